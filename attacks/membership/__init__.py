@@ -1,0 +1,1 @@
+"""Was this interaction (or user) in the training data?"""

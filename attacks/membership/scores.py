@@ -1,0 +1,47 @@
+"""Membership scores of the ``consumer`` view: from a model's confidence on the queried pair alone.
+
+All take confidences ``(n_models, n_queries)``, logits of the probability that the model gives to the pair, and
+membership of the same shape. Each model is the target once; the others are the adversary's shadow models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Confidences = NDArray[np.float64]
+Membership = NDArray[np.bool_]
+
+
+def loss_threshold(confidence: Confidences, member: Membership) -> Confidences:
+    """Yeom et al., CSF 2018: low loss means member. Needs no shadow model."""
+    return confidence
+
+
+def lira_online(confidence: Confidences, member: Membership) -> Confidences:
+    """Online LiRA with one variance for all queries (Carlini et al., S&P 2022, section VI).
+
+    Log-likelihood ratio of the target's confidence between Gaussians fitted, per query, to the shadow models
+    that were trained with the query and to those that were not.
+    """
+    ratios = np.empty_like(confidence)
+    for target in range(len(confidence)):
+        shadows = np.arange(len(confidence)) != target
+        inside, outside = member[shadows], ~member[shadows]
+        values = confidence[shadows]
+        mean_in, mean_out = _mean(values, inside), _mean(values, outside)
+        std_in, std_out = _pooled_std(values, mean_in, inside), _pooled_std(values, mean_out, outside)
+        observed = confidence[target]
+        ratios[target] = stats.norm.logpdf(observed, mean_in, std_in) - stats.norm.logpdf(observed, mean_out, std_out)
+    return ratios
+
+
+def _mean(values: Confidences, chosen: Membership) -> NDArray[np.float64]:
+    return np.asarray((values * chosen).sum(0) / np.maximum(chosen.sum(0), 1))
+
+
+def _pooled_std(values: Confidences, mean: NDArray[np.float64], chosen: Membership) -> float:
+    squares = np.where(chosen, (values - mean) ** 2, 0.0).sum()
+    freedom = max(int(chosen.sum() - chosen.any(0).sum()), 1)  # one mean was fitted per query
+    return float(np.sqrt(squares / freedom) + 1e-12)

@@ -1,0 +1,89 @@
+"""What each adversary observes, read from the transcript of a run: nothing else reaches an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.transcript import INDEX, Record, read_index
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One message or value that the adversary holds."""
+
+    kind: str
+    stage: str
+    round: int
+    sender: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class View:
+    """An adversary's observations.
+
+    Attributes:
+        name: ``server``, ``market``, or ``collusion``.
+        markets: markets whose own values the adversary holds too.
+        observations: in the order of the transcript.
+    """
+
+    name: str
+    markets: tuple[str, ...]
+    observations: tuple[Observation, ...]
+
+    def select(self, kind: str) -> list[Observation]:
+        return [found for found in self.observations if found.kind == kind]
+
+
+def server_view(run: Path) -> View:
+    """An honest-but-curious server: every message that passes it."""
+    return _view(run, "server", (), {"server"})
+
+
+def market_view(run: Path, market: str) -> View:
+    """One market: the decrypted sums of every round, and its own updates."""
+    return _view(run, "market", (market,), {"markets", f"owner:{market}"})
+
+
+def collusion_view(run: Path, markets: Sequence[str]) -> View:
+    """The server together with some markets."""
+    own = {f"owner:{market}" for market in markets}
+    return _view(run, "collusion", tuple(markets), {"server", "markets", *own})
+
+
+def owner_values(run: Path) -> View:
+    """Every market's own updates: the truth that attacks are scored against. No adversary holds it."""
+    records = _records(run)
+    owners = {tag for record in records for tag in record.visible_to if tag.startswith("owner:")}
+    return _view(run, "truth", tuple(sorted(tag.removeprefix("owner:") for tag in owners)), owners)
+
+
+def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> View:
+    directory = run / "transcript"
+    return View(
+        name,
+        markets,
+        tuple(
+            Observation(record.kind, record.stage, record.round, record.sender, _read(directory, record))
+            for record in _records(run)
+            if tags & set(record.visible_to)
+        ),
+    )
+
+
+def _records(run: Path) -> list[Record]:
+    directory = run / "transcript"
+    if not (directory / INDEX).is_file():
+        raise RunDirectoryError(f"{run}: no transcript; is this a run directory?")
+    return read_index(directory)
+
+
+def _read(directory: Path, record: Record) -> bytes:
+    path = (directory / record.file).resolve()
+    if not path.is_relative_to(directory.resolve()) or not path.is_file():
+        raise RunDirectoryError(f"{directory / INDEX}: {record.file} is missing or outside the transcript")
+    return path.read_bytes()

@@ -1,0 +1,79 @@
+"""Run the attacks on a finished run and keep what they find in ``attacks/`` of its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attacks.inversion.deltas import recover_deltas
+from attacks.membership.scores import lira_online, loss_threshold
+from attacks.membership.shadow import Progress, recipe_by_name, train_shadows
+from attacks.metrics import membership_metrics
+from attacks.views import owner_values, server_view
+from experiments.run_directory import read_config, read_metrics
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage import Store, write_json
+
+DEFAULT_SHADOWS = 16
+SCORES = {"loss threshold": loss_threshold, "LiRA": lira_online}
+
+
+def attack_run(
+    run: Path,
+    *,
+    market: str | None,
+    targets: Sequence[str],
+    n_shadows: int,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Codebook inversion and membership inference; results are written to ``attacks/attacks.json``.
+
+    Raises:
+        ConfigError: unknown market or target.
+        RunDirectoryError: not a finished run.
+    """
+    config, metrics = read_config(run), read_metrics(run)
+    sizes = {name: values["n_users"] for name, values in metrics["markets"].items()}
+    market = market or min(sizes, key=lambda name: sizes[name])
+    if market not in sizes:
+        raise ConfigError(f"--market {market}: the run's markets are {', '.join(sizes)}")
+    for target in targets:
+        try:
+            recipe_by_name(config, target)
+        except ValueError as error:
+            raise ConfigError(f"--target {error}") from error
+    if n_shadows % 2:
+        raise ConfigError("--shadows must be even: half of them hold each row")
+    view = server_view(run)
+    inversion = {
+        "view": view.name,
+        "aggregation": config.aggregation.kind,
+        **asdict(recover_deltas(view, owner_values(run))),
+    }
+    shadows = train_shadows(
+        config,
+        prepare_markets(config.data),
+        market,
+        targets,
+        n_shadows=n_shadows,
+        store=Store(run / "attacks"),
+        progress=progress,
+    )
+    membership = [
+        {
+            "market": market,
+            "target": target,
+            "attack": attack,
+            "unit": "interaction",
+            "view": "consumer",
+            **asdict(membership_metrics(score(confidence, shadows.member), shadows.member)),
+        }
+        for target, confidence in shadows.confidence.items()
+        for attack, score in SCORES.items()
+    ]
+    found = {"inversion": [inversion], "membership": membership}
+    write_json(run / "attacks" / "attacks.json", found)
+    return found

@@ -1,0 +1,257 @@
+"""``fedmm``: run, verify, attack, report, data.
+
+Exit status: 0 on success, 1 on a finding (a failed verification, a refused release), 2 on bad usage or input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments import run_directory
+from experiments.attack import DEFAULT_SHADOWS, attack_run
+from experiments.configuration import QUICKSTART, resolve, shipped
+from experiments.data import check_markets, market_summary, synthesize_files
+from experiments.progress import RunProgress
+from experiments.report import epsilon_text, estimate_text, write_report
+from experiments.verification import verify_run
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.data.synthetic import SyntheticSpec
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.door import BudgetExceededError
+from fedmm_secure.federation.server import CohortTooSmallError
+from fedmm_secure.pipeline import VIEWS, run_pipeline
+from privacy.errors import InputError
+
+FINDING, USAGE = 1, 2
+
+app = typer.Typer(
+    help="Privacy-hardened federated recommendation: train, verify, attack, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at market data before running.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
+]
+
+
+@app.command(
+    help="Run the pipeline; without a configuration, the quickstart on synthetic markets.\n\n"
+    "Example: fedmm run --config xmarket --set privacy.epsilon=8 --out runs/x"
+)
+def run(
+    config_argument: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help=f"The same, as an option. Shipped: {', '.join(shipped())}.")
+    ] = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    if config_argument and config:
+        raise ConfigError("give the configuration once: as an argument or with --config")
+    name = config_argument or config
+    directory, settings = _run_directory(name, overrides or [], out, resume)
+    prepared = prepare_markets(settings.data)  # before anything is written
+    if not resume:
+        run_directory.create(directory, settings)
+    log = run_directory.Log(directory)
+    with RunProgress(quiet=quiet or as_json) as progress:
+
+        def listener(event: str, fields: Any) -> None:
+            log(event, fields)
+            progress(event, fields)
+
+        metrics = run_pipeline(settings, prepared, directory, listener)
+    report_path = write_report(directory)
+    if as_json:
+        print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
+        return
+    _print_metrics(metrics)
+    print(f"\nrun directory  {directory}\nreport         {report_path}")
+
+
+def _run_directory(name: str | None, overrides: list[str], out: Path | None, resume: bool) -> tuple[Path, Config]:
+    if not resume:
+        label = Path(name or QUICKSTART).stem
+        return out or run_directory.default_directory(label), resolve(name or QUICKSTART, overrides)
+    if out is None:
+        raise RunDirectoryError("--resume needs --out: the run directory to go on with")
+    kept = run_directory.read_config(out)
+    if (name or overrides) and resolve(name or QUICKSTART, overrides) != kept:
+        raise RunDirectoryError(f"{out}: was started with another configuration; resume without --config and --set")
+    return out, kept
+
+
+@app.command(
+    help="Check a run from its ledgers and transcript alone: hash chains, ε by two accountants, every message.\n\n"
+    "Example: fedmm verify runs/x"
+)
+def verify(run: RunArgument, as_json: JsonFlag = False) -> None:
+    findings = verify_run(run)
+    if as_json:
+        print(json.dumps([vars(found) for found in findings]))
+    else:
+        for found in findings:
+            print(f"{found.where}: {found.what}", file=sys.stderr)
+        if not findings:
+            print(f"{run}: verified: hash chains, epsilon by PLD and PRV, transcript, aggregates")
+    raise typer.Exit(FINDING if findings else 0)
+
+
+@app.command(
+    help="Attack a run: codebook inversion from its transcript, membership inference by shadow pipelines.\n\n"
+    "Example: fedmm attack runs/x --market mx --target local-ids --target federated-codes"
+)
+def attack(
+    run: RunArgument,
+    market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to attack: fedmm (default), local-ids, federated-codes, boosted-scores."),
+    ] = None,
+    shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    with RunProgress(quiet=quiet or as_json) as progress:
+        found = attack_run(
+            run,
+            market=market,
+            targets=target or ["fedmm"],
+            n_shadows=shadows,
+            progress=lambda done, total: progress.update("shadow pipelines", done, total),
+        )
+    if as_json:
+        print(json.dumps(found, sort_keys=True))
+        return
+    console = Console()
+    table = Table("view", "aggregation", "updates recovered exactly", "cosine", "sender identified", "chance")
+    for result in found["inversion"]:
+        table.add_row(
+            result["view"],
+            result["aggregation"],
+            estimate_text(result["exact_share"]),
+            estimate_text(result["cosine"]),
+            estimate_text(result["identified"]),
+            f"{result['chance']:.3f}",
+        )
+    console.print("codebook inversion", table)
+    table = Table("market", "target", "attack", "AUC", "TPR at 1 % FPR", "shadows")
+    for result in found["membership"]:
+        table.add_row(
+            result["market"],
+            result["target"],
+            result["attack"],
+            estimate_text(result["auc"]),
+            estimate_text(result["tpr_at_1_percent_fpr"]),
+            str(result["targets"]),
+        )
+    console.print("membership inference, single interactions (mean and 95 % interval)", table)
+
+
+@app.command(help="Write the HTML report of a run again.\n\nExample: fedmm report runs/x")
+def report(run: RunArgument) -> None:
+    print(write_report(run))
+
+
+@data_app.command(
+    "info", help="Sizes, pool and candidates of a configuration's markets.\n\nExample: fedmm data info xmarket"
+)
+def data_info(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
+    overrides: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    summary = market_summary(prepare_markets(resolve(config, overrides or []).data))
+    if as_json:
+        print(json.dumps(summary, sort_keys=True))
+        return
+    columns = list(next(iter(summary.values())))
+    table = Table("market", *columns)
+    for name, values in summary.items():
+        table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
+    Console().print(table)
+
+
+@data_app.command(
+    "check", help="Load and check every market; report all problems.\n\nExample: fedmm data check my.yaml"
+)
+def data_check(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
+    overrides: SetOption = None,
+) -> None:
+    problems = check_markets(resolve(config, overrides or []).data)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise typer.Exit(USAGE)
+    print(f"{config}: all markets are fit to use")
+
+
+@data_app.command(
+    "synthesize", help="Write synthetic markets as CSV files.\n\nExample: fedmm data synthesize markets/ --markets 3"
+)
+def data_synthesize(
+    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv into.")],
+    markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
+    users: Annotated[int, typer.Option(min=20)] = 400,
+    items: Annotated[int, typer.Option(min=20)] = 200,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    for path in synthesize_files(SyntheticSpec(markets=markets, users=users, items=items, seed=seed), out):
+        print(path)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    console = Console()
+    names = list(metrics["macro"]["baselines"])
+    table = Table("test AUC", "users", "fedmm", *names)
+    for market, values in metrics["markets"].items():
+        others = (f"{values['baselines'][name]['auc']:.3f}" for name in names)
+        table.add_row(market, str(values["n_users"]), f"{values['auc']:.3f}", *others)
+    macro = metrics["macro"]
+    table.add_row("macro", "", f"{macro['auc']:.3f}", *(f"{macro['baselines'][name]['auc']:.3f}" for name in names))
+    console.print(table)
+    table = Table("epsilon by view", *VIEWS, "profile", "DP-SGD alone *")
+    for market, views in metrics["privacy"]["markets"].items():
+        alone = views["stages"]["quantizer"]
+        cells = (epsilon_text(views[view]["epsilon"]) for view in (*VIEWS, "profile"))
+        table.add_row(market, *cells, epsilon_text(None if alone is None else alone["epsilon"]))
+    console.print(table)
+    console.print("* conditional on fixed embeddings: not a user-level guarantee")
+
+
+def main() -> None:
+    """Entry point of the ``fedmm`` command."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|opacus)\.")
+    warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook.*")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        app()
+    except InputError as error:
+        print(f"fedmm: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except (BudgetExceededError, CohortTooSmallError) as error:
+        print(f"fedmm: {error}", file=sys.stderr)
+        sys.exit(FINDING)

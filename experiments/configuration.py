@@ -1,0 +1,80 @@
+"""Find, override and resolve a configuration."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedmm_secure.config import Config, config_from_data, load_yaml
+from fedmm_secure.errors import ConfigError
+
+QUICKSTART = "quickstart"
+DATA_VARIABLE = "FEDMM_DATA"
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that come with the package."""
+    folder = resources.files("experiments") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def resolve(name_or_file: str, overrides: Sequence[str] = ()) -> Config:
+    """A validated configuration with absolute paths.
+
+    Args:
+        name_or_file: name of a shipped configuration, or a YAML file.
+        overrides: ``key.sub=value`` with values in YAML.
+
+    Raises:
+        ConfigError: one line that names file, key and, where there is one, the nearest valid name.
+    """
+    path = _locate(name_or_file)
+    data = load_yaml(path)
+    for override in overrides:
+        _apply(data, override)
+    source = str(path) if not overrides else f"{path} with --set"
+    config = config_from_data(data, source=source)
+    root = os.environ.get(DATA_VARIABLE) or config.data.root or Path()
+    absolute = config.data.model_copy(update={"root": Path(root).absolute() if config.data.markets else None})
+    return config.model_copy(update={"data": absolute})
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration; reading it back gives an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=False), sort_keys=False, allow_unicode=True)
+
+
+def _locate(name_or_file: str) -> Path:
+    if name_or_file in shipped():
+        return Path(str(resources.files("experiments") / "configs" / f"{name_or_file}.yaml"))
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name_or_file, shipped(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped configurations: {', '.join(shipped())}"
+    raise ConfigError(f"{name_or_file}: no such file or configuration; {hint}")
+
+
+def _apply(data: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. --set privacy.epsilon=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+    parts = key.strip().split(".")
+    section = data
+    for part in parts[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    section[parts[-1]] = value

@@ -1,0 +1,56 @@
+"""Progress on a terminal; silent elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class RunProgress:
+    """One bar per stage, with loss and the ε spent so far."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event == "round":
+            notes = []
+            if fields["loss"] is not None:
+                notes.append(f"loss {fields['loss']:.3f}")
+            if fields["epsilon"] is not None:
+                notes.append(f"DP-SGD ε so far {fields['epsilon']:.3g}")
+            self.update(f"rounds, seed {fields['seed']}", fields["round"], fields["rounds"], ", ".join(notes))
+        elif event == "ctr":
+            self.update("CTR models", fields["done"], fields["markets"], f"market {fields['market']}")
+
+    def update(self, label: str, done: int, total: int, note: str = "") -> None:
+        """Move one bar; it is made on first use."""
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label, total=total, note="")
+        self._progress.update(self._tasks[label], completed=done, note=note)

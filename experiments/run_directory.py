@@ -1,0 +1,102 @@
+"""A run directory: created once, resumed only with the configuration that it was created with."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from experiments.configuration import to_yaml
+from fedmm_secure.config import Config, config_from_data, load_yaml
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.storage import write_atomic, write_json
+
+PACKAGES = ("fedmm-secure", "torch", "opacus", "tenseal", "dp-accounting", "numpy", "pandas", "scipy", "scikit-learn")
+
+
+def default_directory(label: str) -> Path:
+    """``runs/<time>-<label>`` below the current folder."""
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
+
+
+def create(directory: Path, config: Config) -> None:
+    """Start a run directory; raises ``RunDirectoryError`` if one is there already."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
+    write_atomic(directory / "config.yaml", to_yaml(config).encode())
+    write_json(directory / "environment.json", environment())
+
+
+def read_config(directory: Path) -> Config:
+    """The configuration of a run."""
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise RunDirectoryError(f"{directory}: no config.yaml; is this a run directory?")
+    return config_from_data(load_yaml(path), source=str(path))
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """The metrics of a finished run."""
+    path = directory / "metrics.json"
+    if not path.is_file():
+        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunDirectoryError(f"{path}: not valid JSON: {error}") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+class Log:
+    """``log.jsonl``: one line per event. It holds private values and stays with the run's owner."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "log.jsonl"
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        line = {"time": round(time.time(), 3), "event": event, **fields}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(line), sort_keys=True) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null stands for unbounded."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -1,0 +1,99 @@
+"""Check a run from its ledgers and transcript alone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from experiments.run_directory import read_config, read_metrics
+from fedmm_secure.config import Config
+from fedmm_secure.federation.messages import MessageError, unpack
+from fedmm_secure.federation.setup import make_public_server
+from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from fedmm_secure.pipeline import VIEWS
+from privacy.accounting.ledger import LedgerError, read_ledger
+from privacy.accounting.verification import Finding, verify_ledger
+from privacy.aggregation import AggregationError
+
+
+def verify_run(directory: Path) -> list[Finding]:
+    """Findings of a run; empty if everything holds.
+
+    Checked: each ledger's hash chain; ε per market and view by two accountants, against the metrics; every
+    message that left a market has its ledger line, and the bytes that the line names; every aggregate is the
+    sum of the recorded updates.
+
+    Raises:
+        RunDirectoryError: not a finished run.
+    """
+    config, metrics = read_config(directory), read_metrics(directory)
+    findings: list[Finding] = []
+    released: dict[str, set[str]] = {}
+    claimed = metrics.get("privacy", {}).get("markets", {})
+    for market in sorted(set(metrics["markets"]) | set(claimed)):
+        path = directory / "ledger" / f"{market}.jsonl"
+        views = claimed.get(market)
+        if views is None:
+            findings.append(Finding(str(directory / "metrics.json"), f"no privacy statement for market {market}"))
+            continue
+        findings += verify_ledger(path, {view: _claim(views, view) for view in VIEWS})
+        try:
+            entries, _ = read_ledger(path)
+        except LedgerError:
+            continue  # reported above
+        released[market] = {entry.message_sha256 for entry in entries if entry.message_sha256}
+    findings += _verify_transcript(directory, config, released)
+    return findings
+
+
+def _claim(views: dict[str, Any], view: str) -> float | None:
+    epsilon = views.get(view, {}).get("epsilon")
+    return None if epsilon is None else float(epsilon)
+
+
+def _verify_transcript(directory: Path, config: Config, released: dict[str, set[str]]) -> list[Finding]:
+    transcript = directory / "transcript"
+    if not (transcript / INDEX).is_file():
+        return [Finding(str(transcript), "missing")]
+    findings: list[Finding] = []
+    content: dict[str, bytes] = {}
+    records = read_index(transcript)
+    for record in records:
+        path = transcript / record.file
+        data = path.read_bytes() if path.is_file() else None
+        if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
+            findings.append(Finding(str(path), "missing, or its bytes do not match the index"))
+            continue
+        content[record.file] = data
+        if record.kind == "update" and record.sha256 not in released.get(record.sender, set()):
+            findings.append(Finding(str(path), f"sent by market {record.sender} without a line in its ledger"))
+    updates = {r.sha256 for r in records if r.kind == "update"}
+    for market, hashes in released.items():
+        for missing in sorted(hashes - updates):
+            findings.append(Finding(f"ledger of {market}", f"message {missing[:12]}… is not in the transcript"))
+    return findings + _verify_sums(directory, config, records, content)
+
+
+def _verify_sums(directory: Path, config: Config, records: list[Record], content: dict[str, bytes]) -> list[Finding]:
+    """Add the recorded updates again, with public material, and compare with what was broadcast."""
+    public = directory / "state" / "keys" / "server-public.ckks"
+    if config.aggregation.kind == "ckks" and not public.is_file():
+        return [Finding(str(public), "missing: the aggregates cannot be checked")]
+    cohort = len({record.sender for record in records if record.kind == "update"})
+    server = make_public_server(config, cohort, public.read_bytes() if public.is_file() else b"")
+    updates = {(r.stage, r.round, r.sender): r.file for r in records if r.kind == "update"}
+    findings = []
+    for record in records:
+        if record.kind != "aggregate" or record.file not in content:
+            continue
+        try:
+            header, payload = unpack(content[record.file])
+            parts = [unpack(content[updates[record.stage, record.round, sender]])[1] for sender in header.cohort]
+            same = server.aggregate(parts) == payload
+        except (KeyError, MessageError, AggregationError) as error:
+            findings.append(Finding(record.file, f"cannot be added up again: {error}"))
+            continue
+        if not same:
+            findings.append(Finding(record.file, "is not the sum of the recorded updates"))
+    return findings

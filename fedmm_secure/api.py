@@ -1,0 +1,73 @@
+"""The Python API: load markets, fit, read metrics and codes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from fedmm_secure.config import Config, config_from_data
+from fedmm_secure.data.loaders import BadRows, MarketFile
+from fedmm_secure.data.loaders import load_market as load_market_file
+from fedmm_secure.data.market import Market
+from fedmm_secure.data.prepare import prepare
+from fedmm_secure.pipeline import run_pipeline
+
+
+def load_market(path: str | Path, name: str | None = None, *, on_bad_rows: BadRows = "error", **columns: Any) -> Market:
+    """Load one market from a delimited or Parquet file.
+
+    Args:
+        path: the file.
+        name: the market's name; by default the file's name without its endings.
+        on_bad_rows: ``error`` refuses a file with bad rows, ``skip`` leaves them out.
+        columns: ``user``, ``item``, ``rating``, ``time``, ``separator``, ``header`` as in a configuration.
+
+    Raises:
+        DataError: names the file and, where there is one, the line.
+    """
+    path = Path(path)
+    file = MarketFile(path=path, **columns)
+    return load_market_file(file, name or path.name.split(".")[0], on_bad_rows=on_bad_rows)
+
+
+class FedMM:
+    """FedMM over markets in memory; the constructor takes configuration sections as keywords.
+
+    Example::
+
+        FedMM(seed=0, privacy={"epsilon": 8}).fit({"ca": ca, "de": de, "uk": uk})
+
+    Attributes:
+        metrics_: the content of ``metrics.json``.
+        directory_: the run directory, with ledgers, transcript, codes and models.
+    """
+
+    def __init__(self, **sections: Any) -> None:
+        self.sections = sections
+
+    def fit(self, markets: Mapping[str, Market], directory: str | Path | None = None) -> Self:
+        """Run all stages; leaves a run directory (a temporary one by default).
+
+        Raises:
+            ConfigError: a section has an unknown or ill-typed key.
+            DataError: a market is too small.
+        """
+        config = self._config(markets)
+        prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
+        self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-"))
+        self.metrics_ = run_pipeline(config, prepared, self.directory_)
+        return self
+
+    def codes(self, market: str) -> pd.DataFrame:
+        """Codes of a market's users and items: ``id, global_code, local_code, kind, seed``."""
+        return pd.read_parquet(self.directory_ / "codes" / f"{market}.parquet")
+
+    def _config(self, markets: Mapping[str, Market]) -> Config:
+        sections = dict(self.sections)
+        sources = {name: {"path": "in-memory", "rating": "rating", "time": "time"} for name in markets}
+        sections["data"] = {**sections.get("data", {}), "markets": sources}
+        return config_from_data(sections, source="FedMM")

@@ -1,0 +1,82 @@
+"""What a run leaves beside its metrics: codes, models, predictions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.storage import write_atomic
+
+
+def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int) -> None:
+    """Keep a market's RQ-VAE as ``models/<market>/quantizer-<seed>.pt``."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_atomic(directory / "models" / market / f"quantizer-{seed}.pt", buffer.getvalue())
+
+
+def load_quantizer(config: Config, directory: Path, market: str, seed: int) -> RQVAE:
+    """A market's trained RQ-VAE from a run directory."""
+    model = initial_model(config, seed)
+    state = torch.load(directory / "models" / market / f"quantizer-{seed}.pt", weights_only=True)
+    model.load_state_dict(state)
+    return model
+
+
+def save_codes(
+    config: Config,
+    directory: Path,
+    markets: Mapping[str, PreparedMarket],
+    embeddings: Mapping[str, Embedding],
+    quantizers: Mapping[int, Mapping[str, RQVAE]],
+) -> None:
+    """One Parquet file a market: kind, id, seed, global and local code. User codes stay in the market."""
+    for name, prepared in markets.items():
+        frames = []
+        for seed in config.seed:
+            embedding = embeddings[name]
+            codes = assign_codes(quantizers[seed][name], embedding.user_factors_, embedding.item_factors_)
+            for kind, ids, found in (
+                ("user", prepared.market.user_ids, codes.user),
+                ("item", prepared.market.item_ids, codes.item),
+            ):
+                frame = pd.DataFrame({"id": ids, "global_code": found[:, 0], "local_code": found[:, 1]})
+                frames.append(frame.assign(kind=kind, seed=seed))
+        frame = pd.concat(frames, ignore_index=True)
+        frame.attrs = {"user_codes": "stay in the market: no central mechanism protects a user's own code"}
+        _write_parquet(directory / "codes" / f"{name}.parquet", frame)
+
+
+def save_predictions(
+    directory: Path,
+    markets: Mapping[str, PreparedMarket],
+    predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
+) -> None:
+    """Test candidates with each model's probability, one column per model and seed position."""
+    for name, prepared in markets.items():
+        columns: dict[str, Any] = {
+            "user": prepared.test.user,
+            "item": prepared.test.item,
+            "label": prepared.test.label,
+        }
+        for model, by_seed in predictions[name].items():
+            columns |= {f"{model}/{position}": values for position, values in enumerate(by_seed)}
+        _write_parquet(directory / "predictions" / f"{name}.parquet", pd.DataFrame(columns))
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Collaborative-filtering embeddings and scores of users and items."""

@@ -1,0 +1,21 @@
+"""The embedding that a configuration names."""
+
+from __future__ import annotations
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.lightgcn import LightGCNEmbedding
+from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.config import EmbeddingConfig
+from fedmm_secure.data.market import interaction_matrix
+from fedmm_secure.data.prepare import PreparedMarket
+
+
+def fit_embedding(prepared: PreparedMarket, config: EmbeddingConfig) -> Embedding:
+    """Embed a market's training rows."""
+    market, train = prepared.market, prepared.split.train
+    matrix = interaction_matrix(market.user[train], market.item[train], (market.n_users, market.n_items))
+    if config.kind == "svd":
+        return SVDEmbedding(config.dim).fit(matrix)
+    return LightGCNEmbedding(
+        config.dim, layers=config.layers, epochs=config.epochs, learning_rate=config.learning_rate
+    ).fit(matrix)

@@ -1,0 +1,63 @@
+"""Truncated SVD of the degree-normalised interaction matrix."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import svds
+
+from fedmm_secure.data.market import FloatArray
+
+
+class SVDEmbedding:
+    """Collaborative embeddings by truncated SVD; deterministic, ordered, sign-fixed. Not private.
+
+    The matrix is ``D_u^-1/2 X D_i^-1/2`` with binary ``X (n_users, n_items)``. Item factors are its right
+    singular vectors; a user's factor is the user's own normalised history projected on them, so a new
+    user is embedded like an old one. Components are in descending order of singular value, and each has its
+    entry of largest magnitude positive.
+
+    Args:
+        dim: number of components.
+
+    Attributes:
+        user_factors_: ``(n_users, dim)``.
+        item_factors_: ``(n_items, dim)``, orthonormal columns.
+        singular_values_: ``(dim,)``, descending.
+    """
+
+    def __init__(self, dim: int = 32) -> None:
+        self.dim = dim
+
+    def fit(self, train: sparse.csr_array) -> Self:
+        """Fit on a binary interaction matrix ``(n_users, n_items)``."""
+        item_degree = np.asarray(train.sum(axis=0)).ravel()
+        self._item_weight = 1.0 / np.sqrt(np.maximum(item_degree, 1.0))
+        normalised = self._normalise(train)
+        dim = min(self.dim, min(train.shape) - 1)
+        start = np.ones(min(train.shape)) / np.sqrt(min(train.shape))  # ARPACK's own start is random
+        _, values, right = svds(normalised, k=dim, v0=start)
+        order = np.argsort(-values, kind="stable")
+        factors = np.asarray(right, np.float64)[order].T
+        pivot = np.abs(factors).argmax(axis=0)
+        factors = factors * np.where(factors[pivot, np.arange(dim)] < 0, -1.0, 1.0)
+        self.item_factors_ = _pad(factors, self.dim)
+        self.singular_values_ = _pad(np.asarray(values, np.float64)[order][None, :], self.dim)[0]
+        self.user_factors_ = self.transform(train)
+        return self
+
+    def transform(self, history: sparse.csr_array) -> FloatArray:
+        """Embed users by their histories ``(n, n_items)``; returns ``(n, dim)``."""
+        return np.asarray(self._normalise(history) @ self.item_factors_)
+
+    def _normalise(self, history: sparse.csr_array) -> sparse.csr_array:
+        degree = np.asarray(history.sum(axis=1)).ravel()
+        user_weight = 1.0 / np.sqrt(np.maximum(degree, 1.0))
+        return sparse.csr_array(sparse.diags_array(user_weight) @ history @ sparse.diags_array(self._item_weight))
+
+
+def _pad(matrix: FloatArray, dim: int) -> FloatArray:
+    """Zero columns up to ``dim``, for markets with fewer users or items than components."""
+    return np.pad(matrix, ((0, 0), (0, dim - matrix.shape[1])))

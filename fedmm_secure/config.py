@@ -1,0 +1,266 @@
+"""The configuration of a run, validated: an unknown or ill-typed key is refused with the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedmm_secure.ctr.features import CODE_GROUPS, FeatureGroup
+from fedmm_secure.ctr.training import MAX_CATEGORIES, ModelKind
+from fedmm_secure.data.candidates import Negatives
+from fedmm_secure.data.loaders import BadRows, MarketFile
+from fedmm_secure.data.synthetic import SyntheticSpec
+from fedmm_secure.errors import ConfigError
+
+MIN_COHORT = 3
+
+BaselineName = Literal["popularity", "svd", "local-ids", "local-codes", "federated-codes", "boosted-scores"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Which markets, and how their rows become candidates."""
+
+    root: Path | None = Field(None, description="folder that the markets' paths are relative to")
+    markets: dict[str, MarketFile] = Field(default_factory=dict, description="one entry a market")
+    synthetic: SyntheticSpec | None = Field(None, description="generate markets instead of reading them")
+    on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
+    split: Literal["leave-last-out", "global-date"] = "leave-last-out"
+    label: Literal["click", "like"] = "click"
+    like_threshold: float = Field(4.0, description="rating from which a row counts as liked")
+    min_item_train: int = Field(5, ge=1, description="training interactions that put an item into the pool")
+    negatives: Negatives = "uniform"
+    negatives_per_positive: int = Field(4, ge=1, le=1000)
+    candidate_seed: int = Field(0, description="seed of the evaluation candidates, the same for every model")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.markets) == (self.synthetic is not None):
+            raise ValueError("give either data.markets or data.synthetic")
+        for name, file in self.markets.items():
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"market name {name!r}: use letters, digits, - and _")
+            if self.split == "global-date" and file.time is None:
+                raise ValueError(f"data.split: global-date needs data.markets.{name}.time")
+            if self.label == "like" and file.rating is None:
+                raise ValueError(f"data.label: like needs data.markets.{name}.rating")
+        return self
+
+
+class EmbeddingConfig(_Section):
+    """Collaborative-filtering embeddings."""
+
+    kind: Literal["svd", "lightgcn"] = "svd"
+    dim: int = Field(32, ge=2, le=1024)
+    layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
+    epochs: int = Field(30, ge=1, description="lightgcn: passes over the interactions")
+    learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")
+
+
+class QuantizerConfig(_Section):
+    """The RQ-VAE."""
+
+    global_codes: int = Field(64, ge=2, le=65536)
+    local_codes: int = Field(64, ge=2, le=65536)
+    latent_dim: int = Field(16, ge=2, le=1024)
+    hidden_dim: int = Field(64, ge=2)
+    normalise_latent: bool = Field(True, description="quantise directions: keeps codebooks from collapsing")
+    global_radius: float = Field(1.0, gt=0, description="norm of initial global codewords")
+    local_radius: float = Field(0.5, gt=0, description="norm of initial local codewords")
+    commitment: float = Field(0.25, ge=0)
+    entropy: float = Field(0.0, ge=0, description="weight of the entropy of soft assignments")
+    temperature: float = Field(0.2, gt=0, description="temperature of soft assignments")
+    learning_rate: float = Field(3e-3, gt=0)
+    batch_size: int = Field(256, ge=1)
+
+
+class FederationConfig(_Section):
+    """Rounds of global-codebook aggregation."""
+
+    rounds: int = Field(20, ge=1, le=10_000)
+    local_epochs: int = Field(3, ge=1, description="passes over the rows in one round")
+    warm_up_rounds: int = Field(0, ge=0, description="first rounds, which under DP train on item rows alone")
+    allow_small_cohort: bool = Field(
+        False, description=f"aggregate fewer than {MIN_COHORT} markets, whose updates then show through the sum"
+    )
+
+
+class PrivacyConfig(_Section):
+    """DP-SGD of the RQ-VAE; ``epsilon: null`` trains without DP."""
+
+    epsilon: float | None = Field(None, gt=0, description="per market, over all repetitions of the run")
+    delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
+    protect: Literal["federation", "release"] = "federation"
+    clipping_norm: float = Field(1.0, gt=0)
+    sampling_rate: float = Field(0.1, gt=0, le=1)
+    steps_per_round: int = Field(10, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    noise_seed: int | None = Field(None, description="tests only: makes the run unfit for compliance")
+
+
+class AggregationConfig(_Section):
+    """How the global codebook's movement travels."""
+
+    kind: Literal["plaintext", "ckks"] = "ckks"
+    clip: float = Field(4.0, gt=0, description="largest movement of one coordinate in a round")
+    bits: int = Field(20, ge=4, le=30, description="fixed-point bits of that movement")
+
+
+class CrossFitConfig(_Section):
+    """Which training rows become examples whose features are computed without them."""
+
+    last: int = Field(1, ge=0, le=20, description="folds that hold out the latest rows, one deeper each")
+    random: int = Field(0, ge=0, le=20, description="folds that hold out one random row per user")
+
+
+class CTRConfig(_Section):
+    """The CTR model, its features and the baselines beside it."""
+
+    model: ModelKind = "boosted"
+    features: tuple[FeatureGroup, ...] = (
+        "user_codes",
+        "item_codes",
+        "code_affinity",
+        "scores",
+        "counts",
+        "recency",
+    )
+    training: Literal["cross-fit", "in-sample"] = "cross-fit"
+    cross_fit: CrossFitConfig = CrossFitConfig()
+    refit: bool = Field(True, description="after early stopping, refit on training and validation rows")
+    tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
+    baselines: tuple[BaselineName, ...] = ("popularity", "svd", "local-ids", "boosted-scores")
+    dim: int = Field(16, ge=1, le=512, description="neural: embedding size")
+    hidden: tuple[int, ...] = Field((64, 32), description="neural: widths of the perceptron")
+    dropout: float = Field(0.2, ge=0, lt=1)
+    learning_rate: float = Field(1e-2, gt=0, description="neural: Adam's step size")
+    batch_size: int = Field(4096, ge=1, description="neural: examples in a batch")
+    max_epochs: int = Field(20, ge=1, description="neural: early stopping comes first, as a rule")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.features:
+            raise ValueError("ctr.features must name at least one group")
+        if self.training == "cross-fit":
+            if "user_id" in self.features:
+                raise ValueError("ctr.features: user_id cannot be cross-fitted; use ctr.training: in-sample")
+            if self.cross_fit.last + self.cross_fit.random == 0:
+                raise ValueError("ctr.cross_fit: hold out at least one row per user")
+        if self.model == "boosted" and {"user_id", "item_id"} & set(self.features):
+            raise ValueError("ctr.model: boosted does not take user_id or item_id; use deepfm or dcnv2")
+        return self
+
+
+class Config(_Section):
+    """Everything that determines a run."""
+
+    seed: tuple[int, ...] = Field((0,), min_length=1, description="one repetition of training for each seed")
+    device: Literal["cpu"] = "cpu"
+    workers: int = Field(2, ge=1, le=256, description="markets trained at a time; does not change results")
+    data: DataConfig
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    ctr: CTRConfig = CTRConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_list(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("seed"), int):
+            return {**values, "seed": [values["seed"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.seed)) != len(self.seed):
+            raise ValueError("seed: the same seed twice")
+        n_markets = len(self.data.markets) or (self.data.synthetic.markets if self.data.synthetic else 0)
+        if n_markets < MIN_COHORT and not self.federation.allow_small_cohort:
+            raise ValueError(
+                f"{n_markets} markets: below {MIN_COHORT}, one market's update shows through the sum; set "
+                "federation.allow_small_cohort: true to go on, the ledger will say so"
+            )
+        largest = max(self.quantizer.global_codes, self.quantizer.local_codes)
+        boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
+        if boosted_codes and largest > MAX_CATEGORIES:
+            raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
+        if self.privacy.protect == "release" and self.privacy.epsilon is not None:
+            raise ValueError(
+                f"privacy.protect: release needs differential privacy in every stage; embedding.kind: "
+                f"{self.embedding.kind} and ctr.model: {self.ctr.model} have none (use protect: federation)"
+            )
+        if self.privacy.epsilon is not None and self.federation.warm_up_rounds >= self.federation.rounds:
+            raise ValueError("federation.warm_up_rounds must leave at least one round for DP-SGD")
+        if self.privacy.epsilon is not None and self.quantizer.entropy and self.quantizer.temperature < 1e-3:
+            raise ValueError("quantizer.temperature is too small")
+        return self
+
+
+def config_from_data(data: Any, *, source: str) -> Config:
+    """Validate a mapping.
+
+    Raises:
+        ConfigError: one line with the source, the key and what to do.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: a mapping of keys to values is expected, not {type(data).__name__}")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_problem(error)}") from error
+
+
+def load_yaml(path: Path) -> Any:
+    """Parse a YAML file; raises ``ConfigError`` with the line at fault."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    parts = [str(part) for part in problem["loc"]]
+    key = ".".join(parts)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(parts[-1], _sibling_keys(parts[:-1]), n=1, cutoff=0.5)
+        known = ", ".join(_sibling_keys(parts[:-1]))
+        return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known keys: {known}")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+    return f"{key}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _sibling_keys(parents: list[str]) -> list[str]:
+    model: Any = Config
+    for part in parents:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        else:
+            annotation = model  # the values of a mapping: data.markets.<name>
+        model = _inner_model(annotation)
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    arguments = getattr(annotation, "__args__", ())
+    models = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
+    return models[0] if models else None

@@ -1,0 +1,1 @@
+"""CTR features, models, training, metrics, baselines."""

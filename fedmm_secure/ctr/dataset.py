@@ -1,0 +1,117 @@
+"""Training examples of a CTR model: in-sample, or cross-fitted on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedmm_secure.ctr.features import FeatureBuilder, Features
+from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
+from fedmm_secure.data.market import FloatArray, IntArray, Market
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features and labels ``(n,)``."""
+
+    features: Features
+    label: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows to be predicted, and the rows that their features may be computed from."""
+
+    held_out: IntArray
+    kept: IntArray
+
+
+def held_out_folds(market: Market, train: IntArray, *, last: int, random: int, rng: np.random.Generator) -> list[Fold]:
+    """Folds for cross-fitting; a user always keeps at least one training row.
+
+    Args:
+        market: the market.
+        train: its training rows.
+        last: number of folds that hold out the latest rows: fold ``j`` predicts each user's ``j``-th row from the
+            end and keeps the rows before it, like validation and test do.
+        random: number of folds that hold out one random row per user and keep the others.
+        rng: draws the random rows.
+    """
+    user = market.user[train]
+    count = np.bincount(user, minlength=market.n_users)
+    from_end = np.cumsum(count)[user] - 1 - np.arange(len(train))
+    folds = []
+    for depth in range(last):
+        deep_enough = count[user] >= depth + 2
+        held = deep_enough & (from_end == depth)
+        dropped = deep_enough & (from_end <= depth)
+        folds.append(Fold(train[held], train[~dropped]))
+    for _ in range(random):
+        order = np.lexsort((rng.random(len(train)), user))
+        leads = np.r_[True, user[order][1:] != user[order][:-1]]
+        chosen = order[leads]
+        chosen = np.sort(chosen[count[user[chosen]] >= 2])
+        kept = np.ones(len(train), dtype=bool)
+        kept[chosen] = False
+        folds.append(Fold(train[chosen], train[kept]))
+    return folds
+
+
+class ExampleSource:
+    """Draws training examples; a new epoch may have new negatives.
+
+    Negatives exclude the user's *training* rows only. Excluding validation and test rows too would tell a model
+    which unseen items are positives later.
+    """
+
+    def __init__(self, parts: Sequence[Callable[[int], Labelled]]) -> None:
+        self._parts = tuple(parts)
+
+    def draw(self, epoch: int) -> Labelled:
+        """Examples of one epoch."""
+        drawn = [part(epoch) for part in self._parts]
+        return Labelled(
+            Features(
+                np.concatenate([part.features.categories for part in drawn]),
+                np.concatenate([part.features.numbers for part in drawn]),
+            ),
+            np.concatenate([part.label for part in drawn]),
+        )
+
+
+def labelled(builder: FeatureBuilder, candidates: Candidates) -> Labelled:
+    return Labelled(builder(candidates.user, candidates.item), candidates.label)
+
+
+def training_part(
+    market: Market,
+    rows: IntArray,
+    touched: IntArray,
+    pool: Pool,
+    builder: FeatureBuilder,
+    *,
+    per_positive: int,
+    make_rng: Callable[[int], np.random.Generator],
+    fresh: bool,
+) -> Callable[[int], Labelled]:
+    """Positives at ``rows``, with negatives outside the rows ``touched``; drawn anew each epoch if ``fresh``."""
+    keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
+    positives = rows[pool.contains(market.item[rows])]
+    kept: list[Labelled] = []
+
+    def draw(epoch: int) -> Labelled:
+        if kept and not fresh:
+            return kept[0]
+        user, item = market.user[positives], market.item[positives]
+        drawn = with_negatives(user, item, pool, keys, market.n_items, per_positive, make_rng(epoch))
+        examples = labelled(builder, drawn)
+        if not fresh:
+            kept.append(examples)
+        return examples
+
+    return draw

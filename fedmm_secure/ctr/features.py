@@ -1,0 +1,231 @@
+"""CTR features of (user, item) pairs, computed from one history and one set of codes.
+
+Features of a pair must not be computed from the pair's own row: cross-fitting holds rows out of the history
+first (see ``crossfit``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy import sparse
+
+from fedmm_secure.collaborative.neighbours import cosine_weights, ease_weights
+from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.data.candidates import Pool
+from fedmm_secure.data.market import FloatArray, IntArray, Market, interaction_matrix
+from fedmm_secure.quantization.codes import Codes
+
+FeatureGroup = Literal["user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"]
+FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
+CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
+
+SVD_RANKS = (8, 16, 32, 64)
+EASE_REGULARISATION = 50.0
+COSINE_SHRINKAGE = 5.0
+AFFINITY_PRIOR = 2.0
+RECENT_SHARE = 0.1  # time constant of the recent count, as a share of the market's time span
+
+
+@dataclass(frozen=True)
+class Features:
+    """Model inputs: categories ``(n, n_fields)`` and numbers ``(n, n_numbers)``."""
+
+    categories: IntArray
+    numbers: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Names of the columns, and the number of values of each category."""
+
+    category_names: tuple[str, ...]
+    cardinalities: tuple[int, ...]
+    number_names: tuple[str, ...]
+
+
+class History:
+    """Interactions that features may be computed from, with score models fitted to them on demand.
+
+    Args:
+        market: the market.
+        rows: row numbers of the market that belong to the history.
+        pool: the candidate pool; item-item scores are computed between its items.
+    """
+
+    def __init__(self, market: Market, rows: IntArray, pool: Pool) -> None:
+        self.market, self.pool = market, pool
+        self.user, self.item = market.user[rows], market.item[rows]
+        self._time = _relative_time(market)[rows]
+        self.matrix = interaction_matrix(self.user, self.item, (market.n_users, market.n_items))
+        self.item_count = np.bincount(self.item, minlength=market.n_items).astype(np.float64)
+        self.user_count = np.bincount(self.user, minlength=market.n_users).astype(np.float64)
+        self._scores: tuple[FloatArray, FloatArray, SVDEmbedding] | None = None
+        self._recency: dict[str, FloatArray] | None = None
+
+    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        return {
+            "item_count": np.log1p(self.item_count[item]),
+            "user_count": np.log1p(self.user_count[user]),
+        }
+
+    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """SVD at several ranks, EASE and item-kNN; items must be in the pool."""
+        if self._scores is None:
+            pooled = sparse.csr_array(self.matrix[:, self.pool.items])
+            ease = pooled @ ease_weights(pooled, EASE_REGULARISATION)
+            cosine = pooled @ cosine_weights(pooled, COSINE_SHRINKAGE)
+            svd = SVDEmbedding(max(SVD_RANKS)).fit(self.matrix)
+            self._scores = (np.asarray(ease, np.float32), np.asarray(cosine, np.float32), svd)
+        ease, cosine, svd = self._scores
+        column = np.searchsorted(self.pool.items, item)
+        products = svd.user_factors_[user] * svd.item_factors_[item]
+        found = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
+        norms = np.linalg.norm(svd.user_factors_[user, :32], axis=1) * np.linalg.norm(
+            svd.item_factors_[item, :32], axis=1
+        )
+        found["svd32_cosine"] = found["svd32"] / np.maximum(norms, 1e-12)
+        found["ease"] = ease[user, column]
+        found["knn"] = cosine[user, column]
+        found["knn_mean"] = found["knn"] / np.maximum(self.user_count[user], 1.0)
+        return found
+
+    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """When the user and the item were active, from the history's times; zeros without times."""
+        if self._recency is None:
+            self._recency = self._fit_recency()
+        found = self._recency
+        item_mean, item_first = found["item_mean"][item], found["item_first"][item]
+        user_mean, user_last = found["user_mean"][user], found["user_last"][user]
+        return {
+            "item_mean_time": item_mean,
+            "item_first_time": item_first,
+            "item_last_time": found["item_last"][item],
+            "item_recent_count": np.log(found["item_recent"][item] + 1e-3),
+            "user_last_time": user_last,
+            "user_mean_time": user_mean,
+            "item_mean_since_user_last": item_mean - user_last,
+            "item_mean_since_user_mean": item_mean - user_mean,
+            "item_first_since_user_last": item_first - user_last,
+        }
+
+    def _fit_recency(self) -> dict[str, FloatArray]:
+        time, n_items, n_users = self._time, self.market.n_items, self.market.n_users
+        item_first, item_last, user_last = np.ones(n_items), np.zeros(n_items), np.zeros(n_users)
+        np.minimum.at(item_first, self.item, time)
+        np.maximum.at(item_last, self.item, time)
+        np.maximum.at(user_last, self.user, time)
+        recent = np.exp((time - 1.0) / RECENT_SHARE)
+        return {
+            "item_mean": np.bincount(self.item, time, minlength=n_items) / np.maximum(self.item_count, 1.0),
+            "item_first": item_first,
+            "item_last": item_last,
+            "item_recent": np.bincount(self.item, recent, minlength=n_items).astype(np.float64),
+            "user_last": user_last,
+            "user_mean": np.bincount(self.user, time, minlength=n_users) / np.maximum(self.user_count, 1.0),
+        }
+
+
+class FeatureBuilder:
+    """Turns (user, item) pairs into model inputs.
+
+    Args:
+        groups: feature groups to include.
+        history: what features are computed from.
+        codes: codes of users and items, needed by the code groups.
+        n_codes: sizes of the global and the local codebook.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[FeatureGroup],
+        history: History,
+        codes: Codes | None = None,
+        n_codes: tuple[int, int] = (0, 0),
+    ) -> None:
+        if codes is None and CODE_GROUPS & set(groups):
+            raise ValueError("code features need codes")
+        self.groups = tuple(group for group in FEATURE_GROUPS if group in groups)
+        self._history, self._codes, self._n_codes = history, codes, n_codes
+        self._affinity = _CodeAffinity(history, codes, n_codes) if "code_affinity" in groups and codes else None
+
+    def schema(self) -> FeatureSchema:
+        market = self._history.market
+        sizes: dict[str, int] = {}
+        if "user_id" in self.groups:
+            sizes["user_id"] = market.n_users
+        if "item_id" in self.groups:
+            sizes["item_id"] = market.n_items
+        for side in ("user", "item"):
+            if f"{side}_codes" in self.groups:
+                sizes |= {f"{side}_global_code": self._n_codes[0], f"{side}_local_code": self._n_codes[1]}
+        none = np.zeros(0, dtype=np.int64)
+        return FeatureSchema(tuple(sizes), tuple(sizes.values()), tuple(self._numbers(none, none)))
+
+    def __call__(self, user: IntArray, item: IntArray) -> Features:
+        """Features of pairs ``(n,)``, ``(n,)``."""
+        categories: list[IntArray] = []
+        if "user_id" in self.groups:
+            categories.append(user)
+        if "item_id" in self.groups:
+            categories.append(item)
+        if self._codes is not None:
+            if "user_codes" in self.groups:
+                categories += list(self._codes.user[user].T)
+            if "item_codes" in self.groups:
+                categories += list(self._codes.item[item].T)
+        numbers = list(self._numbers(user, item).values())
+        return Features(
+            np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64),
+            np.stack(numbers, axis=1).astype(np.float64) if numbers else np.zeros((len(user), 0)),
+        )
+
+    def _numbers(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        found: dict[str, FloatArray] = {}
+        if self._affinity is not None:
+            found |= self._affinity(user, item)
+        for group in ("scores", "counts", "recency"):
+            if group in self.groups:
+                found |= getattr(self._history, group)(user, item)
+        return found
+
+
+class _CodeAffinity:
+    """How a user's history, and users of the same global code, relate to an item's codes."""
+
+    def __init__(self, history: History, codes: Codes, n_codes: tuple[int, int]) -> None:
+        self._history, self._codes = history, codes
+        self._seen = [(history.matrix @ _one_hot(codes.item[:, layer], n_codes[layer])).toarray() for layer in (0, 1)]
+        users = _one_hot(codes.user[:, 0], n_codes[0])
+        joint = (users.T @ self._seen[0]) if self._seen[0].size else np.zeros((n_codes[0], n_codes[0]))
+        expected = np.outer(joint.sum(1), joint.sum(0)) / max(joint.sum(), 1.0)
+        self._lift = np.log((joint + AFFINITY_PRIOR) / (expected + AFFINITY_PRIOR))
+
+    def __call__(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        first, second = self._codes.item[item, 0], self._codes.item[item, 1]
+        seen = self._seen[0][user, first]
+        return {
+            "same_global_code": seen,
+            "same_local_code": self._seen[1][user, second],
+            "same_global_code_share": seen / np.maximum(self._history.user_count[user], 1.0),
+            "code_lift": self._lift[self._codes.user[user, 0], first],
+        }
+
+
+def _one_hot(codes: IntArray, n_codes: int) -> sparse.csr_array:
+    ones = np.ones(len(codes))
+    return sparse.csr_array((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n_codes))
+
+
+def _relative_time(market: Market) -> FloatArray:
+    """Times mapped to [0, 1); zeros where file order stands in for time."""
+    if not market.has_time:
+        return np.zeros(market.n_rows)
+    time = market.time.astype(np.float64)
+    return np.asarray((time - time.min()) / (time.max() - time.min() + 1.0))

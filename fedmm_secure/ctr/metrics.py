@@ -1,0 +1,128 @@
+"""Ranking and calibration metrics over labelled candidates, and paired intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import log_loss, roc_auc_score
+
+from fedmm_secure.data.candidates import Candidates
+from fedmm_secure.data.market import FloatArray, IntArray
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """AUC over all candidates, LogLoss in nats, mean per-user AUC, mean NDCG@10 of a user's candidates."""
+
+    auc: float
+    logloss: float
+    gauc: float
+    ndcg10: float
+
+
+def evaluate(candidates: Candidates, probability: FloatArray) -> Metrics:
+    """Metrics of predicted probabilities ``(n,)``; NaN where a class is missing."""
+    label = candidates.label
+    if len(np.unique(label)) < 2:
+        return Metrics(float("nan"), float("nan"), float("nan"), float("nan"))
+    return Metrics(
+        auc=float(roc_auc_score(label, probability)),
+        logloss=float(log_loss(label, np.clip(probability, 1e-7, 1 - 1e-7))),
+        gauc=_per_user_auc(candidates.user, label, probability),
+        ndcg10=_ndcg(candidates.user, label, probability, 10),
+    )
+
+
+def _per_user_auc(user: IntArray, label: FloatArray, score: FloatArray) -> float:
+    """Mean over users with both classes of the Mann-Whitney AUC, ties counted half."""
+    frame = pd.DataFrame({"user": user, "label": label, "score": score})
+    frame["rank"] = frame.groupby("user")["score"].rank()
+    positive = frame[frame["label"] > 0].groupby("user")["rank"].agg(["sum", "count"])
+    total = frame.groupby("user")["label"].count().reindex(positive.index)
+    n_pos = positive["count"]
+    n_neg = total - n_pos
+    both = n_neg > 0
+    auc = (positive["sum"] - n_pos * (n_pos + 1) / 2)[both] / (n_pos * n_neg)[both]
+    return float(auc.mean()) if both.any() else float("nan")
+
+
+def _ndcg(user: IntArray, label: FloatArray, score: FloatArray, k: int) -> float:
+    frame = pd.DataFrame({"user": user, "label": label, "score": score})
+    # ties are broken against the model: positives last
+    frame = frame.sort_values(["user", "score", "label"], ascending=[True, False, True])
+    rank = frame.groupby("user").cumcount()
+    frame["gain"] = np.where(rank < k, frame["label"] / np.log2(rank + 2), 0.0)
+    gain = frame.groupby("user")["gain"].sum()
+    n_pos = frame.groupby("user")["label"].sum().astype(int)
+    ideal_by_count = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2))])
+    ideal = ideal_by_count[np.minimum(n_pos.to_numpy(), k)]
+    has = ideal > 0
+    return float((gain.to_numpy()[has] / ideal[has]).mean()) if has.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its confidence interval; the bounds are None where one value gives none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def seed_interval(values: list[float]) -> Interval:
+    """Student t interval of the mean over seeds."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Interval(mean, None, None)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(array) - 1) * stats.sem(array))
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_auc_difference(
+    candidates: Candidates,
+    ours: list[FloatArray],
+    theirs: list[FloatArray],
+    *,
+    resamples: int = 400,
+    rng: np.random.Generator,
+) -> Interval:
+    """Mean over seeds of AUC(ours) - AUC(theirs), with a percentile bootstrap interval over users.
+
+    Users are resampled with all their candidates, the same users for both models and every seed.
+    """
+    user, label = candidates.user, candidates.label
+    curves = [(_RankedScores(label, a), _RankedScores(label, b)) for a, b in zip(ours, theirs, strict=True)]
+
+    def difference(weight: FloatArray) -> float:
+        return float(np.mean([a.auc(weight) - b.auc(weight) for a, b in curves]))
+
+    _, group = np.unique(user, return_inverse=True)
+    n_groups = int(group.max()) + 1
+    draws = []
+    for _ in range(resamples):
+        times = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
+        draws.append(difference(times[group].astype(np.float64)))
+    low, high = np.nanquantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return Interval(difference(np.ones(len(user))), float(low), float(high))
+
+
+class _RankedScores:
+    """AUC under sample weights, the sorting done once."""
+
+    def __init__(self, label: FloatArray, score: FloatArray) -> None:
+        _, self._level = np.unique(score, return_inverse=True)
+        self._positive = label > 0
+        self._n = int(self._level.max()) + 1
+
+    def auc(self, weight: FloatArray) -> float:
+        pos = np.bincount(self._level, np.where(self._positive, weight, 0.0), minlength=self._n)
+        neg = np.bincount(self._level, np.where(self._positive, 0.0, weight), minlength=self._n)
+        below = np.cumsum(neg) - neg
+        total = pos.sum() * neg.sum()
+        return float((pos * (below + 0.5 * neg)).sum() / total) if total > 0 else float("nan")

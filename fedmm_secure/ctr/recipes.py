@@ -1,0 +1,226 @@
+"""What is trained beside what: the configured model and its baselines, on identical candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.config import BaselineName, Config
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled, held_out_folds, labelled, training_part
+from fedmm_secure.ctr.features import FeatureBuilder, FeatureGroup, History
+from fedmm_secure.ctr.training import (
+    BoostedChoices,
+    BoostedModel,
+    ModelKind,
+    NeuralChoices,
+    NeuralModel,
+    boosted_grid,
+    make_model,
+    neural_grid,
+)
+from fedmm_secure.data.candidates import Candidates, like_candidates
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed, numpy_generator
+
+CONFIGURED = "fedmm"
+SVD_DIMS = (8, 16, 32, 64, 128)
+SVD_POPULARITY = (0.0, 0.25, 0.5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A CTR model to train.
+
+    Attributes:
+        name: ``fedmm`` for the configured model, or a baseline's name.
+        kind: model family.
+        features: feature groups.
+        cross_fit: whether features of training rows are computed without them.
+        codes: which quantizer its codes come from, None for none.
+    """
+
+    name: str
+    kind: ModelKind
+    features: tuple[FeatureGroup, ...]
+    cross_fit: bool
+    codes: Literal["federated", "local"] | None
+
+
+def configured_recipe(config: Config) -> Recipe:
+    """The model of ``ctr`` in the configuration."""
+    cross_fit = config.ctr.training == "cross-fit"
+    return Recipe(CONFIGURED, config.ctr.model, config.ctr.features, cross_fit, "federated")
+
+
+def baseline_recipe(name: BaselineName) -> Recipe | None:
+    """A trained baseline; None for ``popularity`` and ``svd``, which are scores and not trained here."""
+    ids: tuple[FeatureGroup, ...] = ("user_id", "item_id")
+    codes: tuple[FeatureGroup, ...] = (*ids, "user_codes", "item_codes")
+    match name:
+        case "local-ids":
+            return Recipe(name, "deepfm", ids, False, None)
+        case "local-codes":
+            return Recipe(name, "deepfm", codes, False, "local")
+        case "federated-codes":
+            return Recipe(name, "deepfm", codes, False, "federated")
+        case "boosted-scores":
+            return Recipe(name, "boosted", ("scores", "counts", "recency"), True, None)
+    return None
+
+
+class MarketBench:
+    """Trains recipes on one market; histories and their scores are fitted once and shared."""
+
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
+        self.prepared, self.embedding, self.config = prepared, embedding, config
+        market, train = prepared.market, prepared.split.train
+        self.history = History(market, train, prepared.pool)
+        choices = config.ctr.cross_fit
+        rng = numpy_generator("folds", market.name, config.data.candidate_seed)
+        self._folds = [
+            (fold.held_out, History(market, fold.kept, prepared.pool))
+            for fold in held_out_folds(market, train, last=choices.last, random=choices.random, rng=rng)
+        ]
+
+    def train(
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
+    ) -> tuple[NeuralModel | BoostedModel, FeatureBuilder]:
+        """Fit a recipe; returns the model and the builder of its features at prediction time."""
+        split = self.prepared.split
+        builders = [(split.train, self.builder(recipe, quantizer))]
+        full = builders[0][1]
+        if recipe.cross_fit:
+            builders = [(rows, self.builder(recipe, quantizer, history)) for rows, history in self._folds]
+        seed = derive_seed("ctr", self.prepared.market.name, seed)
+        fresh = recipe.kind != "boosted"
+        source = self._source(builders, split.train, seed, fresh)
+        refit = None
+        if self.config.ctr.refit:
+            # validation rows become training rows, with negatives that know nothing of the test rows
+            seen = np.concatenate([split.train, split.valid])
+            refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
+        schema = full.schema()
+        model = make_model(recipe.kind, schema, choices, seed)
+        model.fit(source, labelled(full, self.prepared.valid), refit)
+        return model, full
+
+    def predict(self, model: NeuralModel | BoostedModel, builder: FeatureBuilder) -> FloatArray:
+        """Click probabilities of the test candidates."""
+        test = self.prepared.test
+        return model.predict(builder(test.user, test.item))
+
+    def tune(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> int:
+        """Index in the recipe's grid of the choices with the best validation AUC."""
+        scores = [self.train(recipe, quantizer, seed, choices)[0].validation_auc_ for choices in self.grid(recipe.kind)]
+        return int(np.argmax(scores))
+
+    def grid(self, kind: ModelKind) -> Sequence[NeuralChoices | BoostedChoices]:
+        """What tuning chooses from; the first is the configured choice."""
+        ctr = self.config.ctr
+        if kind == "boosted":
+            return boosted_grid(BoostedChoices())
+        return neural_grid(
+            NeuralChoices(
+                dim=ctr.dim,
+                hidden=ctr.hidden,
+                dropout=ctr.dropout,
+                learning_rate=ctr.learning_rate,
+                batch_size=ctr.batch_size,
+                max_epochs=ctr.max_epochs,
+            )
+        )
+
+    def builder(self, recipe: Recipe, quantizer: RQVAE | None, history: History | None = None) -> FeatureBuilder:
+        """Features from a history, codes of users included: their vectors are projected from it again."""
+        history = history or self.history
+        if quantizer is None or recipe.codes is None:
+            return FeatureBuilder(recipe.features, history)
+        users = self.embedding.transform(history.matrix)
+        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        shape = quantizer.shape
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def _source(
+        self,
+        builders: Sequence[tuple[IntArray, FeatureBuilder]],
+        touched: IntArray,
+        seed: int,
+        fresh: bool,
+    ) -> ExampleSource:
+        data, market, pool = self.config.data, self.prepared.market, self.prepared.pool
+        if data.label == "like":
+            parts = [self._like_part(rows, builder) for rows, builder in builders]
+        else:
+            parts = [
+                training_part(
+                    market,
+                    rows,
+                    touched,
+                    pool,
+                    builder,
+                    per_positive=data.negatives_per_positive,
+                    make_rng=partial(numpy_generator, "negatives", seed, part),
+                    fresh=fresh,
+                )
+                for part, (rows, builder) in enumerate(builders)
+            ]
+        return ExampleSource(parts)
+
+    def _like_part(self, rows: IntArray, builder: FeatureBuilder) -> Callable[[int], Labelled]:
+        rated = like_candidates(
+            self.prepared.market, rows, self.prepared.pool, threshold=self.config.data.like_threshold
+        )
+        examples = labelled(builder, rated)
+        return lambda epoch: examples
+
+    # -- baselines that are scores --------------------------------------------------------------------
+
+    def popularity(self) -> FloatArray:
+        """Click probabilities by training counts."""
+        return self._calibrated(lambda pairs: np.log1p(self.history.item_count[pairs.item]))
+
+    def svd(self) -> FloatArray:
+        """Click probabilities by SVD score; rank and popularity exponent chosen by validation AUC."""
+        count = np.maximum(self.history.item_count, 1.0)
+        best, best_score = -np.inf, self._svd_score(SVD_DIMS[0], SVD_POPULARITY[0], count)
+        for dim in SVD_DIMS:
+            for exponent in SVD_POPULARITY:
+                score = self._svd_score(dim, exponent, count)
+                auc = roc_auc_score(self.prepared.valid.label, score(self.prepared.valid))
+                if auc > best:
+                    best, best_score = auc, score
+        return self._calibrated(best_score)
+
+    def _svd_score(self, dim: int, exponent: float, count: FloatArray) -> Callable[[Candidates], FloatArray]:
+        if not hasattr(self, "_svd"):
+            self._svd = SVDEmbedding(max(SVD_DIMS)).fit(self.history.matrix)
+        users, items = self._svd.user_factors_[:, :dim], self._svd.item_factors_[:, :dim]
+        return lambda pairs: (users[pairs.user] * items[pairs.item]).sum(1) * count[pairs.item] ** exponent
+
+    def _calibrated(self, score: Callable[[Candidates], FloatArray]) -> FloatArray:
+        """Probabilities of the test candidates, by logistic regression on validation scores."""
+        valid, test = score(self.prepared.valid), score(self.prepared.test)
+        spread = max(float(valid.std()), 1e-12)
+        logistic = LogisticRegression(C=1e3).fit((valid / spread)[:, None], self.prepared.valid.label)
+        slope = float(logistic.coef_[0, 0]) / spread
+        # a score that ranks below chance stays below chance: the order is never turned round
+        logit = max(slope, 1e-9) * (test - valid.mean()) + (
+            logistic.intercept_[0] + slope * valid.mean() if slope > 0 else _log_odds(self.prepared.valid.label)
+        )
+        return np.asarray(1.0 / (1.0 + np.exp(-logit)))
+
+
+def _log_odds(label: FloatArray) -> float:
+    share = float(label.mean())
+    return float(np.log(share / (1.0 - share)))

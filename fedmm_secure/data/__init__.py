@@ -1,0 +1,1 @@
+"""Market data: loaders, schema checks, splits, candidate pools, negative sampling, synthetic markets."""

@@ -1,0 +1,139 @@
+"""Candidate pool, evaluation candidates and training negatives.
+
+The pool holds items with at least ``min_item_train`` training interactions. Without it, data that was
+filtered to 5-core before the split leaks: an item with fewer training rows must have its other rows in
+validation or test, so a model that sees counts can tell positives apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmm_secure.data.market import FloatArray, IntArray, Market
+from fedmm_secure.data.splits import Split
+
+Negatives = Literal["uniform", "popularity"]
+MAX_REDRAWS = 200
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Items that may be recommended.
+
+    Attributes:
+        items: item indices, ``(n_pool,)``, ascending.
+        weights: probability of each as a negative, ``(n_pool,)``, sums to 1.
+        test_share: share of test positives that the pool keeps.
+    """
+
+    items: IntArray
+    weights: FloatArray
+    test_share: float
+
+    def contains(self, item: IntArray) -> NDArray[np.bool_]:
+        return np.isin(item, self.items)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Labelled (user, item) pairs to be ranked, ``(n,)`` each; ``label`` is 0 or 1."""
+
+    user: IntArray
+    item: IntArray
+    label: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def sha256(self) -> str:
+        """Hash by which two runs show that they ranked the same candidates."""
+        digest = hashlib.sha256()
+        for array in (self.user, self.item, self.label):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def candidate_pool(market: Market, split: Split, *, min_item_train: int, negatives: Negatives) -> Pool:
+    """The pool of a market, with negatives uniform or in proportion to training counts."""
+    counts = np.bincount(market.item[split.train], minlength=market.n_items)
+    items = np.flatnonzero(counts >= min_item_train)
+    weights = np.ones(len(items)) if negatives == "uniform" else counts[items].astype(np.float64)
+    test_items = market.item[split.test]
+    share = float(np.isin(test_items, items).mean()) if len(test_items) else 0.0
+    return Pool(items, weights / max(weights.sum(), 1e-300), share)
+
+
+def click_candidates(
+    market: Market, rows: IntArray, pool: Pool, *, per_positive: int, rng: np.random.Generator
+) -> Candidates:
+    """Each row whose item is in the pool, with negatives that its user never touched in any split."""
+    rows = rows[pool.contains(market.item[rows])]
+    touched = pair_keys(market.user, market.item, market.n_items)
+    return with_negatives(market.user[rows], market.item[rows], pool, touched, market.n_items, per_positive, rng)
+
+
+def like_candidates(market: Market, rows: IntArray, pool: Pool, *, threshold: float) -> Candidates:
+    """Each row whose item is in the pool, labelled by ``rating >= threshold``."""
+    rows = rows[pool.contains(market.item[rows])]
+    label = (market.rating[rows] >= threshold).astype(np.float64)
+    return Candidates(market.user[rows], market.item[rows], label)
+
+
+def pair_keys(user: IntArray, item: IntArray, n_items: int) -> IntArray:
+    """Sorted unique integer keys of (user, item) pairs."""
+    return np.unique(user * n_items + item)
+
+
+def with_negatives(
+    user: IntArray,
+    item: IntArray,
+    pool: Pool,
+    touched: IntArray,
+    n_items: int,
+    per_positive: int,
+    rng: np.random.Generator,
+) -> Candidates:
+    """Positives followed by ``per_positive`` negatives each, drawn from the pool outside ``touched``.
+
+    The negatives of one positive are distinct where the user has enough untouched items. A positive whose
+    user has touched the whole pool is dropped, for it can have no negative.
+    """
+    in_pool = touched[np.isin(touched % n_items, pool.items)] // n_items
+    n_touched = np.bincount(in_pool, minlength=int(user.max()) + 1 if len(user) else 1)
+    room = len(pool.items) - n_touched[user] if len(user) else np.zeros(0, dtype=np.int64)
+    user, item, room = user[room > 0], item[room > 0], room[room > 0]
+    drawn = np.full((len(user), per_positive), -1, dtype=np.int64)
+    cumulative = np.cumsum(pool.weights)
+    for column in range(per_positive):
+        todo = np.arange(len(user))
+        for attempt in range(MAX_REDRAWS):
+            picks = np.searchsorted(cumulative, rng.random(len(todo)) * cumulative[-1], side="right")
+            draw = pool.items[np.minimum(picks, len(pool.items) - 1)]
+            clash = _is_member(touched, user[todo] * n_items + draw)
+            if attempt < MAX_REDRAWS // 2:
+                distinct = room[todo] >= per_positive
+                clash |= distinct & (drawn[todo, :column] == draw[:, None]).any(axis=1)
+            drawn[todo[~clash], column] = draw[~clash]
+            todo = todo[clash]
+            if not len(todo):
+                break
+        for row in todo:  # nearly everything touched, or weights concentrated on it: choose directly
+            keys = user[row] * n_items + pool.items
+            free = pool.items[~_is_member(touched, keys)]
+            drawn[row, column] = rng.choice(free)
+    users = np.concatenate([user, np.repeat(user, per_positive)])
+    items = np.concatenate([item, drawn.ravel()])
+    labels = np.concatenate([np.ones(len(user)), np.zeros(drawn.size)])
+    return Candidates(users, items, labels)
+
+
+def _is_member(sorted_keys: IntArray, keys: IntArray) -> NDArray[np.bool_]:
+    if not len(sorted_keys):
+        return np.zeros(len(keys), dtype=bool)
+    position = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return np.asarray(sorted_keys[position] == keys)

@@ -1,0 +1,1 @@
+"""Messages, the one door, market client, server and the round loop."""

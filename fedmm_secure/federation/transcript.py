@@ -1,0 +1,99 @@
+"""What each party saw, byte for byte: the evidence that attacks and verification work from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.storage import write_atomic
+
+INDEX = "index.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One message or value.
+
+    Attributes:
+        file: file below the transcript directory.
+        kind: ``update``, ``aggregate``, ``own-update`` or ``sum``; the last two are in the clear.
+        stage: stage of the run.
+        round: round number.
+        sender: who sent or computed it.
+        visible_to: ``server``, ``markets`` (all of them), or ``owner:<market>``.
+        receivers: number of parties it was sent to; 0 for what was not sent.
+        size: bytes.
+        sha256: hash of the bytes.
+    """
+
+    file: str
+    kind: str
+    stage: str
+    round: int
+    sender: str
+    visible_to: tuple[str, ...]
+    receivers: int
+    size: int
+    sha256: str
+
+
+class Transcript:
+    """Append-only directory of records; adding the same record again changes nothing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.records = read_index(directory) if (directory / INDEX).exists() else []
+        self._known = {record.file: record for record in self.records}
+
+    def add(
+        self,
+        data: bytes,
+        *,
+        kind: str,
+        stage: str,
+        round: int,
+        sender: str,
+        visible_to: tuple[str, ...],
+        receivers: int,
+    ) -> Record:
+        """Keep ``data``; the file is complete before the index names it."""
+        file = f"{stage}/{round:04d}-{kind}-{sender}.bin"
+        digest = hashlib.sha256(data).hexdigest()
+        record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest)
+        if self._known.get(file) == record:
+            return record
+        write_atomic(self.directory / file, data)
+        with (self.directory / INDEX).open("a", encoding="utf-8") as index:
+            index.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+            index.flush()
+            os.fsync(index.fileno())
+        self.records = [kept for kept in self.records if kept.file != file] + [record]
+        self._known[file] = record
+        return record
+
+    def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
+        """Bytes of a record, None if there is none."""
+        record = self._known.get(f"{stage}/{round:04d}-{kind}-{sender}.bin")
+        return None if record is None else (self.directory / record.file).read_bytes()
+
+
+def read_index(directory: Path) -> list[Record]:
+    """Records of a transcript; the last line of a file counts, an incomplete last line of the index does not."""
+    index = directory / INDEX
+    latest: dict[str, Record] = {}
+    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            fields = json.loads(line)
+            fields["visible_to"] = tuple(fields["visible_to"])
+            record = Record(**fields)
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunDirectoryError(f"{index}:{number}: not a transcript record: {error}") from error
+        latest[record.file] = record
+    return list(latest.values())

@@ -1,0 +1,1 @@
+"""RQ-VAE, codebooks, codes."""

@@ -1,0 +1,100 @@
+"""Local training of an RQ-VAE between two rounds, with or without DP-SGD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, Quantized
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, StepStatistics
+from privacy.mechanisms.noise import NoiseSource
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a market trains its RQ-VAE within one round."""
+
+    learning_rate: float = 3e-3
+    batch_size: int = 256
+    local_epochs: int = 3
+    weights: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass(frozen=True)
+class PrivateSettings:
+    """How it does so under DP-SGD: ``steps`` noised steps on users a round."""
+
+    choices: DPSGD
+    steps: int
+    noise: NoiseSource
+    learning_rate: float = 1e-3
+
+
+class QuantizerTrainer:
+    """Trains on user and item rows of unit norm, ``(n, input_dim)``.
+
+    Without DP all rows are shuffled together. Under DP-SGD, item rows are inputs that are fixed given the
+    embeddings, so they train by ordinary steps; one example = one user's row.
+    """
+
+    def __init__(
+        self,
+        model: RQVAE,
+        user_rows: Tensor,
+        item_rows: Tensor,
+        settings: TrainingSettings,
+        private: PrivateSettings | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.private = private
+        self._users, self._items = user_rows, item_rows
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        self._private_trainer: DPSGDTrainer | None = None
+        if private is not None:
+            noised = torch.optim.Adam(model.parameters(), lr=private.learning_rate)
+            self._private_trainer = DPSGDTrainer(
+                model, noised, self._per_example, private.choices, len(user_rows), private.noise
+            )
+            self._noised = noised
+
+    def train_round(self, generator: torch.Generator, *, warm_up: bool) -> StepStatistics:
+        """One round of local training; a warm-up round reads no user row under DP."""
+        if self._private_trainer is None or self.private is None:
+            loss = self._epochs(torch.cat([self._users, self._items]), generator)
+            return StepStatistics(loss, 0.0, float("inf"))
+        loss = self._epochs(self._items, generator)
+        if warm_up:
+            return StepStatistics(loss, 0.0, float("inf"))
+        return self._private_trainer.steps(self._users, self.private.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        if self._private_trainer is not None:
+            state["noised"] = self._noised.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._private_trainer is not None:
+            self._noised.load_state_dict(state["noised"])
+
+    def _epochs(self, rows: Tensor, generator: torch.Generator) -> float:
+        total, seen = 0.0, 0
+        for _ in range(self.settings.local_epochs):
+            order = torch.randperm(len(rows), generator=generator)
+            for chosen in order.split(self.settings.batch_size):
+                self._optimizer.zero_grad()
+                loss = self._per_example(self.model, rows[chosen])
+                loss.mean().backward()
+                self._optimizer.step()
+                total, seen = total + float(loss.detach().sum()), seen + len(chosen)
+        return total / max(seen, 1)
+
+    def _per_example(self, model: nn.Module, batch: Tensor) -> Tensor:
+        quantized: Quantized = model(batch, self.settings.weights.temperature)
+        return quantized.total(self.settings.weights)

@@ -1,0 +1,127 @@
+"""What a run reports: metrics per market and macro, paired differences, codebook use, communication."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
+from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import numpy_generator
+
+Metrics = dict[str, Any]
+
+
+def describe(prepared: PreparedMarket) -> dict[str, Any]:
+    """Sizes of a market, its pool and its candidates."""
+    market, split = prepared.market, prepared.split
+    return {
+        "n_rows": market.n_rows,
+        "n_users": market.n_users,
+        "n_items": market.n_items,
+        "n_train": len(split.train),
+        "n_pool": len(prepared.pool.items),
+        "pool_test_share": prepared.pool.test_share,
+        "n_test": len(prepared.test),
+        "n_test_positives": int(prepared.test.label.sum()),
+        "skipped_rows": market.skipped_rows,
+    }
+
+
+def collect_metrics(
+    config: Config,
+    markets: Mapping[str, PreparedMarket],
+    embeddings: Mapping[str, Embedding],
+    quantizers: Mapping[int, Mapping[str, RQVAE]],
+    predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
+) -> Metrics:
+    """Per market and macro: the configured model, its baselines, paired differences, codebook use."""
+    found: Metrics = {"markets": {}, "macro": {}}
+    for name, prepared in markets.items():
+        by_model = {model: _model_metrics(prepared, p) for model, p in predictions[name].items()}
+        ours = by_model.pop(CONFIGURED)
+        for model, values in by_model.items():
+            difference = paired_auc_difference(
+                prepared.test,
+                predictions[name][CONFIGURED],
+                _one_per_seed(predictions[name][model], len(config.seed)),
+                rng=numpy_generator("bootstrap", name, model),
+            )
+            values["auc_gain_over_it"] = asdict(difference)
+        found["markets"][name] = {
+            **ours,
+            **describe(prepared),
+            "candidates_sha256": prepared.test.sha256(),
+            "baselines": by_model,
+            "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
+        }
+    found["macro"] = _macro(found["markets"], len(config.seed))
+    return found
+
+
+def _one_per_seed(values: list[np.ndarray], n_seeds: int) -> list[np.ndarray]:
+    return values if len(values) == n_seeds else values * n_seeds
+
+
+def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[str, Any]:
+    each = [asdict(evaluate(prepared.test, probability)) for probability in by_seed]
+    found: dict[str, Any] = {key: float(np.mean([metrics[key] for metrics in each])) for key in each[0]}
+    found["auc_by_seed"] = [metrics["auc"] for metrics in each]
+    found["auc_interval"] = asdict(seed_interval(found["auc_by_seed"]))
+    return found
+
+
+def _quantizer_metrics(
+    name: str, embedding: Embedding, quantizers: Mapping[int, Mapping[str, RQVAE]]
+) -> dict[str, Any]:
+    rows = np.concatenate([embedding.user_factors_, embedding.item_factors_])
+    each = []
+    for models in quantizers.values():
+        model = models[name]
+        codes = assign_codes(model, embedding.user_factors_, embedding.item_factors_)
+        both = np.concatenate([codes.user, codes.item])
+        sizes = (model.shape.global_codes, model.shape.local_codes)
+        layers = [codebook_use(both[:, layer], size) for layer, size in enumerate(sizes)]
+        each.append((reconstruction_error(model, rows), *layers))
+    return {
+        "reconstruction_error": float(np.mean([found[0] for found in each])),
+        **{
+            f"{layer}_{field}": float(np.mean([getattr(found[index], field) for found in each]))
+            for index, layer in ((1, "global"), (2, "local"))
+            for field in ("used", "perplexity")
+        },
+    }
+
+
+def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
+    """Unweighted means over markets."""
+
+    def mean(sections: list[Mapping[str, Any]]) -> dict[str, Any]:
+        found = {key: float(np.mean([s[key] for s in sections])) for key in ("auc", "logloss", "gauc", "ndcg10")}
+        by_seed = [_one_per_seed(s["auc_by_seed"], n_seeds) for s in sections]
+        return found | {"auc_interval": asdict(seed_interval(np.mean(by_seed, axis=0).tolist()))}
+
+    names = next(iter(markets.values()))["baselines"]
+    macro = mean(list(markets.values()))
+    macro["baselines"] = {name: mean([v["baselines"][name] for v in markets.values()]) for name in names}
+    return macro
+
+
+def communication(transcript: Path, rounds: int) -> dict[str, int]:
+    """Bytes of the real messages: up from markets, down to each receiver."""
+    records = Transcript(transcript).records
+    return {
+        "bytes_up": sum(record.size * record.receivers for record in records if record.kind == "update"),
+        "bytes_down": sum(record.size * record.receivers for record in records if record.kind == "aggregate"),
+        "rounds": rounds,
+    }

@@ -1,0 +1,55 @@
+"""Files that survive a kill: atomic writes, and results that a resumed run reads instead of computing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write so that the file is either absent, old, or complete; survives a crash once this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON with sorted keys; NaN is refused."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+class Store:
+    """Results by name, computed once. No pickles: a run directory may come from somebody else."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def arrays(self, name: str, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
+        """Named arrays, from ``<name>.npz`` if it is there."""
+        path = self.directory / f"{name}.npz"
+        if not path.exists():
+            buffer = io.BytesIO()
+            np.savez(buffer, **compute())  # type: ignore[arg-type]
+            write_atomic(path, buffer.getvalue())
+        with np.load(path, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+
+    def json(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A JSON value, from ``<name>.json`` if it is there."""
+        path = self.directory / f"{name}.json"
+        if not path.exists():
+            write_json(path, compute())
+        return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Budgets, ledger, accountants, verification."""

@@ -1,0 +1,100 @@
+"""Privacy events as plain data: dp-accounting's events to JSON and back.
+
+Only the kinds that a mechanism of this package emits are known; anything else is refused, so that a ledger
+cannot smuggle in an event whose accounting is not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dp_accounting import dp_event
+from dp_accounting.dp_event import DpEvent
+
+
+class UnknownEventError(ValueError):
+    """An event kind that the ledger does not carry."""
+
+
+def event_to_data(event: DpEvent) -> dict[str, Any]:
+    """JSON-ready form of an event."""
+    match event:
+        case dp_event.NonPrivateDpEvent():
+            return {"kind": "non-private"}
+        case dp_event.NoOpDpEvent():
+            return {"kind": "no-op"}
+        case dp_event.GaussianDpEvent():
+            return {"kind": "gaussian", "noise_multiplier": event.noise_multiplier}
+        case dp_event.PoissonSampledDpEvent():
+            return {
+                "kind": "poisson-sampled",
+                "sampling_rate": event.sampling_probability,
+                "event": event_to_data(event.event),
+            }
+        case dp_event.SelfComposedDpEvent():
+            return {"kind": "self-composed", "count": event.count, "event": event_to_data(event.event)}
+        case dp_event.ComposedDpEvent():
+            return {"kind": "composed", "events": [event_to_data(part) for part in event.events]}
+    raise UnknownEventError(f"events of type {type(event).__name__} are not kept in a ledger")
+
+
+def event_from_data(data: Mapping[str, Any]) -> DpEvent:
+    """The event of its JSON form; raises ``UnknownEventError`` on anything malformed."""
+    try:
+        match data["kind"]:
+            case "non-private":
+                return dp_event.NonPrivateDpEvent()
+            case "no-op":
+                return dp_event.NoOpDpEvent()
+            case "gaussian":
+                return dp_event.GaussianDpEvent(float(data["noise_multiplier"]))
+            case "poisson-sampled":
+                rate = float(data["sampling_rate"])
+                if not 0 < rate <= 1:
+                    raise UnknownEventError(f"sampling rate {rate} is not in (0, 1]")
+                return dp_event.PoissonSampledDpEvent(rate, event_from_data(data["event"]))
+            case "self-composed":
+                return dp_event.SelfComposedDpEvent(event_from_data(data["event"]), int(data["count"]))
+            case "composed":
+                return dp_event.ComposedDpEvent([event_from_data(part) for part in data["events"]])
+            case kind:
+                raise UnknownEventError(f"unknown event kind {kind!r}")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnknownEventError(f"malformed event: {error!r}") from error
+
+
+def dp_sgd_event(noise_multiplier: float, sampling_rate: float, steps: int) -> DpEvent:
+    """DP-SGD: ``steps`` Gaussian mechanisms on Poisson samples (Abadi et al., CCS 2016)."""
+    step = dp_event.PoissonSampledDpEvent(sampling_rate, dp_event.GaussianDpEvent(noise_multiplier))
+    return dp_event.SelfComposedDpEvent(step, steps)
+
+
+GaussianSteps = dict[tuple[float, float], int]
+
+
+def gaussian_steps(event: DpEvent) -> GaussianSteps | None:
+    """Count of each (noise multiplier, sampling rate) in an event; None if any part is not private."""
+    match event:
+        case dp_event.NoOpDpEvent():
+            return {}
+        case dp_event.GaussianDpEvent():
+            return {(event.noise_multiplier, 1.0): 1} if event.noise_multiplier > 0 else None
+        case dp_event.PoissonSampledDpEvent():
+            inner = gaussian_steps(event.event)
+            if inner is None or sum(inner.values()) != 1 or next(iter(inner))[1] != 1.0:
+                return None  # sampling of a composition is not the composition of samplings
+            return {(next(iter(inner))[0], event.sampling_probability): 1}
+        case dp_event.SelfComposedDpEvent():
+            inner = gaussian_steps(event.event)
+            return None if inner is None else {step: count * event.count for step, count in inner.items()}
+        case dp_event.ComposedDpEvent():
+            total: GaussianSteps = {}
+            for part in event.events:
+                inner = gaussian_steps(part)
+                if inner is None:
+                    return None
+                for step, count in inner.items():
+                    total[step] = total.get(step, 0) + count
+            return total
+    return None

@@ -1,0 +1,58 @@
+"""Check a ledger without trusting what wrote it: hash chain, and ε by two independent accountants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.accounting.accountants import pld_epsilon, prv_epsilon
+from privacy.accounting.ledger import LedgerError, depended_on, read_ledger
+
+RELATIVE_AGREEMENT = 0.01
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not hold; ``where`` names the file, line, market or view."""
+
+    where: str
+    what: str
+
+
+def verify_ledger(path: Path, claims: Mapping[str, float | None]) -> list[Finding]:
+    """Check one market's ledger against the ε it is claimed to prove.
+
+    Args:
+        path: the ledger.
+        claims: claimed ε by view; None claims nothing (unbounded).
+
+    Returns:
+        Findings; empty if the chain is intact, PLD and PRV agree within 1 %, and every claim holds.
+    """
+    try:
+        entries, _ = read_ledger(path)
+    except LedgerError as error:
+        return [Finding(str(path), str(error).removeprefix(f"{path}:"))]
+    findings = []
+    if not entries:
+        return [Finding(str(path), "the ledger is empty")]
+    if any(entry.market != path.stem for entry in entries):
+        findings.append(Finding(str(path), "holds entries of another market"))
+    if len({(entry.delta, entry.unit) for entry in entries}) > 1:
+        findings.append(Finding(str(path), "entries disagree on delta or unit"))
+    for view, claimed in claims.items():
+        visible = [entry for entry in entries if view in entry.audience]
+        events = [entry.event for entry in depended_on(entries, visible)]
+        where = f"{path} view {view}"
+        pld, prv = pld_epsilon(events, entries[0].delta), prv_epsilon(events, entries[0].delta)
+        if math.isinf(pld) != math.isinf(prv) or (
+            math.isfinite(pld) and abs(pld - prv) > RELATIVE_AGREEMENT * max(pld, prv) + 1e-3
+        ):
+            findings.append(Finding(where, f"the accountants disagree: PLD {pld:.4g}, PRV {prv:.4g}"))
+        if claimed is not None and (math.isinf(pld) or pld > claimed * (1 + 1e-6) + 1e-9):
+            findings.append(Finding(where, f"claimed epsilon {claimed:.4g}, the ledger gives {pld:.4g}"))
+        if claimed is None and math.isfinite(pld):
+            findings.append(Finding(where, f"claimed no bound, the ledger gives {pld:.4g}: metrics are stale"))
+    return findings

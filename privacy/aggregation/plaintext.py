@@ -1,0 +1,50 @@
+"""No protection: the baseline of research runs. The server reads every market's update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.aggregation.base import AggregationError, IntVector
+
+WIRE_TYPE = np.dtype("<i8")
+
+
+def read_plaintext(payload: bytes, length: int) -> IntVector:
+    """Integers ``(length,)`` of a plaintext payload."""
+    if len(payload) != length * WIRE_TYPE.itemsize:
+        raise AggregationError(f"{len(payload)} bytes where {length * WIRE_TYPE.itemsize} were expected")
+    return np.frombuffer(payload, dtype=WIRE_TYPE).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class PlaintextMarket:
+    """Sends little-endian 64-bit integers."""
+
+    length: int
+
+    def protect(self, values: IntVector) -> bytes:
+        if values.shape != (self.length,):
+            raise AggregationError(f"shape {values.shape} where ({self.length},) was expected")
+        return values.astype(WIRE_TYPE).tobytes()
+
+    def reveal(self, aggregate: bytes) -> IntVector:
+        return read_plaintext(aggregate, self.length)
+
+
+@dataclass(frozen=True)
+class PlaintextServer:
+    """Adds what it reads."""
+
+    length: int
+
+    def check(self, payload: bytes) -> None:
+        read_plaintext(payload, self.length)
+
+    def aggregate(self, payloads: Sequence[bytes]) -> bytes:
+        if not payloads:
+            raise AggregationError("nothing to aggregate")
+        total = np.sum([read_plaintext(payload, self.length) for payload in payloads], axis=0)
+        return bytes(total.astype(WIRE_TYPE).tobytes())

@@ -1,0 +1,1 @@
+"""Mechanisms: they bound sensitivity and add noise. None of them computes ε."""
