@@ -61,7 +61,7 @@ class EmbeddingConfig(_Section):
     kind: Literal["svd", "lightgcn"] = "svd"
     dim: int = Field(32, ge=2, le=1024)
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
-    epochs: int = Field(30, ge=1, description="lightgcn: passes over the interactions")
+    epochs: int = Field(60, ge=1, description="lightgcn: passes over the interactions")
     learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")
 
 

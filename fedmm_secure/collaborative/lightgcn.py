@@ -40,10 +40,10 @@ class LightGCNEmbedding:
         dim: int = 32,
         *,
         layers: int = 2,
-        epochs: int = 30,
+        epochs: int = 60,
         learning_rate: float = 0.01,
         regularisation: float = 1e-4,
-        batch_size: int = 4096,
+        batch_size: int = 1024,
         seed: int = 0,
     ) -> None:
         self.dim, self.layers, self.epochs = dim, layers, epochs

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedmm_secure.config import Config, config_from_data
+from fedmm_secure.data.prepare import prepare_markets
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "xmarket-electronics"
+
+TINY = {
+    "data": {"synthetic": {"markets": 3, "users": 80, "items": 40, "mean_interactions": 10}},
+    "embedding": {"dim": 8},
+    "quantizer": {"global_codes": 8, "local_codes": 8, "latent_dim": 4, "hidden_dim": 16},
+    "federation": {"rounds": 3, "local_epochs": 1},
+    "ctr": {"baselines": ["popularity", "local-ids"], "max_epochs": 2},
+    "workers": 1,
+}
+
+
+def tiny(**sections) -> Config:
+    """A configuration that runs in seconds; sections are merged into the tiny ones."""
+    data = {key: {**TINY.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()}
+    return config_from_data({**TINY, **data}, source="test")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_markets():
+    return prepare_markets(tiny().data)
+
+
+@pytest.fixture
+def real_data():
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"real data is not at {REAL_DATA}")
+    return REAL_DATA

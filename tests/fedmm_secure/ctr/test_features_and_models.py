@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.config import EmbeddingConfig
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled, held_out_folds, training_part
+from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema, History
+from fedmm_secure.ctr.neural import NeuralCTR
+from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
+from fedmm_secure.ctr.training import BoostedChoices, BoostedModel, NeuralChoices, NeuralModel
+from fedmm_secure.quantization.codes import Codes
+from tests.conftest import tiny
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_markets):
+    return tiny_markets["m0"]
+
+
+def some_codes(market, seed=0):
+    rng = np.random.default_rng(seed)
+    return Codes(rng.integers(0, 8, (market.n_users, 2)), rng.integers(0, 8, (market.n_items, 2)))
+
+
+def test_schema_names_every_column(prepared):
+    market, train = prepared.market, prepared.split.train
+    builder = FeatureBuilder(FEATURE_GROUPS, History(market, train, prepared.pool), some_codes(market), (8, 8))
+    features, schema = builder(prepared.test.user, prepared.test.item), builder.schema()
+    assert features.categories.shape == (len(prepared.test), len(schema.category_names))
+    assert features.numbers.shape == (len(prepared.test), len(schema.number_names))
+    assert len(set(schema.number_names)) == len(schema.number_names)
+    assert (features.categories < np.array(schema.cardinalities)).all()
+    assert np.isfinite(features.numbers).all()
+
+
+def test_features_do_not_change_when_a_row_outside_the_history_does(prepared):
+    """Leak test: validation and test rows, and held-out rows, must not show in features."""
+    market = prepared.market
+    folds = held_out_folds(market, prepared.split.train, last=1, random=1, rng=np.random.default_rng(0))
+    for fold in folds:
+        changed = market.item.copy()
+        outside = np.setdiff1d(np.arange(market.n_rows), fold.kept)
+        changed[outside] = np.random.default_rng(1).permutation(changed[outside])
+        other = type(market)(**{**vars(market), "item": changed})
+        left, right = (
+            FeatureBuilder(FEATURE_GROUPS, History(m, fold.kept, prepared.pool), some_codes(market), (8, 8))(
+                prepared.test.user, prepared.test.item
+            )
+            for m in (market, other)
+        )
+        np.testing.assert_array_equal(left.numbers, right.numbers)
+
+
+def test_code_features_need_codes(prepared):
+    history = History(prepared.market, prepared.split.train, prepared.pool)
+    with pytest.raises(ValueError, match="need codes"):
+        FeatureBuilder(("user_codes",), history)
+
+
+def test_folds_hold_out_one_row_per_user_and_keep_the_others(prepared):
+    market, train = prepared.market, prepared.split.train
+    last, second, random = held_out_folds(market, train, last=2, random=1, rng=np.random.default_rng(0))
+    for fold in (last, second, random):
+        assert len(np.unique(market.user[fold.held_out])) == len(fold.held_out)
+        assert not np.isin(fold.held_out, fold.kept).any()
+    for user in range(market.n_users):
+        rows = train[market.user[train] == user]
+        if len(rows) >= 3:
+            assert rows[-1] in last.held_out
+            assert rows[-2] in second.held_out
+            np.testing.assert_array_equal(second.kept[market.user[second.kept] == user], rows[:-2])
+        if len(rows) == 1:
+            assert rows[0] in random.kept
+
+
+def test_training_negatives_ignore_what_is_unseen(prepared):
+    """An item that the user meets later may be a training negative: excluding it would leak the future."""
+    market, split = prepared.market, prepared.split
+    builder = FeatureBuilder(("item_id", "user_id"), History(market, split.train, prepared.pool))
+    part = training_part(
+        market,
+        split.train,
+        split.train,
+        prepared.pool,
+        builder,
+        per_positive=4,
+        make_rng=np.random.default_rng,
+        fresh=True,
+    )
+    later = {(market.user[row], market.item[row]) for row in np.concatenate([split.valid, split.test])}
+    seen = {(market.user[row], market.item[row]) for row in split.train}
+    drawn = part(0)
+    negatives = {tuple(pair) for pair in drawn.features.categories[drawn.label == 0].tolist()}
+    assert not negatives & seen
+    assert negatives & later
+    assert not np.array_equal(part(0).features.categories, part(1).features.categories)
+
+
+SCHEMA = FeatureSchema(("a", "b"), (12, 12), ("x",))
+
+
+def crossed(n, seed):
+    """Labels that only the interaction of two categories explains."""
+    rng = np.random.default_rng(seed)
+    categories = rng.integers(0, 12, (n, 2))
+    numbers = rng.normal(size=(n, 1))
+    label = ((categories.sum(1) % 2 == 0) ^ (rng.random(n) < 0.05)).astype(float)
+    return Labelled(Features(categories, numbers), label)
+
+
+@pytest.mark.parametrize("kind", ["deepfm", "dcnv2"])
+def test_neural_models_learn_an_interaction_that_logistic_regression_cannot(kind):
+    train, valid, test = crossed(4000, 0), crossed(1000, 1), crossed(1000, 2)
+    choices = NeuralChoices(batch_size=256, max_epochs=25, dropout=0.0, table_decay=0.0)
+
+    def auc(which):
+        model = NeuralModel(which, SCHEMA, choices, 0).fit(ExampleSource([lambda epoch: train]), valid, None)
+        return roc_auc_score(test.label, model.predict(test.features))
+
+    assert auc(kind) > 0.85
+    assert auc("logistic") < 0.6
+
+
+def test_the_factorisation_machine_term_is_the_sum_over_pairs():
+    network = NeuralCTR(
+        "deepfm", (3, 4), 2, dim=5, hidden=(4,), dropout=0.0, generator=torch.Generator().manual_seed(0)
+    )
+    torch.nn.init.zeros_(network.head.weight)
+    categories, numbers = torch.tensor([[2, 1]]), torch.tensor([[0.5, -1.5]])
+    table, vectors = network.embedding.weight, network.number_vectors
+    fields = [table[2], table[3 + 1], 0.5 * vectors[0], -1.5 * vectors[1]]
+    expected = sum(fields[i] @ fields[j] for i in range(4) for j in range(i + 1, 4))
+    torch.testing.assert_close(network(categories, numbers)[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_models_are_reproducible_and_refit_uses_the_refit_rows():
+    train, valid, more = crossed(800, 0), crossed(300, 1), crossed(2000, 3)
+    source, refit = ExampleSource([lambda epoch: train]), ExampleSource([lambda epoch: more])
+    neural = NeuralChoices(batch_size=256, max_epochs=4)
+    for make in (
+        lambda: NeuralModel("deepfm", SCHEMA, neural, 5),
+        lambda: BoostedModel(SCHEMA, BoostedChoices(max_iterations=20), 5),
+    ):
+        first = make().fit(source, valid, None).predict(valid.features)
+        np.testing.assert_array_equal(first, make().fit(source, valid, None).predict(valid.features))
+        assert not np.array_equal(first, make().fit(source, valid, refit).predict(valid.features))
+
+
+def test_cross_fitting_projects_users_again_without_the_held_out_rows(tiny_markets):
+    config = tiny()
+    prepared = tiny_markets["m0"]
+    embedding = fit_embedding(prepared, EmbeddingConfig(dim=8))
+    bench = MarketBench(prepared, embedding, config)
+    seen = []
+
+    class Recording:
+        user_factors_, item_factors_ = embedding.user_factors_, embedding.item_factors_
+
+        def transform(self, history):
+            seen.append(int(history.nnz))
+            return embedding.transform(history)
+
+    bench.embedding = Recording()
+    from fedmm_secure.quantization.build import initial_model
+
+    bench.train(configured_recipe(config), initial_model(config, 0), 0, BoostedChoices(max_iterations=5))
+    assert len(prepared.split.train) in seen
+    assert min(seen) < len(prepared.split.train)

@@ -1,0 +1,113 @@
+import math
+
+import pytest
+from dp_accounting import dp_event
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from privacy.accounting.accountants import COARSE, pld_epsilon, prv_epsilon, solve_noise_multiplier
+from privacy.accounting.events import (
+    UnknownEventError,
+    dp_sgd_event,
+    event_from_data,
+    event_to_data,
+    gaussian_steps,
+)
+
+
+def analytic_gaussian_epsilon(sigma, delta):
+    """Balle and Wang, ICML 2018, theorem 8, sensitivity 1."""
+
+    def excess(epsilon):
+        a = 1 / (2 * sigma) - epsilon * sigma
+        b = -1 / (2 * sigma) - epsilon * sigma
+        return norm.cdf(a) - math.exp(epsilon) * norm.cdf(b) - delta
+
+    return brentq(excess, 0, 200)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-6])
+def test_pld_matches_the_closed_form_of_a_gaussian(sigma, delta):
+    found = pld_epsilon([dp_event.GaussianDpEvent(sigma)], delta)
+    assert found == pytest.approx(analytic_gaussian_epsilon(sigma, delta), rel=1e-3)
+    assert found >= analytic_gaussian_epsilon(sigma, delta) - 1e-9  # an upper bound
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps"), [(0.8, 0.05, 300), (1.0, 0.1, 100), (2.0, 0.02, 1000), (1.2, 0.5, 20)]
+)
+@pytest.mark.parametrize("delta", [1e-3, 1e-5])
+def test_pld_and_prv_agree_within_one_percent(noise, rate, steps, delta):
+    events = [dp_sgd_event(noise, rate, steps // 4)] * 4
+    assert pld_epsilon(events, delta) == pytest.approx(prv_epsilon(events, delta), rel=0.01)
+
+
+def test_composition_is_below_the_sum_and_above_each_part():
+    part = dp_sgd_event(1.0, 0.1, 50)
+    one, four = pld_epsilon([part], 1e-5), pld_epsilon([part] * 4, 1e-5)
+    assert one < four < 4 * one
+
+
+def test_coarse_is_an_upper_bound_close_to_fine():
+    events = [dp_sgd_event(0.8, 0.1, 200)]
+    fine, coarse = pld_epsilon(events, 1e-4), pld_epsilon(events, 1e-4, interval=COARSE)
+    assert fine <= coarse <= fine * 1.002
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
+def test_solved_noise_meets_the_budget_and_barely(epsilon):
+    def make(noise):
+        return dp_sgd_event(noise, 0.1, 100)
+
+    noise = solve_noise_multiplier(make, epsilon=epsilon, delta=1e-4)
+    assert pld_epsilon([make(noise)], 1e-4, interval=COARSE) <= epsilon
+    assert pld_epsilon([make(noise - 0.01)], 1e-4) > epsilon * 0.99
+    assert pld_epsilon([make(noise / 2)], 1e-4) > epsilon  # half the noise breaks the claim
+
+
+def test_one_part_without_privacy_makes_everything_unbounded():
+    events = [dp_sgd_event(1.0, 0.1, 10), dp_event.NonPrivateDpEvent()]
+    assert pld_epsilon(events, 1e-5) == math.inf
+    assert prv_epsilon(events, 1e-5) == math.inf
+
+
+def test_zero_noise_is_not_private():
+    assert pld_epsilon([dp_sgd_event(0.0, 0.1, 1)], 1e-5) == math.inf
+
+
+def test_sampling_a_composition_is_not_taken_for_composed_samplings():
+    inner = dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(1.0), 10)
+    assert gaussian_steps(dp_event.PoissonSampledDpEvent(0.1, inner)) is None
+
+
+def test_nothing_costs_nothing():
+    assert pld_epsilon([dp_event.NoOpDpEvent()], 1e-5) == 0.0
+    assert prv_epsilon([dp_event.NoOpDpEvent()], 1e-5) == 0.0
+
+
+def test_events_survive_the_way_to_json_and_back():
+    event = dp_event.ComposedDpEvent(
+        [dp_sgd_event(1.1, 0.2, 7), dp_event.NoOpDpEvent(), dp_event.NonPrivateDpEvent()]
+    )
+    assert event_from_data(event_to_data(event)) == event
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"kind": "magic"},
+        {"kind": "gaussian"},
+        {"kind": "poisson-sampled", "sampling_rate": 0, "event": {"kind": "no-op"}},
+        {"kind": "poisson-sampled", "sampling_rate": 1.5, "event": {"kind": "no-op"}},
+    ],
+)
+def test_unknown_events_are_refused(data):
+    with pytest.raises(UnknownEventError):
+        event_from_data(data)
+
+
+def test_an_event_the_ledger_does_not_know_is_refused():
+    with pytest.raises(UnknownEventError):
+        event_to_data(dp_event.LaplaceDpEvent(1.0))
