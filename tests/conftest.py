@@ -20,7 +20,9 @@ TINY = {
 
 def tiny(**sections) -> Config:
     """A configuration that runs in seconds; sections are merged into the tiny ones."""
-    data = {key: {**TINY.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()}
+    data = {
+        key: {**TINY.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()
+    }
     return config_from_data({**TINY, **data}, source="test")
 
 

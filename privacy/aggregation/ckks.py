@@ -21,6 +21,7 @@ MAX_MODULUS_BITS = {4096: 109, 8192: 218, 16384: 438}
 _CHAINS = {4096: (54, 54), 8192: (60, 60)}
 _MIN_SCALE_BITS = 26
 _FRAME_BYTES = 4
+_PADDED_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,12 @@ def _context(serialised: bytes) -> ts.Context:
 
 
 def _frame(chunks: Sequence[bytes]) -> bytes:
-    return b"".join(len(chunk).to_bytes(_FRAME_BYTES, "big") + chunk for chunk in chunks)
+    """Length-prefixed ciphertexts, padded to whole KiB: their compressed size varies by a few random bytes."""
+    framed = []
+    for chunk in chunks:
+        whole = len(chunk).to_bytes(_FRAME_BYTES, "big") + chunk
+        framed.append(whole + bytes(-len(whole) % _PADDED_BYTES))
+    return b"".join(framed)
 
 
 def _parse(context: ts.Context, parameters: CKKSParameters, payload: bytes) -> list[ts.CKKSVector]:
@@ -154,9 +160,10 @@ def _parse(context: ts.Context, parameters: CKKSParameters, payload: bytes) -> l
     ciphertext_limit = 4 * parameters.degree * 8 + 4096
     for expected in parameters.chunk_lengths():
         length = int.from_bytes(payload[start : start + _FRAME_BYTES], "big")
-        chunk = payload[start + _FRAME_BYTES : start + _FRAME_BYTES + length]
-        if not 0 < length <= ciphertext_limit or len(chunk) != length:
-            raise AggregationError("truncated or oversized ciphertext")
+        end = start + _FRAME_BYTES + length
+        chunk, padding = payload[start + _FRAME_BYTES : end], -(_FRAME_BYTES + length) % _PADDED_BYTES
+        if not 0 < length <= ciphertext_limit or payload[end : end + padding] != bytes(padding):
+            raise AggregationError("truncated, oversized or badly padded ciphertext")
         try:
             vector = ts.ckks_vector_from(context, chunk)
             ciphertexts = vector.ciphertext()
@@ -167,7 +174,7 @@ def _parse(context: ts.Context, parameters: CKKSParameters, payload: bytes) -> l
         if length_found != expected or found != [(parameters.degree, float(2**parameters.scale_bits), 2)]:
             raise AggregationError("ciphertext of the wrong length, degree, scale or size")
         vectors.append(vector)
-        start += _FRAME_BYTES + length
+        start = end + padding
     if start != len(payload):
         raise AggregationError(f"{len(payload) - start} bytes after the last ciphertext")
     return vectors

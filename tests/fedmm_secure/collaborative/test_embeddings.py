@@ -70,9 +70,7 @@ def test_ease_solves_its_constrained_least_squares(matrix):
     x, weights = matrix.toarray(), ease_weights(matrix, 10.0)
     for column in (0, 7, 24):
         others = np.delete(np.arange(25), column)
-        solution = np.linalg.solve(
-            x[:, others].T @ x[:, others] + 10.0 * np.eye(24), x[:, others].T @ x[:, column]
-        )
+        solution = np.linalg.solve(x[:, others].T @ x[:, others] + 10.0 * np.eye(24), x[:, others].T @ x[:, column])
         np.testing.assert_allclose(weights[others, column], solution, atol=1e-10)
     assert (np.diag(weights) == 0).all()
 

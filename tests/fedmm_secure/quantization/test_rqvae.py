@@ -86,7 +86,8 @@ def test_training_reconstructs_and_uses_the_codebooks(tiny_markets):
     torch.manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(6, 8, generator=generator(3)), dim=1)
     x = torch.nn.functional.normalize(
-        centres[torch.randint(0, 6, (400,), generator=generator(4))] + 0.1 * torch.randn(400, 8, generator=generator(5)),
+        centres[torch.randint(0, 6, (400,), generator=generator(4))]
+        + 0.1 * torch.randn(400, 8, generator=generator(5)),
         dim=1,
     )
     model = RQVAE(SHAPE, generator())

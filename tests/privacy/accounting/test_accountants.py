@@ -87,9 +87,7 @@ def test_nothing_costs_nothing():
 
 
 def test_events_survive_the_way_to_json_and_back():
-    event = dp_event.ComposedDpEvent(
-        [dp_sgd_event(1.1, 0.2, 7), dp_event.NoOpDpEvent(), dp_event.NonPrivateDpEvent()]
-    )
+    event = dp_event.ComposedDpEvent([dp_sgd_event(1.1, 0.2, 7), dp_event.NoOpDpEvent(), dp_event.NonPrivateDpEvent()])
     assert event_from_data(event_to_data(event)) == event
 
 

@@ -90,7 +90,7 @@ def test_more_payloads_than_the_cohort_are_refused(ckks):
 
 
 def test_malformed_payloads_are_refused(ckks):
-    parameters, keys, market, server = ckks
+    _, keys, market, server = ckks
     good = market.protect(np.arange(300))
     other = CKKSParameters.derive(length=299, cohort=7, value_bits=20)
     shorter = CKKSMarket(other, keys.secret).protect(np.arange(299))

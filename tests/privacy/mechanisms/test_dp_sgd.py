@@ -18,9 +18,7 @@ def model():
 
 
 def rows(n, seed=1):
-    return torch.nn.functional.normalize(
-        torch.randn(n, 6, generator=torch.Generator().manual_seed(seed)), dim=1
-    )
+    return torch.nn.functional.normalize(torch.randn(n, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
 def loss(net, batch):
@@ -98,9 +96,7 @@ def largest_influence(clipping_norm, n=12):
         return (before - flat(net)) * n
 
     whole = summed(x)
-    return max(
-        float((whole - summed(torch.cat([x[:index], x[index + 1 :]]))).norm()) for index in range(n)
-    )
+    return max(float((whole - summed(torch.cat([x[:index], x[index + 1 :]]))).norm()) for index in range(n))
 
 
 @pytest.mark.parametrize("clipping_norm", [0.1, 1.0])

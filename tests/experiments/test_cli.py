@@ -1,0 +1,247 @@
+import json
+import shutil
+import sys
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from experiments import cli
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def call(*arguments):
+    """Exit status of the command."""
+    with patch.object(sys, "argv", ["fedmm", *map(str, arguments)]):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return stop.code or 0
+    return 0
+
+
+def fedmm(capsys, *arguments):
+    """Exit status, stdout, stderr of the command."""
+    capsys.readouterr()
+    status = call(*arguments)
+    found = capsys.readouterr()
+    return status, found.out, found.err
+
+
+@pytest.fixture(scope="module")
+def run_dir(config_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert call("run", config_file, "--out", out) == 0
+    return out
+
+
+def test_a_run_leaves_the_directory_of_the_contract(run_dir):
+    names = {path.name for path in run_dir.iterdir()}
+    assert {
+        "config.yaml", "metrics.json", "ledger", "transcript", "codes", "models", "report.html", "log.jsonl",
+        "environment.json",
+    } <= names  # fmt: skip
+
+
+def test_the_resolved_configuration_reads_back_equal(run_dir):
+    from experiments.run_directory import read_config
+
+    assert read_config(run_dir) == read_config(run_dir)
+    assert read_config(run_dir).federation.rounds == 3
+
+
+def test_verify_accepts_an_untouched_run(run_dir, capsys):
+    status, out, err = fedmm(capsys, "verify", run_dir)
+    assert (status, err) == (0, "")
+    assert "verified" in out
+
+
+def tampered(run_dir, tmp_path, edit):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    edit(copy)
+    return copy
+
+
+def _edit_ledger(run):
+    path = run / "ledger" / "m1.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2] + lines[3:]))
+
+
+def _edit_claim(run):
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["privacy"]["markets"]["m1"]["market"]["epsilon"] = 8.0
+    path.write_text(json.dumps(metrics))
+
+
+def _swap_ledgers(run):
+    (run / "ledger" / "m1.jsonl").write_bytes((run / "ledger" / "m0.jsonl").read_bytes())
+
+
+def _edit_message(run):
+    path = run / "transcript" / "quantizer" / "0" / "0001-update-m1.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def _add_unledgered_message(run):
+    """A second message of the market slips past the ledger, index and all."""
+    import hashlib
+
+    index = run / "transcript" / "index.jsonl"
+    records = [json.loads(line) for line in index.read_text().splitlines()]
+    record = next(r for r in records if r["kind"] == "update" and r["sender"] == "m1" and r["round"] == 0)
+    extra = b"everything we know about user 7"
+    record |= {"file": "quantizer/0/0000-extra-m1.bin", "size": len(extra)}
+    record["sha256"] = hashlib.sha256(extra).hexdigest()
+    (run / "transcript" / record["file"]).write_bytes(extra)
+    index.write_text(index.read_text() + json.dumps(record) + "\n")
+
+
+def _replace_aggregate(run):
+    """Round 1's aggregate stands in for round 2's, with a matching index."""
+    import hashlib
+
+    folder = run / "transcript" / "quantizer" / "0"
+    first, second = folder / "0001-aggregate-server.bin", folder / "0002-aggregate-server.bin"
+    second.write_bytes(first.read_bytes())
+    index = run / "transcript" / "index.jsonl"
+    lines = []
+    for line in index.read_text().splitlines():
+        record = json.loads(line)
+        if record["file"].endswith("0002-aggregate-server.bin"):
+            record |= {"sha256": hashlib.sha256(second.read_bytes()).hexdigest(), "size": second.stat().st_size}
+        lines.append(json.dumps(record))
+    index.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (_edit_ledger, "m1.jsonl: 3"),
+        (_edit_claim, "view market: claimed epsilon 8"),
+        (_swap_ledgers, "another market"),
+        (_edit_message, "0001-update-m1.bin"),
+        (_add_unledgered_message, "without a line in its ledger"),
+        (_replace_aggregate, "is not the sum of the recorded updates"),
+    ],
+)
+def test_verify_finds_what_was_tampered_with(run_dir, tmp_path, capsys, edit, named):
+    status, _, err = fedmm(capsys, "verify", tampered(run_dir, tmp_path, edit))
+    assert status == 1
+    assert named in err
+
+
+def test_attack_prints_and_keeps_its_results(run_dir, tmp_path, capsys):
+    copy = tampered(run_dir, tmp_path, lambda run: None)
+    status, out, _ = fedmm(capsys, "attack", copy, "--market", "m0", "--shadows", 4, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found == json.loads((copy / "attacks" / "attacks.json").read_text())
+    assert {result["attack"] for result in found["membership"]} == {"LiRA", "loss threshold"}
+    assert found["inversion"][0]["exact_share"]["value"] == 0.0
+    assert fedmm(capsys, "report", copy)[0] == 0
+    assert "LiRA" in (copy / "report.html").read_text()
+
+
+def test_the_report_is_self_contained(run_dir):
+    html = (run_dir / "report.html").read_text()
+    assert "<script" not in html
+    assert 'src="http' not in html
+    assert "∞" in html
+
+
+def test_json_output_is_the_metrics(config_file, tmp_path, capsys):
+    status, out, _ = fedmm(capsys, "run", config_file, "--out", tmp_path / "run", "--json")
+    assert status == 0
+    assert json.loads(out)["macro"]["auc"] > 0.5
+
+
+USER_MISTAKES = [
+    (["run", "quickstrt"], "did you mean 'quickstart'"),
+    (["run", "--set", "privacy.epsilom=8"], "privacy.epsilom: unknown key; did you mean 'epsilon'"),
+    (["run", "--set", "privcy.epsilon=8"], "privcy: unknown key; did you mean 'privacy'"),
+    (["run", "--set", "privacy.epsilon=much"], "privacy.epsilon: input should be a valid number"),
+    (["run", "--set", "privacy.epsilon=-1"], "privacy.epsilon: input should be greater than 0"),
+    (["run", "--set", "data.synthetic.user=30"], "did you mean 'users'"),
+    (["run", "--set", "seed"], "expected KEY=VALUE"),
+    (["run", "--set", "data.synthetic.markets=2"], "allow_small_cohort"),
+    (["run", "--set", "ctr.features=[user_id]"], "user_id cannot be cross-fitted"),
+    (["run", "--set", "privacy.protect=release", "--set", "privacy.epsilon=8"], "needs differential privacy"),
+    (["run", "--set", "aggregation.bits=30", "--set", "aggregation.kind=rot13"], "aggregation.kind"),
+    (["run", "--set", "quantizer.global_codes=300"], "at most 255 codes"),
+    (["run", "--resume"], "--resume needs --out"),
+    (["verify", "nowhere"], "is this a run directory"),
+    (["report", "nowhere"], "is this a run directory"),
+    (["attack", "nowhere"], "is this a run directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), USER_MISTAKES)
+def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = fedmm(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_is_not_overwritten(run_dir, config_file, capsys):
+    before = (run_dir / "metrics.json").read_bytes()
+    status, _, err = fedmm(capsys, "run", config_file, "--out", run_dir)
+    assert status == 2
+    assert "not empty; use --resume" in err
+    assert (run_dir / "metrics.json").read_bytes() == before
+
+
+def test_resume_refuses_another_configuration(run_dir, config_file, capsys):
+    status, _, err = fedmm(capsys, "run", config_file, "--set", "federation.rounds=4", "--out", run_dir, "--resume")
+    assert status == 2
+    assert "another configuration" in err
+
+
+def test_resume_of_a_finished_run_changes_nothing(run_dir, config_file, capsys):
+    before = json.loads((run_dir / "metrics.json").read_text())
+    assert fedmm(capsys, "run", config_file, "--out", run_dir, "--resume")[0] == 0
+    after = json.loads((run_dir / "metrics.json").read_text())
+    assert {**before, "seconds": 0} == {**after, "seconds": 0}
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["verify"], ["attack"], ["report"], ["data", "info"], ["data", "check"],
+                                  ["data", "synthesize"]])  # fmt: skip
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    status, out, _ = fedmm(capsys, *verb, "--help")
+    assert status == 0
+    assert "Example: fedmm" in out or not verb
+
+
+def test_own_files_from_synthesis_to_run(tmp_path, capsys, monkeypatch):
+    """A stranger's way: CSV files, a configuration, checks, a run."""
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = fedmm(capsys, "data", "synthesize", "csv", "--users", 80, "--items", 40)
+    assert status == 0
+    assert sorted(out.split()) == ["csv/m0.csv", "csv/m1.csv", "csv/m2.csv"]
+    columns = {"user": "user", "item": "item"}  # neither rating nor time
+    own = {**TINY, "data": {"root": "csv", "markets": {f"m{i}": {"path": f"m{i}.csv", **columns} for i in range(3)}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    assert fedmm(capsys, "data", "check", "own.yaml")[0] == 0
+    assert "m2" in fedmm(capsys, "data", "info", "own.yaml")[1]
+    assert fedmm(capsys, "run", "own.yaml", "--out", "out")[0] == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+    text = (tmp_path / "csv" / "m1.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "csv" / "m1.csv").write_text("".join([*text[:4], "only-one-field\n", *text[4:]]))
+    status, _, err = fedmm(capsys, "run", "own.yaml", "--out", "bad")
+    assert status == 2
+    assert "m1.csv:5: 1 fields where 4 were expected" in err
+    assert not (tmp_path / "bad").exists()
+    assert fedmm(capsys, "data", "check", "own.yaml")[0] == 2

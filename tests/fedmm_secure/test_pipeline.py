@@ -1,0 +1,148 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import run_directory
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.pipeline import run_pipeline
+from privacy.accounting.ledger import read_ledger
+from tests.conftest import tiny
+
+
+def run(directory, config):
+    return run_pipeline(config, prepare_markets(config.data), directory)
+
+
+def comparable(metrics):
+    """Everything but clock readings."""
+    return {key: value for key, value in metrics.items() if key != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return run(directory, tiny()), directory
+
+
+def test_the_run_directory_keeps_the_contract(finished):
+    metrics, directory = finished
+    for name in ("m0", "m1", "m2"):
+        assert (directory / "ledger" / f"{name}.jsonl").is_file()
+        assert (directory / "codes" / f"{name}.parquet").is_file()
+        assert (directory / "models" / name / "quantizer-0.pt").is_file()
+        values = metrics["markets"][name]
+        assert {"auc", "logloss", "gauc", "n_test", "n_users", "n_items", "baselines"} <= set(values)
+        assert 0.5 < values["auc"] < 1
+        views = metrics["privacy"]["markets"][name]
+        assert set(views) == {"server", "market", "collusion", "consumer", "release", "profile", "stages"}
+    assert metrics["communication"]["bytes_up"] > 0
+    assert json.loads((directory / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+
+
+def test_without_dp_every_view_but_the_ciphertexts_reads_unbounded(finished):
+    views = finished[0]["privacy"]["markets"]["m0"]
+    for view in ("market", "collusion", "consumer", "release", "profile"):
+        assert views[view]["epsilon"] is None
+    assert views["server"]["epsilon"] == 0.0
+    assert "computational" in views["server"]["basis"]
+
+
+def test_with_plaintext_the_server_reads_unbounded_and_metrics_are_the_same(finished, tmp_path):
+    plain = run(tmp_path / "run", tiny(aggregation={"kind": "plaintext"}))
+    assert plain["privacy"]["markets"]["m0"]["server"]["epsilon"] is None
+    assert plain["markets"] == finished[0]["markets"]
+    assert plain["macro"] == finished[0]["macro"]
+
+
+def test_the_same_configuration_gives_the_same_metrics(finished, tmp_path):
+    assert comparable(run(tmp_path / "run", tiny())) == comparable(finished[0])
+
+
+def test_dp_sgd_is_reported_as_what_it_is(tmp_path):
+    config = tiny(privacy={"epsilon": 3.0, "noise_seed": 1}, seed=[0, 1])
+    metrics = run(tmp_path / "run", config)
+    for name, views in metrics["privacy"]["markets"].items():
+        # with embeddings fitted on raw rows there is no user-level guarantee
+        assert views["market"]["epsilon"] is None
+        alone = views["stages"]["quantizer"]
+        assert 2.8 < alone["epsilon"] <= 3.0  # over both repetitions
+        assert alone["basis"] == "conditional on the outputs of: embedding"
+        entries, _ = read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl")
+        assert all(entry.seeded for entry in entries if entry.message_sha256)
+        assert len([entry for entry in entries if entry.stage.startswith("quantizer")]) == 6
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from experiments import run_directory
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.pipeline import run_pipeline
+directory = Path(sys.argv[1])
+config = run_directory.read_config(directory)
+run_pipeline(config, prepare_markets(config.data), directory)
+"""
+
+
+def start(directory):
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", SCRIPT, str(directory)], start_new_session=True)
+
+
+def kill_when(process, condition, limit=120.0):
+    deadline = time.monotonic() + limit
+    while process.poll() is None and not condition() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def sent_without_a_line(directory):
+    """Updates in the transcript that no ledger holds."""
+    index = directory / "transcript" / "index.jsonl"
+    if not index.exists():
+        return []
+    known = set()
+    for ledger in (directory / "ledger").glob("*.jsonl"):
+        known |= {json.loads(line)["entry"]["message_sha256"] for line in ledger.read_text().splitlines()}
+    records = [json.loads(line) for line in index.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [record for record in records if record["kind"] == "update" and record["sha256"] not in known]
+
+
+MOMENTS = ["ledger/m0.jsonl", "transcript/quantizer/0/0000-update-m1.bin", "state/quantizer/0/m2.pt",
+           "transcript/quantizer/0/0001-aggregate-server.bin", "models/m0/quantizer-0.pt", "state/ctr/m1/fedmm-0.npz",
+           "predictions/m0.parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, moment):
+    directory = tmp_path / "run"
+    run_directory.create(directory, tiny())
+    kill_when(start(directory), (directory / moment).exists)
+    assert not (directory / "metrics.json").exists() or moment == MOMENTS[-1]
+    assert sent_without_a_line(directory) == []
+    assert start(directory).wait() == 0
+    assert comparable(json.loads((directory / "metrics.json").read_text())) == comparable(
+        json.loads(json.dumps(finished[0]))
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments_no_release_is_missing_from_the_ledger(tmp_path):
+    import random
+
+    chooser = random.Random(0)
+    for attempt in range(25):
+        directory = tmp_path / str(attempt)
+        config = tiny(privacy={"epsilon": 4.0}, ctr={"baselines": ["popularity"]})
+        run_directory.create(directory, config)
+        for _ in range(4):
+            process, until = start(directory), time.monotonic() + chooser.uniform(3.0, 12.0)
+            kill_when(process, lambda until=until: time.monotonic() > until)
+            assert sent_without_a_line(directory) == []
+        assert start(directory).wait() == 0
