@@ -142,7 +142,7 @@ class CTRConfig(_Section):
     hidden: tuple[int, ...] = Field((64, 32), description="neural: widths of the perceptron")
     dropout: float = Field(0.2, ge=0, lt=1)
     learning_rate: float = Field(1e-2, gt=0, description="neural: Adam's step size")
-    batch_size: int = Field(4096, ge=1, description="neural: examples in a batch")
+    batch_size: int = Field(4096, ge=1, description="neural: examples in a batch, at most; fewer in small markets")
     max_epochs: int = Field(20, ge=1, description="neural: early stopping comes first, as a rule")
 
     @model_validator(mode="after")

@@ -20,6 +20,8 @@ from fedmm_secure.randomness import derive_seed, torch_generator
 
 ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2"]
 MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
+MIN_STEPS_PER_EPOCH = 32
+MIN_BATCH = 128
 
 
 class CTRModel(Protocol):
@@ -42,8 +44,8 @@ class NeuralChoices:
     hidden: tuple[int, ...] = (64, 32)
     dropout: float = 0.2
     learning_rate: float = 1e-2
-    table_decay: float = 1e-4
-    batch_size: int = 4096
+    table_decay: float = 1e-5
+    batch_size: int = 4096  # at most; see MIN_STEPS_PER_EPOCH
     max_epochs: int = 20
     patience: int = 3
 
@@ -146,7 +148,9 @@ class NeuralModel:
         categories, numbers = self._tensors(examples.features)
         label = torch.from_numpy(examples.label.astype(np.float32))
         loss = nn.BCEWithLogitsLoss()
-        for chosen in torch.randperm(len(label), generator=generator).split(self.choices.batch_size):
+        # a small market would otherwise take a handful of steps an epoch and stay untrained
+        batch = min(self.choices.batch_size, max(MIN_BATCH, len(label) // MIN_STEPS_PER_EPOCH))
+        for chosen in torch.randperm(len(label), generator=generator).split(batch):
             optimizer.zero_grad()
             loss(network(categories[chosen], numbers[chosen]), label[chosen]).backward()
             optimizer.step()
@@ -228,8 +232,8 @@ def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:
     """What tuning tries for a neural model; every trained model gets the same number of tries."""
     return [
         base,
-        replace(base, table_decay=base.table_decay * 10, learning_rate=base.learning_rate / 2),
-        replace(base, dropout=0.5, table_decay=base.table_decay * 3),
+        replace(base, table_decay=base.table_decay * 100, learning_rate=base.learning_rate / 2),
+        replace(base, table_decay=base.table_decay * 30, dropout=0.5),
     ]
 
 
