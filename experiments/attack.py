@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from attacks.inversion.deltas import recover_deltas
-from attacks.membership.scores import lira_online, loss_threshold
-from attacks.membership.shadow import Progress, recipe_by_name, train_shadows
+from attacks.membership.scores import lira_empirical_bayes, lira_online, loss_threshold
+from attacks.membership.shadow import Progress, ShadowPlan, recipe_by_name, train_shadows
 from attacks.metrics import membership_metrics
 from attacks.views import owner_values, server_view
 from experiments.run_directory import read_config, read_metrics
@@ -18,7 +19,11 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage import Store, write_json
 
 DEFAULT_SHADOWS = 16
-SCORES = {"loss threshold": loss_threshold, "LiRA": lira_online}
+SCORES = {
+    "loss threshold": loss_threshold,
+    "LiRA": lira_online,
+    "LiRA, empirical Bayes": lira_empirical_bayes,
+}
 
 
 def attack_run(
@@ -53,22 +58,23 @@ def attack_run(
         "aggregation": config.aggregation.kind,
         **asdict(recover_deltas(view, owner_values(run))),
     }
-    shadows = train_shadows(
+    markets = prepare_markets(config.data)
+    plan = ShadowPlan(
         config,
-        prepare_markets(config.data),
+        markets,
         market,
-        targets,
-        n_shadows=n_shadows,
-        store=Store(run / "attacks"),
-        progress=progress,
+        tuple(targets),
+        {target: _tuned_choice(run, market, target) for target in targets},
+        {name: _noise_multiplier(run, name) for name in markets},
     )
+    shadows = train_shadows(plan, n_shadows=n_shadows, store=Store(run / "attacks"), progress=progress)
     membership = [
         {
             "market": market,
             "target": target,
             "attack": attack,
             "unit": "interaction",
-            "view": "consumer",
+            "view": "profile",  # the scores are those of the target user's own account
             **asdict(membership_metrics(score(confidence, shadows.member), shadows.member)),
         }
         for target, confidence in shadows.confidence.items()
@@ -77,3 +83,13 @@ def attack_run(
     found = {"inversion": [inversion], "membership": membership}
     write_json(run / "attacks" / "attacks.json", found)
     return found
+
+
+def _tuned_choice(run: Path, market: str, target: str) -> int:
+    path = run / "state" / "ctr" / market / f"tuned-{target}.json"
+    return int(json.loads(path.read_text())["choice"]) if path.is_file() else 0
+
+
+def _noise_multiplier(run: Path, market: str) -> float | None:
+    planned = json.loads((run / "state" / "budget" / f"{market}.json").read_text())["noise_multiplier"]
+    return None if planned is None else float(planned)

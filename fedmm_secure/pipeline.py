@@ -99,15 +99,26 @@ def run_pipeline(
     return metrics
 
 
-def open_accounts(config: Config, directory: Path, markets: Mapping[str, PreparedMarket]) -> dict[str, MarketAccount]:
-    """Open each market's ledger, note what the embeddings were computed from, and plan the noise."""
+def open_accounts(
+    config: Config,
+    directory: Path,
+    markets: Mapping[str, PreparedMarket],
+    noise: Mapping[str, float | None] | None = None,
+) -> dict[str, MarketAccount]:
+    """Open each market's ledger and note what the embeddings were computed from.
+
+    ``noise`` gives the noise multipliers; by default they are solved from the budget, once per run directory.
+    """
     accounts = {}
     store = Store(directory / "state")
     for name, prepared in markets.items():
         delta = config.privacy.delta or default_delta(prepared.market.n_users)
-        planned = store.json(f"budget/{name}", partial(_planned, config, delta))
+        if noise is None:
+            planned = store.json(f"budget/{name}", partial(_planned, config, delta))["noise_multiplier"]
+        else:
+            planned = noise[name]
         ledger = Ledger(directory / "ledger" / f"{name}.jsonl")
-        account = MarketAccount(ledger, delta, planned["noise_multiplier"])
+        account = MarketAccount(ledger, delta, planned)
         _note_stage(
             account,
             Entry(

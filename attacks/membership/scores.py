@@ -1,4 +1,4 @@
-"""Membership scores of the ``consumer`` view: from a model's confidence on the queried pair alone.
+"""Membership scores from a model's confidence on the queried pair alone: the target user's own live scores.
 
 All take confidences ``(n_models, n_queries)``, logits of the probability that the model gives to the pair, and
 membership of the same shape. Each model is the target once; the others are the adversary's shadow models.
@@ -35,6 +35,37 @@ def lira_online(confidence: Confidences, member: Membership) -> Confidences:
         observed = confidence[target]
         ratios[target] = stats.norm.logpdf(observed, mean_in, std_in) - stats.norm.logpdf(observed, mean_out, std_out)
     return ratios
+
+
+def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confidences:
+    """Online LiRA with few shadow models: per-query effects shrunk towards what similar queries show.
+
+    With a handful of shadow models on each side, LiRA's two means per query are mostly noise. Here the effect of
+    membership on a query's confidence has a Gaussian prior, whose mean is quadratic in the query's mean
+    confidence over the shadow models and whose variance is estimated from all queries (empirical Bayes, Morris,
+    JASA 1983). The score is the log-likelihood ratio under the posterior mean of the effect.
+    """
+    ratios = np.empty_like(confidence)
+    for target in range(len(confidence)):
+        shadows = np.arange(len(confidence)) != target
+        values, inside = confidence[shadows], member[shadows]
+        n_in, n_out = np.maximum(inside.sum(0), 1), np.maximum((~inside).sum(0), 1)
+        mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
+        effect = mean_in - mean_out
+        residual = values - np.where(inside, mean_in, mean_out)
+        variance = float((residual**2).sum() / max(residual.size - 2 * residual.shape[1], 1)) + 1e-12
+        sampling = variance * (1.0 / n_in + 1.0 / n_out)
+        prior = _quadratic_fit(values.mean(0), effect)
+        spread = max(float(((effect - prior) ** 2 - sampling).mean()), 0.0)
+        effect = prior + spread / (spread + sampling) * (effect - prior)
+        middle = (values - inside * effect).mean(0) + effect / 2
+        ratios[target] = effect * (confidence[target] - middle) / (variance * (1.0 + 1.0 / len(values)))
+    return ratios
+
+
+def _quadratic_fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    scaled = (x - x.mean()) / (x.std() + 1e-12)
+    return np.asarray(np.polynomial.Polynomial.fit(scaled, y, 2)(scaled))
 
 
 def _mean(values: Confidences, chosen: Membership) -> NDArray[np.float64]:

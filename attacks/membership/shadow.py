@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -19,6 +19,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.pipeline import open_accounts, train_federated
+from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
 
@@ -56,11 +57,62 @@ def balanced_membership(n_shadows: int, n_rows: int, rng: np.random.Generator) -
     return np.asarray(order < n_shadows // 2)
 
 
+@dataclass(frozen=True)
+class ShadowPlan:
+    """What one shadow pipeline needs to know.
+
+    Attributes:
+        config: the run's configuration.
+        markets: all markets of the run.
+        market: the market under attack.
+        targets: names of the attacked models.
+        choices: by target, position of its hyper-parameters in their grid, as the run tuned them.
+        noise: by market, the noise multiplier of the run; None without DP.
+    """
+
+    config: Config
+    markets: Mapping[str, PreparedMarket]
+    market: str
+    targets: tuple[str, ...]
+    choices: Mapping[str, int]
+    noise: Mapping[str, float | None]
+
+    def train(self, rows: NDArray[np.int64], queries: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.float64]]:
+        """Train every stage on ``rows`` of the market; returns each target's confidence in the queried rows."""
+        torch.set_num_threads(1)
+        prepared = self.markets[self.market]
+        half = replace(prepared, split=replace(prepared.split, train=rows))
+        recipes = [recipe_by_name(self.config, name) for name in self.targets]
+        needs_codes = any(recipe.codes for recipe in recipes)
+        embedding, quantizer = self._quantizer(half, seed) if needs_codes else (self._embed(half), None)
+        bench = MarketBench(half, embedding, self.config)
+        user, item = prepared.market.user[queries], prepared.market.item[queries]
+        answers = {}
+        for recipe in recipes:
+            hyper_parameters = bench.grid(recipe.kind)[self.choices.get(recipe.name, 0)]
+            model, builder = bench.train(recipe, quantizer, seed, hyper_parameters)
+            probability = np.clip(model.predict(builder(user, item)), 1e-9, 1 - 1e-9)
+            answers[recipe.name] = np.log(probability) - np.log1p(-probability)
+        return answers
+
+    def _embed(self, prepared: PreparedMarket) -> Embedding:
+        return fit_embedding(prepared, self.config.embedding)
+
+    def _quantizer(self, half: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+        """A whole federation, the other markets as in the run."""
+        markets = {**self.markets, self.market: half}
+        embeddings = {name: self._embed(prepared) for name, prepared in markets.items()}
+        # plaintext sums give bit-identical codebooks, faster
+        aggregation = self.config.aggregation.model_copy(update={"kind": "plaintext"})
+        config = self.config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
+        with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
+            accounts = open_accounts(config, Path(scratch), markets, noise=self.noise)
+            models = train_federated(config, seed, Path(scratch), embeddings, accounts)
+        return embeddings[self.market], models[self.market]
+
+
 def train_shadows(
-    config: Config,
-    markets: Mapping[str, PreparedMarket],
-    market: str,
-    targets: Sequence[str],
+    plan: ShadowPlan,
     *,
     n_shadows: int,
     store: Store,
@@ -69,76 +121,31 @@ def train_shadows(
 ) -> ShadowScores:
     """Train shadow pipelines on random halves of one market's training rows; kept in ``store`` one by one.
 
-    The candidate pool, the split and the other markets stay as they are. Secure aggregation is replaced by
-    plaintext sums, which give bit-identical codebooks.
+    The candidate pool, the split and the other markets stay as they are. The queries are the training rows whose
+    items are in the pool.
     """
-    prepared = markets[market]
+    prepared = plan.markets[plan.market]
     train = prepared.split.train
-    member = balanced_membership(n_shadows, len(train), numpy_generator("shadow", market, seed))
+    member = balanced_membership(n_shadows, len(train), numpy_generator("shadow", plan.market, seed))
     queried = prepared.pool.contains(prepared.market.item[train])
-    embeddings = {name: fit_embedding(other, config.embedding) for name, other in markets.items() if name != market}
+    folder = f"shadows/{plan.market}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
+    names = [f"{folder}/{index:04d}" for index in range(n_shadows)]
     tasks = (
-        joblib.delayed(_one_shadow)(
-            config, markets, market, tuple(targets), embeddings, train[member[index]], train[queried], index, store
-        )
+        joblib.delayed(_keep)(store, names[index], plan, train[member[index]], train[queried], index)
         for index in range(n_shadows)
     )
-    finished = joblib.Parallel(n_jobs=config.workers, return_as="generator_unordered")(tasks)
+    finished = joblib.Parallel(n_jobs=plan.config.workers, return_as="generator_unordered")(tasks)
     for done, _ in enumerate(finished, start=1):
         progress(done, n_shadows)
-    answers = [store.arrays(_name(market, index, targets), dict) for index in range(n_shadows)]
+    answers = [store.arrays(name, dict) for name in names]
     return ShadowScores(
-        {target: np.stack([answer[target] for answer in answers]) for target in targets},
+        {target: np.stack([answer[target] for answer in answers]) for target in plan.targets},
         member[:, queried],
         train[queried],
     )
 
 
-def _name(market: str, index: int, targets: Sequence[str]) -> str:
-    return f"shadows/{market}/{'+'.join(sorted(targets))}/{index:04d}"
-
-
-def _one_shadow(
-    config: Config,
-    markets: Mapping[str, PreparedMarket],
-    market: str,
-    targets: Sequence[str],
-    embeddings: Mapping[str, Embedding],
-    train: NDArray[np.int64],
-    queries: NDArray[np.int64],
-    index: int,
-    store: Store,
+def _keep(
+    store: Store, name: str, plan: ShadowPlan, rows: NDArray[np.int64], queries: NDArray[np.int64], seed: int
 ) -> None:
-    torch.set_num_threads(1)
-
-    def answer() -> dict[str, NDArray[np.float64]]:
-        prepared = markets[market]
-        half = replace(prepared, split=replace(prepared.split, train=train))
-        embedding = fit_embedding(half, config.embedding)
-        recipes = [recipe_by_name(config, name) for name in targets]
-        quantizer = None
-        if any(recipe.codes for recipe in recipes):
-            scratch = Path(tempfile.mkdtemp(prefix="fedmm-shadow-"))
-            try:
-                shadow_config = _shadow_config(config, index)
-                all_embeddings = {name: embedding if name == market else embeddings[name] for name in markets}
-                shadow_markets = {**markets, market: half}
-                accounts = open_accounts(shadow_config, scratch, shadow_markets)
-                quantizer = train_federated(shadow_config, index, scratch, all_embeddings, accounts)[market]
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-        bench = MarketBench(half, embedding, config)
-        user, item = prepared.market.user[queries], prepared.market.item[queries]
-        answers = {}
-        for recipe in recipes:
-            model, builder = bench.train(recipe, quantizer, index, bench.grid(recipe.kind)[0])
-            probability = np.clip(model.predict(builder(user, item)), 1e-9, 1 - 1e-9)
-            answers[recipe.name] = np.log(probability) - np.log1p(-probability)
-        return answers
-
-    store.arrays(_name(market, index, targets), answer)
-
-
-def _shadow_config(config: Config, seed: int) -> Config:
-    aggregation = config.aggregation.model_copy(update={"kind": "plaintext"})
-    return config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
+    store.arrays(name, partial(plan.train, rows, queries, seed))

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from attacks.inversion.deltas import recover_deltas
-from attacks.membership.scores import lira_online, loss_threshold
-from attacks.membership.shadow import balanced_membership, train_shadows
+from attacks.membership.scores import lira_empirical_bayes, lira_online, loss_threshold
+from attacks.membership.shadow import ShadowPlan, balanced_membership, train_shadows
 from attacks.metrics import membership_metrics, proportion, true_positives_at
 from attacks.views import collusion_view, market_view, owner_values, server_view
 from fedmm_secure.errors import RunDirectoryError
@@ -102,22 +104,54 @@ def test_clopper_pearson_matches_a_published_value():
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 10))
 
 
-def test_shadow_pipelines_retrain_every_stage_and_resume(tiny_markets, tmp_path):
-    config = tiny(ctr={"max_epochs": 4})
-    store = Store(tmp_path)
-    found = train_shadows(config, tiny_markets, "m0", ["local-ids", "federated-codes"], n_shadows=6, store=store)
+@pytest.mark.parametrize("effect", [0.0, 0.7])
+def test_empirical_bayes_beats_plain_lira_with_few_shadows_and_finds_nothing_in_nothing(effect):
+    confidence, member = gaussian_models(8, 4000, effect=effect)
+    plain = membership_metrics(lira_online(confidence, member), member).auc.value
+    shrunken = membership_metrics(lira_empirical_bayes(confidence, member), member).auc.value
+    if effect:
+        assert shrunken > plain + 0.02
+        assert shrunken == pytest.approx(0.69, abs=0.02)  # Phi(0.7 / sqrt 2): the optimum
+    else:
+        assert shrunken == pytest.approx(0.5, abs=0.02)
+
+
+def plan_of(config, markets, *targets):
+    return ShadowPlan(config, markets, "m0", targets, {}, dict.fromkeys(markets))
+
+
+def test_shadow_pipelines_answer_for_every_target_and_resume(tiny_markets, tmp_path):
+    plan = plan_of(tiny(ctr={"max_epochs": 4}), tiny_markets, "local-ids", "federated-codes")
+    found = train_shadows(plan, n_shadows=6, store=Store(tmp_path))
     for confidence in found.confidence.values():
         assert confidence.shape == found.member.shape == (6, len(found.rows))
         assert np.isfinite(confidence).all()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert len(before) == 6
-    again = train_shadows(config, tiny_markets, "m0", ["local-ids", "federated-codes"], n_shadows=6, store=store)
+    again = train_shadows(plan, n_shadows=6, store=Store(tmp_path))
     np.testing.assert_array_equal(again.confidence["local-ids"], found.confidence["local-ids"])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == before
 
 
+def test_a_shadow_pipeline_never_reads_the_rows_it_lacks(tiny_markets):
+    """Every stage is retrained: changing the missing rows changes nothing, whichever stage read them."""
+    prepared = tiny_markets["m0"]
+    train = prepared.split.train
+    half, missing = train[::2], train[1::2]
+    changed = prepared.market.item.copy()
+    changed[missing] = np.random.default_rng(0).permutation(changed[missing])
+    other = replace(prepared, market=replace(prepared.market, item=changed))
+    queries = half[prepared.pool.contains(prepared.market.item[half])]
+    for target in ("federated-codes", "fedmm"):
+        left, right = (
+            plan_of(tiny(), {**tiny_markets, "m0": market}, target).train(half, queries, 0)
+            for market in (prepared, other)
+        )
+        np.testing.assert_array_equal(left[target], right[target])
+
+
 def test_overfitted_models_are_told_apart_by_membership(tiny_markets, tmp_path):
     config = tiny(ctr={"max_epochs": 20, "batch_size": 128, "dropout": 0.0, "refit": False})
-    found = train_shadows(config, tiny_markets, "m0", ["local-ids"], n_shadows=12, store=Store(tmp_path))
+    found = train_shadows(plan_of(config, tiny_markets, "local-ids"), n_shadows=12, store=Store(tmp_path))
     scores = lira_online(found.confidence["local-ids"], found.member)
     assert roc_auc_score(found.member.ravel(), scores.ravel()) > 0.55

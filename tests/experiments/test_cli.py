@@ -146,7 +146,11 @@ def test_attack_prints_and_keeps_its_results(run_dir, tmp_path, capsys):
     assert status == 0
     found = json.loads(out)
     assert found == json.loads((copy / "attacks" / "attacks.json").read_text())
-    assert {result["attack"] for result in found["membership"]} == {"LiRA", "loss threshold"}
+    assert {result["attack"] for result in found["membership"]} == {
+        "LiRA",
+        "LiRA, empirical Bayes",
+        "loss threshold",
+    }
     assert found["inversion"][0]["exact_share"]["value"] == 0.0
     assert fedmm(capsys, "report", copy)[0] == 0
     assert "LiRA" in (copy / "report.html").read_text()
