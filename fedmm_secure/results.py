@@ -75,10 +75,16 @@ def _one_per_seed(values: list[np.ndarray], n_seeds: int) -> list[np.ndarray]:
 
 def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[str, Any]:
     each = [asdict(evaluate(prepared.test, probability)) for probability in by_seed]
-    found: dict[str, Any] = {key: float(np.mean([metrics[key] for metrics in each])) for key in each[0]}
+    found: dict[str, Any] = {key: _mean_or_none([metrics[key] for metrics in each]) for key in each[0]}
     found["auc_by_seed"] = [metrics["auc"] for metrics in each]
     found["auc_interval"] = asdict(seed_interval(found["auc_by_seed"]))
     return found
+
+
+def _mean_or_none(values: list[float | None]) -> float | None:
+    """Mean; None where a value is undefined, e.g. a per-user AUC when every user has one class."""
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _quantizer_metrics(
@@ -107,7 +113,9 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
     """Unweighted means over markets."""
 
     def mean(sections: list[Mapping[str, Any]]) -> dict[str, Any]:
-        found = {key: float(np.mean([s[key] for s in sections])) for key in ("auc", "logloss", "gauc", "ndcg10")}
+        found: dict[str, Any] = {
+            key: _mean_or_none([s[key] for s in sections]) for key in ("auc", "logloss", "gauc", "ndcg10")
+        }
         by_seed = [_one_per_seed(s["auc_by_seed"], n_seeds) for s in sections]
         return found | {"auc_interval": asdict(seed_interval(np.mean(by_seed, axis=0).tolist()))}
 

@@ -31,6 +31,7 @@ class ClientPlan:
         warm_up_rounds: first rounds, in which DP training reads no user row.
         depends_on: stages that produced the rows.
         audience: views that observe the decrypted aggregate.
+        remark: goes into every ledger line.
     """
 
     market: str
@@ -39,6 +40,7 @@ class ClientPlan:
     warm_up_rounds: int
     depends_on: tuple[str, ...]
     audience: tuple[str, ...]
+    remark: str | None = None
 
 
 class MarketClient:
@@ -114,6 +116,7 @@ class MarketClient:
             sensitivity=sensitivity,
             audience=self.plan.audience,
             depends_on=self.plan.depends_on,
+            remark=self.plan.remark,
         )
 
     def _codebook(self) -> np.ndarray:

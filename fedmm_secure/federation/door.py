@@ -41,6 +41,7 @@ class Release:
         audience: the views that observe the payload itself (not its ciphertext).
         depends_on: stages whose outputs it was computed from.
         unit: the privacy unit.
+        remark: what a reader of the ledger must know beside the numbers.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class Release:
     audience: tuple[str, ...]
     depends_on: tuple[str, ...]
     unit: str = "user"
+    remark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Door:
                     unit=release.unit,
                     round=release.round,
                     message_sha256=digest,
+                    remark=release.remark,
                 )
             )
         self._record(release, "own-update", integers.astype("<i8").tobytes(), f"owner:{self.market}", 0)

@@ -161,7 +161,9 @@ def make_clients(
 ) -> list[MarketClient]:
     """One client per market for one repetition."""
     return [
-        _make_client(config, seed, name, embedding, accounts[name], aggregation, transcript, run, state)
+        _make_client(
+            config, seed, name, embedding, accounts[name], aggregation, transcript, run, state, len(embeddings)
+        )
         for name, embedding in embeddings.items()
     ]
 
@@ -176,6 +178,7 @@ def _make_client(
     transcript: Transcript,
     run: str,
     state: Path,
+    n_markets: int,
 ) -> MarketClient:
     private = _private_settings(config, market, seed, account)
     audience = (*DECRYPTED_VIEWS, "server") if config.aggregation.kind == "plaintext" else DECRYPTED_VIEWS
@@ -197,9 +200,16 @@ def _make_client(
         warm_up_rounds=config.federation.warm_up_rounds,
         depends_on=(EMBEDDING_STAGE,),
         audience=audience,
+        remark=_small_cohort_remark(n_markets),
     )
     trainer = make_trainer(config, embedding, seed, private)
     return MarketClient(plan, trainer, door, aggregation.codec, aggregation.market, state / quantizer_stage(seed))
+
+
+def _small_cohort_remark(n_markets: int) -> str | None:
+    if n_markets >= MIN_COHORT:
+        return None
+    return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"
 
 
 def _private_settings(config: Config, market: str, seed: int, account: MarketAccount) -> PrivateSettings | None:

@@ -40,6 +40,7 @@ class Entry:
         seeded: whether the noise came from a seed (a test), which is unfit for compliance.
         round: federation round, None outside the rounds.
         message_sha256: hash of the bytes that were sent, None if none were.
+        remark: what a reader must know beside the numbers.
     """
 
     market: str
@@ -54,6 +55,7 @@ class Entry:
     unit: str = "user"
     round: int | None = None
     message_sha256: str | None = None
+    remark: str | None = None
 
     def to_data(self) -> dict[str, Any]:
         data = dict(vars(self))

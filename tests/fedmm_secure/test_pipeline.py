@@ -77,6 +77,36 @@ def test_dp_sgd_is_reported_as_what_it_is(tmp_path):
         assert len([entry for entry in entries if entry.stage.startswith("quantizer")]) == 6
 
 
+OPTIONS = {
+    "lightgcn": {"embedding": {"kind": "lightgcn", "epochs": 5}},
+    "global date": {"data": {"split": "global-date"}},
+    "like": {"data": {"label": "like", "min_item_train": 3}},
+    "popularity negatives": {"data": {"negatives": "popularity"}},
+    "deepfm on ids and item codes": {
+        "ctr": {"model": "deepfm", "training": "in-sample", "features": ["user_id", "item_id", "item_codes"]}
+    },
+    "dcnv2, random rows held out": {"ctr": {"model": "dcnv2", "cross_fit": {"last": 0, "random": 2}}},
+    "logistic, no refit": {"ctr": {"model": "logistic", "refit": False}},
+    "entropy, tuning": {"quantizer": {"entropy": 0.05}, "ctr": {"tune": True, "baselines": ["local-codes"]}},
+    "free latents": {"quantizer": {"normalise_latent": False}},
+    "more codes than items": {"quantizer": {"global_codes": 200, "local_codes": 100}},
+    "two markets, forced": {"data": {"synthetic": {"markets": 2, "users": 80, "items": 40}},
+                            "federation": {"allow_small_cohort": True}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_runs_to_sensible_metrics(tmp_path, name):
+    metrics = run(tmp_path / "run", tiny(**OPTIONS[name]))
+    for values in metrics["markets"].values():
+        assert 0.3 < values["auc"] <= 1
+        assert 0 < values["logloss"] < 2
+        assert values["quantizer"]["global_used"] >= 2
+    entries, _ = read_ledger(tmp_path / "run" / "ledger" / "m0.jsonl")
+    remarks = {entry.remark for entry in entries if entry.message_sha256}
+    assert remarks == {None} if name != "two markets, forced" else "cohort of 2, forced" in remarks.pop()
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
