@@ -76,7 +76,7 @@ def run(
     if not resume:
         run_directory.create(directory, settings)
     log = run_directory.Log(directory)
-    with RunProgress(quiet=quiet or as_json) as progress:
+    with run_directory.locked(directory), RunProgress(quiet=quiet or as_json) as progress:
 
         def listener(event: str, fields: Any) -> None:
             log(event, fields)

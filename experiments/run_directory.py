@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +33,23 @@ def create(directory: Path, config: Config) -> None:
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
     write_atomic(directory / "config.yaml", to_yaml(config).encode())
     write_json(directory / "environment.json", environment())
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a run directory; two processes that append to one ledger would break its chain.
+
+    Raises:
+        RunDirectoryError: another process holds it.
+    """
+    path = directory / "state" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirectoryError(f"{directory}: another process is running in it") from error
+        yield
 
 
 def read_config(directory: Path) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from fedmm_secure.config import Config
 from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.setup import make_public_server
 from fedmm_secure.federation.transcript import INDEX, Record, read_index
-from fedmm_secure.pipeline import VIEWS
-from privacy.accounting.ledger import LedgerError, read_ledger
+from fedmm_secure.pipeline import VIEWS, guarantees
+from privacy.accounting.ledger import Entry, LedgerError, read_ledger
 from privacy.accounting.verification import Finding, verify_ledger
 from privacy.aggregation import AggregationError
 
@@ -42,6 +43,8 @@ def verify_run(directory: Path) -> list[Finding]:
             entries, _ = read_ledger(path)
         except LedgerError:
             continue  # reported above
+        if entries:
+            findings += _verify_statement(directory, config, market, views, entries)
         released[market] = {entry.message_sha256 for entry in entries if entry.message_sha256}
     findings += _verify_transcript(directory, config, released)
     return findings
@@ -50,6 +53,38 @@ def verify_run(directory: Path) -> list[Finding]:
 def _claim(views: dict[str, Any], view: str) -> float | None:
     epsilon = views.get(view, {}).get("epsilon")
     return None if epsilon is None else float(epsilon)
+
+
+def _verify_statement(
+    directory: Path, config: Config, market: str, claimed: dict[str, Any], entries: list[Entry]
+) -> list[Finding]:
+    """Every field of the privacy statement (δ, unit, basis, stages, profile) must follow from the ledger."""
+    where = str(directory / "metrics.json")
+    findings = [
+        Finding(where, f"market {market}, {view}.{field}: says {found!r}, the ledger gives {expected!r}")
+        for view, statement in guarantees(config, entries).items()
+        for field, expected, found in _differences(statement, claimed.get(view))
+    ]
+    server_reads = config.aggregation.kind == "plaintext"
+    for number, entry in enumerate(entries, start=1):
+        if entry.message_sha256 and ("server" in entry.audience) != server_reads:
+            path = directory / "ledger" / f"{market}.jsonl"
+            findings.append(Finding(f"{path}:{number}", f"audience {entry.audience} does not fit the aggregator"))
+    return findings
+
+
+def _differences(expected: Any, found: Any, field: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return [
+            difference
+            for key in sorted(expected.keys() | found.keys())
+            for difference in _differences(expected.get(key), found.get(key), f"{field}.{key}".strip("."))
+        ]
+    if isinstance(expected, float) and isinstance(found, int | float):
+        same = math.isclose(expected, found, rel_tol=1e-6, abs_tol=1e-12)
+    else:
+        same = expected == found
+    return [] if same else [(field, expected, found)]
 
 
 def _verify_transcript(directory: Path, config: Config, released: dict[str, set[str]]) -> list[Finding]:

@@ -91,7 +91,7 @@ def run_pipeline(
         predictions = train_ctr(config, directory, markets, embeddings, quantizers, listener)
     with clock.stage("metrics"):
         metrics = collect_metrics(config, markets, embeddings, quantizers, predictions)
-        metrics["privacy"] = {"markets": {name: guarantees(config, accounts[name]) for name in markets}}
+        metrics["privacy"] = {"markets": {name: guarantees(config, accounts[name].ledger.entries) for name in markets}}
         metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()
@@ -241,14 +241,13 @@ def _note_stage(account: MarketAccount, entry: Entry) -> None:
         account.ledger.append(entry)
 
 
-def guarantees(config: Config, account: MarketAccount) -> dict[str, Any]:
-    """The (ε, δ) of every view, and of DP-SGD alone."""
+def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
+    """The (ε, δ) of every view, and of DP-SGD alone, from one market's ledger."""
     encrypted = config.aggregation.kind != "plaintext"
-    entries = account.ledger.entries
     found: dict[str, Any] = {
         view: asdict(view_guarantee(entries, view, encrypted=encrypted and view == "server")) for view in VIEWS
     }
-    found["profile"] = asdict(PROFILE) | {"delta": account.delta}
+    found["profile"] = asdict(PROFILE) | {"delta": entries[0].delta}
     alone = conditional_guarantee(entries, "quantizer/")
     found["stages"] = {"quantizer": None if alone is None else asdict(alone)}
     return found

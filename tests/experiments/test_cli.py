@@ -1,12 +1,13 @@
 import json
 import shutil
+import stat
 import sys
 from unittest.mock import patch
 
 import pytest
 import yaml
 
-from experiments import cli
+from experiments import cli, run_directory
 from tests.conftest import TINY
 
 
@@ -83,6 +84,20 @@ def _edit_claim(run):
     path.write_text(json.dumps(metrics))
 
 
+def _edit_delta(run):
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["privacy"]["markets"]["m1"]["market"]["delta"] = 1e-9
+    path.write_text(json.dumps(metrics))
+
+
+def _claim_for_the_profile(run):
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["privacy"]["markets"]["m1"]["profile"]["epsilon"] = 1.0
+    path.write_text(json.dumps(metrics))
+
+
 def _swap_ledgers(run):
     (run / "ledger" / "m1.jsonl").write_bytes((run / "ledger" / "m0.jsonl").read_bytes())
 
@@ -128,6 +143,8 @@ def _replace_aggregate(run):
     [
         (_edit_ledger, "m1.jsonl: 3"),
         (_edit_claim, "view market: claimed epsilon 8"),
+        (_edit_delta, "market m1, market.delta: says 1e-09"),
+        (_claim_for_the_profile, "market m1, profile.epsilon: says 1.0, the ledger gives None"),
         (_swap_ledgers, "another market"),
         (_edit_message, "0001-update-m1.bin"),
         (_add_unledgered_message, "without a line in its ledger"),
@@ -205,6 +222,23 @@ def test_an_existing_run_is_not_overwritten(run_dir, config_file, capsys):
     assert status == 2
     assert "not empty; use --resume" in err
     assert (run_dir / "metrics.json").read_bytes() == before
+
+
+def test_a_directory_in_use_is_left_alone(run_dir, capsys):
+    with run_directory.locked(run_dir):
+        status, _, err = fedmm(capsys, "run", "--resume", "--out", run_dir)
+    assert status == 2
+    assert "another process is running in it" in err
+
+
+def test_the_markets_secret_key_is_readable_by_its_owner_alone(run_dir):
+    secret = run_dir / "state" / "keys" / "markets-secret.ckks"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
+    piece = secret.read_bytes()[-2000:-1800]  # the file ends with the secret key; before it, the public one
+    for path in run_dir.rglob("*"):
+        if path.is_file() and path != secret:
+            assert piece not in path.read_bytes(), path
 
 
 def test_resume_refuses_another_configuration(run_dir, config_file, capsys):
