@@ -128,7 +128,7 @@ def attack(
     market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Model to attack: fedmm (default), local-ids, federated-codes, boosted-scores."),
+        typer.Option(help="Model to attack: fedmm (default), local-ids, local-codes, federated-codes, …"),
     ] = None,
     shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,

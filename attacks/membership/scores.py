@@ -12,6 +12,7 @@ from scipy import stats
 
 Confidences = NDArray[np.float64]
 Membership = NDArray[np.bool_]
+PRIOR_FREEDOM = 12  # how many observations the fitted variance is worth
 
 
 def loss_threshold(confidence: Confidences, member: Membership) -> Confidences:
@@ -43,8 +44,12 @@ def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confide
     With a handful of shadow models on each side, LiRA's two means per query are mostly noise. Here the effect of
     membership on a query's confidence has a Gaussian prior, whose mean is quadratic in the query's mean
     confidence over the shadow models and whose variance is estimated from all queries (empirical Bayes, Morris,
-    JASA 1983). The score is the log-likelihood ratio under the posterior mean of the effect.
+    JASA 1983); the variance of a query is shrunk towards a log-quadratic fit in the same way. Confidences are
+    first replaced by normal scores of their ranks within each model, since models differ in the scale of their
+    logits by how long they trained. The score is the log-likelihood ratio at the posterior mean of the effect.
     """
+    ranks = stats.rankdata(confidence, axis=1)
+    confidence = stats.norm.ppf(ranks / (confidence.shape[1] + 1))
     ratios = np.empty_like(confidence)
     for target in range(len(confidence)):
         shadows = np.arange(len(confidence)) != target
@@ -53,7 +58,8 @@ def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confide
         mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
         effect = mean_in - mean_out
         residual = values - np.where(inside, mean_in, mean_out)
-        variance = float((residual**2).sum() / max(residual.size - 2 * residual.shape[1], 1)) + 1e-12
+        freedom = max(len(values) - 2, 1)
+        variance = _shrunken_variance(values.mean(0), (residual**2).sum(0) / freedom, freedom)
         sampling = variance * (1.0 / n_in + 1.0 / n_out)
         prior = _quadratic_fit(values.mean(0), effect)
         spread = max(float(((effect - prior) ** 2 - sampling).mean()), 0.0)
@@ -61,6 +67,13 @@ def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confide
         middle = (values - inside * effect).mean(0) + effect / 2
         ratios[target] = effect * (confidence[target] - middle) / (variance * (1.0 + 1.0 / len(values)))
     return ratios
+
+
+def _shrunken_variance(x: NDArray[np.float64], variance: NDArray[np.float64], freedom: int) -> NDArray[np.float64]:
+    """Average of each query's variance and of a fit over all queries, weighted alike; mean preserved by the fit."""
+    fitted = np.exp(_quadratic_fit(x, np.log(variance + 1e-12)))
+    fitted *= variance.mean() / max(float(fitted.mean()), 1e-300)
+    return np.asarray((PRIOR_FREEDOM * fitted + freedom * variance) / (PRIOR_FREEDOM + freedom) + 1e-12)
 
 
 def _quadratic_fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.pipeline import open_accounts, train_federated
+from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
@@ -46,7 +47,7 @@ def recipe_by_name(config: Config, name: str) -> Recipe:
     if name == CONFIGURED:
         return configured_recipe(config)
     recipe = baseline_recipe(name)  # type: ignore[arg-type]
-    if recipe is None or recipe.codes == "local":
+    if recipe is None:
         raise ValueError(f"{name} cannot be attacked through shadow pipelines")
     return recipe
 
@@ -83,14 +84,19 @@ class ShadowPlan:
         prepared = self.markets[self.market]
         half = replace(prepared, split=replace(prepared.split, train=rows))
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
-        needs_codes = any(recipe.codes for recipe in recipes)
-        embedding, quantizer = self._quantizer(half, seed) if needs_codes else (self._embed(half), None)
+        embedding = self._embed(half)
+        quantizers: dict[str | None, RQVAE | None] = {None: None}
+        for kind in {recipe.codes for recipe in recipes} - {None}:
+            if kind == "local":
+                quantizers[kind] = train_local_quantizer(self.config, embedding, self.market, seed)
+            else:
+                quantizers[kind] = self._federated_quantizer(half, embedding, seed)
         bench = MarketBench(half, embedding, self.config)
         user, item = prepared.market.user[queries], prepared.market.item[queries]
         answers = {}
         for recipe in recipes:
             hyper_parameters = bench.grid(recipe.kind)[self.choices.get(recipe.name, 0)]
-            model, builder = bench.train(recipe, quantizer, seed, hyper_parameters)
+            model, builder = bench.train(recipe, quantizers[recipe.codes], seed, hyper_parameters)
             probability = np.clip(model.predict(builder(user, item)), 1e-9, 1 - 1e-9)
             answers[recipe.name] = np.log(probability) - np.log1p(-probability)
         return answers
@@ -98,17 +104,17 @@ class ShadowPlan:
     def _embed(self, prepared: PreparedMarket) -> Embedding:
         return fit_embedding(prepared, self.config.embedding)
 
-    def _quantizer(self, half: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+    def _federated_quantizer(self, half: PreparedMarket, embedding: Embedding, seed: int) -> RQVAE:
         """A whole federation, the other markets as in the run."""
         markets = {**self.markets, self.market: half}
-        embeddings = {name: self._embed(prepared) for name, prepared in markets.items()}
+        embeddings = {name: embedding if name == self.market else self._embed(markets[name]) for name in markets}
         # plaintext sums give bit-identical codebooks, faster
         aggregation = self.config.aggregation.model_copy(update={"kind": "plaintext"})
         config = self.config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
         with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
             accounts = open_accounts(config, Path(scratch), markets, noise=self.noise)
             models = train_federated(config, seed, Path(scratch), embeddings, accounts)
-        return embeddings[self.market], models[self.market]
+        return models[self.market]
 
 
 def train_shadows(

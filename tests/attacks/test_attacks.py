@@ -142,7 +142,7 @@ def test_a_shadow_pipeline_never_reads_the_rows_it_lacks(tiny_markets):
     changed[missing] = np.random.default_rng(0).permutation(changed[missing])
     other = replace(prepared, market=replace(prepared.market, item=changed))
     queries = half[prepared.pool.contains(prepared.market.item[half])]
-    for target in ("federated-codes", "fedmm"):
+    for target in ("federated-codes", "local-codes", "fedmm"):
         left, right = (
             plan_of(tiny(), {**tiny_markets, "m0": market}, target).train(half, queries, 0)
             for market in (prepared, other)
