@@ -14,10 +14,13 @@ from attacks.membership.shadow import Progress, ShadowPlan, recipe_by_name, trai
 from attacks.metrics import membership_metrics
 from attacks.views import owner_values, server_view
 from experiments.run_directory import read_config, read_metrics
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage import Store, write_json
 
+ATTACKS = ("inversion", "membership")
 DEFAULT_SHADOWS = 16
 SCORES = {
     "loss threshold": loss_threshold,
@@ -29,15 +32,16 @@ SCORES = {
 def attack_run(
     run: Path,
     *,
-    market: str | None,
-    targets: Sequence[str],
-    n_shadows: int,
+    attacks: Sequence[str] = ATTACKS,
+    market: str | None = None,
+    targets: Sequence[str] = (CONFIGURED,),
+    n_shadows: int = DEFAULT_SHADOWS,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Codebook inversion and membership inference; results are written to ``attacks/attacks.json``.
+    """Attack a run; results are written to ``attacks/attacks.json``, beside those of attacks made before.
 
     Raises:
-        ConfigError: unknown market or target.
+        ConfigError: unknown attack, market or target.
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_config(run), read_metrics(run)
@@ -45,6 +49,9 @@ def attack_run(
     market = market or min(sizes, key=lambda name: sizes[name])
     if market not in sizes:
         raise ConfigError(f"--market {market}: the run's markets are {', '.join(sizes)}")
+    for attack in attacks:
+        if attack not in ATTACKS:
+            raise ConfigError(f"--attack {attack}: choose from {', '.join(ATTACKS)}")
     for target in targets:
         try:
             recipe_by_name(config, target)
@@ -52,12 +59,25 @@ def attack_run(
             raise ConfigError(f"--target {error}") from error
     if n_shadows % 2:
         raise ConfigError("--shadows must be even: half of them hold each row")
+    path = run / "attacks" / "attacks.json"
+    found: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.is_file() else {}
+    if "inversion" in attacks:
+        found["inversion"] = [_invert(run, config)]
+    if "membership" in attacks:
+        found["membership"] = _infer_membership(run, config, market, targets, n_shadows, progress)
+    write_json(path, found)
+    return found
+
+
+def _invert(run: Path, config: Config) -> dict[str, Any]:
     view = server_view(run)
-    inversion = {
-        "view": view.name,
-        "aggregation": config.aggregation.kind,
-        **asdict(recover_deltas(view, owner_values(run))),
-    }
+    recovery = recover_deltas(view, owner_values(run))
+    return {"view": view.name, "aggregation": config.aggregation.kind, **asdict(recovery)}
+
+
+def _infer_membership(
+    run: Path, config: Config, market: str, targets: Sequence[str], n_shadows: int, progress: Progress
+) -> list[dict[str, Any]]:
     markets = prepare_markets(config.data)
     plan = ShadowPlan(
         config,
@@ -68,7 +88,7 @@ def attack_run(
         {name: _noise_multiplier(run, name) for name in markets},
     )
     shadows = train_shadows(plan, n_shadows=n_shadows, store=Store(run / "attacks"), progress=progress)
-    membership = [
+    return [
         {
             "market": market,
             "target": target,
@@ -80,9 +100,6 @@ def attack_run(
         for target, confidence in shadows.confidence.items()
         for attack, score in SCORES.items()
     ]
-    found = {"inversion": [inversion], "membership": membership}
-    write_json(run / "attacks" / "attacks.json", found)
-    return found
 
 
 def _tuned_choice(run: Path, market: str, target: str) -> int:

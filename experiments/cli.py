@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import run_directory
-from experiments.attack import DEFAULT_SHADOWS, attack_run
+from experiments.attack import ATTACKS, DEFAULT_SHADOWS, attack_run
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.progress import RunProgress
 from experiments.report import epsilon_text, estimate_text, write_report
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
@@ -125,6 +126,9 @@ def verify(run: RunArgument, as_json: JsonFlag = False) -> None:
 )
 def attack(
     run: RunArgument,
+    attacks: Annotated[
+        list[str] | None, typer.Option("--attack", help=f"Attack to make, default all: {', '.join(ATTACKS)}.")
+    ] = None,
     market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
     target: Annotated[
         list[str] | None,
@@ -137,37 +141,16 @@ def attack(
     with RunProgress(quiet=quiet or as_json) as progress:
         found = attack_run(
             run,
+            attacks=attacks or ATTACKS,
             market=market,
-            targets=target or ["fedmm"],
+            targets=target or [CONFIGURED],
             n_shadows=shadows,
             progress=lambda done, total: progress.update("shadow pipelines", done, total),
         )
     if as_json:
         print(json.dumps(found, sort_keys=True))
-        return
-    console = Console()
-    table = Table("view", "aggregation", "updates recovered exactly", "cosine", "sender identified", "chance")
-    for result in found["inversion"]:
-        table.add_row(
-            result["view"],
-            result["aggregation"],
-            estimate_text(result["exact_share"]),
-            estimate_text(result["cosine"]),
-            estimate_text(result["identified"]),
-            f"{result['chance']:.3f}",
-        )
-    console.print("codebook inversion", table)
-    table = Table("market", "target", "attack", "AUC", "TPR at 1 % FPR", "shadows")
-    for result in found["membership"]:
-        table.add_row(
-            result["market"],
-            result["target"],
-            result["attack"],
-            estimate_text(result["auc"]),
-            estimate_text(result["tpr_at_1_percent_fpr"]),
-            str(result["targets"]),
-        )
-    console.print("membership inference, single interactions (mean and 95 % interval)", table)
+    else:
+        _print_attacks(found)
 
 
 @app.command(help="Write the HTML report of a run again.\n\nExample: fedmm report runs/x")
@@ -240,6 +223,22 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
         table.add_row(market, *cells, epsilon_text(None if alone is None else alone["epsilon"]))
     console.print(table)
     console.print("* conditional on fixed embeddings: not a user-level guarantee")
+
+
+def _print_attacks(found: dict[str, list[dict[str, Any]]]) -> None:
+    console = Console()
+    if found.get("inversion"):
+        table = Table("view", "aggregation", "updates recovered exactly", "cosine", "sender identified", "chance")
+        for result in found["inversion"]:
+            estimates = (estimate_text(result[key]) for key in ("exact_share", "cosine", "identified"))
+            table.add_row(result["view"], result["aggregation"], *estimates, f"{result['chance']:.3f}")
+        console.print("codebook inversion", table)
+    if found.get("membership"):
+        table = Table("market", "target", "attack", "AUC", "TPR at 1 % FPR", "shadows")
+        for result in found["membership"]:
+            estimates = (estimate_text(result[key]) for key in ("auc", "tpr_at_1_percent_fpr"))
+            table.add_row(result["market"], result["target"], result["attack"], *estimates, str(result["targets"]))
+        console.print("membership inference, single interactions (mean and 95 % interval)", table)
 
 
 def main() -> None:

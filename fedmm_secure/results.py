@@ -116,7 +116,8 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
         found: dict[str, Any] = {
             key: _mean_or_none([s[key] for s in sections]) for key in ("auc", "logloss", "gauc", "ndcg10")
         }
-        by_seed = [_one_per_seed(s["auc_by_seed"], n_seeds) for s in sections]
+        random = any(len(s["auc_by_seed"]) > 1 for s in sections)  # a score without seeds has no interval over them
+        by_seed = [_one_per_seed(s["auc_by_seed"], n_seeds if random else 1) for s in sections]
         return found | {"auc_interval": asdict(seed_interval(np.mean(by_seed, axis=0).tolist()))}
 
     names = next(iter(markets.values()))["baselines"]

@@ -169,6 +169,10 @@ def test_attack_prints_and_keeps_its_results(run_dir, tmp_path, capsys):
         "loss threshold",
     }
     assert found["inversion"][0]["exact_share"]["value"] == 0.0
+    assert fedmm(capsys, "attack", copy, "--attack", "inversion")[0] == 0  # keeps the other attack's results
+    assert json.loads((copy / "attacks" / "attacks.json").read_text()) == found
+    status, _, err = fedmm(capsys, "attack", copy, "--target", "svd")
+    assert (status, len(err.splitlines())) == (2, 1)
     assert fedmm(capsys, "report", copy)[0] == 0
     assert "LiRA" in (copy / "report.html").read_text()
 
