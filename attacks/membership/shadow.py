@@ -127,8 +127,8 @@ def train_shadows(
 ) -> ShadowScores:
     """Train shadow pipelines on random halves of one market's training rows; kept in ``store`` one by one.
 
-    The candidate pool, the split and the other markets stay as they are. The queries are the training rows whose
-    items are in the pool.
+    The candidate pool, the split, the seed and the other markets stay as they are. The queries are the training rows
+    whose items are in the pool.
     """
     prepared = plan.markets[plan.market]
     train = prepared.split.train
@@ -137,7 +137,7 @@ def train_shadows(
     folder = f"shadows/{plan.market}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
     names = [f"{folder}/{index:04d}" for index in range(n_shadows)]
     tasks = (
-        joblib.delayed(_keep)(store, names[index], plan, train[member[index]], train[queried], index)
+        joblib.delayed(_keep)(store, names[index], plan, train[member[index]], train[queried])
         for index in range(n_shadows)
     )
     finished = joblib.Parallel(n_jobs=plan.config.workers, return_as="generator_unordered")(tasks)
@@ -151,7 +151,6 @@ def train_shadows(
     )
 
 
-def _keep(
-    store: Store, name: str, plan: ShadowPlan, rows: NDArray[np.int64], queries: NDArray[np.int64], seed: int
-) -> None:
-    store.arrays(name, partial(plan.train, rows, queries, seed))
+def _keep(store: Store, name: str, plan: ShadowPlan, rows: NDArray[np.int64], queries: NDArray[np.int64]) -> None:
+    # the configuration is public, and so is the run's seed of initialisation and order (never that of noise)
+    store.arrays(name, partial(plan.train, rows, queries, plan.config.seed[0]))

@@ -26,7 +26,7 @@ def verify_ledger(path: Path, claims: Mapping[str, float | None]) -> list[Findin
 
     Args:
         path: the ledger.
-        claims: claimed ε by view; None claims nothing (unbounded).
+        claims: claimed ε by view; None claims nothing (unbounded). Each stage alone is checked too.
 
     Returns:
         Findings; empty if the chain is intact, PLD and PRV agree within 1 %, and every claim holds.
@@ -42,17 +42,25 @@ def verify_ledger(path: Path, claims: Mapping[str, float | None]) -> list[Findin
         findings.append(Finding(str(path), "holds entries of another market"))
     if len({(entry.delta, entry.unit) for entry in entries}) > 1:
         findings.append(Finding(str(path), "entries disagree on delta or unit"))
+    delta = entries[0].delta
+    for group in sorted({entry.stage.split("/")[0] for entry in entries}):
+        alone = [entry.event for entry in entries if entry.stage.split("/")[0] == group]
+        findings += _disagreement(f"{path} stage {group}", pld_epsilon(alone, delta), prv_epsilon(alone, delta))
     for view, claimed in claims.items():
         visible = [entry for entry in entries if view in entry.audience]
         events = [entry.event for entry in depended_on(entries, visible)]
         where = f"{path} view {view}"
-        pld, prv = pld_epsilon(events, entries[0].delta), prv_epsilon(events, entries[0].delta)
-        if math.isinf(pld) != math.isinf(prv) or (
-            math.isfinite(pld) and abs(pld - prv) > RELATIVE_AGREEMENT * max(pld, prv) + 1e-3
-        ):
-            findings.append(Finding(where, f"the accountants disagree: PLD {pld:.4g}, PRV {prv:.4g}"))
+        pld = pld_epsilon(events, delta)
+        findings += _disagreement(where, pld, prv_epsilon(events, delta))
         if claimed is not None and (math.isinf(pld) or pld > claimed * (1 + 1e-6) + 1e-9):
             findings.append(Finding(where, f"claimed epsilon {claimed:.4g}, the ledger gives {pld:.4g}"))
         if claimed is None and math.isfinite(pld):
             findings.append(Finding(where, f"claimed no bound, the ledger gives {pld:.4g}: metrics are stale"))
     return findings
+
+
+def _disagreement(where: str, pld: float, prv: float) -> list[Finding]:
+    same = math.isinf(pld) == math.isinf(prv)
+    if same and math.isfinite(pld):
+        same = abs(pld - prv) <= RELATIVE_AGREEMENT * max(pld, prv) + 1e-3
+    return [] if same else [Finding(where, f"the accountants disagree: PLD {pld:.4g}, PRV {prv:.4g}")]

@@ -5,6 +5,7 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy.accounting import verification
 from privacy.accounting.events import dp_sgd_event
 from privacy.accounting.ledger import Entry, Ledger, LedgerError, depended_on, read_ledger
 from privacy.accounting.statement import conditional_guarantee, view_guarantee
@@ -142,6 +143,18 @@ def test_verification_rejects_a_claim_below_what_was_spent(path):
     found = verify_ledger(path, {"market": epsilon * 0.9})
     assert len(found) == 1
     assert "claimed epsilon" in found[0].what
+
+
+def test_verification_compares_the_accountants_on_a_stage_whose_inputs_are_not_private(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "de.jsonl")
+    ledger.append(entry("embedding", dp_event.NonPrivateDpEvent(), audience=()))
+    ledger.append(entry("quantizer/0", depends_on=("embedding",)))
+    assert verify_ledger(ledger.path, {"market": None}) == []
+    halved = verification.prv_epsilon
+    monkeypatch.setattr(verification, "prv_epsilon", lambda events, delta: 0.5 * halved(events, delta))
+    (found,) = verify_ledger(ledger.path, {"market": None})
+    assert "stage quantizer" in found.where
+    assert "accountants disagree" in found.what
 
 
 def test_verification_rejects_another_markets_ledger(path):
