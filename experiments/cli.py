@@ -244,7 +244,6 @@ def _print_attacks(found: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     """Entry point of the ``fedmm`` command."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|opacus)\.")
-    warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook.*")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         app()

@@ -28,6 +28,7 @@ class Guarantee:
 
 
 DP = "differential privacy of everything the view observes, composed from the ledger"
+UNBOUNDED = "none: what the view observes depends on a stage without differential privacy"
 COMPUTATIONAL = (
     "computational: the view observes only ciphertexts (CKKS, IND-CPA, 128-bit) and holds no secret key; "
     "without that assumption the market view's guarantee applies"
@@ -55,7 +56,9 @@ def view_guarantee(
     if not visible:
         return Guarantee(0.0, 0.0, unit, COMPUTATIONAL if encrypted else NOTHING_OBSERVED)
     epsilon = accountant([entry.event for entry in depended_on(entries, visible)], delta)
-    return Guarantee(None if math.isinf(epsilon) else epsilon, delta, unit, DP)
+    if math.isinf(epsilon):
+        return Guarantee(None, delta, unit, UNBOUNDED)
+    return Guarantee(epsilon, delta, unit, DP)
 
 
 def conditional_guarantee(

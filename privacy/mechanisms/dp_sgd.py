@@ -6,6 +6,7 @@ by the *expected* batch size: the realised one is itself private.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 
 from privacy.accounting.events import dp_sgd_event
 from privacy.mechanisms.noise import NoiseSource
+
+# Opacus' hooks warn where a module's inputs are data and need no gradient themselves; per-example gradients of the
+# parameters are complete all the same (a test compares them with single backward passes)
+warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook is firing.*", category=UserWarning)
 
 PerExampleLoss = Callable[[nn.Module, Tensor], Tensor]
 

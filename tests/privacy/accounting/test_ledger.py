@@ -109,7 +109,9 @@ def test_what_a_stage_depends_on_counts():
     unrelated = entry("other", audience=())
     entries = [source, release, unrelated]
     assert depended_on(entries, [release]) == [source, release]
-    assert view_guarantee(entries, "market").epsilon is None
+    found = view_guarantee(entries, "market")
+    assert found.epsilon is None
+    assert found.basis.startswith("none: what the view observes depends on a stage without")
     alone = conditional_guarantee(entries, "quantizer/")
     assert alone is not None
     assert 0 < alone.epsilon < 10
