@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import joblib
@@ -101,13 +101,18 @@ class ShadowPlan:
             answers[recipe.name] = np.log(probability) - np.log1p(-probability)
         return answers
 
+    @cached_property
+    def other_embeddings(self) -> dict[str, Embedding]:
+        """Embeddings of the other markets, the same in every shadow pipeline."""
+        return {name: self._embed(other) for name, other in self.markets.items() if name != self.market}
+
     def _embed(self, prepared: PreparedMarket) -> Embedding:
         return fit_embedding(prepared, self.config.embedding)
 
     def _federated_quantizer(self, half: PreparedMarket, embedding: Embedding, seed: int) -> RQVAE:
         """A whole federation, the other markets as in the run."""
         markets = {**self.markets, self.market: half}
-        embeddings = {name: embedding if name == self.market else self._embed(markets[name]) for name in markets}
+        embeddings = {name: embedding if name == self.market else self.other_embeddings[name] for name in markets}
         # plaintext sums give bit-identical codebooks, faster
         aggregation = self.config.aggregation.model_copy(update={"kind": "plaintext"})
         config = self.config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
@@ -136,6 +141,8 @@ def train_shadows(
     queried = prepared.pool.contains(prepared.market.item[train])
     folder = f"shadows/{plan.market}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
     names = [f"{folder}/{index:04d}" for index in range(n_shadows)]
+    if any(recipe_by_name(plan.config, target).codes == "federated" for target in plan.targets):
+        _ = plan.other_embeddings  # fitted here once; they travel to the workers with the plan
     tasks = (
         joblib.delayed(_keep)(store, names[index], plan, train[member[index]], train[queried])
         for index in range(n_shadows)

@@ -77,25 +77,16 @@ def _edit_ledger(run):
     path.write_text("".join(lines[:2] + lines[3:]))
 
 
-def _edit_claim(run):
-    path = run / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["privacy"]["markets"]["m1"]["market"]["epsilon"] = 8.0
-    path.write_text(json.dumps(metrics))
+def _claim(view, field, value):
+    """An edit that claims something else for market m1."""
 
+    def edit(run):
+        path = run / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["privacy"]["markets"]["m1"][view][field] = value
+        path.write_text(json.dumps(metrics))
 
-def _edit_delta(run):
-    path = run / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["privacy"]["markets"]["m1"]["market"]["delta"] = 1e-9
-    path.write_text(json.dumps(metrics))
-
-
-def _claim_for_the_profile(run):
-    path = run / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["privacy"]["markets"]["m1"]["profile"]["epsilon"] = 1.0
-    path.write_text(json.dumps(metrics))
+    return edit
 
 
 def _swap_ledgers(run):
@@ -142,9 +133,9 @@ def _replace_aggregate(run):
     ("edit", "named"),
     [
         (_edit_ledger, "m1.jsonl: 3"),
-        (_edit_claim, "view market: claimed epsilon 8"),
-        (_edit_delta, "market m1, market.delta: says 1e-09"),
-        (_claim_for_the_profile, "market m1, profile.epsilon: says 1.0, the ledger gives None"),
+        (_claim("market", "epsilon", 8.0), "view market: claimed epsilon 8"),
+        (_claim("market", "delta", 1e-9), "market m1, market.delta: says 1e-09"),
+        (_claim("profile", "epsilon", 1.0), "market m1, profile.epsilon: says 1.0, the ledger gives None"),
         (_swap_ledgers, "another market"),
         (_edit_message, "0001-update-m1.bin"),
         (_add_unledgered_message, "without a line in its ledger"),
