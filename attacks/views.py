@@ -26,7 +26,7 @@ class View:
     """An adversary's observations.
 
     Attributes:
-        name: ``server``, ``market``, or ``collusion``.
+        name: ``server``, ``market``, ``collusion`` or ``release``.
         markets: markets whose own values the adversary holds too.
         observations: in the order of the transcript.
     """
@@ -53,6 +53,11 @@ def collusion_view(run: Path, markets: Sequence[str]) -> View:
     """The server together with some markets."""
     own = {f"owner:{market}" for market in markets}
     return _view(run, "collusion", tuple(markets), {"server", "markets", *own})
+
+
+def release_view(run: Path) -> View:
+    """What was published under ``protect: release``: counts, item factors, RQ-VAE, item codes, CTR models."""
+    return _view(run, "release", (), {"release"})
 
 
 def owner_values(run: Path) -> View:

@@ -85,7 +85,7 @@ def _infer_membership(
         market,
         tuple(targets),
         {target: _tuned_choice(run, market, target) for target in targets},
-        {name: _noise_multiplier(run, name) for name in markets},
+        {name: _noise_multipliers(run, name) for name in markets},
     )
     shadows = train_shadows(plan, n_shadows=n_shadows, store=Store(run / "attacks"), progress=progress)
     return [
@@ -107,6 +107,5 @@ def _tuned_choice(run: Path, market: str, target: str) -> int:
     return int(json.loads(path.read_text())["choice"]) if path.is_file() else 0
 
 
-def _noise_multiplier(run: Path, market: str) -> float | None:
-    planned = json.loads((run / "state" / "budget" / f"{market}.json").read_text())["noise_multiplier"]
-    return None if planned is None else float(planned)
+def _noise_multipliers(run: Path, market: str) -> dict[str, float]:
+    return dict(json.loads((run / "state" / "budget" / f"{market}.json").read_text()))

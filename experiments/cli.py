@@ -18,6 +18,7 @@ from rich.table import Table
 
 from experiments import run_directory
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, attack_run
+from experiments.budget import market_budget
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.progress import RunProgress
@@ -25,12 +26,13 @@ from experiments.report import epsilon_text, estimate_text, write_report
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.pipeline import VIEWS, run_pipeline
+from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.statement import VIEWS
 from privacy.errors import InputError
 
 FINDING, USAGE = 1, 2
@@ -153,6 +155,26 @@ def attack(
         _print_attacks(found)
 
 
+@app.command(
+    help="What a configuration spends by stage and view, and on how much signal, before anything is trained.\n\n"
+    "Example: fedmm budget xmarket-release --set privacy.epsilon=2"
+)
+def budget(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Shipped name or YAML file.")],
+    overrides: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    settings = resolve(config, overrides or [])
+    if settings.privacy.epsilon is None:
+        raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
+    markets = load_markets(settings.data)
+    found = {market.name: market_budget(settings, market, len(markets)) for market in markets}
+    if as_json:
+        print(json.dumps(found, sort_keys=True))
+    else:
+        _print_budget(found)
+
+
 @app.command(help="Write the HTML report of a run again.\n\nExample: fedmm report runs/x")
 def report(run: RunArgument) -> None:
     print(write_report(run))
@@ -223,6 +245,25 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
         table.add_row(market, *cells, epsilon_text(None if alone is None else alone["epsilon"]))
     console.print(table)
     console.print("* conditional on fixed embeddings: not a user-level guarantee")
+
+
+def _print_budget(found: dict[str, dict[str, Any]]) -> None:
+    console = Console()
+    table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR")
+    for market, plan in found.items():
+        head = [market, str(plan["users"]), f"{plan['delta']:.2g}"]
+        for name, stage in plan["stages"].items():
+            ratio = f"{stage['signal_to_noise']:.2g}"
+            table.add_row(*head, name, epsilon_text(stage["epsilon"]), f"{stage['noise_multiplier']:.4g}", ratio)
+            head = ["", "", ""]
+    console.print(table)
+    views = list(next(iter(found.values()))["views"])
+    table = Table("epsilon by view", *views, "signal below its noise")
+    for market, plan in found.items():
+        small = ", ".join(plan["too_small_for"]) or "-"
+        table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
+    console.print(table)
+    console.print("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
 
 
 def _print_attacks(found: dict[str, list[dict[str, Any]]]) -> None:

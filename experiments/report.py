@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.run_directory import read_config, read_metrics
 from experiments.verification import verify_run
-from fedmm_secure.pipeline import VIEWS
+from fedmm_secure.statement import VIEWS
 from fedmm_secure.storage import write_atomic
 
 # Okabe-Ito: told apart by colour-blind readers and in print

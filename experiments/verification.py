@@ -9,21 +9,26 @@ from typing import Any
 
 from experiments.run_directory import read_config, read_metrics
 from fedmm_secure.config import Config
+from fedmm_secure.federation.door import PUBLICATION
 from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.setup import make_public_server
 from fedmm_secure.federation.transcript import INDEX, Record, read_index
-from fedmm_secure.pipeline import VIEWS, guarantees
+from fedmm_secure.publication import publication_problem
+from fedmm_secure.statement import VIEWS, guarantees
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger
 from privacy.accounting.verification import Finding, verify_ledger
 from privacy.aggregation import AggregationError
+
+OUTGOING = ("update", PUBLICATION)
 
 
 def verify_run(directory: Path) -> list[Finding]:
     """Findings of a run; empty if everything holds.
 
     Checked: each ledger's hash chain; ε per market and view by two accountants, against the metrics; every
-    message that left a market has its ledger line, and the bytes that the line names; every aggregate is the
-    sum of the recorded updates.
+    message and publication that left a market has its ledger line, and the bytes that the line names; publications
+    hold values of items and of models, and of users only through randomised response; every aggregate is the sum of
+    the recorded updates.
 
     Raises:
         RunDirectoryError: not a finished run.
@@ -46,7 +51,8 @@ def verify_run(directory: Path) -> list[Finding]:
         if entries:
             findings += _verify_statement(directory, config, market, views, entries)
         released[market] = {entry.message_sha256 for entry in entries if entry.message_sha256}
-    findings += _verify_transcript(directory, config, released)
+    sizes = {market: (values["n_users"], values["n_items"]) for market, values in metrics["markets"].items()}
+    findings += _verify_transcript(directory, config, released, sizes)
     return findings
 
 
@@ -67,7 +73,7 @@ def _verify_statement(
     ]
     server_reads = config.aggregation.kind == "plaintext"
     for number, entry in enumerate(entries, start=1):
-        if entry.message_sha256 and ("server" in entry.audience) != server_reads:
+        if entry.message_sha256 and entry.round is not None and ("server" in entry.audience) != server_reads:
             path = directory / "ledger" / f"{market}.jsonl"
             findings.append(Finding(f"{path}:{number}", f"audience {entry.audience} does not fit the aggregator"))
     return findings
@@ -87,7 +93,9 @@ def _differences(expected: Any, found: Any, field: str = "") -> list[tuple[str, 
     return [] if same else [(field, expected, found)]
 
 
-def _verify_transcript(directory: Path, config: Config, released: dict[str, set[str]]) -> list[Finding]:
+def _verify_transcript(
+    directory: Path, config: Config, released: dict[str, set[str]], sizes: dict[str, tuple[int, int]]
+) -> list[Finding]:
     transcript = directory / "transcript"
     if not (transcript / INDEX).is_file():
         return [Finding(str(transcript), "missing")]
@@ -101,9 +109,12 @@ def _verify_transcript(directory: Path, config: Config, released: dict[str, set[
             findings.append(Finding(str(path), "missing, or its bytes do not match the index"))
             continue
         content[record.file] = data
-        if record.kind == "update" and record.sha256 not in released.get(record.sender, set()):
-            findings.append(Finding(str(path), f"sent by market {record.sender} without a line in its ledger"))
-    updates = {r.sha256 for r in records if r.kind == "update"}
+        if record.kind in OUTGOING and record.sha256 not in released.get(record.sender, set()):
+            findings.append(Finding(str(path), f"let out by market {record.sender} without a line in its ledger"))
+        if record.kind == PUBLICATION:
+            problem = publication_problem(record.stage, data, config, *sizes.get(record.sender, (0, 0)))
+            findings += [Finding(str(path), problem)] if problem else []
+    updates = {r.sha256 for r in records if r.kind in OUTGOING}
     for market, hashes in released.items():
         for missing in sorted(hashes - updates):
             findings.append(Finding(f"ledger of {market}", f"message {missing[:12]}… is not in the transcript"))

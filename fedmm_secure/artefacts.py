@@ -14,7 +14,6 @@ import torch
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage import write_atomic
@@ -25,14 +24,6 @@ def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int) -> Non
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     write_atomic(directory / "models" / market / f"quantizer-{seed}.pt", buffer.getvalue())
-
-
-def load_quantizer(config: Config, directory: Path, market: str, seed: int) -> RQVAE:
-    """A market's trained RQ-VAE from a run directory."""
-    model = initial_model(config, seed)
-    state = torch.load(directory / "models" / market / f"quantizer-{seed}.pt", weights_only=True)
-    model.load_state_dict(state)
-    return model
 
 
 def save_codes(

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedmm_secure.ctr.features import CODE_GROUPS, FeatureGroup
+from fedmm_secure.ctr.features import CODE_GROUPS, PRIVATE_GROUPS, FeatureGroup
 from fedmm_secure.ctr.training import MAX_CATEGORIES, ModelKind
 from fedmm_secure.data.candidates import Negatives
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
+from privacy.mechanisms.dp_sgd import Clipping
 
 MIN_COHORT = 3
 
-BaselineName = Literal["popularity", "svd", "local-ids", "local-codes", "federated-codes", "boosted-scores"]
+BaselineName = Literal[
+    "popularity",
+    "svd",
+    "noisy-popularity",
+    "noisy-recent-popularity",
+    "local-ids",
+    "local-codes",
+    "federated-codes",
+    "boosted-scores",
+]
+NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
+GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
 
 
 class _Section(BaseModel):
@@ -55,11 +68,28 @@ class DataConfig(_Section):
         return self
 
 
-class EmbeddingConfig(_Section):
-    """Collaborative-filtering embeddings."""
+class PrivateEmbeddingConfig(_Section):
+    """dp-svd: private item factors."""
 
-    kind: Literal["svd", "lightgcn"] = "svd"
-    dim: int = Field(32, ge=2, le=1024)
+    dim: int = Field(8, ge=2, le=256, description="number of factors; more drown in noise")
+    max_items: int = Field(300, ge=10, description="items of largest noisy count that are factorised")
+    count_threshold: float = Field(
+        2.0, ge=0, description="factorise items whose noisy count is this many times its noise"
+    )
+    popularity_exponent: float = Field(0.5, ge=0, le=1, description="item weight: noisy count to minus this power")
+    method: Literal["auto", "gram", "subspace"] = Field("auto", description=f"auto: gram up to {GRAM_LIMIT} items")
+    iterations: int = Field(4, ge=1, le=50, description="subspace: iterations, each a release")
+
+    def uses_gram(self, n_items: int) -> bool:
+        return self.method == "gram" or (self.method == "auto" and min(self.max_items, n_items) <= GRAM_LIMIT)
+
+
+class EmbeddingConfig(_Section):
+    """Collaborative-filtering embeddings; ``dp-svd`` is the default where privacy.epsilon is set."""
+
+    kind: Literal["svd", "lightgcn", "dp-svd"] = "svd"
+    dim: int = Field(32, ge=2, le=1024, description="svd, lightgcn, and what a market refines its own codes on")
+    private: PrivateEmbeddingConfig = PrivateEmbeddingConfig()
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
     epochs: int = Field(60, ge=1, description="lightgcn: passes over the interactions")
     learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")
@@ -93,17 +123,70 @@ class FederationConfig(_Section):
     )
 
 
-class PrivacyConfig(_Section):
-    """DP-SGD of the RQ-VAE; ``epsilon: null`` trains without DP."""
+class SharesConfig(_Section):
+    """How the budget is split: shares of the squared Gaussian-DP parameter, normalised over the stages of a run."""
 
-    epsilon: float | None = Field(None, gt=0, description="per market, over all repetitions of the run")
+    counts: float = Field(0.6, gt=0, description="noisy item counts")
+    embedding: float = Field(0.15, gt=0, description="private item factors")
+    quantizer: float = Field(0.05, gt=0, description="DP-SGD of the RQ-VAE")
+    ctr: float = Field(0.2, gt=0, description="DP-SGD of the CTR model, protect: release alone")
+
+
+class ContributionConfig(_Section):
+    """How a user's rows are weighted in the item counts; the sensitivity is 1 whatever is chosen."""
+
+    rows_per_user: int | None = Field(None, ge=1, description="only this many latest rows count")
+    rank_decay: float = Field(0.9, gt=0, le=1, description="weight of a row over that of the user's next later one")
+    reference_date: date | None = Field(None, description="public date from which the age of a row counts")
+    time_constant_days: float = Field(730.0, gt=0, description="age at which a row's weight falls to 1/e")
+    largest_scale: float = Field(3.0, ge=1, description="how far users with old rows alone are scaled up")
+
+
+class QuantizerDPSGDConfig(_Section):
+    """DP-SGD of the RQ-VAE: one example = one user's embedding."""
+
+    sampling_rate: float = Field(0.2, gt=0, le=1)
+    steps_per_round: int = Field(2, ge=1)
+    clipping_norm: float = Field(1.0, gt=0)
+    clipping: Clipping = "flat"
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class CTRDPSGDConfig(_Section):
+    """DP-SGD of the CTR model: one example = one user's bag of interactions and sampled negatives."""
+
+    sampling_rate: float = Field(0.3, gt=0, le=1)
+    steps: int = Field(100, ge=1)
+    clipping_norm: float = Field(0.3, gt=0)
+    clipping: Clipping = "flat"
+    learning_rate: float = Field(1e-2, gt=0)
+    rows_per_user: int = Field(2, ge=1, le=50, description="latest training rows in a bag, each with its negatives")
+    average: bool = Field(True, description="average the iterates of the second half")
+
+
+class PrivacyConfig(_Section):
+    """The guarantee; ``epsilon: null`` runs without DP."""
+
+    epsilon: float | None = Field(None, gt=0, description="per market, over all stages and repetitions of the run")
     delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
     protect: Literal["federation", "release"] = "federation"
-    clipping_norm: float = Field(1.0, gt=0)
-    sampling_rate: float = Field(0.1, gt=0, le=1)
-    steps_per_round: int = Field(10, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    shares: SharesConfig = SharesConfig()
+    contribution: ContributionConfig = ContributionConfig()
+    quantizer: QuantizerDPSGDConfig = QuantizerDPSGDConfig()
+    ctr: CTRDPSGDConfig = CTRDPSGDConfig()
+    pseudo_users: int = Field(2000, ge=0, le=1_000_000, description="drawn from private releases to pre-train on")
+    refine: bool = Field(True, description="protect: federation: each market refines its own codes without DP")
+    user_codes_epsilon: float | None = Field(
+        None, gt=0, description="protect: release: publish user codes by k-ary randomised response with this epsilon"
+    )
+    distributed_noise: bool = Field(False, description="each market adds a part of the global codebook's noise")
+    colluding_markets: int = Field(1, ge=1, description="distributed noise: markets that may subtract their parts")
+    account: Path | None = Field(None, description="privacy.account file; null: beside the run directory")
     noise_seed: int | None = Field(None, description="tests only: makes the run unfit for compliance")
+
+    def delta_for(self, n_users: int) -> float:
+        """δ of a market: as configured, or 1 / users^1.1."""
+        return self.delta if self.delta is not None else float(n_users**-1.1)
 
 
 class AggregationConfig(_Section):
@@ -175,10 +258,29 @@ class Config(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _seed_list(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("seed"), int):
-            return {**values, "seed": [values["seed"]]}
+    def _defaults(cls, values: Any) -> Any:
+        """One seed stands for a list; with a budget, the defaults are those that keep the guarantee end to end."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        if isinstance(values.get("seed"), int):
+            values["seed"] = [values["seed"]]
+        privacy = values.get("privacy")
+        if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
+            _fill(values, "embedding", {"kind": "dp-svd"})
+            if privacy.get("protect") == "release":
+                _fill(values, "ctr", PRIVATE_CTR)
         return values
+
+    @property
+    def private_ctr(self) -> bool:
+        """Whether the CTR model trains with DP-SGD."""
+        return self.privacy.epsilon is not None and self.privacy.protect == "release"
+
+    @property
+    def private_embedding(self) -> bool:
+        """Whether embeddings are computed with differential privacy."""
+        return self.embedding.kind == "dp-svd"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -194,16 +296,80 @@ class Config(_Section):
         boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
-        if self.privacy.protect == "release" and self.privacy.epsilon is not None:
-            raise ValueError(
-                f"privacy.protect: release needs differential privacy in every stage; embedding.kind: "
-                f"{self.embedding.kind} and ctr.model: {self.ctr.model} have none (use protect: federation)"
-            )
-        if self.privacy.epsilon is not None and self.federation.warm_up_rounds >= self.federation.rounds:
-            raise ValueError("federation.warm_up_rounds must leave at least one round for DP-SGD")
-        if self.privacy.epsilon is not None and self.quantizer.entropy and self.quantizer.temperature < 1e-3:
-            raise ValueError("quantizer.temperature is too small")
+        problem = self._privacy_problem(n_markets)
+        if problem:
+            raise ValueError(problem)
         return self
+
+    def _privacy_problem(self, n_markets: int) -> str | None:
+        privacy, ctr = self.privacy, self.ctr
+        if privacy.epsilon is None:
+            if self.private_embedding:
+                return "embedding.kind: dp-svd needs privacy.epsilon"
+            if privacy.distributed_noise:
+                return "privacy.distributed_noise needs privacy.epsilon"
+            noisy = sorted(NOISY_BASELINES & set(ctr.baselines))
+            if noisy:
+                return f"ctr.baselines: {noisy[0]} needs privacy.epsilon"
+        if privacy.user_codes_epsilon is not None and not self.private_ctr:
+            return "privacy.user_codes_epsilon needs privacy.epsilon and privacy.protect: release"
+        if privacy.epsilon is None:
+            return None
+        if self.federation.warm_up_rounds >= self.federation.rounds:
+            return "federation.warm_up_rounds must leave at least one round for DP-SGD"
+        if self.quantizer.entropy and self.quantizer.temperature < 1e-3:
+            return "quantizer.temperature is too small"
+        if privacy.distributed_noise:
+            return self._distributed_noise_problem(n_markets)
+        return self._release_problem() if privacy.protect == "release" else None
+
+    def _release_problem(self) -> str | None:
+        """What would leave a stage without DP although everything is to be released."""
+        ctr = self.ctr
+        if not self.private_embedding:
+            return f"privacy.protect: release needs embedding.kind: dp-svd; {self.embedding.kind} reads raw rows"
+        if ctr.model == "boosted":
+            return (
+                "privacy.protect: release: ctr.model: boosted cannot train with DP-SGD; use deepfm, dcnv2 or logistic"
+            )
+        refused = ", ".join(sorted(set(ctr.features) - PRIVATE_GROUPS))
+        if refused:
+            allowed = ", ".join(sorted(PRIVATE_GROUPS))
+            return f"privacy.protect: release: ctr.features: {refused} cannot be released; choose from {allowed}"
+        if ctr.training != "cross-fit":
+            return "privacy.protect: release needs ctr.training: cross-fit"
+        if ctr.dropout:
+            return "privacy.protect: release needs ctr.dropout: 0"
+        if ctr.tune:
+            return "privacy.protect: release: ctr.tune would choose by private validation rows outside the budget"
+        return None
+
+    def _distributed_noise_problem(self, n_markets: int) -> str | None:
+        privacy = self.privacy
+        if self.aggregation.kind == "plaintext":
+            return "privacy.distributed_noise: aggregation.kind: plaintext shows each update with a part of its noise"
+        if privacy.quantizer.steps_per_round != 1:
+            return "privacy.distributed_noise needs privacy.quantizer.steps_per_round: 1, so that noise adds up"
+        if privacy.colluding_markets >= n_markets - 1:
+            return f"privacy.colluding_markets must leave two honest markets of {n_markets}"
+        return self._release_problem() if privacy.protect == "release" else None
+
+
+PRIVATE_CTR = {
+    "model": "deepfm",
+    "features": ["user_codes", "item_codes", "code_affinity", "scores", "counts"],
+    "dim": 4,
+    "hidden": [32, 16],
+    "dropout": 0.0,
+    "baselines": ["popularity", "noisy-popularity", "noisy-recent-popularity", "boosted-scores"],
+}
+
+
+def _fill(values: dict[str, Any], section: str, defaults: Mapping[str, Any]) -> None:
+    """Set keys that the user left out."""
+    given = values.get(section) or {}
+    if isinstance(given, Mapping):
+        values[section] = {**defaults, **given}
 
 
 def config_from_data(data: Any, *, source: str) -> Config:

@@ -11,52 +11,54 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import torch
-from dp_accounting import dp_event
 
 from fedmm_secure.artefacts import save_codes, save_predictions, save_quantizer
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bench import bench_market
+from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.in_process import run_rounds
 from fedmm_secure.federation.server import Rejection
 from fedmm_secure.federation.setup import (
-    EMBEDDING_STAGE,
-    MarketAccount,
-    ctr_stage,
-    default_delta,
-    make_aggregation,
+    CTR,
+    QUANTIZER,
+    Federation,
     make_clients,
     make_server,
-    plan_noise,
-    quantizer_stage,
-    run_id,
+    open_federation,
+    seed_stage,
 )
-from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.publication import (
+    embed_privately,
+    note_raw_embedding,
+    note_raw_models,
+    note_refinement,
+    publish_ctr,
+    publish_quantizer,
+    publish_user_codes,
+    register_spending,
+)
+from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results import Metrics, collect_metrics, communication, describe
+from fedmm_secure.statement import guarantees
 from fedmm_secure.storage import Store, write_json
-from privacy.accounting.ledger import Entry, Ledger
-from privacy.accounting.statement import Guarantee, conditional_guarantee, view_guarantee
-
-VIEWS = ("server", "market", "collusion", "consumer", "release")
-PROFILE = Guarantee(
-    None,
-    0.0,
-    "user",
-    "none: a user's code, embedding and scores are computed from that user's own rows",
-)
 
 Listener = Callable[[str, Mapping[str, Any]], None]
+Embeddings = dict[str, Embedding]
+Quantizers = dict[int, dict[str, RQVAE]]
 
 
 def run_pipeline(
@@ -72,26 +74,30 @@ def run_pipeline(
         markets: what ``prepare_markets`` made of it; nothing is written before the data is known to be good.
         directory: the run directory.
         listener: told of progress as (event, fields).
+
+    Raises:
+        BudgetExceededError: a release would spend more than a market's budget.
     """
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
     clock = Clock(directory / "state")
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
-    with clock.stage("embedding"):
-        embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
     with clock.stage("budget"):
-        accounts = open_accounts(config, directory, markets)
+        federation = open_federation(config, markets, directory)
+        register_spending(federation, markets)
+    with clock.stage("embedding"):
+        embeddings = embed_markets(federation, markets)
     with clock.stage("quantizer"):
-        quantizers = {
-            seed: train_federated(config, seed, directory, embeddings, accounts, listener) for seed in config.seed
-        }
+        quantizers = {seed: train_federated(federation, seed, embeddings, listener) for seed in config.seed}
+    with clock.stage("refinement"):
+        embeddings, quantizers = refine(federation, markets, embeddings, quantizers)
     save_codes(config, directory, markets, embeddings, quantizers)
+    publish_user_codes(federation, markets, embeddings, quantizers)
     with clock.stage("ctr"):
-        record_ctr(config, accounts)
-        predictions = train_ctr(config, directory, markets, embeddings, quantizers, listener)
+        predictions = train_ctr(federation, markets, embeddings, quantizers, listener)
     with clock.stage("metrics"):
         metrics = collect_metrics(config, markets, embeddings, quantizers, predictions)
-        metrics["privacy"] = {"markets": {name: guarantees(config, accounts[name].ledger.entries) for name in markets}}
+        metrics["privacy"] = {"markets": {name: guarantees(config, federation.entries(name)) for name in markets}}
         metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()
@@ -99,62 +105,28 @@ def run_pipeline(
     return metrics
 
 
-def open_accounts(
-    config: Config,
-    directory: Path,
-    markets: Mapping[str, PreparedMarket],
-    noise: Mapping[str, float | None] | None = None,
-) -> dict[str, MarketAccount]:
-    """Open each market's ledger and note what the embeddings were computed from.
-
-    ``noise`` gives the noise multipliers; by default they are solved from the budget, once per run directory.
-    """
-    accounts = {}
-    store = Store(directory / "state")
+def embed_markets(federation: Federation, markets: Mapping[str, PreparedMarket]) -> Embeddings:
+    """Each market's embeddings, and the ledger lines of what they were computed from."""
+    found: Embeddings = {}
     for name, prepared in markets.items():
-        delta = config.privacy.delta or default_delta(prepared.market.n_users)
-        if noise is None:
-            planned = store.json(f"budget/{name}", partial(_planned, config, delta))["noise_multiplier"]
+        if federation.config.private_embedding:
+            found[name] = embed_privately(federation, prepared)
         else:
-            planned = noise[name]
-        ledger = Ledger(directory / "ledger" / f"{name}.jsonl")
-        account = MarketAccount(ledger, delta, planned)
-        _note_stage(
-            account,
-            Entry(
-                market=name,
-                stage=EMBEDDING_STAGE,
-                event=dp_event.NonPrivateDpEvent(),
-                mechanism=f"none: {config.embedding.kind} on raw interactions",
-                audience=(),
-                depends_on=(),
-                sensitivity=None,
-                delta=delta,
-                seeded=False,
-            ),
-        )
-        accounts[name] = account
-    return accounts
-
-
-def _planned(config: Config, delta: float) -> dict[str, float | None]:
-    return {"noise_multiplier": plan_noise(config, delta)}
+            note_raw_embedding(federation, name)
+            found[name] = fit_embedding(prepared, federation.config.embedding)
+    return found
 
 
 def train_federated(
-    config: Config,
+    federation: Federation,
     seed: int,
-    directory: Path,
     embeddings: Mapping[str, Embedding],
-    accounts: Mapping[str, MarketAccount],
     listener: Listener = lambda event, fields: None,
 ) -> dict[str, RQVAE]:
     """Train each market's RQ-VAE with the global codebook aggregated; returns the markets' models."""
-    state, transcript = directory / "state", Transcript(directory / "transcript")
-    run = run_id(state)
-    aggregation = make_aggregation(config, len(embeddings), state / "keys")
-    clients = make_clients(config, seed, embeddings, accounts, aggregation, transcript, run, state)
-    server = make_server(config, list(embeddings), aggregation, transcript, run)
+    config, stage = federation.config, seed_stage(QUANTIZER, seed)
+    clients = make_clients(federation, seed, embeddings, _pseudo_rows(config, seed, embeddings))
+    server = make_server(federation)
 
     def on_round(round: int, clients: Sequence[MarketClient], rejections: Sequence[Rejection]) -> None:
         for found in rejections:
@@ -175,21 +147,56 @@ def train_federated(
             },
         )
 
-    run_rounds(quantizer_stage(seed), config.federation.rounds, clients, server, transcript, on_round)
+    run_rounds(stage, config.federation.rounds, clients, server, federation.transcript, on_round)
     for client in clients:
-        save_quantizer(client.trainer.model, directory, client.plan.market, seed)
+        save_quantizer(client.trainer.model, federation.directory, client.plan.market, seed)
+        publish_quantizer(federation, client.plan.market, seed, client.trainer.model, embeddings[client.plan.market])
     return {client.plan.market: client.trainer.model for client in clients}
 
 
+def _pseudo_rows(config: Config, seed: int, embeddings: Mapping[str, Embedding]) -> dict[str, FloatArray]:
+    """Embedded pseudo-users of each market with private embeddings: more rows that cost no budget."""
+    found = {}
+    for name, embedding in embeddings.items():
+        if isinstance(embedding, DPSVDEmbedding) and config.privacy.pseudo_users:
+            rng = numpy_generator("quantizer-pseudo-users", name, seed)
+            pseudo = draw_pseudo_users(embedding, config.privacy.pseudo_users, rng)
+            found[name] = embedding.transform(pseudo.history)
+    return found
+
+
+def refine(
+    federation: Federation, markets: Mapping[str, PreparedMarket], embeddings: Embeddings, quantizers: Quantizers
+) -> tuple[Embeddings, Quantizers]:
+    """Under ``protect: federation``, each market's own codes on raw embeddings, the global codebook frozen.
+
+    What left the market is private already; this stays inside, and no view but ``consumer`` and ``release`` of the
+    market's own models depends on it. Otherwise everything is returned as it came.
+    """
+    config = federation.config
+    if not config.private_embedding or config.private_ctr or not config.privacy.refine:
+        return embeddings, quantizers
+    raw = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
+    refined = {
+        seed: {name: refine_quantizer(config, model, raw[name], name, seed) for name, model in models.items()}
+        for seed, models in quantizers.items()
+    }
+    for name in markets:
+        note_refinement(federation, name)
+    return raw, refined
+
+
 def train_ctr(
-    config: Config,
-    directory: Path,
+    federation: Federation,
     markets: Mapping[str, PreparedMarket],
     embeddings: Mapping[str, Embedding],
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     listener: Listener = lambda event, fields: None,
 ) -> dict[str, dict[str, list[np.ndarray]]]:
     """Test predictions ``[market][model][seed]``; markets are trained in parallel, largest first."""
+    config = federation.config
+    if not config.private_ctr:
+        note_raw_models(federation)
     order = sorted(markets, key=lambda name: -markets[name].market.n_rows)
     tasks = (
         joblib.delayed(bench_market)(
@@ -197,7 +204,8 @@ def train_ctr(
             embeddings[name],
             {seed: _frozen(quantizers[seed][name]) for seed in config.seed},
             config,
-            directory,
+            federation.directory,
+            federation.noise[name].get(CTR),
         )
         for name in order
     )
@@ -205,6 +213,8 @@ def train_ctr(
     found = {}
     for name, predictions in parallel(tasks):
         found[name] = predictions
+        if config.private_ctr:
+            publish_ctr(federation, name)
         listener("ctr", {"market": name, "done": len(found), "markets": len(order)})
     return {name: found[name] for name in markets}
 
@@ -214,43 +224,6 @@ def _frozen(model: RQVAE) -> RQVAE:
     config_free = RQVAE(model.shape, torch.Generator())
     config_free.load_state_dict(model.state_dict())
     return config_free
-
-
-def record_ctr(config: Config, accounts: Mapping[str, MarketAccount]) -> None:
-    """Note in each ledger that the CTR models are trained on raw rows, for the views that see them."""
-    for name, account in accounts.items():
-        for seed in config.seed:
-            _note_stage(
-                account,
-                Entry(
-                    market=name,
-                    stage=ctr_stage(seed),
-                    event=dp_event.NonPrivateDpEvent(),
-                    mechanism=f"none: {config.ctr.model} on raw interactions; stays in the market",
-                    audience=("consumer", "release"),
-                    depends_on=(EMBEDDING_STAGE, quantizer_stage(seed)),
-                    sensitivity=None,
-                    delta=account.delta,
-                    seeded=False,
-                ),
-            )
-
-
-def _note_stage(account: MarketAccount, entry: Entry) -> None:
-    if not any(known.stage == entry.stage for known in account.ledger.entries):
-        account.ledger.append(entry)
-
-
-def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
-    """The (ε, δ) of every view, and of DP-SGD alone, from one market's ledger."""
-    encrypted = config.aggregation.kind != "plaintext"
-    found: dict[str, Any] = {
-        view: asdict(view_guarantee(entries, view, encrypted=encrypted and view == "server")) for view in VIEWS
-    }
-    found["profile"] = asdict(PROFILE) | {"delta": entries[0].delta}
-    alone = conditional_guarantee(entries, "quantizer/")
-    found["stages"] = {"quantizer": None if alone is None else asdict(alone)}
-    return found
 
 
 class Clock:

@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 import torch
 
+from privacy.mechanisms.noise import NoiseSource
+
 
 def derive_seed(*parts: str | int) -> int:
     """A 63-bit seed that depends on all parts; streams of different names are independent."""
@@ -20,3 +22,10 @@ def numpy_generator(*parts: str | int) -> np.random.Generator:
 
 def torch_generator(*parts: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def noise_source(seed: int | None, *parts: str | int) -> NoiseSource:
+    """Noise from the operating system's entropy; with a seed, which only tests give, a reproducible stream."""
+    if seed is None:
+        return NoiseSource.from_entropy()
+    return NoiseSource.from_seed(derive_seed("noise", seed, *parts))

@@ -37,9 +37,13 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    def path(self, name: str) -> Path:
+        """File of named arrays."""
+        return self.directory / f"{name}.npz"
+
     def arrays(self, name: str, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
         """Named arrays, from ``<name>.npz`` if it is there."""
-        path = self.directory / f"{name}.npz"
+        path = self.path(name)
         if not path.exists():
             buffer = io.BytesIO()
             np.savez(buffer, **compute())  # type: ignore[arg-type]

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.private import train_released
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.pipeline import open_accounts, train_federated
+from fedmm_secure.federation.setup import CTR, open_federation
+from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
@@ -68,7 +70,7 @@ class ShadowPlan:
         market: the market under attack.
         targets: names of the attacked models.
         choices: by target, position of its hyper-parameters in their grid, as the run tuned them.
-        noise: by market, the noise multiplier of the run; None without DP.
+        noise: by market and stage group, the noise multipliers of the run; empty without DP.
     """
 
     config: Config
@@ -76,7 +78,7 @@ class ShadowPlan:
     market: str
     targets: tuple[str, ...]
     choices: Mapping[str, int]
-    noise: Mapping[str, float | None]
+    noise: Mapping[str, Mapping[str, float]]
 
     def train(self, rows: NDArray[np.int64], queries: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.float64]]:
         """Train every stage on ``rows`` of the market; returns each target's confidence in the queried rows."""
@@ -84,42 +86,59 @@ class ShadowPlan:
         prepared = self.markets[self.market]
         half = replace(prepared, split=replace(prepared.split, train=rows))
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
-        embedding = self._embed(half)
-        quantizers: dict[str | None, RQVAE | None] = {None: None}
+        local: dict[str | None, tuple[Embedding, RQVAE | None]] = {None: (self._embed(half), None)}
         for kind in {recipe.codes for recipe in recipes} - {None}:
             if kind == "local":
-                quantizers[kind] = train_local_quantizer(self.config, embedding, self.market, seed)
+                raw = local[None][0]
+                local[kind] = raw, train_local_quantizer(self.config, raw, self.market, seed)
             else:
-                quantizers[kind] = self._federated_quantizer(half, embedding, seed)
-        bench = MarketBench(half, embedding, self.config)
+                local[kind] = self._federate(half, seed)
         user, item = prepared.market.user[queries], prepared.market.item[queries]
         answers = {}
         for recipe in recipes:
-            hyper_parameters = bench.grid(recipe.kind)[self.choices.get(recipe.name, 0)]
-            model, builder = bench.train(recipe, quantizers[recipe.codes], seed, hyper_parameters)
-            probability = np.clip(model.predict(builder(user, item)), 1e-9, 1 - 1e-9)
-            answers[recipe.name] = np.log(probability) - np.log1p(-probability)
+            embedding, quantizer = local[recipe.codes]
+            probability = self._predictor(recipe, half, embedding, quantizer, seed)(user, item)
+            clipped = np.clip(probability, 1e-9, 1 - 1e-9)
+            answers[recipe.name] = np.log(clipped) - np.log1p(-clipped)
         return answers
+
+    def _predictor(
+        self, recipe: Recipe, half: PreparedMarket, embedding: Embedding, quantizer: RQVAE | None, seed: int
+    ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]:
+        if recipe.name == CONFIGURED and self.config.private_ctr and quantizer is not None:
+            released, features = train_released(
+                half, embedding, quantizer, self.config, seed, self.noise[self.market].get(CTR)
+            )
+            return lambda user, item: released.predict(features(user, item))
+        bench = MarketBench(half, embedding, self.config)
+        model, builder = bench.train(recipe, quantizer, seed, bench.grid(recipe.kind)[self.choices.get(recipe.name, 0)])
+        return lambda user, item: model.predict(builder(user, item))
 
     @cached_property
     def other_embeddings(self) -> dict[str, Embedding]:
-        """Embeddings of the other markets, the same in every shadow pipeline."""
+        """Raw embeddings of the other markets, the same in every shadow pipeline."""
         return {name: self._embed(other) for name, other in self.markets.items() if name != self.market}
 
     def _embed(self, prepared: PreparedMarket) -> Embedding:
+        """Without DP, as the market's own models and baselines do."""
         return fit_embedding(prepared, self.config.embedding)
 
-    def _federated_quantizer(self, half: PreparedMarket, embedding: Embedding, seed: int) -> RQVAE:
-        """A whole federation, the other markets as in the run."""
+    def _federate(self, half: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+        """A whole federation, the other markets as in the run; returns what the market's own models build on."""
         markets = {**self.markets, self.market: half}
-        embeddings = {name: embedding if name == self.market else self.other_embeddings[name] for name in markets}
         # plaintext sums give bit-identical codebooks, faster
         aggregation = self.config.aggregation.model_copy(update={"kind": "plaintext"})
         config = self.config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
         with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
-            accounts = open_accounts(config, Path(scratch), markets, noise=self.noise)
-            models = train_federated(config, seed, Path(scratch), embeddings, accounts)
-        return models[self.market]
+            federation = open_federation(config, markets, Path(scratch), noise=self.noise)
+            if config.private_embedding:
+                embeddings = embed_markets(federation, markets)
+            else:
+                embeddings = {**self.other_embeddings, self.market: self._embed(half)}
+                embeddings = {name: embeddings[name] for name in markets}
+            models = train_federated(federation, seed, embeddings)
+            embeddings, quantizers = refine(federation, markets, embeddings, {seed: models})
+        return embeddings[self.market], quantizers[seed][self.market]
 
 
 def train_shadows(
@@ -141,7 +160,8 @@ def train_shadows(
     queried = prepared.pool.contains(prepared.market.item[train])
     folder = f"shadows/{plan.market}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
     names = [f"{folder}/{index:04d}" for index in range(n_shadows)]
-    if any(recipe_by_name(plan.config, target).codes == "federated" for target in plan.targets):
+    federated = any(recipe_by_name(plan.config, target).codes == "federated" for target in plan.targets)
+    if federated and not plan.config.private_embedding:
         _ = plan.other_embeddings  # fitted here once; they travel to the workers with the plan
     tasks = (
         joblib.delayed(_keep)(store, names[index], plan, train[member[index]], train[queried])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Protocol
 
 from scipy import sparse
 
@@ -19,10 +19,6 @@ class Embedding(Protocol):
 
     user_factors_: FloatArray
     item_factors_: FloatArray
-
-    def fit(self, train: sparse.csr_array) -> Self:
-        """Fit on a binary interaction matrix ``(n_users, n_items)``."""
-        ...
 
     def transform(self, history: sparse.csr_array) -> FloatArray:
         """Embed users by their histories ``(n, n_items)``; returns ``(n, dim)``."""

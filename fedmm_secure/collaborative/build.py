@@ -11,10 +11,10 @@ from fedmm_secure.data.prepare import PreparedMarket
 
 
 def fit_embedding(prepared: PreparedMarket, config: EmbeddingConfig) -> Embedding:
-    """Embed a market's training rows."""
+    """Embed a market's training rows without DP: by the configured kind, by SVD where that is private."""
     market, train = prepared.market, prepared.split.train
     matrix = interaction_matrix(market.user[train], market.item[train], (market.n_users, market.n_items))
-    if config.kind == "svd":
+    if config.kind != "lightgcn":
         return SVDEmbedding(config.dim).fit(matrix)
     return LightGCNEmbedding(
         config.dim, layers=config.layers, epochs=config.epochs, learning_rate=config.learning_rate

@@ -12,12 +12,14 @@ import skops.io
 import torch
 
 from fedmm_secure.collaborative.base import Embedding
-from fedmm_secure.config import Config
+from fedmm_secure.config import NOISY_BASELINES, Config
+from fedmm_secure.ctr.private import PrivateCTR, train_released
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import noise_source
 from fedmm_secure.storage import Store, write_atomic
 
 Predictions = dict[str, list[np.ndarray]]
@@ -30,10 +32,12 @@ def bench_market(
     quantizers: Mapping[int, RQVAE],
     config: Config,
     directory: Path,
+    noise_multiplier: float | None,
 ) -> tuple[str, Predictions]:
     """Test predictions of each model, one array a seed (one in all for scores without randomness).
 
-    Each prediction is kept in ``state/ctr`` as soon as it is there.
+    Each prediction is kept in ``state/ctr`` as soon as it is there. ``noise_multiplier`` is that of the configured
+    model's DP-SGD, None where it trains without.
     """
     torch.set_num_threads(1)
     name = prepared.market.name
@@ -48,7 +52,14 @@ def bench_market(
             local[seed] = train_local_quantizer(config, embedding, name, seed)
         return local[seed]
 
+    def released(seed: int) -> dict[str, np.ndarray]:
+        model, builder = train_released(prepared, embedding, quantizers[seed], config, seed, noise_multiplier)
+        save_model(model, directory / "models" / name, seed)
+        return {PROBABILITY: model.predict(builder(prepared.test.user, prepared.test.item))}
+
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
+        if recipe.name == CONFIGURED and config.private_ctr:
+            return released(seed)
         chosen = 0
         if config.ctr.tune:
             first = config.seed[0]
@@ -62,6 +73,10 @@ def bench_market(
             save_model(model, directory / "models" / name, seed)
         return {PROBABILITY: bench.predict(model, builder)}
 
+    def noisy(recent: bool, seed: int) -> dict[str, np.ndarray]:
+        noise = noise_source(config.privacy.noise_seed, "noisy-popularity", name, seed)
+        return {PROBABILITY: bench.noisy_popularity(recent, noise)}
+
     predictions: Predictions = {}
     recipes = [configured_recipe(config), *(baseline_recipe(b) for b in config.ctr.baselines)]
     for recipe in filter(None, recipes):
@@ -72,6 +87,11 @@ def bench_market(
     for score in scores.keys() & set(config.ctr.baselines):
         kept = store.arrays(score, partial(_named, scores[score]))
         predictions[score] = [kept[PROBABILITY]]
+    for baseline in NOISY_BASELINES & set(config.ctr.baselines):
+        recent = baseline == "noisy-recent-popularity"
+        predictions[baseline] = [
+            store.arrays(f"{baseline}-{seed}", partial(noisy, recent, seed))[PROBABILITY] for seed in config.seed
+        ]
     # the order of the configuration, whatever was read back from disk
     names = [CONFIGURED, *config.ctr.baselines]
     return name, {model: predictions[model] for model in names}
@@ -81,7 +101,7 @@ def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:
     return {PROBABILITY: score()}
 
 
-def save_model(model: NeuralModel | BoostedModel, directory: Path, seed: int) -> None:
+def save_model(model: NeuralModel | BoostedModel | PrivateCTR, directory: Path, seed: int) -> None:
     """Keep a CTR model: ``ctr-<seed>.pt`` (torch, weights only) or ``ctr-<seed>.skops`` (no pickle)."""
     if isinstance(model, BoostedModel):
         write_atomic(directory / f"ctr-{seed}.skops", skops.io.dumps(model.trees_))

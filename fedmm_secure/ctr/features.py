@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from scipy import sparse
@@ -22,6 +22,7 @@ from fedmm_secure.quantization.codes import Codes
 FeatureGroup = Literal["user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"]
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
 CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
+PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id"})
 
 SVD_RANKS = (8, 16, 32, 64)
 EASE_REGULARISATION = 50.0
@@ -60,7 +61,7 @@ class History:
     """
 
     def __init__(self, market: Market, rows: IntArray, pool: Pool) -> None:
-        self.market, self.pool = market, pool
+        self.pool, self.n_users, self.n_items = pool, market.n_users, market.n_items
         self.user, self.item = market.user[rows], market.item[rows]
         self._time = _relative_time(market)[rows]
         self.matrix = interaction_matrix(self.user, self.item, (market.n_users, market.n_items))
@@ -115,8 +116,15 @@ class History:
             "item_first_since_user_last": item_first - user_last,
         }
 
+    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+        """From all users' rows; ``seen (n_users, n_codes)`` counts the item codes in each user's history."""
+        users = _one_hot(codes.user[:, 0], seen.shape[1])
+        joint = np.asarray(users.T @ seen)
+        expected = np.outer(joint.sum(1), joint.sum(0)) / max(joint.sum(), 1.0)
+        return np.asarray(np.log((joint + AFFINITY_PRIOR) / (expected + AFFINITY_PRIOR)))
+
     def _fit_recency(self) -> dict[str, FloatArray]:
-        time, n_items, n_users = self._time, self.market.n_items, self.market.n_users
+        time, n_items, n_users = self._time, self.n_items, self.n_users
         item_first, item_last, user_last = np.ones(n_items), np.zeros(n_items), np.zeros(n_users)
         np.minimum.at(item_first, self.item, time)
         np.maximum.at(item_last, self.item, time)
@@ -132,6 +140,25 @@ class History:
         }
 
 
+class FeatureHistory(Protocol):
+    """What features are computed from: raw rows, or one user's rows and private releases."""
+
+    n_users: int
+    n_items: int
+    matrix: sparse.csr_array
+    user_count: FloatArray
+
+    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+
+    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+
+    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+
+    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+        """How much more than by chance users of a code meet items of a code ``(n_codes, n_codes)``; None if unknown."""
+        ...
+
+
 class FeatureBuilder:
     """Turns (user, item) pairs into model inputs.
 
@@ -145,7 +172,7 @@ class FeatureBuilder:
     def __init__(
         self,
         groups: Sequence[FeatureGroup],
-        history: History,
+        history: FeatureHistory,
         codes: Codes | None = None,
         n_codes: tuple[int, int] = (0, 0),
     ) -> None:
@@ -156,12 +183,11 @@ class FeatureBuilder:
         self._affinity = _CodeAffinity(history, codes, n_codes) if "code_affinity" in groups and codes else None
 
     def schema(self) -> FeatureSchema:
-        market = self._history.market
         sizes: dict[str, int] = {}
         if "user_id" in self.groups:
-            sizes["user_id"] = market.n_users
+            sizes["user_id"] = self._history.n_users
         if "item_id" in self.groups:
-            sizes["item_id"] = market.n_items
+            sizes["item_id"] = self._history.n_items
         for side in ("user", "item"):
             if f"{side}_codes" in self.groups:
                 sizes |= {f"{side}_global_code": self._n_codes[0], f"{side}_local_code": self._n_codes[1]}
@@ -199,23 +225,22 @@ class FeatureBuilder:
 class _CodeAffinity:
     """How a user's history, and users of the same global code, relate to an item's codes."""
 
-    def __init__(self, history: History, codes: Codes, n_codes: tuple[int, int]) -> None:
+    def __init__(self, history: FeatureHistory, codes: Codes, n_codes: tuple[int, int]) -> None:
         self._history, self._codes = history, codes
         self._seen = [(history.matrix @ _one_hot(codes.item[:, layer], n_codes[layer])).toarray() for layer in (0, 1)]
-        users = _one_hot(codes.user[:, 0], n_codes[0])
-        joint = (users.T @ self._seen[0]) if self._seen[0].size else np.zeros((n_codes[0], n_codes[0]))
-        expected = np.outer(joint.sum(1), joint.sum(0)) / max(joint.sum(), 1.0)
-        self._lift = np.log((joint + AFFINITY_PRIOR) / (expected + AFFINITY_PRIOR))
+        self._lift = history.code_lift(codes, self._seen[0])
 
     def __call__(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         first, second = self._codes.item[item, 0], self._codes.item[item, 1]
         seen = self._seen[0][user, first]
-        return {
+        found = {
             "same_global_code": seen,
             "same_local_code": self._seen[1][user, second],
             "same_global_code_share": seen / np.maximum(self._history.user_count[user], 1.0),
-            "code_lift": self._lift[self._codes.user[user, 0], first],
         }
+        if self._lift is not None:
+            found["code_lift"] = self._lift[self._codes.user[user, 0], first]
+        return found
 
 
 def _one_hot(codes: IntArray, n_codes: int) -> sparse.csr_array:

@@ -8,12 +8,14 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from dp_accounting.dp_event import GaussianDpEvent
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.private import release_counts
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.config import BaselineName, Config
+from fedmm_secure.config import BaselineName, Config, ContributionConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, held_out_folds, labelled, training_part
 from fedmm_secure.ctr.features import FeatureBuilder, FeatureGroup, History
 from fedmm_secure.ctr.training import (
@@ -32,6 +34,8 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
+from privacy.accounting.accountants import solve_noise_multiplier
+from privacy.mechanisms.noise import NoiseSource
 
 CONFIGURED = "fedmm"
 SVD_DIMS = (8, 16, 32, 64, 128)
@@ -64,7 +68,7 @@ def configured_recipe(config: Config) -> Recipe:
 
 
 def baseline_recipe(name: BaselineName) -> Recipe | None:
-    """A trained baseline; None for ``popularity`` and ``svd``, which are scores and not trained here."""
+    """A trained baseline; None for scores, which are not trained here."""
     ids: tuple[FeatureGroup, ...] = ("user_id", "item_id")
     codes: tuple[FeatureGroup, ...] = (*ids, "user_codes", "item_codes")
     match name:
@@ -189,6 +193,24 @@ class MarketBench:
     def popularity(self) -> FloatArray:
         """Click probabilities by training counts."""
         return self._calibrated(lambda pairs: np.log1p(self.history.item_count[pairs.item]))
+
+    def noisy_popularity(self, recent: bool, noise: NoiseSource) -> FloatArray:
+        """Click probabilities by noisy counts that have the whole budget to themselves.
+
+        Args:
+            recent: weight users' rows as the run's own counts do, instead of evenly.
+            noise: generator.
+        """
+        market, privacy = self.prepared.market, self.config.privacy
+        if privacy.epsilon is None:
+            raise ValueError("noisy popularity needs privacy.epsilon")
+        multiplier = solve_noise_multiplier(
+            GaussianDpEvent, epsilon=privacy.epsilon, delta=privacy.delta_for(market.n_users)
+        )
+        even = ContributionConfig(rank_decay=1.0)
+        choices = privacy.contribution if recent else even
+        counts = release_counts(market, self.prepared.split.train, choices, multiplier, noise)
+        return self._calibrated(lambda pairs: counts.scaled[pairs.item])
 
     def svd(self) -> FloatArray:
         """Click probabilities by SVD score; rank and popularity exponent chosen by validation AUC."""

@@ -57,7 +57,9 @@ def load_market(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error") 
     lines, columns, bad = rows
     bad_reason = dict(bad)
     ratings = _parse_ratings(columns["rating"], lines, bad_reason) if file.rating is not None else None
-    times = _parse_times(columns["time"], lines, bad_reason) if file.time is not None else None
+    times, calendar = None, False
+    if file.time is not None:
+        times, calendar = _parse_times(columns["time"], lines, bad_reason)
     for role in ("user", "item"):
         for line, value in zip(lines, columns[role], strict=True):
             if not value:
@@ -73,6 +75,7 @@ def load_market(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error") 
         [value for value, ok in zip(columns["item"], keep, strict=True) if ok],
         None if ratings is None else ratings[keep],
         None if times is None else times[keep],
+        calendar=calendar,
         skipped_rows=len(bad_reason),
         source=str(path),
     )
@@ -180,11 +183,12 @@ def _parse_ratings(values: list[str], lines: list[int], bad: dict[int, str]) -> 
     return ratings
 
 
-def _parse_times(values: list[str], lines: list[int], bad: dict[int, str]) -> IntArray:
-    """Nanoseconds since 1970 (ISO 8601), or plain numbers in their own unit: only the order is used."""
+def _parse_times(values: list[str], lines: list[int], bad: dict[int, str]) -> tuple[IntArray, bool]:
+    """Nanoseconds since 1970 and True (ISO 8601), or ranks of plain numbers, in their own unit, and False."""
     series = pd.Series(values, dtype=object)
     numbers = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
-    if len(numbers) and np.isfinite(numbers).mean() > 0.5:
+    calendar = not (len(numbers) and np.isfinite(numbers).mean() > 0.5)
+    if not calendar:
         ok = np.isfinite(numbers)
         # ranks keep the order exactly, whatever the unit, and cannot overflow
         times = np.unique(np.where(ok, numbers, 0.0), return_inverse=True)[1].astype(np.int64)
@@ -194,4 +198,4 @@ def _parse_times(values: list[str], lines: list[int], bad: dict[int, str]) -> In
         times = np.asarray(parsed.dt.as_unit("ns").astype("int64"), dtype=np.int64)
     for index in np.flatnonzero(~ok):
         bad.setdefault(lines[index], f"time {values[index]!r} is neither ISO 8601 nor a number")
-    return times
+    return times, calendar

@@ -31,6 +31,7 @@ class Market:
         rating: rating of each interaction, ``(n_rows,)``; NaN where there is none.
         time: sort key of each interaction, ``(n_rows,)``; nanoseconds, or file order without times.
         has_time: whether ``time`` came from the data.
+        calendar: whether ``time`` is nanoseconds since 1970, so that a date can be compared with it.
         skipped_rows: how many bad rows were left out under ``on_bad_rows: skip``.
     """
 
@@ -42,6 +43,7 @@ class Market:
     rating: FloatArray
     time: IntArray
     has_time: bool = True
+    calendar: bool = False
     skipped_rows: int = 0
 
     @property
@@ -64,6 +66,7 @@ def build_market(
     ratings: FloatArray | None,
     times: IntArray | None,
     *,
+    calendar: bool = False,
     skipped_rows: int = 0,
     source: str | None = None,
 ) -> Market:
@@ -100,6 +103,7 @@ def build_market(
         rating=frame["rating"].to_numpy(dtype=np.float64)[order],
         time=frame["time"].to_numpy(dtype=np.int64)[order],
         has_time=times is not None,
+        calendar=times is not None and calendar,
         skipped_rows=skipped_rows,
     )
 

@@ -76,7 +76,8 @@ def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
         fit = logits[user, chosen] - popularity[chosen]
         ratings += np.clip(np.rint(3.5 + 0.4 * fit + rng.normal(0, 0.7, len(chosen))), 1, 5).tolist()
         times += (EPOCH + days * DAY).tolist()
-    market = build_market(f"m{index}", users, items, np.asarray(ratings), np.asarray(times, dtype=np.int64))
+    ratings_array, times_array = np.asarray(ratings), np.asarray(times, dtype=np.int64)
+    market = build_market(f"m{index}", users, items, ratings_array, times_array, calendar=True)
     present = np.array([int(str(name).rsplit("i", 1)[1]) for name in market.item_ids])
     return PlantedMarket(market, shared[present], local[present])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ import torch
 from dp_accounting import dp_event
 
 from fedmm_secure.federation.door import Door, Release
-from fedmm_secure.quantization.training import QuantizerTrainer
+from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer
 from fedmm_secure.randomness import torch_generator
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation import FixedPointCodec, MarketAggregator
 from privacy.mechanisms.dp_sgd import StepStatistics
+
+
+class CohortChangedError(Exception):
+    """A sum that lacks markets whose noise the guarantee counts on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class ClientPlan:
         depends_on: stages that produced the rows.
         audience: views that observe the decrypted aggregate.
         remark: goes into every ledger line.
+        cohort: markets of the federation.
+        distributed: whether the cohort's sum, not each update, carries the noise of the global codebook.
     """
 
     market: str
@@ -41,6 +47,8 @@ class ClientPlan:
     depends_on: tuple[str, ...]
     audience: tuple[str, ...]
     remark: str | None = None
+    cohort: int = 1
+    distributed: bool = False
 
 
 class MarketClient:
@@ -76,29 +84,53 @@ class MarketClient:
         if self._pending is not None and self._pending["round"] == round:  # an interrupted round
             delta, sealed = self._pending["delta"].numpy(), self._pending["sealed"]
         else:
-            warm_up = round < self.plan.warm_up_rounds
             generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
-            self.last = self.trainer.train_round(generator, warm_up=warm_up)
-            delta, sealed = (self._codebook() - self._start).ravel(), None
-        self.door.release(
-            self._release(round, delta), send, keep=lambda sealed: self._keep(round, delta, sealed), sealed=sealed
+            if self._sends_gradient(round):
+                self.last, gradient = self.trainer.gradient_round(generator)
+                delta = gradient.numpy().ravel()
+            else:
+                self.last = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds)
+                delta = (self._codebook() - self._start).ravel()
+            sealed = None
+        self.door.send(
+            self._release(round),
+            delta.astype(np.float64),
+            send,
+            keep=lambda sealed: self._keep(round, delta, sealed),
+            sealed=sealed,
         )
 
     def apply(self, round: int, aggregate: bytes, cohort_size: int) -> np.ndarray:
-        """Set the global codebook to the round's start plus the cohort's mean movement; returns the integer sum."""
+        """Move the global codebook by the cohort's mean; returns the integer sum.
+
+        Raises:
+            CohortChangedError: the sum lacks a part of the noise that its ledger lines count on.
+        """
+        if self._sends_gradient(round) and cohort_size != self.plan.cohort:
+            raise CohortChangedError(
+                f"market {self.plan.market}, round {round}: {cohort_size} of {self.plan.cohort} markets are in the "
+                "sum, whose noise would be short of what the ledger states; stopped"
+            )
         total = self._aggregator.reveal(aggregate)
         mean = self._codec.decode(total).reshape(self._start.shape) / cohort_size
-        moved = (self._start.astype(np.float64) + mean).astype(np.float32)
-        with torch.no_grad():
-            self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
+        if self._sends_gradient(round):
+            self.trainer.apply_gradient(torch.from_numpy(mean.astype(np.float32)))
+        else:
+            moved = (self._start.astype(np.float64) + mean).astype(np.float32)
+            with torch.no_grad():
+                self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
         self._start = self._codebook()
         self.next_round = round + 1
         self._pending = None
         self._save()
         return total
 
-    def _release(self, round: int, delta: np.ndarray) -> Release:
+    def _sends_gradient(self, round: int) -> bool:
+        return self.plan.distributed and round >= self.plan.warm_up_rounds
+
+    def _release(self, round: int) -> Release:
         private = self.trainer.private
+        view_events: dict[str, dp_event.DpEvent] = {}
         if private is None:
             event: dp_event.DpEvent = dp_event.NonPrivateDpEvent()
             mechanism, sensitivity = "none: training without differential privacy", None
@@ -107,17 +139,26 @@ class MarketClient:
         else:
             event = private.choices.event(private.steps)
             mechanism, sensitivity = "DP-SGD", private.choices.clipping_norm
+            if self.plan.distributed:
+                mechanism = f"DP-SGD, noise distributed over {self.plan.cohort} markets"
+                # whoever opens single updates (the server with one key holder) finds this market's part alone
+                part = replace(private.choices, noise_multiplier=self._noise_part(private))
+                view_events["collusion"] = part.event(private.steps)
         return Release(
             stage=self.plan.stage,
             round=round,
-            payload=delta.astype(np.float64),
             mechanism=mechanism,
             event=event,
             sensitivity=sensitivity,
             audience=self.plan.audience,
             depends_on=self.plan.depends_on,
             remark=self.plan.remark,
+            view_events=view_events,
         )
+
+    @staticmethod
+    def _noise_part(private: PrivateSettings) -> float:
+        return private.choices.noise_multiplier * private.codebook_noise_share
 
     def _codebook(self) -> np.ndarray:
         return self.trainer.model.global_codebook.codewords.detach().numpy().copy()

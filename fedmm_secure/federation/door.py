@@ -1,4 +1,4 @@
-"""The one door: everything that leaves a market goes through ``Door.release``. No other code path may send.
+"""The one door: everything that leaves a market goes through ``Door``. No other code path may send or publish.
 
 Order of events, and why: the update is protected; the market keeps its state and the sealed message; the
 ledger line is written and fsynced; only then is the message recorded and sent. A crash before the ledger line
@@ -9,8 +9,8 @@ release, never under-count one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from dp_accounting.dp_event import DpEvent
@@ -22,6 +22,8 @@ from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.ledger import Entry, Ledger
 from privacy.aggregation import FixedPointCodec, MarketAggregator
 
+PUBLICATION = "publication"
+
 
 class BudgetExceededError(Exception):
     """A release that would spend more than the market's budget; nothing was sent."""
@@ -29,77 +31,116 @@ class BudgetExceededError(Exception):
 
 @dataclass(frozen=True)
 class Release:
-    """What a market wants to let out.
+    """What a market wants to let out, or to build further stages on.
 
     Attributes:
         stage: stage of the run that computed it, e.g. ``quantizer/0``.
-        round: round number.
-        payload: real values ``(length,)``.
         mechanism: name of the mechanism that produced it.
         event: its privacy event.
         sensitivity: clipping norm, None where nothing bounds it.
         audience: the views that observe the payload itself (not its ciphertext).
         depends_on: stages whose outputs it was computed from.
+        round: federation round, None outside the rounds.
         unit: the privacy unit.
         remark: what a reader of the ledger must know beside the numbers.
+        view_events: events of views that observe less, or more, than ``event`` says.
     """
 
     stage: str
-    round: int
-    payload: NDArray[np.float64]
     mechanism: str
     event: DpEvent
     sensitivity: float | None
     audience: tuple[str, ...]
     depends_on: tuple[str, ...]
+    round: int | None = None
     unit: str = "user"
     remark: str | None = None
+    view_events: Mapping[str, DpEvent] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The ε that the stages named ``stage_prefix…`` may spend together at ``delta``; None is unbounded."""
+    """The ε that the named stage groups may spend together at ``delta``; None is unbounded."""
 
     epsilon: float | None
     delta: float
-    stage_prefix: str = "quantizer"
+    stages: tuple[str, ...] = ("quantizer",)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """How a market's messages are protected and what they are bound to."""
+
+    run: str
+    parameters_sha256: str
+    codec: FixedPointCodec
+    aggregator: MarketAggregator
 
 
 class Door:
-    """The way out of one market."""
+    """The way out of one market.
+
+    Args:
+        market: its name.
+        ledger: where every release is written first.
+        budget: what may be spent.
+        channel: protection of messages to the server.
+        transcript: what each party sees.
+        seeded: whether noise comes from a seed, which is unfit for compliance.
+    """
 
     def __init__(
         self,
         market: str,
         *,
-        run: str,
-        parameters_sha256: str,
         ledger: Ledger,
         budget: Budget,
-        codec: FixedPointCodec,
-        aggregator: MarketAggregator,
+        channel: Channel,
         transcript: Transcript,
         seeded: bool,
     ) -> None:
         self.market = market
         self.ledger = ledger
         self.budget = budget
-        self._run, self._parameters = run, parameters_sha256
-        self._codec, self._aggregator, self._transcript = codec, aggregator, transcript
+        self._channel, self._transcript = channel, transcript
         self._seeded = seeded
 
-    def release(
+    def note(self, release: Release) -> None:
+        """Enter a stage whose result stays in the market but is built upon; once a stage.
+
+        Raises:
+            BudgetExceededError: the budget does not allow it.
+        """
+        if not any(entry.stage == release.stage and entry.message_sha256 is None for entry in self.ledger.entries):
+            self._refuse_overspending(release)
+            self._enter(release, None)
+
+    def publish(self, release: Release, data: bytes) -> None:
+        """Let an artefact out to the release view; the caller has kept ``data`` and brings the same after a crash.
+
+        Raises:
+            BudgetExceededError: the budget does not allow it; nothing was written or published.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        if not self._entered(digest):
+            self._refuse_overspending(release)
+            self._enter(release, digest)
+        self._record(release, PUBLICATION, data, "release", 0)
+
+    def send(
         self,
         release: Release,
+        payload: NDArray[np.float64],
         send: Callable[[bytes], None],
         *,
         keep: Callable[[bytes], None],
         sealed: bytes | None = None,
     ) -> None:
-        """Let a release out.
+        """Let an update out to the server.
 
         Args:
-            release: what to send.
+            release: what it is.
+            payload: real values ``(length,)``.
             send: hands the message to the engine.
             keep: stores the market's state with the sealed message, before anything is sent.
             sealed: the message that an interrupted run kept; it is sent again, not drawn again.
@@ -108,34 +149,43 @@ class Door:
             BudgetExceededError: the ledger does not allow it; nothing was written or sent.
             AggregationError: the payload is not finite.
         """
-        integers = self._codec.encode(release.payload)
+        channel = self._channel
+        integers = channel.codec.encode(payload)
         if sealed is None:
-            header = Header("update", self._run, release.stage, release.round, self.market, self._parameters)
-            sealed = pack(header, self._aggregator.protect(integers))
+            number = release.round or 0
+            header = Header("update", channel.run, release.stage, number, self.market, channel.parameters_sha256)
+            sealed = pack(header, channel.aggregator.protect(integers))
         digest = hashlib.sha256(sealed).hexdigest()
-        if not any(entry.message_sha256 == digest for entry in self.ledger.entries):
+        if not self._entered(digest):
             self._refuse_overspending(release)
             keep(sealed)
-            self.ledger.append(
-                Entry(
-                    market=self.market,
-                    stage=release.stage,
-                    event=release.event,
-                    mechanism=release.mechanism,
-                    audience=release.audience,
-                    depends_on=release.depends_on,
-                    sensitivity=release.sensitivity,
-                    delta=self.budget.delta,
-                    seeded=self._seeded,
-                    unit=release.unit,
-                    round=release.round,
-                    message_sha256=digest,
-                    remark=release.remark,
-                )
-            )
+            self._enter(release, digest)
         self._record(release, "own-update", integers.astype("<i8").tobytes(), f"owner:{self.market}", 0)
         self._record(release, "update", sealed, "server", 1)
         send(sealed)
+
+    def _entered(self, digest: str) -> bool:
+        return any(entry.message_sha256 == digest for entry in self.ledger.entries)
+
+    def _enter(self, release: Release, digest: str | None) -> None:
+        self.ledger.append(
+            Entry(
+                market=self.market,
+                stage=release.stage,
+                event=release.event,
+                mechanism=release.mechanism,
+                audience=release.audience,
+                depends_on=release.depends_on,
+                sensitivity=release.sensitivity,
+                delta=self.budget.delta,
+                seeded=self._seeded,
+                unit=release.unit,
+                round=release.round,
+                message_sha256=digest,
+                remark=release.remark,
+                view_events=release.view_events,
+            )
+        )
 
     def spent(self) -> float:
         """ε that the budget's stages have spent so far; ``inf`` without DP."""
@@ -143,16 +193,20 @@ class Door:
         return pld_epsilon(events, self.budget.delta, interval=COARSE)
 
     def _budgeted(self) -> list[Entry]:
-        return [entry for entry in self.ledger.entries if entry.stage.startswith(self.budget.stage_prefix)]
+        return [entry for entry in self.ledger.entries if self._counts(entry.stage)]
+
+    def _counts(self, stage: str) -> bool:
+        return stage.split("/")[0] in self.budget.stages
 
     def _refuse_overspending(self, release: Release) -> None:
-        if self.budget.epsilon is None:
+        if self.budget.epsilon is None or not self._counts(release.stage):
             return
         events = [*(entry.event for entry in self._budgeted()), release.event]
         asked = pld_epsilon(events, self.budget.delta, interval=COARSE)
+        at = "" if release.round is None else f", round {release.round}"
         if asked > self.budget.epsilon * (1 + 1e-6):
             raise BudgetExceededError(
-                f"market {self.market}, stage {release.stage}, round {release.round}: this release would bring "
+                f"market {self.market}, stage {release.stage}{at}: this release would bring "
                 f"epsilon to {asked:.4g}, the budget is {self.budget.epsilon:.4g}; nothing was sent"
             )
 
@@ -161,7 +215,7 @@ class Door:
             data,
             kind=kind,
             stage=release.stage,
-            round=release.round,
+            round=release.round or 0,
             sender=self.market,
             visible_to=(visible_to,),
             receivers=receivers,

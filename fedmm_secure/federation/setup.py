@@ -6,24 +6,28 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.client import ClientPlan, MarketClient
-from fedmm_secure.federation.door import Budget, Door
+from fedmm_secure.federation.door import Budget, Channel, Door
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PrivateSettings
-from fedmm_secure.randomness import derive_seed
-from fedmm_secure.storage import write_atomic
-from privacy.accounting.accountants import solve_noise_multiplier
-from privacy.accounting.events import dp_sgd_event
-from privacy.accounting.ledger import Ledger
+from fedmm_secure.randomness import noise_source
+from fedmm_secure.storage import Store, write_atomic
+from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
+from privacy.accounting.ledger import Entry, Ledger
 from privacy.aggregation import (
     AggregationError,
     CKKSKeys,
@@ -37,35 +41,70 @@ from privacy.aggregation import (
     ServerAggregator,
 )
 from privacy.mechanisms.dp_sgd import DPSGD
-from privacy.mechanisms.noise import NoiseSource
 
-EMBEDDING_STAGE = "embedding"
+COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
 
 
-def quantizer_stage(seed: int) -> str:
-    return f"quantizer/{seed}"
+def seed_stage(group: str, seed: int) -> str:
+    """Name of a stage that is repeated for every seed, e.g. ``quantizer/0``."""
+    return f"{group}/{seed}"
 
 
-def ctr_stage(seed: int) -> str:
-    return f"ctr/{seed}"
-
-
-def default_delta(n_users: int) -> float:
-    """δ = 1 / users^1.1."""
-    return float(n_users**-1.1)
-
-
-def plan_noise(config: Config, delta: float) -> float | None:
-    """Noise multiplier that spends one market's ε over all repetitions of the run; None without DP."""
-    privacy = config.privacy
+def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
+    """The stages of a run that spend budget, with their mechanisms over all repetitions; none without DP."""
+    privacy, repetitions = config.privacy, len(config.seed)
     if privacy.epsilon is None:
-        return None
-    private_rounds = config.federation.rounds - config.federation.warm_up_rounds
-    steps = len(config.seed) * private_rounds * privacy.steps_per_round
-    return solve_noise_multiplier(
-        lambda noise: dp_sgd_event(noise, privacy.sampling_rate, steps), epsilon=privacy.epsilon, delta=delta
-    )
+        return []
+    shares, stages = privacy.shares, []
+    if config.private_embedding:
+        private = config.embedding.private
+        iterations = 1 if private.uses_gram(n_items) else private.iterations
+        stages += [PlannedStage(COUNTS, shares.counts), PlannedStage(EMBEDDING, shares.embedding, iterations)]
+    rounds = config.federation.rounds - config.federation.warm_up_rounds
+    steps = repetitions * rounds * privacy.quantizer.steps_per_round
+    stages.append(PlannedStage(QUANTIZER, shares.quantizer, steps, privacy.quantizer.sampling_rate))
+    if config.private_ctr:
+        stages.append(PlannedStage(CTR, shares.ctr, repetitions * privacy.ctr.steps, privacy.ctr.sampling_rate))
+    return stages
+
+
+def plan_noise(config: Config, n_items: int, delta: float) -> dict[str, float]:
+    """Noise multipliers that spend one market's ε over all stages and repetitions; empty without DP."""
+    stages = planned_stages(config, n_items)
+    if not stages or config.privacy.epsilon is None:
+        return {}
+    return plan_noise_multipliers(stages, epsilon=config.privacy.epsilon, delta=delta)
+
+
+def planned_views(config: Config, noise: Mapping[str, float], n_items: int, n_markets: int) -> dict[str, DpEvent]:
+    """What each view will have observed of a market once a run is over, upstream stages included."""
+    raw: DpEvent = NonPrivateDpEvent()
+    stages = planned_stages(config, n_items)
+    if not stages:
+        return dict.fromkeys(DECRYPTED_VIEWS, raw)
+
+    def upstream(codebook_share: float) -> list[DpEvent]:
+        events = [
+            stage.event(noise[stage.name] * (codebook_share if stage.name == QUANTIZER else 1.0))
+            for stage in stages
+            if stage.name != CTR
+        ]
+        return events if config.private_embedding else [*events, raw]
+
+    models = [stage.event(noise[stage.name]) for stage in stages if stage.name == CTR] or [raw]
+    federated = ComposedDpEvent(upstream(1.0))
+    everything = ComposedDpEvent([*upstream(1.0), *models])
+    opened = ComposedDpEvent(upstream(codebook_noise_share(config, n_markets)))
+    return {"market": federated, "collusion": opened, "consumer": everything, "release": everything}
+
+
+def codebook_noise_share(config: Config, n_markets: int) -> float:
+    """Part of the global codebook's noise that one market adds, as a share of the standard deviation."""
+    if not config.privacy.distributed_noise:
+        return 1.0
+    # the sum carries the full noise even after the tolerated markets have subtracted theirs
+    return float((n_markets - config.privacy.colluding_markets) ** -0.5)
 
 
 @dataclass(frozen=True)
@@ -141,69 +180,96 @@ def run_id(state: Path) -> str:
 
 
 @dataclass(frozen=True)
-class MarketAccount:
-    """A market's ledger with the noise that its budget was translated into."""
+class Federation:
+    """The markets' side of a run: their doors, the noise that their budgets were translated into, the aggregator.
 
-    ledger: Ledger
-    delta: float
-    noise_multiplier: float | None
+    Attributes:
+        config: the configuration.
+        directory: the run directory.
+        run: the run's id.
+        doors: by market; the only way out.
+        noise: by market and stage group, noise multipliers; empty without DP.
+        n_items: by market, size of the catalogue.
+        aggregation: both sides of the aggregator.
+        transcript: what each party sees.
+    """
+
+    config: Config
+    directory: Path
+    run: str
+    doors: Mapping[str, Door]
+    noise: Mapping[str, Mapping[str, float]]
+    n_items: Mapping[str, int]
+    aggregation: Aggregation
+    transcript: Transcript
+
+    def entries(self, market: str) -> list[Entry]:
+        return self.doors[market].ledger.entries
+
+
+def open_federation(
+    config: Config,
+    markets: Mapping[str, PreparedMarket],
+    directory: Path,
+    noise: Mapping[str, Mapping[str, float]] | None = None,
+) -> Federation:
+    """Open, or open again, the ledgers, keys and transcript of a run directory.
+
+    ``noise`` gives the noise multipliers; by default they are solved from the budget, once per run directory.
+    """
+    state = directory / "state"
+    store, run = Store(state), run_id(state)
+    aggregation = make_aggregation(config, len(markets), state / "keys")
+    transcript = Transcript(directory / "transcript")
+    channel = Channel(run, aggregation.parameters_sha256, aggregation.codec, aggregation.market)
+    doors, multipliers = {}, {}
+    for name, prepared in markets.items():
+        market = prepared.market
+        delta = config.privacy.delta_for(market.n_users)
+        if noise is None:
+            planned = store.json(f"budget/{name}", partial(plan_noise, config, market.n_items, delta))
+        else:
+            planned = noise[name]
+        multipliers[name] = {stage: float(multiplier) for stage, multiplier in planned.items()}
+        doors[name] = Door(
+            name,
+            ledger=Ledger(directory / "ledger" / f"{name}.jsonl"),
+            budget=Budget(config.privacy.epsilon, delta, tuple(multipliers[name])),
+            channel=channel,
+            transcript=transcript,
+            seeded=config.privacy.epsilon is not None and config.privacy.noise_seed is not None,
+        )
+    n_items = {name: prepared.market.n_items for name, prepared in markets.items()}
+    return Federation(config, directory, run, doors, multipliers, n_items, aggregation, transcript)
 
 
 def make_clients(
-    config: Config,
-    seed: int,
-    embeddings: Mapping[str, Embedding],
-    accounts: Mapping[str, MarketAccount],
-    aggregation: Aggregation,
-    transcript: Transcript,
-    run: str,
-    state: Path,
+    federation: Federation, seed: int, embeddings: Mapping[str, Embedding], extra_rows: Mapping[str, FloatArray]
 ) -> list[MarketClient]:
-    """One client per market for one repetition."""
-    return [
-        _make_client(
-            config, seed, name, embedding, accounts[name], aggregation, transcript, run, state, len(embeddings)
+    """One client per market for one repetition; ``extra_rows`` are private releases to train on beside the items."""
+    config = federation.config
+    state = federation.directory / "state" / seed_stage(QUANTIZER, seed)
+    decrypted = (*DECRYPTED_VIEWS, "server") if config.aggregation.kind == "plaintext" else DECRYPTED_VIEWS
+    clients = []
+    for name, embedding in embeddings.items():
+        private = _private_settings(federation, name, seed)
+        plan = ClientPlan(
+            market=name,
+            stage=seed_stage(QUANTIZER, seed),
+            seed=seed,
+            warm_up_rounds=config.federation.warm_up_rounds,
+            depends_on=(EMBEDDING,),
+            audience=decrypted,
+            remark=_small_cohort_remark(len(embeddings)),
+            cohort=len(embeddings),
+            distributed=config.privacy.distributed_noise,
         )
-        for name, embedding in embeddings.items()
-    ]
-
-
-def _make_client(
-    config: Config,
-    seed: int,
-    market: str,
-    embedding: Embedding,
-    account: MarketAccount,
-    aggregation: Aggregation,
-    transcript: Transcript,
-    run: str,
-    state: Path,
-    n_markets: int,
-) -> MarketClient:
-    private = _private_settings(config, market, seed, account)
-    audience = (*DECRYPTED_VIEWS, "server") if config.aggregation.kind == "plaintext" else DECRYPTED_VIEWS
-    door = Door(
-        market,
-        run=run,
-        parameters_sha256=aggregation.parameters_sha256,
-        ledger=account.ledger,
-        budget=Budget(config.privacy.epsilon, account.delta),
-        codec=aggregation.codec,
-        aggregator=aggregation.market,
-        transcript=transcript,
-        seeded=private is not None and private.noise.seeded,
-    )
-    plan = ClientPlan(
-        market=market,
-        stage=quantizer_stage(seed),
-        seed=seed,
-        warm_up_rounds=config.federation.warm_up_rounds,
-        depends_on=(EMBEDDING_STAGE,),
-        audience=audience,
-        remark=_small_cohort_remark(n_markets),
-    )
-    trainer = make_trainer(config, embedding, seed, private)
-    return MarketClient(plan, trainer, door, aggregation.codec, aggregation.market, state / quantizer_stage(seed))
+        trainer = make_trainer(config, embedding, seed, private, extra_rows.get(name))
+        aggregation = federation.aggregation
+        clients.append(
+            MarketClient(plan, trainer, federation.doors[name], aggregation.codec, aggregation.market, state)
+        )
+    return clients
 
 
 def _small_cohort_remark(n_markets: int) -> str | None:
@@ -212,27 +278,26 @@ def _small_cohort_remark(n_markets: int) -> str | None:
     return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"
 
 
-def _private_settings(config: Config, market: str, seed: int, account: MarketAccount) -> PrivateSettings | None:
-    if account.noise_multiplier is None:
+def _private_settings(federation: Federation, market: str, seed: int) -> PrivateSettings | None:
+    multiplier = federation.noise[market].get(QUANTIZER)
+    if multiplier is None:
         return None
-    privacy = config.privacy
-    choices = DPSGD(account.noise_multiplier, privacy.clipping_norm, privacy.sampling_rate)
-    if privacy.noise_seed is None:
-        noise = NoiseSource.from_entropy()
-    else:
-        noise = NoiseSource.from_seed(derive_seed("noise", privacy.noise_seed, market, seed))
-    return PrivateSettings(choices, privacy.steps_per_round, noise, privacy.learning_rate)
+    privacy = federation.config.privacy.quantizer
+    choices = DPSGD(multiplier, privacy.clipping_norm, privacy.sampling_rate, privacy.clipping)
+    noise = noise_source(federation.config.privacy.noise_seed, QUANTIZER, market, seed)
+    share = codebook_noise_share(federation.config, len(federation.doors))
+    return PrivateSettings(choices, privacy.steps_per_round, noise, privacy.learning_rate, share)
 
 
-def make_server(
-    config: Config, markets: Sequence[str], aggregation: Aggregation, transcript: Transcript, run: str
-) -> AggregationServer:
-    """The server of one run; it gets public material only."""
+def make_server(federation: Federation) -> AggregationServer:
+    """The server of a run; it gets public material only."""
+    markets = list(federation.doors)
     return AggregationServer(
-        run=run,
-        parameters_sha256=aggregation.parameters_sha256,
+        run=federation.run,
+        parameters_sha256=federation.aggregation.parameters_sha256,
         markets=markets,
-        min_cohort=min(MIN_COHORT, len(markets)),
-        aggregator=aggregation.server,
-        transcript=transcript,
+        # distributed noise is complete only in the sum of all
+        min_cohort=len(markets) if federation.config.privacy.distributed_noise else min(MIN_COHORT, len(markets)),
+        aggregator=federation.aggregation.server,
+        transcript=federation.transcript,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
+from fedmm_secure.data.market import FloatArray
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
@@ -12,9 +15,14 @@ from fedmm_secure.randomness import torch_generator
 
 def initial_model(config: Config, seed: int) -> RQVAE:
     """The model all markets start from: random, the same everywhere, no data read."""
+    embedding = config.embedding
+    return _model(config, embedding.private.dim if config.private_embedding else embedding.dim, seed)
+
+
+def _model(config: Config, input_dim: int, seed: int) -> RQVAE:
     quantizer = config.quantizer
     shape = QuantizerShape(
-        input_dim=config.embedding.dim,
+        input_dim=input_dim,
         hidden_dim=quantizer.hidden_dim,
         latent_dim=quantizer.latent_dim,
         global_codes=quantizer.global_codes,
@@ -27,11 +35,24 @@ def initial_model(config: Config, seed: int) -> RQVAE:
 
 
 def make_trainer(
-    config: Config, embedding: Embedding, seed: int, private: PrivateSettings | None = None
+    config: Config,
+    embedding: Embedding,
+    seed: int,
+    private: PrivateSettings | None = None,
+    extra_rows: FloatArray | None = None,
 ) -> QuantizerTrainer:
-    """A trainer on a market's users and items."""
+    """A trainer on a market's users and items, and on ``extra_rows (n, dim)`` that cost no budget."""
+    users, items = unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)
+    if config.private_embedding:
+        items = items[items.norm(dim=1) > 0]  # items that were not factorised have no direction
+    free = items if extra_rows is None else torch.cat([items, unit_rows(extra_rows)])
+    return QuantizerTrainer(initial_model(config, seed), users, free, training_settings(config), private)
+
+
+def training_settings(config: Config) -> TrainingSettings:
+    """How a market trains within a round."""
     quantizer = config.quantizer
-    settings = TrainingSettings(
+    return TrainingSettings(
         learning_rate=quantizer.learning_rate,
         batch_size=quantizer.batch_size,
         local_epochs=config.federation.local_epochs,
@@ -39,13 +60,30 @@ def make_trainer(
             commitment=quantizer.commitment, entropy=quantizer.entropy, temperature=quantizer.temperature
         ),
     )
-    users, items = unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)
-    return QuantizerTrainer(initial_model(config, seed), users, items, settings, private)
 
 
 def train_local_quantizer(config: Config, embedding: Embedding, market: str, seed: int) -> RQVAE:
     """Both codebooks local: the same training as in the federation, without exchange and without DP."""
-    trainer = make_trainer(config, embedding, seed)
+    model = _model(config, embedding.user_factors_.shape[1], seed)
+    rows = [unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)]
+    trainer = QuantizerTrainer(model, rows[0], rows[1], training_settings(config))
     for round in range(config.federation.rounds):
         trainer.train_round(torch_generator("quantizer", market, seed, round), warm_up=False)
-    return trainer.model
+    return model
+
+
+def refine_quantizer(config: Config, federated: RQVAE, embedding: Embedding, market: str, seed: int) -> RQVAE:
+    """Encoder, decoder and local codebook trained anew on raw embeddings; the federated global codebook stays frozen.
+
+    Without DP: for the market's own CTR model, never for release.
+    """
+    model = _model(config, embedding.user_factors_.shape[1], seed)
+    words = federated.global_codebook.codewords.detach().clone()
+    model.global_codebook.codewords.data.copy_(words)
+    model.global_codebook.codewords.requires_grad_(False)
+    rows = [unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)]
+    trainer = QuantizerTrainer(model, rows[0], rows[1], training_settings(config))
+    for round in range(config.federation.rounds):
+        trainer.train_round(torch_generator("refinement", market, seed, round), warm_up=False)
+    assert torch.equal(model.global_codebook.codewords, words)
+    return model

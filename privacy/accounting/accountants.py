@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import dp_accounting
 import numpy as np
@@ -22,22 +23,8 @@ Accountant = Callable[[Sequence[DpEvent], float], float]
 FINE, COARSE = 1e-4, 1e-3
 PRV_RELATIVE_ERROR = 0.002
 _MULTIPLIER_BRACKET = (5e-2, 1e4)
+_BELOW_RDP = (0.6, 0.35, 0.2, 0.1)  # where the answer by PLD may lie under the one by RDP; tried in turn
 _INTEGER_ORDERS = (*range(2, 64), 128, 256, 512)  # closed forms; fractional orders need not converge
-
-
-def compose(events: Sequence[DpEvent]) -> DpEvent:
-    """One event for many, equal steps merged so that accountants see few parts."""
-    composed = dp_event.ComposedDpEvent(list(events))
-    steps = gaussian_steps(composed)
-    if steps is None:
-        return dp_event.NonPrivateDpEvent()
-    parts: list[DpEvent] = []
-    for (noise_multiplier, rate), count in sorted(steps.items()):
-        step: DpEvent = dp_event.GaussianDpEvent(noise_multiplier)
-        if rate < 1.0:
-            step = dp_event.PoissonSampledDpEvent(rate, step)
-        parts.append(dp_event.SelfComposedDpEvent(step, count))
-    return dp_event.ComposedDpEvent(parts)
 
 
 def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float = FINE) -> float:
@@ -46,25 +33,40 @@ def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float = FI
     An upper bound at any discretisation ``interval``; ``COARSE`` is ten times faster and a fraction of a per
     mille looser.
     """
-    composed = compose(events)
-    if isinstance(composed, dp_event.NonPrivateDpEvent):
-        return math.inf
-    accountant = pld.PLDAccountant(value_discretization_interval=interval)
-    accountant.compose(composed)
-    return float(accountant.get_epsilon(delta))
+    steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
+    return math.inf if steps is None else _pld_epsilon(tuple(sorted(steps.items())), delta, interval)
 
 
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     """ε at ``delta`` of the composition, by privacy random variables; ``inf`` if any part is not private."""
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    if steps is None:
-        return math.inf
+    return math.inf if steps is None else _prv_epsilon(tuple(sorted(steps.items())), delta)
+
+
+# equal steps merged, so that accountants see few parts, and the views of one ledger share results
+_Steps = tuple[tuple[tuple[float, float], int], ...]
+
+
+@lru_cache(maxsize=4096)
+def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
+    accountant = pld.PLDAccountant(value_discretization_interval=interval)
+    for (noise_multiplier, rate), count in steps:
+        step: DpEvent = dp_event.GaussianDpEvent(noise_multiplier)
+        if rate < 1.0:
+            step = dp_event.PoissonSampledDpEvent(rate, step)
+        accountant.compose(step, count)
+    return float(accountant.get_epsilon(delta))
+
+
+@lru_cache(maxsize=4096)
+def _prv_epsilon(steps: _Steps, delta: float) -> float:
     if not steps:
         return 0.0
     accountant = PRVAccountant()
-    accountant.history = [(sigma, rate, count) for (sigma, rate), count in sorted(steps.items())]
-    rough = float(accountant.get_epsilon(delta, eps_error=0.1))
-    return float(accountant.get_epsilon(delta, eps_error=max(1e-3, PRV_RELATIVE_ERROR * rough)))
+    accountant.history = [(sigma, rate, count) for (sigma, rate), count in steps]
+    with np.errstate(divide="ignore"):  # Opacus takes log(1 - q), and is right for q = 1 all the same
+        rough = float(accountant.get_epsilon(delta, eps_error=0.1))
+        return float(accountant.get_epsilon(delta, eps_error=max(1e-3, PRV_RELATIVE_ERROR * rough)))
 
 
 def solve_noise_multiplier(make_event: Callable[[float], DpEvent], *, epsilon: float, delta: float) -> float:
@@ -82,12 +84,17 @@ def solve_noise_multiplier(make_event: Callable[[float], DpEvent], *, epsilon: f
         bracket_interval=dp_accounting.ExplicitBracketInterval(*_MULTIPLIER_BRACKET),
         tol=1e-3,
     )
+
+    def meets(noise_multiplier: float) -> bool:
+        return pld_epsilon([make_event(noise_multiplier)], delta, interval=COARSE) <= epsilon
+
+    below = next(share for share in _BELOW_RDP if share == _BELOW_RDP[-1] or not meets(share * loose))
     found = dp_accounting.calibrate_dp_mechanism(
         lambda: pld.PLDAccountant(value_discretization_interval=COARSE),
         make_event,
         epsilon,
         delta,
-        bracket_interval=dp_accounting.ExplicitBracketInterval(0.6 * loose, 1.02 * loose),
+        bracket_interval=dp_accounting.ExplicitBracketInterval(below * loose, 1.02 * loose),
         tol=1e-3,
     )
     return float(np.ceil((found + 1e-3) * 1e3) / 1e3)  # the search may end up to its tolerance below

@@ -6,6 +6,7 @@ cannot smuggle in an event whose accounting is not tested.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ def event_to_data(event: DpEvent) -> dict[str, Any]:
             return {"kind": "no-op"}
         case dp_event.GaussianDpEvent():
             return {"kind": "gaussian", "noise_multiplier": event.noise_multiplier}
+        case dp_event.RandomizedResponseDpEvent():
+            return {"kind": "randomised-response", "noise": event.noise_parameter, "values": event.num_buckets}
         case dp_event.PoissonSampledDpEvent():
             return {
                 "kind": "poisson-sampled",
@@ -49,6 +52,8 @@ def event_from_data(data: Mapping[str, Any]) -> DpEvent:
                 return dp_event.NoOpDpEvent()
             case "gaussian":
                 return dp_event.GaussianDpEvent(float(data["noise_multiplier"]))
+            case "randomised-response":
+                return dp_event.RandomizedResponseDpEvent(float(data["noise"]), int(data["values"]))
             case "poisson-sampled":
                 rate = float(data["sampling_rate"])
                 if not 0 < rate <= 1:
@@ -68,6 +73,17 @@ def dp_sgd_event(noise_multiplier: float, sampling_rate: float, steps: int) -> D
     """DP-SGD: ``steps`` Gaussian mechanisms on Poisson samples (Abadi et al., CCS 2016)."""
     step = dp_event.PoissonSampledDpEvent(sampling_rate, dp_event.GaussianDpEvent(noise_multiplier))
     return dp_event.SelfComposedDpEvent(step, steps)
+
+
+def randomised_response_event(epsilon: float, n_values: int) -> DpEvent:
+    """One k-ary randomised response; dp-accounting counts the share of answers that are drawn uniformly."""
+    return dp_event.RandomizedResponseDpEvent(n_values / (math.exp(epsilon) + n_values - 1.0), n_values)
+
+
+def randomised_response_epsilon(event: dp_event.RandomizedResponseDpEvent) -> float:
+    """ε of one k-ary randomised response, for a change of the value."""
+    p, k = event.noise_parameter, event.num_buckets
+    return math.log1p(k * (1.0 - p) / p) if p > 0 else math.inf
 
 
 GaussianSteps = dict[tuple[float, float], int]

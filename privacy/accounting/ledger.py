@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from privacy.accounting.events import UnknownEventError, event_from_data, event_
 from privacy.errors import InputError
 
 GENESIS = "0" * 64
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class LedgerError(InputError):
@@ -41,6 +41,7 @@ class Entry:
         round: federation round, None outside the rounds.
         message_sha256: hash of the bytes that were sent, None if none were.
         remark: what a reader must know beside the numbers.
+        view_events: events of views that observe less, or more, than ``event`` says.
     """
 
     market: str
@@ -56,10 +57,16 @@ class Entry:
     round: int | None = None
     message_sha256: str | None = None
     remark: str | None = None
+    view_events: Mapping[str, DpEvent] = field(default_factory=dict)
+
+    def event_for(self, view: str) -> DpEvent:
+        """What the entry means for one view."""
+        return self.view_events.get(view, self.event)
 
     def to_data(self) -> dict[str, Any]:
         data = dict(vars(self))
         data["event"] = event_to_data(self.event)
+        data["view_events"] = {view: event_to_data(event) for view, event in self.view_events.items()}
         data["audience"], data["depends_on"] = list(self.audience), list(self.depends_on)
         return data
 
@@ -67,6 +74,7 @@ class Entry:
     def from_data(cls, data: dict[str, Any]) -> Entry:
         fields = dict(data)
         fields["event"] = event_from_data(fields["event"])
+        fields["view_events"] = {view: event_from_data(found) for view, found in fields["view_events"].items()}
         fields["audience"] = tuple(fields["audience"])
         fields["depends_on"] = tuple(fields["depends_on"])
         return cls(**fields)
@@ -118,7 +126,7 @@ def read_ledger(path: Path) -> tuple[list[Entry], str]:
             data = json.loads(raw)
             entry = Entry.from_data(data["entry"])
             line, expected = _line(entry, number - 1, head)
-        except (ValueError, KeyError, TypeError, UnknownEventError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, UnknownEventError) as error:
             raise LedgerError(f"{path}:{number}: not a ledger line: {error}") from error
         if data.get("sequence") != number - 1:
             raise LedgerError(f"{path}:{number}: sequence {data.get('sequence')} where {number - 1} was expected")

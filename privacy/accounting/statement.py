@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent
+
 from privacy.accounting.accountants import Accountant, pld_epsilon
 from privacy.accounting.ledger import Entry, depended_on
+
+EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,13 @@ COMPUTATIONAL = (
     "without that assumption the market view's guarantee applies"
 )
 NOTHING_OBSERVED = "nothing that depends on users' rows is observed"
+CHANGED_ROWS = "implied by the above: changing any rows of one user is a removal and an addition"
+
+
+def view_events(entries: Sequence[Entry], view: str) -> list[DpEvent]:
+    """Events of everything a view observes, with all that it depends on."""
+    visible = [entry for entry in entries if view in entry.audience]
+    return [entry.event_for(view) for entry in depended_on(entries, visible)]
 
 
 def view_guarantee(
@@ -52,13 +63,32 @@ def view_guarantee(
         accountant: composition to use.
     """
     delta, unit = entries[0].delta, entries[0].unit
-    visible = [entry for entry in entries if view in entry.audience]
-    if not visible:
+    events = view_events(entries, view)
+    if not events:
         return Guarantee(0.0, 0.0, unit, COMPUTATIONAL if encrypted else NOTHING_OBSERVED)
-    epsilon = accountant([entry.event for entry in depended_on(entries, visible)], delta)
-    if math.isinf(epsilon):
-        return Guarantee(None, delta, unit, UNBOUNDED)
-    return Guarantee(epsilon, delta, unit, DP)
+    return _guarantee(events, delta, unit, DP, accountant)
+
+
+def changed_rows(guarantee: Guarantee) -> Guarantee:
+    """What an add-or-remove guarantee implies for a change of one user's rows: (2ε, (1 + e^ε) δ).
+
+    Group privacy for two (Dwork, Roth, 2014, section 2.3); a δ of 1 or more says nothing, so ε is then unbounded.
+    """
+    unit = "change of one user's rows"
+    if guarantee.epsilon is None:
+        return Guarantee(None, guarantee.delta, unit, CHANGED_ROWS)
+    delta = (1.0 + math.exp(min(guarantee.epsilon, 700.0))) * guarantee.delta
+    if delta >= 1.0:
+        return Guarantee(None, guarantee.delta, unit, f"{CHANGED_ROWS}; its delta would be {delta:.2g}")
+    return Guarantee(2.0 * guarantee.epsilon, delta, unit, CHANGED_ROWS)
+
+
+def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarantee:
+    """Guarantee against a view that observed this run and those before it on the same data."""
+    delta, unit = entries[0].delta, entries[0].unit
+    earlier = [entry.event_for(view) for entry in entries if entry.stage == EARLIER_RUNS]
+    basis = "plain composition of this run with the runs before it that the privacy account holds"
+    return _guarantee([*view_events(entries, view), *earlier], delta, unit, basis, pld_epsilon)
 
 
 def conditional_guarantee(
@@ -72,7 +102,13 @@ def conditional_guarantee(
     stages = [entry for entry in entries if entry.stage.startswith(stage_prefix)]
     if not stages:
         return None
-    epsilon = accountant([entry.event for entry in stages], stages[0].delta)
     inputs = sorted({stage.split("/")[0] for entry in stages for stage in entry.depends_on})
     basis = f"conditional on the outputs of: {', '.join(inputs) or 'nothing'}"
-    return Guarantee(None if math.isinf(epsilon) else epsilon, stages[0].delta, stages[0].unit, basis)
+    return _guarantee([entry.event for entry in stages], stages[0].delta, stages[0].unit, basis, accountant)
+
+
+def _guarantee(events: Sequence[DpEvent], delta: float, unit: str, basis: str, accountant: Accountant) -> Guarantee:
+    epsilon = accountant([ComposedDpEvent(list(events))], delta)
+    if math.isinf(epsilon):
+        return Guarantee(None, delta, unit, UNBOUNDED if basis == DP else basis)
+    return Guarantee(epsilon, delta, unit, basis)

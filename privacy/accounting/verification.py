@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.accounting.accountants import pld_epsilon, prv_epsilon
-from privacy.accounting.ledger import LedgerError, depended_on, read_ledger
+from privacy.accounting.ledger import LedgerError, read_ledger
+from privacy.accounting.statement import view_events
 
 RELATIVE_AGREEMENT = 0.01
 
@@ -47,8 +48,7 @@ def verify_ledger(path: Path, claims: Mapping[str, float | None]) -> list[Findin
         alone = [entry.event for entry in entries if entry.stage.split("/")[0] == group]
         findings += _disagreement(f"{path} stage {group}", pld_epsilon(alone, delta), prv_epsilon(alone, delta))
     for view, claimed in claims.items():
-        visible = [entry for entry in entries if view in entry.audience]
-        events = [entry.event for entry in depended_on(entries, visible)]
+        events = view_events(entries, view)
         where = f"{path} view {view}"
         pld = pld_epsilon(events, delta)
         findings += _disagreement(where, pld, prv_epsilon(events, delta))

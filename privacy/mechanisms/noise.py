@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -28,3 +29,7 @@ class NoiseSource:
     def from_seed(cls, seed: int) -> NoiseSource:
         """Reproducible noise, for tests."""
         return cls(torch.Generator().manual_seed(seed), seeded=True)
+
+    def numpy_generator(self) -> np.random.Generator:
+        """A generator for private choices other than noise, as unpredictable as the noise."""
+        return np.random.default_rng(int(torch.randint(2**62, (), generator=self.generator)))

@@ -117,7 +117,7 @@ def test_empirical_bayes_beats_plain_lira_with_few_shadows_and_finds_nothing_in_
 
 
 def plan_of(config, markets, *targets):
-    return ShadowPlan(config, markets, "m0", targets, {}, dict.fromkeys(markets))
+    return ShadowPlan(config, markets, "m0", targets, {}, {name: {} for name in markets})
 
 
 def test_shadow_pipelines_answer_for_every_target_and_resume(tiny_markets, tmp_path):

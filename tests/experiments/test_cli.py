@@ -181,6 +181,9 @@ def test_json_output_is_the_metrics(config_file, tmp_path, capsys):
     assert json.loads(out)["macro"]["auc"] > 0.5
 
 
+RELEASE = ["run", "--set", "privacy.epsilon=8", "--set", "privacy.protect=release", "--set"]
+DISTRIBUTED = ["run", "--set", "privacy.epsilon=8", "--set", "privacy.distributed_noise=true",
+               "--set", "privacy.quantizer.steps_per_round=1", "--set"]  # fmt: skip
 USER_MISTAKES = [
     (["run", "quickstrt"], "did you mean 'quickstart'"),
     (["run", "--set", "privacy.epsilom=8"], "privacy.epsilom: unknown key; did you mean 'epsilon'"),
@@ -191,7 +194,19 @@ USER_MISTAKES = [
     (["run", "--set", "seed"], "expected KEY=VALUE"),
     (["run", "--set", "data.synthetic.markets=2"], "allow_small_cohort"),
     (["run", "--set", "ctr.features=[user_id]"], "user_id cannot be cross-fitted"),
-    (["run", "--set", "privacy.protect=release", "--set", "privacy.epsilon=8"], "needs differential privacy"),
+    ([*RELEASE, "embedding.kind=svd"], "privacy.protect: release needs embedding.kind: dp-svd"),
+    ([*RELEASE, "ctr.model=boosted"], "boosted cannot train with DP-SGD"),
+    ([*RELEASE, "ctr.features=[user_id, counts]"], "user_id cannot be cross-fitted"),
+    ([*RELEASE, "ctr.features=[recency]"], "recency cannot be released"),
+    ([*RELEASE, "ctr.tune=true"], "outside the budget"),
+    ([*RELEASE, "ctr.training=in-sample"], "needs ctr.training: cross-fit"),
+    (["run", "--set", "privacy.user_codes_epsilon=2"], "privacy.user_codes_epsilon needs privacy.epsilon"),
+    (["run", "--set", "embedding.kind=dp-svd"], "dp-svd needs privacy.epsilon"),
+    (["run", "--set", "ctr.baselines=[noisy-popularity]"], "noisy-popularity needs privacy.epsilon"),
+    ([*DISTRIBUTED, "aggregation.kind=plaintext"], "plaintext shows each update"),
+    ([*DISTRIBUTED, "privacy.quantizer.steps_per_round=2"], "so that noise adds up"),
+    ([*DISTRIBUTED, "privacy.colluding_markets=2"], "must leave two honest markets of 3"),
+    (["budget", "quickstart"], "privacy.epsilon is not set"),
     (["run", "--set", "aggregation.bits=30", "--set", "aggregation.kind=rot13"], "aggregation.kind"),
     (["run", "--set", "quantizer.global_codes=300"], "at most 255 codes"),
     (["run", "--resume"], "--resume needs --out"),

@@ -39,7 +39,17 @@ def test_the_run_directory_keeps_the_contract(finished):
         assert {"auc", "logloss", "gauc", "n_test", "n_users", "n_items", "baselines"} <= set(values)
         assert 0.5 < values["auc"] < 1
         views = metrics["privacy"]["markets"][name]
-        assert set(views) == {"server", "market", "collusion", "consumer", "release", "profile", "stages"}
+        assert set(views) == {
+            "server",
+            "market",
+            "collusion",
+            "consumer",
+            "release",
+            "profile",
+            "stages",
+            "with_earlier_runs",
+            "seeded",
+        }
     assert metrics["communication"]["bytes_up"] > 0
     assert json.loads((directory / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
 
@@ -64,7 +74,7 @@ def test_the_same_configuration_gives_the_same_metrics(finished, tmp_path):
 
 
 def test_dp_sgd_is_reported_as_what_it_is(tmp_path):
-    config = tiny(privacy={"epsilon": 3.0, "noise_seed": 1}, seed=[0, 1])
+    config = tiny(embedding={"kind": "svd"}, privacy={"epsilon": 3.0, "noise_seed": 1}, seed=[0, 1])
     metrics = run(tmp_path / "run", config)
     for name, views in metrics["privacy"]["markets"].items():
         # with embeddings fitted on raw rows there is no user-level guarantee

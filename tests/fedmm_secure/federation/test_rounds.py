@@ -5,16 +5,16 @@ import torch
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.federation.messages import Header, pack
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
+from fedmm_secure.federation.setup import open_federation
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.pipeline import open_accounts, train_federated
+from fedmm_secure.pipeline import train_federated
 from privacy.aggregation import FixedPointCodec, PlaintextMarket, PlaintextServer
 from tests.conftest import tiny
 
 
 def train(config, markets, directory):
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
-    accounts = open_accounts(config, directory, markets)
-    return train_federated(config, 0, directory, embeddings, accounts)
+    return train_federated(open_federation(config, markets, directory), 0, embeddings)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def test_the_transcript_shows_the_server_no_plaintext_under_ckks(by_kind):
 def test_dp_training_reads_no_user_row_in_warm_up(tiny_markets, tmp_path):
     config = tiny(
         federation={"rounds": 2, "warm_up_rounds": 1},
+        embedding={"kind": "svd"},
         privacy={"epsilon": 8.0, "noise_seed": 1},
         aggregation={"kind": "plaintext"},
     )
@@ -74,7 +75,7 @@ def test_dp_training_reads_no_user_row_in_warm_up(tiny_markets, tmp_path):
     sums = []
     for label, embeddings in (("a", plain), ("b", changed)):
         directory = tmp_path / label
-        train_federated(config, 0, directory, embeddings, open_accounts(config, directory, tiny_markets))
+        train_federated(open_federation(config, tiny_markets, directory), 0, embeddings)
         transcript = Transcript(directory / "transcript")
         sums.append([transcript.find(kind="sum", stage="quantizer/0", round=r, sender="server") for r in range(2)])
     assert sums[0][0] == sums[1][0]  # warm-up: user rows do not matter

@@ -6,7 +6,7 @@ from scipy import stats
 
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from privacy.accounting.events import gaussian_steps
-from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, HookGradients
 from privacy.mechanisms.noise import NoiseSource
 
 SHAPE = QuantizerShape(input_dim=6, hidden_dim=8, latent_dim=4, global_codes=5, local_codes=7)
@@ -42,7 +42,7 @@ def test_per_example_gradients_equal_single_example_backward_passes_codebooks_in
 
 def trainer(net, choices, n, *, seed=3, learning_rate=1.0):
     optimizer = torch.optim.SGD(net.parameters(), lr=learning_rate)
-    return DPSGDTrainer(net, optimizer, loss, choices, n, NoiseSource.from_seed(seed))
+    return DPSGDTrainer(HookGradients(net, loss), optimizer, choices, n, NoiseSource.from_seed(seed))
 
 
 def flat(net):
@@ -117,7 +117,7 @@ def test_batches_are_poisson_samples():
 
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    run = DPSGDTrainer(net, optimizer, recording, DPSGD(1.0, 1.0, 0.3), 40, NoiseSource.from_seed(5))
+    run = DPSGDTrainer(HookGradients(net, recording), optimizer, DPSGD(1.0, 1.0, 0.3), 40, NoiseSource.from_seed(5))
     run.steps(rows(40), 400)
     variance = 40 * 0.3 * 0.7
     assert np.mean(sizes) == pytest.approx(12, abs=4 * (variance / 400) ** 0.5)

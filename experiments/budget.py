@@ -1,0 +1,77 @@
+"""What a configuration would spend, and on how much signal, before anything is trained.
+
+Only public values enter: the number of users and items of each market, and the configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from fedmm_secure.config import Config
+from fedmm_secure.data.market import Market
+from fedmm_secure.federation.setup import COUNTS, CTR, EMBEDDING, QUANTIZER, plan_noise, planned_stages, planned_views
+from fedmm_secure.quantization.build import initial_model
+from privacy.accounting.accountants import pld_epsilon
+
+TYPICAL_ROWS = 8.0  # rows of a user, for the expected signal of counts; an assumption, not read from the data
+HOPELESS = 1.0
+Budget = dict[str, Any]
+
+
+def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
+    """ε by stage and view, noise multipliers and signal-to-noise ratios of one market.
+
+    Signal-to-noise is what the stage could reach at best. Counts: an item of average popularity, over the noise.
+    Embedding: users spread evenly over the factors, over the noise's spectral norm. DP-SGD: a step on which all
+    gradients agree, over the noise's norm.
+    """
+    delta = config.privacy.delta_for(market.n_users)
+    noise = plan_noise(config, market.n_items, delta)
+    stages = {stage.name: stage for stage in planned_stages(config, market.n_items)}
+    events = {name: stage.event(noise[name]) for name, stage in stages.items()}
+    views = planned_views(config, noise, market.n_items, n_markets)
+    ratios = _signal_to_noise(config, market, noise)
+    return {
+        "users": market.n_users,
+        "items": market.n_items,
+        "delta": delta,
+        "stages": {
+            name: {
+                "epsilon": pld_epsilon([events[name]], delta),
+                "noise_multiplier": noise[name],
+                "signal_to_noise": ratios[name],
+            }
+            for name in stages
+        },
+        "views": {view: _bounded(pld_epsilon([event], delta)) for view, event in views.items()},
+        "too_small_for": sorted(name for name, ratio in ratios.items() if ratio < HOPELESS),
+    }
+
+
+def _bounded(epsilon: float) -> float | None:
+    return None if math.isinf(epsilon) else epsilon
+
+
+def _signal_to_noise(config: Config, market: Market, noise: Mapping[str, float]) -> dict[str, float]:
+    users, privacy = market.n_users, config.privacy
+    found = {}
+    if COUNTS in noise:
+        found[COUNTS] = users * math.sqrt(TYPICAL_ROWS) / market.n_items / noise[COUNTS]
+        private = config.embedding.private
+        items = min(private.max_items, market.n_items)
+        found[EMBEDDING] = users / private.dim / (noise[EMBEDDING] * math.sqrt(2.0 * items))
+    quantizer = sum(parameter.numel() for parameter in initial_model(config, 0).parameters())
+    found[QUANTIZER] = privacy.quantizer.sampling_rate * users / (noise[QUANTIZER] * math.sqrt(quantizer))
+    if CTR in noise:
+        found[CTR] = privacy.ctr.sampling_rate * users / (noise[CTR] * math.sqrt(_ctr_parameters(config)))
+    return found
+
+
+def _ctr_parameters(config: Config) -> int:
+    """About as many as the network has: code tables, and the first layers of the perceptron."""
+    codes = 2 * (config.quantizer.global_codes + config.quantizer.local_codes) * (config.ctr.dim + 1)
+    widths = [18 * config.ctr.dim, *config.ctr.hidden]
+    return codes + sum(before * after for before, after in pairwise(widths))

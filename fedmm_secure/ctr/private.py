@@ -1,0 +1,230 @@
+"""A CTR model that may be released: pre-trained on pseudo-users, trained with user-level DP-SGD on users' bags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.bags import Bags, make_bags
+from fedmm_secure.ctr.dataset import Labelled, held_out_folds, labelled
+from fedmm_secure.ctr.features import FeatureBuilder, Features, FeatureSchema
+from fedmm_secure.ctr.neural import NeuralCTR, NeuralKind
+from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
+from fedmm_secure.data.market import FloatArray, IntArray, interaction_matrix
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed, noise_source, numpy_generator, torch_generator
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, FunctionalGradients, StepStatistics
+from privacy.mechanisms.noise import NoiseSource
+
+PRETRAIN_EPOCHS = 6
+PRETRAIN_BATCH = 512
+LARGEST_NUMBER = 4.0  # standardised numbers are clipped here: an outlier must not own a gradient
+
+
+class PrivateCTR:
+    """Click probabilities from a network whose every parameter and constant comes from private releases.
+
+    Standardisation uses pseudo-users, never the market's rows.
+    """
+
+    def __init__(self, kind: NeuralKind, schema: FeatureSchema, config: Config, seed: int) -> None:
+        self.schema = schema
+        self.network = NeuralCTR(
+            kind,
+            schema.cardinalities,
+            len(schema.number_names),
+            dim=config.ctr.dim,
+            hidden=config.ctr.hidden,
+            dropout=0.0,
+            generator=torch_generator("ctr-init", seed),
+        )
+        self._centre = np.zeros(len(schema.number_names))
+        self._spread = np.ones(len(schema.number_names))
+
+    def pretrain(self, pseudo: Labelled, generator: torch.Generator) -> None:
+        """Set the standardisation and initial weights from pseudo-users: post-processing."""
+        self._centre = pseudo.features.numbers.mean(0)
+        self._spread = np.maximum(pseudo.features.numbers.std(0), 1e-3)
+        categories, numbers = self._tensors(pseudo.features)
+        label = torch.from_numpy(pseudo.label.astype(np.float32))
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3)
+        loss = nn.BCEWithLogitsLoss()
+        for _ in range(PRETRAIN_EPOCHS):
+            for chosen in torch.randperm(len(label), generator=generator).split(PRETRAIN_BATCH):
+                optimizer.zero_grad()
+                loss(self.network(categories[chosen], numbers[chosen]), label[chosen]).backward()
+                optimizer.step()
+
+    def fit(
+        self, bags: Bags, choices: DPSGD, steps: int, learning_rate: float, average: bool, noise: NoiseSource
+    ) -> StepStatistics:
+        """DP-SGD on bags whose numbers are standardised; the average of the later iterates is post-processing."""
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
+        gradients = FunctionalGradients(self.network, bag_loss)
+        trainer = DPSGDTrainer(gradients, optimizer, choices, len(bags.mask), noise)
+        averaged = AveragedModel(self.network)
+        taken = 0
+
+        def after() -> None:
+            nonlocal taken
+            taken += 1
+            if taken > steps // 2:
+                averaged.update_parameters(self.network)
+
+        found = trainer.steps(bags.tensors(), steps, after=after)
+        if average:
+            self.network.load_state_dict(averaged.module.state_dict())
+        return found
+
+    def standardise(self, features: Features) -> Features:
+        scaled = (features.numbers - self._centre) / self._spread
+        return Features(features.categories, np.clip(scaled, -LARGEST_NUMBER, LARGEST_NUMBER))
+
+    def predict(self, features: Features) -> FloatArray:
+        """Click probabilities ``(n,)``."""
+        categories, numbers = self._tensors(features)
+        with torch.no_grad():
+            return np.asarray(torch.sigmoid(self.network(categories, numbers)).double().numpy())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights of the network, and the standardisation of its numbers."""
+        return {
+            "network": {name: value.detach().clone() for name, value in self.network.state_dict().items()},
+            "centre": torch.from_numpy(self._centre),
+            "spread": torch.from_numpy(self._spread),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self._centre, self._spread = state["centre"].numpy(), state["spread"].numpy()
+
+    def _tensors(self, features: Features) -> tuple[Tensor, Tensor]:
+        scaled = self.standardise(features)
+        return torch.from_numpy(scaled.categories), torch.from_numpy(scaled.numbers.astype(np.float32))
+
+
+def bag_loss(forward: Callable[..., Tensor], bag: tuple[Tensor, ...]) -> Tensor:
+    """Mean log loss of one user's bag; 0 for an empty bag."""
+    categories, numbers, label, mask = bag
+    losses = nn.functional.binary_cross_entropy_with_logits(forward(categories, numbers), label, reduction="none")
+    return (losses * mask).sum() / mask.sum().clamp(min=1.0)
+
+
+def train_released(
+    prepared: PreparedMarket,
+    embedding: Embedding,
+    quantizer: RQVAE,
+    config: Config,
+    seed: int,
+    noise_multiplier: float | None,
+) -> tuple[PrivateCTR, FeatureBuilder]:
+    """The CTR model that ``protect: release`` lets out, and the builder of its features at prediction time."""
+    if not isinstance(embedding, DPSVDEmbedding) or noise_multiplier is None:
+        raise TypeError("a released model needs private embeddings and noise")
+    private = config.privacy.ctr
+    choices = DPSGD(noise_multiplier, private.clipping_norm, private.sampling_rate, private.clipping)
+    noise = noise_source(config.privacy.noise_seed, "ctr", prepared.market.name, seed)
+    return PrivateBench(prepared, embedding, config).train(quantizer, seed, choices, noise)
+
+
+class PrivateBench:
+    """Builds the released CTR model of one market and one seed."""
+
+    def __init__(self, prepared: PreparedMarket, embedding: DPSVDEmbedding, config: Config) -> None:
+        self.prepared, self.embedding, self.config = prepared, embedding, config
+        self.history = self._history(prepared.split.train)
+
+    def train(
+        self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource
+    ) -> tuple[PrivateCTR, FeatureBuilder]:
+        """The trained model, and the builder of its features at prediction time."""
+        config, name = self.config, self.prepared.market.name
+        builder = self.builder(quantizer, self.history)
+        seed = derive_seed("ctr", name, seed)
+        kind = config.ctr.model
+        if kind == "boosted":
+            raise ValueError("boosted trees cannot train with DP-SGD")
+        model = PrivateCTR(kind, builder.schema(), config, seed)
+        model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed))
+        private = config.privacy.ctr
+        bags = self._bags(model, quantizer, noise)
+        model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise)
+        return model, builder
+
+    def builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
+        """Features of pairs; users are projected and encoded from the given history."""
+        users = self.embedding.transform(history.matrix)
+        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        shape = quantizer.shape
+        return FeatureBuilder(self.config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def _history(self, rows: IntArray) -> PrivateHistory:
+        market = self.prepared.market
+        matrix = interaction_matrix(market.user[rows], market.item[rows], (market.n_users, market.n_items))
+        return PrivateHistory(self.embedding, matrix)
+
+    def _negatives(self) -> Pool:
+        """What training negatives are drawn from: the whole catalogue, evenly or by noisy counts, never raw counts."""
+        counts = self.embedding.counts.values
+        items = np.arange(len(counts))
+        weights = np.ones(len(counts))
+        if self.config.data.negatives == "popularity" and (counts > 0).any():
+            weights = np.maximum(counts, 0.0)
+        return Pool(items, weights / weights.sum(), 1.0)
+
+    def _bags(self, model: PrivateCTR, quantizer: RQVAE, noise: NoiseSource) -> Bags:
+        """Each user's latest rows with negatives; features of a row come from the rows before it.
+
+        A bag depends on its user's rows, on private releases and on negatives drawn independently for each row. They
+        are drawn from the noise's generator: with a public seed, removing one user would shift the draws of others.
+        """
+        market, split, config = self.prepared.market, self.prepared.split, self.config
+        depth = config.privacy.ctr.rows_per_user
+        folds = held_out_folds(market, split.train, last=depth, random=0, rng=noise.numpy_generator())
+        jobs = [(fold.held_out, self._history(fold.kept), split.train) for fold in folds]
+        if config.ctr.refit:
+            jobs.append((split.valid, self.history, np.concatenate([split.train, split.valid])))
+        parts = []
+        for rows, history, touched in jobs:
+            candidates = self._candidates(rows, touched, noise.numpy_generator())
+            found = labelled(self.builder(quantizer, history), candidates)
+            standardised = Labelled(model.standardise(found.features), found.label)
+            parts.append((candidates.user, standardised))
+        width = len(jobs) * (1 + (config.data.negatives_per_positive if config.data.label == "click" else 0))
+        return make_bags(market.n_users, width, parts)
+
+    def _candidates(self, rows: IntArray, touched: IntArray, rng: np.random.Generator) -> Candidates:
+        market, data = self.prepared.market, self.config.data
+        user, item = market.user[rows], market.item[rows]
+        if data.label == "like":
+            return Candidates(user, item, (market.rating[rows] >= data.like_threshold).astype(np.float64))
+        keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
+        return with_negatives(user, item, self._negatives(), keys, market.n_items, data.negatives_per_positive, rng)
+
+    def _pseudo_examples(self, quantizer: RQVAE, seed: int) -> Labelled:
+        """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
+        rng = numpy_generator("ctr-pseudo-users", seed)
+        pseudo = draw_pseudo_users(self.embedding, max(self.config.privacy.pseudo_users, 200), rng)
+        return labelled(
+            self.builder(quantizer, PrivateHistory(self.embedding, pseudo.history)), self._pseudo_pairs(pseudo, rng)
+        )
+
+    def _pseudo_pairs(self, pseudo: PseudoUsers, rng: np.random.Generator) -> Candidates:
+        n, n_items = pseudo.history.shape
+        history = pseudo.history.tocoo()
+        keys = pair_keys(history.coords[0].astype(np.int64), history.coords[1].astype(np.int64), n_items)
+        users = np.arange(n)
+        per_positive = self.config.data.negatives_per_positive if self.config.data.label == "click" else 1
+        return with_negatives(users, pseudo.next_item, self._negatives(), keys, n_items, per_positive, rng)

@@ -1,0 +1,71 @@
+"""What a run guarantees to each market's users, by view: read off the ledger, nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from dp_accounting.dp_event import RandomizedResponseDpEvent
+
+from fedmm_secure.config import Config
+from privacy.accounting.events import randomised_response_epsilon
+from privacy.accounting.ledger import Entry
+from privacy.accounting.statement import (
+    EARLIER_RUNS,
+    Guarantee,
+    changed_rows,
+    conditional_guarantee,
+    guarantee_with_earlier_runs,
+    view_guarantee,
+)
+
+VIEWS = ("server", "market", "collusion", "consumer", "release")
+ACCOUNTED = ("market", "collusion", "consumer", "release")
+USER_CODES = "user-codes"
+STAGES = ("counts", "embedding", "quantizer", "ctr")
+
+
+def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
+    """The (ε, δ) of every view, with what it implies for changed rows, of each stage alone, and over runs."""
+    encrypted = config.aggregation.kind != "plaintext"
+    found: dict[str, Any] = {}
+    for view in VIEWS:
+        guarantee = view_guarantee(entries, view, encrypted=encrypted and view == "server")
+        found[view] = asdict(guarantee) | {"changed_rows": asdict(changed_rows(guarantee))}
+    found["profile"] = asdict(_profile(entries))
+    found["stages"] = {stage: _alone(entries, stage) for stage in STAGES}
+    found["with_earlier_runs"] = _over_runs(entries)
+    found["seeded"] = any(entry.seeded for entry in entries)
+    return found
+
+
+def _alone(entries: Sequence[Entry], stage: str) -> dict[str, Any] | None:
+    mine = [entry for entry in entries if entry.stage.split("/")[0] == stage]
+    found = conditional_guarantee(mine, "")
+    return None if found is None else asdict(found)
+
+
+def _profile(entries: Sequence[Entry]) -> Guarantee:
+    """A target user's own code: no central mechanism protects it; randomised response does, if it was used."""
+    delta = entries[0].delta
+    published = [entry.event for entry in entries if entry.stage.startswith(USER_CODES)]
+    if not published:
+        basis = "none: a user's code, embedding and scores are computed from that user's own rows"
+        return Guarantee(None, delta, "user", basis)
+    implied = changed_rows(view_guarantee(entries, "release"))
+    own = sum(randomised_response_epsilon(event) for event in published if isinstance(event, RandomizedResponseDpEvent))
+    if implied.epsilon is None or math.isinf(own):
+        return Guarantee(None, delta, implied.unit, f"randomised codes alone: epsilon {own:.4g}; {implied.basis}")
+    basis = (
+        f"published codes alone, by k-ary randomised response: epsilon {own:.4g}, added to what a change of the user's "
+        "rows means in everything else that is released; scores of the user's own account stay unprotected"
+    )
+    return Guarantee(implied.epsilon + own, implied.delta, implied.unit, basis)
+
+
+def _over_runs(entries: Sequence[Entry]) -> dict[str, Any]:
+    earlier = [entry for entry in entries if entry.stage == EARLIER_RUNS]
+    views: Mapping[str, Any] = {view: asdict(guarantee_with_earlier_runs(entries, view)) for view in ACCOUNTED}
+    return {"earlier_runs": int(earlier[0].remark or 0) if earlier else 0, **views}
