@@ -238,13 +238,20 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     macro = metrics["macro"]
     table.add_row("macro", "", f"{macro['auc']:.3f}", *(f"{macro['baselines'][name]['auc']:.3f}" for name in names))
     console.print(table)
-    table = Table("epsilon by view", *VIEWS, "profile", "DP-SGD alone *")
+    table = Table("epsilon by view", *VIEWS, "profile", "release, with earlier runs")
+    conditional: dict[str, float] = {}
     for market, views in metrics["privacy"]["markets"].items():
-        alone = views["stages"]["quantizer"]
         cells = (epsilon_text(views[view]["epsilon"]) for view in (*VIEWS, "profile"))
-        table.add_row(market, *cells, epsilon_text(None if alone is None else alone["epsilon"]))
+        over_runs = views["with_earlier_runs"]
+        earlier = f"{epsilon_text(over_runs['release']['epsilon'])} ({over_runs['earlier_runs']} before)"
+        table.add_row(market, *cells, earlier)
+        alone = views["stages"]["quantizer"]
+        if alone is not None and alone["epsilon"] is not None and views["market"]["epsilon"] is None:
+            conditional[market] = alone["epsilon"]
     console.print(table)
-    console.print("* conditional on fixed embeddings: not a user-level guarantee")
+    if conditional:
+        found = ", ".join(f"{market} {epsilon_text(epsilon)}" for market, epsilon in conditional.items())
+        console.print(f"DP-SGD alone, conditional on fixed embeddings, not a user-level guarantee: {found}")
 
 
 def _print_budget(found: dict[str, dict[str, Any]]) -> None:

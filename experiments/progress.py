@@ -44,7 +44,7 @@ class RunProgress:
             if fields["loss"] is not None:
                 notes.append(f"loss {fields['loss']:.3f}")
             if fields["epsilon"] is not None:
-                notes.append(f"DP-SGD ε so far {fields['epsilon']:.3g}")
+                notes.append(f"ε so far {fields['epsilon']:.3g}")
             self.update(f"rounds, seed {fields['seed']}", fields["round"], fields["rounds"], ", ".join(notes))
         elif event == "ctr":
             self.update("CTR models", fields["done"], fields["markets"], f"market {fields['market']}")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.run_directory import read_config, read_metrics
 from experiments.verification import verify_run
-from fedmm_secure.statement import VIEWS
+from fedmm_secure.statement import ACCOUNTED, STAGES, VIEWS
 from fedmm_secure.storage import write_atomic
 
 # Okabe-Ito: told apart by colour-blind readers and in print
@@ -43,7 +43,10 @@ def write_report(directory: Path) -> Path:
             privacy={market: _privacy_row(views) for market, views in statements.items()},
             bases={view: first[view]["basis"] for view in (*VIEWS, "profile")},
             market_epsilon=epsilon_text(_worst(views["market"]["epsilon"] for views in statements.values())),
-            stage_epsilon=epsilon_text(_worst(_alone(views) for views in statements.values())),
+            release_epsilon=epsilon_text(_worst(views["release"]["epsilon"] for views in statements.values())),
+            seeded=any(views["seeded"] for views in statements.values()),
+            stages=STAGES,
+            accounted=ACCOUNTED,
             findings=verify_run(directory),
             attacks=_attack_rows(directory),
             accuracy_figure=_accuracy_figure(metrics),
@@ -73,14 +76,26 @@ def _worst(epsilons: Any) -> float | None:
     return None if any(value is None for value in values) else max(values)
 
 
-def _alone(views: Mapping[str, Any]) -> float | None:
-    stage = views["stages"]["quantizer"]
-    return None if stage is None else stage["epsilon"]
-
-
 def _privacy_row(views: Mapping[str, Any]) -> dict[str, Any]:
-    cells = [epsilon_text(views[view]["epsilon"]) for view in (*VIEWS, "profile")]
-    return {"cells": cells, "alone": epsilon_text(_alone(views)), "delta": f"{views['market']['delta']:.2g}"}
+    over_runs = views["with_earlier_runs"]
+    return {
+        "cells": [epsilon_text(views[view]["epsilon"]) for view in (*VIEWS, "profile")],
+        "changed": [_with_delta(views[view]["changed_rows"]) for view in VIEWS],
+        "stages": [_stage_text(views["stages"][stage]) for stage in STAGES],
+        "delta": f"{views['market']['delta']:.2g}",
+        "earlier_runs": over_runs["earlier_runs"],
+        "over_runs": [epsilon_text(over_runs[view]["epsilon"]) for view in ACCOUNTED],
+    }
+
+
+def _stage_text(stage: Mapping[str, Any] | None) -> str:
+    return "–" if stage is None else epsilon_text(stage["epsilon"])
+
+
+def _with_delta(guarantee: Mapping[str, Any]) -> str:
+    if guarantee["epsilon"] is None:
+        return "∞"
+    return f"{epsilon_text(guarantee['epsilon'])}, δ {guarantee['delta']:.2g}"
 
 
 def _attack_rows(directory: Path) -> list[dict[str, str]]:

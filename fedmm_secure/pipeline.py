@@ -47,6 +47,7 @@ from fedmm_secure.publication import (
     publish_ctr,
     publish_quantizer,
     publish_user_codes,
+    published_user_codes,
     register_spending,
 )
 from fedmm_secure.quantization.build import refine_quantizer
@@ -206,6 +207,7 @@ def train_ctr(
             config,
             federation.directory,
             federation.noise[name].get(CTR),
+            published_user_codes(federation, name),
         )
         for name in order
     )

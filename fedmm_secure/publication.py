@@ -172,6 +172,14 @@ def publish_ctr(federation: Federation, market: str) -> None:
         door.publish(release, path.read_bytes())
 
 
+def published_user_codes(federation: Federation, market: str) -> dict[int, IntArray] | None:
+    """The randomised user codes ``(n_users, 2)`` of each seed; None if none are published."""
+    if federation.config.privacy.user_codes_epsilon is None:
+        return None
+    store = Store(federation.directory / "state" / "private" / market)
+    return {seed: store.arrays(seed_stage(USER_CODES, seed), dict)["codes"] for seed in federation.config.seed}
+
+
 def publish_user_codes(
     federation: Federation,
     markets: Mapping[str, PreparedMarket],

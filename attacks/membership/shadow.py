@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private import train_released
+from fedmm_secure.ctr.private import PrivateBench
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.setup import CTR, open_federation
@@ -106,9 +106,8 @@ class ShadowPlan:
         self, recipe: Recipe, half: PreparedMarket, embedding: Embedding, quantizer: RQVAE | None, seed: int
     ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]:
         if recipe.name == CONFIGURED and self.config.private_ctr and quantizer is not None:
-            released, features = train_released(
-                half, embedding, quantizer, self.config, seed, self.noise[self.market].get(CTR)
-            )
+            private = PrivateBench(half, embedding, self.config)
+            released, features = private.train(quantizer, seed, self.noise[self.market].get(CTR))
             return lambda user, item: released.predict(features(user, item))
         bench = MarketBench(half, embedding, self.config)
         model, builder = bench.train(recipe, quantizer, seed, bench.grid(recipe.kind)[self.choices.get(recipe.name, 0)])

@@ -13,9 +13,10 @@ import torch
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.ctr.private import PrivateCTR, train_released
+from fedmm_secure.ctr.private import PrivateBench, PrivateCTR
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
+from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -24,6 +25,7 @@ from fedmm_secure.storage import Store, write_atomic
 
 Predictions = dict[str, list[np.ndarray]]
 PROBABILITY = "probability"
+PUBLISHED = "published-user-codes"
 
 
 def bench_market(
@@ -33,11 +35,13 @@ def bench_market(
     config: Config,
     directory: Path,
     noise_multiplier: float | None,
+    published_user_codes: Mapping[int, IntArray] | None = None,
 ) -> tuple[str, Predictions]:
     """Test predictions of each model, one array a seed (one in all for scores without randomness).
 
     Each prediction is kept in ``state/ctr`` as soon as it is there. ``noise_multiplier`` is that of the configured
-    model's DP-SGD, None where it trains without.
+    model's DP-SGD, None where it trains without. With ``published_user_codes`` of each seed, the same model also
+    predicts from those.
     """
     torch.set_num_threads(1)
     name = prepared.market.name
@@ -53,9 +57,14 @@ def bench_market(
         return local[seed]
 
     def released(seed: int) -> dict[str, np.ndarray]:
-        model, builder = train_released(prepared, embedding, quantizers[seed], config, seed, noise_multiplier)
+        private, user, item = PrivateBench(prepared, embedding, config), prepared.test.user, prepared.test.item
+        model, builder = private.train(quantizers[seed], seed, noise_multiplier)
         save_model(model, directory / "models" / name, seed)
-        return {PROBABILITY: model.predict(builder(prepared.test.user, prepared.test.item))}
+        found = {PROBABILITY: model.predict(builder(user, item))}
+        if published_user_codes is not None:
+            features = private.builder_with_user_codes(quantizers[seed], published_user_codes[seed])
+            found[PUBLISHED] = model.predict(features(user, item))
+        return found
 
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
         if recipe.name == CONFIGURED and config.private_ctr:
@@ -94,6 +103,10 @@ def bench_market(
         ]
     # the order of the configuration, whatever was read back from disk
     names = [CONFIGURED, *config.ctr.baselines]
+    if published_user_codes is not None:
+        kept_by_seed = [store.arrays(f"{CONFIGURED}-{seed}", dict) for seed in config.seed]
+        predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
+        names.append(PUBLISHED)
     return name, {model: predictions[model] for model in names}
 
 

@@ -22,7 +22,7 @@ from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, interaction_matrix
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, noise_source, numpy_generator, torch_generator
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, FunctionalGradients, StepStatistics
@@ -53,15 +53,15 @@ class PrivateCTR:
         self._centre = np.zeros(len(schema.number_names))
         self._spread = np.ones(len(schema.number_names))
 
-    def pretrain(self, pseudo: Labelled, generator: torch.Generator) -> None:
-        """Set the standardisation and initial weights from pseudo-users: post-processing."""
+    def pretrain(self, pseudo: Labelled, generator: torch.Generator, epochs: int = PRETRAIN_EPOCHS) -> None:
+        """Set the standardisation and, with epochs, initial weights from pseudo-users: post-processing."""
         self._centre = pseudo.features.numbers.mean(0)
         self._spread = np.maximum(pseudo.features.numbers.std(0), 1e-3)
         categories, numbers = self._tensors(pseudo.features)
         label = torch.from_numpy(pseudo.label.astype(np.float32))
         optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3)
         loss = nn.BCEWithLogitsLoss()
-        for _ in range(PRETRAIN_EPOCHS):
+        for _ in range(epochs):
             for chosen in torch.randperm(len(label), generator=generator).split(PRETRAIN_BATCH):
                 optimizer.zero_grad()
                 loss(self.network(categories[chosen], numbers[chosen]), label[chosen]).backward()
@@ -122,34 +122,28 @@ def bag_loss(forward: Callable[..., Tensor], bag: tuple[Tensor, ...]) -> Tensor:
     return (losses * mask).sum() / mask.sum().clamp(min=1.0)
 
 
-def train_released(
-    prepared: PreparedMarket,
-    embedding: Embedding,
-    quantizer: RQVAE,
-    config: Config,
-    seed: int,
-    noise_multiplier: float | None,
-) -> tuple[PrivateCTR, FeatureBuilder]:
-    """The CTR model that ``protect: release`` lets out, and the builder of its features at prediction time."""
-    if not isinstance(embedding, DPSVDEmbedding) or noise_multiplier is None:
-        raise TypeError("a released model needs private embeddings and noise")
-    private = config.privacy.ctr
-    choices = DPSGD(noise_multiplier, private.clipping_norm, private.sampling_rate, private.clipping)
-    noise = noise_source(config.privacy.noise_seed, "ctr", prepared.market.name, seed)
-    return PrivateBench(prepared, embedding, config).train(quantizer, seed, choices, noise)
-
-
 class PrivateBench:
-    """Builds the released CTR model of one market and one seed."""
+    """Builds the CTR models that ``protect: release`` lets out of one market."""
 
-    def __init__(self, prepared: PreparedMarket, embedding: DPSVDEmbedding, config: Config) -> None:
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
+        if not isinstance(embedding, DPSVDEmbedding):
+            raise TypeError("a released model needs private embeddings")
         self.prepared, self.embedding, self.config = prepared, embedding, config
         self.history = self._history(prepared.split.train)
 
-    def train(
+    def train(self, quantizer: RQVAE, seed: int, noise_multiplier: float | None) -> tuple[PrivateCTR, FeatureBuilder]:
+        """The trained model of one seed, and the builder of its features at prediction time."""
+        if noise_multiplier is None:
+            raise TypeError("a released model needs noise")
+        private = self.config.privacy.ctr
+        choices = DPSGD(noise_multiplier, private.clipping_norm, private.sampling_rate, private.clipping)
+        noise = noise_source(self.config.privacy.noise_seed, "ctr", self.prepared.market.name, seed)
+        return self.train_with(quantizer, seed, choices, noise)
+
+    def train_with(
         self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource
     ) -> tuple[PrivateCTR, FeatureBuilder]:
-        """The trained model, and the builder of its features at prediction time."""
+        """The same with given noise."""
         config, name = self.config, self.prepared.market.name
         builder = self.builder(quantizer, self.history)
         seed = derive_seed("ctr", name, seed)
@@ -157,7 +151,8 @@ class PrivateBench:
         if kind == "boosted":
             raise ValueError("boosted trees cannot train with DP-SGD")
         model = PrivateCTR(kind, builder.schema(), config, seed)
-        model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed))
+        epochs = PRETRAIN_EPOCHS if config.privacy.pseudo_users else 0
+        model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed), epochs)
         private = config.privacy.ctr
         bags = self._bags(model, quantizer, noise)
         model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise)
@@ -169,6 +164,13 @@ class PrivateBench:
         codes = assign_codes(quantizer, users, self.embedding.item_factors_)
         shape = quantizer.shape
         return FeatureBuilder(self.config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def builder_with_user_codes(self, quantizer: RQVAE, published: IntArray) -> FeatureBuilder:
+        """Features in which users' codes are the published ones ``(n_users, 2)``; what users did stays their own."""
+        items = assign_codes(quantizer, self.embedding.transform(self.history.matrix[:0]), self.embedding.item_factors_)
+        shape = quantizer.shape
+        codes = Codes(published, items.item)
+        return FeatureBuilder(self.config.ctr.features, self.history, codes, (shape.global_codes, shape.local_codes))
 
     def _history(self, rows: IntArray) -> PrivateHistory:
         market = self.prepared.market

@@ -87,6 +87,12 @@ def test_the_release_view_holds_models_and_items_and_only_randomised_user_codes(
     assert len(view.observations) == 3 * len(stages)
 
 
+def test_what_publishing_user_codes_costs_is_measured(released):
+    costs = released[0]["markets"]["m0"]["baselines"]["published-user-codes"]
+    assert 0 < costs["auc"] < 1
+    assert "auc_gain_over_it" in costs
+
+
 def test_user_codes_are_stated_under_profile_alone(released):
     views = released[0]["privacy"]["markets"]["m0"]
     assert "randomised response: epsilon 2" in views["profile"]["basis"] or views["profile"]["epsilon"] is None

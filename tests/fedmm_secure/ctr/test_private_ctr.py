@@ -156,7 +156,7 @@ def test_the_check_catches_negatives_from_raw_counts(tiny_markets, monkeypatch):
 
 def standardisation(prepared, given):
     choices = DPSGD(1.0, 0.3, 0.3)
-    model, _ = PrivateBench(prepared, given, CONFIG).train(QUANTIZER, 0, choices, NoiseSource.from_seed(0))
+    model, _ = PrivateBench(prepared, given, CONFIG).train_with(QUANTIZER, 0, choices, NoiseSource.from_seed(0))
     return np.concatenate([model._centre, model._spread])
 
 
@@ -187,7 +187,7 @@ def test_every_kind_trains_and_predicts(tiny_markets, kind):
         ctr={"model": kind},
     )
     prepared = tiny_markets["m0"]
-    model, builder = bench(prepared, config).train(QUANTIZER, 0, DPSGD(0.5, 0.3, 0.5), NoiseSource.from_seed(1))
+    model, builder = bench(prepared, config).train_with(QUANTIZER, 0, DPSGD(0.5, 0.3, 0.5), NoiseSource.from_seed(1))
     found = model.predict(builder(prepared.test.user, prepared.test.item))
     assert ((found > 0) & (found < 1)).all()
     copy = private.PrivateCTR(kind, builder.schema(), config, 5)

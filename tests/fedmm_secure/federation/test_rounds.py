@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.federation.client import CohortChangedError
 from fedmm_secure.federation.messages import Header, pack
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
 from fedmm_secure.federation.setup import open_federation
@@ -135,3 +136,99 @@ def test_below_the_minimum_cohort_the_round_stops_and_nothing_is_recorded(server
     with pytest.raises(CohortTooSmallError, match=r"2 valid updates, 3 are needed .*c: .*d: "):
         server.aggregate("s", 0, {**four(), "c": b"junk", "d": b""})
     assert Transcript(tmp_path).records == []
+
+
+# -- codebooks start from no data, and noise that only the sum carries ----------------------------------------
+
+
+def starts_alike(config, markets):
+    """Whether clients over two different data sets start from the same codebooks."""
+    from fedmm_secure.quantization.build import make_trainer
+
+    found = []
+    for flip in (False, True):
+        embedding = fit_embedding(markets["m0"], config.embedding)
+        if flip:
+            embedding.user_factors_ = np.flip(embedding.user_factors_, axis=1).copy()
+            embedding.item_factors_ = np.flip(embedding.item_factors_, axis=1).copy()
+        trainer = make_trainer(config, embedding, 0)
+        found.append(trainer.model.global_codebook.codewords.detach().clone())
+    return torch.equal(*found)
+
+
+def test_codebooks_start_from_no_data(tiny_markets):
+    assert starts_alike(tiny(), tiny_markets)
+
+
+def test_k_means_initialisation_is_caught(tiny_markets, monkeypatch):
+    from sklearn.cluster import KMeans
+
+    from fedmm_secure.quantization import training
+
+    honest = training.QuantizerTrainer.__init__
+
+    def by_k_means(self, model, user_rows, free_rows, settings, private=None):
+        honest(self, model, user_rows, free_rows, settings, private)
+        with torch.no_grad():
+            latent = model.encode(torch.cat([user_rows, free_rows])).numpy()
+            centres = KMeans(model.shape.global_codes, n_init=1, random_state=0).fit(latent).cluster_centers_
+            model.global_codebook.codewords.copy_(torch.from_numpy(centres))
+
+    monkeypatch.setattr(training.QuantizerTrainer, "__init__", by_k_means)
+    assert not starts_alike(tiny(), tiny_markets)
+
+
+DISTRIBUTED = {"epsilon": 8.0, "distributed_noise": True, "quantizer": {"steps_per_round": 1}}
+
+
+def test_with_distributed_noise_all_markets_take_the_same_step(tiny_markets, tmp_path):
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED)
+    models = list(train(config, tiny_markets, tmp_path).values())
+    for other in models[1:]:
+        assert torch.equal(models[0].global_codebook.codewords, other.global_codebook.codewords)
+        assert not torch.equal(models[0].local_codebook.codewords, other.local_codebook.codewords)
+
+
+def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(tiny_markets, tmp_path):
+    """Updates are noised gradients; users that never enter a batch leave noise alone in them."""
+    config = tiny(
+        embedding={"kind": "svd"},
+        federation={"rounds": 12, "local_epochs": 1},
+        privacy={**DISTRIBUTED, "noise_seed": 3, "quantizer": {"steps_per_round": 1, "sampling_rate": 1e-9}},
+        aggregation={"kind": "ckks", "clip": 16.0},
+    )
+    federation = open_federation(
+        config, tiny_markets, tmp_path, noise={name: {"quantizer": 1.0} for name in tiny_markets}
+    )
+    embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
+    from fedmm_secure.federation.door import Budget
+
+    for door in federation.doors.values():
+        door.budget = Budget(None, 1e-3)
+    train_federated(federation, 0, embeddings)
+    transcript = Transcript(tmp_path / "transcript")
+    scale = config.aggregation.clip / 2**config.aggregation.bits
+
+    def values(kind, sender):
+        found = [transcript.find(kind=kind, stage="quantizer/0", round=r, sender=sender) for r in range(12)]
+        return np.concatenate([np.frombuffer(data, "<i8") for data in found]) * scale
+
+    one, total = values("own-update", "m0").std(), values("sum", "server").std()
+    # 384 draws each: a standard error of 4 %
+    assert one == pytest.approx(2**-0.5, rel=0.15)  # one part of two honest ones, clipping norm 1, batches of 1
+    assert total == pytest.approx(1.5**0.5, rel=0.15)  # three parts: full noise once one market has subtracted its own
+
+
+def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, tmp_path):
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED)
+    federation = open_federation(config, tiny_markets, tmp_path)
+    from fedmm_secure.federation.setup import make_clients, make_server
+
+    embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
+    clients, server, inbox = make_clients(federation, 0, embeddings, {}), make_server(federation), {}
+    for client in clients[:2]:
+        client.local_update(0, lambda message, name=client.plan.market: inbox.__setitem__(name, message))
+    with pytest.raises(CohortTooSmallError, match="2 valid updates, 3 are needed"):
+        server.aggregate("quantizer/0", 0, inbox)
+    with pytest.raises(CohortChangedError, match="2 of 3 markets are in the sum"):
+        clients[0].apply(0, b"", 2)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
 from scipy import stats
 
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
@@ -155,3 +156,100 @@ def test_statistics_are_finite_and_bounded():
     assert 0 <= found.clipped_fraction <= 1
     assert 0 < found.signal_to_noise < 10
     assert found.loss > 0
+
+
+# -- the faults that the checks above must catch, put in on purpose ------------------------------------------
+
+
+def untouched_by_noise(**trainer_options):
+    """Names of the parameters that a step on no data leaves as they were."""
+    net = model()
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    share = {dict(net.named_parameters())[name]: value for name, value in trainer_options.items()}
+    gradients = HookGradients(net, loss)
+    DPSGDTrainer(gradients, optimizer, DPSGD(1.0, 1.0, 0.5), 10, NoiseSource.from_seed(0), share).steps(rows(0), 1)
+    return [name for name, parameter in net.named_parameters() if (parameter == before[name]).any()]
+
+
+def test_noise_omitted_on_one_codebook_is_caught():
+    assert untouched_by_noise() == []
+    assert untouched_by_noise(**{"global_codebook.codewords": 0.0}) == ["global_codebook.codewords"]
+
+
+def test_clipping_after_summing_is_caught(monkeypatch):
+    def clip_the_sum(self):
+        for parameter in self.params:
+            parameter.summed_grad = parameter.grad_sample.sum(dim=0)
+        norm = torch.stack([p.summed_grad.norm() for p in self.params]).norm()
+        for parameter in self.params:  # the sum of twelve users may be as long as twelve clipped users
+            parameter.summed_grad *= min(1.0, 12 * self.max_grad_norm / float(norm))
+
+    monkeypatch.setattr(DPOptimizer, "clip_and_accumulate", clip_the_sum)
+    assert largest_influence(0.1) > 0.1 * 1.001
+
+
+def test_a_codebook_left_out_of_the_clipping_norm_is_caught(monkeypatch):
+    honest = DPOptimizer.clip_and_accumulate
+
+    def spare_the_codebook(self):
+        codebook = next(p for p in self.params if p.shape == (SHAPE.global_codes, SHAPE.latent_dim))
+        kept = codebook.grad_sample.clone()
+        honest(self)
+        codebook.summed_grad = kept.sum(dim=0)
+
+    monkeypatch.setattr(DPOptimizer, "clip_and_accumulate", spare_the_codebook)
+    assert largest_influence(0.1) > 0.1 * 1.001
+
+
+def batch_sizes(steps=400):
+    sizes = []
+
+    def recording(net, batch):
+        sizes.append(len(batch))
+        return loss(net, batch)
+
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    gradients = HookGradients(net, recording)
+    DPSGDTrainer(gradients, optimizer, DPSGD(1.0, 1.0, 0.3), 40, NoiseSource.from_seed(5)).steps(rows(40), steps)
+    return sizes
+
+
+def test_shuffled_batches_of_fixed_size_are_caught(monkeypatch):
+    def shuffled(n, generator):
+        return torch.randperm(n, generator=generator).double() / n  # below the rate for exactly 12 of 40
+
+    assert np.var(batch_sizes(100)) > 4
+    monkeypatch.setattr(torch, "rand", shuffled)
+    assert np.var(batch_sizes(100)) == 0
+
+
+def test_a_part_of_the_noise_where_others_add_the_rest():
+    """Three markets' parts of 1/sqrt(3) each add up to the full noise; other parameters carry all of it anyway."""
+    draws = {"global_codebook.codewords": [], "encoder.0.weight": []}
+    for seed in range(60):
+        net = model()
+        codebook = net.global_codebook.codewords
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+        choices, noise = DPSGD(1.0, 1.0, 0.5), NoiseSource.from_seed(seed)
+        DPSGDTrainer(HookGradients(net, loss), optimizer, choices, 2, noise, {codebook: 3**-0.5}).steps(rows(0), 1)
+        for name, values in draws.items():
+            values.append((dict(net.named_parameters())[name].detach() - before[name]).flatten())
+    # false alarm once in 1,000 runs each; the seeds are fixed
+    assert noise_p_value(torch.cat(draws["encoder.0.weight"]).numpy(), 1.0) > 1e-3
+    assert noise_p_value(torch.cat(draws["global_codebook.codewords"]).numpy(), 3**-0.5) > 1e-3
+    parts = torch.stack(draws["global_codebook.codewords"]).reshape(20, 3, -1).sum(dim=1)
+    assert noise_p_value(parts.flatten().numpy(), 1.0) > 1e-3
+    assert noise_p_value(parts.flatten().numpy(), 3**0.5) < 1e-3  # what full noise from each would have added up to
+
+
+def test_automatic_clipping_scales_every_gradient_to_about_the_norm():
+    x = rows(1).repeat(10, 1)
+    net = model()
+    before = flat(net)
+    choices = DPSGD(0.0, 1e-3, 1.0, "automatic")
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    DPSGDTrainer(HookGradients(net, loss), optimizer, choices, 10, NoiseSource.from_seed(0)).steps(x, 1)
+    assert float((flat(net) - before).norm()) == pytest.approx(1e-3, rel=0.02)
