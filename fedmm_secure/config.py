@@ -139,7 +139,9 @@ class ContributionConfig(_Section):
     rank_decay: float = Field(0.9, gt=0, le=1, description="weight of a row over that of the user's next later one")
     reference_date: date | None = Field(None, description="public date from which the age of a row counts")
     time_constant_days: float = Field(730.0, gt=0, description="age at which a row's weight falls to 1/e")
-    largest_scale: float = Field(3.0, ge=1, description="how far users with old rows alone are scaled up")
+    largest_scale: float = Field(
+        3.0, ge=1, description="how far users with old rows alone are scaled up; times the noise multiplier, if above 1"
+    )
 
 
 class QuantizerDPSGDConfig(_Section):
@@ -155,7 +157,7 @@ class QuantizerDPSGDConfig(_Section):
 class CTRDPSGDConfig(_Section):
     """DP-SGD of the CTR model: one example = one user's bag of interactions and sampled negatives."""
 
-    sampling_rate: float = Field(0.3, gt=0, le=1)
+    sampling_rate: float = Field(0.5, gt=0, le=1)
     steps: int = Field(100, ge=1)
     clipping_norm: float = Field(0.3, gt=0)
     clipping: Clipping = "flat"

@@ -26,11 +26,14 @@ DAY = 86_400 * 10**9
 COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
 
 
-def contributions(market: Market, rows: IntArray, choices: ContributionConfig) -> sparse.csr_array:
+def contributions(
+    market: Market, rows: IntArray, choices: ContributionConfig, noise_multiplier: float = 1.0
+) -> sparse.csr_array:
     """What each user contributes to the item counts: ``(n_users, n_items)``, rows of L2 norm at most 1.
 
     A user's latest rows count most, by rank and, with a public reference date, by age; what is left of a user with
-    old rows alone is scaled up by at most ``largest_scale``. Every weight depends on the user's own rows alone.
+    old rows alone is scaled up, at most by ``largest_scale``, further where noise is large: old rows then say more than no
+    rows. Every weight depends on the user's own rows and on public choices alone.
 
     Raises:
         DataError: a reference date, but the market's times are not dates.
@@ -51,7 +54,7 @@ def contributions(market: Market, rows: IntArray, choices: ContributionConfig) -
         age = np.maximum(reference - time.astype(np.float64), 0.0) / DAY
         weight *= np.exp(-age / choices.time_constant_days)
     norm = np.sqrt(np.bincount(user, weight * weight, minlength=market.n_users))
-    scale = np.minimum(1.0 / np.maximum(norm, 1e-300), choices.largest_scale)
+    scale = np.minimum(1.0 / np.maximum(norm, 1e-300), choices.largest_scale * max(1.0, noise_multiplier))
     return sparse.csr_array((weight * scale[user], (user, item)), shape=(market.n_users, market.n_items))
 
 
@@ -79,7 +82,8 @@ def release_counts(
     market: Market, rows: IntArray, choices: ContributionConfig, noise_multiplier: float, noise: NoiseSource
 ) -> ItemCounts:
     """Noisy counts of a market's rows: one Gaussian mechanism."""
-    return ItemCounts(noisy_counts(contributions(market, rows, choices), noise_multiplier, noise), noise_multiplier)
+    weighted = contributions(market, rows, choices, noise_multiplier)
+    return ItemCounts(noisy_counts(weighted, noise_multiplier, noise), noise_multiplier)
 
 
 class DPSVDEmbedding:
