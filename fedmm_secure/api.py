@@ -58,7 +58,7 @@ class FedMM:
         """
         config = self._config(markets)
         prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
-        self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-"))
+        self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
         self.metrics_ = run_pipeline(config, prepared, self.directory_)
         return self
 

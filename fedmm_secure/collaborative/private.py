@@ -32,8 +32,8 @@ def contributions(
     """What each user contributes to the item counts: ``(n_users, n_items)``, rows of L2 norm at most 1.
 
     A user's latest rows count most, by rank and, with a public reference date, by age; what is left of a user with
-    old rows alone is scaled up, at most by ``largest_scale``, further where noise is large: old rows then say more than no
-    rows. Every weight depends on the user's own rows and on public choices alone.
+    old rows alone is scaled up, at most by ``largest_scale``, and further where noise is large: old rows then say
+    more than none. Every weight depends on the user's own rows and on public choices alone.
 
     Raises:
         DataError: a reference date, but the market's times are not dates.

@@ -10,6 +10,7 @@ import pytest
 
 from attacks.views import release_view
 from experiments import run_directory
+from experiments.attack import attack_run
 from experiments.verification import verify_run
 from fedmm_secure import publication
 from fedmm_secure.data.prepare import prepare_markets
@@ -294,3 +295,9 @@ def test_distributed_noise_states_market_and_collusion_apart(tmp_path):
     ratio = whole.event.event.noise_multiplier / part.event.event.noise_multiplier
     assert ratio == pytest.approx(2**0.5)  # three markets, one of them tolerated
     assert "distributed over 3 markets" in steps[0].mechanism
+
+
+def test_the_released_model_can_be_attacked_through_shadow_pipelines(released, tmp_path):
+    found = attack_run(copy_of(released, tmp_path), attacks=["membership"], market="m0", n_shadows=4)["membership"]
+    assert {result["target"] for result in found} == {"fedmm"}
+    assert all(0.3 < result["auc"]["value"] < 0.7 for result in found)

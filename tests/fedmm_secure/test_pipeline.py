@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def sent_without_a_line(directory):
     for ledger in (directory / "ledger").glob("*.jsonl"):
         known |= {json.loads(line)["entry"]["message_sha256"] for line in ledger.read_text().splitlines()}
     records = [json.loads(line) for line in index.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [record for record in records if record["kind"] == "update" and record["sha256"] not in known]
+    outgoing = ("update", "publication")
+    return [record for record in records if record["kind"] in outgoing and record["sha256"] not in known]
 
 
 MOMENTS = ["ledger/m0.jsonl", "transcript/quantizer/0/0000-update-m1.bin", "state/quantizer/0/m2.pt",
@@ -172,17 +174,46 @@ def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, moment):
     )
 
 
-@pytest.mark.slow
-def test_killed_at_many_random_moments_no_release_is_missing_from_the_ledger(tmp_path):
-    import random
+PRIVATE_MOMENTS = ["state/private/m0/counts.npz", "ledger/m0.jsonl", "transcript/embedding/0000-publication-m1.bin",
+                   "state/quantizer/0/m2.pt", "transcript/item-codes/0/0000-publication-m0.bin",
+                   "models/m1/ctr-0.pt", "transcript/ctr/0/0000-publication-m0.bin"]  # fmt: skip
 
-    chooser = random.Random(0)
-    for attempt in range(25):
-        directory = tmp_path / str(attempt)
-        config = tiny(privacy={"epsilon": 4.0}, ctr={"baselines": ["popularity"]})
-        run_directory.create(directory, config)
-        for _ in range(4):
-            process, until = start(directory), time.monotonic() + chooser.uniform(3.0, 12.0)
+
+def released_config(**more):
+    private = {"epsilon": 4.0, "protect": "release", "ctr": {"steps": 5}}
+    return tiny(privacy={**private, **more}, embedding={"private": {"dim": 4}}, ctr={"baselines": ["popularity"]})
+
+
+@pytest.mark.parametrize("moment", PRIVATE_MOMENTS)
+def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_nothing_is_charged_twice(
+    tmp_path, moment
+):
+    directory = tmp_path / "run"
+    run_directory.create(directory, released_config())
+    kill_when(start(directory), (directory / moment).exists)
+    assert sent_without_a_line(directory) == []
+    assert start(directory).wait() == 0
+    assert sent_without_a_line(directory) == []
+    metrics = json.loads((directory / "metrics.json").read_text())
+    for name, views in metrics["privacy"]["markets"].items():
+        assert views["release"]["epsilon"] <= 4.0
+        entries, _ = read_ledger(directory / "ledger" / f"{name}.jsonl")
+        stages = [entry.stage for entry in entries if entry.round is None]
+        assert len(stages) == len(set(stages))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protect", ["federation", "release"])
+def test_killed_at_many_random_moments_no_release_is_missing_from_the_ledger(tmp_path, protect):
+    """Fifty kills for each protection level, one after the other; every run is finished in the end."""
+    chooser, kills = random.Random(0), 0
+    while kills < 50:
+        directory = tmp_path / str(kills)
+        run_directory.create(directory, released_config(protect=protect))
+        for _ in range(5):
+            process, until = start(directory), time.monotonic() + chooser.uniform(2.0, 14.0)
             kill_when(process, lambda until=until: time.monotonic() > until)
+            kills += process.returncode == -signal.SIGKILL
             assert sent_without_a_line(directory) == []
         assert start(directory).wait() == 0
+        assert sent_without_a_line(directory) == []
