@@ -29,6 +29,7 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.client import CohortChangedError
 from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.pipeline import run_pipeline
@@ -298,6 +299,6 @@ def main() -> None:
     except InputError as error:
         print(f"fedmm: {error}", file=sys.stderr)
         sys.exit(USAGE)
-    except (BudgetExceededError, CohortTooSmallError) as error:
+    except (BudgetExceededError, CohortChangedError, CohortTooSmallError) as error:
         print(f"fedmm: {error}", file=sys.stderr)
         sys.exit(FINDING)

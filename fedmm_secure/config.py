@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fedmm_secure.config_privacy import PrivacyConfig, PrivateEmbeddingConfig, Section
 from fedmm_secure.ctr.features import CODE_GROUPS, PRIVATE_GROUPS, FeatureGroup
 from fedmm_secure.ctr.training import MAX_CATEGORIES, ModelKind
 from fedmm_secure.data.candidates import Negatives
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
-from privacy.mechanisms.dp_sgd import Clipping
 
 MIN_COHORT = 3
 
@@ -32,14 +31,9 @@ BaselineName = Literal[
     "boosted-scores",
 ]
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
-GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which markets, and how their rows become candidates."""
 
     root: Path | None = Field(None, description="folder that the markets' paths are relative to")
@@ -68,23 +62,7 @@ class DataConfig(_Section):
         return self
 
 
-class PrivateEmbeddingConfig(_Section):
-    """dp-svd: private item factors."""
-
-    dim: int = Field(8, ge=2, le=256, description="number of factors; more drown in noise")
-    max_items: int = Field(300, ge=10, description="items of largest noisy count that are factorised")
-    count_threshold: float = Field(
-        2.0, ge=0, description="factorise items whose noisy count is this many times its noise"
-    )
-    popularity_exponent: float = Field(0.5, ge=0, le=1, description="item weight: noisy count to minus this power")
-    method: Literal["auto", "gram", "subspace"] = Field("auto", description=f"auto: gram up to {GRAM_LIMIT} items")
-    iterations: int = Field(4, ge=1, le=50, description="subspace: iterations, each a release")
-
-    def uses_gram(self, n_items: int) -> bool:
-        return self.method == "gram" or (self.method == "auto" and min(self.max_items, n_items) <= GRAM_LIMIT)
-
-
-class EmbeddingConfig(_Section):
+class EmbeddingConfig(Section):
     """Collaborative-filtering embeddings; ``dp-svd`` is the default where privacy.epsilon is set."""
 
     kind: Literal["svd", "lightgcn", "dp-svd"] = "svd"
@@ -95,7 +73,7 @@ class EmbeddingConfig(_Section):
     learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")
 
 
-class QuantizerConfig(_Section):
+class QuantizerConfig(Section):
     """The RQ-VAE."""
 
     global_codes: int = Field(64, ge=2, le=65536)
@@ -112,7 +90,7 @@ class QuantizerConfig(_Section):
     batch_size: int = Field(256, ge=1)
 
 
-class FederationConfig(_Section):
+class FederationConfig(Section):
     """Rounds of global-codebook aggregation."""
 
     rounds: int = Field(20, ge=1, le=10_000)
@@ -123,75 +101,7 @@ class FederationConfig(_Section):
     )
 
 
-class SharesConfig(_Section):
-    """How the budget is split: shares of the squared Gaussian-DP parameter, normalised over the stages of a run."""
-
-    counts: float = Field(0.6, gt=0, description="noisy item counts")
-    embedding: float = Field(0.15, gt=0, description="private item factors")
-    quantizer: float = Field(0.05, gt=0, description="DP-SGD of the RQ-VAE")
-    ctr: float = Field(0.2, gt=0, description="DP-SGD of the CTR model, protect: release alone")
-
-
-class ContributionConfig(_Section):
-    """How a user's rows are weighted in the item counts; the sensitivity is 1 whatever is chosen."""
-
-    rows_per_user: int | None = Field(None, ge=1, description="only this many latest rows count")
-    rank_decay: float = Field(0.9, gt=0, le=1, description="weight of a row over that of the user's next later one")
-    reference_date: date | None = Field(None, description="public date from which the age of a row counts")
-    time_constant_days: float = Field(730.0, gt=0, description="age at which a row's weight falls to 1/e")
-    largest_scale: float = Field(
-        3.0, ge=1, description="how far users with old rows alone are scaled up; times the noise multiplier, if above 1"
-    )
-
-
-class QuantizerDPSGDConfig(_Section):
-    """DP-SGD of the RQ-VAE: one example = one user's embedding."""
-
-    sampling_rate: float = Field(0.2, gt=0, le=1)
-    steps_per_round: int = Field(2, ge=1)
-    clipping_norm: float = Field(1.0, gt=0)
-    clipping: Clipping = "flat"
-    learning_rate: float = Field(1e-3, gt=0)
-
-
-class CTRDPSGDConfig(_Section):
-    """DP-SGD of the CTR model: one example = one user's bag of interactions and sampled negatives."""
-
-    sampling_rate: float = Field(0.5, gt=0, le=1)
-    steps: int = Field(100, ge=1)
-    clipping_norm: float = Field(0.3, gt=0)
-    clipping: Clipping = "flat"
-    learning_rate: float = Field(1e-2, gt=0)
-    rows_per_user: int = Field(2, ge=1, le=50, description="latest training rows in a bag, each with its negatives")
-    average: bool = Field(True, description="average the iterates of the second half")
-
-
-class PrivacyConfig(_Section):
-    """The guarantee; ``epsilon: null`` runs without DP."""
-
-    epsilon: float | None = Field(None, gt=0, description="per market, over all stages and repetitions of the run")
-    delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
-    protect: Literal["federation", "release"] = "federation"
-    shares: SharesConfig = SharesConfig()
-    contribution: ContributionConfig = ContributionConfig()
-    quantizer: QuantizerDPSGDConfig = QuantizerDPSGDConfig()
-    ctr: CTRDPSGDConfig = CTRDPSGDConfig()
-    pseudo_users: int = Field(2000, ge=0, le=1_000_000, description="drawn from private releases to pre-train on")
-    refine: bool = Field(True, description="protect: federation: each market refines its own codes without DP")
-    user_codes_epsilon: float | None = Field(
-        None, gt=0, description="protect: release: publish user codes by k-ary randomised response with this epsilon"
-    )
-    distributed_noise: bool = Field(False, description="each market adds a part of the global codebook's noise")
-    colluding_markets: int = Field(1, ge=1, description="distributed noise: markets that may subtract their parts")
-    account: Path | None = Field(None, description="privacy.account file; null: beside the run directory")
-    noise_seed: int | None = Field(None, description="tests only: makes the run unfit for compliance")
-
-    def delta_for(self, n_users: int) -> float:
-        """δ of a market: as configured, or 1 / users^1.1."""
-        return self.delta if self.delta is not None else float(n_users**-1.1)
-
-
-class AggregationConfig(_Section):
+class AggregationConfig(Section):
     """How the global codebook's movement travels."""
 
     kind: Literal["plaintext", "ckks"] = "ckks"
@@ -199,14 +109,14 @@ class AggregationConfig(_Section):
     bits: int = Field(20, ge=4, le=30, description="fixed-point bits of that movement")
 
 
-class CrossFitConfig(_Section):
+class CrossFitConfig(Section):
     """Which training rows become examples whose features are computed without them."""
 
     last: int = Field(1, ge=0, le=20, description="folds that hold out the latest rows, one deeper each")
     random: int = Field(0, ge=0, le=20, description="folds that hold out one random row per user")
 
 
-class CTRConfig(_Section):
+class CTRConfig(Section):
     """The CTR model, its features and the baselines beside it."""
 
     model: ModelKind = "boosted"
@@ -244,7 +154,7 @@ class CTRConfig(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that determines a run."""
 
     seed: tuple[int, ...] = Field((0,), min_length=1, description="one repetition of training for each seed")

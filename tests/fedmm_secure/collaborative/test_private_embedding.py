@@ -8,7 +8,7 @@ from scipy import sparse
 from fedmm_secure.collaborative import private
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, contributions, release_counts
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
-from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import interaction_matrix
 from fedmm_secure.errors import DataError
 from privacy.mechanisms.noise import NoiseSource

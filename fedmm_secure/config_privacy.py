@@ -1,0 +1,101 @@
+"""The sections of a configuration that the guarantee rests on: budget, contributions, mechanisms."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from privacy.mechanisms.dp_sgd import Clipping
+
+GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrivateEmbeddingConfig(Section):
+    """dp-svd: private item factors."""
+
+    dim: int = Field(8, ge=2, le=256, description="number of factors; more drown in noise")
+    max_items: int = Field(300, ge=10, description="items of largest noisy count that are factorised")
+    count_threshold: float = Field(
+        2.0, ge=0, description="factorise items whose noisy count is this many times its noise"
+    )
+    popularity_exponent: float = Field(0.5, ge=0, le=1, description="item weight: noisy count to minus this power")
+    method: Literal["auto", "gram", "subspace"] = Field("auto", description=f"auto: gram up to {GRAM_LIMIT} items")
+    iterations: int = Field(4, ge=1, le=50, description="subspace: iterations, each a release")
+
+    def uses_gram(self, n_items: int) -> bool:
+        return self.method == "gram" or (self.method == "auto" and min(self.max_items, n_items) <= GRAM_LIMIT)
+
+
+class SharesConfig(Section):
+    """How the budget is split: shares of the squared Gaussian-DP parameter, normalised over the stages of a run."""
+
+    counts: float = Field(0.6, gt=0, description="noisy item counts")
+    embedding: float = Field(0.15, gt=0, description="private item factors")
+    quantizer: float = Field(0.05, gt=0, description="DP-SGD of the RQ-VAE")
+    ctr: float = Field(0.2, gt=0, description="DP-SGD of the CTR model, protect: release alone")
+
+
+class ContributionConfig(Section):
+    """How a user's rows are weighted in the item counts; the sensitivity is 1 whatever is chosen."""
+
+    rows_per_user: int | None = Field(None, ge=1, description="only this many latest rows count")
+    rank_decay: float = Field(0.9, gt=0, le=1, description="weight of a row over that of the user's next later one")
+    reference_date: date | None = Field(None, description="public date from which the age of a row counts")
+    time_constant_days: float = Field(730.0, gt=0, description="age at which a row's weight falls to 1/e")
+    largest_scale: float = Field(
+        3.0, ge=1, description="how far users with old rows alone are scaled up; times the noise multiplier, if above 1"
+    )
+
+
+class QuantizerDPSGDConfig(Section):
+    """DP-SGD of the RQ-VAE: one example = one user's embedding."""
+
+    sampling_rate: float = Field(0.2, gt=0, le=1)
+    steps_per_round: int = Field(2, ge=1)
+    clipping_norm: float = Field(1.0, gt=0)
+    clipping: Clipping = "flat"
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class CTRDPSGDConfig(Section):
+    """DP-SGD of the CTR model: one example = one user's bag of interactions and sampled negatives."""
+
+    sampling_rate: float = Field(0.5, gt=0, le=1)
+    steps: int = Field(100, ge=1)
+    clipping_norm: float = Field(0.3, gt=0)
+    clipping: Clipping = "flat"
+    learning_rate: float = Field(1e-2, gt=0)
+    rows_per_user: int = Field(2, ge=1, le=50, description="latest training rows in a bag, each with its negatives")
+    average: bool = Field(True, description="average the iterates of the second half")
+
+
+class PrivacyConfig(Section):
+    """The guarantee; ``epsilon: null`` runs without DP."""
+
+    epsilon: float | None = Field(None, gt=0, description="per market, over all stages and repetitions of the run")
+    delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
+    protect: Literal["federation", "release"] = "federation"
+    shares: SharesConfig = SharesConfig()
+    contribution: ContributionConfig = ContributionConfig()
+    quantizer: QuantizerDPSGDConfig = QuantizerDPSGDConfig()
+    ctr: CTRDPSGDConfig = CTRDPSGDConfig()
+    pseudo_users: int = Field(2000, ge=0, le=1_000_000, description="drawn from private releases to pre-train on")
+    refine: bool = Field(True, description="protect: federation: each market refines its own codes without DP")
+    user_codes_epsilon: float | None = Field(
+        None, gt=0, description="protect: release: publish user codes by k-ary randomised response with this epsilon"
+    )
+    distributed_noise: bool = Field(False, description="each market adds a part of the global codebook's noise")
+    colluding_markets: int = Field(1, ge=1, description="distributed noise: markets that may subtract their parts")
+    account: Path | None = Field(None, description="privacy.account file; null: beside the run directory")
+    noise_seed: int | None = Field(None, description="tests only: makes the run unfit for compliance")
+
+    def delta_for(self, n_users: int) -> float:
+        """δ of a market: as configured, or 1 / users^1.1."""
+        return self.delta if self.delta is not None else float(n_users**-1.1)
