@@ -36,10 +36,10 @@ class PrivateEmbeddingConfig(Section):
 class SharesConfig(Section):
     """How the budget is split: shares of the squared Gaussian-DP parameter, normalised over the stages of a run."""
 
-    counts: float = Field(0.6, gt=0, description="noisy item counts")
-    embedding: float = Field(0.15, gt=0, description="private item factors")
-    quantizer: float = Field(0.05, gt=0, description="DP-SGD of the RQ-VAE")
-    ctr: float = Field(0.2, gt=0, description="DP-SGD of the CTR model, protect: release alone")
+    counts: float = Field(0.7, gt=0, description="noisy item counts")
+    embedding: float = Field(0.1, gt=0, description="private item factors")
+    quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
+    ctr: float = Field(0.16, gt=0, description="DP-SGD of the CTR model, protect: release alone")
 
 
 class ContributionConfig(Section):

@@ -231,10 +231,13 @@ def open_federation(
         else:
             planned = noise[name]
         multipliers[name] = {stage: float(multiplier) for stage, multiplier in planned.items()}
+        plan = ComposedDpEvent(
+            [stage.event(multipliers[name][stage.name]) for stage in planned_stages(config, market.n_items)]
+        )
         doors[name] = Door(
             name,
             ledger=Ledger(directory / "ledger" / f"{name}.jsonl"),
-            budget=Budget(config.privacy.epsilon, delta, tuple(multipliers[name])),
+            budget=Budget(config.privacy.epsilon, delta, tuple(multipliers[name]), plan),
             channel=channel,
             transcript=transcript,
             seeded=config.privacy.epsilon is not None and config.privacy.noise_seed is not None,

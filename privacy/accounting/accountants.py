@@ -20,7 +20,7 @@ from privacy.accounting.events import gaussian_steps
 
 Accountant = Callable[[Sequence[DpEvent], float], float]
 
-FINE, COARSE = 1e-4, 1e-3
+FINE, COARSE, ROUGH = 1e-4, 1e-3, 1e-2
 PRV_RELATIVE_ERROR = 0.002
 _MULTIPLIER_BRACKET = (5e-2, 1e4)
 _BELOW_RDP = (0.6, 0.35, 0.2, 0.1)  # where the answer by PLD may lie under the one by RDP; tried in turn

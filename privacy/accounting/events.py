@@ -7,7 +7,7 @@ cannot smuggle in an event whose accounting is not tested.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dp_accounting import dp_event
@@ -114,3 +114,11 @@ def gaussian_steps(event: DpEvent) -> GaussianSteps | None:
                     total[step] = total.get(step, 0) + count
             return total
     return None
+
+
+def is_part_of(events: Sequence[DpEvent], plan: Sequence[DpEvent]) -> bool:
+    """Whether the plan holds every mechanism of the events, as often; its ε then bounds theirs."""
+    asked, planned = (gaussian_steps(dp_event.ComposedDpEvent(list(part))) for part in (events, plan))
+    if asked is None or planned is None:
+        return False
+    return all(planned.get(step, 0) >= count for step, count in asked.items())

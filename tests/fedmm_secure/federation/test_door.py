@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,26 @@ def test_a_publication_is_on_the_ledger_before_it_is_in_the_transcript(make_door
     with pytest.raises(OSError, match="disk gone"):
         door.publish(release(stage="ctr/1"), b"more weights")
     assert len(read_index(door._transcript.directory)) == 1
+
+
+def test_a_plan_that_meets_the_budget_covers_its_parts_and_nothing_else(make_door):
+    noise = solve_noise_multiplier(lambda n: dp_sgd_event(n, 0.1, 20), epsilon=2.0, delta=1e-4)
+    door, sent = make_door(2.0), []
+    door.budget = replace(door.budget, plan=dp_sgd_event(noise, 0.1, 20))
+    for round in range(2):
+        door.send(release(dp_sgd_event(noise, 0.1, 10), round), UPDATE, sent.append, keep=nothing)
+    for more in (dp_sgd_event(noise, 0.1, 1), dp_sgd_event(noise, 0.2, 1), dp_event.NonPrivateDpEvent()):
+        with pytest.raises(BudgetExceededError):
+            door.send(release(more, 2), UPDATE, sent.append, keep=nothing)
+    assert len(sent) == 2
+
+
+def test_a_plan_beyond_the_budget_allows_nothing_by_itself(make_door):
+    door, sent = make_door(1.0), []
+    door.budget = replace(door.budget, plan=dp_sgd_event(0.5, 0.5, 100))
+    with pytest.raises(BudgetExceededError):
+        door.send(release(dp_sgd_event(0.5, 0.5, 10)), UPDATE, sent.append, keep=nothing)
+    assert sent == []
 
 
 def test_a_publication_is_charged_once_and_beyond_the_budget_refused(make_door):
