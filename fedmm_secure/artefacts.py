@@ -19,11 +19,12 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage import write_atomic
 
 
-def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int) -> None:
-    """Keep a market's RQ-VAE as ``models/<market>/quantizer-<seed>.pt``."""
+def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
+    """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
+    kind = "refined" if refined else "quantizer"
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
-    write_atomic(directory / "models" / market / f"quantizer-{seed}.pt", buffer.getvalue())
+    write_atomic(directory / "models" / market / f"{kind}-{seed}.pt", buffer.getvalue())
 
 
 def save_codes(

@@ -26,6 +26,7 @@ class PrivateEmbeddingConfig(Section):
         2.0, ge=0, description="factorise items whose noisy count is this many times its noise"
     )
     popularity_exponent: float = Field(0.5, ge=0, le=1, description="item weight: noisy count to minus this power")
+    factor_threshold: float = Field(1.1, ge=0, description="keep factors whose eigenvalue is this many times the noise")
     method: Literal["auto", "gram", "subspace"] = Field("auto", description=f"auto: gram up to {GRAM_LIMIT} items")
     iterations: int = Field(4, ge=1, le=50, description="subspace: iterations, each a release")
 

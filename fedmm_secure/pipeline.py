@@ -184,6 +184,8 @@ def refine(
     }
     for name in markets:
         note_refinement(federation, name)
+        for seed, models in refined.items():
+            save_quantizer(models[name], federation.directory, name, seed, refined=True)
     return raw, refined
 
 

@@ -98,7 +98,7 @@ class DPSVDEmbedding:
 
     Attributes:
         items_: the factorised items, ascending, ``(n_chosen,)``.
-        item_factors_: ``(n_items, dim)``, orthonormal columns.
+        item_factors_: ``(n_items, dim)``, orthonormal columns; zero columns for factors lost in noise.
         user_factors_: ``(n_users, dim)``; stays in the market.
         eigenvalues_: ``(dim,)``, descending.
         noise_edge_: spectral norm that noise alone would have.
@@ -129,11 +129,13 @@ class DPSVDEmbedding:
         return self.choices.uses_gram(len(self.counts.values))
 
     def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:
-        """Take private factors and embed the market's users by them."""
+        """Take the private factors that stand clear of the noise, the first in any case, and embed users by them."""
         dim = self.choices.dim
+        clear = found.eigenvalues >= self.choices.factor_threshold * found.noise_edge
+        clear[:1] = True
         self.item_factors_ = np.zeros((len(self.counts.values), dim))
-        self.item_factors_[self.items_, : found.factors.shape[1]] = found.factors
-        self.eigenvalues_ = np.pad(found.eigenvalues, (0, dim - len(found.eigenvalues)))
+        self.item_factors_[self.items_, : found.factors.shape[1]] = found.factors * clear
+        self.eigenvalues_ = np.pad(found.eigenvalues * clear, (0, dim - len(found.eigenvalues)))
         self.noise_edge_ = found.noise_edge
         self.user_factors_ = self.transform(train)
         return self

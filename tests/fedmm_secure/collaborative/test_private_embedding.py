@@ -149,3 +149,14 @@ def test_pseudo_users_can_be_drawn_from_pure_noise():
     empty = sparse.csr_array((20, 50))
     found.set_factors(found.release(empty, 1.0, NoiseSource.from_seed(0)), empty)
     assert draw_pseudo_users(found, 100, np.random.default_rng(0)).history.nnz > 200
+
+
+def test_factors_lost_in_noise_are_dropped_and_the_first_is_kept():
+    counts = ItemCounts(np.full(50, 9.0), 1.0)
+    found = DPSVDEmbedding(counts, PrivateEmbeddingConfig(dim=4))
+    empty = sparse.csr_array((20, 50))
+    found.set_factors(found.release(empty, 1.0, NoiseSource.from_seed(0)), empty)
+    lengths = np.linalg.norm(found.item_factors_, axis=0)
+    np.testing.assert_allclose(lengths, [1, 0, 0, 0], atol=1e-9)
+    assert (found.eigenvalues_[1:] == 0).all()
+    assert (found.reliability_[1:] == 0).all()
