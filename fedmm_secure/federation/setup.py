@@ -43,6 +43,7 @@ from privacy.aggregation import (
 from privacy.mechanisms.dp_sgd import DPSGD
 
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
+_NEVER_EXCEEDED = 12.0  # standard deviations; a normal value beyond them has probability 4e-33
 DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
 
 
@@ -105,6 +106,28 @@ def codebook_noise_share(config: Config, n_markets: int) -> float:
         return 1.0
     # the sum carries the full noise even after the tolerated markets have subtracted theirs
     return float((n_markets - config.privacy.colluding_markets) ** -0.5)
+
+
+def _check_fixed_point(config: Config, prepared: PreparedMarket, noise_multiplier: float, n_markets: int) -> None:
+    """Distributed noise counts on the sum; clipping and rounding each market's part must not be felt in it.
+
+    Raises:
+        ConfigError: a part could be clipped, or is rounded to more than a thousandth of its noise.
+    """
+    privacy, aggregation = config.privacy.quantizer, config.aggregation
+    batch = max(1, round(privacy.sampling_rate * prepared.market.n_users))
+    noise = noise_multiplier * codebook_noise_share(config, n_markets) * privacy.clipping_norm / batch
+    largest = privacy.clipping_norm * prepared.market.n_users / batch + _NEVER_EXCEEDED * noise
+    if aggregation.clip < largest:
+        raise ConfigError(
+            f"market {prepared.market.name}: privacy.distributed_noise needs aggregation.clip of {largest:.3g} at "
+            "least, so that no part of the noise is ever cut off"
+        )
+    if aggregation.clip / 2**aggregation.bits > noise / 1000.0:
+        raise ConfigError(
+            f"market {prepared.market.name}: privacy.distributed_noise needs more aggregation.bits or a smaller "
+            f"aggregation.clip: steps of {aggregation.clip / 2**aggregation.bits:.2g} show beside noise of {noise:.2g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -243,6 +266,9 @@ def open_federation(
             seeded=config.privacy.epsilon is not None and config.privacy.noise_seed is not None,
         )
     n_items = {name: prepared.market.n_items for name, prepared in markets.items()}
+    if config.privacy.distributed_noise:
+        for name, prepared in markets.items():
+            _check_fixed_point(config, prepared, multipliers[name][QUANTIZER], len(markets))
     return Federation(config, directory, run, doors, multipliers, n_items, aggregation, transcript)
 
 

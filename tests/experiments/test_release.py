@@ -286,6 +286,7 @@ def test_protect_federation_bounds_the_federation_and_says_what_it_does_not(tmp_
 
 def test_distributed_noise_states_market_and_collusion_apart(tmp_path):
     settings = config(distributed_noise=True, epsilon=4.0)
+    settings = settings.model_copy(update={"aggregation": settings.aggregation.model_copy(update={"clip": 16.0})})
     views = run(tmp_path / "run", settings)["privacy"]["markets"]["m0"]
     assert findings(tmp_path / "run") == ""
     assert views["market"]["epsilon"] < views["collusion"]["epsilon"]

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.client import CohortChangedError
 from fedmm_secure.federation.messages import Header, pack
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
@@ -178,11 +179,12 @@ def test_k_means_initialisation_is_caught(tiny_markets, monkeypatch):
     assert not starts_alike(tiny(), tiny_markets)
 
 
+WIDE = {"clip": 8.0}
 DISTRIBUTED = {"epsilon": 8.0, "distributed_noise": True, "quantizer": {"steps_per_round": 1}}
 
 
 def test_with_distributed_noise_all_markets_take_the_same_step(tiny_markets, tmp_path):
-    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED)
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE)
     models = list(train(config, tiny_markets, tmp_path).values())
     for other in models[1:]:
         assert torch.equal(models[0].global_codebook.codewords, other.global_codebook.codewords)
@@ -195,7 +197,7 @@ def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(t
         embedding={"kind": "svd"},
         federation={"rounds": 12, "local_epochs": 1},
         privacy={**DISTRIBUTED, "noise_seed": 3, "quantizer": {"steps_per_round": 1, "sampling_rate": 1e-9}},
-        aggregation={"kind": "ckks", "clip": 16.0},
+        aggregation={"clip": 128.0},
     )
     federation = open_federation(
         config, tiny_markets, tmp_path, noise={name: {"quantizer": 1.0} for name in tiny_markets}
@@ -219,8 +221,19 @@ def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(t
     assert total == pytest.approx(1.5**0.5, rel=0.15)  # three parts: full noise once one market has subtracted its own
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "needed"),
+    [({"clip": 4.0}, "aggregation.clip of"), ({"clip": 32.0, "bits": 8}, "more aggregation.bits")],
+)
+def test_with_distributed_noise_fixed_point_must_not_be_felt(tiny_markets, tmp_path, aggregation, needed):
+    """Each part is clipped and rounded before the sum, which post-processing does not cover."""
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=aggregation)
+    with pytest.raises(ConfigError, match=needed):
+        open_federation(config, tiny_markets, tmp_path)
+
+
 def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, tmp_path):
-    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED)
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE)
     federation = open_federation(config, tiny_markets, tmp_path)
     from fedmm_secure.federation.setup import make_clients, make_server
 
