@@ -239,17 +239,22 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     macro = metrics["macro"]
     table.add_row("macro", "", f"{macro['auc']:.3f}", *(f"{macro['baselines'][name]['auc']:.3f}" for name in names))
     console.print(table)
-    table = Table("epsilon by view", *VIEWS, "profile", "release, with earlier runs")
+    table = Table("epsilon by view", *VIEWS, "profile")
     conditional: dict[str, float] = {}
+    over_runs: list[str] = []
     for market, views in metrics["privacy"]["markets"].items():
         cells = (epsilon_text(views[view]["epsilon"]) for view in (*VIEWS, "profile"))
-        over_runs = views["with_earlier_runs"]
-        earlier = f"{epsilon_text(over_runs['release']['epsilon'])} ({over_runs['earlier_runs']} before)"
-        table.add_row(market, *cells, earlier)
+        table.add_row(market, *cells)
+        together = views["with_earlier_runs"]
+        if together["earlier_runs"]:
+            spent = (epsilon_text(together[view]["epsilon"]) for view in ("market", "release"))
+            over_runs.append(f"{market} {' / '.join(spent)} ({together['earlier_runs']} before)")
         alone = views["stages"]["quantizer"]
         if alone is not None and alone["epsilon"] is not None and views["market"]["epsilon"] is None:
             conditional[market] = alone["epsilon"]
     console.print(table)
+    if over_runs:
+        console.print(f"with earlier runs on the same data, market / release: {', '.join(over_runs)}")
     if conditional:
         found = ", ".join(f"{market} {epsilon_text(epsilon)}" for market, epsilon in conditional.items())
         console.print(f"DP-SGD alone, conditional on fixed embeddings, not a user-level guarantee: {found}")

@@ -75,7 +75,12 @@ def plan_noise(config: Config, n_items: int, delta: float) -> dict[str, float]:
     stages = planned_stages(config, n_items)
     if not stages or config.privacy.epsilon is None:
         return {}
-    return plan_noise_multipliers(stages, epsilon=config.privacy.epsilon, delta=delta)
+    try:
+        return plan_noise_multipliers(stages, epsilon=config.privacy.epsilon, delta=delta)
+    except ValueError as error:
+        raise ConfigError(
+            f"privacy.epsilon: {config.privacy.epsilon:g} at delta {delta:.2g} cannot be planned: {error}"
+        ) from error
 
 
 def planned_views(config: Config, noise: Mapping[str, float], n_items: int, n_markets: int) -> dict[str, DpEvent]:
