@@ -6,6 +6,7 @@ import pytest
 from experiments.attack import attack_run
 from experiments.configuration import resolve
 from experiments.run_directory import create
+from experiments.verification import verify_run
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 
@@ -40,6 +41,44 @@ def test_three_small_markets_reach_what_the_documentation_says(configuration, tm
         assert values["quantizer"]["global_used"] > 35
     popularity = {name: metrics["markets"][name]["baselines"]["popularity"]["auc"] for name in SMALL}
     assert popularity == pytest.approx({"in": 0.802, "jp": 0.695, "mx": 0.843}, abs=0.03)
+
+
+def test_a_released_model_of_three_small_markets_keeps_its_budget_and_beats_noisy_counts(configuration, tmp_path):
+    baselines = "ctr.baselines=[noisy-popularity]"
+    config = configuration("xmarket-release", ["workers=1", "federation.rounds=5", baselines])
+    markets = {name: config.data.markets[name] for name in SMALL}
+    config = config.model_copy(update={"data": config.data.model_copy(update={"markets": markets})})
+    metrics = run(config, tmp_path / "run")
+    assert verify_run(tmp_path / "run") == []
+    for market, floor in (("in", 0.88), ("mx", 0.89)):  # three runs: .924 and .905, standard deviation below .01
+        values = metrics["markets"][market]
+        assert values["auc"] > floor
+        assert values["auc"] > values["baselines"]["noisy-popularity"]["auc"] + 0.03
+        assert 7.5 < metrics["privacy"]["markets"][market]["release"]["epsilon"] <= 8.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epsilon", "floors"),
+    [
+        (8, {"mx": 0.890, "uk": 0.838, "ca": 0.744, "de": 0.715}),
+        (2, {"mx": 0.873, "uk": 0.820, "ca": 0.716, "de": 0.682}),
+    ],
+)
+def test_released_models_under_user_level_privacy(configuration, tmp_path, epsilon, floors):
+    baselines = "ctr.baselines=[noisy-popularity]"
+    metrics = run(configuration("xmarket-release", [f"privacy.epsilon={epsilon}", baselines]), tmp_path / "run")
+    for market, floor in floors.items():
+        values = metrics["markets"][market]
+        assert values["auc"] > max(floor, values["baselines"]["noisy-popularity"]["auc"])
+
+
+@pytest.mark.slow
+def test_what_the_federation_releases_costs_the_markets_own_model_nothing(configuration, tmp_path):
+    config = configuration("xmarket-dp", ["privacy.epsilon=4", "ctr.baselines=[]"])
+    metrics = run(config, tmp_path / "run")
+    assert metrics["macro"]["auc"] > 0.890 - 0.01
+    assert all(views["market"]["epsilon"] <= 4.0 for views in metrics["privacy"]["markets"].values())
 
 
 @pytest.mark.slow
