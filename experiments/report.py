@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from experiments.run_directory import read_config, read_metrics
 from experiments.verification import verify_run
-from fedmm_secure.statement import ACCOUNTED, STAGES, VIEWS
+from fedmm_secure.federation.setup import DECRYPTED_VIEWS
+from fedmm_secure.statement import STAGES, VIEWS
 from fedmm_secure.storage import write_atomic
 
 # Okabe-Ito: told apart by colour-blind readers and in print
@@ -46,7 +47,7 @@ def write_report(directory: Path) -> Path:
             release_epsilon=epsilon_text(_worst(views["release"]["epsilon"] for views in statements.values())),
             seeded=any(views["seeded"] for views in statements.values()),
             stages=STAGES,
-            accounted=ACCOUNTED,
+            accounted=DECRYPTED_VIEWS,
             findings=verify_run(directory),
             attacks=_attack_rows(directory),
             accuracy_figure=_accuracy_figure(metrics),
@@ -84,7 +85,7 @@ def _privacy_row(views: Mapping[str, Any]) -> dict[str, Any]:
         "stages": [_stage_text(views["stages"][stage]) for stage in STAGES],
         "delta": f"{views['market']['delta']:.2g}",
         "earlier_runs": over_runs["earlier_runs"],
-        "over_runs": [epsilon_text(over_runs[view]["epsilon"]) for view in ACCOUNTED],
+        "over_runs": [epsilon_text(over_runs[view]["epsilon"]) for view in DECRYPTED_VIEWS],
     }
 
 

@@ -9,22 +9,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.storage import write_atomic
+from fedmm_secure.storage import torch_bytes, write_atomic
 
 
 def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
     """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
     kind = "refined" if refined else "quantizer"
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    write_atomic(directory / "models" / market / f"{kind}-{seed}.pt", buffer.getvalue())
+    write_atomic(directory / "models" / market / f"{kind}-{seed}.pt", torch_bytes(model.state_dict()))
 
 
 def save_codes(

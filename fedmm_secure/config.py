@@ -231,9 +231,8 @@ class Config(Section):
             return "federation.warm_up_rounds must leave at least one round for DP-SGD"
         if self.quantizer.entropy and self.quantizer.temperature < 1e-3:
             return "quantizer.temperature is too small"
-        if privacy.distributed_noise:
-            return self._distributed_noise_problem(n_markets)
-        return self._release_problem() if privacy.protect == "release" else None
+        problem = self._distributed_noise_problem(n_markets) if privacy.distributed_noise else None
+        return problem or (self._release_problem() if privacy.protect == "release" else None)
 
     def _release_problem(self) -> str | None:
         """What would leave a stage without DP although everything is to be released."""
@@ -264,7 +263,7 @@ class Config(Section):
             return "privacy.distributed_noise needs privacy.quantizer.steps_per_round: 1, so that noise adds up"
         if privacy.colluding_markets >= n_markets - 1:
             return f"privacy.colluding_markets must leave two honest markets of {n_markets}"
-        return self._release_problem() if privacy.protect == "release" else None
+        return None
 
 
 PRIVATE_CTR = {

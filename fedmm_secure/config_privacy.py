@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from privacy.mechanisms.dp_sgd import Clipping
+from privacy.mechanisms.dp_sgd import DPSGD, Clipping
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
 
@@ -55,24 +55,39 @@ class ContributionConfig(Section):
     )
 
 
-class QuantizerDPSGDConfig(Section):
+Positive = Annotated[float, Field(gt=0)]
+SamplingRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class DPSGDConfig(Section):
+    """What every DP-SGD stage chooses."""
+
+    sampling_rate: SamplingRate
+    clipping_norm: Positive
+    learning_rate: Positive
+    clipping: Clipping = "flat"
+
+    def choices(self, noise_multiplier: float) -> DPSGD:
+        """The mechanism at a noise multiplier that was solved from the budget."""
+        return DPSGD(noise_multiplier, self.clipping_norm, self.sampling_rate, self.clipping)
+
+
+class QuantizerDPSGDConfig(DPSGDConfig):
     """DP-SGD of the RQ-VAE: one example = one user's embedding."""
 
-    sampling_rate: float = Field(0.2, gt=0, le=1)
+    sampling_rate: SamplingRate = 0.2
+    clipping_norm: Positive = 1.0
+    learning_rate: Positive = 1e-3
     steps_per_round: int = Field(2, ge=1)
-    clipping_norm: float = Field(1.0, gt=0)
-    clipping: Clipping = "flat"
-    learning_rate: float = Field(1e-3, gt=0)
 
 
-class CTRDPSGDConfig(Section):
+class CTRDPSGDConfig(DPSGDConfig):
     """DP-SGD of the CTR model: one example = one user's bag of interactions and sampled negatives."""
 
-    sampling_rate: float = Field(0.5, gt=0, le=1)
+    sampling_rate: SamplingRate = 0.5
+    clipping_norm: Positive = 0.3
+    learning_rate: Positive = 1e-2
     steps: int = Field(100, ge=1)
-    clipping_norm: float = Field(0.3, gt=0)
-    clipping: Clipping = "flat"
-    learning_rate: float = Field(1e-2, gt=0)
     rows_per_user: int = Field(2, ge=1, le=50, description="latest training rows in a bag, each with its negatives")
     average: bool = Field(True, description="average the iterates of the second half")
 

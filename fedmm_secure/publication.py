@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,13 @@ from dp_accounting import dp_event
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.config import Config
-from fedmm_secure.data.market import IntArray, interaction_matrix
+from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.door import Release
 from fedmm_secure.federation.setup import (
     COUNTS,
     CTR,
+    DECRYPTED_VIEWS,
     EMBEDDING,
     QUANTIZER,
     REFINEMENT,
@@ -37,10 +38,11 @@ from fedmm_secure.federation.setup import (
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
-from fedmm_secure.statement import ACCOUNTED, USER_CODES
-from fedmm_secure.storage import Arrays, Store
+from fedmm_secure.statement import USER_CODES
+from fedmm_secure.storage import Arrays, Store, torch_bytes
 from privacy.accounting.account import PrivacyAccount, Spending
 from privacy.accounting.events import randomised_response_event
+from privacy.accounting.ledger import stage_group
 from privacy.accounting.statement import EARLIER_RUNS
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.randomised_response import randomise
@@ -95,7 +97,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     """Noisy counts, then private item factors; drawn once a run directory, entered before anything builds on them."""
     config, market, train = federation.config, prepared.market, prepared.split.train
     noise, seed = federation.noise[market.name], config.privacy.noise_seed
-    store = Store(federation.directory / "state" / "private" / market.name)
+    store = _private_store(federation, market.name)
 
     def draw_counts() -> Arrays:
         source = noise_source(seed, COUNTS, market.name)
@@ -106,7 +108,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     _let_out(federation, store, market.name, Release(COUNTS, "noisy item counts", event, 1.0, RELEASED, ()))
 
     embedding = DPSVDEmbedding(counts, config.embedding.private)
-    matrix = interaction_matrix(market.user[train], market.item[train], (market.n_users, market.n_items))
+    matrix = history_matrix(market, train)
 
     def draw_factors() -> Arrays:
         found = embedding.release(matrix, noise[EMBEDDING], noise_source(seed, EMBEDDING, market.name))
@@ -126,13 +128,18 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     return embedding.set_factors(factors, matrix)
 
 
+def _private_store(federation: Federation, market: str) -> Store:
+    """Where a market keeps what it drew, so that a resumed run does not draw it again."""
+    return Store(federation.directory / "state" / "private" / market)
+
+
 def _let_out(federation: Federation, store: Store, market: str, release: Release) -> None:
     """Publish a stored result under ``protect: release``; note it where it stays in the market."""
     door = federation.doors[market]
     if federation.config.private_ctr:
         door.publish(release, store.path(release.stage).read_bytes())
     else:
-        door.note(Release(release.stage, release.mechanism, release.event, release.sensitivity, (), release.depends_on))
+        door.note(replace(release, audience=()))
 
 
 def publish_quantizer(federation: Federation, market: str, seed: int, model: RQVAE, embedding: Embedding) -> None:
@@ -144,7 +151,7 @@ def publish_quantizer(federation: Federation, market: str, seed: int, model: RQV
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
     door.publish(
         Release(seed_stage(MODEL, seed), "post-processing: RQ-VAE", free, None, RELEASED, (EMBEDDING, stage)),
-        _torch_bytes(weights),
+        torch_bytes(weights),
     )
     items = assign_codes(model, np.zeros((0, embedding.item_factors_.shape[1])), embedding.item_factors_).item
     door.publish(
@@ -176,7 +183,7 @@ def published_user_codes(federation: Federation, market: str) -> dict[int, IntAr
     """The randomised user codes ``(n_users, 2)`` of each seed; None if none are published."""
     if federation.config.privacy.user_codes_epsilon is None:
         return None
-    store = Store(federation.directory / "state" / "private" / market)
+    store = _private_store(federation, market)
     return {seed: store.arrays(seed_stage(USER_CODES, seed), dict)["codes"] for seed in federation.config.seed}
 
 
@@ -192,7 +199,7 @@ def publish_user_codes(
         return
     sizes = (config.quantizer.global_codes, config.quantizer.local_codes)
     for name in markets:
-        store = Store(federation.directory / "state" / "private" / name)
+        store = _private_store(federation, name)
         for seed in config.seed:
             stage = seed_stage(USER_CODES, seed)
             draw = partial(_randomised, federation, name, embeddings[name], quantizers[seed][name], seed, epsilon)
@@ -238,7 +245,7 @@ def register_spending(federation: Federation, markets: Mapping[str, PreparedMark
         earlier = account.register(account.fingerprint(rows), spending)
         events = {
             view: dp_event.ComposedDpEvent([run.events[view] for run in earlier if view in run.events])
-            for view in ACCOUNTED
+            for view in DECRYPTED_VIEWS
         }
         door.note(
             Release(
@@ -259,7 +266,7 @@ _Shape = tuple[int, ...]
 
 def publication_problem(stage: str, data: bytes, config: Config, n_users: int, n_items: int) -> str | None:
     """What a publication holds that it must not: a row per user, or something no stage publishes; None if nothing."""
-    group = stage.split("/")[0]
+    group = stage_group(stage)
     if group not in (COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES):
         return f"{stage} is not a stage that publishes anything"
     try:
@@ -305,12 +312,6 @@ def _expected_shapes(
         CTR: {"first.weight": (max(table, 1), 1)},
     }
     return shapes[group]
-
-
-def _torch_bytes(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 def _array_bytes(values: IntArray) -> bytes:

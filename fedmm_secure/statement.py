@@ -10,6 +10,7 @@ from typing import Any
 from dp_accounting.dp_event import RandomizedResponseDpEvent
 
 from fedmm_secure.config import Config
+from fedmm_secure.federation.setup import COUNTS, CTR, DECRYPTED_VIEWS, EMBEDDING, QUANTIZER
 from privacy.accounting.events import randomised_response_epsilon
 from privacy.accounting.ledger import Entry
 from privacy.accounting.statement import (
@@ -21,10 +22,9 @@ from privacy.accounting.statement import (
     view_guarantee,
 )
 
-VIEWS = ("server", "market", "collusion", "consumer", "release")
-ACCOUNTED = ("market", "collusion", "consumer", "release")
+VIEWS = ("server", *DECRYPTED_VIEWS)
 USER_CODES = "user-codes"
-STAGES = ("counts", "embedding", "quantizer", "ctr")
+STAGES = (COUNTS, EMBEDDING, QUANTIZER, CTR)
 
 
 def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -42,8 +42,7 @@ def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _alone(entries: Sequence[Entry], stage: str) -> dict[str, Any] | None:
-    mine = [entry for entry in entries if entry.stage.split("/")[0] == stage]
-    found = conditional_guarantee(mine, "")
+    found = conditional_guarantee(entries, stage)
     return None if found is None else asdict(found)
 
 
@@ -67,5 +66,5 @@ def _profile(entries: Sequence[Entry]) -> Guarantee:
 
 def _over_runs(entries: Sequence[Entry]) -> dict[str, Any]:
     earlier = [entry for entry in entries if entry.stage == EARLIER_RUNS]
-    views: Mapping[str, Any] = {view: asdict(guarantee_with_earlier_runs(entries, view)) for view in ACCOUNTED}
+    views: Mapping[str, Any] = {view: asdict(guarantee_with_earlier_runs(entries, view)) for view in DECRYPTED_VIEWS}
     return {"earlier_runs": int(earlier[0].remark or 0) if earlier else 0, **views}

@@ -86,13 +86,13 @@ class ShadowPlan:
         prepared = self.markets[self.market]
         half = replace(prepared, split=replace(prepared.split, train=rows))
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
-        local: dict[str | None, tuple[Embedding, RQVAE | None]] = {None: (self._embed(half), None)}
+        raw = self._embed(half)
+        local: dict[str | None, tuple[Embedding, RQVAE | None]] = {None: (raw, None)}
         for kind in {recipe.codes for recipe in recipes} - {None}:
             if kind == "local":
-                raw = local[None][0]
                 local[kind] = raw, train_local_quantizer(self.config, raw, self.market, seed)
             else:
-                local[kind] = self._federate(half, seed)
+                local[kind] = self._federate(half, raw, seed)
         user, item = prepared.market.user[queries], prepared.market.item[queries]
         answers = {}
         for recipe in recipes:
@@ -122,7 +122,7 @@ class ShadowPlan:
         """Without DP, as the market's own models and baselines do."""
         return fit_embedding(prepared, self.config.embedding)
 
-    def _federate(self, half: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+    def _federate(self, half: PreparedMarket, raw: Embedding, seed: int) -> tuple[Embedding, RQVAE]:
         """A whole federation, the other markets as in the run; returns what the market's own models build on."""
         markets = {**self.markets, self.market: half}
         # plaintext sums give bit-identical codebooks, faster
@@ -133,8 +133,7 @@ class ShadowPlan:
             if config.private_embedding:
                 embeddings = embed_markets(federation, markets)
             else:
-                embeddings = {**self.other_embeddings, self.market: self._embed(half)}
-                embeddings = {name: embeddings[name] for name in markets}
+                embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
             models = train_federated(federation, seed, embeddings)
             embeddings, quantizers = refine(federation, markets, embeddings, {seed: models})
         return embeddings[self.market], quantizers[seed][self.market]

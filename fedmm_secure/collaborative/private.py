@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
-from fedmm_secure.data.market import FloatArray, IntArray, Market
+from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 from fedmm_secure.errors import DataError
 from fedmm_secure.storage import Arrays
 from privacy.mechanisms.counts import noisy_counts
@@ -39,8 +39,7 @@ def contributions(
         DataError: a reference date, but the market's times are not dates.
     """
     user, item, time = market.user[rows], market.item[rows], market.time[rows]
-    count = np.bincount(user, minlength=market.n_users)
-    rank = np.cumsum(count)[user] - 1 - np.arange(len(rows))  # 0 = the user's latest row
+    rank = rank_from_latest(user, market.n_users)
     weight = choices.rank_decay ** rank.astype(np.float64)
     if choices.rows_per_user is not None:
         weight[rank >= choices.rows_per_user] = 0.0

@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from fedmm_secure.data.market import FloatArray
+from privacy.mechanisms.dp_svd import fix_signs
 
 
 class SVDEmbedding:
@@ -40,9 +41,7 @@ class SVDEmbedding:
         start = np.ones(min(train.shape)) / np.sqrt(min(train.shape))  # ARPACK's own start is random
         _, values, right = svds(normalised, k=dim, v0=start)
         order = np.argsort(-values, kind="stable")
-        factors = np.asarray(right, np.float64)[order].T
-        pivot = np.abs(factors).argmax(axis=0)
-        factors = factors * np.where(factors[pivot, np.arange(dim)] < 0, -1.0, 1.0)
+        factors = fix_signs(np.asarray(right, np.float64)[order].T)
         self.item_factors_ = _pad(factors, self.dim)
         self.singular_values_ = _pad(np.asarray(values, np.float64)[order][None, :], self.dim)[0]
         self.user_factors_ = self.transform(train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
-from fedmm_secure.storage import Store, write_atomic
+from fedmm_secure.storage import Store, torch_bytes, write_atomic
 
 Predictions = dict[str, list[np.ndarray]]
 PROBABILITY = "probability"
@@ -62,7 +61,7 @@ def bench_market(
         save_model(model, directory / "models" / name, seed)
         found = {PROBABILITY: model.predict(builder(user, item))}
         if published_user_codes is not None:
-            features = private.builder_with_user_codes(quantizers[seed], published_user_codes[seed])
+            features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
             found[PUBLISHED] = model.predict(features(user, item))
         return found
 
@@ -119,6 +118,4 @@ def save_model(model: NeuralModel | BoostedModel | PrivateCTR, directory: Path, 
     if isinstance(model, BoostedModel):
         write_atomic(directory / f"ctr-{seed}.skops", skops.io.dumps(model.trees_))
         return
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    write_atomic(directory / f"ctr-{seed}.pt", buffer.getvalue())
+    write_atomic(directory / f"ctr-{seed}.pt", torch_bytes(model.state_dict()))

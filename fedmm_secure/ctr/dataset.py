@@ -9,7 +9,7 @@ import numpy as np
 
 from fedmm_secure.ctr.features import FeatureBuilder, Features
 from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
-from fedmm_secure.data.market import FloatArray, IntArray, Market
+from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def held_out_folds(market: Market, train: IntArray, *, last: int, random: int, r
     """
     user = market.user[train]
     count = np.bincount(user, minlength=market.n_users)
-    from_end = np.cumsum(count)[user] - 1 - np.arange(len(train))
+    from_end = rank_from_latest(user, market.n_users)
     folds = []
     for depth in range(last):
         deep_enough = count[user] >= depth + 2

@@ -16,7 +16,7 @@ from scipy import sparse
 from fedmm_secure.collaborative.neighbours import cosine_weights, ease_weights
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.data.candidates import Pool
-from fedmm_secure.data.market import FloatArray, IntArray, Market, interaction_matrix
+from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.quantization.codes import Codes
 
 FeatureGroup = Literal["user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"]
@@ -64,7 +64,7 @@ class History:
         self.pool, self.n_users, self.n_items = pool, market.n_users, market.n_items
         self.user, self.item = market.user[rows], market.item[rows]
         self._time = _relative_time(market)[rows]
-        self.matrix = interaction_matrix(self.user, self.item, (market.n_users, market.n_items))
+        self.matrix = history_matrix(market, rows)
         self.item_count = np.bincount(self.item, minlength=market.n_items).astype(np.float64)
         self.user_count = np.bincount(self.user, minlength=market.n_users).astype(np.float64)
         self._scores: tuple[FloatArray, FloatArray, SVDEmbedding] | None = None

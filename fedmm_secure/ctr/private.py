@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from fedmm_secure.ctr.features import FeatureBuilder, Features, FeatureSchema
 from fedmm_secure.ctr.neural import NeuralCTR, NeuralKind
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
-from fedmm_secure.data.market import FloatArray, IntArray, interaction_matrix
+from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.codes import Codes, assign_codes
+from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, noise_source, numpy_generator, torch_generator
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, FunctionalGradients, StepStatistics
@@ -135,8 +136,7 @@ class PrivateBench:
         """The trained model of one seed, and the builder of its features at prediction time."""
         if noise_multiplier is None:
             raise TypeError("a released model needs noise")
-        private = self.config.privacy.ctr
-        choices = DPSGD(noise_multiplier, private.clipping_norm, private.sampling_rate, private.clipping)
+        choices = self.config.privacy.ctr.choices(noise_multiplier)
         noise = noise_source(self.config.privacy.noise_seed, "ctr", self.prepared.market.name, seed)
         return self.train_with(quantizer, seed, choices, noise)
 
@@ -145,7 +145,7 @@ class PrivateBench:
     ) -> tuple[PrivateCTR, FeatureBuilder]:
         """The same with given noise."""
         config, name = self.config, self.prepared.market.name
-        builder = self.builder(quantizer, self.history)
+        builder = self.builder(quantizer)
         seed = derive_seed("ctr", name, seed)
         kind = config.ctr.model
         if kind == "boosted":
@@ -158,24 +158,23 @@ class PrivateBench:
         model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise)
         return model, builder
 
-    def builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
-        """Features of pairs; users are projected and encoded from the given history."""
+    def builder(
+        self, quantizer: RQVAE, history: PrivateHistory | None = None, user_codes: IntArray | None = None
+    ) -> FeatureBuilder:
+        """Features of pairs; users are projected and encoded from a history, by default that of all training rows.
+
+        ``user_codes (n_users, 2)``, published ones, replace those of the users; what users did stays their own.
+        """
+        history = history or self.history
         users = self.embedding.transform(history.matrix)
         codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        if user_codes is not None:
+            codes = replace(codes, user=user_codes)
         shape = quantizer.shape
         return FeatureBuilder(self.config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def builder_with_user_codes(self, quantizer: RQVAE, published: IntArray) -> FeatureBuilder:
-        """Features in which users' codes are the published ones ``(n_users, 2)``; what users did stays their own."""
-        items = assign_codes(quantizer, self.embedding.transform(self.history.matrix[:0]), self.embedding.item_factors_)
-        shape = quantizer.shape
-        codes = Codes(published, items.item)
-        return FeatureBuilder(self.config.ctr.features, self.history, codes, (shape.global_codes, shape.local_codes))
-
     def _history(self, rows: IntArray) -> PrivateHistory:
-        market = self.prepared.market
-        matrix = interaction_matrix(market.user[rows], market.item[rows], (market.n_users, market.n_items))
-        return PrivateHistory(self.embedding, matrix)
+        return PrivateHistory(self.embedding, history_matrix(self.prepared.market, rows))
 
     def _negatives(self) -> Pool:
         """What training negatives are drawn from: the whole catalogue, evenly or by noisy counts, never raw counts."""

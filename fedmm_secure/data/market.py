@@ -108,6 +108,17 @@ def build_market(
     )
 
 
+def rank_from_latest(user: IntArray, n_users: int) -> IntArray:
+    """Position of each row among its user's, 0 for the last; rows are grouped by user, in time order."""
+    ends = np.cumsum(np.bincount(user, minlength=n_users))
+    return np.asarray(ends[user] - 1 - np.arange(len(user)))
+
+
+def history_matrix(market: Market, rows: IntArray) -> sparse.csr_array:
+    """Binary user-item matrix ``(n_users, n_items)`` of some of a market's rows."""
+    return interaction_matrix(market.user[rows], market.item[rows], (market.n_users, market.n_items))
+
+
 def interaction_matrix(user: IntArray, item: IntArray, shape: tuple[int, int]) -> sparse.csr_array:
     """Binary user-item matrix ``(n_users, n_items)`` of the given interactions."""
     matrix = sparse.csr_array((np.ones(len(user), dtype=np.float64), (user, item)), shape=shape)

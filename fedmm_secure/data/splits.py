@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmm_secure.data.market import IntArray, Market
+from fedmm_secure.data.market import IntArray, Market, rank_from_latest
 from fedmm_secure.errors import DataError
 
 MIN_ROWS_TO_HOLD_OUT = 3
@@ -24,10 +24,8 @@ class Split:
 
 def leave_last_out(market: Market) -> Split:
     """Each user's last row is test, the second last validation; users with fewer than 3 rows train only."""
-    n = market.n_rows
     counts = np.bincount(market.user, minlength=market.n_users)
-    ends = np.cumsum(counts)
-    from_end = ends[market.user] - 1 - np.arange(n)  # rows are grouped by user, in time order
+    from_end = rank_from_latest(market.user, market.n_users)
     holds_out = counts[market.user] >= MIN_ROWS_TO_HOLD_OUT
     test = holds_out & (from_end == 0)
     valid = holds_out & (from_end == 1)

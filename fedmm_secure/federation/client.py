@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 from dp_accounting import dp_event
 
 from fedmm_secure.federation.door import Door, Release
-from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer
+from fedmm_secure.quantization.training import QuantizerTrainer
 from fedmm_secure.randomness import torch_generator
-from fedmm_secure.storage import write_atomic
+from fedmm_secure.storage import torch_bytes, write_atomic
 from privacy.aggregation import FixedPointCodec, MarketAggregator
 from privacy.mechanisms.dp_sgd import StepStatistics
 
@@ -142,7 +141,8 @@ class MarketClient:
             if self.plan.distributed:
                 mechanism = f"DP-SGD, noise distributed over {self.plan.cohort} markets"
                 # whoever opens single updates (the server with one key holder) finds this market's part alone
-                part = replace(private.choices, noise_multiplier=self._noise_part(private))
+                noise = private.choices.noise_multiplier * private.codebook_noise_share
+                part = replace(private.choices, noise_multiplier=noise)
                 view_events["collusion"] = part.event(private.steps)
         return Release(
             stage=self.plan.stage,
@@ -156,10 +156,6 @@ class MarketClient:
             view_events=view_events,
         )
 
-    @staticmethod
-    def _noise_part(private: PrivateSettings) -> float:
-        return private.choices.noise_multiplier * private.codebook_noise_share
-
     def _codebook(self) -> np.ndarray:
         return self.trainer.model.global_codebook.codewords.detach().numpy().copy()
 
@@ -168,17 +164,13 @@ class MarketClient:
         self._save()
 
     def _save(self) -> None:
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "trainer": self.trainer.state_dict(),
-                "start": torch.from_numpy(self._start),
-                "next_round": self.next_round,
-                "pending": self._pending,
-            },
-            buffer,
-        )
-        write_atomic(self._state_file, buffer.getvalue())
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "start": torch.from_numpy(self._start),
+            "next_round": self.next_round,
+            "pending": self._pending,
+        }
+        write_atomic(self._state_file, torch_bytes(state))
 
     def _load(self) -> None:
         state = torch.load(self._state_file, weights_only=True)

@@ -20,7 +20,7 @@ from fedmm_secure.federation.messages import Header, pack
 from fedmm_secure.federation.transcript import Transcript
 from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
-from privacy.accounting.ledger import Entry, Ledger
+from privacy.accounting.ledger import Entry, Ledger, stage_group
 from privacy.aggregation import FixedPointCodec, MarketAggregator
 
 PUBLICATION = "publication"
@@ -202,19 +202,19 @@ class Door:
         return [entry for entry in self.ledger.entries if self._counts(entry.stage)]
 
     def _counts(self, stage: str) -> bool:
-        return stage.split("/")[0] in self.budget.stages
+        return stage_group(stage) in self.budget.stages
 
     def _refuse_overspending(self, release: Release) -> None:
         if self.budget.epsilon is None or not self._counts(release.stage):
             return
         events = [*(entry.event for entry in self._budgeted()), release.event]
-        if is_part_of(events, [self.budget.plan]):
-            planned = pld_epsilon([self.budget.plan], self.budget.delta, interval=COARSE)
-            if planned <= self.budget.epsilon * (1 + 1e-6):
-                return
+        allowed = self.budget.epsilon * (1 + 1e-6)
+        plan = [self.budget.plan]
+        if is_part_of(events, plan) and pld_epsilon(plan, self.budget.delta, interval=COARSE) <= allowed:
+            return
         asked = pld_epsilon(events, self.budget.delta, interval=COARSE)
         at = "" if release.round is None else f", round {release.round}"
-        if asked > self.budget.epsilon * (1 + 1e-6):
+        if asked > allowed:
             raise BudgetExceededError(
                 f"market {self.market}, stage {release.stage}{at}: this release would bring "
                 f"epsilon to {asked:.4g}, the budget is {self.budget.epsilon:.4g}; nothing was sent"

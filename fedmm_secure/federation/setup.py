@@ -40,7 +40,6 @@ from privacy.aggregation import (
     PlaintextServer,
     ServerAggregator,
 )
-from privacy.mechanisms.dp_sgd import DPSGD
 
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 _NEVER_EXCEEDED = 12.0  # standard deviations; a normal value beyond them has probability 4e-33
@@ -317,10 +316,9 @@ def _private_settings(federation: Federation, market: str, seed: int) -> Private
     if multiplier is None:
         return None
     privacy = federation.config.privacy.quantizer
-    choices = DPSGD(multiplier, privacy.clipping_norm, privacy.sampling_rate, privacy.clipping)
     noise = noise_source(federation.config.privacy.noise_seed, QUANTIZER, market, seed)
     share = codebook_noise_share(federation.config, len(federation.doors))
-    return PrivateSettings(choices, privacy.steps_per_round, noise, privacy.learning_rate, share)
+    return PrivateSettings(privacy.choices(multiplier), privacy.steps_per_round, noise, privacy.learning_rate, share)
 
 
 def make_server(federation: Federation) -> AggregationServer:

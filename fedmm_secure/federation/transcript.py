@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
+from privacy.accounting.ledger import append_line
 
 INDEX = "index.jsonl"
 
@@ -68,10 +68,7 @@ class Transcript:
         if self._known.get(file) == record:
             return record
         write_atomic(self.directory / file, data)
-        with (self.directory / INDEX).open("a", encoding="utf-8") as index:
-            index.write(json.dumps(asdict(record), sort_keys=True) + "\n")
-            index.flush()
-            os.fsync(index.fileno())
+        append_line(self.directory / INDEX, (json.dumps(asdict(record), sort_keys=True) + "\n").encode())
         self.records = [kept for kept in self.records if kept.file != file] + [record]
         self._known[file] = record
         return record

@@ -65,11 +65,7 @@ def training_settings(config: Config) -> TrainingSettings:
 def train_local_quantizer(config: Config, embedding: Embedding, market: str, seed: int) -> RQVAE:
     """Both codebooks local: the same training as in the federation, without exchange and without DP."""
     model = _model(config, embedding.user_factors_.shape[1], seed)
-    rows = [unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)]
-    trainer = QuantizerTrainer(model, rows[0], rows[1], training_settings(config))
-    for round in range(config.federation.rounds):
-        trainer.train_round(torch_generator("quantizer", market, seed, round), warm_up=False)
-    return model
+    return _train_alone(config, model, embedding, "quantizer", market, seed)
 
 
 def refine_quantizer(config: Config, federated: RQVAE, embedding: Embedding, market: str, seed: int) -> RQVAE:
@@ -81,9 +77,15 @@ def refine_quantizer(config: Config, federated: RQVAE, embedding: Embedding, mar
     words = federated.global_codebook.codewords.detach().clone()
     model.global_codebook.codewords.data.copy_(words)
     model.global_codebook.codewords.requires_grad_(False)
-    rows = [unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)]
-    trainer = QuantizerTrainer(model, rows[0], rows[1], training_settings(config))
-    for round in range(config.federation.rounds):
-        trainer.train_round(torch_generator("refinement", market, seed, round), warm_up=False)
+    _train_alone(config, model, embedding, "refinement", market, seed)
     assert torch.equal(model.global_codebook.codewords, words)
+    return model
+
+
+def _train_alone(config: Config, model: RQVAE, embedding: Embedding, stream: str, market: str, seed: int) -> RQVAE:
+    """As many rounds as the federation has, on all rows, without exchange and without DP."""
+    users, items = unit_rows(embedding.user_factors_), unit_rows(embedding.item_factors_)
+    trainer = QuantizerTrainer(model, users, items, training_settings(config))
+    for round in range(config.federation.rounds):
+        trainer.train_round(torch_generator(stream, market, seed, round), warm_up=False)
     return model

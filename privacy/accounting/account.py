@@ -22,6 +22,7 @@ from typing import Any
 from dp_accounting.dp_event import DpEvent
 
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
+from privacy.accounting.ledger import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
 
 _KEY_BYTES = 32
@@ -72,20 +73,15 @@ class PrivacyAccount:
                 "run": spending.run,
                 "events": {view: event_to_data(event) for view, event in spending.events.items()},
             }
-            with self.path.open("ab") as file:
-                file.write(json.dumps(line, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self.path, canonical_json(line) + b"\n")
         return earlier
 
     def _read(self, fingerprint: str) -> list[Spending]:
-        found = []
-        content = self.path.read_bytes() if self.path.exists() else b""
-        if content and not content.endswith(b"\n"):
-            # the fsync of an interrupted line never returned, so its run has released nothing
-            content = content[: content.rfind(b"\n") + 1]
-            self.path.write_bytes(content)
-        for number, raw in enumerate(content.splitlines(), start=1):
+        found: list[Spending] = []
+        if not self.path.exists():
+            return found
+        drop_torn_tail(self.path)
+        for number, raw in enumerate(self.path.read_bytes().splitlines(), start=1):
             try:
                 line: dict[str, Any] = json.loads(raw)
                 events = {view: event_from_data(data) for view, data in line["events"].items()}

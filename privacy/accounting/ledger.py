@@ -80,6 +80,11 @@ class Entry:
         return cls(**fields)
 
 
+def stage_group(stage: str) -> str:
+    """The stage without its repetition: ``quantizer`` of ``quantizer/0``."""
+    return stage.split("/")[0]
+
+
 class Ledger:
     """Appends entries to ``path``; each line is fsynced before ``append`` returns."""
 
@@ -88,20 +93,13 @@ class Ledger:
         self.entries: list[Entry] = []
         self.head = GENESIS
         if path.exists():
-            _drop_torn_tail(path)
+            drop_torn_tail(path)
             self.entries, self.head = read_ledger(path)
 
     def append(self, entry: Entry) -> None:
         """Write one line; when this returns, the line survives a crash."""
         line, head = _line(entry, len(self.entries), self.head)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        created = not self.path.exists()
-        with self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        if created:
-            _sync_directory(self.path.parent)
+        append_line(self.path, line)
         self.entries.append(entry)
         self.head = head
 
@@ -159,16 +157,28 @@ def _line(entry: Entry, sequence: int, previous: str) -> tuple[bytes, str]:
         "previous": previous,
         "entry": entry.to_data(),
     }
-    digest = hashlib.sha256(_canonical(body)).hexdigest()
-    return _canonical({**body, "hash": digest}) + b"\n", digest
+    digest = hashlib.sha256(canonical_json(body)).hexdigest()
+    return canonical_json({**body, "hash": digest}) + b"\n", digest
 
 
-def _canonical(data: dict[str, Any]) -> bytes:
+def canonical_json(data: dict[str, Any]) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _drop_torn_tail(path: Path) -> None:
-    """Cut an incomplete last line: its fsync never returned, so its release was never sent."""
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to an append-only file; when this returns, the line survives a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    created = not path.exists()
+    with path.open("ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    if created:
+        _sync_directory(path.parent)
+
+
+def drop_torn_tail(path: Path) -> None:
+    """Cut an incomplete last line: its fsync never returned, so what it stands for was never released."""
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
         with path.open("r+b") as file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
 from privacy.accounting.accountants import Accountant, pld_epsilon
-from privacy.accounting.ledger import Entry, depended_on
+from privacy.accounting.ledger import Entry, depended_on, stage_group
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
 
@@ -92,17 +92,17 @@ def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarante
 
 
 def conditional_guarantee(
-    entries: Sequence[Entry], stage_prefix: str, *, accountant: Accountant = pld_epsilon
+    entries: Sequence[Entry], stage: str, *, accountant: Accountant = pld_epsilon
 ) -> Guarantee | None:
-    """Guarantee of the stages whose name starts with ``stage_prefix``, their inputs taken as fixed.
+    """Guarantee of all repetitions of a stage, its inputs taken as fixed.
 
     This is what DP-SGD alone gives. It is no user-level guarantee where the inputs were computed from
     everyone's rows. None if no such stage is in the ledger.
     """
-    stages = [entry for entry in entries if entry.stage.startswith(stage_prefix)]
+    stages = [entry for entry in entries if stage_group(entry.stage) == stage_group(stage)]
     if not stages:
         return None
-    inputs = sorted({stage.split("/")[0] for entry in stages for stage in entry.depends_on})
+    inputs = sorted({stage_group(name) for entry in stages for name in entry.depends_on})
     basis = f"conditional on the outputs of: {', '.join(inputs) or 'nothing'}"
     return _guarantee([entry.event for entry in stages], stages[0].delta, stages[0].unit, basis, accountant)
 

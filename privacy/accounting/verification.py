@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.accounting.accountants import pld_epsilon, prv_epsilon
-from privacy.accounting.ledger import LedgerError, read_ledger
+from privacy.accounting.ledger import LedgerError, read_ledger, stage_group
 from privacy.accounting.statement import view_events
 
 RELATIVE_AGREEMENT = 0.01
@@ -44,8 +44,8 @@ def verify_ledger(path: Path, claims: Mapping[str, float | None]) -> list[Findin
     if len({(entry.delta, entry.unit) for entry in entries}) > 1:
         findings.append(Finding(str(path), "entries disagree on delta or unit"))
     delta = entries[0].delta
-    for group in sorted({entry.stage.split("/")[0] for entry in entries}):
-        alone = [entry.event for entry in entries if entry.stage.split("/")[0] == group]
+    for group in sorted({stage_group(entry.stage) for entry in entries}):
+        alone = [entry.event for entry in entries if stage_group(entry.stage) == group]
         findings += _disagreement(f"{path} stage {group}", pld_epsilon(alone, delta), prv_epsilon(alone, delta))
     for view, claimed in claims.items():
         events = view_events(entries, view)

@@ -47,7 +47,7 @@ def factors_by_gram(rows: sparse.csr_array, rank: int, noise_multiplier: float, 
     values, vectors = np.linalg.eigh(noisy_gram(rows, noise_multiplier, noise))
     order = np.argsort(-values)[:rank]
     edge = noise_multiplier * float(np.sqrt(2.0 * rows.shape[1]))
-    return PrivateFactors(_fix_signs(vectors[:, order]), values[order], edge)
+    return PrivateFactors(fix_signs(vectors[:, order]), values[order], edge)
 
 
 def factors_by_subspace_iteration(
@@ -64,9 +64,10 @@ def factors_by_subspace_iteration(
         product = np.asarray(clipped.T @ (clipped @ basis)) + gaussian(basis.shape, noise_multiplier, noise)
         basis, lengths, _ = np.linalg.svd(product, full_matrices=False)
     edge = noise_multiplier * float(np.sqrt(rows.shape[1]) + np.sqrt(rank))
-    return PrivateFactors(_fix_signs(basis), lengths, edge)
+    return PrivateFactors(fix_signs(basis), lengths, edge)
 
 
-def _fix_signs(factors: FloatArray) -> FloatArray:
+def fix_signs(factors: FloatArray) -> FloatArray:
+    """The same factors ``(n_items, rank)``, each column's entry of largest magnitude positive."""
     pivot = np.abs(factors).argmax(axis=0)
     return np.asarray(factors * np.where(factors[pivot, np.arange(factors.shape[1])] < 0, -1.0, 1.0))

@@ -110,16 +110,7 @@ def test_the_influence_test_catches_missing_clipping():
 
 
 def test_batches_are_poisson_samples():
-    sizes = []
-
-    def recording(net, batch):
-        sizes.append(len(batch))
-        return loss(net, batch)
-
-    net = model()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    run = DPSGDTrainer(HookGradients(net, recording), optimizer, DPSGD(1.0, 1.0, 0.3), 40, NoiseSource.from_seed(5))
-    run.steps(rows(40), 400)
+    sizes = batch_sizes()
     variance = 40 * 0.3 * 0.7
     assert np.mean(sizes) == pytest.approx(12, abs=4 * (variance / 400) ** 0.5)
     # fixed-size batches would have no variance
