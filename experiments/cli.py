@@ -18,9 +18,13 @@ from rich.table import Table
 
 from experiments import run_directory
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, attack_run
+from experiments.bench import bench_app
 from experiments.budget import market_budget
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.data import check_markets, market_summary, synthesize_files
+from experiments.deploy.commands import deploy_app
+from experiments.deploy.processes import DeploymentError
+from experiments.keys import keys_app
 from experiments.progress import RunProgress
 from experiments.report import epsilon_text, estimate_text, write_report
 from experiments.verification import verify_run
@@ -29,14 +33,27 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.client import CohortChangedError
+from fedmm_secure.federation.client import CohortChangedError, OrderError
 from fedmm_secure.federation.door import BudgetExceededError
+from fedmm_secure.federation.in_process import MarketLostError
+from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.statement import VIEWS
+from privacy.aggregation import AggregationError
 from privacy.errors import InputError
 
 FINDING, USAGE = 1, 2
+STOPPED = (
+    AggregationError,
+    BudgetExceededError,
+    CohortChangedError,
+    CohortTooSmallError,
+    DeploymentError,
+    MarketLostError,
+    MessageError,
+    OrderError,
+)
 
 app = typer.Typer(
     help="Privacy-hardened federated recommendation: train, verify, attack, report.",
@@ -47,6 +64,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at market data before running.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+app.add_typer(keys_app, name="keys")
+app.add_typer(deploy_app, name="deploy")
+app.add_typer(bench_app, name="bench")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -304,6 +324,6 @@ def main() -> None:
     except InputError as error:
         print(f"fedmm: {error}", file=sys.stderr)
         sys.exit(USAGE)
-    except (BudgetExceededError, CohortChangedError, CohortTooSmallError) as error:
+    except STOPPED as error:
         print(f"fedmm: {error}", file=sys.stderr)
         sys.exit(FINDING)

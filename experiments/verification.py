@@ -9,15 +9,17 @@ from typing import Any
 
 from experiments.run_directory import read_config, read_metrics
 from fedmm_secure.config import Config
+from fedmm_secure.federation.aggregation import AggregationPlan, check_bundle
 from fedmm_secure.federation.door import PUBLICATION
-from fedmm_secure.federation.messages import MessageError, unpack
-from fedmm_secure.federation.setup import make_public_server
+from fedmm_secure.federation.messages import Header, MessageError, verify
 from fedmm_secure.federation.transcript import INDEX, Record, read_index
 from fedmm_secure.publication import publication_problem
 from fedmm_secure.statement import VIEWS, guarantees
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger
 from privacy.accounting.verification import Finding, verify_ledger
 from privacy.aggregation import AggregationError
+from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
+from privacy.errors import InputError
 
 OUTGOING = ("update", PUBLICATION)
 
@@ -118,28 +120,49 @@ def _verify_transcript(
     for market, hashes in released.items():
         for missing in sorted(hashes - updates):
             findings.append(Finding(f"ledger of {market}", f"message {missing[:12]}… is not in the transcript"))
-    return findings + _verify_sums(directory, config, records, content)
+    return findings + _verify_messages(directory, config, len(released), records, content)
 
 
-def _verify_sums(directory: Path, config: Config, records: list[Record], content: dict[str, bytes]) -> list[Finding]:
-    """Add the recorded updates again, with public material, and compare with what was broadcast."""
-    public = directory / "state" / "keys" / "server-public.ckks"
-    if config.aggregation.kind == "ckks" and not public.is_file():
-        return [Finding(str(public), "missing: the aggregates cannot be checked")]
-    cohort = len({record.sender for record in records if record.kind == "update"})
-    server = make_public_server(config, cohort, public.read_bytes() if public.is_file() else b"")
-    updates = {(r.stage, r.round, r.sender): r.file for r in records if r.kind == "update"}
+def _verify_messages(
+    directory: Path, config: Config, markets: int, records: list[Record], content: dict[str, bytes]
+) -> list[Finding]:
+    """Check who signed each message, and add the recorded updates again with public material."""
+    path = directory / "transcript" / BUNDLE_FILE
+    try:
+        bundle = read_bundle(path)
+        check_bundle(bundle, plan := AggregationPlan.of(config, markets), path)
+    except InputError as error:
+        return [Finding(str(path), str(error))]
+    server = plan.server()
+    opened: dict[tuple[str, str, int, int, str], tuple[Header, bytes]] = {}
     findings = []
     for record in records:
-        if record.kind != "aggregate" or record.file not in content:
+        if record.kind not in ("hello", "update", "aggregate") or record.file not in content:
             continue
+        key = (record.kind, record.stage, record.round, record.attempt, record.sender)
         try:
-            header, payload = unpack(content[record.file])
-            parts = [unpack(content[updates[record.stage, record.round, sender]])[1] for sender in header.cohort]
-            same = server.aggregate(parts) == payload
-        except (KeyError, MessageError, AggregationError) as error:
-            findings.append(Finding(record.file, f"cannot be added up again: {error}"))
+            if record.sender not in bundle.cards:
+                raise MessageError("its sender is not in the federation")
+            header, payload = verify(content[record.file], bundle.cards[record.sender])
+            if (header.kind, header.stage, header.round, header.attempt, header.sender) != key:
+                raise MessageError("its header is of another message")
+            if header.parameters != bundle.digest:
+                raise MessageError("its header names another bundle")
+            opened[key] = header, payload
+        except MessageError as error:
+            findings.append(Finding(record.file, str(error)))
+    if len({header.run for header, _ in opened.values()}) > 1:
+        findings.append(Finding(str(path.parent), "holds messages of several runs"))
+    for (kind, stage, round, attempt, _), (header, payload) in opened.items():
+        if kind != "aggregate":
+            continue
+        where = f"{stage}, round {round}"
+        try:
+            parts = [opened["update", stage, round, attempt, sender] for sender in header.cohort]
+            same = server.aggregate([part for _, part in parts]) == payload
+        except (KeyError, AggregationError) as error:
+            findings.append(Finding(where, f"the aggregate cannot be added up again: {error}"))
             continue
         if not same:
-            findings.append(Finding(record.file, "is not the sum of the recorded updates"))
+            findings.append(Finding(where, "the aggregate is not the sum of the recorded updates"))
     return findings

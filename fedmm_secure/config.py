@@ -53,8 +53,8 @@ class DataConfig(Section):
         if bool(self.markets) == (self.synthetic is not None):
             raise ValueError("give either data.markets or data.synthetic")
         for name, file in self.markets.items():
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"market name {name!r}: use letters, digits, - and _")
+            if not name.replace("-", "").replace("_", "").isalnum() or name == "server":
+                raise ValueError(f"market name {name!r}: use letters, digits, - and _, and not 'server'")
             if self.split == "global-date" and file.time is None:
                 raise ValueError(f"data.split: global-date needs data.markets.{name}.time")
             if self.label == "like" and file.rating is None:
@@ -99,14 +99,20 @@ class FederationConfig(Section):
     allow_small_cohort: bool = Field(
         False, description=f"aggregate fewer than {MIN_COHORT} markets, whose updates then show through the sum"
     )
+    round_timeout: float | None = Field(
+        None, gt=0, description="seconds that a market may take for an update before the round goes on without it"
+    )
 
 
 class AggregationConfig(Section):
     """How the global codebook's movement travels."""
 
-    kind: Literal["plaintext", "ckks"] = "ckks"
+    kind: Literal["plaintext", "ckks", "masked-ckks"] = Field(
+        "ckks", description="masked-ckks: a server that colludes with markets opens no single update either"
+    )
     clip: float = Field(4.0, gt=0, description="largest movement of one coordinate in a round")
     bits: int = Field(20, ge=4, le=30, description="fixed-point bits of that movement")
+    rotate_after: int | None = Field(None, ge=1, description="rounds that one shared key may protect")
 
 
 class CrossFitConfig(Section):
@@ -208,10 +214,18 @@ class Config(Section):
         boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
-        problem = self._privacy_problem(n_markets)
+        problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets)
         if problem:
             raise ValueError(problem)
         return self
+
+    def _aggregation_problem(self, n_markets: int) -> str | None:
+        limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
+        if self.aggregation.kind == "masked-ckks" and n_markets < MIN_COHORT:
+            return f"aggregation.kind: masked-ckks needs {MIN_COHORT} markets: with two, each opens the other's update"
+        if limit is not None and protected > limit:
+            return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
+        return None
 
     def _privacy_problem(self, n_markets: int) -> str | None:
         privacy, ctr = self.privacy, self.ctr

@@ -28,14 +28,13 @@ from fedmm_secure.ctr.bench import bench_market
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.client import MarketClient
-from fedmm_secure.federation.in_process import run_rounds
+from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.server import Rejection
 from fedmm_secure.federation.setup import (
     CTR,
     QUANTIZER,
     Federation,
     make_clients,
-    make_server,
     open_federation,
     seed_stage,
 )
@@ -90,6 +89,20 @@ def run_pipeline(
         embeddings = embed_markets(federation, markets)
     with clock.stage("quantizer"):
         quantizers = {seed: train_federated(federation, seed, embeddings, listener) for seed in config.seed}
+        federation.forget_masks()
+    return conclude(federation, markets, embeddings, quantizers, clock, listener)
+
+
+def conclude(
+    federation: Federation,
+    markets: Mapping[str, PreparedMarket],
+    embeddings: Embeddings,
+    quantizers: Quantizers,
+    clock: Clock,
+    listener: Listener = lambda event, fields: None,
+) -> Metrics:
+    """The stages after the rounds, which each market can do by itself: codes, CTR models, metrics."""
+    config, directory = federation.config, federation.directory
     with clock.stage("refinement"):
         embeddings, quantizers = refine(federation, markets, embeddings, quantizers)
     save_codes(config, directory, markets, embeddings, quantizers)
@@ -126,8 +139,7 @@ def train_federated(
 ) -> dict[str, RQVAE]:
     """Train each market's RQ-VAE with the global codebook aggregated; returns the markets' models."""
     config, stage = federation.config, seed_stage(QUANTIZER, seed)
-    clients = make_clients(federation, seed, embeddings, _pseudo_rows(config, seed, embeddings))
-    server = make_server(federation)
+    clients = make_clients(federation, seed, embeddings, pseudo_rows(config, seed, embeddings))
 
     def on_round(round: int, clients: Sequence[MarketClient], rejections: Sequence[Rejection]) -> None:
         for found in rejections:
@@ -148,14 +160,21 @@ def train_federated(
             },
         )
 
-    run_rounds(stage, config.federation.rounds, clients, server, federation.transcript, on_round)
-    for client in clients:
-        save_quantizer(client.trainer.model, federation.directory, client.plan.market, seed)
-        publish_quantizer(federation, client.plan.market, seed, client.trainer.model, embeddings[client.plan.market])
-    return {client.plan.market: client.trainer.model for client in clients}
+    if any(client.next_round < config.federation.rounds for client in clients):
+        server, timeout = connect(federation), config.federation.round_timeout
+        run_rounds(stage, config.federation.rounds, clients, server, federation.transcript, on_round, timeout)
+    return {client.plan.market: keep_quantizer(federation, client, embeddings) for client in clients}
 
 
-def _pseudo_rows(config: Config, seed: int, embeddings: Mapping[str, Embedding]) -> dict[str, FloatArray]:
+def keep_quantizer(federation: Federation, client: MarketClient, embeddings: Mapping[str, Embedding]) -> RQVAE:
+    """Save, and publish where configured, what the rounds left a market with."""
+    market, seed, model = client.plan.market, client.plan.seed, client.trainer.model
+    save_quantizer(model, federation.directory, market, seed)
+    publish_quantizer(federation, market, seed, model, embeddings[market])
+    return model
+
+
+def pseudo_rows(config: Config, seed: int, embeddings: Mapping[str, Embedding]) -> dict[str, FloatArray]:
     """Embedded pseudo-users of each market with private embeddings: more rows that cost no budget."""
     found = {}
     for name, embedding in embeddings.items():

@@ -240,7 +240,7 @@ def register_spending(federation: Federation, markets: Mapping[str, PreparedMark
             f"{market.user_ids[user]}\x1f{market.item_ids[item]}".encode()
             for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)
         )
-        planned = planned_views(config, federation.noise[name], federation.n_items[name], len(markets))
+        planned = planned_views(config, federation.noise[name], federation.n_items[name], federation.n_markets)
         spending = Spending(federation.run, planned)
         earlier = account.register(account.fingerprint(rows), spending)
         events = {

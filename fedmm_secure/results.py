@@ -129,8 +129,10 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
 def communication(transcript: Path, rounds: int) -> dict[str, int]:
     """Bytes of the real messages: up from markets, down to each receiver."""
     records = Transcript(transcript).records
+    hellos = [record.size for record in records if record.kind == "hello"]  # each goes on to every market
     return {
-        "bytes_up": sum(record.size * record.receivers for record in records if record.kind == "update"),
-        "bytes_down": sum(record.size * record.receivers for record in records if record.kind == "aggregate"),
+        "bytes_up": sum(hellos) + sum(record.size for record in records if record.kind == "update"),
+        "bytes_down": sum(hellos) * len(hellos)
+        + sum(record.size * record.receivers for record in records if record.kind == "aggregate"),
         "rounds": rounds,
     }

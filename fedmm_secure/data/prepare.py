@@ -38,12 +38,20 @@ def load_markets(config: DataConfig) -> list[Market]:
     """Markets of a configuration, by name."""
     if config.synthetic is not None:
         return [planted.market for planted in synthesize(config.synthetic)]
-    markets = []
-    for name, file in sorted(config.markets.items()):
-        path = (config.root or Path()) / file.path
-        located = file.model_copy(update={"path": path})
-        markets.append(load_market(located, name, on_bad_rows=config.on_bad_rows))
-    return markets
+    return [load_one_market(config, name) for name in sorted(config.markets)]
+
+
+def load_one_market(config: DataConfig, name: str) -> Market:
+    """One market of a configuration, whose file alone is read.
+
+    Raises:
+        DataError: it is not one of the configuration's market files, or the file cannot be used.
+    """
+    if name not in config.markets:
+        raise DataError(f"market {name}: data.markets names {', '.join(sorted(config.markets)) or 'no files'}")
+    file = config.markets[name]
+    located = file.model_copy(update={"path": (config.root or Path()) / file.path})
+    return load_market(located, name, on_bad_rows=config.on_bad_rows)
 
 
 def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:

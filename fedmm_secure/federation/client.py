@@ -12,15 +12,22 @@ import torch
 from dp_accounting import dp_event
 
 from fedmm_secure.federation.door import Door, Release
+from fedmm_secure.federation.messages import Header, MessageError, verify
+from fedmm_secure.federation.server import Order
 from fedmm_secure.quantization.training import QuantizerTrainer
 from fedmm_secure.randomness import torch_generator
 from fedmm_secure.storage import torch_bytes, write_atomic
-from privacy.aggregation import FixedPointCodec, MarketAggregator
+from privacy.aggregation import AggregationError
+from privacy.aggregation.keys import SERVER, Bundle
 from privacy.mechanisms.dp_sgd import StepStatistics
 
 
 class CohortChangedError(Exception):
     """A sum that lacks markets whose noise the guarantee counts on."""
+
+
+class OrderError(Exception):
+    """The server asks for what a market must not send."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,11 @@ class ClientPlan:
         warm_up_rounds: first rounds, in which DP training reads no user row.
         depends_on: stages that produced the rows.
         audience: views that observe the decrypted aggregate.
+        bundle: the parties of the federation.
+        min_cohort: fewer markets than this are not joined in a sum.
         remark: goes into every ledger line.
-        cohort: markets of the federation.
         distributed: whether the cohort's sum, not each update, carries the noise of the global codebook.
+        masked: whether single updates stay hidden from whoever opens a ciphertext.
     """
 
     market: str
@@ -45,9 +54,11 @@ class ClientPlan:
     warm_up_rounds: int
     depends_on: tuple[str, ...]
     audience: tuple[str, ...]
+    bundle: Bundle
+    min_cohort: int
     remark: str | None = None
-    cohort: int = 1
     distributed: bool = False
+    masked: bool = False
 
 
 class MarketClient:
@@ -57,19 +68,10 @@ class MarketClient:
     killed run goes on from the noised state it had instead of drawing noise again.
     """
 
-    def __init__(
-        self,
-        plan: ClientPlan,
-        trainer: QuantizerTrainer,
-        door: Door,
-        codec: FixedPointCodec,
-        aggregator: MarketAggregator,
-        state_dir: Path,
-    ) -> None:
+    def __init__(self, plan: ClientPlan, trainer: QuantizerTrainer, door: Door, state_dir: Path) -> None:
         self.plan = plan
         self.trainer = trainer
         self.door = door
-        self._codec, self._aggregator = codec, aggregator
         self._state_file = state_dir / f"{plan.market}.pt"
         self.next_round = 0
         self.last: StepStatistics | None = None
@@ -78,57 +80,122 @@ class MarketClient:
         if self._state_file.exists():
             self._load()
 
-    def local_update(self, round: int, send: Callable[[bytes], None]) -> None:
-        """Train from the round's start and release the difference of the global codebook."""
-        if self._pending is not None and self._pending["round"] == round:  # an interrupted round
-            delta, sealed = self._pending["delta"].numpy(), self._pending["sealed"]
-        else:
-            generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
-            if self._sends_gradient(round):
-                self.last, gradient = self.trainer.gradient_round(generator)
-                delta = gradient.numpy().ravel()
-            else:
-                self.last = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds)
-                delta = (self._codebook() - self._start).ravel()
-            sealed = None
+    def local_update(self, order: Order, send: Callable[[bytes], None]) -> None:
+        """Train from the round's start and release the difference of the global codebook.
+
+        A later attempt of the same round sends the same difference for a smaller cohort; an order that was carried
+        out before is answered with the same bytes.
+
+        Raises:
+            OrderError: another stage or round, a cohort that is too small or lacks this market, or an attempt that
+                contradicts an earlier one.
+            CohortChangedError: the cohort lacks a part of the noise that the ledger counts on.
+        """
+        self._check(order)
+        pending = self._pending if self._pending is not None and self._pending["round"] == order.round else None
+        sealed = None
+        if pending is None:
+            delta = self._train(order.round)
+        else:  # an interrupted round, or the next attempt of one
+            delta = pending["delta"].numpy()
+            sealed = pending["sealed"] if pending["attempt"] == order.attempt else None
+        release = self._release(order)
+        if pending is not None and pending["attempt"] != order.attempt:
+            release = replace(
+                release, event=dp_event.NoOpDpEvent(), view_events={}, mechanism="the same update, for a smaller cohort"
+            )
         self.door.send(
-            self._release(round),
+            release,
             delta.astype(np.float64),
             send,
-            keep=lambda sealed: self._keep(round, delta, sealed),
+            cohort=order.cohort,
+            keep=lambda sealed: self._keep(order, delta, sealed),
             sealed=sealed,
         )
 
-    def apply(self, round: int, aggregate: bytes, cohort_size: int) -> np.ndarray:
+    def _train(self, round: int) -> np.ndarray:
+        generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
+        if self._sends_gradient(round):
+            self.last, gradient = self.trainer.gradient_round(generator)
+            return np.asarray(gradient.numpy().ravel())
+        self.last = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds)
+        return np.asarray((self._codebook() - self._start).ravel())
+
+    def _check(self, order: Order) -> None:
+        plan = self.plan
+        known = set(order.cohort) <= set(plan.bundle.markets) and order.cohort == tuple(sorted(set(order.cohort)))
+        problem = None
+        if (order.stage, order.round) != (plan.stage, self.next_round):
+            problem = f"asks for {order.stage}, round {order.round}; round {self.next_round} of {plan.stage} is next"
+        elif not known or plan.market not in order.cohort:
+            problem = f"the cohort {', '.join(order.cohort)} is not one of this market's"
+        elif len(order.cohort) < plan.min_cohort:
+            problem = f"a cohort of {len(order.cohort)}, {plan.min_cohort} are needed"
+        elif self._pending is not None and self._pending["round"] == order.round:
+            kept = tuple(self._pending["cohort"])
+            again = order.attempt == self._pending["attempt"] and order.cohort == kept
+            fewer = order.attempt > self._pending["attempt"] and set(order.cohort) < set(kept)
+            if not again and not fewer:
+                problem = f"attempt {order.attempt} contradicts attempt {self._pending['attempt']}"
+        if problem:
+            raise OrderError(f"market {plan.market}, {plan.stage}, round {self.next_round}: the server {problem}")
+        self._need_whole_noise(order.round, order.cohort)
+
+    def apply(self, message: bytes) -> np.ndarray:
         """Move the global codebook by the cohort's mean; returns the integer sum.
 
         Raises:
+            MessageError: not the server's aggregate of the round that this market is in.
             CohortChangedError: the sum lacks a part of the noise that its ledger lines count on.
+            AggregationError: the sum is outside the range of its cohort.
         """
-        if self._sends_gradient(round) and cohort_size != self.plan.cohort:
-            raise CohortChangedError(
-                f"market {self.plan.market}, round {round}: {cohort_size} of {self.plan.cohort} markets are in the "
-                "sum, whose noise would be short of what the ledger states; stopped"
-            )
-        total = self._aggregator.reveal(aggregate)
-        mean = self._codec.decode(total).reshape(self._start.shape) / cohort_size
-        if self._sends_gradient(round):
+        header, payload = self._open(message)
+        channel = self.door.channel
+        total = channel.aggregator.reveal(payload)
+        largest = len(header.cohort) * 2**channel.codec.bits
+        if np.abs(total).max(initial=0) > largest:
+            raise AggregationError(f"market {self.plan.market}, round {header.round}: a sum is outside ±{largest}")
+        mean = channel.codec.decode(total).reshape(self._start.shape) / len(header.cohort)
+        if self._sends_gradient(header.round):
             self.trainer.apply_gradient(torch.from_numpy(mean.astype(np.float32)))
         else:
             moved = (self._start.astype(np.float64) + mean).astype(np.float32)
             with torch.no_grad():
                 self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
         self._start = self._codebook()
-        self.next_round = round + 1
+        self.next_round = header.round + 1
         self._pending = None
         self._save()
         return total
 
+    def _open(self, message: bytes) -> tuple[Header, bytes]:
+        plan, channel = self.plan, self.door.channel
+        header, payload = verify(message, plan.bundle.cards[SERVER])
+        found = (header.kind, header.run, header.stage, header.round, header.parameters)
+        wanted = ("aggregate", channel.run, plan.stage, self.next_round, channel.parameters)
+        if found != wanted:
+            raise MessageError(f"market {plan.market}: an aggregate of {found}, {wanted} was expected")
+        if not set(header.cohort) <= set(plan.bundle.markets) or len(header.cohort) < plan.min_cohort:
+            raise MessageError(f"market {plan.market}: a sum over {header.cohort}, {plan.min_cohort} are needed")
+        sent = None if self._pending is None else (self._pending["attempt"], tuple(self._pending["cohort"]))
+        if plan.market in header.cohort and (sent is None or sent[0] != header.attempt):
+            raise MessageError(f"market {plan.market}: a sum over {header.cohort} counts an update it did not send")
+        self._need_whole_noise(header.round, header.cohort)
+        return header, payload
+
+    def _need_whole_noise(self, round: int, cohort: tuple[str, ...]) -> None:
+        everyone = len(self.plan.bundle.markets)
+        if self._sends_gradient(round) and len(cohort) != everyone:
+            raise CohortChangedError(
+                f"market {self.plan.market}, round {round}: {len(cohort)} of {everyone} markets are in the "
+                "sum, whose noise would be short of what the ledger states; stopped"
+            )
+
     def _sends_gradient(self, round: int) -> bool:
         return self.plan.distributed and round >= self.plan.warm_up_rounds
 
-    def _release(self, round: int) -> Release:
-        private = self.trainer.private
+    def _release(self, order: Order) -> Release:
+        private, round = self.trainer.private, order.round
         view_events: dict[str, dp_event.DpEvent] = {}
         if private is None:
             event: dp_event.DpEvent = dp_event.NonPrivateDpEvent()
@@ -139,14 +206,16 @@ class MarketClient:
             event = private.choices.event(private.steps)
             mechanism, sensitivity = "DP-SGD", private.choices.clipping_norm
             if self.plan.distributed:
-                mechanism = f"DP-SGD, noise distributed over {self.plan.cohort} markets"
-                # whoever opens single updates (the server with one key holder) finds this market's part alone
-                noise = private.choices.noise_multiplier * private.codebook_noise_share
-                part = replace(private.choices, noise_multiplier=noise)
-                view_events["collusion"] = part.event(private.steps)
+                mechanism = f"DP-SGD, noise distributed over {len(self.plan.bundle.markets)} markets"
+                if not self.plan.masked:
+                    # whoever opens single updates (the server with one key holder) finds this market's part alone
+                    noise = private.choices.noise_multiplier * private.codebook_noise_share
+                    part = replace(private.choices, noise_multiplier=noise)
+                    view_events["collusion"] = part.event(private.steps)
         return Release(
             stage=self.plan.stage,
             round=round,
+            attempt=order.attempt,
             mechanism=mechanism,
             event=event,
             sensitivity=sensitivity,
@@ -159,8 +228,14 @@ class MarketClient:
     def _codebook(self) -> np.ndarray:
         return self.trainer.model.global_codebook.codewords.detach().numpy().copy()
 
-    def _keep(self, round: int, delta: np.ndarray, sealed: bytes) -> None:
-        self._pending = {"round": round, "delta": torch.from_numpy(delta), "sealed": sealed}
+    def _keep(self, order: Order, delta: np.ndarray, sealed: bytes) -> None:
+        self._pending = {
+            "round": order.round,
+            "attempt": order.attempt,
+            "cohort": list(order.cohort),
+            "delta": torch.from_numpy(delta),
+            "sealed": sealed,
+        }
         self._save()
 
     def _save(self) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 from dp_accounting.dp_event import DpEvent, NoOpDpEvent
 from numpy.typing import NDArray
 
-from fedmm_secure.federation.messages import Header, pack
+from fedmm_secure.federation.messages import HELLO_STAGE, Header, Hello, hello_header, pack
 from fedmm_secure.federation.transcript import Transcript
 from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
 from privacy.accounting.ledger import Entry, Ledger, stage_group
-from privacy.aggregation import FixedPointCodec, MarketAggregator
+from privacy.aggregation import Binding, FixedPointCodec, MarketAggregator
+from privacy.aggregation.identities import Identity
 
 PUBLICATION = "publication"
 
@@ -42,6 +43,7 @@ class Release:
         audience: the views that observe the payload itself (not its ciphertext).
         depends_on: stages whose outputs it was computed from.
         round: federation round, None outside the rounds.
+        attempt: which attempt of the round.
         unit: the privacy unit.
         remark: what a reader of the ledger must know beside the numbers.
         view_events: events of views that observe less, or more, than ``event`` says.
@@ -54,6 +56,7 @@ class Release:
     audience: tuple[str, ...]
     depends_on: tuple[str, ...]
     round: int | None = None
+    attempt: int | None = None
     unit: str = "user"
     remark: str | None = None
     view_events: Mapping[str, DpEvent] = field(default_factory=dict)
@@ -75,12 +78,21 @@ class Budget:
 
 @dataclass(frozen=True)
 class Channel:
-    """How a market's messages are protected and what they are bound to."""
+    """How a market's messages are protected, what they are bound to, and who signs them.
+
+    Attributes:
+        run: id of the run.
+        parameters: hash of the federation's bundle.
+        codec: fixed-point format.
+        aggregator: the market's side of it.
+        identity: the market's.
+    """
 
     run: str
-    parameters_sha256: str
+    parameters: str
     codec: FixedPointCodec
     aggregator: MarketAggregator
+    identity: Identity
 
 
 class Door:
@@ -108,8 +120,24 @@ class Door:
         self.market = market
         self.ledger = ledger
         self.budget = budget
-        self._channel, self._transcript = channel, transcript
+        self.channel, self._transcript = channel, transcript
         self._seeded = seeded
+
+    def introduce(self, hello: Hello, send: Callable[[bytes], None]) -> None:
+        """Say who is there: a public key of this run and a hash of the configuration, nothing of the data."""
+        channel = self.channel
+        header = hello_header(channel.run, self.market, channel.parameters)
+        message = pack(header, hello.to_bytes(), channel.identity.sign)
+        self._transcript.add(
+            message,
+            kind="hello",
+            stage=HELLO_STAGE,
+            round=0,
+            sender=self.market,
+            visible_to=("server", "markets"),
+            receivers=1,
+        )
+        send(message)
 
     def note(self, release: Release) -> None:
         """Enter a stage whose result stays in the market but is built upon; once a stage.
@@ -139,6 +167,7 @@ class Door:
         payload: NDArray[np.float64],
         send: Callable[[bytes], None],
         *,
+        cohort: tuple[str, ...],
         keep: Callable[[bytes], None],
         sealed: bytes | None = None,
     ) -> None:
@@ -148,19 +177,30 @@ class Door:
             release: what it is.
             payload: real values ``(length,)``.
             send: hands the message to the engine.
+            cohort: the markets whose updates will be added up.
             keep: stores the market's state with the sealed message, before anything is sent.
             sealed: the message that an interrupted run kept; it is sent again, not drawn again.
 
         Raises:
             BudgetExceededError: the ledger does not allow it; nothing was written or sent.
             AggregationError: the payload is not finite.
+            MaskReuseError: something was sent for this attempt before.
         """
-        channel = self._channel
+        channel = self.channel
         integers = channel.codec.encode(payload)
         if sealed is None:
-            number = release.round or 0
-            header = Header("update", channel.run, release.stage, number, self.market, channel.parameters_sha256)
-            sealed = pack(header, channel.aggregator.protect(integers))
+            bound = Binding(channel.run, release.stage, release.round or 0, release.attempt or 0, cohort)
+            header = Header(
+                "update",
+                channel.run,
+                bound.stage,
+                bound.round,
+                bound.attempt,
+                self.market,
+                channel.parameters,
+                cohort,
+            )
+            sealed = pack(header, channel.aggregator.protect(integers, bound), channel.identity.sign)
         digest = hashlib.sha256(sealed).hexdigest()
         if not self._entered(digest):
             self._refuse_overspending(release)
@@ -187,6 +227,7 @@ class Door:
                 seeded=self._seeded,
                 unit=release.unit,
                 round=release.round,
+                attempt=release.attempt,
                 message_sha256=digest,
                 remark=release.remark,
                 view_events=release.view_events,
@@ -226,6 +267,7 @@ class Door:
             kind=kind,
             stage=release.stage,
             round=release.round or 0,
+            attempt=release.attempt or 0,
             sender=self.market,
             visible_to=(visible_to,),
             receivers=receivers,

@@ -1,20 +1,26 @@
-"""The bytes that travel: a bounded header that binds a payload to one run, round and sender."""
+"""The bytes that travel: a bounded header that binds a payload to one run, round and sender, and a signature."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
-VERSION = 1
-MAX_HEADER_BYTES = 4096
+from privacy.aggregation.identities import Card
+
+VERSION = 2
+MAX_HEADER_BYTES = 64 * 2**10
 MAX_PAYLOAD_BYTES = 64 * 2**20
 _LENGTH_BYTES = 4
-MessageKind = Literal["update", "aggregate"]
+_SIGNATURE_BYTES = 64
+MessageKind = Literal["hello", "update", "aggregate"]
+HELLO_STAGE = "keys"
+Sign = Callable[[bytes], bytes]
 
 
 class MessageError(Exception):
-    """A message that is malformed or belongs to another run, round, sender or configuration."""
+    """A message that is malformed, forged, or belongs to another run, round, sender or configuration."""
 
 
 @dataclass(frozen=True)
@@ -22,57 +28,118 @@ class Header:
     """What a message is bound to.
 
     Attributes:
-        kind: ``update`` (market to server) or ``aggregate`` (server to markets).
+        kind: ``hello`` and ``update`` (market to server) or ``aggregate`` (server to markets).
         run: id of the run.
         stage: stage of the run, e.g. ``quantizer/0``.
         round: round number, from 0.
+        attempt: attempt of the round, from 0.
         sender: market name, or ``server``.
-        parameters: hash of the aggregation parameters.
-        cohort: markets whose updates an aggregate adds up; empty in an update.
+        parameters: hash of the federation's bundle: parties, keys, aggregation.
+        cohort: markets whose updates are added up, sorted; empty in a hello.
     """
 
     kind: MessageKind
     run: str
     stage: str
     round: int
+    attempt: int
     sender: str
     parameters: str
     cohort: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        texts = (self.run, self.stage, self.sender, self.parameters, *self.cohort)
+        numbers = (self.round, self.attempt)
+        if self.kind not in get_args(MessageKind) or not all(type(text) is str for text in texts):
+            raise MessageError("malformed header: unknown kind, or a text field that is none")
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise MessageError("malformed header: round and attempt are counted from 0")
 
-def pack(header: Header, payload: bytes) -> bytes:
-    """Message bytes."""
+
+def pack(header: Header, payload: bytes, sign: Sign) -> bytes:
+    """Message bytes: header, payload, Ed25519 signature of both."""
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise MessageError(f"payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
-    head = json.dumps({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
-    return len(head).to_bytes(_LENGTH_BYTES, "big") + head + payload
+    text = _head(header) + payload
+    return text + sign(text)
 
 
 def unpack(message: bytes) -> tuple[Header, bytes]:
-    """Header and payload; raises ``MessageError`` on anything that ``pack`` would not have written."""
+    """Header and payload, whoever signed them; raises ``MessageError`` on a form that ``pack`` does not write."""
+    if len(message) > _LENGTH_BYTES + MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + _SIGNATURE_BYTES:
+        raise MessageError("oversized message")
     length = int.from_bytes(message[:_LENGTH_BYTES], "big")
-    if len(message) < _LENGTH_BYTES + length or not 0 < length <= MAX_HEADER_BYTES:
+    start = _LENGTH_BYTES + length
+    if len(message) < start + _SIGNATURE_BYTES or not 0 < length <= MAX_HEADER_BYTES:
         raise MessageError("truncated message or oversized header")
-    payload = message[_LENGTH_BYTES + length :]
     try:
-        fields = json.loads(message[_LENGTH_BYTES : _LENGTH_BYTES + length])
-        if fields.pop("version") != VERSION:
-            raise MessageError("unknown message version")
-        fields["cohort"] = tuple(fields["cohort"])
-        header = Header(**fields)
-        canonical = pack(header, payload) == message
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MessageError(f"malformed header: {error!r}") from error
+        header = _header(json.loads(message[_LENGTH_BYTES:start]))
+        canonical = _head(header) == message[:start]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MessageError(f"malformed header: {error!r:.200}") from error
     if not canonical:
         raise MessageError("header is not in canonical form")
+    return header, message[start:-_SIGNATURE_BYTES]
+
+
+def verify(message: bytes, card: Card) -> tuple[Header, bytes]:
+    """Header and payload of a message that the owner of ``card`` sent and signed; raises ``MessageError``."""
+    header, payload = unpack(message)
+    if header.sender != card.name:
+        raise MessageError(f"sender is {header.sender!r}, {card.name!r} was expected")
+    try:
+        card.verify(message[-_SIGNATURE_BYTES:], message[:-_SIGNATURE_BYTES])
+    except ValueError as error:
+        raise MessageError(str(error)) from error
     return header, payload
 
 
-def expect(message: bytes, wanted: Header) -> bytes:
-    """Payload of a message whose header must equal ``wanted``; raises ``MessageError`` naming the difference."""
-    header, payload = unpack(message)
-    for field in ("kind", "run", "stage", "round", "sender", "parameters", "cohort"):
+def expect(message: bytes, wanted: Header, card: Card) -> bytes:
+    """Payload of a signed message whose header must equal ``wanted``; raises ``MessageError`` naming the difference."""
+    header, payload = verify(message, card)
+    for field in vars(wanted):
         found, needed = getattr(header, field), getattr(wanted, field)
         if found != needed:
-            raise MessageError(f"{field} is {found!r}, {needed!r} was expected")
+            raise MessageError(f"{field} is {found!r:.100}, {needed!r} was expected")
     return payload
+
+
+def _head(header: Header) -> bytes:
+    text = json.dumps({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise MessageError(f"header of {len(text)} bytes exceeds {MAX_HEADER_BYTES}")
+    return len(text).to_bytes(_LENGTH_BYTES, "big") + text
+
+
+def _header(fields: Any) -> Header:
+    if fields.pop("version") != VERSION:
+        raise MessageError("unknown message version")
+    fields["cohort"] = tuple(fields["cohort"])
+    return Header(**fields)
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a market says before the first round.
+
+    Attributes:
+        mask_key: its X25519 public key for this run, 32 bytes.
+        configuration: hash of the configuration that it runs, 32 bytes.
+    """
+
+    mask_key: bytes
+    configuration: bytes
+
+    def to_bytes(self) -> bytes:
+        return self.mask_key + self.configuration
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> Hello:
+        if len(payload) != 64:
+            raise MessageError(f"a hello of {len(payload)} bytes where 64 were expected")
+        return cls(payload[:32], payload[32:])
+
+
+def hello_header(run: str, market: str, parameters: str) -> Header:
+    """The header of a market's hello."""
+    return Header("hello", run, HELLO_STAGE, 0, 0, market, parameters)

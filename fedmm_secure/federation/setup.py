@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,28 +17,28 @@ from fedmm_secure.config import MIN_COHORT, Config
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.aggregation import (
+    AggregationPlan,
+    Membership,
+    MeteredMarket,
+    check_bundle,
+    load_masks,
+    local_ceremony,
+)
 from fedmm_secure.federation.client import ClientPlan, MarketClient
 from fedmm_secure.federation.door import Budget, Channel, Door
+from fedmm_secure.federation.messages import Hello, MessageError, expect, hello_header
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PrivateSettings
 from fedmm_secure.randomness import noise_source
-from fedmm_secure.storage import Store, write_atomic
+from fedmm_secure.storage import Store, write_atomic, write_json
 from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
-from privacy.accounting.ledger import Entry, Ledger
-from privacy.aggregation import (
-    AggregationError,
-    CKKSKeys,
-    CKKSMarket,
-    CKKSParameters,
-    CKKSServer,
-    FixedPointCodec,
-    MarketAggregator,
-    PlaintextMarket,
-    PlaintextServer,
-    ServerAggregator,
-)
+from privacy.accounting.ledger import Entry, Ledger, canonical_json
+from privacy.aggregation import AggregationError, PairwiseMasks
+from privacy.aggregation.identities import Identity
+from privacy.aggregation.keys import BUNDLE_FILE, Bundle
 
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 _NEVER_EXCEEDED = 12.0  # standard deviations; a normal value beyond them has probability 4e-33
@@ -100,7 +99,8 @@ def planned_views(config: Config, noise: Mapping[str, float], n_items: int, n_ma
     models = [stage.event(noise[stage.name]) for stage in stages if stage.name == CTR] or [raw]
     federated = ComposedDpEvent(upstream(1.0))
     everything = ComposedDpEvent([*upstream(1.0), *models])
-    opened = ComposedDpEvent(upstream(codebook_noise_share(config, n_markets)))
+    hidden = config.aggregation.kind == "masked-ckks"  # single updates; their sum carries the whole noise
+    opened = federated if hidden else ComposedDpEvent(upstream(codebook_noise_share(config, n_markets)))
     return {"market": federated, "collusion": opened, "consumer": everything, "release": everything}
 
 
@@ -134,70 +134,6 @@ def _check_fixed_point(config: Config, prepared: PreparedMarket, noise_multiplie
         )
 
 
-@dataclass(frozen=True)
-class Aggregation:
-    """Both sides of the aggregator, and a hash of their public parameters."""
-
-    codec: FixedPointCodec
-    market: MarketAggregator
-    server: ServerAggregator
-    parameters_sha256: str
-
-
-def make_aggregation(config: Config, n_markets: int, keys_dir: Path) -> Aggregation:
-    """Aggregators for a vector of all global codewords; CKKS keys are made once and kept for a resume."""
-    codec = FixedPointCodec(config.aggregation.clip, config.aggregation.bits)
-    length = _vector_length(config)
-    public: dict[str, object] = {"kind": config.aggregation.kind, "length": length, "codec": asdict(codec)}
-    market: MarketAggregator
-    if config.aggregation.kind == "plaintext":
-        market, key = PlaintextMarket(length), b""
-    else:
-        parameters = _ckks_parameters(config, n_markets)
-        keys = _keys(parameters, keys_dir)
-        market, key = CKKSMarket(parameters, keys.secret), keys.public
-        public |= {"ckks": asdict(parameters), "key": hashlib.sha256(key).hexdigest()}
-    digest = hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()
-    return Aggregation(codec, market, make_public_server(config, n_markets, key), digest)
-
-
-def make_public_server(config: Config, n_markets: int, public_key: bytes) -> ServerAggregator:
-    """The server's side, from public material alone."""
-    if config.aggregation.kind == "plaintext":
-        return PlaintextServer(_vector_length(config))
-    return CKKSServer(_ckks_parameters(config, n_markets), public_key)
-
-
-def _vector_length(config: Config) -> int:
-    return config.quantizer.global_codes * config.quantizer.latent_dim
-
-
-def _ckks_parameters(config: Config, n_markets: int) -> CKKSParameters:
-    try:
-        return CKKSParameters.derive(
-            length=_vector_length(config), cohort=n_markets, value_bits=config.aggregation.bits
-        )
-    except AggregationError as error:
-        raise ConfigError(f"aggregation: {error}") from error
-
-
-def _keys(parameters: CKKSParameters, directory: Path) -> CKKSKeys:
-    """The markets' shared keys; the secret part is readable by its owner alone."""
-    secret_file, public_file = directory / "markets-secret.ckks", directory / "server-public.ckks"
-    if secret_file.exists() and public_file.exists():
-        return CKKSKeys(secret_file.read_bytes(), public_file.read_bytes())
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    keys = CKKSKeys.generate(parameters)
-    previous = os.umask(0o077)
-    try:
-        write_atomic(secret_file, keys.secret)
-        write_atomic(public_file, keys.public)
-    finally:
-        os.umask(previous)
-    return keys
-
-
 def run_id(state: Path) -> str:
     """A random id of the run, kept for a resume."""
     path = state / "run-id"
@@ -208,30 +144,49 @@ def run_id(state: Path) -> str:
 
 @dataclass(frozen=True)
 class Federation:
-    """The markets' side of a run: their doors, the noise that their budgets were translated into, the aggregator.
+    """A run as the markets in this process see it: their doors, the noise that their budgets were translated into.
 
     Attributes:
         config: the configuration.
         directory: the run directory.
         run: the run's id.
-        doors: by market; the only way out.
+        bundle: all parties of the federation, those elsewhere too.
+        doors: by market of this process; the only way out.
+        masks: by market of this process.
         noise: by market and stage group, noise multipliers; empty without DP.
         n_items: by market, size of the catalogue.
-        aggregation: both sides of the aggregator.
         transcript: what each party sees.
+        server: the server's identity; None where it is elsewhere.
     """
 
     config: Config
     directory: Path
     run: str
+    bundle: Bundle
     doors: Mapping[str, Door]
+    masks: Mapping[str, PairwiseMasks]
     noise: Mapping[str, Mapping[str, float]]
     n_items: Mapping[str, int]
-    aggregation: Aggregation
     transcript: Transcript
+    server: Identity | None
 
     def entries(self, market: str) -> list[Entry]:
         return self.doors[market].ledger.entries
+
+    @property
+    def n_markets(self) -> int:
+        """Markets of the whole federation."""
+        return len(self.bundle.markets)
+
+    @property
+    def min_cohort(self) -> int:
+        """Fewest markets whose updates are added up; distributed noise is complete only in the sum of all."""
+        return self.n_markets if self.config.privacy.distributed_noise else min(MIN_COHORT, self.n_markets)
+
+    def forget_masks(self) -> None:
+        """Destroy the mask keys after the last round: what was masked cannot be opened by who takes them later."""
+        for market in self.doors:
+            _mask_file(self.directory, market).unlink(missing_ok=True)
 
 
 def open_federation(
@@ -239,41 +194,118 @@ def open_federation(
     markets: Mapping[str, PreparedMarket],
     directory: Path,
     noise: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    run: str | None = None,
+    members: Mapping[str, Membership] | None = None,
 ) -> Federation:
     """Open, or open again, the ledgers, keys and transcript of a run directory.
 
-    ``noise`` gives the noise multipliers; by default they are solved from the budget, once per run directory.
+    Args:
+        config: the configuration.
+        markets: those in this process.
+        directory: the run directory.
+        noise: noise multipliers; by default they are solved from the budget, once per run directory.
+        run: the run's id; by default one of the run directory's own.
+        members: the markets' keys; by default they are made in the run directory, for these markets and a server.
     """
-    state = directory / "state"
-    store, run = Store(state), run_id(state)
-    aggregation = make_aggregation(config, len(markets), state / "keys")
+    state, server = directory / "state", None
+    store, run = Store(state), run or run_id(state)
+    if members is None:
+        local = AggregationPlan.of(config, len(markets))
+        rotate_after = config.aggregation.rotate_after
+        members, server = local_ceremony(local, list(markets), state / "keys", rotate_after)
+    bundle = next(iter(members.values())).bundle
+    n_markets = len(bundle.markets)
+    plan = AggregationPlan.of(config, n_markets)
+    write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(directory / "transcript")
-    channel = Channel(run, aggregation.parameters_sha256, aggregation.codec, aggregation.market)
-    doors, multipliers = {}, {}
+    doors, masks, multipliers = {}, {}, {}
     for name, prepared in markets.items():
-        market = prepared.market
+        market, member = prepared.market, members[name]
+        check_bundle(bundle, plan, member.directory.path)
         delta = config.privacy.delta_for(market.n_users)
         if noise is None:
             planned = store.json(f"budget/{name}", partial(plan_noise, config, market.n_items, delta))
         else:
             planned = noise[name]
         multipliers[name] = {stage: float(multiplier) for stage, multiplier in planned.items()}
-        plan = ComposedDpEvent(
-            [stage.event(multipliers[name][stage.name]) for stage in planned_stages(config, market.n_items)]
-        )
+        stages = planned_stages(config, market.n_items)
+        ledger = Ledger(directory / "ledger" / f"{name}.jsonl")
+        masks[name] = load_masks(name, _mask_file(directory, name), _masked_before(run, ledger.entries))
+        aggregator = plan.market(member.directory.key(member.identity), masks[name])
         doors[name] = Door(
             name,
-            ledger=Ledger(directory / "ledger" / f"{name}.jsonl"),
-            budget=Budget(config.privacy.epsilon, delta, tuple(multipliers[name]), plan),
-            channel=channel,
+            ledger=ledger,
+            budget=Budget(
+                config.privacy.epsilon,
+                delta,
+                tuple(multipliers[name]),
+                ComposedDpEvent([stage.event(multipliers[name][stage.name]) for stage in stages]),
+            ),
+            channel=Channel(
+                run, bundle.digest, plan.codec, MeteredMarket(aggregator, member.directory), member.identity
+            ),
             transcript=transcript,
             seeded=config.privacy.epsilon is not None and config.privacy.noise_seed is not None,
         )
     n_items = {name: prepared.market.n_items for name, prepared in markets.items()}
     if config.privacy.distributed_noise:
         for name, prepared in markets.items():
-            _check_fixed_point(config, prepared, multipliers[name][QUANTIZER], len(markets))
-    return Federation(config, directory, run, doors, multipliers, n_items, aggregation, transcript)
+            _check_fixed_point(config, prepared, multipliers[name][QUANTIZER], n_markets)
+    return Federation(config, directory, run, bundle, doors, masks, multipliers, n_items, transcript, server)
+
+
+def _mask_file(directory: Path, market: str) -> Path:
+    return directory / "state" / "masks" / f"{market}.key"
+
+
+def _masked_before(run: str, entries: Sequence[Entry]) -> list[tuple[str, str, int, int]]:
+    """Attempts that were sent, by the one record that outlives every crash."""
+    return [
+        (run, entry.stage, entry.round, entry.attempt)
+        for entry in entries
+        if entry.round is not None and entry.attempt is not None
+    ]
+
+
+def configuration_hash(config: Config) -> bytes:
+    """Hash of all that the parties must agree on: everything but where data, accounts and processors are."""
+    fields = config.model_dump(mode="json", exclude={"workers": True, "device": True, "data": {"markets", "root"}})
+    fields["privacy"].pop("account")
+    return hashlib.sha256(canonical_json(fields)).digest()
+
+
+def introduce(federation: Federation) -> dict[str, bytes]:
+    """The hellos of the markets in this process."""
+    found: dict[str, bytes] = {}
+    for name, door in federation.doors.items():
+        hello = Hello(federation.masks[name].public, configuration_hash(federation.config))
+        door.introduce(hello, partial(found.__setitem__, name))
+    return found
+
+
+def meet(federation: Federation, hellos: Mapping[str, bytes]) -> None:
+    """Let the markets in this process know the mask keys of all; each hello is verified by each market.
+
+    Raises:
+        MessageError: a hello is not from the market that it names.
+        AggregationError: a market changed its key within the run.
+    """
+    keys: dict[str, bytes] = {}
+    for name, message in hellos.items():
+        if name not in federation.bundle.markets:
+            raise MessageError(f"a hello of {name}, which is not a market of this federation")
+        wanted = hello_header(federation.run, name, federation.bundle.digest)
+        payload = expect(message, wanted, federation.bundle.cards[name])
+        keys[name] = Hello.from_bytes(payload).mask_key
+    path = federation.directory / "state" / "masks" / "met.json"
+    met = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, key in keys.items():
+        if met.get(name, key.hex()) != key.hex():
+            raise AggregationError(f"market {name} changed its mask key within the run")
+    write_json(path, met | {name: key.hex() for name, key in keys.items()})
+    for name, masks in federation.masks.items():
+        masks.meet({other: key for other, key in keys.items() if other != name})
 
 
 def make_clients(
@@ -293,15 +325,14 @@ def make_clients(
             warm_up_rounds=config.federation.warm_up_rounds,
             depends_on=(EMBEDDING,),
             audience=decrypted,
-            remark=_small_cohort_remark(len(embeddings)),
-            cohort=len(embeddings),
+            bundle=federation.bundle,
+            min_cohort=federation.min_cohort,
+            remark=_small_cohort_remark(federation.n_markets),
             distributed=config.privacy.distributed_noise,
+            masked=config.aggregation.kind == "masked-ckks",
         )
         trainer = make_trainer(config, embedding, seed, private, extra_rows.get(name))
-        aggregation = federation.aggregation
-        clients.append(
-            MarketClient(plan, trainer, federation.doors[name], aggregation.codec, aggregation.market, state)
-        )
+        clients.append(MarketClient(plan, trainer, federation.doors[name], state))
     return clients
 
 
@@ -317,19 +348,21 @@ def _private_settings(federation: Federation, market: str, seed: int) -> Private
         return None
     privacy = federation.config.privacy.quantizer
     noise = noise_source(federation.config.privacy.noise_seed, QUANTIZER, market, seed)
-    share = codebook_noise_share(federation.config, len(federation.doors))
+    share = codebook_noise_share(federation.config, federation.n_markets)
     return PrivateSettings(privacy.choices(multiplier), privacy.steps_per_round, noise, privacy.learning_rate, share)
 
 
-def make_server(federation: Federation) -> AggregationServer:
-    """The server of a run; it gets public material only."""
-    markets = list(federation.doors)
+def make_server(config: Config, directory: Path, run: str, bundle: Bundle, identity: Identity) -> AggregationServer:
+    """The server of a run; it gets public material and its own identity only."""
+    n_markets = len(bundle.markets)
+    plan = AggregationPlan.of(config, n_markets)
+    check_bundle(bundle, plan, directory)
     return AggregationServer(
-        run=federation.run,
-        parameters_sha256=federation.aggregation.parameters_sha256,
-        markets=markets,
-        # distributed noise is complete only in the sum of all
-        min_cohort=len(markets) if federation.config.privacy.distributed_noise else min(MIN_COHORT, len(markets)),
-        aggregator=federation.aggregation.server,
-        transcript=federation.transcript,
+        run=run,
+        bundle=bundle,
+        identity=identity,
+        min_cohort=n_markets if config.privacy.distributed_noise else min(MIN_COHORT, n_markets),
+        aggregator=plan.server(),
+        transcript=Transcript(directory / "transcript"),
+        state_file=directory / "state" / "server" / "order.json",
     )

@@ -20,9 +20,11 @@ class Record:
 
     Attributes:
         file: file below the transcript directory.
-        kind: ``update``, ``aggregate``, ``own-update`` or ``sum``; the last two are in the clear.
+        kind: ``hello``, ``update``, ``aggregate``, ``publication``, ``own-update`` or ``sum``; all but updates and
+            aggregates are in the clear.
         stage: stage of the run.
         round: round number.
+        attempt: attempt of the round.
         sender: who sent or computed it.
         visible_to: ``server``, ``markets`` (all of them), or ``owner:<market>``.
         receivers: number of parties it was sent to; 0 for what was not sent.
@@ -39,6 +41,7 @@ class Record:
     receivers: int
     size: int
     sha256: str
+    attempt: int = 0
 
 
 class Transcript:
@@ -60,11 +63,12 @@ class Transcript:
         sender: str,
         visible_to: tuple[str, ...],
         receivers: int,
+        attempt: int = 0,
     ) -> Record:
         """Keep ``data``; the file is complete before the index names it."""
-        file = f"{stage}/{round:04d}-{kind}-{sender}.bin"
+        file = _file(stage, round, attempt, kind, sender)
         digest = hashlib.sha256(data).hexdigest()
-        record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest)
+        record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest, attempt)
         if self._known.get(file) == record:
             return record
         write_atomic(self.directory / file, data)
@@ -74,9 +78,19 @@ class Transcript:
         return record
 
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
-        """Bytes of a record, None if there is none."""
-        record = self._known.get(f"{stage}/{round:04d}-{kind}-{sender}.bin")
+        """Bytes of the record of the latest attempt, None if there is none."""
+        attempts = [
+            found
+            for found in self.records
+            if (found.kind, found.stage, found.round, found.sender) == (kind, stage, round, sender)
+        ]
+        record = max(attempts, key=lambda found: found.attempt, default=None)
         return None if record is None else (self.directory / record.file).read_bytes()
+
+
+def _file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:
+    again = f".{attempt}" if attempt else ""
+    return f"{stage}/{round:04d}{again}-{kind}-{sender}.bin"
 
 
 def read_index(directory: Path) -> list[Record]:

@@ -16,7 +16,7 @@ from privacy.accounting.events import UnknownEventError, event_from_data, event_
 from privacy.errors import InputError
 
 GENESIS = "0" * 64
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class LedgerError(InputError):
@@ -39,6 +39,7 @@ class Entry:
         delta: δ at which this ledger is read.
         seeded: whether the noise came from a seed (a test), which is unfit for compliance.
         round: federation round, None outside the rounds.
+        attempt: which attempt of the round, None outside the rounds.
         message_sha256: hash of the bytes that were sent, None if none were.
         remark: what a reader must know beside the numbers.
         view_events: events of views that observe less, or more, than ``event`` says.
@@ -55,6 +56,7 @@ class Entry:
     seeded: bool
     unit: str = "user"
     round: int | None = None
+    attempt: int | None = None
     message_sha256: str | None = None
     remark: str | None = None
     view_events: Mapping[str, DpEvent] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +16,29 @@ class AggregationError(Exception):
     """A payload that cannot be parsed, has the wrong parameters, or would not sum exactly."""
 
 
+@dataclass(frozen=True)
+class Binding:
+    """What one protected vector is for.
+
+    Attributes:
+        run: id of the run.
+        stage: stage of the run.
+        round: round number.
+        attempt: 0, then 1 more each time the round starts again with fewer markets.
+        cohort: the markets whose vectors are added up, sorted.
+    """
+
+    run: str
+    stage: str
+    round: int
+    attempt: int
+    cohort: tuple[str, ...]
+
+
 class MarketAggregator(Protocol):
     """The market's side: holds whatever secret the protection needs."""
 
-    def protect(self, values: IntVector) -> bytes:
+    def protect(self, values: IntVector, binding: Binding) -> bytes:
         """Protect integers ``(length,)`` for transport; raises ``AggregationError`` out of range."""
         ...
 
@@ -28,7 +48,22 @@ class MarketAggregator(Protocol):
 
 
 class ServerAggregator(Protocol):
-    """The server's side: public material only."""
+    """The server's side: public material only.
+
+    Attributes:
+        needs_whole_cohort: whether a sum that lacks one market of the announced cohort is worthless.
+        update_bytes: exact size of a protected vector.
+        aggregate_bytes: exact size of a sum over the whole cohort.
+    """
+
+    @property
+    def needs_whole_cohort(self) -> bool: ...
+
+    @property
+    def update_bytes(self) -> int: ...
+
+    @property
+    def aggregate_bytes(self) -> int: ...
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         """Sum protected payloads without opening them; raises ``AggregationError`` on any bad one."""

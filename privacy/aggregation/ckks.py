@@ -1,180 +1,134 @@
 """CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017) through TenSEAL: the server adds what it cannot read.
 
-Values are integers before encryption and rounded to integers after decryption, so the sum is exact, and the
-decryption error, which depends on the secret key (Li, Micciancio, EUROCRYPT 2021), is never seen by anyone.
+Values are integers before encryption and rounded to integers after decryption, so the sum is exact
+(``privacy.aggregation.parameters`` has the proof), and the decryption error, which depends on the secret key (Li,
+Micciancio, EUROCRYPT 2021), is never seen by anyone. The markets share the secret key and encrypt with it; there is no
+public key, and the server needs the parameters alone.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import tenseal as ts
 
-from privacy.aggregation.base import AggregationError, IntVector
+from privacy.aggregation.base import AggregationError, Binding, IntVector
+from privacy.aggregation.packing import Words, pack_values, pack_words, unpack_values, unpack_words
+from privacy.aggregation.parameters import SEED_BYTES, CKKSParameters, packed_size
+from privacy.aggregation.seal import FreshCiphertext, Ring, modulus
 
-# Homomorphic Encryption Standard (Albrecht et al., 2018), table 1: largest modulus, in bits, at 128-bit
-# security with ternary secrets, by ring degree.
-MAX_MODULUS_BITS = {4096: 109, 8192: 218, 16384: 438}
-_CHAINS = {4096: (54, 54), 8192: (60, 60)}
-_MIN_SCALE_BITS = 26
-_FRAME_BYTES = 4
-_PADDED_BYTES = 1024
+_LARGEST_ERROR = 0.25  # of a decrypted value from the next integer; the admitted worst case never gets near
 
 
 @dataclass(frozen=True)
-class CKKSParameters:
-    """Encryption parameters for sums of ``cohort`` vectors of ``length`` integers within ``±2**value_bits``.
+class CKKSKey:
+    """The markets' shared secret key. ``repr`` shows its fingerprint alone."""
 
-    One level only: additions need neither rescaling nor relinearisation nor Galois keys. The first prime
-    carries the data; the sum times the scale must stay below half of it, so
-    ``value_bits + ceil(log2 cohort) + 1 + scale_bits < first prime's bits``.
-    """
-
-    length: int
-    cohort: int
-    value_bits: int
-    degree: int
-    modulus_bits: tuple[int, int]
-    scale_bits: int
+    secret: bytes = field(repr=False)
 
     @classmethod
-    def derive(cls, *, length: int, cohort: int, value_bits: int) -> CKKSParameters:
-        """The smallest parameters that sum exactly at 128-bit security.
-
-        Raises:
-            AggregationError: no admissible parameters leave enough room for the noise.
-        """
-        sum_bits = value_bits + max(1, math.ceil(math.log2(cohort)))
-        for degree, chain in _CHAINS.items():
-            scale_bits = chain[0] - 2 - sum_bits
-            if scale_bits >= _MIN_SCALE_BITS and sum(chain) <= MAX_MODULUS_BITS[degree]:
-                return cls(length, cohort, value_bits, degree, chain, scale_bits)
-        raise AggregationError(
-            f"no 128-bit secure CKKS parameters sum {cohort} values of {value_bits} bits exactly: "
-            "lower aggregation.bits or the number of markets"
-        )
+    def generate(cls, parameters: CKKSParameters) -> CKKSKey:
+        return cls(Ring(parameters).generate_key())
 
     @property
-    def n_chunks(self) -> int:
-        """Ciphertexts a vector needs; each holds ``degree / 2`` values."""
-        return math.ceil(self.length / (self.degree // 2))
-
-    def chunk_lengths(self) -> list[int]:
-        slots = self.degree // 2
-        return [min(slots, self.length - start) for start in range(0, self.length, slots)]
-
-
-@dataclass(frozen=True)
-class CKKSKeys:
-    """Serialised contexts of one federation: ``secret`` for markets only, ``public`` for the server."""
-
-    secret: bytes
-    public: bytes
-
-    @classmethod
-    def generate(cls, parameters: CKKSParameters) -> CKKSKeys:
-        context = ts.context(ts.SCHEME_TYPE.CKKS, parameters.degree, -1, list(parameters.modulus_bits))
-        slim = {"save_galois_keys": False, "save_relin_keys": False}
-        return cls(
-            secret=context.serialize(save_public_key=True, save_secret_key=True, **slim),
-            public=context.serialize(save_public_key=True, save_secret_key=False, **slim),
-        )
+    def fingerprint(self) -> str:
+        """A hash by which markets can compare keys; it tells nothing of the key."""
+        return hashlib.sha256(b"fedmm-secure ckks key\0" + self.secret).hexdigest()
 
 
 class CKKSMarket:
-    """A market's side: encrypts with the public key, decrypts sums with the shared secret key."""
+    """A market's side: encrypts, and decrypts sums."""
 
-    def __init__(self, parameters: CKKSParameters, secret: bytes) -> None:
+    def __init__(self, parameters: CKKSParameters, key: CKKSKey) -> None:
         self.parameters = parameters
-        self._context = _context(secret)
-        if not self._context.is_private():
-            raise AggregationError("a market needs the secret context")
+        self._ring = Ring(parameters)
+        self._key = self._ring.load_key(key.secret)
 
-    def protect(self, values: IntVector) -> bytes:
-        limit = 2**self.parameters.value_bits
-        if values.shape != (self.parameters.length,):
-            raise AggregationError(f"shape {values.shape} where ({self.parameters.length},) was expected")
-        if np.abs(values).max(initial=0) > limit:
-            raise AggregationError(f"a value exceeds ±2^{self.parameters.value_bits}: the sum could wrap")
-        scale = float(2**self.parameters.scale_bits)
-        chunks, start = [], 0
-        for length in self.parameters.chunk_lengths():
-            part = values[start : start + length].astype(np.float64).tolist()
-            chunks.append(ts.ckks_vector(self._context, part, scale).serialize())
-            start += length
-        return _frame(chunks)
+    def protect(self, values: IntVector, binding: Binding) -> bytes:
+        parameters = self.parameters
+        if values.shape != (parameters.length,):
+            raise AggregationError(f"shape {values.shape} where ({parameters.length},) was expected")
+        if np.abs(values).max(initial=0) > parameters.value_bound:
+            raise AggregationError(f"a value exceeds ±{parameters.value_bound}: the sum could wrap")
+        packed, framed, start = pack_values(values, parameters), [], 0
+        for used in parameters.chunk_lengths():
+            fresh = self._ring.encrypt(self._key, packed[start : start + used])
+            framed.append(fresh.seed + pack_words(fresh.coefficients, parameters.prime_bits))
+            start += used
+        return b"".join(framed)
 
     def reveal(self, aggregate: bytes) -> IntVector:
-        vectors = _parse(self._context, self.parameters, aggregate)
-        opened = np.concatenate([np.asarray(vector.decrypt(), dtype=np.float64) for vector in vectors])
+        opened = np.concatenate(
+            [
+                self._ring.decrypt(self._key, first, seeds)
+                for first, seeds in _read_sum(aggregate, self.parameters, self._ring.modulus)
+            ]
+        )
         rounded = np.rint(opened)
-        if np.abs(opened - rounded).max(initial=0.0) > 0.25:
+        if np.abs(opened - rounded).max(initial=0.0) > _LARGEST_ERROR:
             raise AggregationError("decryption error above a quarter: wrong key or damaged aggregate")
-        return np.asarray(rounded, dtype=np.int64)
+        return unpack_values(rounded.astype(np.int64), self.parameters)
 
 
 class CKKSServer:
-    """The server's side: refuses any context that holds a secret key."""
+    """The server's side: parameters alone, no key of any kind; it adds words modulo a prime."""
 
-    def __init__(self, parameters: CKKSParameters, public: bytes) -> None:
+    def __init__(self, parameters: CKKSParameters, *, needs_whole_cohort: bool = False) -> None:
         self.parameters = parameters
-        self._context = _context(public)
-        if self._context.is_private():
-            raise AggregationError("the server was given a context that holds a secret key; it refuses to run")
+        self.needs_whole_cohort = needs_whole_cohort
+        self.update_bytes, self.aggregate_bytes = parameters.update_bytes, parameters.aggregate_bytes
+        self._modulus = modulus(parameters)
 
     def check(self, payload: bytes) -> None:
-        _parse(self._context, self.parameters, payload)
+        self._read(payload)
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         if not 0 < len(payloads) <= self.parameters.cohort:
             raise AggregationError(f"{len(payloads)} payloads where 1 to {self.parameters.cohort} add exactly")
-        total = _parse(self._context, self.parameters, payloads[0])
-        for payload in payloads[1:]:
-            parts = _parse(self._context, self.parameters, payload)
-            total = [left + right for left, right in zip(total, parts, strict=True)]
-        return _frame([vector.serialize() for vector in total])
+        vectors = [self._read(payload) for payload in payloads]
+        framed = []
+        for chunks in zip(*vectors, strict=True):
+            total = chunks[0].coefficients
+            for chunk in chunks[1:]:
+                total = (total + chunk.coefficients) % np.uint64(self._modulus)  # below 2^61: no overflow
+            framed += [chunk.seed for chunk in chunks]
+            framed.append(pack_words(total, self.parameters.prime_bits))
+        return b"".join(framed)
+
+    def _read(self, payload: bytes) -> list[FreshCiphertext]:
+        """Ciphertexts of a payload. Any bytes of the right length whose words are below the modulus are ciphertexts."""
+        bits = self.parameters.prime_bits
+        if len(payload) != self.update_bytes:
+            raise AggregationError(f"{len(payload)} bytes where {self.update_bytes} were expected")
+        found, start = [], 0
+        for used in self.parameters.chunk_lengths():
+            words = start + SEED_BYTES
+            end = words + packed_size(used, bits)
+            coefficients = _below(self._modulus, unpack_words(payload[words:end], used, bits))
+            found.append(FreshCiphertext(payload[start:words], coefficients))
+            start = end
+        return found
 
 
-def _context(serialised: bytes) -> ts.Context:
-    try:
-        return ts.context_from(serialised)
-    except (ValueError, RuntimeError) as error:
-        raise AggregationError(f"not a CKKS context: {error}") from error
+def _read_sum(aggregate: bytes, parameters: CKKSParameters, modulus: int) -> list[tuple[Words, list[bytes]]]:
+    """Sums of first polynomials, and the seeds of the second ones."""
+    used_bytes = [packed_size(used, parameters.prime_bits) for used in parameters.chunk_lengths()]
+    summands, rest = divmod(len(aggregate) - sum(used_bytes), SEED_BYTES * len(used_bytes))
+    if rest or not 0 < summands <= parameters.cohort:
+        raise AggregationError(f"{len(aggregate)} bytes are no sum of 1 to {parameters.cohort} vectors")
+    found, start = [], 0
+    for used, size in zip(parameters.chunk_lengths(), used_bytes, strict=True):
+        words = start + summands * SEED_BYTES
+        seeds = [aggregate[at : at + SEED_BYTES] for at in range(start, words, SEED_BYTES)]
+        first = unpack_words(aggregate[words : words + size], used, parameters.prime_bits)
+        found.append((_below(modulus, first), seeds))
+        start = words + size
+    return found
 
 
-def _frame(chunks: Sequence[bytes]) -> bytes:
-    """Length-prefixed ciphertexts, padded to whole KiB: their compressed size varies by a few random bytes."""
-    framed = []
-    for chunk in chunks:
-        whole = len(chunk).to_bytes(_FRAME_BYTES, "big") + chunk
-        framed.append(whole + bytes(-len(whole) % _PADDED_BYTES))
-    return b"".join(framed)
-
-
-def _parse(context: ts.Context, parameters: CKKSParameters, payload: bytes) -> list[ts.CKKSVector]:
-    """Ciphertexts of a payload; everything that TenSEAL itself lets through is checked here."""
-    vectors, start = [], 0
-    ciphertext_limit = 4 * parameters.degree * 8 + 4096
-    for expected in parameters.chunk_lengths():
-        length = int.from_bytes(payload[start : start + _FRAME_BYTES], "big")
-        end = start + _FRAME_BYTES + length
-        chunk, padding = payload[start + _FRAME_BYTES : end], -(_FRAME_BYTES + length) % _PADDED_BYTES
-        if not 0 < length <= ciphertext_limit or payload[end : end + padding] != bytes(padding):
-            raise AggregationError("truncated, oversized or badly padded ciphertext")
-        try:
-            vector = ts.ckks_vector_from(context, chunk)
-            ciphertexts = vector.ciphertext()
-            length_found = vector.size()
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise AggregationError(f"not a ciphertext of this federation: {error}") from error
-        found = [(part.poly_modulus_degree(), part.scale, part.size()) for part in ciphertexts]
-        if length_found != expected or found != [(parameters.degree, float(2**parameters.scale_bits), 2)]:
-            raise AggregationError("ciphertext of the wrong length, degree, scale or size")
-        vectors.append(vector)
-        start = end + padding
-    if start != len(payload):
-        raise AggregationError(f"{len(payload) - start} bytes after the last ciphertext")
-    return vectors
+def _below(modulus: int, words: Words) -> Words:
+    if words.max(initial=0) >= modulus:
+        raise AggregationError("a coefficient is not below the modulus")
+    return words

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.aggregation.base import AggregationError, IntVector
+from privacy.aggregation.base import AggregationError, Binding, IntVector
 
 WIRE_TYPE = np.dtype("<i8")
 
@@ -25,7 +25,7 @@ class PlaintextMarket:
 
     length: int
 
-    def protect(self, values: IntVector) -> bytes:
+    def protect(self, values: IntVector, binding: Binding) -> bytes:
         if values.shape != (self.length,):
             raise AggregationError(f"shape {values.shape} where ({self.length},) was expected")
         return values.astype(WIRE_TYPE).tobytes()
@@ -36,12 +36,29 @@ class PlaintextMarket:
 
 @dataclass(frozen=True)
 class PlaintextServer:
-    """Adds what it reads."""
+    """Adds what it reads, and can see what encryption hides: values out of range.
+
+    Attributes:
+        length: values of a vector.
+        value_bound: largest absolute value that an honest market sends.
+    """
 
     length: int
+    value_bound: int
+    needs_whole_cohort: bool = False
+
+    @property
+    def update_bytes(self) -> int:
+        return self.length * WIRE_TYPE.itemsize
+
+    @property
+    def aggregate_bytes(self) -> int:
+        return self.update_bytes
 
     def check(self, payload: bytes) -> None:
-        read_plaintext(payload, self.length)
+        values = read_plaintext(payload, self.length)
+        if values.min(initial=0) < -self.value_bound or values.max(initial=0) > self.value_bound:
+            raise AggregationError(f"a value is outside ±{self.value_bound}")
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         if not payloads:

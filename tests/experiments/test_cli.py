@@ -1,6 +1,6 @@
+import hashlib
 import json
 import shutil
-import stat
 import sys
 from unittest.mock import patch
 
@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from experiments import cli, run_directory
+from fedmm_secure.federation.messages import pack, unpack
+from privacy.aggregation.keys import KeyDirectory
 from tests.conftest import TINY
 
 
@@ -100,8 +102,6 @@ def _edit_message(run):
 
 def _add_unledgered_message(run):
     """A second message of the market slips past the ledger, index and all."""
-    import hashlib
-
     index = run / "transcript" / "index.jsonl"
     records = [json.loads(line) for line in index.read_text().splitlines()]
     record = next(r for r in records if r["kind"] == "update" and r["sender"] == "m1" and r["round"] == 0)
@@ -112,21 +112,43 @@ def _add_unledgered_message(run):
     index.write_text(index.read_text() + json.dumps(record) + "\n")
 
 
-def _replace_aggregate(run):
-    """Round 1's aggregate stands in for round 2's, with a matching index."""
-    import hashlib
+def _rewrite_aggregate(make):
+    """Another aggregate of round 2, with a matching index."""
 
-    folder = run / "transcript" / "quantizer" / "0"
-    first, second = folder / "0001-aggregate-server.bin", folder / "0002-aggregate-server.bin"
-    second.write_bytes(first.read_bytes())
-    index = run / "transcript" / "index.jsonl"
-    lines = []
-    for line in index.read_text().splitlines():
-        record = json.loads(line)
-        if record["file"].endswith("0002-aggregate-server.bin"):
-            record |= {"sha256": hashlib.sha256(second.read_bytes()).hexdigest(), "size": second.stat().st_size}
-        lines.append(json.dumps(record))
-    index.write_text("\n".join(lines) + "\n")
+    def edit(run):
+        path = run / "transcript" / "quantizer" / "0" / "0002-aggregate-server.bin"
+        path.write_bytes(make(run, path))
+        index = run / "transcript" / "index.jsonl"
+        lines = []
+        for line in index.read_text().splitlines():
+            record = json.loads(line)
+            if record["file"].endswith(path.name):
+                record |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+            lines.append(json.dumps(record))
+        index.write_text("\n".join(lines) + "\n")
+
+    return edit
+
+
+def _round_before(run, path):
+    return path.with_name("0001-aggregate-server.bin").read_bytes()
+
+
+def _another_sum(run, path):
+    """A dishonest server: properly signed, but the sum of the round before."""
+    header, _ = unpack(path.read_bytes())
+    _, other = unpack(_round_before(run, path))
+    return pack(header, other, KeyDirectory(run / "state" / "keys" / "server").identity().sign)
+
+
+def _another_signer(run, path):
+    header, payload = unpack(path.read_bytes())
+    return pack(header, payload, KeyDirectory(run / "state" / "keys" / "m0").identity().sign)
+
+
+def _edit_bundle(run):
+    path = run / "transcript" / "federation.json"
+    path.write_text(path.read_text().replace('"cohort": 3', '"cohort": 4'))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +161,10 @@ def _replace_aggregate(run):
         (_swap_ledgers, "another market"),
         (_edit_message, "0001-update-m1.bin"),
         (_add_unledgered_message, "without a line in its ledger"),
-        (_replace_aggregate, "is not the sum of the recorded updates"),
+        (_rewrite_aggregate(_round_before), "its header is of another message"),
+        (_rewrite_aggregate(_another_sum), "round 2: the aggregate is not the sum of the recorded updates"),
+        (_rewrite_aggregate(_another_signer), "0002-aggregate-server.bin: not signed by server"),
+        (_edit_bundle, "federation.json: not a valid bundle: not signed by m0"),
     ],
 )
 def test_verify_finds_what_was_tampered_with(run_dir, tmp_path, capsys, edit, named):
@@ -239,16 +264,6 @@ def test_a_directory_in_use_is_left_alone(run_dir, capsys):
         status, _, err = fedmm(capsys, "run", "--resume", "--out", run_dir)
     assert status == 2
     assert "another process is running in it" in err
-
-
-def test_the_markets_secret_key_is_readable_by_its_owner_alone(run_dir):
-    secret = run_dir / "state" / "keys" / "markets-secret.ckks"
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
-    piece = secret.read_bytes()[-2000:-1800]  # the file ends with the secret key; before it, the public one
-    for path in run_dir.rglob("*"):
-        if path.is_file() and path != secret:
-            assert piece not in path.read_bytes(), path
 
 
 def test_resume_refuses_another_configuration(run_dir, config_file, capsys):

@@ -1,16 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.client import CohortChangedError
-from fedmm_secure.federation.messages import Header, pack
-from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
-from fedmm_secure.federation.setup import open_federation
+from fedmm_secure.federation.client import CohortChangedError, OrderError
+from fedmm_secure.federation.in_process import connect, run_rounds
+from fedmm_secure.federation.server import CohortTooSmallError, Order
+from fedmm_secure.federation.setup import make_clients, open_federation
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.pipeline import train_federated
-from privacy.aggregation import FixedPointCodec, PlaintextMarket, PlaintextServer
 from tests.conftest import tiny
 
 
@@ -22,15 +23,16 @@ def train(config, markets, directory):
 @pytest.fixture(scope="module")
 def by_kind(tiny_markets, tmp_path_factory):
     found = {}
-    for kind in ("plaintext", "ckks"):
+    for kind in ("plaintext", "ckks", "masked-ckks"):
         directory = tmp_path_factory.mktemp(kind)
         found[kind] = (train(tiny(aggregation={"kind": kind}), tiny_markets, directory), directory)
     return found
 
 
-def test_plaintext_and_ckks_give_bit_identical_models(by_kind):
+@pytest.mark.parametrize("kind", ["ckks", "masked-ckks"])
+def test_encryption_and_masks_leave_models_bit_identical(by_kind, kind):
     for name, model in by_kind["plaintext"][0].items():
-        other = by_kind["ckks"][0][name]
+        other = by_kind[kind][0][name]
         for left, right in zip(model.parameters(), other.parameters(), strict=True):
             assert torch.equal(left, right)
 
@@ -58,7 +60,7 @@ def test_the_broadcast_sum_is_the_sum_of_the_markets_own_updates(by_kind):
 def test_the_transcript_shows_the_server_no_plaintext_under_ckks(by_kind):
     records = Transcript(by_kind["ckks"][1] / "transcript").records
     seen = {record.kind for record in records if "server" in record.visible_to}
-    assert seen == {"update", "aggregate"}
+    assert seen == {"hello", "update", "aggregate"}
 
 
 def test_dp_training_reads_no_user_row_in_warm_up(tiny_markets, tmp_path):
@@ -82,61 +84,6 @@ def test_dp_training_reads_no_user_row_in_warm_up(tiny_markets, tmp_path):
         sums.append([transcript.find(kind="sum", stage="quantizer/0", round=r, sender="server") for r in range(2)])
     assert sums[0][0] == sums[1][0]  # warm-up: user rows do not matter
     assert sums[0][1] != sums[1][1]
-
-
-MARKETS = ("a", "b", "c", "d")
-
-
-@pytest.fixture
-def server(tmp_path):
-    return AggregationServer(
-        run="run",
-        parameters_sha256="p",
-        markets=MARKETS,
-        min_cohort=3,
-        aggregator=PlaintextServer(2),
-        transcript=Transcript(tmp_path),
-    )
-
-
-def update(market, values, *, round=0, run="run", parameters="p"):
-    integers = FixedPointCodec().encode(np.asarray(values, dtype=float))
-    return pack(Header("update", run, "s", round, market, parameters), PlaintextMarket(2).protect(integers))
-
-
-def four():
-    return {market: update(market, [0.1 * i, 0.5]) for i, market in enumerate(MARKETS)}
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (update("d", [0, 0], round=7), "round is 7"),
-        (update("d", [0, 0], run="other"), "run is 'other'"),
-        (update("d", [0, 0], parameters="q"), "parameters"),
-        (update("a", [0, 0]), "sender is 'a'"),
-        (b"", "truncated"),
-        (update("d", [0, 0])[:-1], "15 bytes where 16"),
-    ],
-)
-def test_a_bad_update_is_left_out_and_named_and_the_round_goes_on(server, bad, reason):
-    result = server.aggregate("s", 0, {**four(), "d": bad})
-    assert result.cohort == ("a", "b", "c")
-    (rejection,) = result.rejections
-    assert (rejection.market, rejection.round) == ("d", 0)
-    assert reason in rejection.reason
-
-
-def test_a_replayed_payload_under_another_name_is_left_out(server):
-    copied = update("d", [0.0, 0.5])  # what market a sends
-    result = server.aggregate("s", 0, {**four(), "d": copied})
-    assert result.cohort == ("a", "b", "c")
-
-
-def test_below_the_minimum_cohort_the_round_stops_and_nothing_is_recorded(server, tmp_path):
-    with pytest.raises(CohortTooSmallError, match=r"2 valid updates, 3 are needed .*c: .*d: "):
-        server.aggregate("s", 0, {**four(), "c": b"junk", "d": b""})
-    assert Transcript(tmp_path).records == []
 
 
 # -- codebooks start from no data, and noise that only the sum carries ----------------------------------------
@@ -235,13 +182,12 @@ def test_with_distributed_noise_fixed_point_must_not_be_felt(tiny_markets, tmp_p
 def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, tmp_path):
     config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE)
     federation = open_federation(config, tiny_markets, tmp_path)
-    from fedmm_secure.federation.setup import make_clients, make_server
-
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
-    clients, server, inbox = make_clients(federation, 0, embeddings, {}), make_server(federation), {}
-    for client in clients[:2]:
-        client.local_update(0, lambda message, name=client.plan.market: inbox.__setitem__(name, message))
+    clients, server = make_clients(federation, 0, embeddings, {}), connect(federation)
     with pytest.raises(CohortTooSmallError, match="2 valid updates, 3 are needed"):
-        server.aggregate("quantizer/0", 0, inbox)
+        run_rounds("quantizer/0", 3, clients[:2], server, federation.transcript)
+    with pytest.raises(OrderError, match="cohort of 2, 3 are needed"):
+        clients[0].local_update(Order("quantizer/0", 0, 0, ("m0", "m1")), print)
+    clients[0].plan = replace(clients[0].plan, min_cohort=2)
     with pytest.raises(CohortChangedError, match="2 of 3 markets are in the sum"):
-        clients[0].apply(0, b"", 2)
+        clients[0].local_update(Order("quantizer/0", 0, 0, ("m0", "m1")), print)

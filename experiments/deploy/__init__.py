@@ -1,0 +1,1 @@
+"""A federation as separate processes on Flower: certificates, homes of the parties, engine, commands."""

@@ -1,0 +1,1 @@
+"""FedMM on Flower: adaptors between Flower's messages and the parties' own processes."""

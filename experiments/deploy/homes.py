@@ -1,0 +1,134 @@
+"""Homes of all parties of a federation on one machine: what a real installation spreads over many.
+
+``DIR/server/`` and ``DIR/markets/<market>/`` hold a party each: ``config.yaml``, ``keys/``, and in a market the one
+file of its data. ``DIR/tls/`` holds certificates, ``DIR/operator/`` what submits runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from experiments.configuration import to_yaml
+from experiments.data import synthesize_files
+from experiments.deploy.certificates import CA_CERTIFICATE, make_certificates, make_node_key
+from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.aggregation import AggregationPlan
+from fedmm_secure.storage import write_atomic
+from privacy.aggregation.identities import Identity
+from privacy.aggregation.keys import SERVER, KeyDirectory, found_federation
+
+ADDRESS, CONNECTION = "127.0.0.1", "fedmm"
+
+
+@dataclass(frozen=True)
+class Homes:
+    """Paths below the folder of a federation."""
+
+    root: Path
+
+    @property
+    def server(self) -> Path:
+        return self.root / "server"
+
+    @property
+    def tls(self) -> Path:
+        return self.root / "tls"
+
+    @property
+    def operator(self) -> Path:
+        """``FLWR_HOME`` of whoever submits runs."""
+        return self.root / "operator"
+
+    @property
+    def app(self) -> Path:
+        return self.root / "app"
+
+    def market(self, name: str) -> Path:
+        return self.root / "markets" / name
+
+    @property
+    def markets(self) -> list[str]:
+        folder = self.root / "markets"
+        if not folder.is_dir():
+            raise RunDirectoryError(f"{self.root}: no federation here; start one with fedmm deploy up")
+        return sorted(path.name for path in folder.iterdir())
+
+
+def prepare_homes(config: Config, root: Path) -> Homes:
+    """Make homes, keys and certificates for the markets of a configuration; synthetic markets become files.
+
+    Raises:
+        RunDirectoryError: ``root`` is not empty.
+    """
+    if root.exists() and any(root.iterdir()):
+        raise RunDirectoryError(f"{root}: not empty")
+    homes, files = Homes(root.absolute()), root.absolute() / "files"
+    if config.data.synthetic is not None:
+        config = _as_files(config, files)
+    names = sorted(config.data.markets)
+    plan = AggregationPlan.of(config, len(names))
+    identities = {name: Identity.generate(name) for name in (*names, SERVER)}
+    others = {name: identity.card for name, identity in identities.items() if name != names[0]}
+    rotate_after = config.aggregation.rotate_after
+    bundle, sealed = found_federation(
+        identities[names[0]], others, plan.public(), plan.generate_key(), rotate_after=rotate_after
+    )
+    for name, identity in identities.items():
+        home = homes.server if name == SERVER else homes.market(name)
+        identity.save(home / "keys")
+        KeyDirectory(home / "keys").accept(identity, bundle, sealed.get(name, b""))
+        own = _with_root(config, home / "data")
+        if name != SERVER:
+            file = config.data.markets[name].path
+            if file.is_absolute():
+                raise ConfigError(f"data.markets.{name}.path: {file} should be relative to data.root")
+            (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
+            make_node_key(home)
+        write_atomic(home / "config.yaml", to_yaml(own).encode())
+    shutil.rmtree(files, ignore_errors=True)
+    make_certificates(homes.tls, [ADDRESS, "localhost"])
+    shutil.copytree(Path(str(resources.files("experiments.deploy"))) / "flower_app", homes.app, dirs_exist_ok=True)
+    shutil.rmtree(homes.app / "fedmm_flower" / "__pycache__", ignore_errors=True)
+    return homes
+
+
+def _as_files(config: Config, folder: Path) -> Config:
+    """The same markets, generated into files of one market each."""
+    if config.data.synthetic is None:
+        return config
+    paths = synthesize_files(config.data.synthetic, folder)
+    columns = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
+    fields = config.data.model_dump(exclude={"synthetic", "markets", "root"})
+    data = DataConfig(markets={path.stem: {"path": path.name, **columns} for path in paths}, root=folder, **fields)
+    return config.model_copy(update={"data": data})
+
+
+def _with_root(config: Config, root: Path) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+
+
+def write_connection(homes: Homes, port: int) -> None:
+    """Tell ``flwr`` where the SuperLink is."""
+    text = (
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{ADDRESS}:{port}"\n'
+        f'root-certificates = "{homes.tls / CA_CERTIFICATE}"\n'
+    )
+    write_atomic(homes.operator / "config.toml", text.encode())
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nothing listens on at the moment."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind((ADDRESS, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

@@ -1,0 +1,116 @@
+"""A market's own process: answers requests on a socket that only this machine can reach."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from experiments.configuration import to_yaml
+from experiments.report import write_report
+from experiments.run_directory import Log, environment, read_config
+from fedmm_secure.config import Config
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.aggregation import Membership
+from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
+from fedmm_secure.storage import write_atomic, write_json
+from privacy.aggregation.keys import KeyDirectory
+
+SOCKET = "market.sock"
+_PATIENCE = 60.0  # seconds that a caller may take to hand over a request
+
+
+def run_market(home: Path, *, passphrase: bytes | None = None, max_runs: int = 1, lifetime: float | None = None) -> int:
+    """Answer requests until ``max_runs`` runs are concluded or ``lifetime`` seconds have passed; returns the former.
+
+    Raises:
+        InputError: configuration, keys or data cannot be used, or another process answers for this home.
+    """
+    keys = KeyDirectory(home / "keys")
+    config, member = read_config(home), Membership(keys, keys.identity(passphrase))
+    market = member.identity.card.name
+    log = Log(home)
+
+    def begin(directory: Path) -> None:
+        start_run_directory(directory, config)
+
+    service = MarketService(config, market, member, home / "runs", max_runs=max_runs, log=log, begin=begin)
+    deadline = None if lifetime is None else time.monotonic() + lifetime
+    concluded = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _listening(home) as listener:
+        print(f"market {market}: waiting for the federation", flush=True)
+        try:
+            while concluded < max_runs:
+                left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+                if left <= 0:
+                    break
+                if select.select([listener], [], [], left)[0]:
+                    caller, _ = listener.accept()
+                    _serve(caller, service)
+                for run, metrics in service.conclude_finished():
+                    directory = home / "runs" / run
+                    write_report(directory)
+                    concluded += 1
+                    print(f"market {market}: run {run}: AUC {metrics['markets'][market]['auc']:.4f}", flush=True)
+        except KeyboardInterrupt:
+            print(f"market {market}: stopped", flush=True)
+    return concluded
+
+
+def start_run_directory(directory: Path, config: Config) -> None:
+    """What every run directory begins with."""
+    write_atomic(directory / "config.yaml", to_yaml(config).encode())
+    write_json(directory / "environment.json", environment())
+
+
+def _serve(caller: socket.socket, service: MarketService) -> None:
+    """One request of one caller; whoever is slow or breaks off is let go."""
+    with Connection(caller.detach()) as connection:
+        try:
+            if connection.poll(_PATIENCE):
+                connection.send_bytes(service.answer(connection.recv_bytes(MAX_REQUEST_BYTES)))
+        except (OSError, EOFError):
+            return
+
+
+@contextmanager
+def _listening(home: Path) -> Iterator[socket.socket]:
+    """The market's socket, for the owner alone; a home has one process."""
+    path = home / SOCKET
+    folder = os.open(home, os.O_RDONLY)
+    short = f"/proc/self/fd/{folder}/{SOCKET}"  # paths of sockets are limited to 107 bytes
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.exists():
+            if _answers(short):
+                raise RunDirectoryError(f"{path}: another process answers for this market")
+            path.unlink()  # left behind by a killed process
+        previous = os.umask(0o077)
+        try:
+            listener.bind(short)
+        finally:
+            os.umask(previous)
+        listener.listen(8)
+        yield listener
+        path.unlink(missing_ok=True)
+    finally:
+        listener.close()
+        os.close(folder)
+
+
+def _answers(path: str) -> bool:
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+        return True
+    except OSError:
+        return False
+    finally:
+        probe.close()

@@ -1,0 +1,214 @@
+"""Who a party is: long-term keys, the card with their public halves, and secrets sealed for its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from privacy.accounting.ledger import canonical_json
+from privacy.errors import InputError
+
+IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"
+MAX_FILE_BYTES = 2**20
+_PEM_END = b"-----END"
+
+
+class KeyFileError(InputError):
+    """A key, card, bundle or invitation that is missing, malformed, forged, or may be read by others."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The public half of an identity.
+
+    Attributes:
+        name: market name, or ``server``.
+        signing: Ed25519 public key, hexadecimal.
+        sealing: X25519 public key, hexadecimal.
+        proof: signature of the rest by ``signing``.
+    """
+
+    name: str
+    signing: str
+    sealing: str
+    proof: str
+
+    def __post_init__(self) -> None:
+        for value in (self.signing, self.sealing):
+            if len(bytes.fromhex(value)) != 32:
+                raise ValueError("a public key has 32 bytes")
+        self.verify(bytes.fromhex(self.proof), _card_text(self.name, self.signing, self.sealing))
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raises ``ValueError`` unless this party signed ``data``."""
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signing)).verify(signature, data)
+        except InvalidSignature:
+            raise ValueError(f"not signed by {self.name}") from None
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(_card_text(self.name, self.signing, self.sealing))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A party's long-term keys. ``repr`` shows the card alone."""
+
+    card: Card
+    _signing: Ed25519PrivateKey = field(repr=False)
+    _sealing: X25519PrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls, name: str) -> Identity:
+        return cls._from_keys(name, Ed25519PrivateKey.generate(), X25519PrivateKey.generate())
+
+    @classmethod
+    def _from_keys(cls, name: str, signing: Ed25519PrivateKey, sealing: X25519PrivateKey) -> Identity:
+        public = signing.public_key().public_bytes_raw().hex(), sealing.public_key().public_bytes_raw().hex()
+        proof = signing.sign(_card_text(name, *public)).hex()
+        return cls(Card(name, *public, proof), signing, sealing)
+
+    def sign(self, data: bytes) -> bytes:
+        return self._signing.sign(data)
+
+    def save(self, directory: Path, passphrase: bytes | None = None) -> None:
+        """Write ``identity.pem`` and ``card.json``; raises ``KeyFileError`` if there is an identity already."""
+        if (directory / IDENTITY_FILE).exists():
+            raise KeyFileError(f"{directory}: holds an identity already")
+        how: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+        keys = (self._signing, self._sealing)
+        text = b"".join(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how) for key in keys)
+        write_secret(directory / IDENTITY_FILE, text)
+        write_public(directory / CARD_FILE, asdict(self.card))
+
+    @classmethod
+    def load(cls, directory: Path, passphrase: bytes | None = None) -> Identity:
+        """Read what ``save`` wrote.
+
+        Raises:
+            KeyFileError: no identity, wrong passphrase, or a file that others may read.
+        """
+        card, path = read_card(directory / CARD_FILE), directory / IDENTITY_FILE
+        blocks = read_secret(path).split(_PEM_END)
+        if len(blocks) != 3:
+            raise KeyFileError(f"{path}: two private keys are expected")
+        first, second = (blocks[i] + _PEM_END + blocks[i + 1].split(b"\n")[0] + b"\n" for i in (0, 1))
+        second = second[second.index(b"-----BEGIN") :]
+        try:
+            signing, sealing = load_pem_private_key(first, passphrase), load_pem_private_key(second, passphrase)
+        except (ValueError, TypeError):
+            problem = "needs the right passphrase" if b"ENCRYPTED" in first else "is not encrypted, or damaged"
+            raise KeyFileError(f"{path}: {problem}") from None  # the cause could quote key material
+        if not isinstance(signing, Ed25519PrivateKey) or not isinstance(sealing, X25519PrivateKey):
+            raise KeyFileError(f"{path}: an Ed25519 and an X25519 key are expected")
+        found = cls._from_keys(card.name, signing, sealing)
+        if found.card != card:
+            raise KeyFileError(f"{directory}: {CARD_FILE} does not belong to {IDENTITY_FILE}")
+        return found
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """What ``seal`` sealed for this identity; raises ``ValueError`` on anything else."""
+        ephemeral, box = sealed[:32], sealed[32:]
+        try:
+            shared = self._sealing.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+            return _box(shared, ephemeral, bytes.fromhex(self.card.sealing)).decrypt(bytes(12), box, context)
+        except (InvalidTag, ValueError):
+            raise ValueError(f"not sealed for {self.card.name}") from None
+
+
+def seal(secret: bytes, card: Card, context: bytes) -> bytes:
+    """Encrypt for the owner of a card: ephemeral X25519, HKDF, ChaCha20-Poly1305; bound to ``context``."""
+    recipient = bytes.fromhex(card.sealing)
+    ephemeral = X25519PrivateKey.generate()
+    public = ephemeral.public_key().public_bytes_raw()
+    shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))
+    return public + _box(shared, public, recipient).encrypt(bytes(12), secret, context)
+
+
+def _box(shared: bytes, ephemeral: bytes, recipient: bytes) -> ChaCha20Poly1305:
+    info = b"fedmm-secure seal\0" + ephemeral + recipient
+    # the key is used once, so the nonce may be constant
+    return ChaCha20Poly1305(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(shared))
+
+
+def read_card(path: Path) -> Card:
+    """A card whose proof holds; raises ``KeyFileError``."""
+    try:
+        return Card(**read_public(path))
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(f"{path}: not a valid card: {error}") from error
+
+
+def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """A file of mode 0600 in a directory of mode 0700."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists() and not replace:
+        temporary.unlink()
+        raise KeyFileError(f"{path}: exists already")
+    temporary.replace(path)
+
+
+def read_secret(path: Path) -> bytes:
+    """Bytes of a secret file; raises ``KeyFileError`` if others may read it."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise KeyFileError(f"{path}: others may read it; chmod 600 it, and make new keys if it was copied")
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _card_text(name: str, signing: str, sealing: str) -> bytes:
+    return b"fedmm-secure card\0" + canonical_json({"name": name, "signing": signing, "sealing": sealing})
+
+
+def fingerprint(text: bytes) -> str:
+    """128 bits of a hash in groups that can be read out over the telephone."""
+    digest = sha256(text).hexdigest()[:32]
+    return " ".join(digest[start : start + 4] for start in range(0, 32, 4))
+
+
+def write_public(path: Path, fields: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_public(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise KeyFileError(f"{path}: too large")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise KeyFileError(f"{path}: not valid JSON") from error

@@ -1,0 +1,275 @@
+"""Keys of a federation: who its parties are, and the secret that its markets share.
+
+Every party has a long-term identity (Ed25519 to sign, X25519 to receive secrets) and hands out a *card* with the public
+halves. The founder, one of the markets, makes the shared CKKS key, names the parties and the aggregation in a *bundle*,
+signs it, and seals the key for each market in an *invitation*. The bundle is public: it is all that the server gets.
+
+On disk, beside the public files, a directory holds ``identity.pem`` and, in a market, ``federation.key``: the shared
+key sealed for this market alone, so that a passphrase on the identity protects both. Secret files are created with mode
+0600 and refused if others may read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from privacy.accounting.ledger import canonical_json
+from privacy.aggregation.ckks import CKKSKey
+from privacy.aggregation.identities import (
+    CARD_FILE,
+    IDENTITY_FILE,
+    Card,
+    Identity,
+    KeyFileError,
+    fingerprint,
+    read_card,
+    read_public,
+    read_secret,
+    seal,
+    write_public,
+    write_secret,
+)
+from privacy.errors import InputError
+
+FORMAT = 1
+SERVER = "server"
+BUNDLE_FILE, KEY_FILE, USAGE_FILE = "federation.json", "federation.key", "usage.json"
+SERVER_FILES = frozenset({IDENTITY_FILE, CARD_FILE, BUNDLE_FILE})
+
+
+class KeyExhaustedError(InputError):
+    """The shared key has protected as many rounds as its bundle allows."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The public description of a federation, signed by its founder.
+
+    Attributes:
+        epoch: 1, then one more at each rotation.
+        founder: the market that signed it.
+        cards: all parties, the server among them.
+        aggregation: kind, fixed-point format and encryption parameters.
+        key_fingerprint: of the shared CKKS key; empty where there is none.
+        rotate_after: rounds that the key may protect; None is no limit.
+        signature: of the rest, by the founder.
+    """
+
+    epoch: int
+    founder: str
+    cards: Mapping[str, Card]
+    aggregation: Mapping[str, Any]
+    key_fingerprint: str
+    rotate_after: int | None
+    signature: str
+
+    def __post_init__(self) -> None:
+        if self.epoch < 1 or SERVER not in self.cards or self.founder not in self.markets:
+            raise ValueError("an epoch, a server and a founder among the markets are expected")
+        if any(name != card.name for name, card in self.cards.items()):
+            raise ValueError("a card under another name")
+        self.cards[self.founder].verify(bytes.fromhex(self.signature), self.signed_text)
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        return tuple(sorted(name for name in self.cards if name != SERVER))
+
+    @property
+    def signed_text(self) -> bytes:
+        return _bundle_text(
+            self.epoch, self.founder, self.cards, self.aggregation, self.key_fingerprint, self.rotate_after
+        )
+
+    @property
+    def digest(self) -> str:
+        """Hash that every message is bound to."""
+        return sha256(self.signed_text).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.signed_text)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self), "cards": {name: asdict(card) for name, card in self.cards.items()}}
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Bundle:
+        """Raises ``ValueError`` unless all signatures hold."""
+        try:
+            fields = dict(fields)
+            if repr(fields.pop("format")) != repr(FORMAT):  # True is no 1
+                raise ValueError("unknown format")
+            fields["cards"] = {name: Card(**card) for name, card in fields["cards"].items()}
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a bundle: {error!r}") from error
+
+
+def found_federation(
+    founder: Identity,
+    others: Mapping[str, Card],
+    aggregation: Mapping[str, Any],
+    key: CKKSKey | None,
+    *,
+    epoch: int = 1,
+    rotate_after: int | None = None,
+) -> tuple[Bundle, dict[str, bytes]]:
+    """A signed bundle, and the shared key sealed for each market (empty where there is no key).
+
+    Raises:
+        KeyFileError: two parties of one name, or no server.
+    """
+    name = founder.card.name
+    if name in others or SERVER not in others or name == SERVER:
+        raise KeyFileError("each party needs a card of its own: the founder, other markets, and one server")
+    cards = dict(sorted({**others, name: founder.card}.items()))
+    digest = key.fingerprint if key else ""
+    text = _bundle_text(epoch, name, cards, aggregation, digest, rotate_after)
+    bundle = Bundle(epoch, name, cards, aggregation, digest, rotate_after, founder.sign(text).hex())
+    sealed = {market: seal(key.secret, cards[market], _context(bundle)) if key else b"" for market in bundle.markets}
+    return bundle, sealed
+
+
+def open_key(identity: Identity, bundle: Bundle, sealed: bytes) -> CKKSKey | None:
+    """The shared key of a bundle; raises ``ValueError`` unless it is the one that the founder named."""
+    if not bundle.key_fingerprint:
+        return None
+    key = CKKSKey(identity.open(sealed, _context(bundle)))
+    if key.fingerprint != bundle.key_fingerprint:
+        raise ValueError("the sealed key is not the one that the bundle names")
+    return key
+
+
+@dataclass(frozen=True)
+class KeyDirectory:
+    """The files of one party."""
+
+    path: Path
+
+    @property
+    def has_identity(self) -> bool:
+        return (self.path / IDENTITY_FILE).exists() and (self.path / CARD_FILE).exists()
+
+    def identity(self, passphrase: bytes | None = None) -> Identity:
+        return Identity.load(self.path, passphrase)
+
+    def bundle(self) -> Bundle:
+        return read_bundle(self.path / BUNDLE_FILE)
+
+    def key(self, identity: Identity) -> CKKSKey | None:
+        """The shared key of the current epoch.
+
+        Raises:
+            KeyFileError: there is none, it is not this market's, or others may read the file.
+        """
+        bundle, path = self.bundle(), self.path / KEY_FILE
+        try:
+            return open_key(identity, bundle, read_secret(path) if bundle.key_fingerprint else b"")
+        except ValueError as error:
+            raise KeyFileError(f"{path}: {error}") from None
+
+    def accept(self, identity: Identity, bundle: Bundle, sealed: bytes) -> None:
+        """Keep a bundle and, in a market, its shared key; a newer epoch replaces an older one of the same parties.
+
+        Raises:
+            KeyFileError: this party is not in it, the key is not the one it names, or it would replace a
+                federation of other parties or a newer epoch.
+        """
+        name = identity.card.name
+        if bundle.cards.get(name) != identity.card:
+            raise KeyFileError(f"the bundle of {bundle.founder} does not hold the card of {name}")
+        if (self.path / BUNDLE_FILE).exists():
+            current = self.bundle()
+            if (current.founder, current.cards) != (bundle.founder, bundle.cards):
+                raise KeyFileError(f"{self.path}: belongs to another federation; use another directory")
+            if bundle.epoch <= current.epoch and bundle != current:
+                raise KeyFileError(f"{self.path}: holds epoch {current.epoch}, not older than {bundle.epoch}")
+        if name != SERVER:
+            try:
+                open_key(identity, bundle, sealed)
+            except ValueError as error:
+                raise KeyFileError(f"the invitation for {name}: {error}") from None
+            write_secret(self.path / KEY_FILE, sealed, replace=True)
+        write_public(self.path / BUNDLE_FILE, bundle.to_json())
+
+    def used_rounds(self) -> int:
+        """Rounds that the key of the current epoch has protected."""
+        usage = read_public(self.path / USAGE_FILE) if (self.path / USAGE_FILE).exists() else {}
+        return int(usage.get("rounds", 0)) if usage.get("epoch") == self.bundle().epoch else 0
+
+    def use(self, rounds: int = 1) -> None:
+        """Count rounds before they are protected.
+
+        Raises:
+            KeyExhaustedError: the bundle does not allow them.
+        """
+        self.check_allowance(rounds)
+        write_public(self.path / USAGE_FILE, {"epoch": self.bundle().epoch, "rounds": self.used_rounds() + rounds})
+
+    def check_allowance(self, rounds: int) -> None:
+        """Raises ``KeyExhaustedError`` if the key may not protect that many rounds more."""
+        bundle, used = self.bundle(), self.used_rounds()
+        if bundle.rotate_after is not None and used + rounds > bundle.rotate_after:
+            raise KeyExhaustedError(
+                f"{self.path}: the key of epoch {bundle.epoch} has protected {used} of {bundle.rotate_after} rounds, "
+                f"{rounds} more are asked for; rotate it (fedmm keys rotate)"
+            )
+
+
+def check_server_directory(directory: Path) -> None:
+    """Raises ``KeyFileError`` if there is anything but the server's own identity and public material."""
+    for path in sorted(directory.iterdir()):
+        if path.name not in SERVER_FILES:
+            raise KeyFileError(f"{path}: does not belong on the server; it refuses to start")
+    name = read_card(directory / CARD_FILE).name
+    if name != SERVER:
+        raise KeyFileError(f"{directory}: holds the identity of market {name}; the server refuses to start")
+
+
+def read_bundle(path: Path) -> Bundle:
+    """A bundle whose signatures hold; raises ``KeyFileError``."""
+    try:
+        return Bundle.from_json(read_public(path))
+    except ValueError as error:
+        raise KeyFileError(f"{path}: not a valid bundle: {error}") from error
+
+
+def write_invitation(path: Path, bundle: Bundle, sealed: bytes) -> None:
+    """A bundle with the key sealed for one market, to hand to that market."""
+    write_public(path, {"bundle": bundle.to_json(), "sealed": sealed.hex()})
+
+
+def read_invitation(path: Path) -> tuple[Bundle, bytes]:
+    """What ``write_invitation`` wrote; raises ``KeyFileError`` unless all signatures hold."""
+    try:
+        fields = read_public(path)
+        return Bundle.from_json(fields["bundle"]), bytes.fromhex(fields["sealed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise KeyFileError(f"{path}: not a valid invitation: {error}") from error
+
+
+def _context(bundle: Bundle) -> bytes:
+    return bytes.fromhex(bundle.digest)
+
+
+def _bundle_text(
+    epoch: int,
+    founder: str,
+    cards: Mapping[str, Card],
+    aggregation: Mapping[str, Any],
+    key_fingerprint: str,
+    rotate_after: int | None,
+) -> bytes:
+    fields = {
+        "epoch": epoch,
+        "founder": founder,
+        "cards": {name: asdict(card) for name, card in cards.items()},
+        "aggregation": dict(aggregation),
+        "key_fingerprint": key_fingerprint,
+        "rotate_after": rotate_after,
+    }
+    return b"fedmm-secure bundle\0" + canonical_json(fields)

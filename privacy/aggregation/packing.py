@@ -1,0 +1,55 @@
+"""Words of a few bits in whole bytes, and small integers in one coefficient."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.aggregation.base import AggregationError, IntVector
+from privacy.aggregation.parameters import CKKSParameters, packed_size
+
+Words = NDArray[np.uint64]
+
+
+def pack_words(words: Words, bits: int) -> bytes:
+    """Words ``(count,)`` below ``2**bits``, most significant bit first, without gaps."""
+    as_bits = np.unpackbits(words.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
+    return np.packbits(as_bits[:, 64 - bits :].ravel()).tobytes()
+
+
+def unpack_words(data: bytes, count: int, bits: int) -> Words:
+    """The inverse; one byte string for each word vector.
+
+    Raises:
+        AggregationError: another size, or bits set behind the last word.
+    """
+    if len(data) != packed_size(count, bits):
+        raise AggregationError(f"{len(data)} bytes where {packed_size(count, bits)} were expected")
+    as_bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    if as_bits[count * bits :].any():
+        raise AggregationError("bits set behind the last word")
+    padded = np.zeros((count, 64), np.uint8)
+    padded[:, 64 - bits :] = as_bits[: count * bits].reshape(count, bits)
+    return np.packbits(padded, axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def pack_values(values: IntVector, parameters: CKKSParameters) -> IntVector:
+    """Values ``(length,)`` as coefficients: balanced digits, lowest first."""
+    per = parameters.values_per_coefficient
+    digits = np.zeros(parameters.coefficients * per, dtype=np.int64)
+    digits[: len(values)] = values
+    weights = np.array([parameters.base**power for power in range(per)], dtype=np.int64)
+    return np.asarray(digits.reshape(-1, per) @ weights, dtype=np.int64)
+
+
+def unpack_values(coefficients: IntVector, parameters: CKKSParameters) -> IntVector:
+    """Digits of coefficients, each within ``±digit_bound``; raises ``AggregationError`` on anything left over."""
+    rest, digits = coefficients.copy(), []
+    for _ in range(parameters.values_per_coefficient):
+        digit = (rest + parameters.digit_bound) % parameters.base - parameters.digit_bound
+        digits.append(digit)
+        rest = (rest - digit) // parameters.base
+    values = np.stack(digits, axis=1).ravel()
+    if rest.any() or values[parameters.length :].any():
+        raise AggregationError("a sum outside its range: wrong key or damaged aggregate")
+    return np.asarray(values[: parameters.length], dtype=np.int64)

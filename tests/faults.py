@@ -1,0 +1,124 @@
+"""Ways in which a market fails or cheats, the same for every engine, and what must come of each."""
+
+import time
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fedmm_secure.federation.client import MarketClient
+from fedmm_secure.federation.messages import pack, unpack
+from fedmm_secure.federation.server import Order
+from privacy.aggregation import CKKSMarket, MaskedMarket
+
+Send = Callable[[bytes], None]
+HANG_SECONDS = 8.0
+
+
+def crash(client: MarketClient, order: Order, send: Send) -> None:
+    raise OSError("disk full")
+
+
+def hang(client: MarketClient, order: Order, send: Send) -> None:
+    time.sleep(HANG_SECONDS)
+
+
+def send_late(client: MarketClient, order: Order, send: Send) -> None:
+    time.sleep(HANG_SECONDS)
+    MarketClient.local_update(client, order, send)
+
+
+def send_twice(client: MarketClient, order: Order, send: Send) -> None:
+    MarketClient.local_update(client, order, send)
+    MarketClient.local_update(client, order, send)
+
+
+def send_nan(client: MarketClient, order: Order, send: Send) -> None:
+    honest = client._train
+    client._train = lambda number: honest(number) * np.nan
+    try:
+        MarketClient.local_update(client, order, send)
+    finally:
+        del client._train
+
+
+def _cheat(times: int, client: MarketClient, order: Order, send: Send) -> None:
+    """A market that leaves out its own checks, and moves each coordinate by ``times`` the range."""
+    honest, train = client.door.channel, client._train
+    client.door.channel = replace(
+        honest,
+        codec=replace(honest.codec, clip=honest.codec.clip * times, bits=honest.codec.bits + int(np.log2(times))),
+        aggregator=_without_checks(honest.aggregator.inner),
+    )
+    client._train = lambda number: np.full_like(train(number), honest.codec.clip * times)
+    try:
+        MarketClient.local_update(client, order, send)
+    finally:
+        client.door.channel = honest
+        del client._train
+
+
+def _without_checks(aggregator: Any) -> Any:
+    changed = copy(aggregator)
+    if isinstance(aggregator, MaskedMarket):
+        changed._bound = 2**40
+        changed._inner = _without_checks(aggregator._inner)
+    elif isinstance(aggregator, CKKSMarket):
+        changed.parameters = replace(aggregator.parameters, value_bound=2**40)
+    return changed
+
+
+def send_twice_the_range(client: MarketClient, order: Order, send: Send) -> None:
+    _cheat(2, client, order, send)
+
+
+def send_eight_times_the_range(client: MarketClient, order: Order, send: Send) -> None:
+    _cheat(8, client, order, send)
+
+
+def send_old_round(client: MarketClient, order: Order, send: Send) -> None:
+    old = client.door._transcript.find(
+        kind="update", stage=order.stage, round=order.round - 1, sender=client.plan.market
+    )
+    assert old is not None
+    send(old)
+
+
+def _resigned(client: MarketClient, order: Order, send: Send, **changed: object) -> None:
+    sent: list[bytes] = []
+    MarketClient.local_update(client, order, sent.append)
+    header, payload = unpack(sent[0])
+    send(pack(replace(header, **changed), payload, client.door.channel.identity.sign))
+
+
+def send_another_run(client: MarketClient, order: Order, send: Send) -> None:
+    _resigned(client, order, send, run="another run")
+
+
+def send_changed_byte(client: MarketClient, order: Order, send: Send) -> None:
+    sent: list[bytes] = []
+    MarketClient.local_update(client, order, sent.append)
+    changed = bytearray(sent[0])
+    changed[len(changed) // 2] ^= 1
+    send(bytes(changed))
+
+
+FAULTS = {
+    "crashes": crash,
+    "hangs": hang,
+    "sends late": send_late,
+    "sends twice": send_twice,
+    "computes NaN": send_nan,
+    "sends twice the range": send_twice_the_range,
+    "sends 8 times the range": send_eight_times_the_range,
+    "sends an old round's message": send_old_round,
+    "sends another run's message": send_another_run,
+    "sends one changed byte": send_changed_byte,
+}
+
+LEFT_OUT = "round without it"
+AGAIN = "round again without it"
+STOPPED = "markets refuse the sum; stopped"
+COUNTED = "not seen; counted"

@@ -1,0 +1,243 @@
+"""What comes of a market that fails or cheats, and of a server that is killed, with the in-process engine."""
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.federation.client import OrderError
+from fedmm_secure.federation.in_process import MarketLostError, connect, run_rounds
+from fedmm_secure.federation.messages import MessageError, pack, unpack
+from fedmm_secure.federation.server import CohortTooSmallError, Order
+from fedmm_secure.federation.setup import make_clients, open_federation
+from fedmm_secure.federation.transcript import Transcript
+from privacy.accounting.ledger import read_ledger
+from privacy.aggregation import AggregationError
+from tests.conftest import TINY, tiny
+from tests.faults import AGAIN, COUNTED, FAULTS, HANG_SECONDS, LEFT_OUT, STOPPED
+
+STAGE, ROUNDS, FAULTY_ROUND, FAULTY = "quantizer/0", 3, 1, "m3"
+KINDS = ("plaintext", "ckks", "masked-ckks")
+TIMEOUT = 2.0
+
+
+def configuration(kind, markets=4):
+    synthetic = TINY["data"]["synthetic"] | {"markets": markets}
+    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, federation={"round_timeout": TIMEOUT})
+
+
+@pytest.fixture(scope="module")
+def markets():
+    return prepare_markets(configuration("ckks").data)
+
+
+@dataclass
+class Run:
+    federation: object
+    clients: list
+    server: object
+    rejections: dict
+
+    @classmethod
+    def open(cls, config, markets, directory):
+        federation = open_federation(config, markets, directory)
+        embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
+        clients = make_clients(federation, 0, embeddings, {})
+        return cls(federation, clients, connect(federation), {})
+
+    def rounds(self):
+        def on_round(round, clients, rejections):
+            self.rejections[round] = rejections
+
+        timeout = self.federation.config.federation.round_timeout
+        run_rounds(STAGE, ROUNDS, self.clients, self.server, self.federation.transcript, on_round, timeout)
+
+    def codebook(self, market="m0"):
+        client = next(client for client in self.clients if client.plan.market == market)
+        return client.trainer.model.global_codebook.codewords.detach().clone()
+
+
+def inject(run, fault):
+    """One market fails in one round, and is honest again afterwards."""
+    client = next(client for client in run.clients if client.plan.market == FAULTY)
+
+    def local_update(order, send):
+        if order.round == FAULTY_ROUND and FAULTY in order.cohort:
+            FAULTS[fault](client, order, send)
+        else:
+            type(client).local_update(client, order, send)
+
+    client.local_update = local_update
+
+
+def check_invariants(directory):
+    """No wrong aggregate, and no message that the ledger lacks; the cohorts of the rounds that were released."""
+    transcript = Transcript(directory / "transcript")
+    own = {}
+    for record in transcript.records:
+        data = (transcript.directory / record.file).read_bytes()
+        if record.kind == "own-update":
+            own[record.round, record.attempt, record.sender] = np.frombuffer(data, "<i8")
+        if record.kind == "update":
+            entries, _ = read_ledger(directory / "ledger" / f"{record.sender}.jsonl")
+            assert hashlib.sha256(data).hexdigest() in {entry.message_sha256 for entry in entries}
+    cohorts = []
+    for round in range(ROUNDS):
+        message = transcript.find(kind="aggregate", stage=STAGE, round=round, sender="server")
+        if message is None:
+            continue
+        header, _ = unpack(message)
+        cohorts.append((header.cohort, header.attempt))
+        revealed = np.frombuffer(transcript.find(kind="sum", stage=STAGE, round=round, sender="server"), "<i8")
+        expected = sum(own[round, header.attempt, market] for market in header.cohort)
+        np.testing.assert_array_equal(revealed, expected)
+    return cohorts
+
+
+def outcome(kind, fault, config, markets, directory):
+    """What became of a run of four markets, one of which fails in round 1."""
+    run = Run.open(config, markets, directory)
+    inject(run, fault)
+    lost = False
+    try:
+        run.rounds()
+    except MarketLostError:
+        lost = True
+    except AggregationError as error:
+        return STOPPED if "outside" in str(error) else str(error)
+    cohorts = check_invariants(directory)
+    everyone = tuple(markets)
+    assert cohorts[0] == (everyone, 0)
+    assert len(cohorts) == ROUNDS
+    cohort, attempt = cohorts[FAULTY_ROUND]
+    if cohort == everyone:
+        return COUNTED
+    assert cohort == everyone[:-1]
+    assert FAULTY in {found.market for found in run.rejections[FAULTY_ROUND]}
+    if lost:  # it catches up
+        time.sleep(HANG_SECONDS if fault == "sends late" else 0)
+        again = Run.open(config, markets, directory)
+        again.rounds()
+        assert torch.equal(again.codebook(FAULTY), again.codebook())
+    else:
+        assert cohorts[-1][0] == everyone  # back in the next round
+        assert torch.equal(run.codebook(FAULTY), run.codebook())
+    return AGAIN if attempt else LEFT_OUT
+
+
+EXPECTED = {(fault, kind): AGAIN if kind == "masked-ckks" else LEFT_OUT for fault in FAULTS for kind in KINDS} | {
+    # encryption keeps the server from looking; a sum that leaves its range is noticed by the markets
+    ("sends twice the range", "ckks"): COUNTED,
+    ("sends twice the range", "masked-ckks"): COUNTED,
+    ("sends 8 times the range", "ckks"): STOPPED,
+    ("sends 8 times the range", "masked-ckks"): STOPPED,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_market_that_fails(fault, kind, markets, tmp_path):
+    assert outcome(kind, fault, configuration(kind), markets, tmp_path) == EXPECTED[fault, kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_below_the_minimum_cohort_a_failing_market_stops_the_run(kind, markets, tmp_path):
+    three = {name: markets[name] for name in ("m1", "m2", "m3")}
+    run = Run.open(configuration(kind, 3), three, tmp_path)
+    inject(run, "crashes")
+    with pytest.raises(CohortTooSmallError, match=r"round 1: 2 valid updates, 3 are needed \(m3: failed: disk full\)"):
+        run.rounds()
+    assert len(check_invariants(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_killed_goes_on_with_the_same_round(kind, markets, tmp_path):
+    config = configuration(kind)
+    undisturbed = Run.open(config, markets, tmp_path / "a")
+    undisturbed.rounds()
+
+    killed = Run.open(config, markets, tmp_path / "b")
+    honest, client = type(killed.clients[0]).local_update, killed.clients[2]
+
+    def kill(order, send):
+        if order.round == FAULTY_ROUND:
+            raise KeyboardInterrupt  # two markets have sent theirs
+        honest(client, order, send)
+
+    client.local_update = kill
+    with pytest.raises(KeyboardInterrupt):
+        # without the engine's thread, so that the signal reaches it
+        run_rounds(STAGE, ROUNDS, killed.clients, killed.server, killed.federation.transcript)
+    again = Run.open(config, markets, tmp_path / "b")
+    again.rounds()
+    assert torch.equal(again.codebook(), undisturbed.codebook())
+    assert [cohort for cohort, _ in check_invariants(tmp_path / "b")] == [tuple(markets)] * ROUNDS
+    lines, _ = read_ledger(tmp_path / "b" / "ledger" / "m0.jsonl")
+    assert len([line for line in lines if line.round == FAULTY_ROUND]) == 1  # sent again, not drawn again
+
+
+def test_a_second_attempt_charges_nothing_and_sends_the_same_update(markets, tmp_path):
+    run = Run.open(configuration("masked-ckks"), markets, tmp_path)
+    inject(run, "crashes")
+    run.rounds()
+    lines, _ = read_ledger(tmp_path / "ledger" / "m0.jsonl")
+    first, second = (line for line in lines if line.round == FAULTY_ROUND)
+    assert (first.attempt, second.attempt) == (0, 1)
+    assert type(second.event).__name__ == "NoOpDpEvent"
+    assert "smaller cohort" in second.mechanism
+    transcript = Transcript(tmp_path / "transcript")
+    files = [r.file for r in transcript.records if (r.kind, r.round, r.sender) == ("own-update", FAULTY_ROUND, "m0")]
+    assert len({(transcript.directory / file).read_bytes() for file in files}) == 1
+    assert len(files) == 2
+
+
+STOPPED_BY_ORDERS = {
+    "another round": {"round": 2},
+    "another stage": {"stage": "quantizer/1"},
+    "a cohort without the market": {"cohort": ("m1", "m2", "m3")},
+    "a stranger in the cohort": {"cohort": ("m0", "m1", "mallory")},
+    "a cohort that is too small": {"cohort": ("m0", "m1")},
+    "a market twice": {"cohort": ("m0", "m0", "m1")},
+}
+
+
+@pytest.mark.parametrize("order", STOPPED_BY_ORDERS.values(), ids=STOPPED_BY_ORDERS)
+def test_a_market_refuses_orders_that_no_honest_server_gives(order, markets, tmp_path):
+    run = Run.open(configuration("masked-ckks"), markets, tmp_path)
+    honest = {"stage": STAGE, "round": 0, "attempt": 0, "cohort": tuple(markets)}
+    sent = []
+    with pytest.raises(OrderError):
+        run.clients[0].local_update(Order(**honest | order), sent.append)
+    run.clients[0].local_update(Order(**honest), sent.append)
+    for contradiction in ({"cohort": ("m0", "m1", "m2")}, {"attempt": 1}):  # same attempt, other cohort; no fewer
+        with pytest.raises(OrderError, match="contradicts"):
+            run.clients[0].local_update(Order(**honest | contradiction), sent.append)
+    assert len(sent) == 1
+
+
+def test_a_market_takes_no_aggregate_that_is_not_the_servers(markets, tmp_path):
+    run = Run.open(configuration("ckks"), markets, tmp_path)
+    client, server = run.clients[0], run.federation.server
+    run_rounds(STAGE, 1, run.clients, run.server, run.federation.transcript)
+    aggregates = Transcript(tmp_path / "transcript")
+    header, payload = unpack(aggregates.find(kind="aggregate", stage=STAGE, round=0, sender="server"))
+    following = replace(header, round=1)
+    other = run.federation.doors["m1"].channel.identity
+    bad = {
+        "round": pack(header, payload, server.sign),
+        "not signed by server": pack(following, payload, other.sign),
+        "another run": pack(replace(following, run="x"), payload, server.sign),
+        "are needed": pack(replace(following, cohort=("m0", "m1")), payload, server.sign),
+        "did not send": pack(following, payload, server.sign),  # counts m0, which sent nothing in round 1
+    }
+    for message in bad.values():
+        with pytest.raises(MessageError):
+            client.apply(message)
+    with pytest.raises(MessageError, match="did not send"):
+        client.apply(bad["did not send"])
+    assert client.next_round == 1

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from fedmm_secure.federation.messages import Header, Hello, hello_header, pack, unpack, verify
+from fedmm_secure.federation.server import Absence, AggregationServer, CohortTooSmallError, Order
+from fedmm_secure.federation.transcript import Transcript
+from privacy.aggregation import Binding, FixedPointCodec, PlaintextMarket, PlaintextServer
+from privacy.aggregation.keys import SERVER
+from tests.parties import MARKETS, bundle, identity
+
+CODEC = FixedPointCodec()
+
+
+def make_server(directory, needs_whole_cohort=False):
+    return AggregationServer(
+        run="run",
+        bundle=bundle(),
+        identity=identity(SERVER),
+        min_cohort=3,
+        aggregator=PlaintextServer(2, 2**20, needs_whole_cohort),
+        transcript=Transcript(directory / "transcript"),
+        state_file=directory / "order.json",
+    )
+
+
+@pytest.fixture
+def server(tmp_path):
+    return make_server(tmp_path)
+
+
+def update(market, values, *, round=0, run="run", parameters=None, attempt=0, cohort=MARKETS, signer=None, raw=None):
+    integers = CODEC.encode(np.asarray(values, dtype=float)) if raw is None else raw
+    payload = PlaintextMarket(2).protect(integers, Binding(run, "s", round, attempt, cohort))
+    header = Header("update", run, "s", round, attempt, market, parameters or bundle().digest, cohort)
+    return pack(header, payload, identity(signer or market).sign)
+
+
+def four(**options):
+    return {market: update(market, [0.1 * i, 0.5], **options) for i, market in enumerate(MARKETS)}
+
+
+def answer(replies):
+    return lambda order: replies
+
+
+OUT_OF_RANGE = np.array([2**20 + 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (update("d", [0, 0], round=7), "round is 7"),
+        (update("d", [0, 0], run="other"), "run is 'other'"),
+        (update("d", [0, 0], parameters="q"), "parameters"),
+        (update("d", [0, 0], attempt=1), "attempt is 1"),
+        (update("d", [0, 0], cohort=MARKETS[1:]), "cohort is"),
+        (update("a", [0, 0]), "sender is 'a'"),
+        (update("d", [0, 0], signer="a"), "not signed by d"),
+        (update("d", [0, 0], raw=OUT_OF_RANGE), "outside ±1048576"),
+        (b"", "truncated"),
+        (update("d", [0, 0])[:-1], "not signed by d"),
+        (update("d", [0.0, 0.5]), "the same payload as another market's"),  # what market a sends
+        (Absence("no answer in time"), "no answer in time"),
+    ],
+)
+def test_a_bad_update_is_left_out_and_named_and_the_round_goes_on(server, bad, reason):
+    result = server.run_round("s", 0, MARKETS, answer({**four(), "d": bad}))
+    assert result.cohort == ("a", "b", "c")
+    (rejection,) = result.rejections
+    assert (rejection.market, rejection.round) == ("d", 0)
+    assert reason in rejection.reason
+    header, payload = verify(result.message, identity(SERVER).card)
+    assert header.cohort == ("a", "b", "c")
+    expected = sum(CODEC.encode(np.array([0.1 * i, 0.5])) for i in range(3))
+    np.testing.assert_array_equal(PlaintextMarket(2).reveal(payload), expected)
+
+
+def test_a_stranger_is_left_out(server):
+    result = server.run_round("s", 0, MARKETS, answer({**four(), "mallory": update("a", [1, 1])}))
+    assert result.cohort == MARKETS
+    assert [found.market for found in result.rejections] == ["mallory"]
+
+
+def test_below_the_minimum_cohort_the_round_stops_and_nothing_is_recorded(server, tmp_path):
+    with pytest.raises(CohortTooSmallError, match=r"2 valid updates, 3 are needed .*c: .*d: "):
+        server.run_round("s", 0, MARKETS, answer({**four(), "c": b"junk", "d": b""}))
+    assert Transcript(tmp_path / "transcript").records == []
+
+
+def test_where_a_sum_needs_its_whole_cohort_the_round_starts_again_with_fewer(tmp_path):
+    server, orders = make_server(tmp_path, needs_whole_cohort=True), []
+
+    def collect(order):
+        orders.append(order)
+        replies = four(attempt=order.attempt, cohort=order.cohort)
+        return {market: replies[market] for market in order.cohort if market != "d"}
+
+    result = server.run_round("s", 0, MARKETS, collect)
+    assert orders == [Order("s", 0, 0, MARKETS), Order("s", 0, 1, MARKETS[:3])]
+    assert result.cohort == MARKETS[:3]
+    assert unpack(result.message)[0].attempt == 1
+
+
+def test_a_restarted_server_asks_for_the_attempt_that_it_was_at(tmp_path):
+    def killed(order):
+        if order.attempt == 1:
+            raise KeyboardInterrupt
+        return {market: message for market, message in four().items() if market != "d"}
+
+    with pytest.raises(KeyboardInterrupt):
+        make_server(tmp_path, needs_whole_cohort=True).run_round("s", 0, MARKETS, killed)
+    orders = []
+
+    def collect(order):
+        orders.append(order)
+        return four(attempt=order.attempt, cohort=order.cohort)
+
+    replies = make_server(tmp_path, needs_whole_cohort=True).run_round("s", 0, MARKETS, collect)
+    assert orders == [Order("s", 0, 1, MARKETS[:3])]
+    assert replies.cohort == MARKETS[:3]
+
+
+def hello(market, configuration=bytes(32), signer=None, run="run"):
+    header = hello_header(run, market, bundle().digest)
+    return pack(header, Hello(bytes(32), configuration).to_bytes(), identity(signer or market).sign)
+
+
+def test_only_the_markets_of_the_bundle_with_the_same_configuration_are_welcome(server):
+    hellos = {
+        "a": hello("a"),
+        "b": hello("b", signer="a"),
+        "c": hello("c", configuration=b"\1" * 32),
+        "d": hello("d", run="other"),
+        "mallory": hello("a"),
+    }
+    welcome, rejections = server.welcome(hellos, bytes(32))
+    assert list(welcome) == ["a"]
+    reasons = {found.market: found.reason for found in rejections}
+    assert reasons["b"] == "not signed by b"
+    assert reasons["c"] == "runs another configuration"
+    assert "run is 'other'" in reasons["d"]
+    assert reasons["mallory"] == "not a market of this federation"

@@ -1,0 +1,261 @@
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.aggregation import CKKSKey, CKKSParameters
+from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, KeyFileError, read_card, seal
+from privacy.aggregation.keys import (
+    BUNDLE_FILE,
+    KEY_FILE,
+    SERVER,
+    Bundle,
+    KeyDirectory,
+    KeyExhaustedError,
+    check_server_directory,
+    found_federation,
+    open_key,
+    read_bundle,
+    read_invitation,
+    write_invitation,
+)
+
+PARAMETERS = CKKSParameters.derive(length=10, cohort=3, value_bound=2**10)
+NAMES = ("a", "b", "c", SERVER)
+
+
+@pytest.fixture(scope="module")
+def identities():
+    return {name: Identity.generate(name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def key():
+    return CKKSKey.generate(PARAMETERS)
+
+
+def found(identities, key, **options):
+    others = {name: one.card for name, one in identities.items() if name != "a"}
+    return found_federation(identities["a"], others, {"kind": "ckks"}, key, **options)
+
+
+@pytest.fixture(scope="module")
+def federation(identities, key):
+    return found(identities, key)
+
+
+@pytest.fixture
+def directory(tmp_path, identities):
+    def make(name):
+        path = tmp_path / name
+        identities[name].save(path)
+        return KeyDirectory(path)
+
+    return make
+
+
+def test_every_market_gets_the_shared_key_and_nobody_else_does(identities, key, federation):
+    bundle, sealed = federation
+    assert set(sealed) == {"a", "b", "c"}
+    for name in sealed:
+        assert open_key(identities[name], bundle, sealed[name]) == key
+    for other in ("b", SERVER):
+        with pytest.raises(ValueError, match=f"not sealed for {other}"):
+            open_key(identities[other], bundle, sealed["c"])
+
+
+def test_a_sealed_key_belongs_to_its_bundle(identities, key, federation):
+    _, sealed = federation
+    other, _ = found(identities, key, epoch=2)
+    with pytest.raises(ValueError, match="not sealed"):
+        open_key(identities["b"], other, sealed["b"])
+
+
+def test_another_key_than_the_bundle_names_is_refused(identities, federation):
+    bundle, _ = federation
+    swapped = seal(CKKSKey.generate(PARAMETERS).secret, identities["b"].card, bytes.fromhex(bundle.digest))
+    with pytest.raises(ValueError, match="not the one that the bundle names"):
+        open_key(identities["b"], bundle, swapped)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_bundle_with_one_changed_value_is_refused(federation, data):
+    fields = json.loads(json.dumps(federation[0].to_json()))
+    holder, name = data.draw(
+        st.sampled_from(
+            [(fields, name) for name in fields if name not in ("cards", "aggregation")]
+            + [(card, name) for card in fields["cards"].values() for name in card]
+            + [(fields["aggregation"], "kind")]
+        )
+    )
+    old = holder[name]
+    if isinstance(old, str):
+        position = data.draw(st.integers(0, max(0, len(old) - 1)))
+        changed = old[:position] + ("0" if old[position : position + 1] != "0" else "1") + old[position + 1 :]
+    else:
+        changed = data.draw(st.sampled_from([0, 2, -1, "1", [], {}, True, 7.5]))
+    holder[name] = changed
+    if changed == old and type(changed) is type(old):
+        return
+    with pytest.raises(ValueError, match=r"."):
+        Bundle.from_json(fields)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
+    )
+)
+def test_arbitrary_json_is_no_bundle(fields):
+    with pytest.raises(ValueError, match=r"."):
+        Bundle.from_json(fields)
+
+
+def test_a_card_of_somebody_else_is_refused(identities):
+    card = identities["b"].card
+    with pytest.raises(ValueError, match="not signed by"):
+        Card("mallory", card.signing, card.sealing, card.proof)
+
+
+def test_secret_files_are_for_their_owner_alone(directory, identities, federation):
+    keys = directory("b")
+    bundle, sealed = federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+    for name in (IDENTITY_FILE, KEY_FILE):
+        assert stat.S_IMODE(os.stat(keys.path / name).st_mode) == 0o600
+    (keys.path / IDENTITY_FILE).chmod(0o640)
+    with pytest.raises(KeyFileError, match="others may read it"):
+        keys.identity()
+
+
+def test_a_key_directory_is_read_back(directory, identities, key, federation):
+    keys, (bundle, sealed) = directory("b"), federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+    again = KeyDirectory(keys.path)
+    identity = again.identity()
+    assert identity.card == identities["b"].card
+    assert again.key(identity) == key
+    assert again.bundle() == bundle
+
+
+def test_a_passphrase_protects_the_identity_and_through_it_the_key(tmp_path, federation):
+    identity = Identity.generate("b")
+    identity.save(tmp_path, b"correct horse")
+    assert Identity.load(tmp_path, b"correct horse").card == identity.card
+    for wrong in (None, b"battery"):
+        with pytest.raises(KeyFileError, match="passphrase") as caught:
+            Identity.load(tmp_path, wrong)
+        assert caught.value.__cause__ is None
+    with pytest.raises(KeyFileError, match="holds an identity already"):
+        identity.save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n" * 2]
+)
+def test_a_damaged_identity_is_refused_without_quoting_it(tmp_path, content):
+    Identity.generate("b").save(tmp_path)
+    (tmp_path / IDENTITY_FILE).write_bytes(content)
+    with pytest.raises(KeyFileError, match=IDENTITY_FILE) as caught:
+        Identity.load(tmp_path)
+    assert "AAAA" not in str(caught.value)
+
+
+def test_an_identity_under_another_name_is_refused(tmp_path):
+    Identity.generate("b").save(tmp_path)
+    other = tmp_path / "other"
+    Identity.generate("c").save(other)
+    (tmp_path / CARD_FILE).write_bytes((other / CARD_FILE).read_bytes())
+    with pytest.raises(KeyFileError, match="does not belong"):
+        Identity.load(tmp_path)
+
+
+def test_an_invitation_is_for_one_market(tmp_path, directory, identities, federation):
+    bundle, sealed = federation
+    write_invitation(tmp_path / "b.json", bundle, sealed["b"])
+    again, box = read_invitation(tmp_path / "b.json")
+    directory("b").accept(identities["b"], again, box)
+    with pytest.raises(KeyFileError, match="not sealed for c"):
+        directory("c").accept(identities["c"], again, box)
+    stranger = Identity.generate("z")
+    with pytest.raises(KeyFileError, match="does not hold the card of z"):
+        KeyDirectory(tmp_path / "z").accept(stranger, again, box)
+
+
+def test_rotation_replaces_the_key_by_a_newer_one_only(directory, identities, federation):
+    keys, (first, sealed) = directory("b"), federation
+    keys.accept(identities["b"], first, sealed["b"])
+    newer_key = CKKSKey.generate(PARAMETERS)
+    second, resealed = found(identities, newer_key, epoch=2)
+    keys.accept(identities["b"], second, resealed["b"])
+    assert keys.key(identities["b"]) == newer_key
+    with pytest.raises(KeyFileError, match="holds epoch 2"):
+        keys.accept(identities["b"], first, sealed["b"])
+    strangers = {name: Identity.generate(name) for name in NAMES} | {"b": identities["b"]}
+    third, other = found(strangers, newer_key, epoch=3)
+    with pytest.raises(KeyFileError, match="another federation"):
+        keys.accept(identities["b"], third, other["b"])
+
+
+def test_a_key_protects_as_many_rounds_as_its_bundle_allows(directory, identities, key):
+    keys = directory("b")
+    bundle, sealed = found(identities, key, rotate_after=3)
+    keys.accept(identities["b"], bundle, sealed["b"])
+    for _ in range(3):
+        keys.use()
+    with pytest.raises(KeyExhaustedError, match="has protected 3 of 3 rounds, 1 more are asked for; rotate it"):
+        keys.use()
+    rotated, resealed = found(identities, CKKSKey.generate(PARAMETERS), epoch=2, rotate_after=3)
+    keys.accept(identities["b"], rotated, resealed["b"])
+    assert keys.used_rounds() == 0
+    keys.use(3)
+
+
+def test_the_server_starts_with_its_own_files_only(directory, identities, federation):
+    server, (bundle, sealed) = directory(SERVER), federation
+    server.accept(identities[SERVER], bundle, b"")
+    check_server_directory(server.path)
+    assert not (server.path / KEY_FILE).exists()
+    (server.path / KEY_FILE).write_bytes(sealed["b"])
+    with pytest.raises(KeyFileError, match="does not belong on the server"):
+        check_server_directory(server.path)
+    market = directory("b")
+    with pytest.raises(KeyFileError, match="identity of market b"):
+        check_server_directory(market.path)
+
+
+def test_a_founder_needs_a_server_and_parties_of_different_names(identities, key):
+    cards = {name: one.card for name, one in identities.items()}
+    for others in ({"b": cards["b"]}, cards):
+        with pytest.raises(KeyFileError, match="card of its own"):
+            found_federation(identities["a"], others, {}, key)
+
+
+def test_files_from_outside_are_bounded_and_named(tmp_path):
+    path = tmp_path / "card.json"
+    bad = {b" " * 2**21: "too large", b"{": "not valid JSON", b"[" * 10**5: "not valid", b"[]": "not a valid card"}
+    for content, problem in bad.items():
+        path.write_bytes(content)
+        with pytest.raises(KeyFileError, match=problem):
+            read_card(path)
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        read_bundle(tmp_path / BUNDLE_FILE)
+
+
+def test_fingerprints_can_be_compared_by_ear(identities, federation):
+    printed = federation[0].fingerprint
+    assert [len(group) for group in printed.split()] == [4] * 8
+    assert len({one.card.fingerprint for one in identities.values()}) == len(NAMES)
+
+
+def test_nothing_secret_is_shown(identities, key, federation):
+    shown = repr(identities["b"]) + repr(federation[0]) + str(federation[0].to_json())
+    private = identities["b"]._signing.private_bytes_raw().hex()
+    assert private not in shown
+    assert key.secret.hex() not in shown
+    assert np.frombuffer(key.secret, np.uint8).size > 1000
