@@ -131,8 +131,14 @@ def _run_directory(name: str | None, overrides: list[str], out: Path | None, res
     help="Check a run from its ledgers and transcript alone: hash chains, ε by two accountants, every message.\n\n"
     "Example: fedmm verify runs/x"
 )
-def verify(run: RunArgument, as_json: JsonFlag = False) -> None:
-    findings = verify_run(run)
+def verify(
+    run: RunArgument,
+    server: Annotated[
+        Path | None, typer.Option(help="Of a deployed run: the server's directory, to add up its aggregates again.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    findings = verify_run(run, server)
     if as_json:
         print(json.dumps([vars(found) for found in findings]))
     else:

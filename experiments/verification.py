@@ -24,8 +24,11 @@ from privacy.errors import InputError
 OUTGOING = ("update", PUBLICATION)
 
 
-def verify_run(directory: Path) -> list[Finding]:
+def verify_run(directory: Path, server: Path | None = None) -> list[Finding]:
     """Findings of a run; empty if everything holds.
+
+    A market of a deployed run has its own ledger and messages alone; with ``server``, the server's directory of that
+    run, its aggregates are added up again too.
 
     Checked: each ledger's hash chain; ε per market and view by two accountants, against the metrics; every
     message and publication that left a market has its ledger line, and the bytes that the line names; publications
@@ -54,7 +57,7 @@ def verify_run(directory: Path) -> list[Finding]:
             findings += _verify_statement(directory, config, market, views, entries)
         released[market] = {entry.message_sha256 for entry in entries if entry.message_sha256}
     sizes = {market: (values["n_users"], values["n_items"]) for market, values in metrics["markets"].items()}
-    findings += _verify_transcript(directory, config, released, sizes)
+    findings += _verify_transcript(directory, config, released, sizes, server)
     return findings
 
 
@@ -96,7 +99,11 @@ def _differences(expected: Any, found: Any, field: str = "") -> list[tuple[str, 
 
 
 def _verify_transcript(
-    directory: Path, config: Config, released: dict[str, set[str]], sizes: dict[str, tuple[int, int]]
+    directory: Path,
+    config: Config,
+    released: dict[str, set[str]],
+    sizes: dict[str, tuple[int, int]],
+    server: Path | None,
 ) -> list[Finding]:
     transcript = directory / "transcript"
     if not (transcript / INDEX).is_file():
@@ -120,17 +127,46 @@ def _verify_transcript(
     for market, hashes in released.items():
         for missing in sorted(hashes - updates):
             findings.append(Finding(f"ledger of {market}", f"message {missing[:12]}… is not in the transcript"))
-    return findings + _verify_messages(directory, config, len(released), records, content)
+    findings += _verify_messages(directory, config, set(released), records, content)
+    if server is not None:
+        findings += _verify_server(directory, config, server, {record.file: record.sha256 for record in records})
+    return findings
+
+
+def _verify_server(directory: Path, config: Config, server: Path, known: dict[str, str]) -> list[Finding]:
+    """The server's transcript by itself, and that it is of the same run as the market's."""
+    transcript = server / "transcript"
+    if not (transcript / INDEX).is_file():
+        return [Finding(str(transcript), "missing")]
+    records, content, findings = read_index(transcript), {}, []
+    for record in records:
+        content[record.file] = (transcript / record.file).read_bytes()
+        if hashlib.sha256(content[record.file]).hexdigest() != record.sha256:
+            findings.append(Finding(str(transcript / record.file), "its bytes do not match the index"))
+        if known.get(record.file, record.sha256) != record.sha256:
+            findings.append(Finding(str(transcript / record.file), f"is not what {directory} holds"))
+    if not known.keys() & content.keys():
+        findings.append(Finding(str(transcript), f"has nothing in common with {directory}"))
+    senders = {record.sender for record in records}
+    return findings + _verify_messages(server, config, senders, records, content)
 
 
 def _verify_messages(
-    directory: Path, config: Config, markets: int, records: list[Record], content: dict[str, bytes]
+    directory: Path, config: Config, here: set[str], records: list[Record], content: dict[str, bytes]
 ) -> list[Finding]:
-    """Check who signed each message, and add the recorded updates again with public material."""
+    """Check who signed each message, and add the recorded updates again with public material.
+
+    Args:
+        directory: of the run.
+        config: its configuration.
+        here: markets whose updates should be in the transcript; sums over others are not checked.
+        records: the transcript's index.
+        content: its files.
+    """
     path = directory / "transcript" / BUNDLE_FILE
     try:
         bundle = read_bundle(path)
-        check_bundle(bundle, plan := AggregationPlan.of(config, markets), path)
+        check_bundle(bundle, plan := AggregationPlan.of(config, len(bundle.markets)), path)
     except InputError as error:
         return [Finding(str(path), str(error))]
     server = plan.server()
@@ -154,7 +190,7 @@ def _verify_messages(
     if len({header.run for header, _ in opened.values()}) > 1:
         findings.append(Finding(str(path.parent), "holds messages of several runs"))
     for (kind, stage, round, attempt, _), (header, payload) in opened.items():
-        if kind != "aggregate":
+        if kind != "aggregate" or not set(header.cohort) <= here:
             continue
         where = f"{stage}, round {round}"
         try:

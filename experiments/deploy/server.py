@@ -183,17 +183,18 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     run = str(run_config.get("run") or secrets.token_hex(16))
     directory = home / "runs" / run
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
-    server, log = make_server(config, directory, run, bundle, identity), Log(directory)
+    transcript, log = Transcript(directory / "transcript"), Log(directory)
+    server = make_server(config, directory, run, bundle, identity, transcript)
     schedule = [(stage, round) for stage in _stages(config) for round in range(config.federation.rounds)]
     timeout = config.federation.round_timeout or DEFAULT_TIMEOUT
-    engine = Engine(grid, server, run, server.transcript, schedule, timeout, log)
+    engine = Engine(grid, server, run, transcript, schedule, timeout, log)
     say(f"run {run}")
     engine.meet(len(bundle.markets), float(run_config.get("wait", 120)), configuration_hash(config))
     say(f"markets: {', '.join(sorted(engine.nodes)) or 'none'}")
     rejections: list[Rejection] = []
     try:
         for stage, round in schedule:
-            if server.transcript.find(kind="aggregate", stage=stage, round=round, sender="server") is not None:
+            if transcript.find(kind="aggregate", stage=stage, round=round, sender="server") is not None:
                 continue  # a restarted server goes on
             result = server.run_round(stage, round, sorted(engine.nodes), engine.collect)
             rejections += result.rejections

@@ -22,7 +22,14 @@ def connect(federation: Federation) -> AggregationServer:
     """The server, once all markets have said who they are and know each other."""
     if federation.server is None:
         raise ValueError("the federation's server is not in this process")
-    server = make_server(federation.config, federation.directory, federation.run, federation.bundle, federation.server)
+    server = make_server(
+        federation.config,
+        federation.directory,
+        federation.run,
+        federation.bundle,
+        federation.server,
+        federation.transcript,
+    )
     hellos, rejections = server.welcome(introduce(federation), configuration_hash(federation.config))
     if rejections:
         raise AggregationError(f"market {rejections[0].market}: {rejections[0].reason}")

@@ -8,7 +8,16 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from fedmm_secure.federation.messages import Header, Hello, MessageError, MessageKind, expect, hello_header, pack
+from fedmm_secure.federation.messages import (
+    HELLO_STAGE,
+    Header,
+    Hello,
+    MessageError,
+    MessageKind,
+    expect,
+    hello_header,
+    pack,
+)
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.storage import write_json
 from privacy.aggregation import AggregationError, ServerAggregator
@@ -112,6 +121,7 @@ class AggregationServer:
                 if Hello.from_bytes(self._expect(message, market, wanted)).configuration != configuration:
                     raise MessageError("runs another configuration")
                 valid[market] = message
+                self._record(message, "hello", Order(HELLO_STAGE, 0, 0, ()), market, ("server", "markets"), 1)
             except MessageError as error:
                 rejections.append(Rejection(market, 0, str(error)))
         return valid, tuple(rejections)
@@ -158,6 +168,7 @@ class AggregationServer:
                     raise MessageError("the same payload as another market's")
                 seen.add(digest)
                 payloads[market] = payload
+                self._record(replies[market], "update", order, market, ("server",), 1)
             except (MessageError, AggregationError) as error:
                 rejections.append(Rejection(market, order.round, str(error)))
         return payloads, rejections
@@ -184,14 +195,27 @@ class AggregationServer:
         cohort = tuple(payloads)
         header = self._header("aggregate", order, SERVER, cohort)
         message = pack(header, self._aggregator.aggregate(list(payloads.values())), self._identity.sign)
+        self._record(message, "aggregate", order, SERVER, ("server", "markets"), len(cohort))
+        return RoundResult(message, cohort, tuple(rejections))
+
+    def _record(
+        self,
+        message: bytes | Absence,
+        kind: MessageKind,
+        order: Order,
+        sender: str,
+        visible_to: tuple[str, ...],
+        receivers: int,
+    ) -> None:
+        if isinstance(message, Absence):
+            return
         self.transcript.add(
             message,
-            kind="aggregate",
+            kind=kind,
             stage=order.stage,
             round=order.round,
             attempt=order.attempt,
-            sender=SERVER,
-            visible_to=("server", "markets"),
-            receivers=len(cohort),
+            sender=sender,
+            visible_to=visible_to,
+            receivers=receivers,
         )
-        return RoundResult(message, cohort, tuple(rejections))

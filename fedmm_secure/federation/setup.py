@@ -352,7 +352,9 @@ def _private_settings(federation: Federation, market: str, seed: int) -> Private
     return PrivateSettings(privacy.choices(multiplier), privacy.steps_per_round, noise, privacy.learning_rate, share)
 
 
-def make_server(config: Config, directory: Path, run: str, bundle: Bundle, identity: Identity) -> AggregationServer:
+def make_server(
+    config: Config, directory: Path, run: str, bundle: Bundle, identity: Identity, transcript: Transcript
+) -> AggregationServer:
     """The server of a run; it gets public material and its own identity only."""
     n_markets = len(bundle.markets)
     plan = AggregationPlan.of(config, n_markets)
@@ -363,6 +365,6 @@ def make_server(config: Config, directory: Path, run: str, bundle: Bundle, ident
         identity=identity,
         min_cohort=n_markets if config.privacy.distributed_noise else min(MIN_COHORT, n_markets),
         aggregator=plan.server(),
-        transcript=Transcript(directory / "transcript"),
+        transcript=transcript,
         state_file=directory / "state" / "server" / "order.json",
     )

@@ -84,7 +84,7 @@ def test_a_stranger_is_left_out(server):
 def test_below_the_minimum_cohort_the_round_stops_and_nothing_is_recorded(server, tmp_path):
     with pytest.raises(CohortTooSmallError, match=r"2 valid updates, 3 are needed .*c: .*d: "):
         server.run_round("s", 0, MARKETS, answer({**four(), "c": b"junk", "d": b""}))
-    assert Transcript(tmp_path / "transcript").records == []
+    assert {record.kind for record in Transcript(tmp_path / "transcript").records} == {"update"}
 
 
 def test_where_a_sum_needs_its_whole_cohort_the_round_starts_again_with_fewer(tmp_path):

@@ -1,0 +1,83 @@
+"""The Flower engine with the network left out: messages go straight to the markets' services."""
+
+import json
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from experiments.deploy.homes import Homes, prepare_homes
+from experiments.deploy.market import start_run_directory
+from experiments.deploy.server import HOME_VARIABLE, RECORD, serve
+from experiments.run_directory import read_config
+from fedmm_secure.federation.aggregation import Membership
+from fedmm_secure.market_service import MarketService, run_directories
+from privacy.aggregation.keys import KeyDirectory
+
+TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+
+class Fleet:
+    """Implements the part of Flower's ``Grid`` that the server uses."""
+
+    def __init__(self, homes: Homes, max_runs: int = 1) -> None:
+        self.homes, self.max_runs = homes, max_runs
+        self.services: dict[str, MarketService] = {}
+        self.faults = {}  # (market, step) or market: what to do instead of answering
+        self.seen: list[tuple[str, dict, bytes]] = []
+        for market in homes.markets:
+            self.restart(market)
+
+    def restart(self, market: str) -> MarketService:
+        """A new process of a market: all that it knows is on disk."""
+        home = self.homes.market(market)
+        keys, config = KeyDirectory(home / "keys"), read_config(home)
+        self.services[market] = MarketService(
+            config,
+            market,
+            Membership(keys, keys.identity()),
+            home / "runs",
+            max_runs=self.max_runs,
+            begin=lambda directory: start_run_directory(directory, config),
+        )
+        return self.services[market]
+
+    def get_node_ids(self) -> list[int]:
+        return list(range(len(self.homes.markets)))
+
+    def send_and_receive(self, messages, timeout=None):
+        replies = []
+        for message in messages:
+            market = self.homes.markets[message.metadata.dst_node_id]
+            request = message.content[RECORD]["request"]
+            fault = self.faults.get(market)
+            answer = fault(self, market, request) if fault else self.services[market].answer(request)
+            self.seen.append((market, json.loads(request), answer))
+            if answer is None:
+                continue  # no answer in time
+            if isinstance(answer, Error):
+                reply = Message(answer, reply_to=message)
+            else:
+                reply = Message(content=RecordDict({RECORD: ConfigRecord({"reply": answer})}), reply_to=message)
+            replies.append(reply)
+        return replies
+
+    def serve(self, run: str = "") -> None:
+        serve(self, {"run": run, "wait": 2})
+
+    @property
+    def run(self) -> str:
+        (directory,) = run_directories(self.homes.server / "runs")
+        return directory.name
+
+    def codebook(self, market: str) -> torch.Tensor:
+        run = next(iter(self.services[market]._runs.values()))
+        (client,) = run.clients.values()
+        return client.trainer.model.global_codebook.codewords.detach().clone()
+
+
+def make_fleet(config, folder: Path, monkeypatch, **options) -> Fleet:
+    homes = prepare_homes(config, folder)
+    monkeypatch.setenv(HOME_VARIABLE, str(homes.server))
+    return Fleet(homes, **options)

@@ -1,0 +1,170 @@
+"""Real processes: SuperLink with TLS, authenticated SuperNodes, a process for each market."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.deploy.certificates import CA_CERTIFICATE, NODE_KEY, make_certificates, make_node_key
+from experiments.deploy.commands import run_lines
+from experiments.deploy.homes import ADDRESS, free_ports, prepare_homes
+from experiments.deploy.processes import Processes, federation_up, start_superlink, start_supernode, submit
+from experiments.verification import verify_run
+from fedmm_secure.federation.messages import unpack
+from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.market_service import run_directories
+from tests.conftest import TINY
+from tests.experiments.deploy.test_flower_engine import EXPECTED, configuration
+from tests.experiments.test_cli import fedmm
+from tests.faults import AGAIN, COUNTED, LEFT_OUT
+
+ROOT = Path(__file__).parents[3]
+
+
+def listening():
+    """Addresses and ports that this machine listens on, IPv4 and IPv6."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                address, port = fields[1].split(":")
+                found.add((address, int(port, 16)))
+    return found
+
+
+@pytest.fixture
+def port_of():
+    def find(homes):
+        return int(re.search(r":(\d+)", (homes.operator / "config.toml").read_text()).group(1))
+
+    return find
+
+
+def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_process(tmp_path, capfd):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(TINY | {"aggregation": {"kind": "masked-ckks"}, "federation": {"rounds": 2}}))
+    before = listening()
+    seen = set()
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(1.0):
+            seen.update(listening() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        status, out, err = fedmm(capfd, "deploy", "demo", config, "--out", tmp_path / "demo", "--for", 500)
+    finally:
+        done.set()
+        watcher.join()
+    assert status == 0, out + err
+    assert out.count("bit-identical") == 12
+    assert "finished: m0, m1, m2" in out
+    assert seen
+    assert {address for address, _ in seen} == {"0100007F"}  # 127.0.0.1
+    assert not {port for _, port in seen} & {port for _, port in listening()}  # all have stopped
+    homes = tmp_path / "demo"
+    for market in ("m0", "m1", "m2"):  # each holds its own file alone
+        assert [path.name for path in (homes / "markets" / market / "data").iterdir()] == [f"{market}.csv"]
+    assert not list((homes / "server").rglob("*.csv"))
+    logs = "".join(path.read_text(errors="replace") for path in (homes / "logs").iterdir())
+    assert "telemetry" not in logs.lower()
+
+
+def test_certificates_are_for_the_hosts_that_were_named(tmp_path, capsys):
+    arguments = ("--host", "superlink.example.org", "--host", "10.0.0.7", "--node", "de")
+    assert fedmm(capsys, "deploy", "certificates", tmp_path / "tls", *arguments)[0] == 0
+    check = ["openssl", "verify", "-CAfile", tmp_path / "tls" / CA_CERTIFICATE, "-purpose", "sslserver"]
+    for host in (("-verify_hostname", "superlink.example.org"), ("-verify_ip", "10.0.0.7")):
+        subprocess.run([*check, *host, tmp_path / "tls" / "server.crt"], check=True, capture_output=True)
+    another = [*check, "-verify_hostname", "example.com", tmp_path / "tls" / "server.crt"]
+    stranger = subprocess.run(another, check=False, capture_output=True)
+    assert stranger.returncode != 0
+    for secret in (tmp_path / "tls" / "server.key", tmp_path / "tls" / "de" / NODE_KEY):
+        assert secret.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_faults_over_the_network_and_a_server_that_is_killed(tmp_path, port_of):
+    """One run, a fault of one market in each round; in the round after them the SuperLink is killed."""
+    faults = [fault for fault in dict.fromkeys(fault for fault, _ in EXPECTED) if "8 times" not in fault]
+    rounds, killed_at = len(faults) + 4, len(faults) + 2
+    config = configuration("masked-ckks", federation={"rounds": rounds, "round_timeout": 30.0})
+    homes = prepare_homes(config, tmp_path / "f")
+    with federation_up(homes, runs=1, lifetime=1500.0) as processes:
+        processes.stop("market-m3")
+        script = str(Path(__file__).with_name("faulty_market.py"))
+        again = 'for try in 1 2 3; do "$0" "$@" && exit 0; done; exit 1'  # as a supervisor would
+        command = ["sh", "-c", again, sys.executable, script, str(homes.market("m3")), *faults]
+        processes.start("market-m3", command, {"PYTHONPATH": str(ROOT)})
+        processes.wait_for("market-m3", "waiting for the federation")
+        first = threading.Thread(target=submit, args=(homes,), kwargs={"timeout": 1200.0}, daemon=True)
+        first.start()
+        run = wait_for_round(homes, killed_at)
+        processes.stop("superlink", signal.SIGKILL)
+        start_superlink(processes, homes, port_of(homes), 1200.0)
+        time.sleep(15)  # SuperNodes find it again
+        _, printed = submit(homes, run=run, timeout=600.0)
+        assert any(line.startswith("finished: m0, m1, m2, m3") for line in run_lines(printed)), printed[-3000:]
+        wait_until_concluded(processes, homes)
+    server = homes.server / "runs" / run
+    transcript = Transcript(server / "transcript")
+    found = {}
+    for number, fault in enumerate(faults, start=1):
+        header, _ = unpack(transcript.find(kind="aggregate", stage="quantizer/0", round=number, sender="server"))
+        left_out = "m3" not in header.cohort
+        found[fault] = (AGAIN if header.attempt else LEFT_OUT) if left_out else COUNTED
+    assert found == {fault: EXPECTED[fault, "masked-ckks"] for fault in faults}
+    for market in homes.markets:
+        (directory,) = run_directories(homes.market(market) / "runs")
+        assert verify_run(directory, server) == []
+
+
+def wait_for_round(homes, round):
+    """Until the server has closed ``round``; the run's id."""
+    deadline = time.monotonic() + 1200
+    while time.monotonic() < deadline:
+        for directory in run_directories(homes.server / "runs"):
+            log = directory / "log.jsonl"
+            events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+            if any(event["event"] == "round" and event["round"] == round for event in events):
+                return directory.name
+        time.sleep(0.5)
+    raise AssertionError(f"round {round} was not reached")
+
+
+def wait_until_concluded(processes, homes):
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not all(processes.ended(f"market-{name}") for name in homes.markets):
+        time.sleep(1)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_not_registered_and_a_link_without_the_authority_are_refused(tmp_path, port_of):
+    homes = prepare_homes(configuration(markets=3), tmp_path / "f")
+    with federation_up(homes, runs=1, lifetime=300.0) as processes:
+        link = port_of(homes)
+        before = processes.log("superlink").count("Activated node_id")
+        stranger = homes.market("m0")
+        (stranger / NODE_KEY).rename(stranger / "registered.key")
+        make_node_key(stranger)
+        others = Processes(tmp_path / "logs")
+        try:
+            start_supernode(others, homes, "m0", link, *free_ports(1), 30.0)
+            time.sleep(12)
+            assert processes.log("superlink").count("Activated node_id") == before
+            make_certificates(homes.tls, [ADDRESS])  # another authority than the SuperLink's
+            start_supernode(others, homes, "m1", link, *free_ports(1), 30.0)
+            time.sleep(12)
+            assert processes.log("superlink").count("Activated node_id") == before
+        finally:
+            others.stop_all()

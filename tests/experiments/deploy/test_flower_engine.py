@@ -1,0 +1,293 @@
+"""The Flower engine and the market process, without the network: rounds, faults, hostile requests."""
+
+import base64
+import json
+import logging
+
+import pytest
+import torch
+import yaml
+from flwr.app import Error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.deploy.commands import compare_with_in_process
+from experiments.verification import verify_run
+from fedmm_secure.federation.messages import unpack
+from fedmm_secure.federation.server import CohortTooSmallError
+from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.market_service import MarketRun, run_directories
+from tests.conftest import TINY, tiny
+from tests.experiments.deploy.fleet import make_fleet
+from tests.faults import AGAIN, COUNTED, FAULTS, LEFT_OUT, STOPPED
+
+KINDS = ("plaintext", "ckks", "masked-ckks")
+FAULTY, FAULTY_ROUND, STAGE = "m3", 1, "quantizer/0"
+
+
+def configuration(kind="ckks", markets=4, **sections):
+    synthetic = TINY["data"]["synthetic"] | {"markets": markets}
+    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, **sections)
+
+
+@pytest.fixture
+def fleet(tmp_path, monkeypatch):
+    return lambda config, name="federation", **options: make_fleet(config, tmp_path / name, monkeypatch, **options)
+
+
+def conclude(fleet):
+    for service in fleet.services.values():
+        service.conclude_finished()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_are_bit_identical_to_those_of_the_in_process_engine(kind, fleet, tmp_path):
+    running = fleet(configuration(kind, 3, seed=[0, 1]))
+    running.serve()
+    conclude(running)
+    same = compare_with_in_process(running.homes, tmp_path / "in-process")
+    assert len(same) == 3 * 2 * 4  # markets, seeds, and encoder, decoder and two codebooks each
+    assert all(same.values())
+
+
+def test_private_models_are_bit_identical_too(fleet, tmp_path):
+    """With noise from a seed, as only tests have it."""
+    running = fleet(configuration(markets=3, privacy={"epsilon": 8.0, "noise_seed": 5}))
+    running.serve()
+    conclude(running)
+    assert all(compare_with_in_process(running.homes, tmp_path / "in-process").values())
+    for market in running.homes.markets:
+        (directory,) = run_directories(running.homes.market(market) / "runs")
+        assert verify_run(directory) == []
+
+
+def unfaithful(fault):
+    """A market whose process commits a fault in one round and is honest before and after."""
+    tried = set()
+
+    def answer(fleet, market, request):
+        fields = json.loads(request)
+        ordered = fields["step"] == "update" and fields["order"]["round"] == FAULTY_ROUND
+        if not ordered or market not in fields["order"]["cohort"]:
+            return fleet.services[market].answer(request)
+        if fault == "hangs":
+            return None
+        if fault == "sends late":
+            fleet.services[market].answer(request)  # computed, ledgered, too late
+            return None
+        if fault == "crashes":
+            fleet.restart(market)
+            return Error(code=1, reason="process gone")
+        service = fleet.services[market]
+        (run,) = service._runs.values()
+        if market not in tried:
+            tried.add(market)
+            honest = run.update
+
+            def update(order, send):
+                run.update = honest
+                FAULTS[fault](run.client(order.stage), order, send)
+
+            run.update = update
+        return service.answer(request)
+
+    return answer
+
+
+EXPECTED = {(fault, kind): AGAIN if kind == "masked-ckks" else LEFT_OUT for fault in FAULTS for kind in KINDS} | {
+    ("sends twice the range", "ckks"): COUNTED,
+    ("sends twice the range", "masked-ckks"): COUNTED,
+    ("sends 8 times the range", "ckks"): STOPPED,
+    ("sends 8 times the range", "masked-ckks"): STOPPED,
+    # one request has one reply: the second message has nowhere to go
+    ("sends twice", "plaintext"): COUNTED,
+    ("sends twice", "ckks"): COUNTED,
+    ("sends twice", "masked-ckks"): COUNTED,
+}
+
+
+def outcome(fleet):
+    try:
+        fleet.serve()
+    except CohortTooSmallError as error:
+        everyone_refuses = str(error).count("failed; its operator's log says why") == len(fleet.homes.markets)
+        return STOPPED if everyone_refuses else str(error)
+    transcript = Transcript(fleet.homes.server / "runs" / fleet.run / "transcript")
+    headers = [
+        unpack(transcript.find(kind="aggregate", stage=STAGE, round=round, sender="server"))[0] for round in range(3)
+    ]
+    everyone = tuple(fleet.homes.markets)
+    assert headers[0].cohort == headers[2].cohort == everyone  # back in the next round
+    assert torch.equal(fleet.codebook(FAULTY), fleet.codebook("m0"))
+    conclude(fleet)
+    server = fleet.homes.server / "runs" / fleet.run
+    for market in everyone:
+        (directory,) = run_directories(fleet.homes.market(market) / "runs")
+        assert verify_run(directory, server) == []
+    if headers[1].cohort == everyone:
+        return COUNTED
+    assert headers[1].cohort == everyone[:-1]
+    summary = json.loads((server / "summary.json").read_text())
+    assert {found["market"] for found in summary["rejections"]} == {FAULTY}
+    return AGAIN if headers[1].attempt else LEFT_OUT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_market_that_fails(fault, kind, fleet):
+    running = fleet(configuration(kind))
+    running.faults[FAULTY] = unfaithful(fault)
+    assert outcome(running) == EXPECTED[fault, kind]
+
+
+def test_markets_that_start_again_in_every_round_change_nothing(fleet):
+    config = configuration("masked-ckks", 3)
+    undisturbed = fleet(config)
+    undisturbed.serve()
+    forgetful = fleet(config, "other")
+    for market in forgetful.homes.markets:
+        forgetful.faults[market] = lambda fleet, market, request: fleet.restart(market).answer(request)
+    forgetful.serve()
+    assert torch.equal(forgetful.codebook("m1"), undisturbed.codebook("m1"))
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_round_goes_on(fleet):
+    config = configuration("masked-ckks", 3)
+    undisturbed = fleet(config)
+    undisturbed.serve()
+    running = fleet(config, "other")
+
+    def kill(fleet, market, request):
+        fields = json.loads(request)
+        if fields["step"] == "update" and fields["order"]["round"] == FAULTY_ROUND:
+            raise KeyboardInterrupt
+        return fleet.services[market].answer(request)
+
+    running.faults["m2"] = kill  # m0 and m1 have sent theirs
+    with pytest.raises(KeyboardInterrupt):
+        running.serve()
+    running.faults.clear()
+    running.serve(running.run)
+    assert torch.equal(running.codebook("m1"), undisturbed.codebook("m1"))
+    sent = [
+        a for m, r, a in running.seen if m == "m0" and r["step"] == "update" and r["order"]["round"] == FAULTY_ROUND
+    ]
+    assert len(sent) == 2
+    assert sent[0] == sent[1]
+
+
+def test_too_few_markets_stop_the_run_with_a_reason_and_nothing_is_released(fleet, capsys):
+    running = fleet(configuration(markets=3))
+    running.faults["m2"] = lambda fleet, market, request: None
+    with pytest.raises(CohortTooSmallError, match="2 valid updates, 3 are needed"):
+        running.serve()
+    assert "stopped" in capsys.readouterr().out
+    records = Transcript(running.homes.server / "runs" / running.run / "transcript").records
+    assert {record.kind for record in records} <= {"hello", "update"}
+
+
+def test_a_market_with_another_configuration_is_not_taken_in(fleet):
+    running = fleet(configuration())
+    path = running.homes.market("m3") / "config.yaml"
+    fields = yaml.safe_load(path.read_text())
+    fields["federation"]["local_epochs"] = 7
+    path.write_text(yaml.safe_dump(fields))
+    running.restart("m3")
+    running.serve()
+    log = (running.homes.server / "runs" / running.run / "log.jsonl").read_text()
+    assert "runs another configuration" in log
+    assert json.loads((running.homes.server / "runs" / running.run / "summary.json").read_text())["markets"] == [
+        "m0",
+        "m1",
+        "m2",
+    ]
+
+
+def test_a_market_takes_part_in_as_many_runs_as_its_operator_agreed_to(fleet):
+    running = fleet(configuration(markets=3))
+    running.serve()
+    with pytest.raises(CohortTooSmallError):
+        running.serve()
+    refused = [json.loads(answer) for _, _, answer in running.seen[-3:]]
+    assert {reply["absent"] for reply in refused} == {"its operator agreed to 1 runs, and 1 were made"}
+
+
+# -- requests that no honest server sends -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        running = make_fleet(configuration(markets=3), tmp_path_factory.mktemp("hostile") / "f", patch)
+        running.serve()
+        real = [json.dumps(request).encode() for market, request, _ in running.seen if market == "m0"]
+        yield running, real
+
+
+def assert_says_nothing(running, answer, honest):
+    """A refusal, or the very answer that an honest server got."""
+    reply = json.loads(answer)
+    if answer in honest:
+        return
+    assert set(reply) <= {"absent", "behind", "done"}
+    data = (running.homes.market("m0") / "data").glob("*.csv")
+    words = {word for path in data for line in path.read_text().splitlines()[1:] for word in line.split(",")[:2]}
+    assert not any(word in str(reply.get("absent", "")) for word in words)
+
+
+HOSTILE = [
+    b"",
+    b"[" * 100_000,
+    b"{}",
+    b'{"step": "update", "run": "../../etc"}',
+    b'{"step": "finish", "run": "' + b"0" * 32 + b'", "aggregates": ["!"]}',
+    b'{"step": "hello", "run": "' + b"f" * 32 + b'"}',
+    b'{"step": "hello", "run": 1e999}',
+]
+
+
+@pytest.mark.parametrize("request_", HOSTILE)
+def test_hostile_requests_get_a_refusal(service, request_):
+    running, _ = service
+    before = run_directories(running.homes.market("m0") / "runs")
+    assert "absent" in json.loads(running.services["m0"].answer(request_))
+    assert run_directories(running.homes.market("m0") / "runs") == before
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_changed_requests_get_nothing_that_an_honest_server_did_not_get(service, data):
+    running, real = service
+    honest = {answer for market, _, answer in running.seen if market == "m0"}
+    request = bytearray(data.draw(st.sampled_from(real)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(request) - 1))
+        request[position] ^= data.draw(st.integers(1, 255))
+    assert_says_nothing(running, running.services["m0"].answer(bytes(request)), honest)
+
+
+def test_a_failure_inside_a_market_says_nothing_of_its_data(fleet, monkeypatch, caplog):
+    running = fleet(configuration(markets=3))
+
+    def fail(self, order, send):
+        raise RuntimeError("user u17 bought item i3")
+
+    monkeypatch.setattr(MarketRun, "update", fail)
+    with caplog.at_level(logging.DEBUG), pytest.raises(CohortTooSmallError) as caught:
+        running.serve()
+    assert "u17" not in str(caught.value)
+    assert "u17" not in "".join(str(answer) for _, _, answer in running.seen) + caplog.text
+
+
+def test_aggregates_that_are_not_the_servers_are_refused(service):
+    running, real = service
+    request = json.loads(real[-1])
+    assert request["step"] == "finish"
+    market = running.restart("m0")
+    forged = bytearray(base64.b64decode(request["aggregates"][0]))
+    forged[-1] ^= 1
+    request["aggregates"] = [base64.b64encode(bytes(forged)).decode()]
+    run = request["run"]
+    directory = running.homes.market("m0") / "runs" / run / "state" / STAGE / "m0.pt"
+    directory.unlink()  # it would have to apply it again
+    assert json.loads(market.answer(json.dumps(request).encode()))["absent"] == "not signed by server"
