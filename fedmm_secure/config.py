@@ -112,6 +112,9 @@ class AggregationConfig(Section):
     )
     clip: float = Field(4.0, gt=0, description="largest movement of one coordinate in a round")
     bits: int = Field(20, ge=4, le=30, description="fixed-point bits of that movement")
+    norm: float | None = Field(
+        None, gt=0, description="largest Euclidean norm of one market's update; a larger one is scaled down to it"
+    )
     rotate_after: int | None = Field(None, ge=1, description="rounds that one shared key may protect")
 
 
@@ -273,6 +276,8 @@ class Config(Section):
         privacy = self.privacy
         if self.aggregation.kind == "plaintext":
             return "privacy.distributed_noise: aggregation.kind: plaintext shows each update with a part of its noise"
+        if self.aggregation.norm is not None:
+            return "privacy.distributed_noise: aggregation.norm would cut off parts of the noise"
         if privacy.quantizer.steps_per_round != 1:
             return "privacy.distributed_noise needs privacy.quantizer.steps_per_round: 1, so that noise adds up"
         if privacy.colluding_markets >= n_markets - 1:

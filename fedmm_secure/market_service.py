@@ -242,10 +242,13 @@ class MarketService:
         """Train and measure the market's own models of runs whose rounds are over."""
         done = []
         while self.finished:
-            run = self.finished[0]
-            done.append((run, self._runs[run].conclude(partial(self._note, run))))
+            done.append((self.finished[0], self.conclude(self.finished[0])))
             self.finished.pop(0)
         return done
+
+    def conclude(self, run: str) -> Metrics:
+        """The market's own stages of one run."""
+        return self._open(run).conclude(partial(self._note, run))
 
     def _note(self, run: str, event: str, fields: Mapping[str, Any]) -> None:
         self._log(event, {"run": run, **fields})

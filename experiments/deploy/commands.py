@@ -15,7 +15,8 @@ from experiments.configuration import QUICKSTART, resolve
 from experiments.deploy.certificates import make_certificates, make_node_key
 from experiments.deploy.homes import Homes, prepare_homes
 from experiments.deploy.market import run_market, start_run_directory
-from experiments.deploy.processes import DeploymentError, Processes, federation_up, submit
+from experiments.deploy.processes import DeploymentError, Processes, federation_up, run_lines, submit
+from experiments.deploy.simulation import simulate
 from experiments.keys import read_passphrase
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config
@@ -89,8 +90,10 @@ def market(
     runs: Annotated[int, typer.Option(min=1, help="Runs that the operator agrees to, earlier ones included.")] = 1,
     lifetime: Annotated[float | None, typer.Option("--for", min=1, help="Stop after so many seconds.")] = None,
     passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line opens the identity.")] = None,
+    group_socket: Annotated[bool, typer.Option(help="Let the process's group use the socket.")] = False,
 ) -> None:
-    run_market(home, passphrase=read_passphrase(passphrase_file), max_runs=runs, lifetime=lifetime)
+    passphrase = read_passphrase(passphrase_file)
+    run_market(home, passphrase=passphrase, max_runs=runs, lifetime=lifetime, group_socket=group_socket)
 
 
 @deploy_app.command(
@@ -134,9 +137,21 @@ def demo(
         raise typer.Exit(FINDING)
 
 
-def run_lines(printed: str) -> list[str]:
-    """What the server said in a streamed log."""
-    return [line.split("fedmm: ", 1)[1] for line in printed.splitlines() if "fedmm: " in line]
+@deploy_app.command(
+    "simulate",
+    help="Many markets on one machine by Flower's simulation engine (pip install 'fedmm-secure[simulation]'), through "
+    "the code of a deployment.\n\nExample: fedmm deploy simulate --set data.synthetic.markets=100 --out many",
+)
+def simulate_markets(
+    config: ConfigArgument = QUICKSTART,
+    overrides: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the federation.")] = Path("deploy-simulation"),
+    workers: Annotated[int, typer.Option(min=1, help="Markets that work at the same time.")] = 2,
+    lifetime: LifetimeOption = HOUR,
+) -> None:
+    homes = prepare_homes(resolve(config, overrides or []), out)
+    found = simulate(homes, workers=workers, lifetime=lifetime, say=lambda line: print(line, flush=True))
+    print(f"{len(found)} markets, macro AUC {sum(found.values()) / len(found):.4f}")
 
 
 def _until_concluded(processes: Processes, homes: Homes, deadline: float) -> None:

@@ -87,6 +87,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
             file = config.data.markets[name].path
             if file.is_absolute():
                 raise ConfigError(f"data.markets.{name}.path: {file} should be relative to data.root")
+            (home / "data").mkdir(mode=0o700)
             (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
             make_node_key(home)

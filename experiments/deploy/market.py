@@ -26,8 +26,17 @@ SOCKET = "market.sock"
 _PATIENCE = 60.0  # seconds that a caller may take to hand over a request
 
 
-def run_market(home: Path, *, passphrase: bytes | None = None, max_runs: int = 1, lifetime: float | None = None) -> int:
+def run_market(
+    home: Path,
+    *,
+    passphrase: bytes | None = None,
+    max_runs: int = 1,
+    lifetime: float | None = None,
+    group_socket: bool = False,
+) -> int:
     """Answer requests until ``max_runs`` runs are concluded or ``lifetime`` seconds have passed; returns the former.
+
+    With ``group_socket``, members of the process's group may use the socket: the SuperNode as another user.
 
     Raises:
         InputError: configuration, keys or data cannot be used, or another process answers for this home.
@@ -36,6 +45,7 @@ def run_market(home: Path, *, passphrase: bytes | None = None, max_runs: int = 1
     config, member = read_config(home), Membership(keys, keys.identity(passphrase))
     market = member.identity.card.name
     log = Log(home)
+    _check_private(home)
 
     def begin(directory: Path) -> None:
         start_run_directory(directory, config)
@@ -44,7 +54,7 @@ def run_market(home: Path, *, passphrase: bytes | None = None, max_runs: int = 1
     deadline = None if lifetime is None else time.monotonic() + lifetime
     concluded = 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _listening(home) as listener:
+    with _listening(home, 0o007 if group_socket else 0o077) as listener:
         print(f"market {market}: waiting for the federation", flush=True)
         try:
             while concluded < max_runs:
@@ -64,6 +74,15 @@ def run_market(home: Path, *, passphrase: bytes | None = None, max_runs: int = 1
     return concluded
 
 
+def _check_private(home: Path) -> None:
+    """Raises ``RunDirectoryError`` if anyone but the owner may look into keys, data or runs."""
+    (home / "runs").mkdir(mode=0o700, exist_ok=True)
+    for name in ("keys", "data", "runs"):
+        path = home / name
+        if path.exists() and path.stat().st_mode & 0o077:
+            raise RunDirectoryError(f"{path}: others may look into it; chmod 700 it")
+
+
 def start_run_directory(directory: Path, config: Config) -> None:
     """What every run directory begins with."""
     write_atomic(directory / "config.yaml", to_yaml(config).encode())
@@ -81,8 +100,8 @@ def _serve(caller: socket.socket, service: MarketService) -> None:
 
 
 @contextmanager
-def _listening(home: Path) -> Iterator[socket.socket]:
-    """The market's socket, for the owner alone; a home has one process."""
+def _listening(home: Path, umask: int) -> Iterator[socket.socket]:
+    """The market's socket; a home has one process."""
     path = home / SOCKET
     folder = os.open(home, os.O_RDONLY)
     short = f"/proc/self/fd/{folder}/{SOCKET}"  # paths of sockets are limited to 107 bytes
@@ -92,7 +111,7 @@ def _listening(home: Path) -> Iterator[socket.socket]:
             if _answers(short):
                 raise RunDirectoryError(f"{path}: another process answers for this market")
             path.unlink()  # left behind by a killed process
-        previous = os.umask(0o077)
+        previous = os.umask(umask)
         try:
             listener.bind(short)
         finally:

@@ -120,8 +120,8 @@ def start_superlink(processes: Processes, homes: Homes, port: int, lifetime: flo
     """The SuperLink, which runs the server of each run."""
     tls = homes.tls
     command = [
-        *_at_most(lifetime),
-        _tool("flower-superlink"),
+        *bounded(lifetime),
+        flower_tool("flower-superlink"),
         *("--ssl-certfile", str(tls / SERVER_CERTIFICATE)),
         *("--ssl-keyfile", str(tls / SERVER_KEY)),
         *("--ssl-ca-certfile", str(tls / CA_CERTIFICATE)),
@@ -130,7 +130,7 @@ def start_superlink(processes: Processes, homes: Homes, port: int, lifetime: flo
         "--disable-runtime-dependency-installation",
         *("--database", str(homes.server / "superlink.db")),
     ]
-    environment = {HOME_VARIABLE: str(homes.server), "FLWR_HOME": str(homes.server / "flower"), "PATH": _path()}
+    environment = {HOME_VARIABLE: str(homes.server), "FLWR_HOME": str(homes.server / "flower"), "PATH": search_path()}
     processes.start("superlink", command, environment)
     processes.wait_for("superlink", "Uvicorn running on https://")
 
@@ -138,23 +138,25 @@ def start_superlink(processes: Processes, homes: Homes, port: int, lifetime: flo
 def start_market(processes: Processes, homes: Homes, market: str, *, runs: int, lifetime: float) -> None:
     """A market's own process."""
     (homes.market(market) / SOCKET).unlink(missing_ok=True)
-    command = [_tool("fedmm"), "deploy", "market", str(homes.market(market))]
-    processes.start(f"market-{market}", [*command, "--runs", str(runs), "--for", str(lifetime)], {"PATH": _path()})
+    command = [flower_tool("fedmm"), "deploy", "market", str(homes.market(market))]
+    processes.start(
+        f"market-{market}", [*command, "--runs", str(runs), "--for", str(lifetime)], {"PATH": search_path()}
+    )
 
 
 def start_supernode(processes: Processes, homes: Homes, market: str, link: int, port: int, lifetime: float) -> None:
     """A market's SuperNode, which relays between SuperLink and the market's process."""
     home = homes.market(market)
     command = [
-        *_at_most(lifetime),
-        _tool("flower-supernode"),
+        *bounded(lifetime),
+        flower_tool("flower-supernode"),
         *("--root-certificates", str(homes.tls / CA_CERTIFICATE)),
         *("--superlink", f"{ADDRESS}:{link}"),
         *("--host", ADDRESS, "--port", str(port)),
         *("--auth-supernode-private-key", str(home / NODE_KEY)),
         *("--node-config", f'home="{home}"'),
     ]
-    processes.start(f"supernode-{market}", command, {"FLWR_HOME": str(home / "flower"), "PATH": _path()})
+    processes.start(f"supernode-{market}", command, {"FLWR_HOME": str(home / "flower"), "PATH": search_path()})
 
 
 def submit(homes: Homes, *, run: str = "", wait: float = 120.0, timeout: float | None = None) -> tuple[int, str]:
@@ -166,9 +168,9 @@ def submit(homes: Homes, *, run: str = "", wait: float = 120.0, timeout: float |
         wait: seconds that the server waits for markets.
         timeout: seconds after which streaming ends.
     """
-    command = [_tool("flwr"), "run", str(homes.app), CONNECTION, "--stream"]
+    command = [flower_tool("flwr"), "run", str(homes.app), CONNECTION, "--stream"]
     command += ["--run-config", f'run="{run}" wait={int(wait)}']
-    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": _path()}
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": search_path()}
     try:
         found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
@@ -176,30 +178,36 @@ def submit(homes: Homes, *, run: str = "", wait: float = 120.0, timeout: float |
     return found.returncode, found.stdout + found.stderr
 
 
+def run_lines(printed: str) -> list[str]:
+    """What the server said in a streamed log."""
+    return [line.split("fedmm: ", 1)[1] for line in printed.splitlines() if "fedmm: " in line]
+
+
 def _register(homes: Homes, market: str) -> None:
     """Make a SuperNode's public key known to the SuperLink; one that is known already is left as it is."""
     key = homes.market(market) / NODE_PUBLIC_KEY
-    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": _path()}
-    command = [_tool("flwr"), "supernode", "register", str(key), CONNECTION]
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": search_path()}
+    command = [flower_tool("flwr"), "supernode", "register", str(key), CONNECTION]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     printed = found.stdout + found.stderr
     if "registered successfully" not in printed and "already" not in printed:
         raise DeploymentError(f"SuperNode of {market}: {printed.strip()}")
 
 
-def _tool(name: str) -> str:
-    path = shutil.which(name, path=_path())
+def flower_tool(name: str) -> str:
+    """Path of a command of this environment; raises ``ConfigError`` if it is not installed."""
+    path = shutil.which(name, path=search_path())
     if path is None:
         raise ConfigError(f"{name} is not installed; pip install 'fedmm-secure[deploy]'")
     return path
 
 
-def _path() -> str:
+def search_path() -> str:
     """Commands of this Python's environment come first."""
     return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
 
 
-def _at_most(seconds: float) -> list[str]:
+def bounded(seconds: float) -> list[str]:
     """A bound on how long a process may live, should whoever started it be killed."""
     limit = shutil.which("timeout")
     if limit is None:

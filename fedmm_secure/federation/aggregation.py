@@ -42,19 +42,21 @@ class AggregationPlan:
         length: values of an update, all global codewords.
         cohort: markets of the federation.
         codec: fixed-point format.
+        norm: largest Euclidean norm of an update, None where nothing bounds it.
     """
 
     kind: str
     length: int
     cohort: int
     codec: FixedPointCodec
+    norm: float | None = None
 
     @classmethod
     def of(cls, config: Config, n_markets: int) -> AggregationPlan:
         """Raises ``ConfigError`` where no parameters are exact and secure."""
         length = config.quantizer.global_codes * config.quantizer.latent_dim
         codec = FixedPointCodec(config.aggregation.clip, config.aggregation.bits)
-        plan = cls(config.aggregation.kind, length, n_markets, codec)
+        plan = cls(config.aggregation.kind, length, n_markets, codec, config.aggregation.norm)
         try:
             plan.parameters  # noqa: B018 - derived now, so that it is refused now
         except AggregationError as error:
@@ -65,7 +67,7 @@ class AggregationPlan:
     def from_public(cls, fields: Mapping[str, Any]) -> AggregationPlan:
         """The plan that a bundle was made for."""
         codec = FixedPointCodec(fields["clip"], fields["bits"])
-        return cls(fields["kind"], fields["length"], fields["cohort"], codec)
+        return cls(fields["kind"], fields["length"], fields["cohort"], codec, fields["norm"])
 
     @property
     def mask_bits(self) -> int:
@@ -90,7 +92,8 @@ class AggregationPlan:
 
     def public(self) -> dict[str, Any]:
         """The part of a bundle that all parties check against their own configuration."""
-        fields: dict[str, Any] = {"kind": self.kind, "length": self.length, "cohort": self.cohort, **asdict(self.codec)}
+        fields: dict[str, Any] = {"kind": self.kind, "length": self.length, "cohort": self.cohort, "norm": self.norm}
+        fields |= asdict(self.codec)
         return fields | ({"ckks": asdict(self.parameters)} if self.parameters else {})
 
     def generate_key(self) -> CKKSKey | None:
@@ -99,7 +102,8 @@ class AggregationPlan:
     def server(self) -> ServerAggregator:
         """The server's side, from public material alone."""
         if self.parameters is None:
-            return PlaintextServer(self.length, self.value_bound)
+            bound = None if self.norm is None else self.norm * self.codec.scale
+            return PlaintextServer(self.length, self.value_bound, bound)
         return CKKSServer(self.parameters, needs_whole_cohort=self.masked)
 
     def market(self, key: CKKSKey | None, masks: PairwiseMasks) -> MarketAggregator:

@@ -43,6 +43,7 @@ class ClientPlan:
         audience: views that observe the decrypted aggregate.
         bundle: the parties of the federation.
         min_cohort: fewer markets than this are not joined in a sum.
+        norm: largest Euclidean norm of an update, None where nothing bounds it.
         remark: goes into every ledger line.
         distributed: whether the cohort's sum, not each update, carries the noise of the global codebook.
         masked: whether single updates stay hidden from whoever opens a ciphertext.
@@ -56,6 +57,7 @@ class ClientPlan:
     audience: tuple[str, ...]
     bundle: Bundle
     min_cohort: int
+    norm: float | None = None
     remark: str | None = None
     distributed: bool = False
     masked: bool = False
@@ -95,7 +97,7 @@ class MarketClient:
         pending = self._pending if self._pending is not None and self._pending["round"] == order.round else None
         sealed = None
         if pending is None:
-            delta = self._train(order.round)
+            delta = self._bounded(self._train(order.round))
         else:  # an interrupted round, or the next attempt of one
             delta = pending["delta"].numpy()
             sealed = pending["sealed"] if pending["attempt"] == order.attempt else None
@@ -120,6 +122,13 @@ class MarketClient:
             return np.asarray(gradient.numpy().ravel())
         self.last = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds)
         return np.asarray((self._codebook() - self._start).ravel())
+
+    def _bounded(self, delta: np.ndarray) -> np.ndarray:
+        """Scale down to the norm that all markets agreed on; after the noise, so that it is post-processing."""
+        norm = float(np.linalg.norm(delta))
+        if self.plan.norm is None or norm <= self.plan.norm:
+            return delta
+        return delta * (self.plan.norm / norm)
 
     def _check(self, order: Order) -> None:
         plan = self.plan

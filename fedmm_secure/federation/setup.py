@@ -327,6 +327,7 @@ def make_clients(
             audience=decrypted,
             bundle=federation.bundle,
             min_cohort=federation.min_cohort,
+            norm=config.aggregation.norm,
             remark=_small_cohort_remark(federation.n_markets),
             distributed=config.privacy.distributed_noise,
             masked=config.aggregation.kind == "masked-ckks",

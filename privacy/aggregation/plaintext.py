@@ -36,15 +36,17 @@ class PlaintextMarket:
 
 @dataclass(frozen=True)
 class PlaintextServer:
-    """Adds what it reads, and can see what encryption hides: values out of range.
+    """Adds what it reads, and can see what encryption hides: values and norms out of range.
 
     Attributes:
         length: values of a vector.
         value_bound: largest absolute value that an honest market sends.
+        norm_bound: largest Euclidean norm that it sends, before rounding to integers.
     """
 
     length: int
     value_bound: int
+    norm_bound: float | None = None
     needs_whole_cohort: bool = False
 
     @property
@@ -59,6 +61,10 @@ class PlaintextServer:
         values = read_plaintext(payload, self.length)
         if values.min(initial=0) < -self.value_bound or values.max(initial=0) > self.value_bound:
             raise AggregationError(f"a value is outside ±{self.value_bound}")
+        if self.norm_bound is not None:
+            norm, rounding = float(np.linalg.norm(values)), 0.5 * self.length**0.5
+            if norm > self.norm_bound + rounding:
+                raise AggregationError(f"a norm of {norm:.6g} is above {self.norm_bound:.6g}")
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         if not payloads:

@@ -9,9 +9,10 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.client import CohortChangedError, OrderError
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.server import CohortTooSmallError, Order
-from fedmm_secure.federation.setup import make_clients, open_federation
+from fedmm_secure.federation.setup import make_clients, open_federation, planned_views
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.pipeline import train_federated
+from privacy.accounting.accountants import pld_epsilon
 from tests.conftest import tiny
 
 
@@ -191,3 +192,47 @@ def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, t
     clients[0].plan = replace(clients[0].plan, min_cohort=2)
     with pytest.raises(CohortChangedError, match="2 of 3 markets are in the sum"):
         clients[0].local_update(Order("quantizer/0", 0, 0, ("m0", "m1")), print)
+
+
+def test_updates_are_scaled_down_to_the_norm_that_was_agreed_on(tiny_markets, tmp_path):
+    config = tiny(aggregation={"kind": "plaintext", "norm": 0.01})
+    train(config, tiny_markets, tmp_path)
+    transcript = Transcript(tmp_path / "transcript")
+    scale = config.aggregation.clip / 2**config.aggregation.bits
+    norms = [
+        np.linalg.norm(np.frombuffer((tmp_path / "transcript" / record.file).read_bytes(), "<i8") * scale)
+        for record in transcript.records
+        if record.kind == "own-update"
+    ]
+    assert len(norms) == 9
+    assert max(norms) <= 0.01 + 1e-4
+    assert max(norms) > 0.0099  # it was felt
+
+
+def test_a_plaintext_server_leaves_out_who_exceeds_the_norm(tiny_markets, tmp_path):
+    config = tiny(aggregation={"kind": "plaintext", "norm": 0.01})
+    federation = open_federation(config, tiny_markets, tmp_path)
+    embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
+    clients, server = make_clients(federation, 0, embeddings, {}), connect(federation)
+    clients[2].plan = replace(clients[2].plan, norm=None)  # a cheat
+    with pytest.raises(CohortTooSmallError, match=r"m2: a norm of .* is above"):
+        run_rounds("quantizer/0", 1, clients, server, federation.transcript)
+
+
+@pytest.mark.parametrize(("kind", "hidden"), [("ckks", False), ("masked-ckks", True)])
+def test_distributed_noise_holds_against_collusion_where_masks_hide_single_updates(
+    tiny_markets, tmp_path, kind, hidden
+):
+    """Who opens one update of ``ckks`` finds a part of the noise; under masks only the sum is ever open."""
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE | {"kind": kind})
+    federation = open_federation(config, tiny_markets, tmp_path)
+    embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
+    train_federated(federation, 0, embeddings)
+    for name in tiny_markets:
+        events = [entry.event for entry in federation.entries(name) if entry.round is not None]
+        opened = [entry.event_for("collusion") for entry in federation.entries(name) if entry.round is not None]
+        together, alone = pld_epsilon(events, 1e-3), pld_epsilon(opened, 1e-3)
+        assert (alone == together) is hidden
+        assert alone >= together
+        planned = planned_views(config, federation.noise[name], federation.n_items[name], 3)
+        assert (planned["collusion"] == planned["market"]) is hidden

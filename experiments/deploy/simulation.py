@@ -1,0 +1,103 @@
+"""Many markets on one machine: Flower's simulation engine in place of SuperNodes and market processes.
+
+The ServerApp, its requests and the markets' answers are those of a deployment; a market's state is on disk, so any
+of the engine's workers can answer for any market. Keys of all markets are in one place: this is for research.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from experiments.deploy.homes import ADDRESS, CONNECTION, Homes, free_ports
+from experiments.deploy.market import start_run_directory
+from experiments.deploy.processes import (
+    HOME_VARIABLE,
+    DeploymentError,
+    Processes,
+    bounded,
+    flower_tool,
+    run_lines,
+    search_path,
+    submit,
+)
+from experiments.run_directory import read_config
+from fedmm_secure.federation.aggregation import Membership
+from fedmm_secure.market_service import MarketService, run_directories
+from fedmm_secure.storage import write_atomic
+from privacy.aggregation.keys import KeyDirectory
+
+SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
+
+
+def answer(partition: int, request: bytes) -> bytes:
+    """The reply of the market with this number."""
+    homes = Homes(Path(os.environ[SIMULATION_VARIABLE]))
+    return open_service(homes, _names(homes.root)[partition]).answer(request)
+
+
+@lru_cache(maxsize=1)
+def _names(root: Path) -> tuple[str, ...]:
+    return tuple(Homes(root).markets)
+
+
+def open_service(homes: Homes, market: str) -> MarketService:
+    """A market's service, from what is on disk."""
+    home = homes.market(market)
+    keys, config = KeyDirectory(home / "keys"), read_config(home)
+
+    def begin(directory: Path) -> None:
+        start_run_directory(directory, config)
+
+    return MarketService(config, market, Membership(keys, keys.identity()), home / "runs", begin=begin)
+
+
+def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str], None]) -> dict[str, float]:
+    """One run over all markets; then each market's own stages, ``workers`` at a time. Returns test AUC by market.
+
+    Raises:
+        DeploymentError: the run did not finish.
+    """
+    markets, processes = homes.markets, Processes(homes.root / "logs")
+    (port,) = free_ports(1)
+    connection = (
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{ADDRESS}:{port}"\n'
+        f"insecure = true\noptions.num-supernodes = {len(markets)}\n"
+        f"options.backend.client-resources.num-cpus = 1\noptions.backend.init-args.num-cpus = {workers}\n"
+    )
+    write_atomic(homes.operator / "config.toml", connection.encode())
+    environment = {
+        HOME_VARIABLE: str(homes.server),
+        SIMULATION_VARIABLE: str(homes.root),
+        "FLWR_HOME": str(homes.server / "flower"),
+        "PATH": search_path(),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then listens on 127.0.0.1 alone, on any system
+    }
+    command = [*bounded(lifetime), flower_tool("flower-superlink"), "--insecure", "--simulation"]
+    command += ["--host", ADDRESS, "--port", str(port), "--disable-runtime-dependency-installation"]
+    try:
+        processes.start("superlink", command, environment)
+        processes.wait_for("superlink", "Uvicorn running on http://")
+        _, printed = submit(homes, timeout=lifetime)
+    finally:
+        processes.stop_all()
+    lines = run_lines(printed)
+    for line in lines:
+        say(line)
+    if not any(line.startswith("finished") for line in lines):
+        raise DeploymentError(f"the run did not finish; the end of its log:\n{printed[-2000:]}")
+    found: list[Any] = joblib.Parallel(n_jobs=workers)(joblib.delayed(_conclude)(homes, market) for market in markets)
+    return dict(zip(markets, found, strict=True))
+
+
+def _conclude(homes: Homes, market: str) -> float:
+    service = open_service(homes, market)
+    (directory,) = run_directories(homes.market(market) / "runs")
+    metrics = service.conclude(directory.name)
+    return float(metrics["markets"][market]["auc"])
