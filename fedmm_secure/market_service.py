@@ -83,7 +83,6 @@ class MarketRun:
         prepared = {market: prepare(load_one_market(config.data, market), config.data)}
         clock = Clock(directory / "state")
         federation = open_federation(config, prepared, directory, run=run, members={market: member})
-        member.directory.check_allowance(0)
         register_spending(federation, prepared)
         with clock.stage("embedding"):
             embeddings = embed_markets(federation, prepared)
@@ -234,6 +233,8 @@ class MarketService:
                 taken = len(run_directories(self._folder))
                 if taken >= self._max_runs:
                     raise ConsentError(f"its operator agreed to {self._max_runs} runs, and {taken} were made")
+                rounds = self._config.federation.rounds * len(self._config.seed)
+                self._member.directory.check_allowance(rounds)
                 self._begin(directory)
             self._runs[run] = MarketRun.open(self._config, self.market, self._member, directory, run)
         return self._runs[run]

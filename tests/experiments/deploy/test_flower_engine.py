@@ -17,8 +17,11 @@ from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.market_service import MarketRun, run_directories
+from privacy.aggregation.identities import KeyFileError
+from privacy.aggregation.keys import KeyDirectory
 from tests.conftest import TINY, tiny
 from tests.experiments.deploy.fleet import make_fleet
+from tests.experiments.test_cli import fedmm
 from tests.faults import AGAIN, COUNTED, FAULTS, LEFT_OUT, ONCE, STOPPED
 
 KINDS = ("plaintext", "ckks", "masked-ckks")
@@ -210,6 +213,39 @@ def test_a_market_takes_part_in_as_many_runs_as_its_operator_agreed_to(fleet):
         running.serve()
     refused = [json.loads(answer) for _, _, answer in running.seen[-3:]]
     assert {reply["absent"] for reply in refused} == {"its operator agreed to 1 runs, and 1 were made"}
+
+
+def test_a_key_that_is_used_up_stops_the_next_run_until_it_is_rotated(fleet, capsys):
+    limited = tiny(aggregation={"kind": "ckks", "rotate_after": 5})  # a run has 3 rounds
+    running = fleet(limited, max_runs=3)
+    running.serve()
+    with pytest.raises(CohortTooSmallError):
+        running.serve()
+    refused = [json.loads(answer) for _, _, answer in running.seen[-3:]]
+    assert {reply["absent"] for reply in refused} == {"its key must be rotated"}
+    keys = {name: running.homes.market(name) / "keys" for name in running.homes.markets}
+    assert fedmm(capsys, "keys", "rotate", "--keys", keys["m0"])[0] == 0
+    for name in ("m1", "m2"):
+        invitation = keys["m0"] / "invitations" / f"{name}.json"
+        assert fedmm(capsys, "keys", "join", name, "--keys", keys[name], "--invitation", invitation)[0] == 0
+    server = running.homes.server / "keys"
+    assert (
+        fedmm(capsys, "keys", "join", "server", "--keys", server, "--invitation", keys["m0"] / "federation.json")[0]
+        == 0
+    )
+    for name in running.homes.markets:
+        running.restart(name)
+    running.serve()
+    assert KeyDirectory(keys["m1"]).used_rounds() == 3
+    assert torch.equal(running.codebook("m1"), running.codebook("m2"))
+
+
+def test_a_server_with_a_file_that_it_should_not_have_does_not_start(fleet):
+    running = fleet(configuration(markets=3))
+    stolen = running.homes.market("m0") / "keys" / "federation.key"
+    (running.homes.server / "keys" / "federation.key").write_bytes(stolen.read_bytes())
+    with pytest.raises(KeyFileError, match="does not belong on the server"):
+        running.serve()
 
 
 # -- requests that no honest server sends -----------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""A market's own process: its socket, and who is let near it."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.deploy.flower_app.fedmm_flower.client_app import ask
+from experiments.deploy.homes import prepare_homes
+from experiments.deploy.market import SOCKET
+from experiments.deploy.processes import Processes, bounded, start_market
+from tests.experiments.deploy.test_flower_engine import HOSTILE, configuration
+from tests.experiments.test_cli import fedmm
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A running market process, in a folder whose path is too long for a socket."""
+    folder = tmp_path_factory.mktemp("market") / ("x" * 100)
+    homes = prepare_homes(configuration(markets=3), folder)
+    processes = Processes(folder / "logs")
+    start_market(processes, homes, "m0", runs=1, lifetime=240.0)
+    processes.wait_for("market-m0", "waiting for the federation")
+    yield homes.market("m0")
+    assert not processes.ended("market-m0")  # nothing that the tests did brought it down
+    processes.stop_all()
+    assert not (homes.market("m0") / SOCKET).exists()
+
+
+def hello(run="ab" * 16):
+    return json.dumps({"step": "hello", "run": run}).encode()
+
+
+def test_it_answers_on_a_socket_for_its_owner_alone(home):
+    assert (home / SOCKET).stat().st_mode & 0o077 == 0
+    assert "message" in json.loads(ask(home, hello()))
+
+
+@pytest.mark.parametrize("request_", HOSTILE)
+def test_hostile_requests_leave_it_running(home, request_):
+    assert "absent" in json.loads(ask(home, request_))
+
+
+def test_callers_that_break_off_leave_it_running(home):
+    folder = os.open(home, os.O_RDONLY)
+    for sent in (b"", b"\x00\x00\x00\x10half", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff" + b"\x7f" * 8):
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+            caller.sendall(sent)
+    os.close(folder)
+    assert "message" in json.loads(ask(home, hello()))
+
+
+def test_a_second_process_for_the_same_market_is_refused(home, capsys):
+    status, _, err = fedmm(capsys, "deploy", "market", home, "--for", 20)
+    assert status == 2
+    assert "another process answers for this market" in err
+
+
+def test_data_that_others_may_read_is_refused(tmp_path, capsys):
+    homes = prepare_homes(configuration(markets=3), tmp_path / "f")
+    (homes.market("m1") / "data").chmod(0o755)
+    status, _, err = fedmm(capsys, "deploy", "market", homes.market("m1"), "--for", 20)
+    assert status == 2
+    assert "others may look into it; chmod 700 it" in err
+
+
+def test_it_stops_by_itself(tmp_path, capsys):
+    homes = prepare_homes(configuration(markets=3), tmp_path / "f")
+    start = time.monotonic()
+    assert fedmm(capsys, "deploy", "market", homes.market("m1"), "--for", 2)[0] == 0
+    assert time.monotonic() - start < 60
+
+
+def test_processes_are_bounded_and_ended_with_all_that_they_started(tmp_path):
+    script = "sleep 99 & echo up; sleep 99"
+    processes = Processes(tmp_path)
+    processes.start("one", [*bounded(60), "sh", "-c", script], {})
+    processes.wait_for("one", "up")
+    group = processes.running["one"].pid
+    processes.stop("one")
+    listed = ["ps", "-o", "stat=", "--no-headers", "-g", str(group)]
+    left = subprocess.run(listed, capture_output=True, text=True, check=False)
+    assert not [state for state in left.stdout.split() if not state.startswith("Z")]
+    assert Path(tmp_path / "one.log").exists()
