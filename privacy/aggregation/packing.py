@@ -13,7 +13,10 @@ Words = NDArray[np.uint64]
 
 def pack_words(words: Words, bits: int) -> bytes:
     """Words ``(count,)`` below ``2**bits``, most significant bit first, without gaps."""
-    as_bits = np.unpackbits(words.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
+    as_bytes = words.astype(">u8").view(np.uint8).reshape(-1, 8)
+    if bits % 8 == 0:  # ten times faster
+        return as_bytes[:, 8 - bits // 8 :].tobytes()
+    as_bits = np.unpackbits(as_bytes, axis=1)
     return np.packbits(as_bits[:, 64 - bits :].ravel()).tobytes()
 
 
@@ -25,6 +28,10 @@ def unpack_words(data: bytes, count: int, bits: int) -> Words:
     """
     if len(data) != packed_size(count, bits):
         raise AggregationError(f"{len(data)} bytes where {packed_size(count, bits)} were expected")
+    if bits % 8 == 0:
+        as_bytes = np.zeros((count, 8), np.uint8)
+        as_bytes[:, 8 - bits // 8 :] = np.frombuffer(data, np.uint8).reshape(count, bits // 8)
+        return as_bytes.view(">u8").ravel().astype(np.uint64)
     as_bits = np.unpackbits(np.frombuffer(data, np.uint8))
     if as_bits[count * bits :].any():
         raise AggregationError("bits set behind the last word")

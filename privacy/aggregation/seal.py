@@ -104,7 +104,8 @@ class Ring:
             raise AggregationError("this version of TenSEAL writes ciphertexts in a format that is not known here")
         seed = body[second + 1 :]
         words = np.frombuffer(body[first : first + 8 * self.degree], "<u8")
-        ciphertext = self._ciphertext(self._seeded(words, seed))
+        # only the first polynomial is wanted back; the other need not be expanded from its seed for that
+        ciphertext = self._ciphertext(self._whole(words, np.ones(self.degree, np.uint64), ntt=True))
         self._evaluator.transform_from_ntt_inplace(ciphertext)
         return FreshCiphertext(seed, self._polynomials(ciphertext)[0][: len(coefficients)].copy())
 

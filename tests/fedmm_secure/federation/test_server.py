@@ -17,7 +17,7 @@ def make_server(directory, needs_whole_cohort=False):
         bundle=bundle(),
         identity=identity(SERVER),
         min_cohort=3,
-        aggregator=PlaintextServer(2, 2**20, needs_whole_cohort),
+        aggregator=PlaintextServer(2, 2**20, needs_whole_cohort=needs_whole_cohort),
         transcript=Transcript(directory / "transcript"),
         state_file=directory / "order.json",
     )
