@@ -17,7 +17,7 @@ from rich.table import Table
 
 from attacks.metrics import Estimate, mean_estimate
 from experiments.configuration import QUICKSTART, resolve
-from experiments.keys import n_markets
+from experiments.options import JsonFlag, SetOption
 from experiments.report import estimate_text
 from fedmm_secure.config import Config
 from fedmm_secure.federation.aggregation import AggregationPlan
@@ -78,13 +78,13 @@ class AggregationCost:
 )
 def aggregation(
     config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    overrides: SetOption = None,
     markets: Annotated[int | None, typer.Option(min=2, help="Default: the configuration's.")] = None,
     repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
-    cohort = markets or n_markets(settings)
+    cohort = markets or settings.data.n_markets
     found = measure(settings.aggregation.clip, settings.aggregation.bits, _length(settings), cohort, repeat)
     if as_json:
         print(json.dumps([asdict(cost) for cost in found], sort_keys=True))

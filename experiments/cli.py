@@ -25,6 +25,7 @@ from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.keys import keys_app
+from experiments.options import FINDING, USAGE, JsonFlag, SetOption
 from experiments.progress import RunProgress
 from experiments.report import epsilon_text, estimate_text, write_report
 from experiments.verification import verify_run
@@ -43,7 +44,6 @@ from fedmm_secure.statement import VIEWS
 from privacy.aggregation import AggregationError
 from privacy.errors import InputError
 
-FINDING, USAGE = 1, 2
 STOPPED = (
     AggregationError,
     BudgetExceededError,
@@ -68,11 +68,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(bench_app, name="bench")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
-]
 
 
 @app.command(

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.configuration import resolve
-from fedmm_secure.config import Config
+from experiments.options import JsonFlag, SetOption
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation import AggregationPlan
-from privacy.aggregation.identities import CARD_FILE, Identity, KeyFileError, read_card
+from privacy.aggregation.identities import CARD_FILE, Identity, read_card
 from privacy.aggregation.keys import (
     BUNDLE_FILE,
     SERVER,
@@ -28,6 +28,7 @@ from privacy.aggregation.keys import (
     write_invitation,
 )
 from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
+from privacy.files import KeyFileError
 
 PASSPHRASE_VARIABLE = "FEDMM_PASSPHRASE"
 
@@ -44,8 +45,6 @@ PassphraseOption = Annotated[
         "--passphrase-file", help=f"File whose first line protects the identity; or set {PASSPHRASE_VARIABLE}."
     ),
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @keys_app.command(
@@ -160,7 +159,7 @@ def explain(
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
-    plan = AggregationPlan.of(settings, markets or n_markets(settings))
+    plan = AggregationPlan.of(settings, markets or settings.data.n_markets)
     found = explanation(plan)
     if as_json:
         print(json.dumps(found, sort_keys=True))
@@ -208,12 +207,6 @@ def explanation(plan: AggregationPlan) -> dict[str, Any]:
         "aggregate_bytes": server.aggregate_bytes,
         "aggregate_bytes_per_value": server.aggregate_bytes / plan.length,
     }
-
-
-def n_markets(config: Config) -> int:
-    """Markets of a configuration."""
-    synthetic = config.data.synthetic
-    return len(config.data.markets) or (synthetic.markets if synthetic else 0)
 
 
 def read_passphrase(path: Path | None) -> bytes | None:

@@ -31,6 +31,11 @@ def create(directory: Path, config: Config) -> None:
     """Start a run directory; raises ``RunDirectoryError`` if one is there already."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
+    begin(directory, config)
+
+
+def begin(directory: Path, config: Config) -> None:
+    """Write what every run directory starts with."""
     write_atomic(directory / "config.yaml", to_yaml(config).encode())
     write_json(directory / "environment.json", environment())
 

@@ -108,16 +108,9 @@ def _verify_transcript(
     transcript = directory / "transcript"
     if not (transcript / INDEX).is_file():
         return [Finding(str(transcript), "missing")]
-    findings: list[Finding] = []
-    content: dict[str, bytes] = {}
-    records = read_index(transcript)
-    for record in records:
-        path = transcript / record.file
-        data = path.read_bytes() if path.is_file() else None
-        if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
-            findings.append(Finding(str(path), "missing, or its bytes do not match the index"))
-            continue
-        content[record.file] = data
+    records, content, findings = _read_transcript(transcript)
+    for record in (found for found in records if found.file in content):
+        path, data = transcript / record.file, content[record.file]
         if record.kind in OUTGOING and record.sha256 not in released.get(record.sender, set()):
             findings.append(Finding(str(path), f"let out by market {record.sender} without a line in its ledger"))
         if record.kind == PUBLICATION:
@@ -133,16 +126,26 @@ def _verify_transcript(
     return findings
 
 
+def _read_transcript(transcript: Path) -> tuple[list[Record], dict[str, bytes], list[Finding]]:
+    """Index and files of a transcript, and which files are not what the index says."""
+    records, content, findings = read_index(transcript), {}, []
+    for record in records:
+        path = transcript / record.file
+        data = path.read_bytes() if path.is_file() else None
+        if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
+            findings.append(Finding(str(path), "missing, or its bytes do not match the index"))
+        else:
+            content[record.file] = data
+    return records, content, findings
+
+
 def _verify_server(directory: Path, config: Config, server: Path, known: dict[str, str]) -> list[Finding]:
     """The server's transcript by itself, and that it is of the same run as the market's."""
     transcript = server / "transcript"
     if not (transcript / INDEX).is_file():
         return [Finding(str(transcript), "missing")]
-    records, content, findings = read_index(transcript), {}, []
+    records, content, findings = _read_transcript(transcript)
     for record in records:
-        content[record.file] = (transcript / record.file).read_bytes()
-        if hashlib.sha256(content[record.file]).hexdigest() != record.sha256:
-            findings.append(Finding(str(transcript / record.file), "its bytes do not match the index"))
         if known.get(record.file, record.sha256) != record.sha256:
             findings.append(Finding(str(transcript / record.file), f"is not what {directory} holds"))
     if not known.keys() & content.keys():

@@ -61,6 +61,11 @@ class DataConfig(Section):
                 raise ValueError(f"data.label: like needs data.markets.{name}.rating")
         return self
 
+    @property
+    def n_markets(self) -> int:
+        """Markets, read or generated."""
+        return len(self.markets) or (self.synthetic.markets if self.synthetic else 0)
+
 
 class EmbeddingConfig(Section):
     """Collaborative-filtering embeddings; ``dp-svd`` is the default where privacy.epsilon is set."""
@@ -207,7 +212,7 @@ class Config(Section):
     def _consistent(self) -> Self:
         if len(set(self.seed)) != len(self.seed):
             raise ValueError("seed: the same seed twice")
-        n_markets = len(self.data.markets) or (self.data.synthetic.markets if self.data.synthetic else 0)
+        n_markets = self.data.n_markets
         if n_markets < MIN_COHORT and not self.federation.allow_small_cohort:
             raise ValueError(
                 f"{n_markets} markets: below {MIN_COHORT}, one market's update shows through the sum; set "

@@ -26,7 +26,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation import Membership
 from fedmm_secure.federation.client import CohortChangedError, MarketClient, OrderError
 from fedmm_secure.federation.door import BudgetExceededError
-from fedmm_secure.federation.messages import Header, MessageError, unpack
+from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.server import Order
 from fedmm_secure.federation.setup import (
     QUANTIZER,
@@ -118,21 +118,18 @@ class MarketRun:
         client = self.client(header.stage)
         if header.round < client.next_round:
             return
-        total = client.apply(message)
-        self._record(message, header, "aggregate", ("server", "markets"), 1)
-        self._record(total.astype("<i8").tobytes(), header, "sum", ("markets",), 0)
-
-    def _record(self, data: bytes, header: Header, kind: str, visible_to: tuple[str, ...], receivers: int) -> None:
-        self.federation.transcript.add(
-            data,
-            kind=kind,
+        total, transcript = client.apply(message), self.federation.transcript
+        transcript.add(
+            message,
+            kind="aggregate",
             stage=header.stage,
             round=header.round,
-            attempt=header.attempt if kind == "aggregate" else 0,
+            attempt=header.attempt,
             sender=header.sender,
-            visible_to=visible_to,
-            receivers=receivers,
+            visible_to=("server", "markets"),
+            receivers=1,
         )
+        transcript.add_sum(total, stage=header.stage, round=header.round)
 
     def behind(self) -> tuple[str, int] | None:
         """The first round whose aggregate this market lacks; None once it has all."""
@@ -203,10 +200,8 @@ class MarketService:
     def _dispatch(self, request: Mapping[str, Any]) -> dict[str, Any]:
         step, run = request["step"], request["run"]
         if step == "hello":
-            return {"message": _text(self._open(run).hello())}
-        if run not in self._runs:
-            self._open(run)
-        found = self._runs[run]
+            return {"message": encode_bytes(self._open(run).hello())}
+        found = self._open(run)
         for message in request["aggregates"]:
             found.apply(_bytes(message))
         if step == "finish":
@@ -223,7 +218,7 @@ class MarketService:
         sent: list[bytes] = []
         found.update(order, sent.append)
         self._log("update", {"run": run, "stage": order.stage, "round": order.round, "attempt": order.attempt})
-        return {"message": _text(sent[0])}
+        return {"message": encode_bytes(sent[0])}
 
     def _open(self, run: str) -> MarketRun:
         """A run that the operator agreed to; its directory is made with the first request."""
@@ -285,7 +280,8 @@ def _is_order(fields: Mapping[str, Any]) -> bool:
     return all(type(number) is int for number in numbers) and all(type(text) is str for text in texts)
 
 
-def _text(data: bytes) -> str:
+def encode_bytes(data: bytes) -> str:
+    """Bytes as they stand in requests and replies."""
     return base64.b64encode(data).decode()
 
 

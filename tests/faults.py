@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fedmm_secure.config import Config
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.messages import pack, unpack
 from fedmm_secure.federation.server import Order
 from privacy.aggregation import CKKSMarket, MaskedMarket
+from tests.conftest import TINY, tiny
 
 Send = Callable[[bytes], None]
 HANG_SECONDS = 8.0
@@ -123,3 +125,18 @@ AGAIN = "round again without it"
 STOPPED = "markets refuse the sum; stopped"
 COUNTED = "not seen; counted"
 ONCE = "counted once"
+
+KINDS = ("plaintext", "ckks", "masked-ckks")
+EXPECTED = {(fault, kind): AGAIN if kind == "masked-ckks" else LEFT_OUT for fault in FAULTS for kind in KINDS} | {
+    # encryption keeps the server from looking; a sum that leaves its range is noticed by the markets
+    ("sends twice the range", "ckks"): COUNTED,
+    ("sends twice the range", "masked-ckks"): COUNTED,
+    ("sends 8 times the range", "ckks"): STOPPED,
+    ("sends 8 times the range", "masked-ckks"): STOPPED,
+}
+
+
+def configuration(kind: str = "ckks", markets: int = 4, **sections: Any) -> Config:
+    """Markets enough for one of them to fail."""
+    synthetic = TINY["data"]["synthetic"] | {"markets": markets}
+    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, **sections)

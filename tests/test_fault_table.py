@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from tests.experiments.deploy import test_flower_engine
-from tests.faults import FAULTS
-from tests.fedmm_secure.federation import test_faults
+from tests.faults import EXPECTED, FAULTS, KINDS
 
-KINDS = ("plaintext", "ckks", "masked-ckks")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "threat-model.md"
 
 
@@ -16,7 +14,7 @@ def fault_table() -> str:
     for fault in FAULTS:
         cells = []
         for kind in KINDS:
-            in_process, flower = test_faults.EXPECTED[fault, kind], test_flower_engine.EXPECTED[fault, kind]
+            in_process, flower = EXPECTED[fault, kind], test_flower_engine.EXPECTED[fault, kind]
             cells.append(in_process if in_process == flower else f"{in_process}; on Flower {flower}")
         lines.append(f"| {fault} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

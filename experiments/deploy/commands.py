@@ -14,18 +14,18 @@ from rich.table import Table
 from experiments.configuration import QUICKSTART, resolve
 from experiments.deploy.certificates import make_certificates, make_node_key
 from experiments.deploy.homes import Homes, prepare_homes
-from experiments.deploy.market import run_market, start_run_directory
+from experiments.deploy.market import run_market
 from experiments.deploy.processes import DeploymentError, Processes, federation_up, run_lines, submit
 from experiments.deploy.simulation import simulate
 from experiments.keys import read_passphrase
-from experiments.run_directory import read_config
+from experiments.options import FINDING, SetOption
+from experiments.run_directory import begin, read_config
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.market_service import run_directories
 from fedmm_secure.pipeline import run_pipeline
 
-FINDING = 1
 HOUR = 3600.0
 
 deploy_app = typer.Typer(
@@ -33,7 +33,6 @@ deploy_app = typer.Typer(
 )
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")]
 LifetimeOption = Annotated[float, typer.Option("--for", min=1, help="Seconds after which everything stops by itself.")]
 
 
@@ -175,7 +174,7 @@ def _until_concluded(processes: Processes, homes: Homes, deadline: float) -> Non
 def compare_with_in_process(homes: Homes, directory: Path) -> dict[tuple[str, str], bool]:
     """Run the same configuration in process on the markets' files; whether each part of each RQ-VAE is the same."""
     config = _merged(homes)
-    start_run_directory(directory, config)
+    begin(directory, config)
     run_pipeline(config, prepare_markets(config.data), directory)
     same = {}
     for name in homes.markets:

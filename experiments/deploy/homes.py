@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from experiments.configuration import to_yaml
 from experiments.data import synthesize_files
-from experiments.deploy.certificates import CA_CERTIFICATE, make_certificates, make_node_key
+from experiments.deploy.certificates import make_certificates, make_node_key
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.aggregation import AggregationPlan
+from fedmm_secure.federation.aggregation import AggregationPlan, local_ceremony
 from fedmm_secure.storage import write_atomic
-from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import SERVER, KeyDirectory, found_federation
+from privacy.aggregation.keys import SERVER
 
 ADDRESS, CONNECTION = "127.0.0.1", "fedmm"
 
@@ -68,20 +68,12 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     if root.exists() and any(root.iterdir()):
         raise RunDirectoryError(f"{root}: not empty")
     homes, files = Homes(root.absolute()), root.absolute() / "files"
-    if config.data.synthetic is not None:
-        config = _as_files(config, files)
+    config = _as_files(config, files)
     names = sorted(config.data.markets)
     plan = AggregationPlan.of(config, len(names))
-    identities = {name: Identity.generate(name) for name in (*names, SERVER)}
-    others = {name: identity.card for name, identity in identities.items() if name != names[0]}
-    rotate_after = config.aggregation.rotate_after
-    bundle, sealed = found_federation(
-        identities[names[0]], others, plan.public(), plan.generate_key(), rotate_after=rotate_after
-    )
-    for name, identity in identities.items():
-        home = homes.server if name == SERVER else homes.market(name)
-        identity.save(home / "keys")
-        KeyDirectory(home / "keys").accept(identity, bundle, sealed.get(name, b""))
+    homes_of = {name: homes.market(name) for name in names} | {SERVER: homes.server}
+    local_ceremony(plan, {name: home / "keys" for name, home in homes_of.items()}, config.aggregation.rotate_after)
+    for name, home in homes_of.items():
         own = _with_root(config, home / "data")
         if name != SERVER:
             file = config.data.markets[name].path
@@ -100,7 +92,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
 
 
 def _as_files(config: Config, folder: Path) -> Config:
-    """The same markets, generated into files of one market each."""
+    """The same markets; generated ones become files of one market each."""
     if config.data.synthetic is None:
         return config
     paths = synthesize_files(config.data.synthetic, folder)
@@ -114,13 +106,10 @@ def _with_root(config: Config, root: Path) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
 
 
-def write_connection(homes: Homes, port: int) -> None:
-    """Tell ``flwr`` where the SuperLink is."""
-    text = (
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{ADDRESS}:{port}"\n'
-        f'root-certificates = "{homes.tls / CA_CERTIFICATE}"\n'
-    )
-    write_atomic(homes.operator / "config.toml", text.encode())
+def write_connection(homes: Homes, port: int, settings: Sequence[str]) -> None:
+    """Tell ``flwr`` where the SuperLink is and, as lines of TOML, how to talk to it."""
+    lines = (f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]', f'address = "{ADDRESS}:{port}"')
+    write_atomic(homes.operator / "config.toml", ("\n".join((*lines, *settings)) + "\n").encode())
 
 
 def free_ports(count: int) -> list[int]:

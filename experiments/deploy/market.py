@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from experiments.configuration import to_yaml
+from experiments import run_directory
 from experiments.report import write_report
-from experiments.run_directory import Log, environment, read_config
-from fedmm_secure.config import Config
+from experiments.run_directory import Log, read_config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation import Membership
 from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
-from fedmm_secure.storage import write_atomic, write_json
+from fedmm_secure.pipeline import Listener
 from privacy.aggregation.keys import KeyDirectory
 
 SOCKET = "market.sock"
@@ -41,16 +40,9 @@ def run_market(
     Raises:
         InputError: configuration, keys or data cannot be used, or another process answers for this home.
     """
-    keys = KeyDirectory(home / "keys")
-    config, member = read_config(home), Membership(keys, keys.identity(passphrase))
-    market = member.identity.card.name
-    log = Log(home)
+    service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
+    market = service.market
     _check_private(home)
-
-    def begin(directory: Path) -> None:
-        start_run_directory(directory, config)
-
-    service = MarketService(config, market, member, home / "runs", max_runs=max_runs, log=log, begin=begin)
     deadline = None if lifetime is None else time.monotonic() + lifetime
     concluded = 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -83,10 +75,22 @@ def _check_private(home: Path) -> None:
             raise RunDirectoryError(f"{path}: others may look into it; chmod 700 it")
 
 
-def start_run_directory(directory: Path, config: Config) -> None:
-    """What every run directory begins with."""
-    write_atomic(directory / "config.yaml", to_yaml(config).encode())
-    write_json(directory / "environment.json", environment())
+def open_service(
+    home: Path,
+    *,
+    passphrase: bytes | None = None,
+    max_runs: int = 1,
+    log: Listener = lambda event, fields: None,
+) -> MarketService:
+    """The service of a home's market, from what is on disk."""
+    keys, config = KeyDirectory(home / "keys"), read_config(home)
+    member = Membership(keys, keys.identity(passphrase))
+
+    def begin(directory: Path) -> None:
+        run_directory.begin(directory, config)
+
+    name = member.identity.card.name
+    return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=begin)
 
 
 def _serve(caller: socket.socket, service: MarketService) -> None:

@@ -101,7 +101,7 @@ def federation_up(homes: Homes, *, runs: int, lifetime: float) -> Iterator[Proce
     markets = homes.markets
     processes = Processes(homes.root / "logs")
     link, *ports = free_ports(1 + len(markets))
-    write_connection(homes, link)
+    write_connection(homes, link, [f'root-certificates = "{homes.tls / CA_CERTIFICATE}"'])
     try:
         start_superlink(processes, homes, link, lifetime)
         for market, port in zip(markets, ports, strict=True):
@@ -168,14 +168,11 @@ def submit(homes: Homes, *, run: str = "", wait: float = 120.0, timeout: float |
         wait: seconds that the server waits for markets.
         timeout: seconds after which streaming ends.
     """
-    command = [flower_tool("flwr"), "run", str(homes.app), CONNECTION, "--stream"]
-    command += ["--run-config", f'run="{run}" wait={int(wait)}']
-    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": search_path()}
+    settings = f'run="{run}" wait={int(wait)}'
     try:
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return _flwr(homes, timeout, "run", str(homes.app), CONNECTION, "--stream", "--run-config", settings)
     except subprocess.TimeoutExpired as error:
         raise DeploymentError(f"the run did not end within {timeout:g} s") from error
-    return found.returncode, found.stdout + found.stderr
 
 
 def run_lines(printed: str) -> list[str]:
@@ -186,12 +183,17 @@ def run_lines(printed: str) -> list[str]:
 def _register(homes: Homes, market: str) -> None:
     """Make a SuperNode's public key known to the SuperLink; one that is known already is left as it is."""
     key = homes.market(market) / NODE_PUBLIC_KEY
-    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": search_path()}
-    command = [flower_tool("flwr"), "supernode", "register", str(key), CONNECTION]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    printed = found.stdout + found.stderr
+    _, printed = _flwr(homes, 60.0, "supernode", "register", str(key), CONNECTION)
     if "registered successfully" not in printed and "already" not in printed:
         raise DeploymentError(f"SuperNode of {market}: {printed.strip()}")
+
+
+def _flwr(homes: Homes, timeout: float | None, *arguments: str) -> tuple[int, str]:
+    """Run Flower's command as the operator; exit status, and what it printed."""
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str(homes.operator), "PATH": search_path()}
+    command = [flower_tool("flwr"), *arguments]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    return found.returncode, found.stdout + found.stderr
 
 
 def flower_tool(name: str) -> str:

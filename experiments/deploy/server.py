@@ -15,6 +15,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from experiments.deploy.processes import HOME_VARIABLE
 from experiments.run_directory import Log, read_config
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
@@ -22,10 +23,10 @@ from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.server import Absence, AggregationServer, CohortTooSmallError, Order, Rejection
 from fedmm_secure.federation.setup import QUANTIZER, configuration_hash, make_server, seed_stage
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.market_service import encode_bytes
 from fedmm_secure.storage import write_json
 from privacy.aggregation.keys import BUNDLE_FILE, KeyDirectory, check_server_directory
 
-HOME_VARIABLE = "FEDMM_SERVER_HOME"
 RECORD = "fedmm"
 DEFAULT_TIMEOUT = 600.0
 _PAUSE = 1.0
@@ -90,7 +91,7 @@ class Engine:
 
     def collect(self, order: Order) -> dict[str, bytes | Absence]:
         """Updates of a cohort; a market that lacks earlier aggregates gets them and is asked again, once."""
-        hellos = {market: _text(message) for market, message in self.hellos.items()}
+        hellos = {market: encode_bytes(message) for market, message in self.hellos.items()}
         fields = {"step": "update", "order": asdict(order), "hellos": hellos}
         replies: dict[str, bytes | Absence] = {}
         asked = [market for market in order.cohort if market in self.nodes]
@@ -131,7 +132,7 @@ class Engine:
             message = self.transcript.find(kind="aggregate", stage=stage, round=round, sender="server")
             if message is None:
                 break
-            messages.append(_text(message))
+            messages.append(encode_bytes(message))
         return {**fields, "run": self.run, "aggregates": messages}
 
     def _move(self, market: str, place: Any) -> bool:
@@ -222,7 +223,3 @@ def _stages(config: Config) -> list[str]:
 def say(text: str) -> None:
     """A line for whoever streams the run's log."""
     print(f"fedmm: {text}", flush=True)
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()

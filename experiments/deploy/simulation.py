@@ -14,8 +14,8 @@ from typing import Any
 
 import joblib
 
-from experiments.deploy.homes import ADDRESS, CONNECTION, Homes, free_ports
-from experiments.deploy.market import start_run_directory
+from experiments.deploy.homes import ADDRESS, Homes, free_ports, write_connection
+from experiments.deploy.market import open_service
 from experiments.deploy.processes import (
     HOME_VARIABLE,
     DeploymentError,
@@ -26,11 +26,7 @@ from experiments.deploy.processes import (
     search_path,
     submit,
 )
-from experiments.run_directory import read_config
-from fedmm_secure.federation.aggregation import Membership
-from fedmm_secure.market_service import MarketService, run_directories
-from fedmm_secure.storage import write_atomic
-from privacy.aggregation.keys import KeyDirectory
+from fedmm_secure.market_service import run_directories
 
 SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
 
@@ -38,23 +34,12 @@ SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
 def answer(partition: int, request: bytes) -> bytes:
     """The reply of the market with this number."""
     homes = Homes(Path(os.environ[SIMULATION_VARIABLE]))
-    return open_service(homes, _names(homes.root)[partition]).answer(request)
+    return open_service(homes.market(_names(homes.root)[partition])).answer(request)
 
 
 @lru_cache(maxsize=1)
 def _names(root: Path) -> tuple[str, ...]:
     return tuple(Homes(root).markets)
-
-
-def open_service(homes: Homes, market: str) -> MarketService:
-    """A market's service, from what is on disk."""
-    home = homes.market(market)
-    keys, config = KeyDirectory(home / "keys"), read_config(home)
-
-    def begin(directory: Path) -> None:
-        start_run_directory(directory, config)
-
-    return MarketService(config, market, Membership(keys, keys.identity()), home / "runs", begin=begin)
 
 
 def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str], None]) -> dict[str, float]:
@@ -65,12 +50,13 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
     """
     markets, processes = homes.markets, Processes(homes.root / "logs")
     (port,) = free_ports(1)
-    connection = (
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{ADDRESS}:{port}"\n'
-        f"insecure = true\noptions.num-supernodes = {len(markets)}\n"
-        f"options.backend.client-resources.num-cpus = 1\noptions.backend.init-args.num-cpus = {workers}\n"
+    engine = (
+        "insecure = true",
+        f"options.num-supernodes = {len(markets)}",
+        "options.backend.client-resources.num-cpus = 1",
+        f"options.backend.init-args.num-cpus = {workers}",
     )
-    write_atomic(homes.operator / "config.toml", connection.encode())
+    write_connection(homes, port, engine)
     environment = {
         HOME_VARIABLE: str(homes.server),
         SIMULATION_VARIABLE: str(homes.root),
@@ -97,7 +83,7 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
 
 
 def _conclude(homes: Homes, market: str) -> float:
-    service = open_service(homes, market)
+    service = open_service(homes.market(market))
     (directory,) = run_directories(homes.market(market) / "runs")
     metrics = service.conclude(directory.name)
     return float(metrics["markets"][market]["auc"])

@@ -28,9 +28,10 @@ from privacy.aggregation import (
     masked_parameters,
 )
 from privacy.aggregation.base import Binding, IntVector
-from privacy.aggregation.identities import Identity, read_secret, write_secret
+from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle, KeyDirectory, found_federation
 from privacy.aggregation.masking import mask_bits
+from privacy.files import read_secret, write_secret
 
 
 @dataclass(frozen=True)
@@ -143,32 +144,33 @@ class MeteredMarket:
 
 
 def local_ceremony(
-    plan: AggregationPlan, markets: Sequence[str], directory: Path, rotate_after: int | None
+    plan: AggregationPlan, directories: Mapping[str, Path], rotate_after: int | None
 ) -> tuple[dict[str, Membership], Identity]:
-    """Keys of all parties below ``directory``, made once; the memberships of the markets, and the server's identity."""
-    if not (directory / SERVER / BUNDLE_FILE).exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        identities = {name: _identity(directory / name, name) for name in (*markets, SERVER)}
-        founder = min(markets)
-        others = {name: identity.card for name, identity in identities.items() if name != founder}
+    """Keys of all parties, made once by one hand: the memberships of the markets, and the server's identity.
+
+    Args:
+        plan: what the keys are for.
+        directories: key directory of each market, and of the server.
+        rotate_after: rounds that the shared key may protect.
+    """
+    keys = {name: KeyDirectory(path) for name, path in directories.items()}
+    markets = sorted(keys.keys() - {SERVER})
+    identities = {name: _identity(directory, name) for name, directory in keys.items()}
+    if not (keys[SERVER].path / BUNDLE_FILE).exists():
+        founder = identities[markets[0]]
+        others = {name: identity.card for name, identity in identities.items() if name != markets[0]}
         key = plan.generate_key()
-        bundle, sealed = found_federation(identities[founder], others, plan.public(), key, rotate_after=rotate_after)
+        bundle, sealed = found_federation(founder, others, plan.public(), key, rotate_after=rotate_after)
         for name in (*markets, SERVER):  # the server last: its bundle says that all is there
-            (directory / name / BUNDLE_FILE).unlink(missing_ok=True)
-            KeyDirectory(directory / name).accept(identities[name], bundle, sealed.get(name, b""))
-    members = {}
-    for name in markets:
-        keys = KeyDirectory(directory / name)
-        members[name] = Membership(keys, keys.identity())
-    return members, KeyDirectory(directory / SERVER).identity()
+            (keys[name].path / BUNDLE_FILE).unlink(missing_ok=True)
+            keys[name].accept(identities[name], bundle, sealed.get(name, b""))
+    return {name: Membership(keys[name], identities[name]) for name in markets}, identities[SERVER]
 
 
-def _identity(directory: Path, name: str) -> Identity:
-    """A new identity, or the one that an interrupted ceremony left."""
-    keys = KeyDirectory(directory)
+def _identity(keys: KeyDirectory, name: str) -> Identity:
+    """A new identity, or the one that is there already."""
     if not keys.has_identity:
-        Identity.generate(name).save(directory)
+        Identity.generate(name).save(keys.path)
     return keys.identity()
 
 

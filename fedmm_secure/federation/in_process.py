@@ -82,16 +82,7 @@ def run_rounds(
             message, rejections = result.message, result.rejections
         for market, client in present.items():
             if market not in lost and client.next_round == round:
-                total = client.apply(message)
-                transcript.add(
-                    total.astype("<i8").tobytes(),
-                    kind="sum",
-                    stage=stage,
-                    round=round,
-                    sender="server",
-                    visible_to=("markets",),
-                    receivers=0,
-                )
+                transcript.add_sum(client.apply(message), stage=stage, round=round)
         if on_round is not None:
             on_round(round, clients, rejections)
     if lost:

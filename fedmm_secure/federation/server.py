@@ -101,7 +101,7 @@ class AggregationServer:
     ) -> None:
         self._run, self._bundle, self._identity = run, bundle, identity
         self._min_cohort = min_cohort
-        self._aggregator, self.transcript = aggregator, transcript
+        self._aggregator, self._transcript = aggregator, transcript
         self._state_file = state_file
 
     def welcome(
@@ -160,22 +160,22 @@ class AggregationServer:
             try:
                 if market not in order.cohort:
                     raise MessageError("not a market of this round's cohort")
-                wanted = self._header("update", order, market, order.cohort)
-                payload = self._expect(replies.get(market, Absence("sent nothing")), market, wanted)
+                message = replies.get(market, Absence("sent nothing"))
+                if isinstance(message, Absence):
+                    raise MessageError(message.reason)
+                payload = self._expect(message, market, self._header("update", order, market, order.cohort))
                 self._aggregator.check(payload)
                 digest = sha256(payload).digest()
                 if digest in seen:
                     raise MessageError("the same payload as another market's")
                 seen.add(digest)
                 payloads[market] = payload
-                self._record(replies[market], "update", order, market, ("server",), 1)
+                self._record(message, "update", order, market, ("server",), 1)
             except (MessageError, AggregationError) as error:
                 rejections.append(Rejection(market, order.round, str(error)))
         return payloads, rejections
 
-    def _expect(self, message: bytes | Absence, market: str, wanted: Header) -> bytes:
-        if isinstance(message, Absence):
-            raise MessageError(message.reason)
+    def _expect(self, message: bytes, market: str, wanted: Header) -> bytes:
         if market not in self._bundle.markets:
             raise MessageError("not a market of this federation")
         return expect(message, wanted, self._bundle.cards[market])
@@ -200,16 +200,14 @@ class AggregationServer:
 
     def _record(
         self,
-        message: bytes | Absence,
+        message: bytes,
         kind: MessageKind,
         order: Order,
         sender: str,
         visible_to: tuple[str, ...],
         receivers: int,
     ) -> None:
-        if isinstance(message, Absence):
-            return
-        self.transcript.add(
+        self._transcript.add(
             message,
             kind=kind,
             stage=order.stage,

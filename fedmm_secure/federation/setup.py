@@ -38,7 +38,7 @@ from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
 from privacy.accounting.ledger import Entry, Ledger, canonical_json
 from privacy.aggregation import AggregationError, PairwiseMasks
 from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import BUNDLE_FILE, Bundle
+from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
 
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 _NEVER_EXCEEDED = 12.0  # standard deviations; a normal value beyond them has probability 4e-33
@@ -180,13 +180,18 @@ class Federation:
 
     @property
     def min_cohort(self) -> int:
-        """Fewest markets whose updates are added up; distributed noise is complete only in the sum of all."""
-        return self.n_markets if self.config.privacy.distributed_noise else min(MIN_COHORT, self.n_markets)
+        """Fewest markets whose updates are added up."""
+        return min_cohort(self.config, self.n_markets)
 
     def forget_masks(self) -> None:
         """Destroy the mask keys after the last round: what was masked cannot be opened by who takes them later."""
         for market in self.doors:
             _mask_file(self.directory, market).unlink(missing_ok=True)
+
+
+def min_cohort(config: Config, n_markets: int) -> int:
+    """Fewest markets whose updates are added up; distributed noise is complete only in the sum of all."""
+    return n_markets if config.privacy.distributed_noise else min(MIN_COHORT, n_markets)
 
 
 def open_federation(
@@ -211,18 +216,20 @@ def open_federation(
     state, server = directory / "state", None
     store, run = Store(state), run or run_id(state)
     if members is None:
+        (state / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories = {name: state / "keys" / name for name in (*markets, SERVER)}
         local = AggregationPlan.of(config, len(markets))
-        rotate_after = config.aggregation.rotate_after
-        members, server = local_ceremony(local, list(markets), state / "keys", rotate_after)
-    bundle = next(iter(members.values())).bundle
+        members, server = local_ceremony(local, directories, config.aggregation.rotate_after)
+    first = next(iter(members.values()))
+    bundle = first.bundle
     n_markets = len(bundle.markets)
     plan = AggregationPlan.of(config, n_markets)
+    check_bundle(bundle, plan, first.directory.path)
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(directory / "transcript")
     doors, masks, multipliers = {}, {}, {}
     for name, prepared in markets.items():
         market, member = prepared.market, members[name]
-        check_bundle(bundle, plan, member.directory.path)
         delta = config.privacy.delta_for(market.n_users)
         if noise is None:
             planned = store.json(f"budget/{name}", partial(plan_noise, config, market.n_items, delta))
@@ -278,8 +285,9 @@ def configuration_hash(config: Config) -> bytes:
 def introduce(federation: Federation) -> dict[str, bytes]:
     """The hellos of the markets in this process."""
     found: dict[str, bytes] = {}
+    configuration = configuration_hash(federation.config)
     for name, door in federation.doors.items():
-        hello = Hello(federation.masks[name].public, configuration_hash(federation.config))
+        hello = Hello(federation.masks[name].public, configuration)
         door.introduce(hello, partial(found.__setitem__, name))
     return found
 
@@ -364,7 +372,7 @@ def make_server(
         run=run,
         bundle=bundle,
         identity=identity,
-        min_cohort=n_markets if config.privacy.distributed_noise else min(MIN_COHORT, n_markets),
+        min_cohort=min_cohort(config, n_markets),
         aggregator=plan.server(),
         transcript=transcript,
         state_file=directory / "state" / "server" / "order.json",

@@ -10,6 +10,8 @@ from pathlib import Path
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger import append_line
+from privacy.aggregation.base import IntVector
+from privacy.aggregation.keys import SERVER
 
 INDEX = "index.jsonl"
 
@@ -76,6 +78,18 @@ class Transcript:
         self.records = [kept for kept in self.records if kept.file != file] + [record]
         self._known[file] = record
         return record
+
+    def add_sum(self, total: IntVector, *, stage: str, round: int) -> Record:
+        """Keep the sum ``(length,)`` that the markets revealed."""
+        return self.add(
+            total.astype("<i8").tobytes(),
+            kind="sum",
+            stage=stage,
+            round=round,
+            sender=SERVER,
+            visible_to=("markets",),
+            receivers=0,
+        )
 
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
         """Bytes of the record of the latest attempt, None if there is none."""

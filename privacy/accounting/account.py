@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from dp_accounting.dp_event import DpEvent
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
 from privacy.accounting.ledger import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
+from privacy.files import write_secret
 
 _KEY_BYTES = 32
 
@@ -96,11 +96,7 @@ class PrivacyAccount:
     def _key(self) -> bytes:
         with self._locked():
             if not self._key_path.exists():
-                descriptor = os.open(self._key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(secrets.token_bytes(_KEY_BYTES))
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
             key = self._key_path.read_bytes()
         if len(key) != _KEY_BYTES:
             raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")

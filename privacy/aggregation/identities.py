@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -26,15 +26,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privacy.accounting.ledger import canonical_json
-from privacy.errors import InputError
+from privacy.files import KeyFileError, read_secret, write_secret
 
 IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"
 MAX_FILE_BYTES = 2**20
-_PEM_END = b"-----END"
-
-
-class KeyFileError(InputError):
-    """A key, card, bundle or invitation that is missing, malformed, forged, or may be read by others."""
+_PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -110,15 +106,13 @@ class Identity:
             KeyFileError: no identity, wrong passphrase, or a file that others may read.
         """
         card, path = read_card(directory / CARD_FILE), directory / IDENTITY_FILE
-        blocks = read_secret(path).split(_PEM_END)
-        if len(blocks) != 3:
+        keys = _PEM.findall(read_secret(path))
+        if len(keys) != 2:
             raise KeyFileError(f"{path}: two private keys are expected")
-        first, second = (blocks[i] + _PEM_END + blocks[i + 1].split(b"\n")[0] + b"\n" for i in (0, 1))
-        second = second[second.index(b"-----BEGIN") :]
         try:
-            signing, sealing = load_pem_private_key(first, passphrase), load_pem_private_key(second, passphrase)
+            signing, sealing = (load_pem_private_key(key, passphrase) for key in keys)
         except (ValueError, TypeError):
-            problem = "needs the right passphrase" if b"ENCRYPTED" in first else "is not encrypted, or damaged"
+            problem = "needs the right passphrase" if b"ENCRYPTED" in keys[0] else "is not encrypted, or damaged"
             raise KeyFileError(f"{path}: {problem}") from None  # the cause could quote key material
         if not isinstance(signing, Ed25519PrivateKey) or not isinstance(sealing, X25519PrivateKey):
             raise KeyFileError(f"{path}: an Ed25519 and an X25519 key are expected")
@@ -158,32 +152,6 @@ def read_card(path: Path) -> Card:
         return Card(**read_public(path))
     except (ValueError, TypeError) as error:
         raise KeyFileError(f"{path}: not a valid card: {error}") from error
-
-
-def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """A file of mode 0600 in a directory of mode 0700."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists() and not replace:
-        temporary.unlink()
-        raise KeyFileError(f"{path}: exists already")
-    temporary.replace(path)
-
-
-def read_secret(path: Path) -> bytes:
-    """Bytes of a secret file; raises ``KeyFileError`` if others may read it."""
-    try:
-        if path.stat().st_mode & 0o077:
-            raise KeyFileError(f"{path}: others may read it; chmod 600 it, and make new keys if it was copied")
-        return path.read_bytes()
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _card_text(name: str, signing: str, sealing: str) -> bytes:

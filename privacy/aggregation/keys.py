@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,14 @@ from privacy.aggregation.identities import (
     IDENTITY_FILE,
     Card,
     Identity,
-    KeyFileError,
     fingerprint,
     read_card,
     read_public,
-    read_secret,
     seal,
     write_public,
-    write_secret,
 )
 from privacy.errors import InputError
+from privacy.files import KeyFileError, read_secret, write_secret
 
 FORMAT = 1
 SERVER = "server"
@@ -78,7 +77,7 @@ class Bundle:
     def markets(self) -> tuple[str, ...]:
         return tuple(sorted(name for name in self.cards if name != SERVER))
 
-    @property
+    @cached_property
     def signed_text(self) -> bytes:
         return _bundle_text(
             self.epoch, self.founder, self.cards, self.aggregation, self.key_fingerprint, self.rotate_after
@@ -94,7 +93,7 @@ class Bundle:
         return fingerprint(self.signed_text)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self), "cards": {name: asdict(card) for name, card in self.cards.items()}}
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, fields: Any) -> Bundle:
@@ -198,8 +197,7 @@ class KeyDirectory:
 
     def used_rounds(self) -> int:
         """Rounds that the key of the current epoch has protected."""
-        usage = read_public(self.path / USAGE_FILE) if (self.path / USAGE_FILE).exists() else {}
-        return int(usage.get("rounds", 0)) if usage.get("epoch") == self.bundle().epoch else 0
+        return self._used(self.bundle())
 
     def use(self, rounds: int = 1) -> None:
         """Count rounds before they are protected.
@@ -207,17 +205,27 @@ class KeyDirectory:
         Raises:
             KeyExhaustedError: the bundle does not allow them.
         """
-        self.check_allowance(rounds)
-        write_public(self.path / USAGE_FILE, {"epoch": self.bundle().epoch, "rounds": self.used_rounds() + rounds})
+        bundle = self.bundle()
+        used = self._allowed(bundle, rounds)
+        write_public(self.path / USAGE_FILE, {"epoch": bundle.epoch, "rounds": used + rounds})
 
     def check_allowance(self, rounds: int) -> None:
         """Raises ``KeyExhaustedError`` if the key may not protect that many rounds more."""
-        bundle, used = self.bundle(), self.used_rounds()
+        self._allowed(self.bundle(), rounds)
+
+    def _used(self, bundle: Bundle) -> int:
+        usage = read_public(self.path / USAGE_FILE) if (self.path / USAGE_FILE).exists() else {}
+        return int(usage.get("rounds", 0)) if usage.get("epoch") == bundle.epoch else 0
+
+    def _allowed(self, bundle: Bundle, rounds: int) -> int:
+        """Rounds used so far, if that many more are allowed."""
+        used = self._used(bundle)
         if bundle.rotate_after is not None and used + rounds > bundle.rotate_after:
             raise KeyExhaustedError(
                 f"{self.path}: the key of epoch {bundle.epoch} has protected {used} of {bundle.rotate_after} rounds, "
                 f"{rounds} more are asked for; rotate it (fedmm keys rotate)"
             )
+        return used
 
 
 def check_server_directory(directory: Path) -> None:

@@ -8,12 +8,10 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from experiments.deploy.homes import Homes, prepare_homes
-from experiments.deploy.market import start_run_directory
-from experiments.deploy.server import HOME_VARIABLE, RECORD, serve
-from experiments.run_directory import read_config
-from fedmm_secure.federation.aggregation import Membership
+from experiments.deploy.market import open_service
+from experiments.deploy.processes import HOME_VARIABLE
+from experiments.deploy.server import RECORD, serve
 from fedmm_secure.market_service import MarketService, run_directories
-from privacy.aggregation.keys import KeyDirectory
 
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
@@ -31,16 +29,7 @@ class Fleet:
 
     def restart(self, market: str) -> MarketService:
         """A new process of a market: all that it knows is on disk."""
-        home = self.homes.market(market)
-        keys, config = KeyDirectory(home / "keys"), read_config(home)
-        self.services[market] = MarketService(
-            config,
-            market,
-            Membership(keys, keys.identity()),
-            home / "runs",
-            max_runs=self.max_runs,
-            begin=lambda directory: start_run_directory(directory, config),
-        )
+        self.services[market] = open_service(self.homes.market(market), max_runs=self.max_runs)
         return self.services[market]
 
     def get_node_ids(self) -> list[int]:

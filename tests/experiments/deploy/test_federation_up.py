@@ -22,9 +22,9 @@ from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.market_service import run_directories
 from tests.conftest import TINY
-from tests.experiments.deploy.test_flower_engine import EXPECTED, configuration
+from tests.experiments.deploy.test_flower_engine import EXPECTED
 from tests.experiments.test_cli import fedmm
-from tests.faults import AGAIN, COUNTED, LEFT_OUT, ONCE
+from tests.faults import AGAIN, COUNTED, LEFT_OUT, ONCE, configuration
 
 ROOT = Path(__file__).parents[3]
 

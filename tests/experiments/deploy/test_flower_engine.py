@@ -17,20 +17,15 @@ from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.market_service import MarketRun, run_directories
-from privacy.aggregation.identities import KeyFileError
 from privacy.aggregation.keys import KeyDirectory
-from tests.conftest import TINY, tiny
+from privacy.files import KeyFileError
+from tests import faults
+from tests.conftest import tiny
 from tests.experiments.deploy.fleet import make_fleet
 from tests.experiments.test_cli import fedmm
-from tests.faults import AGAIN, COUNTED, FAULTS, LEFT_OUT, ONCE, STOPPED
+from tests.faults import AGAIN, COUNTED, FAULTS, KINDS, LEFT_OUT, ONCE, STOPPED, configuration
 
-KINDS = ("plaintext", "ckks", "masked-ckks")
 FAULTY, FAULTY_ROUND, STAGE = "m3", 1, "quantizer/0"
-
-
-def configuration(kind="ckks", markets=4, **sections):
-    synthetic = TINY["data"]["synthetic"] | {"markets": markets}
-    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, **sections)
 
 
 @pytest.fixture
@@ -62,6 +57,17 @@ def test_private_models_are_bit_identical_too(fleet, tmp_path):
     for market in running.homes.markets:
         (directory,) = run_directories(running.homes.market(market) / "runs")
         assert verify_run(directory) == []
+
+
+def test_a_file_that_the_servers_transcript_lacks_is_a_finding(fleet):
+    running = fleet(configuration(markets=3))
+    running.serve()
+    conclude(running)
+    server = running.homes.server / "runs" / running.run
+    (server / "transcript" / STAGE / "0001-update-m1.bin").unlink()
+    (directory,) = run_directories(running.homes.market("m0") / "runs")
+    found = {finding.where.rsplit("/", 1)[-1]: finding.what for finding in verify_run(directory, server)}
+    assert found["0001-update-m1.bin"] == "missing, or its bytes do not match the index"
 
 
 def unfaithful(fault):
@@ -97,16 +103,8 @@ def unfaithful(fault):
     return answer
 
 
-EXPECTED = {(fault, kind): AGAIN if kind == "masked-ckks" else LEFT_OUT for fault in FAULTS for kind in KINDS} | {
-    ("sends twice the range", "ckks"): COUNTED,
-    ("sends twice the range", "masked-ckks"): COUNTED,
-    ("sends 8 times the range", "ckks"): STOPPED,
-    ("sends 8 times the range", "masked-ckks"): STOPPED,
-    # one request has one reply: the second message has nowhere to go
-    ("sends twice", "plaintext"): ONCE,
-    ("sends twice", "ckks"): ONCE,
-    ("sends twice", "masked-ckks"): ONCE,
-}
+# one request has one reply: the second message has nowhere to go
+EXPECTED = faults.EXPECTED | {("sends twice", kind): ONCE for kind in KINDS}
 
 
 def outcome(fleet, fault):

@@ -13,8 +13,9 @@ from experiments.deploy.flower_app.fedmm_flower.client_app import ask
 from experiments.deploy.homes import prepare_homes
 from experiments.deploy.market import SOCKET
 from experiments.deploy.processes import Processes, bounded, start_market
-from tests.experiments.deploy.test_flower_engine import HOSTILE, configuration
+from tests.experiments.deploy.test_flower_engine import HOSTILE
 from tests.experiments.test_cli import fedmm
+from tests.faults import configuration
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,15 @@ from fedmm_secure.federation.setup import make_clients, open_federation
 from fedmm_secure.federation.transcript import Transcript
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation import AggregationError
-from tests.conftest import TINY, tiny
-from tests.faults import AGAIN, COUNTED, FAULTS, HANG_SECONDS, LEFT_OUT, STOPPED
+from tests import faults
+from tests.faults import AGAIN, COUNTED, EXPECTED, FAULTS, HANG_SECONDS, KINDS, LEFT_OUT, STOPPED
 
 STAGE, ROUNDS, FAULTY_ROUND, FAULTY = "quantizer/0", 3, 1, "m3"
-KINDS = ("plaintext", "ckks", "masked-ckks")
 TIMEOUT = 2.0
 
 
 def configuration(kind, markets=4):
-    synthetic = TINY["data"]["synthetic"] | {"markets": markets}
-    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, federation={"round_timeout": TIMEOUT})
+    return faults.configuration(kind, markets, federation={"round_timeout": TIMEOUT})
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +126,6 @@ def outcome(kind, fault, config, markets, directory):
         assert cohorts[-1][0] == everyone  # back in the next round
         assert torch.equal(run.codebook(FAULTY), run.codebook())
     return AGAIN if attempt else LEFT_OUT
-
-
-EXPECTED = {(fault, kind): AGAIN if kind == "masked-ckks" else LEFT_OUT for fault in FAULTS for kind in KINDS} | {
-    # encryption keeps the server from looking; a sum that leaves its range is noticed by the markets
-    ("sends twice the range", "ckks"): COUNTED,
-    ("sends twice the range", "masked-ckks"): COUNTED,
-    ("sends 8 times the range", "ckks"): STOPPED,
-    ("sends 8 times the range", "masked-ckks"): STOPPED,
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

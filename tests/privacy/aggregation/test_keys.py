@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.aggregation import CKKSKey, CKKSParameters
-from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, KeyFileError, read_card, seal
+from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, read_card, seal
 from privacy.aggregation.keys import (
     BUNDLE_FILE,
     KEY_FILE,
@@ -23,6 +23,7 @@ from privacy.aggregation.keys import (
     read_invitation,
     write_invitation,
 )
+from privacy.files import KeyFileError
 
 PARAMETERS = CKKSParameters.derive(length=10, cohort=3, value_bound=2**10)
 NAMES = ("a", "b", "c", SERVER)
