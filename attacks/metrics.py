@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 CONFIDENCE = 0.95
 
@@ -44,23 +45,62 @@ def true_positives_at(score: NDArray[np.float64], member: NDArray[np.bool_], fpr
     return int((score[member] > outside[allowed]).sum())
 
 
+FALSE_POSITIVE_RATES = (0.1, 0.01, 0.001)
+
+
 @dataclass(frozen=True)
 class MembershipMetrics:
-    """AUC: mean over target models, t interval. TPR: pooled over them, Clopper-Pearson interval."""
+    """How well an attack tells members from others.
+
+    Attributes:
+        auc: mean over target models, t interval.
+        tpr: by false-positive rate, of each target model by itself, pooled over them; Clopper-Pearson interval. The
+            queries of one model are not independent, so it is narrow.
+        targets: target models.
+        queries: queries of each.
+    """
 
     auc: Estimate
-    tpr_at_1_percent_fpr: Estimate
+    tpr: dict[float, Estimate]
     targets: int
     queries: int
+
+    def to_json(self) -> dict[str, Any]:
+        rates = {f"tpr_at_{100 * rate:g}_percent_fpr": asdict(found) for rate, found in self.tpr.items()}
+        return {"auc": asdict(self.auc), **rates, "targets": self.targets, "queries": self.queries}
 
 
 def membership_metrics(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> MembershipMetrics:
     """Metrics of attack scores ``(n_targets, n_queries)`` against membership of the same shape."""
-    aucs = np.array([roc_auc_score(member, score) for score, member in zip(scores, members, strict=True)])
-    hits = sum(true_positives_at(score, member, 0.01) for score, member in zip(scores, members, strict=True))
+    pairs = list(zip(scores, members, strict=True))
+    hits = {
+        rate: sum(true_positives_at(score, member, rate) for score, member in pairs) for rate in FALSE_POSITIVE_RATES
+    }
     return MembershipMetrics(
-        auc=mean_estimate(aucs),
-        tpr_at_1_percent_fpr=proportion(hits, int(members.sum())),
+        auc=mean_estimate(np.array([roc_auc_score(member, score) for score, member in pairs])),
+        tpr={rate: proportion(found, int(members.sum())) for rate, found in hits.items()},
         targets=len(scores),
         queries=scores.shape[1],
     )
+
+
+def roc(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False- and true-positive rates, averaged over target models at the same false-positive rates ``(n_points,)``."""
+    rates = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 200)]))
+    curves = []
+    for score, member in zip(scores, members, strict=True):
+        false, true, _ = roc_curve(member, score)
+        # the most that is reached without exceeding a rate: no interpolation between what was observed
+        curves.append(true[np.searchsorted(false, rates, side="right") - 1])
+    return rates, np.mean(curves, axis=0)
+
+
+def within_bound(
+    scores: NDArray[np.float64], members: NDArray[np.bool_], epsilon: float, delta: float
+) -> dict[float, bool]:
+    """Whether true positives at each false-positive rate admit ``TPR <= e^ε FPR + δ`` (Kairouz et al., ICML 2015).
+
+    False where even the low end of the interval of the true-positive rate lies above the bound.
+    """
+    found = membership_metrics(scores, members).tpr
+    return {rate: estimate.low <= min(np.exp(epsilon) * rate + delta, 1.0) for rate, estimate in found.items()}

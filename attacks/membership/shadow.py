@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
+from attacks.membership.observations import Observed, observe
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.neighbours import cosine_weights
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.private import PrivateBench
-from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.ctr.recipes import CONFIGURED, Fit, MarketBench, Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.stacked import fit_together
+from fedmm_secure.ctr.training import NeuralModel
+from fedmm_secure.data.candidates import Candidates
+from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.setup import CTR, open_federation
 from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.quantization.stacked import Movements, federate_stacked, mean_movement, train_local_stacked
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ShadowScores:
-    """What the shadow pipelines answered.
-
-    Attributes:
-        confidence: by target model, ``(n_shadows, n_queries)``: logit of the predicted click probability.
-        member: ``(n_shadows, n_queries)``: whether the pipeline was trained with the queried row.
-        rows: row numbers of the queries in the market, ``(n_queries,)``.
-    """
-
-    confidence: dict[str, NDArray[np.float64]]
-    member: NDArray[np.bool_]
-    rows: NDArray[np.int64]
+Unit = Literal["interaction", "user"]
+NEAR, SHOWN = 8, 100
+GROUP = 16  # pipelines trained side by side: more share overhead no better, and outgrow the processor's cache
 
 
 def recipe_by_name(config: Config, name: str) -> Recipe:
@@ -54,15 +53,70 @@ def recipe_by_name(config: Config, name: str) -> Recipe:
     return recipe
 
 
-def balanced_membership(n_shadows: int, n_rows: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Half of the shadows, chosen at random for each row, contain it: ``(n_shadows, n_rows)``."""
-    order = rng.random((n_shadows, n_rows)).argsort(axis=0)
+def balanced_membership(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Half of the shadows, chosen at random for each unit, contain it: ``(n_shadows, n_units)``."""
+    order = rng.random((n_shadows, n_units)).argsort(axis=0)
     return np.asarray(order < n_shadows // 2)
 
 
 @dataclass(frozen=True)
+class Queries:
+    """What the adversary asks about: training rows of the market whose items are in the pool.
+
+    Attributes:
+        rows: row numbers, ``(n,)``.
+        user, item: of each row.
+        history: each row's account as the adversary copies it: the user's training rows without the row asked about,
+            ``(n, n_items)``. Prior knowledge: all of the user's rows, but not whether they were trained on.
+        full: all training rows of each user, ``(n_users, n_items)``.
+        near: items that most often go with each item, ``(n_items, NEAR)``; from ``full``.
+        shown: some items of the pool, ``(n_shown,)``, that every account is asked about.
+    """
+
+    rows: IntArray
+    user: IntArray
+    item: IntArray
+    history: sparse.csr_array
+    full: sparse.csr_array
+    near: IntArray
+    shown: IntArray
+
+    @classmethod
+    def of(cls, prepared: PreparedMarket) -> Queries:
+        market, train = prepared.market, prepared.split.train
+        rows = train[prepared.pool.contains(market.item[train])]
+        user, item = market.user[rows], market.item[rows]
+        full = history_matrix(market, train)
+        asked = sparse.csr_array((np.ones(len(rows)), (np.arange(len(rows)), item)), shape=(len(rows), market.n_items))
+        history = sparse.csr_array(full[user] - asked)
+        history.eliminate_zeros()
+        pool = prepared.pool.items
+        together = cosine_weights(sparse.csr_array(full[:, pool]), 0.0)
+        near = np.zeros((market.n_items, min(NEAR, len(pool) - 1)), dtype=np.int64)
+        near[pool] = pool[np.argsort(-together, axis=1, kind="stable")[:, : near.shape[1]]]
+        return cls(rows, user, item, history, full, near, pool[:: -(-len(pool) // SHOWN)])
+
+
+@dataclass(frozen=True)
+class ShadowScores:
+    """What the shadow pipelines showed.
+
+    Attributes:
+        observed: by target model, each view's observations stacked over pipelines, ``(n_shadows, n_queries, …)``.
+        member: ``(n_shadows, n_units)``: whether the pipeline was trained with the unit.
+        queries: the rows that were asked about.
+        unit: what ``member`` is about: the queried row, or the user.
+    """
+
+    observed: dict[str, Observed]
+    member: NDArray[np.bool_]
+    queries: Queries
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class ShadowPlan:
-    """What one shadow pipeline needs to know.
+    """What shadow pipelines need to know.
 
     Attributes:
         config: the run's configuration.
@@ -71,6 +125,7 @@ class ShadowPlan:
         targets: names of the attacked models.
         choices: by target, position of its hyper-parameters in their grid, as the run tuned them.
         noise: by market and stage group, the noise multipliers of the run; empty without DP.
+        unit: whether halves are drawn of rows or of users.
     """
 
     config: Config
@@ -79,55 +134,146 @@ class ShadowPlan:
     targets: tuple[str, ...]
     choices: Mapping[str, int]
     noise: Mapping[str, Mapping[str, float]]
+    unit: Unit = "interaction"
 
-    def train(self, rows: NDArray[np.int64], queries: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.float64]]:
-        """Train every stage on ``rows`` of the market; returns each target's confidence in the queried rows."""
+    def train(
+        self, halves: Sequence[PreparedMarket], queries: Queries, seed: int, *, stacked: bool = True
+    ) -> list[dict[str, Observed]]:
+        """Train every stage on each half of the market; returns what each target model shows of the queries.
+
+        Args:
+            halves: the market with fewer rows.
+            queries: what is asked.
+            seed: of initialisation and order.
+            stacked: whether networks are trained side by side; one after the other otherwise, with the same result
+                but for rounding, batch boundaries and dropout.
+        """
         torch.set_num_threads(1)
-        prepared = self.markets[self.market]
-        half = replace(prepared, split=replace(prepared.split, train=rows))
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
-        raw = self._embed(half)
-        local: dict[str | None, tuple[Embedding, RQVAE | None]] = {None: (raw, None)}
-        for kind in {recipe.codes for recipe in recipes} - {None}:
-            if kind == "local":
-                local[kind] = raw, train_local_quantizer(self.config, raw, self.market, seed)
-            else:
-                local[kind] = self._federate(half, raw, seed)
-        user, item = prepared.market.user[queries], prepared.market.item[queries]
-        answers = {}
+        raw = [fit_embedding(half, self.config.embedding) for half in halves]
+        found: list[dict[str, Observed]] = [{} for _ in halves]
+        quantizers = {
+            kind: self._quantizers(kind, halves, raw, seed, stacked=stacked)
+            for kind in {recipe.codes for recipe in recipes} - {None}
+        }
+        benches: list[MarketBench] | None = None
         for recipe in recipes:
-            embedding, quantizer = local[recipe.codes]
-            probability = self._predictor(recipe, half, embedding, quantizer, seed)(user, item)
-            clipped = np.clip(probability, 1e-9, 1 - 1e-9)
-            answers[recipe.name] = np.log(clipped) - np.log1p(-clipped)
-        return answers
+            coded = quantizers.get(recipe.codes, [Coded(embedding) for embedding in raw])
+            if recipe.name == CONFIGURED and self.config.private_ctr:
+                observed = [
+                    self._attack_private(half, own, queries, seed) for half, own in zip(halves, coded, strict=True)
+                ]
+            else:
+                benches = benches or [
+                    MarketBench(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
+                ]
+                observed = self._attack_raw(recipe, benches, coded, queries, seed, stacked=stacked)
+            for answers, one in zip(found, observed, strict=True):
+                answers[recipe.name] = one
+        return found
 
-    def _predictor(
-        self, recipe: Recipe, half: PreparedMarket, embedding: Embedding, quantizer: RQVAE | None, seed: int
-    ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]:
-        if recipe.name == CONFIGURED and self.config.private_ctr and quantizer is not None:
-            private = PrivateBench(half, embedding, self.config)
-            released, features = private.train(quantizer, seed, self.noise[self.market].get(CTR))
-            return lambda user, item: released.predict(features(user, item))
-        bench = MarketBench(half, embedding, self.config)
-        model, builder = bench.train(recipe, quantizer, seed, bench.grid(recipe.kind)[self.choices.get(recipe.name, 0)])
-        return lambda user, item: model.predict(builder(user, item))
+    def _attack_raw(
+        self,
+        recipe: Recipe,
+        benches: Sequence[MarketBench],
+        coded: Sequence[Coded],
+        queries: Queries,
+        seed: int,
+        *,
+        stacked: bool,
+    ) -> list[Observed]:
+        choices = benches[0].grid(recipe.kind)[self.choices.get(recipe.name, 0)]
+        fits = []
+        for bench, own in zip(benches, coded, strict=True):
+            bench.embedding = own.embedding
+            fits.append(bench.prepare_fit(recipe, own.quantizer, seed, choices))
+        _fit_all(fits, stacked=stacked)
+        observed = []
+        for bench, own, fit in zip(benches, coded, fits, strict=True):
+            account = None
+            if "user_id" not in recipe.features:
+                account = bench.account_builder(recipe, own.quantizer, queries.history)
+            observed.append(self._observe(fit.model.predict, fit.builder, account, own, queries))
+        return observed
+
+    def _attack_private(self, half: PreparedMarket, own: Coded, queries: Queries, seed: int) -> Observed:
+        if own.quantizer is None:
+            raise ValueError("a released model needs codes")
+        bench = PrivateBench(half, own.embedding, self._fresh_noise)
+        model, builder = bench.train(own.quantizer, seed, self.noise[self.market].get(CTR))
+        account = bench.builder(own.quantizer, PrivateHistory(bench.embedding, queries.history))
+        return self._observe(model.predict, builder, account, own, queries)
+
+    def _observe(
+        self,
+        predict: Callable[..., FloatArray],
+        builder: FeatureBuilder,
+        account: FeatureBuilder | None,
+        own: Coded,
+        queries: Queries,
+    ) -> Observed:
+        return observe(predict, builder, account, own.embedding, own.quantizer, own.federated, queries)
 
     @cached_property
     def other_embeddings(self) -> dict[str, Embedding]:
         """Raw embeddings of the other markets, the same in every shadow pipeline."""
-        return {name: self._embed(other) for name, other in self.markets.items() if name != self.market}
+        return {
+            name: fit_embedding(other, self.config.embedding)
+            for name, other in self.markets.items()
+            if name != self.market
+        }
 
-    def _embed(self, prepared: PreparedMarket) -> Embedding:
-        """Without DP, as the market's own models and baselines do."""
-        return fit_embedding(prepared, self.config.embedding)
+    @property
+    def _fresh_noise(self) -> Config:
+        """The configuration without a noise seed: a seed that the adversary shared would give the noise away."""
+        return self.config.model_copy(
+            update={"privacy": self.config.privacy.model_copy(update={"noise_seed": None})}
+        )
 
-    def _federate(self, half: PreparedMarket, raw: Embedding, seed: int) -> tuple[Embedding, RQVAE]:
-        """A whole federation, the other markets as in the run; returns what the market's own models build on."""
+    def _quantizers(
+        self,
+        kind: str | None,
+        halves: Sequence[PreparedMarket],
+        raw: Sequence[Embedding],
+        seed: int,
+        *,
+        stacked: bool,
+    ) -> list[Coded]:
+        private = self.config.privacy.epsilon is not None
+        if kind == "local":
+            if stacked:
+                models = train_local_stacked(self.config, raw, self.market, seed)
+            else:
+                models = [train_local_quantizer(self.config, embedding, self.market, seed) for embedding in raw]
+            return [Coded(embedding, model) for embedding, model in zip(raw, models, strict=True)]
+        if private or not stacked:
+            return [self._federate(half, own, seed) for half, own in zip(halves, raw, strict=True)]
+        last: dict[str, FloatArray] = {}
+
+        def combine(round: int, movements: Movements) -> FloatArray:
+            applied = mean_movement(round, movements)
+            last["gap"] = movements[self.market] - applied
+            return applied
+
+        embeddings = {
+            name: raw if name == self.market else [self.other_embeddings[name]] for name in self.markets
+        }
+        stacks = federate_stacked(self.config, embeddings, seed, copies=len(raw), combine=combine)
+        words = stacks[self.market].codewords.numpy()
+        return [
+            Coded(embedding, model, Federated(aggregate, aggregate + gap))
+            for embedding, model, aggregate, gap in zip(
+                raw, stacks[self.market].models(), words, last["gap"], strict=True
+            )
+        ]
+
+    def _federate(self, half: PreparedMarket, raw: Embedding, seed: int) -> Coded:
+        """A whole federation, the other markets as in the run; what the market's own models build on."""
         markets = {**self.markets, self.market: half}
-        # plaintext sums give bit-identical codebooks, faster
-        aggregation = self.config.aggregation.model_copy(update={"kind": "plaintext"})
-        config = self.config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
+        # plaintext sums give bit-identical codebooks, faster; not admitted for distributed noise
+        kind = self.config.aggregation.kind if self.config.privacy.distributed_noise else "plaintext"
+        aggregation = self.config.aggregation.model_copy(update={"kind": kind, "rotate_after": None})
+        config = self._fresh_noise.model_copy(update={"seed": (seed,), "aggregation": aggregation})
         with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
             federation = open_federation(config, markets, Path(scratch), noise=self.noise)
             if config.private_embedding:
@@ -135,8 +281,55 @@ class ShadowPlan:
             else:
                 embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
             models = train_federated(federation, seed, embeddings)
+            words = models[self.market].global_codebook.codewords.detach().numpy().copy()
             embeddings, quantizers = refine(federation, markets, embeddings, {seed: models})
-        return embeddings[self.market], quantizers[seed][self.market]
+        return Coded(embeddings[self.market], quantizers[seed][self.market], Federated(words, None))
+
+
+@dataclass(frozen=True)
+class Federated:
+    """Global codewords after the last round: of all markets, and as the market's own update left them."""
+
+    aggregate: FloatArray
+    own: FloatArray | None
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What CTR models of one pipeline build on."""
+
+    embedding: Embedding
+    quantizer: RQVAE | None = None
+    federated: Federated | None = None
+
+
+def _fit_all(fits: Sequence[Fit], *, stacked: bool) -> None:
+    neural = [fit.model for fit in fits if isinstance(fit.model, NeuralModel)]
+    if not stacked or len(neural) < len(fits):
+        for fit in fits:
+            fit.run()
+        return
+    refits = [fit.refit for fit in fits if fit.refit is not None]
+    fit_together(neural, [fit.source for fit in fits], [fit.validation for fit in fits], refits or None)
+
+
+def halve(prepared: PreparedMarket, unit: Unit, member: NDArray[np.bool_]) -> PreparedMarket:
+    """The market with the units of ``member`` alone; who is left out as a user has no rows in any part."""
+    split, user = prepared.split, prepared.market.user
+    if unit == "interaction":
+        return replace(prepared, split=replace(split, train=split.train[member]))
+    parts = {name: rows[member[user[rows]]] for name, rows in vars(split).items()}
+
+    def candidates(found: Candidates) -> Candidates:
+        kept = member[found.user]
+        return Candidates(found.user[kept], found.item[kept], found.label[kept])
+
+    return replace(
+        prepared,
+        split=replace(split, **parts),
+        valid=candidates(prepared.valid),
+        test=candidates(prepared.test),
+    )
 
 
 def train_shadows(
@@ -145,37 +338,71 @@ def train_shadows(
     n_shadows: int,
     store: Store,
     seed: int = 0,
+    stacked: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> ShadowScores:
-    """Train shadow pipelines on random halves of one market's training rows; kept in ``store`` one by one.
+    """Train shadow pipelines on random halves of one market; kept in ``store`` group by group.
 
-    The candidate pool, the split, the seed and the other markets stay as they are. The queries are the training rows
-    whose items are in the pool.
+    The candidate pool, the split, the seed and the other markets stay as they are.
     """
     prepared = plan.markets[plan.market]
-    train = prepared.split.train
-    member = balanced_membership(n_shadows, len(train), numpy_generator("shadow", plan.market, seed))
-    queried = prepared.pool.contains(prepared.market.item[train])
-    folder = f"shadows/{plan.market}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
-    names = [f"{folder}/{index:04d}" for index in range(n_shadows)]
+    n_units = len(prepared.split.train) if plan.unit == "interaction" else prepared.market.n_users
+    member = balanced_membership(n_shadows, n_units, numpy_generator("shadow", plan.market, plan.unit, seed))
+    queries = Queries.of(prepared)
+    folder = f"shadows/{plan.market}/{plan.unit}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
+    size = min(GROUP, -(-n_shadows // plan.config.workers))
+    groups = [range(start, min(start + size, n_shadows)) for start in range(0, n_shadows, size)]
     federated = any(recipe_by_name(plan.config, target).codes == "federated" for target in plan.targets)
     if federated and not plan.config.private_embedding:
         _ = plan.other_embeddings  # fitted here once; they travel to the workers with the plan
     tasks = (
-        joblib.delayed(_keep)(store, names[index], plan, train[member[index]], train[queried])
-        for index in range(n_shadows)
+        joblib.delayed(_keep)(store, folder, group, plan, member[group.start : group.stop], queries, stacked)
+        for group in groups
+        if not all(store.path(_name(folder, index)).exists() for index in group)
     )
+    done = sum(store.path(_name(folder, index)).exists() for index in range(n_shadows))
     finished = joblib.Parallel(n_jobs=plan.config.workers, return_as="generator_unordered")(tasks)
-    for done, _ in enumerate(finished, start=1):
+    for count in finished:
+        done = min(done + count, n_shadows)
         progress(done, n_shadows)
-    answers = [store.arrays(name, dict) for name in names]
-    return ShadowScores(
-        {target: np.stack([answer[target] for answer in answers]) for target in plan.targets},
-        member[:, queried],
-        train[queried],
-    )
+    kept = [store.arrays(_name(folder, index), dict) for index in range(n_shadows)]
+    observed = {
+        target: {
+            key.split("/", 1)[1]: np.stack([arrays[key] for arrays in kept])
+            for key in kept[0]
+            if key.split("/", 1)[0] == target
+        }
+        for target in plan.targets
+    }
+    if plan.unit == "interaction":
+        member = member[:, np.isin(prepared.split.train, queries.rows)]
+    return ShadowScores(observed, member, queries, plan.unit)
 
 
-def _keep(store: Store, name: str, plan: ShadowPlan, rows: NDArray[np.int64], queries: NDArray[np.int64]) -> None:
+def _name(folder: str, index: int) -> str:
+    return f"{folder}/{index:04d}"
+
+
+def _keep(
+    store: Store,
+    folder: str,
+    group: range,
+    plan: ShadowPlan,
+    member: NDArray[np.bool_],
+    queries: Queries,
+    stacked: bool,
+) -> int:
+    halves = [halve(plan.markets[plan.market], plan.unit, own) for own in member]
     # the configuration is public, and so is the run's seed of initialisation and order (never that of noise)
-    store.arrays(name, partial(plan.train, rows, queries, plan.config.seed[0]))
+    seed = plan.config.seed[0]
+    alone = not stacked or plan.config.privacy.epsilon is not None
+    chunks = [[index] for index in range(len(group))] if alone else [list(range(len(group)))]
+    for chunk in chunks:
+        names = [_name(folder, group[index]) for index in chunk]
+        if all(store.path(name).exists() for name in names):
+            continue
+        found = plan.train([halves[index] for index in chunk], queries, seed, stacked=stacked)
+        for name, answers in zip(names, found, strict=True):
+            flat = {f"{target}/{key}": value for target, observed in answers.items() for key, value in observed.items()}
+            store.arrays(name, partial(dict, flat))
+    return len(group)

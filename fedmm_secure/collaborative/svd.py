@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 
 from fedmm_secure.data.market import FloatArray
 from privacy.mechanisms.dp_svd import fix_signs
@@ -38,8 +38,7 @@ class SVDEmbedding:
         self._item_weight = 1.0 / np.sqrt(np.maximum(item_degree, 1.0))
         normalised = self._normalise(train)
         dim = min(self.dim, min(train.shape) - 1)
-        start = np.ones(min(train.shape)) / np.sqrt(min(train.shape))  # ARPACK's own start is random
-        _, values, right = svds(normalised, k=dim, v0=start)
+        values, right = _leading(normalised, dim)
         order = np.argsort(-values, kind="stable")
         factors = fix_signs(np.asarray(right, np.float64)[order].T)
         self.item_factors_ = _pad(factors, self.dim)
@@ -55,6 +54,16 @@ class SVDEmbedding:
         degree = np.asarray(history.sum(axis=1)).ravel()
         user_weight = 1.0 / np.sqrt(np.maximum(degree, 1.0))
         return sparse.csr_array(sparse.diags_array(user_weight) @ history @ sparse.diags_array(self._item_weight))
+
+
+def _leading(matrix: sparse.csr_array, dim: int) -> tuple[FloatArray, FloatArray]:
+    """Largest singular values ``(dim,)`` and their right vectors ``(dim, n_items)``, in any order."""
+    start = np.ones(min(matrix.shape)) / np.sqrt(min(matrix.shape))  # ARPACK's own start is random
+    try:
+        _, values, right = svds(matrix, k=dim, v0=start)
+    except ArpackError:  # a small or degenerate matrix: fewer than dim users with rows, or many equal values
+        _, values, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    return values[:dim], right[:dim]
 
 
 def _pad(matrix: FloatArray, dim: int) -> FloatArray:

@@ -67,7 +67,7 @@ class History:
         self.matrix = history_matrix(market, rows)
         self.item_count = np.bincount(self.item, minlength=market.n_items).astype(np.float64)
         self.user_count = np.bincount(self.user, minlength=market.n_users).astype(np.float64)
-        self._scores: tuple[FloatArray, FloatArray, SVDEmbedding] | None = None
+        self._scores: ScoreModels | None = None
         self._recency: dict[str, FloatArray] | None = None
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
@@ -79,31 +79,24 @@ class History:
     def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """SVD at several ranks, EASE and item-kNN; items must be in the pool."""
         if self._scores is None:
-            pooled = sparse.csr_array(self.matrix[:, self.pool.items])
-            ease = pooled @ ease_weights(pooled, EASE_REGULARISATION)
-            cosine = pooled @ cosine_weights(pooled, COSINE_SHRINKAGE)
-            svd = SVDEmbedding(max(SVD_RANKS)).fit(self.matrix)
-            self._scores = (np.asarray(ease, np.float32), np.asarray(cosine, np.float32), svd)
-        ease, cosine, svd = self._scores
-        column = np.searchsorted(self.pool.items, item)
-        products = svd.user_factors_[user] * svd.item_factors_[item]
-        found = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
-        norms = np.linalg.norm(svd.user_factors_[user, :32], axis=1) * np.linalg.norm(
-            svd.item_factors_[item, :32], axis=1
-        )
-        found["svd32_cosine"] = found["svd32"] / np.maximum(norms, 1e-12)
-        found["ease"] = ease[user, column]
-        found["knn"] = cosine[user, column]
-        found["knn_mean"] = found["knn"] / np.maximum(self.user_count[user], 1.0)
-        return found
+            self._scores = self.score_models().on(self.matrix)
+        return self._scores(user, item, self.user_count)
+
+    def score_models(self) -> ScoreModels:
+        """Score models fitted to the history's rows."""
+        pooled = sparse.csr_array(self.matrix[:, self.pool.items])
+        weights = ease_weights(pooled, EASE_REGULARISATION), cosine_weights(pooled, COSINE_SHRINKAGE)
+        return ScoreModels(self.pool, *weights, SVDEmbedding(max(SVD_RANKS)).fit(self.matrix))
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """When the user and the item were active, from the history's times; zeros without times."""
-        if self._recency is None:
-            self._recency = self._fit_recency()
-        found = self._recency
+        found = self._recency = self._recency or self._fit_recency()
+        return self.recency_at(found["user_last"][user], found["user_mean"][user], item)
+
+    def recency_at(self, user_last: FloatArray, user_mean: FloatArray, item: IntArray) -> dict[str, FloatArray]:
+        """The same for users whose last and mean times ``(n,)`` are given."""
+        found = self._recency = self._recency or self._fit_recency()
         item_mean, item_first = found["item_mean"][item], found["item_first"][item]
-        user_mean, user_last = found["user_mean"][user], found["user_last"][user]
         return {
             "item_mean_time": item_mean,
             "item_first_time": item_first,
@@ -138,6 +131,69 @@ class History:
             "user_last": user_last,
             "user_mean": np.bincount(self.user, time, minlength=n_users) / np.maximum(self.user_count, 1.0),
         }
+
+
+class ScoreModels:
+    """EASE, item-kNN and SVD between the items of a pool; scores of the users that ``on`` was called with."""
+
+    def __init__(self, pool: Pool, ease: FloatArray, cosine: FloatArray, svd: SVDEmbedding) -> None:
+        self._pool, self._weights, self._svd = pool, (ease, cosine), svd
+
+    def on(self, history: sparse.csr_array) -> ScoreModels:
+        """The same models, with scores of users of a history ``(n_users, n_items)``."""
+        found = ScoreModels(self._pool, *self._weights, self._svd)
+        pooled = sparse.csr_array(history[:, self._pool.items])
+        found._ease, found._cosine = (np.asarray(pooled @ weight, np.float32) for weight in self._weights)
+        found._users = self._svd.transform(history)
+        return found
+
+    def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
+        column = np.searchsorted(self._pool.items, item)
+        items = self._svd.item_factors_
+        products = self._users[user] * items[item]
+        found = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
+        norms = np.linalg.norm(self._users[user, :32], axis=1) * np.linalg.norm(items[item, :32], axis=1)
+        found["svd32_cosine"] = found["svd32"] / np.maximum(norms, 1e-12)
+        found["ease"] = self._ease[user, column]
+        found["knn"] = self._cosine[user, column]
+        found["knn_mean"] = found["knn"] / np.maximum(user_count[user], 1.0)
+        return found
+
+
+class AccountHistory:
+    """Accounts that no row of the market belongs to, scored by models that were fitted to its rows.
+
+    Args:
+        fitted: the market's history.
+        accounts: what the accounts interacted with, ``(n, n_items)``, binary; the last thing that happened.
+        codes: codes of the market's users and items, for how users of a code meet items of a code.
+    """
+
+    def __init__(self, fitted: History, accounts: sparse.csr_array, codes: Codes | None = None) -> None:
+        self.matrix = accounts
+        self.n_users, self.n_items = accounts.shape
+        self.user_count: FloatArray = np.asarray(accounts.sum(axis=1), dtype=np.float64).ravel()
+        self._fitted, self._trained_codes = fitted, codes
+        self._scores: ScoreModels | None = None
+
+    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        return {"item_count": np.log1p(self._fitted.item_count[item]), "user_count": np.log1p(self.user_count[user])}
+
+    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        if self._scores is None:
+            self._scores = self._fitted.score_models().on(self.matrix)
+        return self._scores(user, item, self.user_count)
+
+    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        return self._fitted.recency_at(np.ones(len(user)), np.ones(len(user)), item)
+
+    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+        """From the market's rows: accounts change nothing."""
+        if self._trained_codes is None:
+            return None
+        n_codes = seen.shape[1]
+        met = self._fitted.matrix @ _one_hot(self._trained_codes.item[:, 0], n_codes)
+        return self._fitted.code_lift(self._trained_codes, met.toarray())
 
 
 class FeatureHistory(Protocol):

@@ -69,9 +69,19 @@ class PrivateCTR:
                 optimizer.step()
 
     def fit(
-        self, bags: Bags, choices: DPSGD, steps: int, learning_rate: float, average: bool, noise: NoiseSource
+        self,
+        bags: Bags,
+        choices: DPSGD,
+        steps: int,
+        learning_rate: float,
+        average: bool,
+        noise: NoiseSource,
+        observe: Callable[[], None] = lambda: None,
     ) -> StepStatistics:
-        """DP-SGD on bags whose numbers are standardised; the average of the later iterates is post-processing."""
+        """DP-SGD on bags whose numbers are standardised; the average of the later iterates is post-processing.
+
+        ``observe`` follows each step, while the noised gradients are there to be read.
+        """
         optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
         gradients = FunctionalGradients(self.network, bag_loss)
         trainer = DPSGDTrainer(gradients, optimizer, choices, len(bags.mask), noise)
@@ -81,6 +91,7 @@ class PrivateCTR:
         def after() -> None:
             nonlocal taken
             taken += 1
+            observe()
             if taken > steps // 2:
                 averaged.update_parameters(self.network)
 

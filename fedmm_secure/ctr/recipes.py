@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from dp_accounting.dp_event import GaussianDpEvent
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -18,7 +19,7 @@ from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import BaselineName, Config
 from fedmm_secure.config_privacy import ContributionConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, held_out_folds, labelled, training_part
-from fedmm_secure.ctr.features import FeatureBuilder, FeatureGroup, History
+from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, FeatureGroup, History
 from fedmm_secure.ctr.training import (
     BoostedChoices,
     BoostedModel,
@@ -84,6 +85,20 @@ def baseline_recipe(name: BaselineName) -> Recipe | None:
     return None
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A model that is ready to be fitted, and the builder of its features at prediction time."""
+
+    model: NeuralModel | BoostedModel
+    source: ExampleSource
+    validation: Labelled
+    refit: ExampleSource | None
+    builder: FeatureBuilder
+
+    def run(self) -> None:
+        self.model.fit(self.source, self.validation, self.refit)
+
+
 class MarketBench:
     """Trains recipes on one market; histories and their scores are fitted once and shared."""
 
@@ -102,6 +117,14 @@ class MarketBench:
         self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
     ) -> tuple[NeuralModel | BoostedModel, FeatureBuilder]:
         """Fit a recipe; returns the model and the builder of its features at prediction time."""
+        fit = self.prepare_fit(recipe, quantizer, seed, choices)
+        fit.run()
+        return fit.model, fit.builder
+
+    def prepare_fit(
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
+    ) -> Fit:
+        """An unfitted model with its training, validation and refit examples."""
         split = self.prepared.split
         builders = [(split.train, self.builder(recipe, quantizer))]
         full = builders[0][1]
@@ -115,10 +138,8 @@ class MarketBench:
             # validation rows become training rows, with negatives that know nothing of the test rows
             seen = np.concatenate([split.train, split.valid])
             refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
-        schema = full.schema()
-        model = make_model(recipe.kind, schema, choices, seed)
-        model.fit(source, labelled(full, self.prepared.valid), refit)
-        return model, full
+        model = make_model(recipe.kind, full.schema(), choices, seed)
+        return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
 
     def predict(self, model: NeuralModel | BoostedModel, builder: FeatureBuilder) -> FloatArray:
         """Click probabilities of the test candidates."""
@@ -155,6 +176,27 @@ class MarketBench:
         codes = assign_codes(quantizer, users, self.embedding.item_factors_)
         shape = quantizer.shape
         return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def account_builder(self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array) -> FeatureBuilder:
+        """Features of accounts that no row belongs to: users are rows of ``accounts (n, n_items)``, their histories.
+
+        Raises:
+            ValueError: the recipe needs a trained embedding of each user.
+        """
+        if "user_id" in recipe.features:
+            raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
+        if quantizer is None or recipe.codes is None:
+            return FeatureBuilder(recipe.features, AccountHistory(self.history, accounts))
+        items = self.embedding.item_factors_
+        codes = assign_codes(quantizer, self.embedding.transform(accounts), items)
+        trained = assign_codes(quantizer, self.embedding.transform(self.history.matrix), items)
+        shape = quantizer.shape
+        return FeatureBuilder(
+            recipe.features,
+            AccountHistory(self.history, accounts, trained),
+            codes,
+            (shape.global_codes, shape.local_codes),
+        )
 
     def _source(
         self,

@@ -80,7 +80,7 @@ class NeuralModel:
         return self
 
     def predict(self, features: Features) -> FloatArray:
-        categories, numbers = self._tensors(features)
+        categories, numbers = self.tensors(features)
         self.network_.eval()
         with torch.no_grad():
             parts = [
@@ -101,18 +101,9 @@ class NeuralModel:
         choices = self.choices
         generator = torch_generator("ctr-init", self.seed)
         torch.manual_seed(derive_seed("ctr-dropout", self.seed))  # dropout takes no generator
-        network = NeuralCTR(
-            self.kind,
-            self.schema.cardinalities,
-            len(self.schema.number_names),
-            dim=choices.dim,
-            hidden=choices.hidden,
-            dropout=choices.dropout,
-            generator=generator,
-        )
+        network = self.new_network(generator)
         first = source.draw(0)
-        self._centre = first.features.numbers.mean(0)
-        self._spread = np.maximum(first.features.numbers.std(0), 1e-6)
+        self.standardise_by(first)
         tables = set(map(id, network.table_parameters()))
         others = [parameter for parameter in network.parameters() if id(parameter) not in tables]
         groups: list[dict[str, Any]] = [
@@ -137,6 +128,28 @@ class NeuralModel:
             network.load_state_dict(best_state)
             self.validation_auc_, self.epochs_ = float(best), best_epoch
 
+    def new_network(self, generator: torch.Generator) -> NeuralCTR:
+        """An untrained network for the model's schema."""
+        choices = self.choices
+        return NeuralCTR(
+            self.kind,
+            self.schema.cardinalities,
+            len(self.schema.number_names),
+            dim=choices.dim,
+            hidden=choices.hidden,
+            dropout=choices.dropout,
+            generator=generator,
+        )
+
+    def standardise_by(self, examples: Labelled) -> None:
+        """Take the centre and spread of numbers from training examples."""
+        self._centre = examples.features.numbers.mean(0)
+        self._spread = np.maximum(examples.features.numbers.std(0), 1e-6)
+
+    def batch_size(self, n_examples: int) -> int:
+        """Examples of a batch; a small market would otherwise take a handful of steps an epoch and stay untrained."""
+        return min(self.choices.batch_size, max(MIN_BATCH, n_examples // MIN_STEPS_PER_EPOCH))
+
     def _epoch(
         self,
         network: NeuralCTR,
@@ -145,17 +158,16 @@ class NeuralModel:
         generator: torch.Generator,
     ) -> None:
         network.train()
-        categories, numbers = self._tensors(examples.features)
+        categories, numbers = self.tensors(examples.features)
         label = torch.from_numpy(examples.label.astype(np.float32))
         loss = nn.BCEWithLogitsLoss()
-        # a small market would otherwise take a handful of steps an epoch and stay untrained
-        batch = min(self.choices.batch_size, max(MIN_BATCH, len(label) // MIN_STEPS_PER_EPOCH))
-        for chosen in torch.randperm(len(label), generator=generator).split(batch):
+        for chosen in torch.randperm(len(label), generator=generator).split(self.batch_size(len(label))):
             optimizer.zero_grad()
             loss(network(categories[chosen], numbers[chosen]), label[chosen]).backward()
             optimizer.step()
 
-    def _tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+        """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``."""
         scaled = (features.numbers - self._centre) / self._spread
         return torch.from_numpy(features.categories), torch.from_numpy(scaled.astype(np.float32))
 

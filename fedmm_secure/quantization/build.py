@@ -64,8 +64,12 @@ def training_settings(config: Config) -> TrainingSettings:
 
 def train_local_quantizer(config: Config, embedding: Embedding, market: str, seed: int) -> RQVAE:
     """Both codebooks local: the same training as in the federation, without exchange and without DP."""
-    model = _model(config, embedding.user_factors_.shape[1], seed)
-    return _train_alone(config, model, embedding, "quantizer", market, seed)
+    return _train_alone(config, local_model(config, embedding, seed), embedding, "quantizer", market, seed)
+
+
+def local_model(config: Config, embedding: Embedding, seed: int) -> RQVAE:
+    """The untrained model of a market whose codebooks are both local."""
+    return _model(config, embedding.user_factors_.shape[1], seed)
 
 
 def refine_quantizer(config: Config, federated: RQVAE, embedding: Embedding, market: str, seed: int) -> RQVAE:

@@ -38,6 +38,11 @@ class LossWeights:
     entropy: float = 0.0
     temperature: float = 0.2
 
+    @property
+    def soft_temperature(self) -> float | None:
+        """Temperature of soft assignments; None where their entropy has no weight and need not be computed."""
+        return self.temperature if self.entropy else None
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -78,7 +83,8 @@ class RQVAE(nn.Module):
         z = self.encoder(x)
         return nn.functional.normalize(z, dim=1) if self.shape.normalise_latent else z
 
-    def forward(self, x: Tensor, temperature: float = 0.2) -> Quantized:
+    def forward(self, x: Tensor, temperature: float | None = None) -> Quantized:
+        """Quantise and reconstruct; the entropy of soft assignments is 0 without a temperature."""
         z = self.encode(x)
         residual = z.detach()
         quantised = torch.zeros_like(residual)
@@ -87,9 +93,10 @@ class RQVAE(nn.Module):
             distances = codebook(residual)
             code = distances.detach().argmin(dim=1)
             codebook_loss = codebook_loss + distances.gather(1, code[:, None])[:, 0]
-            # flat soft assignment of one example pulls far codewords towards the data
-            soft = torch.log_softmax(-distances / temperature, dim=1)
-            entropy = entropy - (soft.exp() * soft).sum(1)
+            if temperature is not None:
+                # flat soft assignment of one example pulls far codewords towards the data
+                soft = torch.log_softmax(-distances / temperature, dim=1)
+                entropy = entropy - (soft.exp() * soft).sum(1)
             word = codebook.lookup(code)
             quantised = quantised + word
             residual = residual - word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +81,13 @@ class QuantizerTrainer:
         loss = self._epochs(self._free, generator)
         if warm_up:
             return StepStatistics(loss, 0.0, float("inf"))
-        return self._private_trainer.steps(self._users, self.private.steps)
+        return self.private_steps(self.private.steps)
+
+    def private_steps(self, count: int, after: Callable[[], None] | None = None) -> StepStatistics:
+        """Noised steps alone; ``after`` follows each, while the noised gradients are there to be read."""
+        if self._private_trainer is None:
+            raise ValueError("noised steps need DP-SGD")
+        return self._private_trainer.steps(self._users, count, after=after)
 
     def gradient_round(self, generator: torch.Generator) -> tuple[StepStatistics, Tensor]:
         """One noised step on the local parameters; returns the noised gradient of the global codebook as well.
@@ -88,8 +95,6 @@ class QuantizerTrainer:
         The global codebook stays as it is: all markets step it by the cohort's mean gradient, ``apply_gradient``. A
         sum of gradients carries the sum of their noise, which a sum of movements would not.
         """
-        if self._private_trainer is None:
-            raise ValueError("a gradient round needs DP-SGD")
         codewords = self.model.global_codebook.codewords
         start, found = codewords.detach().clone(), torch.zeros_like(codewords)
         self._epochs(self._free, generator)
@@ -100,7 +105,7 @@ class QuantizerTrainer:
             assert codewords.grad is not None
             found.copy_(codewords.grad)
 
-        statistics = self._private_trainer.steps(self._users, 1, after=keep)
+        statistics = self.private_steps(1, after=keep)
         with torch.no_grad():
             codewords.copy_(start)
         return statistics, found
@@ -137,5 +142,5 @@ class QuantizerTrainer:
         return total / max(seen, 1)
 
     def _per_example(self, model: nn.Module, batch: Tensor) -> Tensor:
-        quantized: Quantized = model(batch, self.settings.weights.temperature)
+        quantized: Quantized = model(batch, self.settings.weights.soft_temperature)
         return quantized.total(self.settings.weights)

@@ -30,7 +30,7 @@ Batch = tuple[Tensor, ...]
 BatchLoss = Callable[[nn.Module, Tensor], Tensor]
 ExampleLoss = Callable[[Callable[..., Tensor], Batch], Tensor]
 MAX_PHYSICAL_BATCH = 512
-_AUTOMATIC_STABILITY = 0.01  # of the clipping norm
+AUTOMATIC_STABILITY = 0.01  # of the clipping norm
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class DPSGDTrainer:
         parts = examples if isinstance(examples, tuple) else (examples,)
         losses, clipped, seen, signal, noise = 0.0, 0, 0, 0.0, 0.0
         for _ in range(count):
-            chosen = torch.rand(len(parts[0]), generator=self._noise.generator) < self.choices.sampling_rate
+            chosen = self._sample(len(parts[0]))
             found, over, size = self._accumulate(tuple(part[chosen] for part in parts))
             losses, clipped, seen = losses + found, clipped + over, seen + size
             self._optimizer.step()
@@ -176,6 +176,10 @@ class DPSGDTrainer:
             self._optimizer.zero_grad()
         ratio = (signal / noise) ** 0.5 if noise else float("inf")
         return StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
+
+    def _sample(self, n_examples: int) -> Tensor:
+        """A Poisson sample: each example by itself, drawn anew for every step."""
+        return torch.rand(n_examples, generator=self._noise.generator) < self.choices.sampling_rate
 
     def _accumulate(self, batch: Batch) -> tuple[float, int, int]:
         """Clip and sum a batch, a physical part at a time; the last part is left for the step that adds noise."""
@@ -203,7 +207,7 @@ class DPSGDTrainer:
         norms = torch.stack([_sample_norms(parameter) for parameter in parameters]).norm(dim=0)
         norm = self.choices.clipping_norm
         if self.choices.clipping == "automatic":
-            factor = norm / (norms + _AUTOMATIC_STABILITY * norm)
+            factor = norm / (norms + AUTOMATIC_STABILITY * norm)
             for parameter in parameters:
                 samples: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
                 parameter.grad_sample = torch.einsum("i,i...->i...", factor, samples)  # type: ignore[attr-defined]

@@ -100,7 +100,9 @@ def test_training_reconstructs_and_uses_the_codebooks(tiny_markets):
 
 
 def test_loss_weights_enter_the_total(model):
-    found = model(rows(4))
+    found = model(rows(4), 0.2)
+    assert found.entropy.min() > 0
+    assert not model(rows(4)).entropy.any()
     weights = LossWeights(codebook=2.0, commitment=3.0, entropy=0.5)
     expected = found.reconstruction + 2 * found.codebook + 3 * found.commitment - 0.5 * found.entropy
     torch.testing.assert_close(found.total(weights), expected)

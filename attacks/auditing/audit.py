@@ -1,0 +1,168 @@
+"""The audit of a market's guarantee: each stage, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import joblib
+import numpy as np
+import torch
+from dp_accounting.dp_event import DpEvent
+
+from attacks.auditing.claims import Claim
+from attacks.auditing.games import MakeNoise, Played, play_counts, play_embedding, play_masks
+from attacks.auditing.gradients import play_bag, play_gradients, play_user
+from attacks.auditing.verdicts import LEVEL, Finding, canaries_needed, judge
+from fedmm_secure.config import Config
+from fedmm_secure.federation.setup import COUNTS, CTR, EMBEDDING, QUANTIZER
+from privacy.aggregation.masking import mask_bits
+from privacy.mechanisms.noise import NoiseSource
+
+CHAIN, MASKS = "chain", "masks"
+GRADIENTS, SUMS, USER, CODEBOOK = "gradient canaries", "summed gradients", "crafted user", "crafted user, codebook"
+_MARGIN = 1.5  # canaries beyond what an ideal game would need
+_FEWEST = 100
+_MASK_GAMES, _PLAIN_GAMES = 200, 100
+_PLAIN = 4.0  # distance of scores where a mask is used twice, or a codebook not clipped: they hardly overlap
+
+Play = Callable[[int, MakeNoise], Played]
+
+
+@dataclass(frozen=True)
+class Game:
+    """One way to play a mechanism.
+
+    Attributes:
+        stage: of the pipeline, ``chain`` or ``masks``.
+        kind: of canary.
+        play: plays a number of games with the canary in, and as many without.
+        most: games at most, where time would otherwise know no bound.
+        batch: games in one task.
+        broken: how far apart scores are under the fault that the game is for; None for half the noise.
+    """
+
+    stage: str
+    kind: str
+    play: Play
+    most: int = 200_000
+    batch: int = 2_000
+    broken: float | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A game, what is claimed of the mechanism, and how often it is played.
+
+    Attributes:
+        game: how it is played.
+        claim: what the ledger says.
+        games: with the canary in; as many are played without.
+    """
+
+    game: Game
+    claim: Claim
+    games: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.game.stage}/{self.game.kind}".replace(",", "").replace(" ", "-")
+
+    def play(self, workers: int = 1, make_noise: MakeNoise | None = None) -> Iterator[Played]:
+        """Batches, over processes; in this one, and one after another, with given noise."""
+        size, play = self.game.batch, self.game.play
+        batches = [min(size, self.games - start) for start in range(0, self.games, size)]
+        if make_noise is not None or workers == 1 or len(batches) == 1:
+            yield from (_one_thread(play, games, make_noise or NoiseSource.from_entropy) for games in batches)
+            return
+        tasks = (joblib.delayed(_one_thread)(play, games, NoiseSource.from_entropy) for games in batches)
+        yield from joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
+
+    def judge(self, played: Played, level: float = LEVEL) -> Finding:
+        one_run = self.game.kind in (GRADIENTS, SUMS)
+        return judge(self.claim, played.inside, played.outside, level=level, one_run=one_run, broken=self.game.broken)
+
+
+def plan_audits(
+    config: Config,
+    noise: Mapping[str, float],
+    events: Mapping[str, DpEvent],
+    delta: float,
+    *,
+    n_markets: int,
+    canaries: int | None = None,
+) -> list[Audit]:
+    """The audits of one market.
+
+    Args:
+        config: the configuration, whose mechanisms are played.
+        noise: by stage, noise multipliers that the market adds.
+        events: by stage, what is claimed of it.
+        delta: of the claims.
+        n_markets: of the federation.
+        canaries: of each audit; by default as many as it takes to see half the noise.
+    """
+    games = stage_games(config, noise)
+    audits = [_audit(game, (events[game.stage],), delta, canaries) for game in games]
+    first = {game.stage: game for game in reversed(games)}  # of each stage, the first kind: the sharpest
+    if len(first) > 1:
+        chain = Game(CHAIN, "sum of ratios", partial(_together, tuple(game.play for game in first.values())))
+        audits.append(_audit(chain, tuple(events[stage] for stage in first), delta, canaries))
+    if config.aggregation.kind == "masked-ckks":
+        bits = mask_bits(n_markets, 2**config.aggregation.bits)
+        masks = Game(MASKS, "two rounds", partial(play_masks, bits), most=_MASK_GAMES, broken=_PLAIN)
+        audits.append(_audit(masks, (), delta, canaries))
+    return audits
+
+
+def stage_games(config: Config, noise: Mapping[str, float]) -> list[Game]:
+    """Every game against the stages that add noise."""
+    privacy, repetitions, found = config.privacy, len(config.seed), []
+    if COUNTS in noise:
+        found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, noise[COUNTS])))
+    if EMBEDDING in noise:
+        found.append(Game(EMBEDDING, USER, partial(play_embedding, config.embedding.private, noise[EMBEDDING])))
+    if QUANTIZER in noise:
+        choices, steps = privacy.quantizer.choices(noise[QUANTIZER]), privacy.quantizer.steps_per_round
+        rounds = repetitions * (config.federation.rounds - config.federation.warm_up_rounds)
+        found += _gradient_games(QUANTIZER, partial(play_gradients, choices, rounds, steps))
+        user = partial(play_user, choices, rounds, steps)
+        found.append(Game(QUANTIZER, USER, user, most=600, batch=20))
+        unclipped = partial(user, codebook=True)
+        found.append(Game(QUANTIZER, CODEBOOK, unclipped, most=_PLAIN_GAMES, batch=20, broken=_PLAIN))
+    if CTR in noise:
+        choices, steps = privacy.ctr.choices(noise[CTR]), repetitions * privacy.ctr.steps
+        found += _gradient_games(CTR, partial(play_gradients, choices, 1, steps))
+        found.append(Game(CTR, USER, partial(play_bag, choices, steps), most=400, batch=20))
+    return found
+
+
+def _gradient_games(stage: str, play: Callable[..., Played]) -> list[Game]:
+    return [Game(stage, GRADIENTS, play), Game(stage, SUMS, partial(play, summed=True))]
+
+
+def gather(played: Iterable[Played]) -> Played:
+    """All batches of an audit."""
+    parts = list(played)
+    return Played(np.concatenate([part.inside for part in parts]), np.concatenate([part.outside for part in parts]))
+
+
+def _audit(game: Game, events: tuple[DpEvent, ...], delta: float, canaries: int | None) -> Audit:
+    claim = Claim(events, delta)
+    if canaries is not None:
+        return Audit(game, claim, max(2, min(canaries // 2, game.most)))
+    needed = canaries_needed(claim, 2.0 * claim.distance if game.broken is None else game.broken)
+    ideal = game.most if needed is None else int(_MARGIN * needed / 2)
+    return Audit(game, claim, int(np.clip(ideal, _FEWEST, game.most)))
+
+
+def _one_thread(play: Play, games: int, noise: MakeNoise) -> Played:
+    torch.set_num_threads(1)
+    return play(games, noise)
+
+
+def _together(plays: Sequence[Play], games: int, noise: MakeNoise) -> Played:
+    """All stages with the same canaries in; what they release is independent given that."""
+    first, *others = (play(games, noise) for play in plays)
+    return sum(others, start=first)

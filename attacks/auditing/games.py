@@ -1,0 +1,140 @@
+"""Games of membership against the mechanisms that release something, on data that a worst-case adversary chose.
+
+Each game plays a mechanism of the product, called as the pipeline calls it, many times with one canary in the data and
+as often without; the score is the log-likelihood ratio that the adversary computes from what was released. The data are
+chosen so that the canary moves the release as far as the sensitivity allows: a mechanism that adds less noise than its
+ledger line says, or lets one user contribute more, is then seen from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
+from scipy import sparse
+
+from fedmm_secure.collaborative.private import (
+    DPSVDEmbedding,
+    ItemCounts,
+    contributions,
+    release_counts,
+)
+from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.data.market import Market
+from privacy.aggregation import PairwiseMasks
+from privacy.aggregation.base import Binding
+from privacy.mechanisms.noise import NoiseSource
+
+Scores = NDArray[np.float64]
+MakeNoise = Callable[[], NoiseSource]
+
+
+@dataclass(frozen=True)
+class Played:
+    """Scores of canaries in the data and of canaries outside, ``(n,)`` each, the larger the surer of "in"."""
+
+    inside: Scores
+    outside: Scores
+
+    def __add__(self, other: Played) -> Played:
+        """Both releases of the same canaries: log-likelihood ratios add up."""
+        return Played(self.inside + other.inside, self.outside + other.outside)
+
+
+def play_counts(
+    choices: ContributionConfig, noise_multiplier: float, games: int, noise: MakeNoise
+) -> Played:
+    """Noisy counts, with and without a canary who touched every item, at the date that weighs most."""
+    with_canary, without = _counts_market(choices)
+    everyone = np.arange(with_canary.n_rows)
+    moved = np.asarray(contributions(with_canary, everyone, choices, noise_multiplier).todense())[-1]
+    moved = moved / max(1.0, float(np.linalg.norm(moved)))  # what the canary may move at most
+
+    def score(market: Market) -> float:
+        counts = release_counts(market, np.arange(market.n_rows), choices, noise_multiplier, noise())
+        return float(counts.values @ moved) / noise_multiplier**2
+
+    return Played(
+        np.array([score(with_canary) for _ in range(games)]), np.array([score(without) for _ in range(games)])
+    )
+
+
+def play_embedding(
+    choices: PrivateEmbeddingConfig, noise_multiplier: float, games: int, noise: MakeNoise
+) -> Played:
+    """Private item factors, with and without a canary whose row is that of a crowd.
+
+    The crowd fixes the leading eigenvector; the canary then moves its eigenvalue by the whole sensitivity. Only the
+    eigenvectors and eigenvalues are read, as released. Subspace iteration releases the last of several steps: it gives
+    away less than it is charged for.
+    """
+    n_items = max(2 * choices.dim, 16)
+    crowd = int(np.ceil(200.0 * (noise_multiplier + 1.0) * np.sqrt(n_items)))
+    counts = ItemCounts(np.full(n_items, 1e6), 1.0)
+    favourite = np.zeros(n_items)
+    favourite[:4] = 1.0
+
+    def score(with_canary: bool) -> float:
+        rows = np.zeros((crowd + 1, n_items))
+        rows[: crowd + with_canary] = favourite
+        embedding = DPSVDEmbedding(counts, choices)
+        found = embedding.release(sparse.csr_array(rows), noise_multiplier, noise())
+        unit = favourite / np.linalg.norm(favourite)
+        strength = (found.factors.T @ unit) ** 2 @ found.eigenvalues
+        return float(strength - crowd) / noise_multiplier**2
+
+    return Played(np.array([score(True) for _ in range(games)]), np.array([score(False) for _ in range(games)]))
+
+
+def play_masks(bits: int, games: int, noise: MakeNoise) -> Played:
+    """Masked vectors of two rounds, opened by a server that colludes with a key holder.
+
+    The canary moves the second vector by one unit in every coordinate; the first is known. Masks that are fresh leave
+    nothing to see. ``noise`` is not used: masks come from keys.
+    """
+    length, modulus = 64, 2**bits
+    rng = np.random.default_rng()
+
+    def score(with_canary: bool) -> float:
+        honest = PairwiseMasks("a", X25519PrivateKey.generate())
+        honest.meet({"b": X25519PrivateKey.generate().public_key().public_bytes_raw()})
+        values = rng.integers(0, 1000, length).astype(np.uint64)
+        opened = [
+            (values + move + honest.draw(Binding("run", "quantizer/0", round, 0, ("a", "b")), length, bits)) % modulus
+            for round, move in ((0, np.uint64(0)), (1, np.uint64(with_canary)))
+        ]
+        difference = ((opened[1] - opened[0]) % modulus).astype(np.int64)
+        return float((difference == 1).mean())
+
+    return Played(
+        np.array([score(True) for _ in range(games)]) + 1e-9 * rng.random(games),
+        np.array([score(False) for _ in range(games)]) + 1e-9 * rng.random(games),
+    )
+
+
+def _counts_market(choices: ContributionConfig) -> tuple[Market, Market]:
+    """A market whose last user is the canary, and the same without the canary's rows."""
+    n_items, crowd = 40, 10
+    user = np.concatenate([np.arange(crowd), np.full(n_items, crowd)])
+    item = np.concatenate([np.arange(crowd), np.arange(n_items)])
+    day = choices.reference_date
+    moment = 0 if day is None else int(np.datetime64(day, "ns").astype(np.int64))
+
+    def market(rows: NDArray[np.bool_]) -> Market:
+        return Market(
+            name="audit",
+            user_ids=np.arange(crowd + 1).astype(object),
+            item_ids=np.arange(n_items).astype(object),
+            user=user[rows],
+            item=item[rows],
+            rating=np.full(int(rows.sum()), np.nan),
+            time=np.full(int(rows.sum()), moment),
+            calendar=True,
+        )
+
+    return market(np.ones(len(user), dtype=bool)), market(user < crowd)
+
+

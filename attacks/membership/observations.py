@@ -1,0 +1,150 @@
+"""What each view shows of one trained pipeline, for every queried row or user.
+
+- ``profile``: the live score of the row's item in the account of the row's own user.
+- ``consumer``: the score of the row's item in an account of the adversary's, which copies the user's other rows.
+- ``release``: white box. Statistics of each row and of each user that the published models give away.
+- ``…-context``: what else the account is shown: the mean score of a few items, of items near the queried one, and how
+  many of the former rank below it.
+- ``…-recommended``: the items that rank first for a user's account.
+- ``latent``, ``aggregate``, ``own``: what a codebook-based attack needs: where the pipeline's encoder puts each user,
+  and the global codewords after the last round, of all markets and of this one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.quantization.codes import unit_rows
+from fedmm_secure.quantization.rqvae import RQVAE
+
+if TYPE_CHECKING:
+    from attacks.membership.shadow import Federated, Queries
+
+Observed = dict[str, NDArray[np.float32]]
+RECOMMENDED = 10
+_AT_ONCE = 200_000  # pairs whose features are held in memory together
+
+
+def observe(
+    predict: Callable[..., FloatArray],
+    builder: FeatureBuilder,
+    account: FeatureBuilder | None,
+    embedding: Embedding,
+    quantizer: RQVAE | None,
+    federated: Federated | None,
+    queries: Queries,
+) -> Observed:
+    """Observations of a trained pipeline; views that it does not serve are absent.
+
+    Args:
+        predict: maps features to click probabilities.
+        builder: features of the market's own users.
+        account: features of accounts of the adversary's, one for every query; None where accounts cannot be new.
+        embedding: of the market.
+        quantizer: of the market.
+        federated: global codewords, where there was a federation.
+        queries: what is asked.
+    """
+    users, first = np.unique(queries.user, return_index=True)
+    found = _account(predict, builder, queries.user, users, queries, "profile")
+    if account is not None:
+        each = np.arange(len(queries.rows))
+        found |= _account(predict, account, each, first, queries, "consumer")
+        found["release"] = np.stack([found["consumer"], *_row_statistics(embedding, queries)], axis=1)
+    if quantizer is not None:
+        found["user-release"] = np.stack(_user_statistics(embedding, quantizer, queries), axis=1)
+    if quantizer is not None and federated is not None:
+        with torch.no_grad():
+            found["latent"] = quantizer.encode(unit_rows(embedding.transform(queries.full))).numpy()
+        found["aggregate"] = federated.aggregate
+        if federated.own is not None:
+            found["own"] = federated.own
+    return {key: np.asarray(value, np.float32) for key, value in found.items()}
+
+
+def logit(probability: FloatArray) -> FloatArray:
+    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
+    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
+def _row_statistics(embedding: Embedding, queries: Queries) -> list[FloatArray]:
+    """How well published counts and item factors fit a row: its item's count, and its affinity to the user's others."""
+    others = embedding.transform(queries.history)
+    affinity = (others * _eigenvalues(embedding) * embedding.item_factors_[queries.item]).sum(1)
+    if isinstance(embedding, DPSVDEmbedding):
+        return [embedding.counts.values[queries.item], affinity]
+    return [affinity]
+
+
+def _user_statistics(embedding: Embedding, quantizer: RQVAE, queries: Queries) -> list[FloatArray]:
+    """How well published models fit a user's rows: counts, energy along the item factors, loss of the RQ-VAE."""
+    rows = unit_rows(embedding.transform(queries.full))
+    with torch.no_grad():
+        quantised = quantizer(rows)
+        loss = (quantised.reconstruction + quantised.codebook).double().numpy()
+    projected = np.asarray(embedding.transform(queries.full))
+    energy = (projected**2 * _eigenvalues(embedding)).sum(1)
+    found = [-loss, energy]
+    if isinstance(embedding, DPSVDEmbedding):
+        per_user = np.sqrt(np.maximum(np.asarray(queries.full.sum(axis=1)).ravel(), 1.0))
+        # the likelihood ratio of a Gaussian mechanism is linear in what the user would have added
+        found.append(np.asarray(queries.full @ embedding.counts.values).ravel() / per_user)
+    return found
+
+
+def _eigenvalues(embedding: Embedding) -> FloatArray:
+    if isinstance(embedding, DPSVDEmbedding):
+        return embedding.eigenvalues_
+    if isinstance(embedding, SVDEmbedding):
+        return embedding.singular_values_**2
+    return np.ones(embedding.item_factors_.shape[1])
+
+
+def _account(
+    predict: Callable[..., FloatArray],
+    builder: FeatureBuilder,
+    accounts: IntArray,
+    of_users: IntArray,
+    queries: Queries,
+    view: str,
+) -> dict[str, FloatArray]:
+    """What the accounts are shown: the queried item, what surrounds it, and what comes first.
+
+    Args:
+        predict: maps features to click probabilities.
+        builder: features of the accounts.
+        accounts: the account of each query.
+        of_users: one account for each user that has queries, in the order of users.
+        queries: what is asked.
+        view: its name.
+    """
+
+    def score(account: IntArray, item: IntArray) -> FloatArray:
+        parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
+        return logit(np.concatenate([predict(builder(account[part], item[part])) for part in parts]))
+
+    own = score(accounts, queries.item)
+    near = score(np.repeat(accounts, queries.near.shape[1]), queries.near[queries.item].ravel())
+    near = near.reshape(len(own), -1).mean(1)
+    shown = queries.shown
+    ranked = score(np.repeat(of_users, len(shown)), np.tile(shown, len(of_users))).reshape(len(of_users), len(shown))
+    users, which = np.unique(queries.user, return_inverse=True)
+    mean, below = ranked.mean(1)[which], (ranked[which] < own[:, None]).mean(1)
+    first = np.full((queries.full.shape[0], min(RECOMMENDED, len(shown))), -1.0)
+    first[users] = shown[np.argsort(-ranked, axis=1, kind="stable")[:, : first.shape[1]]]
+    return {
+        view: own,
+        f"{view}-context": np.stack([own - mean, mean, near, own - near, below], axis=1),
+        f"{view}-recommended": first,
+    }
