@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from privacy.aggregation import CKKSKey
+from privacy.aggregation.keys import BUNDLE_FILE, Bundle, KeyDirectory, read_bundle
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,15 @@ class View:
         name: ``server``, ``market``, ``collusion`` or ``release``.
         markets: markets whose own values the adversary holds too.
         observations: in the order of the transcript.
+        bundle: the federation's public material; None in a run without one.
+        key: the markets' shared secret key, which every market holds; None where no market is part of the adversary.
     """
 
     name: str
     markets: tuple[str, ...]
     observations: tuple[Observation, ...]
+    bundle: Bundle | None = None
+    key: CKKSKey | None = field(default=None, repr=False)
 
     def select(self, kind: str) -> list[Observation]:
         return [found for found in self.observations if found.kind == kind]
@@ -52,7 +58,11 @@ def market_view(run: Path, market: str) -> View:
 def collusion_view(run: Path, markets: Sequence[str]) -> View:
     """The server together with some markets."""
     own = {f"owner:{market}" for market in markets}
-    return _view(run, "collusion", tuple(markets), {"server", "markets", *own})
+    view = _view(run, "collusion", tuple(markets), {"server", "markets", *own})
+    keys = KeyDirectory(run / "state" / "keys" / markets[0])
+    if not keys.has_identity:
+        raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
+    return replace(view, key=keys.key(keys.identity()))
 
 
 def release_view(run: Path) -> View:
@@ -69,6 +79,7 @@ def owner_values(run: Path) -> View:
 
 def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> View:
     directory = run / "transcript"
+    bundle = directory / BUNDLE_FILE
     return View(
         name,
         markets,
@@ -77,6 +88,7 @@ def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> Vie
             for record in _records(run)
             if tags & set(record.visible_to)
         ),
+        read_bundle(bundle) if bundle.is_file() else None,
     )
 
 

@@ -1,55 +1,116 @@
-"""Run the attacks on a finished run and keep what they find in ``attacks/`` of its directory."""
+"""Run the attacks on a finished run and keep what they find in ``attacks/`` of its directory.
+
+``attacks.json`` holds every result, ``results.parquet`` the same as a table, ``scores/`` the score of every target of
+the membership attacks; figures stand beside them.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from attacks.inversion.deltas import recover_deltas
-from attacks.membership.scores import lira_empirical_bayes, lira_online, loss_threshold
-from attacks.membership.shadow import Progress, ShadowPlan, recipe_by_name, train_shadows
-from attacks.metrics import membership_metrics
-from attacks.views import owner_values, server_view
+import numpy as np
+import pandas as pd
+
+from attacks.inversion.assignments import infer_usage
+from attacks.inversion.deltas import guess_deltas, recover_deltas
+from attacks.inversion.reconstruction import (
+    Reconstruction,
+    match,
+    match_gradient,
+    prototypes,
+    reconstruct_from_codes,
+    reconstruct_from_prototypes,
+    recover_histories,
+)
+from attacks.membership.evaluate import Inference, infer
+from attacks.membership.queries import Unit
+from attacks.membership.shadow import Progress, ShadowPlan, ShadowScores, recipe_by_name, train_shadows
+from attacks.metrics import within_bound
+from attacks.poisoning.evaluate import poison
+from attacks.views import View, collusion_view, market_view, owner_values, server_view
+from experiments.attack_figures import draw_reconstruction, draw_roc
 from experiments.run_directory import read_config, read_metrics
+from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.data.market import FloatArray, history_matrix
+from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.storage import Store, write_json
+from fedmm_secure.federation.aggregation import AggregationPlan
+from fedmm_secure.federation.setup import QUANTIZER, seed_stage
+from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.randomness import numpy_generator, torch_generator
+from fedmm_secure.storage import Store, write_atomic, write_json
+from privacy.accounting.statement import Guarantee, changed_rows
 
-ATTACKS = ("inversion", "membership")
 DEFAULT_SHADOWS = 16
-SCORES = {
-    "loss threshold": loss_threshold,
-    "LiRA": lira_online,
-    "LiRA, empirical Bayes": lira_empirical_bayes,
-}
+UNITS: tuple[Unit, ...] = get_args(Unit)
+_WHITE_BOX = "release"
+Results = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A finished run, and what to attack of it."""
+
+    run: Path
+    config: Config
+    metrics: Mapping[str, Any]
+    markets: Mapping[str, PreparedMarket]
+    market: str
+    targets: tuple[str, ...]
+    units: tuple[Unit, ...]
+    n_shadows: int
+    progress: Progress
+
+    @property
+    def prepared(self) -> PreparedMarket:
+        return self.markets[self.market]
+
+    def rng(self, name: str) -> np.random.Generator:
+        return numpy_generator("attack", name, self.market)
 
 
 def attack_run(
     run: Path,
     *,
-    attacks: Sequence[str] = ATTACKS,
+    attacks: Sequence[str] | None = None,
     market: str | None = None,
     targets: Sequence[str] = (CONFIGURED,),
+    units: Sequence[Unit] = UNITS,
     n_shadows: int = DEFAULT_SHADOWS,
+    workers: int | None = None,
     progress: Progress = lambda done, total: None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Attack a run; results are written to ``attacks/attacks.json``, beside those of attacks made before.
+) -> Results:
+    """Attack a run; results are written beside those of attacks made before.
+
+    Args:
+        run: a finished run's directory.
+        attacks: names out of ``ATTACKS``; by default all that the run admits.
+        market: the market under attack; by default the one with the fewest users.
+        targets: models for membership inference.
+        units: what membership is asked about.
+        n_shadows: shadow pipelines.
+        workers: processes; by default as configured.
+        progress: told of pipelines done.
 
     Raises:
-        ConfigError: unknown attack, market or target.
+        ConfigError: unknown attack, market or target, or an attack that the run does not admit.
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_config(run), read_metrics(run)
+    if workers is not None:
+        config = config.model_copy(update={"workers": workers})
     sizes = {name: values["n_users"] for name, values in metrics["markets"].items()}
     market = market or min(sizes, key=lambda name: sizes[name])
     if market not in sizes:
         raise ConfigError(f"--market {market}: the run's markets are {', '.join(sizes)}")
-    for attack in attacks:
+    for attack in attacks or ():
         if attack not in ATTACKS:
             raise ConfigError(f"--attack {attack}: choose from {', '.join(ATTACKS)}")
     for target in targets:
@@ -58,48 +119,219 @@ def attack_run(
         except ValueError as error:
             raise ConfigError(f"--target {error}") from error
     if n_shadows % 2:
-        raise ConfigError("--shadows must be even: half of them hold each row")
+        raise ConfigError("--shadows must be even: half of them hold each unit")
+    if "poisoning" in (attacks or ()) and config.privacy.epsilon is not None:
+        raise ConfigError("--attack poisoning: measured on runs without privacy.epsilon; this run has one")
+    if attacks is None:
+        attacks = [name for name in ATTACKS if name != "poisoning" or config.privacy.epsilon is None]
+    attacked = Attacked(
+        run, config, metrics, prepare_markets(config.data), market, tuple(targets), tuple(units), n_shadows, progress
+    )
     path = run / "attacks" / "attacks.json"
-    found: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.is_file() else {}
-    if "inversion" in attacks:
-        found["inversion"] = [_invert(run, config)]
-    if "membership" in attacks:
-        found["membership"] = _infer_membership(run, config, market, targets, n_shadows, progress)
-    write_json(path, found)
+    found: Results = json.loads(path.read_text()) if path.is_file() else {}
+    for name in attacks:
+        made = ATTACKS[name](attacked)
+        new = [_identity(result) for result in made]
+        kept = [result for result in found.get(name, []) if _identity(result) not in new]
+        found[name] = kept + made
+        write_json(path, found)
+    _write_table(run / "attacks" / "results.parquet", found)
+    if found.get("reconstruction"):
+        draw_reconstruction(run / "attacks" / "reconstruction.svg", found["reconstruction"])
     return found
 
 
-def _invert(run: Path, config: Config) -> dict[str, Any]:
-    view = server_view(run)
-    recovery = recover_deltas(view, owner_values(run))
-    return {"view": view.name, "aggregation": config.aggregation.kind, **asdict(recovery)}
+def beyond_bounds(found: Results) -> list[str]:
+    """Membership results that a guarantee of the run rules out, one line each."""
+    return [
+        f"{result['market']}, {result['target']}, {result['view']}, {result['attack']}, {result['unit']}: beyond "
+        f"epsilon {result['bound']['epsilon']:.4g}"
+        for result in found.get("membership", [])
+        if result["bound"] and not all(result["bound"]["within"].values())
+    ]
 
 
-def _infer_membership(
-    run: Path, config: Config, market: str, targets: Sequence[str], n_shadows: int, progress: Progress
-) -> list[dict[str, Any]]:
-    markets = prepare_markets(config.data)
-    plan = ShadowPlan(
-        config,
-        markets,
-        market,
-        tuple(targets),
-        {target: _tuned_choice(run, market, target) for target in targets},
-        {name: _noise_multipliers(run, name) for name in markets},
+_KEYS = ("market", "target", "view", "attack", "unit", "aggregation", "strategy", "defence")
+
+
+def _identity(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a result is about; a later one about the same replaces it."""
+    return tuple(json.dumps(result.get(key)) for key in _KEYS)
+
+
+# -- codebooks ---------------------------------------------------------------------------------------------------------
+
+
+def _views(attacked: Attacked) -> Iterator[tuple[str, View]]:
+    """The views of the federation that a market under attack has to fear, with a text for each."""
+    run, others = attacked.run, [name for name in attacked.markets if name != attacked.market]
+    yield "server", server_view(run)
+    yield "market", market_view(run, others[0])
+    yield "collusion", collusion_view(run, others[:1])
+
+
+def _invert(attacked: Attacked) -> list[dict[str, Any]]:
+    truth, kind = owner_values(attacked.run), attacked.config.aggregation.kind
+    cohort = len(attacked.markets)
+    return [
+        {"view": name, "aggregation": kind, "cohort": cohort, **asdict(recover_deltas(view, truth))}
+        for name, view in _views(attacked)
+    ]
+
+
+def _movements(attacked: Attacked, view: View) -> FloatArray:
+    """The market's movements as the adversary recovers them, ``(rounds, n_codes, latent_dim)``."""
+    quantizer = attacked.config.quantizer
+    codec = AggregationPlan.of(attacked.config, len(attacked.markets)).codec
+    stage = seed_stage(QUANTIZER, attacked.config.seed[0])
+    rounds = sorted(
+        (round, guess)
+        for (found, round, sender), guess in guess_deltas(view).items()
+        if (found, sender) == (stage, attacked.market)
     )
-    shadows = train_shadows(plan, n_shadows=n_shadows, store=Store(run / "attacks"), progress=progress)
+    shape = (quantizer.global_codes, quantizer.latent_dim)
+    limit = codec.clip  # what is no movement at all is cut to what a movement may be
+    return np.stack(
+        [np.clip(codec.decode(guess.astype(np.int64)), -limit, limit).reshape(shape) for _, guess in rounds]
+    )
+
+
+def _reconstruct(attacked: Attacked) -> list[dict[str, Any]]:
+    run, config, prepared = attacked.run, attacked.config, attacked.prepared
+    own, federated = own_truth(run, config, prepared), federated_truth(run, config, prepared)
+    other = next(name for name in attacked.markets if name != attacked.market)
+    prior = prototypes(own_truth(run, config, attacked.markets[other]).quantizer)
+    released, users = own.released(), own.embedding.user_factors_
+    found: list[tuple[str, Reconstruction]] = [
+        ("release and profile", reconstruct_from_codes(released, own.codes.user, users, prior)),
+        (_WHITE_BOX, reconstruct_from_prototypes(released, users, prior, attacked.rng("prototypes"))),
+    ]
+    start, rows = initial_model(config, config.seed[0]), config.quantizer.global_codes
+    random = attacked.rng("directions").normal(size=(rows, start.shape.input_dim))
+    for name, view in _views(attacked):
+        guess = match_gradient(start, _movements(attacked, view)[0], rows, torch_generator("attack", attacked.market))
+        users = federated.embedding.user_factors_
+        found.append((name, match("gradient matching", guess, users, random, attacked.rng("gradient"))))
     return [
         {
-            "market": market,
-            "target": target,
-            "attack": attack,
-            "unit": "interaction",
-            "view": "profile",  # the scores are those of the target user's own account
-            **asdict(membership_metrics(score(confidence, shadows.member), shadows.member)),
+            "market": attacked.market,
+            "view": view,
+            "aggregation": config.aggregation.kind,
+            "published": config.private_ctr,
+            **asdict(result),
         }
-        for target, confidence in shadows.confidence.items()
-        for attack, score in SCORES.items()
+        for view, result in found
     ]
+
+
+def _infer_usage(attacked: Attacked) -> list[dict[str, Any]]:
+    config = attacked.config
+    truth = federated_truth(attacked.run, config, attacked.prepared)
+    start, users = initial_model(config, config.seed[0]), truth.embedding.user_factors_
+    return [
+        {
+            "market": attacked.market,
+            "view": name,
+            "aggregation": config.aggregation.kind,
+            **asdict(
+                infer_usage(start, _movements(attacked, view), users, truth.codes.user[:, 0], attacked.rng("usage"))
+            ),
+        }
+        for name, view in _views(attacked)
+    ]
+
+
+def _recover_histories(attacked: Attacked) -> list[dict[str, Any]]:
+    truth = own_truth(attacked.run, attacked.config, attacked.prepared)
+    market, train = attacked.prepared.market, attacked.prepared.split.train
+    history = history_matrix(market, train).toarray() > 0
+    results = recover_histories(truth.released(), truth.codes.user, history, popularity(attacked.prepared))
+    return [
+        {
+            "market": attacked.market,
+            "view": "release and profile",
+            "published": attacked.config.private_ctr,
+            **asdict(result),
+        }
+        for result in results
+    ]
+
+
+# -- membership --------------------------------------------------------------------------------------------------------
+
+
+def _infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
+    run, config, found = attacked.run, attacked.config, []
+    for unit in attacked.units:
+        plan = ShadowPlan(
+            config,
+            attacked.markets,
+            attacked.market,
+            attacked.targets,
+            {target: _tuned_choice(run, attacked.market, target) for target in attacked.targets},
+            {name: _noise_multipliers(run, name) for name in attacked.markets},
+            unit,
+        )
+        shadows = train_shadows(
+            plan, n_shadows=attacked.n_shadows, store=Store(run / "attacks"), progress=attacked.progress
+        )
+        inferences = list(infer(shadows))
+        for target in attacked.targets:
+            own = [inference for inference in inferences if inference.target == target]
+            stem = f"{attacked.market}-{unit}-{target}"
+            _write_scores(run / "attacks" / "scores" / f"{stem}.parquet", shadows, own)
+            bounds = {inference.view: _guarantee(attacked, inference.view, unit) for inference in own}
+            draw_roc(run / "attacks" / f"roc-{stem}.svg", own, bounds)
+            found += [_membership_result(attacked, unit, inference, bounds[inference.view]) for inference in own]
+    return found
+
+
+def _membership_result(
+    attacked: Attacked, unit: Unit, inference: Inference, guarantee: Guarantee | None
+) -> dict[str, Any]:
+    bound = None
+    if guarantee is not None and guarantee.epsilon is not None:
+        within = within_bound(inference.scores, inference.member, guarantee.epsilon, guarantee.delta)
+        bound = {
+            "epsilon": guarantee.epsilon,
+            "delta": guarantee.delta,
+            "within": {f"at_{100 * rate:g}_percent_fpr": holds for rate, holds in within.items()},
+        }
+    return {
+        "market": attacked.market,
+        "target": inference.target,
+        "attack": inference.attack,
+        "unit": unit,
+        "view": inference.view,
+        "bound": bound,
+        **inference.metrics.to_json(),
+    }
+
+
+def _guarantee(attacked: Attacked, view: str, unit: Unit) -> Guarantee | None:
+    """What the run says of a view; for single interactions, what that implies for a change of one user's rows."""
+    stated = attacked.metrics["privacy"]["markets"][attacked.market].get(view)
+    if stated is None or stated["epsilon"] is None or view in ("profile", "server"):
+        return None  # the server's claim is about ciphertexts; the attack reads updates that travel in the clear
+    guarantee = Guarantee(stated["epsilon"], stated["delta"], stated["unit"], stated["basis"])
+    return guarantee if unit == "user" else changed_rows(guarantee)
+
+
+def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Inference]) -> None:
+    """One row for each target model and unit; units are numbered as the queries are."""
+    if not inferences:
+        return
+    member = inferences[0].member
+    units = np.unique(shadows.queries.user) if shadows.unit == "user" else shadows.queries.rows
+    frame = pd.DataFrame(
+        {
+            "model": np.repeat(np.arange(len(member), dtype=np.int16), len(units)),
+            shadows.unit: np.tile(units.astype(np.int32), len(member)),
+            "member": member.ravel(),
+            **{f"{found.view}: {found.attack}": found.scores.ravel().astype(np.float32) for found in inferences},
+        }
+    )
+    _write_parquet(path, frame)
 
 
 def _tuned_choice(run: Path, market: str, target: str) -> int:
@@ -109,3 +341,32 @@ def _tuned_choice(run: Path, market: str, target: str) -> int:
 
 def _noise_multipliers(run: Path, market: str) -> dict[str, float]:
     return dict(json.loads((run / "state" / "budget" / f"{market}.json").read_text()))
+
+
+# -- poisoning ---------------------------------------------------------------------------------------------------------
+
+
+def _poison(attacked: Attacked) -> list[dict[str, Any]]:
+    damages = poison(attacked.config, attacked.markets, attacked.market)
+    return [{"market": attacked.market, **asdict(damage)} for damage in damages]
+
+
+ATTACKS: Mapping[str, Callable[[Attacked], list[dict[str, Any]]]] = {
+    "inversion": _invert,
+    "reconstruction": _reconstruct,
+    "usage": _infer_usage,
+    "histories": _recover_histories,
+    "membership": _infer_membership,
+    "poisoning": _poison,
+}
+
+
+def _write_table(path: Path, found: Results) -> None:
+    rows = [{"kind": kind, **result} for kind, results in found.items() for result in results]
+    _write_parquet(path, pd.json_normalize(rows, sep="."))
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    write_atomic(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""``fedmm``: run, verify, attack, report, data.
+"""``fedmm``: run, verify, attack, audit, report, data.
 
 Exit status: 0 on success, 1 on a finding (a failed verification, a refused release), 2 on bad usage or input.
 """
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import run_directory
-from experiments.attack import ATTACKS, DEFAULT_SHADOWS, attack_run
+from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
 from experiments.bench import bench_app
 from experiments.budget import market_budget
 from experiments.configuration import QUICKSTART, resolve, shipped
@@ -27,10 +27,9 @@ from experiments.deploy.processes import DeploymentError
 from experiments.keys import keys_app
 from experiments.options import FINDING, USAGE, JsonFlag, SetOption
 from experiments.progress import RunProgress
-from experiments.report import epsilon_text, estimate_text, write_report
+from experiments.report import epsilon_text, write_report
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
@@ -145,37 +144,8 @@ def verify(
     raise typer.Exit(FINDING if findings else 0)
 
 
-@app.command(
-    help="Attack a run: codebook inversion from its transcript, membership inference by shadow pipelines.\n\n"
-    "Example: fedmm attack runs/x --market mx --target local-ids --target federated-codes"
-)
-def attack(
-    run: RunArgument,
-    attacks: Annotated[
-        list[str] | None, typer.Option("--attack", help=f"Attack to make, default all: {', '.join(ATTACKS)}.")
-    ] = None,
-    market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Model to attack: fedmm (default), local-ids, local-codes, federated-codes, …"),
-    ] = None,
-    shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    with RunProgress(quiet=quiet or as_json) as progress:
-        found = attack_run(
-            run,
-            attacks=attacks or ATTACKS,
-            market=market,
-            targets=target or [CONFIGURED],
-            n_shadows=shadows,
-            progress=lambda done, total: progress.update("shadow pipelines", done, total),
-        )
-    if as_json:
-        print(json.dumps(found, sort_keys=True))
-    else:
-        _print_attacks(found)
+app.command(help=ATTACK_HELP)(attack)
+app.command(help=AUDIT_HELP)(audit)
 
 
 @app.command(
@@ -299,22 +269,6 @@ def _print_budget(found: dict[str, dict[str, Any]]) -> None:
         table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
     console.print(table)
     console.print("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
-
-
-def _print_attacks(found: dict[str, list[dict[str, Any]]]) -> None:
-    console = Console()
-    if found.get("inversion"):
-        table = Table("view", "aggregation", "updates recovered exactly", "cosine", "sender identified", "chance")
-        for result in found["inversion"]:
-            estimates = (estimate_text(result[key]) for key in ("exact_share", "cosine", "identified"))
-            table.add_row(result["view"], result["aggregation"], *estimates, f"{result['chance']:.3f}")
-        console.print("codebook inversion", table)
-    if found.get("membership"):
-        table = Table("market", "target", "attack", "AUC", "TPR at 1 % FPR", "shadows")
-        for result in found["membership"]:
-            estimates = (estimate_text(result[key]) for key in ("auc", "tpr_at_1_percent_fpr"))
-            table.add_row(result["market"], result["target"], result["attack"], *estimates, str(result["targets"]))
-        console.print("membership inference, single interactions (mean and 95 % interval)", table)
 
 
 def main() -> None:

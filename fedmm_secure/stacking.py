@@ -55,15 +55,15 @@ class StackedModules:
         self._template.train()
         self._optimizer.zero_grad()
         losses = self._mapped(loss, inputs, shared)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
         self._optimizer.step()
         return losses.detach()
 
     @torch.no_grad()
-    def evaluate(self, function: ModelLoss, inputs: Sequence[Tensor], *, shared: Sequence[bool] | None = None) -> Tensor:
+    def evaluate(self, function: ModelLoss, inputs: Sequence[Tensor]) -> Tensor:
         """``function`` of every module in evaluation mode, ``(n, …)``."""
         self._template.eval()
-        return self._mapped(function, inputs, shared)
+        return self._mapped(function, inputs, None)
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """Parameters and buffers of one module."""

@@ -50,6 +50,11 @@ class Game:
     batch: int = 2_000
     broken: float | None = None
 
+    @property
+    def slow(self) -> bool:
+        """Whether each game trains a model of its own."""
+        return self.batch < 100
+
 
 @dataclass(frozen=True)
 class Audit:

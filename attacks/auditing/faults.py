@@ -1,7 +1,7 @@
 """Mechanisms broken on purpose: an audit that does not flag these proves nothing by its silence.
 
-Each fault replaces a piece of a mechanism in this process for as long as a ``with`` block lasts; the claim stays what it
-was. Nothing else may import this module but the audit of the audits.
+Each fault replaces a piece of a mechanism in this process for as long as a ``with`` block lasts; the claim stays what
+it was. Nothing else may import this module but the audit of the audits.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def unclipped(skipped: Callable[[Tensor], bool]) -> Iterator[None]:
 @contextmanager
 def gram_unscaled() -> Iterator[None]:
     """Rows of norm √2 enter the Gram matrix: one user moves it by 2, not by 1."""
-    clip = dp_svd.clip_rows
+    clip = counts.clip_rows
 
     def longer(rows: sparse.csr_array, norm: float = 1.0) -> sparse.csr_array:
-        return clip(rows, norm) * np.sqrt(2.0)
+        return sparse.csr_array(clip(rows, norm) * np.sqrt(2.0))
 
     with mock.patch.object(dp_svd, "clip_rows", longer):
         yield

@@ -44,9 +44,7 @@ class Played:
         return Played(self.inside + other.inside, self.outside + other.outside)
 
 
-def play_counts(
-    choices: ContributionConfig, noise_multiplier: float, games: int, noise: MakeNoise
-) -> Played:
+def play_counts(choices: ContributionConfig, noise_multiplier: float, games: int, noise: MakeNoise) -> Played:
     """Noisy counts, with and without a canary who touched every item, at the date that weighs most."""
     with_canary, without = _counts_market(choices)
     everyone = np.arange(with_canary.n_rows)
@@ -62,9 +60,7 @@ def play_counts(
     )
 
 
-def play_embedding(
-    choices: PrivateEmbeddingConfig, noise_multiplier: float, games: int, noise: MakeNoise
-) -> Played:
+def play_embedding(choices: PrivateEmbeddingConfig, noise_multiplier: float, games: int, noise: MakeNoise) -> Played:
     """Private item factors, with and without a canary whose row is that of a crowd.
 
     The crowd fixes the leading eigenvector; the canary then moves its eigenvalue by the whole sensitivity. Only the
@@ -136,5 +132,3 @@ def _counts_market(choices: ContributionConfig) -> tuple[Market, Market]:
         )
 
     return market(np.ones(len(user), dtype=bool)), market(user < crowd)
-
-

@@ -1,8 +1,9 @@
 """Games against DP-SGD: canaries in the gradient, and canaries that are users.
 
 The adversary sees every noised gradient (Nasr et al., USENIX Security 2023). A canary's gradient is known, so each step
-gives a likelihood ratio between ``N(0, σ²)`` and the mixture that Poisson sampling makes of it, in units of the clipping
-norm; the score of a canary is the sum over the steps. That reaches the trade-off curve that the ledger claims.
+gives a likelihood ratio between ``N(0, σ²)`` and the mixture that Poisson sampling makes of it, in units of the
+clipping norm; the score of a canary is the sum over the steps. That reaches the trade-off curve that the ledger
+claims.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Watcher:
         self, model: nn.Module, loss: Callable[[nn.Module], Tensor], choices: DPSGD, parts: Sequence[Tensor]
     ) -> None:
         self._parameters, self._parts, self._choices = list(model.parameters()), parts, choices
-        self._gradient = lambda: torch.autograd.grad(loss(model), self._parameters, materialize_grads=True)
+        self._model, self._loss = model, loss
         self.total = 0.0
         self._expected = self._clipped()
 
@@ -163,7 +164,8 @@ class Watcher:
 
     def _clipped(self) -> Tensor:
         """The canary's gradient in the parts that are read, clipped as DP-SGD says that it clips."""
-        gradients = dict(zip(map(id, self._parameters), self._gradient(), strict=True))
+        found = torch.autograd.grad(self._loss(self._model), self._parameters, materialize_grads=True)
+        gradients = dict(zip(map(id, self._parameters), found, strict=True))
         norm, length = self._choices.clipping_norm, float(_flat(list(gradients.values())).norm())
         if self._choices.clipping == "automatic":
             factor = norm / (length + AUTOMATIC_STABILITY * norm)

@@ -1,9 +1,9 @@
 """From scores of canaries that were in and of canaries that were out to a verdict on a claim.
 
-Lower bounds on ε come from ``jax_privacy.auditing`` (Google DeepMind), but for the Gaussian one: its ``epsilon_from_gdp``
-takes the absolute value of a bound on μ, and so calls scores that say nothing a violation. The verdict does not rest on them: it asks whether
-the true positives that were seen exceed what the claim's own trade-off curve admits, which loses nothing to the choice
-of a δ.
+Lower bounds on ε come from ``jax_privacy.auditing`` (Google DeepMind), but for the Gaussian one: its
+``epsilon_from_gdp`` takes the absolute value of a bound on μ, and so calls scores that say nothing a violation. The
+verdict does not rest on them: it asks whether the true positives that were seen exceed what the claim's own trade-off
+curve admits, which loses nothing to the choice of a δ.
 """
 
 from __future__ import annotations

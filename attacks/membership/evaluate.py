@@ -55,7 +55,9 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
                     yield units.inference(target, view, name, score(confidence, units.member))
                 context = units.pooled(observed[f"{view}-context"])
                 statistics = np.concatenate([confidence[:, :, None], context], axis=2)
-                yield units.inference(target, view, "multi-query LiRA", multi_query(statistics, units.member, units.known))
+                yield units.inference(
+                    target, view, "multi-query LiRA", multi_query(statistics, units.member, units.known)
+                )
         yield from _white_box(units, target, observed)
         if shadows.unit == "user":
             yield from _of_users(units, target, observed)
@@ -75,7 +77,8 @@ class _Units:
         queries = self.shadows.queries
         rows_of_user = np.asarray(queries.full.sum(axis=1), dtype=np.float64).ravel()
         rows_of_item = np.asarray(queries.full.sum(axis=0), dtype=np.float64).ravel()
-        return self.pooled(np.stack([rows_of_user[queries.user], rows_of_item[queries.item]], axis=1)[None])[0]
+        facts = np.stack([rows_of_user[queries.user], rows_of_item[queries.item]], axis=1)
+        return np.asarray(self.pooled(facts[None])[0])
 
     def pooled(self, values: NDArray[np.floating]) -> Confidences:
         wide = values.astype(np.float64)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attacks.membership.queries import Queries
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
@@ -28,7 +29,7 @@ from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
 
 if TYPE_CHECKING:
-    from attacks.membership.shadow import Federated, Queries
+    from attacks.membership.shadow import Federated
 
 Observed = dict[str, NDArray[np.float32]]
 RECOMMENDED = 10
@@ -107,7 +108,7 @@ def _eigenvalues(embedding: Embedding) -> FloatArray:
     if isinstance(embedding, DPSVDEmbedding):
         return embedding.eigenvalues_
     if isinstance(embedding, SVDEmbedding):
-        return embedding.singular_values_**2
+        return np.asarray(embedding.singular_values_**2)
     return np.ones(embedding.item_factors_.shape[1])
 
 

@@ -32,7 +32,7 @@ def calibrated(confidence: Confidences, member: Membership) -> Confidences:
 
 
 def lira_offline(confidence: Confidences, member: Membership) -> Confidences:
-    """Offline LiRA with one variance (Carlini et al., S&P 2022, section VI.C): shadow models without the query alone."""
+    """Offline LiRA with one variance (Carlini et al., S&P 2022, section VI.C): shadows without the query alone."""
 
     def score(own: NDArray[np.float64], values: Confidences, inside: Membership) -> NDArray[np.float64]:
         mean = _mean(values, ~inside)
@@ -119,9 +119,7 @@ def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confide
 
 def combine(observed: NDArray[np.float64], member: Membership) -> Confidences:
     """White box: the ratios of several statistics ``(n_models, n_queries, n_statistics)``, as if independent."""
-    return np.asarray(
-        sum(lira_empirical_bayes(observed[:, :, index], member) for index in range(observed.shape[2]))
-    )
+    return np.asarray(sum(lira_empirical_bayes(observed[:, :, index], member) for index in range(observed.shape[2])))
 
 
 def multi_query(statistics: NDArray[np.float64], member: Membership, known: NDArray[np.float64]) -> Confidences:
@@ -145,9 +143,9 @@ def multi_query(statistics: NDArray[np.float64], member: Membership, known: NDAr
     whole = ratios(statistics, member)
     for block in np.array_split(everything, min(BLOCKS, len(member))):
         others = np.setdiff1d(everything, block)
-        known = ratios(statistics[others], member[others])
+        examples = ratios(statistics[others], member[others])
         classifier = HistGradientBoostingClassifier(max_iter=200, max_leaf_nodes=16, random_state=0)
-        classifier.fit(known.reshape(-1, known.shape[2]), member[others].ravel())
+        classifier.fit(examples.reshape(-1, examples.shape[2]), member[others].ravel())
         for target in block:
             scores[target] = classifier.decision_function(whole[target])
     return scores

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from attacks.membership.observations import Observed, observe
+from attacks.membership.queries import Queries, Unit, balanced_membership, halve
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
-from fedmm_secure.collaborative.neighbours import cosine_weights
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.private import PrivateBench
@@ -26,8 +24,7 @@ from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.ctr.recipes import CONFIGURED, Fit, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.stacked import fit_together
 from fedmm_secure.ctr.training import NeuralModel
-from fedmm_secure.data.candidates import Candidates
-from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
+from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.setup import CTR, open_federation
 from fedmm_secure.pipeline import embed_markets, refine, train_federated
@@ -38,8 +35,6 @@ from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
 
 Progress = Callable[[int, int], None]
-Unit = Literal["interaction", "user"]
-NEAR, SHOWN = 8, 100
 GROUP = 16  # pipelines trained side by side: more share overhead no better, and outgrow the processor's cache
 
 
@@ -51,50 +46,6 @@ def recipe_by_name(config: Config, name: str) -> Recipe:
     if recipe is None:
         raise ValueError(f"{name} cannot be attacked through shadow pipelines")
     return recipe
-
-
-def balanced_membership(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Half of the shadows, chosen at random for each unit, contain it: ``(n_shadows, n_units)``."""
-    order = rng.random((n_shadows, n_units)).argsort(axis=0)
-    return np.asarray(order < n_shadows // 2)
-
-
-@dataclass(frozen=True)
-class Queries:
-    """What the adversary asks about: training rows of the market whose items are in the pool.
-
-    Attributes:
-        rows: row numbers, ``(n,)``.
-        user, item: of each row.
-        history: each row's account as the adversary copies it: the user's training rows without the row asked about,
-            ``(n, n_items)``. Prior knowledge: all of the user's rows, but not whether they were trained on.
-        full: all training rows of each user, ``(n_users, n_items)``.
-        near: items that most often go with each item, ``(n_items, NEAR)``; from ``full``.
-        shown: some items of the pool, ``(n_shown,)``, that every account is asked about.
-    """
-
-    rows: IntArray
-    user: IntArray
-    item: IntArray
-    history: sparse.csr_array
-    full: sparse.csr_array
-    near: IntArray
-    shown: IntArray
-
-    @classmethod
-    def of(cls, prepared: PreparedMarket) -> Queries:
-        market, train = prepared.market, prepared.split.train
-        rows = train[prepared.pool.contains(market.item[train])]
-        user, item = market.user[rows], market.item[rows]
-        full = history_matrix(market, train)
-        asked = sparse.csr_array((np.ones(len(rows)), (np.arange(len(rows)), item)), shape=(len(rows), market.n_items))
-        history = sparse.csr_array(full[user] - asked)
-        history.eliminate_zeros()
-        pool = prepared.pool.items
-        together = cosine_weights(sparse.csr_array(full[:, pool]), 0.0)
-        near = np.zeros((market.n_items, min(NEAR, len(pool) - 1)), dtype=np.int64)
-        near[pool] = pool[np.argsort(-together, axis=1, kind="stable")[:, : near.shape[1]]]
-        return cls(rows, user, item, history, full, near, pool[:: -(-len(pool) // SHOWN)])
 
 
 @dataclass(frozen=True)
@@ -226,9 +177,7 @@ class ShadowPlan:
     @property
     def _fresh_noise(self) -> Config:
         """The configuration without a noise seed: a seed that the adversary shared would give the noise away."""
-        return self.config.model_copy(
-            update={"privacy": self.config.privacy.model_copy(update={"noise_seed": None})}
-        )
+        return self.config.model_copy(update={"privacy": self.config.privacy.model_copy(update={"noise_seed": None})})
 
     def _quantizers(
         self,
@@ -255,9 +204,7 @@ class ShadowPlan:
             last["gap"] = movements[self.market] - applied
             return applied
 
-        embeddings = {
-            name: raw if name == self.market else [self.other_embeddings[name]] for name in self.markets
-        }
+        embeddings = {name: raw if name == self.market else [self.other_embeddings[name]] for name in self.markets}
         stacks = federate_stacked(self.config, embeddings, seed, copies=len(raw), combine=combine)
         words = stacks[self.market].codewords.numpy()
         return [
@@ -311,25 +258,6 @@ def _fit_all(fits: Sequence[Fit], *, stacked: bool) -> None:
         return
     refits = [fit.refit for fit in fits if fit.refit is not None]
     fit_together(neural, [fit.source for fit in fits], [fit.validation for fit in fits], refits or None)
-
-
-def halve(prepared: PreparedMarket, unit: Unit, member: NDArray[np.bool_]) -> PreparedMarket:
-    """The market with the units of ``member`` alone; who is left out as a user has no rows in any part."""
-    split, user = prepared.split, prepared.market.user
-    if unit == "interaction":
-        return replace(prepared, split=replace(split, train=split.train[member]))
-    parts = {name: rows[member[user[rows]]] for name, rows in vars(split).items()}
-
-    def candidates(found: Candidates) -> Candidates:
-        kept = member[found.user]
-        return Candidates(found.user[kept], found.item[kept], found.label[kept])
-
-    return replace(
-        prepared,
-        split=replace(split, **parts),
-        valid=candidates(prepared.valid),
-        test=candidates(prepared.test),
-    )
 
 
 def train_shadows(

@@ -40,9 +40,9 @@ class SVDEmbedding:
         dim = min(self.dim, min(train.shape) - 1)
         values, right = _leading(normalised, dim)
         order = np.argsort(-values, kind="stable")
-        factors = fix_signs(np.asarray(right, np.float64)[order].T)
+        factors = fix_signs(right[order].T)
         self.item_factors_ = _pad(factors, self.dim)
-        self.singular_values_ = _pad(np.asarray(values, np.float64)[order][None, :], self.dim)[0]
+        self.singular_values_ = _pad(values[order][None, :], self.dim)[0]
         self.user_factors_ = self.transform(train)
         return self
 
@@ -63,7 +63,7 @@ def _leading(matrix: sparse.csr_array, dim: int) -> tuple[FloatArray, FloatArray
         _, values, right = svds(matrix, k=dim, v0=start)
     except ArpackError:  # a small or degenerate matrix: fewer than dim users with rows, or many equal values
         _, values, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
-    return values[:dim], right[:dim]
+    return np.asarray(values[:dim], np.float64), np.asarray(right[:dim], np.float64)
 
 
 def _pad(matrix: FloatArray, dim: int) -> FloatArray:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from fedmm_secure.collaborative.neighbours import cosine_weights, ease_weights
@@ -67,7 +68,7 @@ class History:
         self.matrix = history_matrix(market, rows)
         self.item_count = np.bincount(self.item, minlength=market.n_items).astype(np.float64)
         self.user_count = np.bincount(self.user, minlength=market.n_users).astype(np.float64)
-        self._scores: ScoreModels | None = None
+        self._scores: Scores | None = None
         self._recency: dict[str, FloatArray] | None = None
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
@@ -133,29 +134,41 @@ class History:
         }
 
 
+@dataclass(frozen=True)
 class ScoreModels:
-    """EASE, item-kNN and SVD between the items of a pool; scores of the users that ``on`` was called with."""
+    """EASE and item-kNN between the items of a pool, and SVD."""
 
-    def __init__(self, pool: Pool, ease: FloatArray, cosine: FloatArray, svd: SVDEmbedding) -> None:
-        self._pool, self._weights, self._svd = pool, (ease, cosine), svd
+    pool: Pool
+    ease: FloatArray
+    cosine: FloatArray
+    svd: SVDEmbedding
 
-    def on(self, history: sparse.csr_array) -> ScoreModels:
-        """The same models, with scores of users of a history ``(n_users, n_items)``."""
-        found = ScoreModels(self._pool, *self._weights, self._svd)
-        pooled = sparse.csr_array(history[:, self._pool.items])
-        found._ease, found._cosine = (np.asarray(pooled @ weight, np.float32) for weight in self._weights)
-        found._users = self._svd.transform(history)
-        return found
+    def on(self, history: sparse.csr_array) -> Scores:
+        """Scores of users with histories ``(n_users, n_items)``."""
+        pooled = sparse.csr_array(history[:, self.pool.items])
+        ease, cosine = (np.asarray(pooled @ weights, np.float32) for weights in (self.ease, self.cosine))
+        return Scores(self.pool, ease, cosine, self.svd.transform(history), self.svd.item_factors_)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores ``(n_users, n_pool)`` of EASE and item-kNN, and factors of SVD."""
+
+    pool: Pool
+    ease: NDArray[np.float32]
+    cosine: NDArray[np.float32]
+    user_factors: FloatArray
+    item_factors: FloatArray
 
     def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
-        column = np.searchsorted(self._pool.items, item)
-        items = self._svd.item_factors_
-        products = self._users[user] * items[item]
-        found = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
-        norms = np.linalg.norm(self._users[user, :32], axis=1) * np.linalg.norm(items[item, :32], axis=1)
+        column = np.searchsorted(self.pool.items, item)
+        users, items = self.user_factors[user], self.item_factors[item]
+        products = users * items
+        found: dict[str, Any] = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
+        norms = np.linalg.norm(users[:, :32], axis=1) * np.linalg.norm(items[:, :32], axis=1)
         found["svd32_cosine"] = found["svd32"] / np.maximum(norms, 1e-12)
-        found["ease"] = self._ease[user, column]
-        found["knn"] = self._cosine[user, column]
+        found["ease"] = self.ease[user, column]
+        found["knn"] = self.cosine[user, column]
         found["knn_mean"] = found["knn"] / np.maximum(user_count[user], 1.0)
         return found
 
@@ -174,7 +187,7 @@ class AccountHistory:
         self.n_users, self.n_items = accounts.shape
         self.user_count: FloatArray = np.asarray(accounts.sum(axis=1), dtype=np.float64).ravel()
         self._fitted, self._trained_codes = fitted, codes
-        self._scores: ScoreModels | None = None
+        self._scores: Scores | None = None
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         return {"item_count": np.log1p(self._fitted.item_count[item]), "user_count": np.log1p(self.user_count[user])}

@@ -19,6 +19,11 @@ def initial_model(config: Config, seed: int) -> RQVAE:
     return _model(config, embedding.private.dim if config.private_embedding else embedding.dim, seed)
 
 
+def model_for(config: Config, embedding: Embedding) -> RQVAE:
+    """A model of the right shape for a market's embedding, whose weights are to be loaded."""
+    return _model(config, embedding.item_factors_.shape[1], 0)
+
+
 def _model(config: Config, input_dim: int, seed: int) -> RQVAE:
     quantizer = config.quantizer
     shape = QuantizerShape(

@@ -18,7 +18,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.quantization.build import initial_model, local_model, training_settings
 from fedmm_secure.quantization.codes import unit_rows
-from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.quantization.rqvae import RQVAE, Quantized
 from fedmm_secure.randomness import torch_generator
 from fedmm_secure.stacking import Forward, StackedModules
 from privacy.aggregation import FixedPointCodec
@@ -56,7 +56,8 @@ class StackedQuantizers:
         weights, shared = self._settings.weights, self._rows.dim() == 2
 
         def loss(forward: Forward, batch: Tensor) -> Tensor:
-            return forward(batch, weights.soft_temperature).total(weights).mean()  # type: ignore[attr-defined]
+            quantised: Quantized = forward(batch, weights.soft_temperature)  # type: ignore[assignment]
+            return quantised.total(weights).mean()
 
         for _ in range(self._settings.local_epochs):
             order = torch.randperm(self._rows.shape[-2], generator=generator)
@@ -130,7 +131,5 @@ def _as_sent(movement: NDArray[np.float32], codec: FixedPointCodec, norm: float 
 
 
 def _rows(embeddings: Sequence[Embedding]) -> Tensor:
-    stacked = [
-        torch.cat([unit_rows(found.user_factors_), unit_rows(found.item_factors_)]) for found in embeddings
-    ]
+    stacked = [torch.cat([unit_rows(found.user_factors_), unit_rows(found.item_factors_)]) for found in embeddings]
     return torch.stack(stacked) if len(stacked) > 1 else stacked[0]

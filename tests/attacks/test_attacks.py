@@ -5,8 +5,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from attacks.inversion.deltas import recover_deltas
+from attacks.membership.queries import balanced_membership
 from attacks.membership.scores import lira_empirical_bayes, lira_online, loss_threshold
-from attacks.membership.shadow import ShadowPlan, balanced_membership, train_shadows
+from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import membership_metrics, proportion, true_positives_at
 from attacks.views import collusion_view, market_view, owner_values, server_view
 from fedmm_secure.errors import RunDirectoryError

@@ -1,0 +1,76 @@
+"""Which codes a market uses, and which of its users share one, from the movement of the global codebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+from attacks.metrics import Estimate
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.quantization.codes import unit_rows
+from fedmm_secure.quantization.rqvae import RQVAE
+
+_RESAMPLES = 999
+
+
+@dataclass(frozen=True)
+class UsageInference:
+    """What the movement of codewords tells of their use.
+
+    Attributes:
+        used_auc: how well the length of its movement tells a code that users have from one that none has; None where
+            all or none are used.
+        rank_correlation: Spearman's, of length and number of users, with a bootstrap interval over codes.
+        sharing: adjusted Rand index of guessed and true groups of users that share a global code; 0 is chance.
+    """
+
+    used_auc: float | None
+    rank_correlation: Estimate
+    sharing: float
+
+
+def infer_usage(
+    start: RQVAE, movements: FloatArray, users: FloatArray, codes: IntArray, rng: np.random.Generator
+) -> UsageInference:
+    """Attack one market.
+
+    Args:
+        start: the public model that all markets start from.
+        movements: of the market's global codebook as the adversary recovered them, ``(rounds, n_codes, latent_dim)``.
+        users: embeddings of users that the adversary happens to know, ``(n_users, dim)``: the prior knowledge.
+        codes: their true global codes at the end ``(n_users,)``, for scoring.
+        rng: of the bootstrap.
+    """
+    length = np.linalg.norm(movements, axis=2).sum(0)
+    count = np.bincount(codes, minlength=len(length))
+    used = count > 0
+    moved = start.global_codebook.codewords.detach().double().numpy() + movements.sum(0)
+    with torch.no_grad():
+        latent = start.encode(unit_rows(users)).double().numpy()
+    guessed = ((latent[:, None] - moved[None]) ** 2).sum(2).argmin(1)
+    return UsageInference(
+        used_auc=float(roc_auc_score(used, length)) if 0 < used.sum() < len(used) else None,
+        rank_correlation=_spearman(length, count.astype(np.float64), rng),
+        sharing=float(adjusted_rand_score(codes, guessed)),
+    )
+
+
+def _spearman(left: FloatArray, right: FloatArray, rng: np.random.Generator) -> Estimate:
+    def statistic(x: FloatArray, y: FloatArray) -> float:
+        constant = np.ptp(x) == 0 or np.ptp(y) == 0
+        return 0.0 if constant else float(stats.spearmanr(x, y).statistic)
+
+    found = stats.bootstrap(
+        (left, right),
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=rng,
+    ).confidence_interval
+    return Estimate(statistic(left, right), float(found.low), float(found.high))

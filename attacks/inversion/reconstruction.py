@@ -1,0 +1,226 @@
+"""Rebuild user embeddings and histories from codewords, codes and updates.
+
+Every score stands beside that of a **prior-only adversary**, who knows the method and other markets but has never seen
+anything of the market under attack: what counts is the advantage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.optimize import linear_sum_assignment
+
+from attacks.metrics import Estimate, mean_estimate, proportion
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.quantization.rqvae import RQVAE
+
+TOP = 10
+_MATCHED = 400  # users of a matching: the Hungarian algorithm is cubic
+_STEPS = 300  # of gradient matching
+
+
+@dataclass(frozen=True)
+class Released:
+    """The white box of one market.
+
+    Attributes:
+        quantizer: encoder, decoder, codebooks.
+        item_factors: ``(n_items, dim)``.
+        popularity: counts of items as published, ``(n_items,)``; None where none are.
+    """
+
+    quantizer: RQVAE
+    item_factors: FloatArray
+    popularity: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How close rebuilt embeddings come.
+
+    Attributes:
+        attack: its name.
+        users: users attacked.
+        cosine: mean cosine similarity to the true embeddings.
+        prior: the same for the prior-only adversary.
+        advantage: difference of the two, paired by user.
+        identified: share of users whose true embedding is the nearest of all to the rebuilt one; None where rebuilt
+            embeddings are not of named users.
+        chance: what guessing identifies.
+    """
+
+    attack: str
+    users: int
+    cosine: Estimate
+    prior: Estimate
+    advantage: Estimate
+    identified: Estimate | None
+    chance: float
+
+
+@torch.no_grad()
+def decode(quantizer: RQVAE, codes: IntArray) -> FloatArray:
+    """Embeddings ``(n, dim)`` that the decoder makes of codes ``(n, 2)``; rows of norm 1."""
+    first, second = (torch.from_numpy(codes[:, layer]) for layer in (0, 1))
+    words = quantizer.global_codebook.lookup(first) + quantizer.local_codebook.lookup(second)
+    return _unit(quantizer.decoder(words).double().numpy())
+
+
+def prototypes(quantizer: RQVAE) -> FloatArray:
+    """Embeddings of all pairs of codes, ``(n_global · n_local, dim)``."""
+    shape = quantizer.shape
+    pairs = np.indices((shape.global_codes, shape.local_codes)).reshape(2, -1).T
+    return decode(quantizer, pairs.astype(np.int64))
+
+
+def reconstruct_from_codes(released: Released, codes: IntArray, users: FloatArray, prior: FloatArray) -> Reconstruction:
+    """Decode each user's own codes: white box and ``profile`` together.
+
+    Args:
+        released: the white box.
+        codes: of users, ``(n_users, 2)``.
+        users: their true embeddings ``(n_users, dim)``, for scoring.
+        prior: prototypes of the prior-only adversary ``(n, dim)``, whose best constant guess is their mean.
+    """
+    true = _unit(users)
+    rebuilt = decode(released.quantizer, codes)
+    guess = np.broadcast_to(_unit(prior.mean(0, keepdims=True)), true.shape)
+    similarity = rebuilt @ true.T
+    best = similarity >= similarity.max(1, keepdims=True) - 1e-12
+    found = int((np.diagonal(best)).sum())
+    return _compare("decoded codes", true, rebuilt, guess, proportion(found, len(true)))
+
+
+def reconstruct_from_prototypes(
+    released: Released, users: FloatArray, prior: FloatArray, rng: np.random.Generator
+) -> Reconstruction:
+    """Without codes, the prototypes alone, matched one to one with users (Hungarian algorithm).
+
+    Both adversaries bring as many prototypes, drawn at random from theirs.
+    """
+    return match("prototypes", prototypes(released.quantizer), users, prior, rng)
+
+
+def match(
+    attack: str, rebuilt: FloatArray, users: FloatArray, prior: FloatArray, rng: np.random.Generator
+) -> Reconstruction:
+    """Cosine similarity of the best one-to-one matching of rebuilt rows to users, beside that of the prior's rows."""
+    true = _unit(users)
+    true = true[rng.permutation(len(true))[:_MATCHED]]
+    n = min(len(true), len(rebuilt), len(prior))
+    own, other = (_unit(rows)[rng.permutation(len(rows))[:n]] for rows in (rebuilt, prior))
+    pairs = []
+    for rows in (own, other):
+        similarity = rows @ true.T
+        pairs.append(similarity[linear_sum_assignment(similarity, maximize=True)])
+    gain = pairs[0] - pairs[1]
+    spread = Estimate(float(gain.mean()), *_interval(pairs[0], pairs[1]))
+    return Reconstruction(attack, n, mean_estimate(pairs[0]), mean_estimate(pairs[1]), spread, None, 1.0 / len(true))
+
+
+def match_gradient(start: RQVAE, movement: FloatArray, rows: int, generator: torch.Generator) -> FloatArray:
+    """Embeddings ``(rows, dim)`` whose gradient on the global codebook points where the codebook moved.
+
+    Deep leakage from gradients (Zhu, Liu, Han, NeurIPS 2019), by cosine similarity (Geiping et al., NeurIPS 2020),
+    against the first round: all markets start from the same public model, which the adversary has too.
+
+    Args:
+        start: the public model.
+        movement: of the global codebook in the first round, ``(n_codes, latent_dim)``.
+        rows: how many to rebuild.
+        generator: of the first guess.
+    """
+    words = start.global_codebook.codewords.detach()
+    target = torch.from_numpy(movement).float()
+    guess = torch.randn(rows, start.shape.input_dim, generator=generator).requires_grad_(True)
+    optimizer = torch.optim.Adam([guess], lr=0.05)
+    for _ in range(_STEPS):
+        optimizer.zero_grad()
+        latent = start.encode(torch.nn.functional.normalize(guess, dim=1))
+        nearest = start.global_codebook(latent).detach().argmin(1)
+        # descent on ||c_k - z||² moves a codeword towards the mean of what is assigned to it
+        pull = torch.zeros_like(words).index_add(0, nearest, latent - words[nearest])
+        loss = 1.0 - torch.nn.functional.cosine_similarity(pull.flatten(), target.flatten(), dim=0)
+        loss.backward()
+        optimizer.step()
+    return _unit(guess.detach().double().numpy())
+
+
+@dataclass(frozen=True)
+class HistoryRecovery:
+    """How many of a user's training items an adversary names.
+
+    Attributes:
+        attack: its name.
+        users: users attacked.
+        precision: mean share of the first ``TOP`` named items that the user has.
+        prior: the same for the most popular items.
+        advantage: difference, paired by user.
+    """
+
+    attack: str
+    users: int
+    precision: Estimate
+    prior: Estimate
+    advantage: Estimate
+
+
+def recover_histories(
+    released: Released, codes: IntArray, history: NDArray[np.bool_], popularity: FloatArray
+) -> list[HistoryRecovery]:
+    """Name the items of each user from the user's codes and the white box.
+
+    Args:
+        released: the white box.
+        codes: of users, ``(n_users, 2)``.
+        history: their training items, ``(n_users, n_items)``, for scoring.
+        popularity: that the prior ranks by, ``(n_items,)``.
+    """
+    kept = history.any(1)
+    affinity = decode(released.quantizer, codes[kept]) @ released.item_factors.T
+    scale = max(float(affinity.std()), 1e-12)
+    weight = np.log1p(np.maximum(popularity, 0.0))
+    prior = np.broadcast_to(weight, affinity.shape)
+    base = _precision(prior, history[kept])
+    found = []
+    for name, score in (("codes", affinity), ("codes and popularity", affinity / scale + weight)):
+        hits = _precision(score, history[kept])
+        found.append(
+            HistoryRecovery(name, int(kept.sum()), mean_estimate(hits), mean_estimate(base), mean_estimate(hits - base))
+        )
+    return found
+
+
+def _precision(score: NDArray[np.float64], history: NDArray[np.bool_]) -> FloatArray:
+    top = np.argsort(-score, axis=1, kind="stable")[:, :TOP]
+    return np.asarray(np.take_along_axis(history, top, axis=1).mean(1))
+
+
+def _compare(
+    attack: str, true: FloatArray, rebuilt: FloatArray, guess: FloatArray, identified: Estimate
+) -> Reconstruction:
+    own, other = (true * rebuilt).sum(1), (true * guess).sum(1)
+    return Reconstruction(
+        attack,
+        len(true),
+        mean_estimate(own),
+        mean_estimate(other),
+        mean_estimate(own - other),
+        identified,
+        1.0 / len(true),
+    )
+
+
+def _interval(left: FloatArray, right: FloatArray) -> tuple[float, float]:
+    """Welch's interval of the difference of two means."""
+
+    found = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
+    return float(found.low), float(found.high)
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

@@ -1,0 +1,1 @@
+"""A market that moves the global codebook against the others."""

@@ -1,0 +1,135 @@
+"""What a malicious market does to the others' models, and what defences give back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from attacks.metrics import Estimate, mean_estimate
+from attacks.poisoning.strategies import (
+    SMALLEST_GROUP,
+    STRATEGIES,
+    Defence,
+    MedianOfGroups,
+    NormBound,
+    admits_groups,
+    mean,
+)
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
+from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.quantization.codes import assign_codes, codebook_use
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.quantization.stacked import Movements, federate_stacked
+
+HONEST = "none"
+_QUANTILE = 0.9  # of honest movements: where a norm bound is set
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One attack under one defence, over the honest markets.
+
+    Attributes:
+        strategy: of the attacker; ``none`` is an honest market.
+        defence: what joins the movements.
+        auc: mean test AUC of the honest markets' configured model, t interval.
+        loss: mean AUC lost against honest markets without defence, paired by market.
+        codes: mean number of global codes that honest markets' users and items have.
+        victims: honest markets.
+    """
+
+    strategy: str
+    defence: str
+    auc: Estimate
+    loss: Estimate
+    codes: float
+    victims: int
+
+
+def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str) -> list[Damage]:
+    """Play every strategy of one market against every defence, without DP; federations run side by side.
+
+    Raises:
+        ValueError: the configuration has a privacy budget.
+    """
+    if config.privacy.epsilon is not None:
+        raise ValueError("poisoning is measured on federations without privacy.epsilon")
+    embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
+    seed = config.seed[0]
+    defences: dict[str, Defence] = {"mean": mean, "norm bound": NormBound(_honest_norm(config, embeddings, seed))}
+    defences["median over markets"] = MedianOfGroups(1)
+    if admits_groups(len(markets)):
+        defences["median of groups"] = MedianOfGroups(SMALLEST_GROUP)
+    scenarios = [(strategy, defence) for strategy in (HONEST, *STRATEGIES) for defence in defences]
+    words = initial_model(config, seed).global_codebook.codewords.detach().double().numpy()
+    current = np.stack([words] * len(scenarios))
+
+    def combine(round: int, movements: Movements) -> FloatArray:
+        applied = []
+        for index, (strategy, defence) in enumerate(scenarios):
+            sent = {name: moved[index] for name, moved in movements.items()}
+            if strategy != HONEST:
+                tampered = STRATEGIES[strategy](sent[attacker], current[index], len(sent))
+                sent[attacker] = np.clip(tampered, -config.aggregation.clip, config.aggregation.clip)
+            applied.append(defences[defence](list(sent.values())))
+        current[:] += np.stack(applied)
+        return np.stack(applied)
+
+    shared = {name: [embedding] for name, embedding in embeddings.items()}
+    stacks = federate_stacked(config, shared, seed, copies=len(scenarios), combine=combine)
+    victims = [name for name in markets if name != attacker]
+    tasks = (
+        joblib.delayed(_aucs)(config, markets[name], embeddings[name], stacks[name].models(), seed) for name in victims
+    )
+    found = dict(zip(victims, joblib.Parallel(n_jobs=config.workers)(tasks), strict=True))
+    aucs = np.array([[auc for auc, _ in found[name]] for name in victims])
+    codes = np.array([[used for _, used in found[name]] for name in victims])
+    return [
+        Damage(
+            strategy,
+            defence,
+            mean_estimate(aucs[:, index]),
+            mean_estimate(aucs[:, 0] - aucs[:, index]),
+            float(codes[:, index].mean()),
+            len(victims),
+        )
+        for index, (strategy, defence) in enumerate(scenarios)
+    ]
+
+
+def _honest_norm(config: Config, embeddings: Mapping[str, Embedding], seed: int) -> float:
+    """The norm that nine in ten honest movements stay below."""
+    norms: list[float] = []
+
+    def watch(round: int, movements: Movements) -> FloatArray:
+        norms.extend(float(np.linalg.norm(moved[0])) for moved in movements.values())
+        return mean(list(movements.values()))
+
+    shared = {name: [embedding] for name, embedding in embeddings.items()}
+    federate_stacked(config, shared, seed, copies=1, combine=watch)
+    return float(np.quantile(norms, _QUANTILE))
+
+
+def _aucs(
+    config: Config, prepared: PreparedMarket, embedding: Embedding, models: Sequence[RQVAE], seed: int
+) -> list[tuple[float, int]]:
+    """Test AUC of the configured model on each RQ-VAE's codes, and global codes in use."""
+    torch.set_num_threads(1)
+    bench, recipe, found = MarketBench(prepared, embedding, config), configured_recipe(config), []
+    choices = bench.grid(recipe.kind)[0]
+    for model in models:
+        ctr, builder = bench.train(recipe, model, seed, choices)
+        codes = assign_codes(model, embedding.user_factors_, embedding.item_factors_)
+        used = codebook_use(np.concatenate([codes.user[:, 0], codes.item[:, 0]]), model.shape.global_codes).used
+        found.append((float(roc_auc_score(prepared.test.label, bench.predict(ctr, builder))), used))
+    return found

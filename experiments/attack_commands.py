@@ -1,0 +1,239 @@
+"""``fedmm attack`` and ``fedmm audit``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attacks.membership.queries import Unit
+from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
+from experiments.options import FINDING, JsonFlag, SetOption
+from experiments.progress import RunProgress
+from experiments.report import epsilon_text, estimate_text
+from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.errors import ConfigError
+
+ATTACK_HELP = (
+    "Attack a run: codebook inversion, reconstruction of embeddings and histories, membership inference, poisoning.\n\n"
+    "Exit status 1 if an attack does better than a guarantee of the run admits.\n\n"
+    "Example: fedmm attack runs/x --attack membership --market mx --target local-ids --target federated-codes"
+)
+AUDIT_HELP = (
+    "Try to refute a guarantee: canaries against every stage and all of them together, lower bounds on ε.\n\n"
+    "Exit status 1 if a claim is refuted.\n\n"
+    "Example: fedmm audit runs/x; fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
+)
+Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: as configured.")]
+
+
+def attack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help=f"Attack to make, default all that the run admits: {', '.join(ATTACKS)}."),
+    ] = None,
+    market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to attack: fedmm (default), local-ids, local-codes, federated-codes, …"),
+    ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option(help=f"What membership is asked about, default both: {', '.join(UNITS)}.")
+    ] = None,
+    shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    as_json: JsonFlag = False,
+) -> None:
+    units: list[Unit] = [known for known in UNITS if not unit or known in unit]
+    unknown = sorted(set(unit or ()) - set(UNITS))
+    if unknown:
+        raise ConfigError(f"--unit {unknown[0]}: choose from {', '.join(UNITS)}")
+    with RunProgress(quiet=quiet or as_json) as progress:
+        found = attack_run(
+            run,
+            attacks=attacks,
+            market=market,
+            targets=target or [CONFIGURED],
+            units=units,
+            n_shadows=shadows,
+            workers=workers,
+            progress=lambda done, total: progress.update("shadow pipelines", done, total),
+        )
+    if as_json:
+        print(json.dumps(found, sort_keys=True))
+    else:
+        _print_attacks(found)
+        print(f"\nresults, scores and figures  {run / 'attacks'}")
+    beyond = beyond_bounds(found)
+    for line in beyond:
+        print(line)
+    raise typer.Exit(FINDING if beyond else 0)
+
+
+def audit(
+    source: Annotated[str, typer.Argument(metavar="CONFIG|RUN", help="Shipped name, YAML file or run directory.")],
+    overrides: SetOption = None,
+    market: Annotated[str | None, typer.Option(help="Market to audit; default: the smallest.")] = None,
+    canaries: Annotated[
+        int | None, typer.Option(min=16, help="Of each audit; default: enough to see half the noise.")
+    ] = None,
+    level: Annotated[float, typer.Option(min=1e-6, max=0.5, help="False-alarm rate of the whole audit.")] = 0.05,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Audit the audit: break each mechanism on purpose and see it caught.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: JsonFlag = False,
+) -> None:
+    from experiments import audit as audits  # jax, for the statistics, takes a second to load
+
+    audited = audits.read_audited(source, overrides or [], market)
+    with RunProgress(quiet=quiet or as_json) as progress:
+        if faults:
+            found = audits.audit_faults(audited, canaries=canaries, report=progress.update)
+        else:
+            found = audits.audit(audited, canaries=canaries, level=level, report=progress.update)
+    if as_json:
+        print(json.dumps(found, sort_keys=True))
+    elif faults:
+        _print_faults(found)
+    else:
+        _print_audit(audited.market, found)
+    if faults:
+        raise typer.Exit(0 if all(result["caught"] for result in found) else FINDING)
+    raise typer.Exit(FINDING if audits.violations(found) else 0)
+
+
+def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
+    table = Table("stage", "game", "claimed ε", "lower bounds", "verdict", "canaries", "needed", "seconds")
+    for result in found:
+        table.add_row(
+            result["stage"],
+            result["game"],
+            epsilon_text(result["claimed"]),
+            _bounds_text(result),
+            str(result["verdict"]),
+            str(result["canaries"]),
+            "-" if result["needed"] is None else str(result["needed"]),
+            f"{result['seconds']:.0f}",
+        )
+    Console().print(f"audit of market {market}, δ {found[0]['delta']:.2g}", table)
+    print("lower bounds: no assumption / Gaussian trade-off curve / one run; needed: canaries to see half the noise")
+
+
+def _print_faults(found: list[dict[str, Any]]) -> None:
+    table = Table("fault", "stage", "game", "claimed ε", "lower bounds", "caught", "canaries", "seconds")
+    for result in found:
+        table.add_row(
+            result["fault"],
+            result["stage"],
+            result["game"],
+            epsilon_text(result["claimed"]),
+            _bounds_text(result),
+            "yes" if result["caught"] else "no",
+            str(result["canaries"]),
+            f"{result['seconds']:.1f}",
+        )
+    Console().print(table)
+    caught = sum(result["caught"] for result in found)
+    print(f"caught {caught} of {len(found)}, at 95 % confidence each")
+
+
+def _bounds_text(result: Mapping[str, Any]) -> str:
+    bounds = [result["low"], result["low_gaussian"], result["low_one_run"]]
+    return " / ".join("-" if bound is None else f"{bound:.2f}" for bound in bounds)
+
+
+def _print_attacks(found: Mapping[str, list[dict[str, Any]]]) -> None:
+    console = Console()
+    for kind, results in found.items():
+        if results:
+            console.print(_TITLES[kind], _TABLES[kind](results))
+
+
+def _inversion(results: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "view", "aggregation", "markets", "updates recovered exactly", "cosine", "sender identified", "chance"
+    )
+    for result in results:
+        estimates = (estimate_text(result[key]) for key in ("exact_share", "cosine", "identified"))
+        head = result["view"], result["aggregation"], str(result["cohort"])
+        table.add_row(*head, *estimates, f"{result['chance']:.3f}")
+    return table
+
+
+def _reconstruction(results: list[dict[str, Any]]) -> Table:
+    table = Table("market", "view", "attack", "cosine", "prior alone", "advantage", "user identified", "chance")
+    for result in results:
+        estimates = (estimate_text(result[key]) for key in ("cosine", "prior", "advantage"))
+        identified = "-" if result["identified"] is None else estimate_text(result["identified"])
+        head = result["market"], _view(result), result["attack"]
+        table.add_row(*head, *estimates, identified, f"{result['chance']:.4f}")
+    return table
+
+
+def _usage(results: list[dict[str, Any]]) -> Table:
+    table = Table("market", "view", "aggregation", "AUC of used codes", "rank correlation of use", "shared codes (ARI)")
+    for result in results:
+        auc = "-" if result["used_auc"] is None else f"{result['used_auc']:.3f}"
+        head = result["market"], result["view"], result["aggregation"]
+        table.add_row(*head, auc, estimate_text(result["rank_correlation"]), f"{result['sharing']:.3f}")
+    return table
+
+
+def _histories(results: list[dict[str, Any]]) -> Table:
+    table = Table("market", "view", "attack", "users", "precision at 10", "popularity", "advantage")
+    for result in results:
+        estimates = (estimate_text(result[key]) for key in ("precision", "prior", "advantage"))
+        table.add_row(result["market"], _view(result), result["attack"], str(result["users"]), *estimates)
+    return table
+
+
+def _membership(results: list[dict[str, Any]]) -> Table:
+    table = Table("market", "target", "unit", "view", "attack", "AUC", "TPR at 1 % FPR", "models", "within ε")
+    for result in results:
+        estimates = (estimate_text(result[key]) for key in ("auc", "tpr_at_1_percent_fpr"))
+        bound = result["bound"]
+        within = "-" if bound is None else ("yes" if all(bound["within"].values()) else "NO")
+        head = result["market"], result["target"], result["unit"], result["view"], result["attack"]
+        table.add_row(*head, *estimates, str(result["targets"]), within)
+    return table
+
+
+def _poisoning(results: list[dict[str, Any]]) -> Table:
+    table = Table("attacker", "strategy", "joined by", "AUC of the others", "AUC lost", "global codes used")
+    for result in results:
+        estimates = (estimate_text(result[key]) for key in ("auc", "loss"))
+        table.add_row(result["market"], result["strategy"], result["defence"], *estimates, f"{result['codes']:.1f}")
+    return table
+
+
+def _view(result: Mapping[str, Any]) -> str:
+    """Nothing is published without ``protect: release``: the white box is then what it would be."""
+    hypothetical = "release" in result["view"] and not result["published"]
+    return f"{result['view']} (if published)" if hypothetical else str(result["view"])
+
+
+_TABLES: Mapping[str, Callable[[list[dict[str, Any]]], Table]] = {
+    "inversion": _inversion,
+    "reconstruction": _reconstruction,
+    "usage": _usage,
+    "histories": _histories,
+    "membership": _membership,
+    "poisoning": _poisoning,
+}
+_TITLES = {
+    "inversion": "recovery of single updates",
+    "reconstruction": "reconstruction of user embeddings",
+    "usage": "use of global codes",
+    "histories": "recovery of training items",
+    "membership": "membership inference (mean and 95 % interval)",
+    "poisoning": "a malicious market",
+}

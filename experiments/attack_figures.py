@@ -1,0 +1,97 @@
+"""Figures of attacks and audits: what was reached beside what a prior alone reaches, or a guarantee admits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from attacks.membership.evaluate import Inference
+from attacks.metrics import roc
+from experiments.report import PALETTE
+from fedmm_secure.storage import write_atomic
+from privacy.accounting.statement import Guarantee
+
+_SMALLEST = 1e-4
+
+
+def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, Guarantee | None]) -> None:
+    """Log-log ROC of each view's strongest attack, and where the view's guarantee ends."""
+    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    rates = np.geomspace(_SMALLEST, 1.0, 200)
+    axes.plot(rates, rates, color="#777777", linestyle=":", label="guessing")
+    views = list(dict.fromkeys(inference.view for inference in inferences))
+    for colour, view in zip(PALETTE, views, strict=False):
+        own = [inference for inference in inferences if inference.view == view]
+        best = max(own, key=lambda inference: inference.metrics.auc.value)
+        false, true = roc(best.scores, best.member)
+        axes.plot(false, np.maximum(true, _SMALLEST), color=colour, label=f"{view}: {best.attack}")
+        guarantee = bounds.get(view)
+        if guarantee is not None and guarantee.epsilon is not None:
+            limit = np.minimum(np.exp(guarantee.epsilon) * rates + guarantee.delta, 1.0)
+            label = f"{view}: most that ε {guarantee.epsilon:.3g} admits"
+            axes.plot(rates, limit, color=colour, linestyle="--", label=label)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(_SMALLEST, 1.0),
+        ylim=(_SMALLEST, 1.0),
+        xlabel="false-positive rate",
+        ylabel="true-positive rate",
+    )
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def draw_reconstruction(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Cosine similarity of rebuilt embeddings, beside that of an adversary who never saw the market."""
+    figure = Figure(figsize=(7.2, 0.6 + 0.45 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(results))
+    for offset, key, label, colour in ((0.2, "cosine", "attack", PALETTE[0]), (-0.2, "prior", "prior", PALETTE[1])):
+        values = [result[key] for result in results]
+        means = np.array([value["value"] for value in values])
+        errors = np.abs(np.array([[value["low"], value["high"]] for value in values]).T - means)
+        axes.barh(places + offset, means, 0.38, xerr=errors, label=label, color=colour)
+    names = [f"{result['market']}: {result['attack']}, {result['view']}" for result in results]
+    axes.set_yticks(places, names)
+    axes.set_xlabel("cosine similarity to the true embedding, mean and 95 % interval")
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def draw_audit(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Lower bounds on ε beside the claims that they must not exceed."""
+    figure = Figure(figsize=(7.2, 1.0 + 0.45 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(results))
+    claimed = [min(result["claimed"], _LARGEST) for result in results]
+    axes.barh(places, claimed, 0.7, color="#DDDDDD", label="claimed ε")
+    for key, label, marker, colour in (
+        ("low", "lower bound, no assumption", "o", PALETTE[0]),
+        ("low_gaussian", "lower bound, Gaussian trade-off", "^", PALETTE[1]),
+        ("low_one_run", "lower bound, one run", "s", PALETTE[2]),
+    ):
+        points = [
+            (result[key], place) for result, place in zip(results, places, strict=True) if result[key] is not None
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, color=colour, label=label)
+    axes.set_yticks(places, [f"{result['stage']}: {result['game']} ({result['verdict']})" for result in results])
+    axes.set_xlabel("ε")
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+_LARGEST = 50.0
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    write_atomic(path, buffer.getvalue().encode())

@@ -1,0 +1,216 @@
+"""``fedmm audit``: try to refute what a configuration plans, or what a run's ledger states."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent
+
+from attacks.auditing.audit import Audit, gather, plan_audits
+from attacks.auditing.faults import FAULTS, Fault
+from attacks.auditing.games import Played
+from attacks.auditing.verdicts import LEVEL, Verdict
+from experiments.attack_figures import draw_audit
+from experiments.configuration import resolve
+from experiments.run_directory import read_config, read_metrics
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import load_markets
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.setup import plan_noise, planned_stages
+from fedmm_secure.storage import Store, write_atomic, write_json
+from privacy.accounting.ledger import read_ledger, stage_group
+from privacy.mechanisms.noise import NoiseSource
+
+Report = Callable[[str, int, int], None]
+FAULTY_GAMES = 60  # of a kind whose single games are slow
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What is audited of one market.
+
+    Attributes:
+        market: its name.
+        config: the configuration.
+        noise: by stage, noise multipliers that the mechanisms are played with.
+        events: by stage, what is claimed.
+        delta: of the claims.
+        n_markets: of the federation.
+        directory: where results are kept; None to keep none.
+    """
+
+    market: str
+    config: Config
+    noise: Mapping[str, float]
+    events: Mapping[str, DpEvent]
+    delta: float
+    n_markets: int
+    directory: Path | None = None
+
+
+def read_audited(source: str, overrides: list[str], market: str | None) -> Audited:
+    """A configuration's plan, or a run's ledger.
+
+    Raises:
+        ConfigError: there is no ε to audit, or no such market.
+    """
+    if (Path(source) / "ledger").is_dir():
+        if overrides:
+            raise ConfigError(f"{source}: a run is audited as it was configured; leave out --set")
+        return _of_run(Path(source), market)
+    config = resolve(source, overrides)
+    _check_budget(config, source)
+    markets = {found.name: found for found in load_markets(config.data)}
+    name = _choose(market, {found: data.n_users for found, data in markets.items()})
+    delta, n_items = config.privacy.delta_for(markets[name].n_users), markets[name].n_items
+    noise = plan_noise(config, n_items, delta)
+    events = {stage.name: stage.event(noise[stage.name]) for stage in planned_stages(config, n_items)}
+    return Audited(name, config, noise, events, delta, len(markets))
+
+
+def _of_run(run: Path, market: str | None) -> Audited:
+    config, metrics = read_config(run), read_metrics(run)
+    _check_budget(config, str(run))
+    name = _choose(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
+    noise = json.loads((run / "state" / "budget" / f"{name}.json").read_text(encoding="utf-8"))
+    entries, _ = read_ledger(run / "ledger" / f"{name}.jsonl")
+    events = {
+        stage: ComposedDpEvent([entry.event for entry in entries if stage_group(entry.stage) == stage])
+        for stage in noise
+    }
+    return Audited(name, config, noise, events, entries[0].delta, len(metrics["markets"]), run / "audit" / name)
+
+
+def _check_budget(config: Config, source: str) -> None:
+    if config.privacy.epsilon is None:
+        raise ConfigError(f"{source}: privacy.epsilon is not set: no guarantee is claimed, so there is none to audit")
+
+
+def _choose(market: str | None, users: Mapping[str, int]) -> str:
+    name = market or min(users, key=lambda found: users[found])
+    if name not in users:
+        raise ConfigError(f"--market {name}: the markets are {', '.join(users)}")
+    return name
+
+
+def audit(
+    audited: Audited, *, canaries: int | None = None, level: float = LEVEL, report: Report = lambda name, done, n: None
+) -> list[dict[str, Any]]:
+    """Audit one market; results are written to ``audit/<market>/`` of a run, batch by batch, so that it resumes.
+
+    Args:
+        audited: what to audit.
+        canaries: of each audit; by default as many as it takes to see half the noise.
+        level: false-alarm rate of the whole audit: each of its tests has its share.
+        report: told of progress by audit.
+    """
+    audits = _plan(audited, canaries)
+    found = []
+    for planned in audits:
+        start = time.perf_counter()
+        played = gather(_resumed(audited, planned, report))
+        finding = planned.judge(played, level / len(audits))
+        found.append(
+            {
+                "market": audited.market,
+                "stage": planned.game.stage,
+                "game": planned.game.kind,
+                **asdict(finding),
+                "seconds": round(time.perf_counter() - start, 2),
+            }
+        )
+    if audited.directory is not None:
+        write_json(audited.directory / "audit.json", {"level": level, "results": found})
+        _write_parquet(audited.directory / "audit.parquet", found)
+        draw_audit(audited.directory / "audit.svg", found)
+    return found
+
+
+def violations(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [result for result in found if result["verdict"] == Verdict.VIOLATED]
+
+
+def audit_faults(
+    audited: Audited, *, canaries: int | None = None, report: Report = lambda name, done, n: None
+) -> list[dict[str, Any]]:
+    """The audit of the audit: every mechanism broken on purpose, and whether its claim is refuted.
+
+    Each fault is played in this process alone, by every game that is meant to see it.
+    """
+    audits = _plan(audited, canaries)
+    pairs = [(fault, planned) for fault in FAULTS.values() for planned in audits if _concerns(fault, planned)]
+    found = []
+    for number, (fault, planned) in enumerate(pairs):
+        start = time.perf_counter()
+        games = min(planned.games, FAULTY_GAMES) if planned.game.slow else planned.games
+        limited = Audit(planned.game, planned.claim, games)
+        with fault.broken():
+            played = gather(limited.play(make_noise=NoiseSource.from_entropy))
+        finding = limited.judge(played)
+        found.append(
+            {
+                "fault": fault.name,
+                "stage": planned.game.stage,
+                "game": planned.game.kind,
+                "caught": finding.verdict == Verdict.VIOLATED,
+                **asdict(finding),
+                "seconds": round(time.perf_counter() - start, 2),
+            }
+        )
+        report("faults", number + 1, len(pairs))
+    if audited.directory is not None:
+        write_json(audited.directory / "faults.json", found)
+    return found
+
+
+def _concerns(fault: Fault, planned: Audit) -> bool:
+    game = planned.game
+    if game.stage not in fault.stages:
+        return False
+    return game.kind in fault.kinds if fault.kinds else game.broken is None or game.stage == "masks"
+
+
+def _plan(audited: Audited, canaries: int | None) -> list[Audit]:
+    return plan_audits(
+        audited.config,
+        audited.noise,
+        audited.events,
+        audited.delta,
+        n_markets=audited.n_markets,
+        canaries=canaries,
+    )
+
+
+def _resumed(audited: Audited, planned: Audit, report: Report) -> Iterator[Played]:
+    """Batches that were kept, then those that are missing."""
+    done, kept = 0, None if audited.directory is None else Store(audited.directory / "games")
+    if kept is not None:
+        for path in sorted((kept.directory / planned.name).glob("*.npz")):
+            arrays = kept.arrays(f"{planned.name}/{path.stem}", dict)
+            yield Played(arrays["inside"], arrays["outside"])
+            done += len(arrays["inside"])
+    if done >= planned.games:
+        return
+    rest = Audit(planned.game, planned.claim, planned.games - done)
+    for played in rest.play(audited.config.workers):
+        if kept is not None:
+            kept.arrays(f"{planned.name}/{done:08d}", lambda played=played: vars(played))  # type: ignore[misc]
+        done += len(played.inside)
+        report(planned.name, done, planned.games)
+        yield played
+
+
+def _write_parquet(path: Path, found: list[dict[str, Any]]) -> None:
+    frame = pd.DataFrame(found).astype({"verdict": str})
+    frame["needed"] = frame["needed"].astype(np.float64)
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())
