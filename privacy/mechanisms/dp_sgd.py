@@ -92,8 +92,16 @@ class HookGradients:
         self._wrapped = GradSampleModule(model, loss_reduction="sum")
         self._loss = loss
         self.parameters: Sequence[nn.Parameter] = list(self._wrapped.parameters())
+        self._wrapped.disable_hooks()
 
     def __call__(self, batch: Batch) -> Tensor:
+        self._wrapped.enable_hooks()
+        try:
+            return self._backward(batch)
+        finally:  # ordinary steps on rows that cost no budget need no gradients of single examples
+            self._wrapped.disable_hooks()
+
+    def _backward(self, batch: Batch) -> Tensor:
         losses = self._loss(self._wrapped, batch[0])
         losses.sum().backward()
         return losses.detach()
