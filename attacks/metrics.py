@@ -100,7 +100,13 @@ def within_bound(
 ) -> dict[float, bool]:
     """Whether true positives at each false-positive rate admit ``TPR <= e^ε FPR + δ`` (Kairouz et al., ICML 2015).
 
-    False where even the low end of the interval of the true-positive rate lies above the bound.
+    False where the low end of the interval of the true-positive rate lies above the bound at the high end of that of
+    the false-positive rate. A threshold that ``k`` non-members exceed was chosen by the next one, which counts too.
     """
     found = membership_metrics(scores, members).tpr
-    return {rate: estimate.low <= min(np.exp(epsilon) * rate + delta, 1.0) for rate, estimate in found.items()}
+    outside = (~members).sum(1)
+    holds = {}
+    for rate, estimate in found.items():
+        false = proportion(int((np.floor(rate * outside) + 1).sum()), int(outside.sum())).high
+        holds[rate] = bool(estimate.low <= min(np.exp(epsilon) * false + delta, 1.0))
+    return holds

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
-from experiments.options import FINDING, JsonFlag, SetOption
+from experiments.options import FINDING, JsonFlag, SetOption, wide_console
 from experiments.progress import RunProgress
 from experiments.report import epsilon_text, estimate_text
 from fedmm_secure.ctr.recipes import CONFIGURED
@@ -124,7 +123,7 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
             "-" if result["needed"] is None else str(result["needed"]),
             f"{result['seconds']:.0f}",
         )
-    Console().print(f"audit of market {market}, δ {found[0]['delta']:.2g}", table)
+    wide_console().print(f"audit of market {market}, δ {found[0]['delta']:.2g}", table)
     print("lower bounds: no assumption / Gaussian trade-off curve / one run; needed: canaries to see half the noise")
 
 
@@ -141,7 +140,7 @@ def _print_faults(found: list[dict[str, Any]]) -> None:
             str(result["canaries"]),
             f"{result['seconds']:.1f}",
         )
-    Console().print(table)
+    wide_console().print(table)
     caught = sum(result["caught"] for result in found)
     print(f"caught {caught} of {len(found)}, at 95 % confidence each")
 
@@ -152,7 +151,7 @@ def _bounds_text(result: Mapping[str, Any]) -> str:
 
 
 def _print_attacks(found: Mapping[str, list[dict[str, Any]]]) -> None:
-    console = Console()
+    console = wide_console()
     for kind, results in found.items():
         if results:
             console.print(_TITLES[kind], _TABLES[kind](results))
@@ -180,11 +179,12 @@ def _reconstruction(results: list[dict[str, Any]]) -> Table:
 
 
 def _usage(results: list[dict[str, Any]]) -> Table:
-    table = Table("market", "view", "aggregation", "AUC of used codes", "rank correlation of use", "shared codes (ARI)")
+    table = Table("market", "view", "aggregation", "AUC of used codes", "rank correlation", "shared (ARI)", "prior")
     for result in results:
         auc = "-" if result["used_auc"] is None else f"{result['used_auc']:.3f}"
         head = result["market"], result["view"], result["aggregation"]
-        table.add_row(*head, auc, estimate_text(result["rank_correlation"]), f"{result['sharing']:.3f}")
+        shared = (f"{result[key]:.3f}" for key in ("sharing", "sharing_prior"))
+        table.add_row(*head, auc, estimate_text(result["rank_correlation"]), *shared)
     return table
 
 
@@ -197,8 +197,14 @@ def _histories(results: list[dict[str, Any]]) -> Table:
 
 
 def _membership(results: list[dict[str, Any]]) -> Table:
+    """The strongest attack of each view; all of them are in the results' files."""
     table = Table("market", "target", "unit", "view", "attack", "AUC", "TPR at 1 % FPR", "models", "within ε")
+    best: dict[tuple[str, ...], dict[str, Any]] = {}
     for result in results:
+        about = tuple(result[key] for key in ("market", "target", "unit", "view"))
+        if about not in best or result["auc"]["value"] > best[about]["auc"]["value"]:
+            best[about] = result
+    for result in best.values():
         estimates = (estimate_text(result[key]) for key in ("auc", "tpr_at_1_percent_fpr"))
         bound = result["bound"]
         within = "-" if bound is None else ("yes" if all(bound["within"].values()) else "NO")
@@ -234,6 +240,6 @@ _TITLES = {
     "reconstruction": "reconstruction of user embeddings",
     "usage": "use of global codes",
     "histories": "recovery of training items",
-    "membership": "membership inference (mean and 95 % interval)",
+    "membership": "membership inference, the strongest attack of each view (mean and 95 % interval)",
     "poisoning": "a malicious market",
 }

@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,11 @@ def audit(
         level: false-alarm rate of the whole audit: each of its tests has its share.
         report: told of progress by audit.
     """
-    audits = _plan(audited, canaries)
     found = []
-    for planned in audits:
+    for planned in _plan(audited, canaries, level):
         start = time.perf_counter()
         played = gather(_resumed(audited, planned, report))
-        finding = planned.judge(played, level / len(audits))
+        finding = planned.judge(played)
         found.append(
             {
                 "market": audited.market,
@@ -145,13 +144,13 @@ def audit_faults(
 
     Each fault is played in this process alone, by every game that is meant to see it.
     """
-    audits = _plan(audited, canaries)
+    audits = _plan(audited, canaries, LEVEL)
     pairs = [(fault, planned) for fault in FAULTS.values() for planned in audits if _concerns(fault, planned)]
     found = []
     for number, (fault, planned) in enumerate(pairs):
         start = time.perf_counter()
         games = min(planned.games, FAULTY_GAMES) if planned.game.slow else planned.games
-        limited = Audit(planned.game, planned.claim, games)
+        limited = replace(planned, level=LEVEL, games=games)
         with fault.broken():
             played = gather(limited.play(make_noise=NoiseSource.from_entropy))
         finding = limited.judge(played)
@@ -178,7 +177,7 @@ def _concerns(fault: Fault, planned: Audit) -> bool:
     return game.kind in fault.kinds if fault.kinds else game.broken is None or game.stage == "masks"
 
 
-def _plan(audited: Audited, canaries: int | None) -> list[Audit]:
+def _plan(audited: Audited, canaries: int | None, level: float) -> list[Audit]:
     return plan_audits(
         audited.config,
         audited.noise,
@@ -186,6 +185,7 @@ def _plan(audited: Audited, canaries: int | None) -> list[Audit]:
         audited.delta,
         n_markets=audited.n_markets,
         canaries=canaries,
+        level=level,
     )
 
 
@@ -199,7 +199,7 @@ def _resumed(audited: Audited, planned: Audit, report: Report) -> Iterator[Playe
             done += len(arrays["inside"])
     if done >= planned.games:
         return
-    rest = Audit(planned.game, planned.claim, planned.games - done)
+    rest = replace(planned, games=planned.games - done)
     for played in rest.play(audited.config.workers):
         if kept is not None:
             kept.arrays(f"{planned.name}/{done:08d}", lambda played=played: vars(played))  # type: ignore[misc]

@@ -19,6 +19,7 @@ from rich.table import Table
 from experiments import run_directory
 from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
 from experiments.bench import bench_app
+from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.data import check_markets, market_summary, synthesize_files
@@ -66,6 +67,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(keys_app, name="keys")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(bench_app, name="bench")
+bench_app.command("shadows", help=SHADOWS_HELP)(shadows)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 

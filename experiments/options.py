@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 FINDING, USAGE = 1, 2
+_PIPED_WIDTH = 160
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
 ]
+
+
+def wide_console() -> Console:
+    """For wide tables: as wide as the terminal, or wide enough where the output goes elsewhere."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPED_WIDTH)

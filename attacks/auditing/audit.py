@@ -22,7 +22,7 @@ from privacy.mechanisms.noise import NoiseSource
 
 CHAIN, MASKS = "chain", "masks"
 GRADIENTS, SUMS, USER, CODEBOOK = "gradient canaries", "summed gradients", "crafted user", "crafted user, codebook"
-_MARGIN = 1.5  # canaries beyond what an ideal game would need
+_MARGIN = 2.0  # canaries beyond what an ideal game would need
 _FEWEST = 100
 _MASK_GAMES, _PLAIN_GAMES = 200, 100
 _PLAIN = 4.0  # distance of scores where a mask is used twice, or a codebook not clipped: they hardly overlap
@@ -63,11 +63,13 @@ class Audit:
     Attributes:
         game: how it is played.
         claim: what the ledger says.
+        level: false-alarm rate.
         games: with the canary in; as many are played without.
     """
 
     game: Game
     claim: Claim
+    level: float
     games: int
 
     @property
@@ -84,8 +86,8 @@ class Audit:
         tasks = (joblib.delayed(_one_thread)(play, games, NoiseSource.from_entropy) for games in batches)
         yield from joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
 
-    def judge(self, played: Played, level: float = LEVEL) -> Finding:
-        one_run = self.game.kind in (GRADIENTS, SUMS)
+    def judge(self, played: Played) -> Finding:
+        one_run, level = self.game.kind in (GRADIENTS, SUMS), self.level
         return judge(self.claim, played.inside, played.outside, level=level, one_run=one_run, broken=self.game.broken)
 
 
@@ -97,6 +99,7 @@ def plan_audits(
     *,
     n_markets: int,
     canaries: int | None = None,
+    level: float = LEVEL,
 ) -> list[Audit]:
     """The audits of one market.
 
@@ -107,18 +110,19 @@ def plan_audits(
         delta: of the claims.
         n_markets: of the federation.
         canaries: of each audit; by default as many as it takes to see half the noise.
+        level: false-alarm rate of all audits together: each has its share.
     """
     games = stage_games(config, noise)
-    audits = [_audit(game, (events[game.stage],), delta, canaries) for game in games]
+    claims = [(game, Claim((events[game.stage],), delta)) for game in games]
     first = {game.stage: game for game in reversed(games)}  # of each stage, the first kind: the sharpest
     if len(first) > 1:
         chain = Game(CHAIN, "sum of ratios", partial(_together, tuple(game.play for game in first.values())))
-        audits.append(_audit(chain, tuple(events[stage] for stage in first), delta, canaries))
+        claims.append((chain, Claim(tuple(events[stage] for stage in first), delta)))
     if config.aggregation.kind == "masked-ckks":
         bits = mask_bits(n_markets, 2**config.aggregation.bits)
         masks = Game(MASKS, "two rounds", partial(play_masks, bits), most=_MASK_GAMES, broken=_PLAIN)
-        audits.append(_audit(masks, (), delta, canaries))
-    return audits
+        claims.append((masks, Claim((), delta)))
+    return [_audit(game, claim, canaries, level / len(claims)) for game, claim in claims]
 
 
 def stage_games(config: Config, noise: Mapping[str, float]) -> list[Game]:
@@ -153,13 +157,13 @@ def gather(played: Iterable[Played]) -> Played:
     return Played(np.concatenate([part.inside for part in parts]), np.concatenate([part.outside for part in parts]))
 
 
-def _audit(game: Game, events: tuple[DpEvent, ...], delta: float, canaries: int | None) -> Audit:
-    claim = Claim(events, delta)
+def _audit(game: Game, claim: Claim, canaries: int | None, level: float) -> Audit:
     if canaries is not None:
-        return Audit(game, claim, max(2, min(canaries // 2, game.most)))
-    needed = canaries_needed(claim, 2.0 * claim.distance if game.broken is None else game.broken)
+        return Audit(game, claim, level, max(2, min(canaries // 2, game.most)))
+    broken = 2.0 * claim.distance if game.broken is None else game.broken
+    needed = canaries_needed(claim, broken, level=level)
     ideal = game.most if needed is None else int(_MARGIN * needed / 2)
-    return Audit(game, claim, int(np.clip(ideal, _FEWEST, game.most)))
+    return Audit(game, claim, level, int(np.clip(ideal, _FEWEST, game.most)))
 
 
 def _one_thread(play: Play, games: int, noise: MakeNoise) -> Played:

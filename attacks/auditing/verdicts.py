@@ -20,6 +20,7 @@ from scipy import stats
 from attacks.auditing.claims import Claim, gaussian_tpr
 
 Scores = NDArray[np.float64]
+Counts = int | NDArray[np.int64]
 LEVEL = 0.05
 _LARGEST = 2**24  # canaries; where not even so many would do, no number does
 
@@ -126,8 +127,8 @@ def gaussian_bound(claim: Claim, inside: Scores, outside: Scores, *, level: floa
     """
     threshold = _best_threshold(claim, inside[::2], outside[::2], level)
     held_in, held_out = inside[1::2], outside[1::2]
-    true = _lower(int((held_in > threshold).sum()), len(held_in), level / 2)
-    false = _upper(int((held_out > threshold).sum()), len(held_out), level / 2)
+    true = float(_lower(int((held_in > threshold).sum()), len(held_in), level / 2))
+    false = float(_upper(int((held_out > threshold).sum()), len(held_out), level / 2))
     mu = float(stats.norm.ppf(true) - stats.norm.ppf(false))
     return float(dp_accounting.get_epsilon_gaussian(1.0 / mu, claim.delta)) if mu > 0 else 0.0
 
@@ -154,25 +155,27 @@ def canaries_needed(claim: Claim, distance: float, *, level: float = LEVEL) -> i
 def _best_threshold(claim: Claim, inside: Scores, outside: Scores, level: float) -> float:
     """The threshold whose rates, bounded as they will be on the other half, rise furthest above the claim."""
     candidates = np.unique(np.quantile(np.concatenate([inside, outside]), np.linspace(0.0, 1.0, 201)))
-    best, found = -np.inf, float(candidates[0])
-    for threshold in candidates:
-        hits, false = int((inside > threshold).sum()), int((outside > threshold).sum())
-        margin = _lower(hits, len(inside), level / 2) - claim.largest_tpr(_upper(false, len(outside), level / 2))
-        if margin > best:
-            best, found = margin, float(threshold)
-    return found
+    hits = (inside[:, None] > candidates).sum(0)
+    false = (outside[:, None] > candidates).sum(0)
+    lower, upper = _lower(hits, len(inside), level / 2), _upper(false, len(outside), level / 2)
+    margin = lower - np.array([claim.largest_tpr(float(rate)) for rate in upper])
+    return float(candidates[int(margin.argmax())])
 
 
 def _exceeds(claim: Claim, hits: int, n_in: int, false: int, n_out: int, level: float) -> bool:
-    return _lower(hits, n_in, level / 2) > claim.largest_tpr(_upper(false, n_out, level / 2))
+    return float(_lower(hits, n_in, level / 2)) > claim.largest_tpr(float(_upper(false, n_out, level / 2)))
 
 
-def _lower(successes: int, trials: int, level: float) -> float:
-    return float(stats.beta.ppf(level, successes, trials - successes + 1)) if successes else 0.0
+def _lower(successes: Counts, trials: int, level: float) -> Scores:
+    """Clopper-Pearson lower bound of a proportion, one-sided."""
+    counts = np.asarray(successes)
+    return np.where(counts > 0, stats.beta.ppf(level, np.maximum(counts, 1), trials - counts + 1), 0.0)
 
 
-def _upper(successes: int, trials: int, level: float) -> float:
-    return float(stats.beta.ppf(1.0 - level, successes + 1, trials - successes)) if successes < trials else 1.0
+def _upper(successes: Counts, trials: int, level: float) -> Scores:
+    """Clopper-Pearson upper bound of a proportion, one-sided."""
+    counts = np.asarray(successes)
+    return np.where(counts < trials, stats.beta.ppf(1.0 - level, counts + 1, np.maximum(trials - counts, 1)), 1.0)
 
 
 def _distance(auc: float) -> float:

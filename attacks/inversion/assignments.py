@@ -26,11 +26,13 @@ class UsageInference:
             all or none are used.
         rank_correlation: Spearman's, of length and number of users, with a bootstrap interval over codes.
         sharing: adjusted Rand index of guessed and true groups of users that share a global code; 0 is chance.
+        sharing_prior: the same from the public codebook that nothing has moved: what knowing the users alone gives.
     """
 
     used_auc: float | None
     rank_correlation: Estimate
     sharing: float
+    sharing_prior: float
 
 
 def infer_usage(
@@ -48,14 +50,17 @@ def infer_usage(
     length = np.linalg.norm(movements, axis=2).sum(0)
     count = np.bincount(codes, minlength=len(length))
     used = count > 0
-    moved = start.global_codebook.codewords.detach().double().numpy() + movements.sum(0)
+    words = start.global_codebook.codewords.detach().double().numpy()
     with torch.no_grad():
         latent = start.encode(unit_rows(users)).double().numpy()
-    guessed = ((latent[:, None] - moved[None]) ** 2).sum(2).argmin(1)
+    guessed, prior = (
+        ((latent[:, None] - moved[None]) ** 2).sum(2).argmin(1) for moved in (words + movements.sum(0), words)
+    )
     return UsageInference(
         used_auc=float(roc_auc_score(used, length)) if 0 < used.sum() < len(used) else None,
         rank_correlation=_spearman(length, count.astype(np.float64), rng),
         sharing=float(adjusted_rand_score(codes, guessed)),
+        sharing_prior=float(adjusted_rand_score(codes, prior)),
     )
 
 

@@ -20,7 +20,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 
 TOP = 10
 _MATCHED = 400  # users of a matching: the Hungarian algorithm is cubic
-_STEPS = 300  # of gradient matching
+_STEPS, _SOFT = 300, 0.1  # of gradient matching
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,10 @@ def match_gradient(start: RQVAE, movement: FloatArray, rows: int, generator: tor
     for _ in range(_STEPS):
         optimizer.zero_grad()
         latent = start.encode(torch.nn.functional.normalize(guess, dim=1))
-        nearest = start.global_codebook(latent).detach().argmin(1)
-        # descent on ||c_k - z||² moves a codeword towards the mean of what is assigned to it
-        pull = torch.zeros_like(words).index_add(0, nearest, latent - words[nearest])
+        # descent on ||c_k - z||² moves a codeword towards what is assigned to it; assignments have to be soft here, or
+        # no gradient would ever lead a guess to another codeword
+        share = torch.softmax(-start.global_codebook(latent) / _SOFT, dim=1)
+        pull = share.T @ latent - share.sum(0)[:, None] * words
         loss = 1.0 - torch.nn.functional.cosine_similarity(pull.flatten(), target.flatten(), dim=0)
         loss.backward()
         optimizer.step()

@@ -99,7 +99,6 @@ class ShadowPlan:
             stacked: whether networks are trained side by side; one after the other otherwise, with the same result
                 but for rounding, batch boundaries and dropout.
         """
-        torch.set_num_threads(1)
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
         raw = [fit_embedding(half, self.config.embedding) for half in halves]
         found: list[dict[str, Observed]] = [{} for _ in halves]
@@ -320,6 +319,7 @@ def _keep(
     queries: Queries,
     stacked: bool,
 ) -> int:
+    torch.set_num_threads(1)  # processes share the cores
     halves = [halve(plan.markets[plan.market], plan.unit, own) for own in member]
     # the configuration is public, and so is the run's seed of initialisation and order (never that of noise)
     seed = plan.config.seed[0]

@@ -43,12 +43,15 @@ def recommender_attack(
         np.linalg.norm(history, axis=1)[None] * np.linalg.norm(centre, axis=2), 1e-12
     )
     features = np.concatenate([gap, np.linalg.norm(gap, axis=2, keepdims=True), cosine[:, :, None]], axis=2)
-    scores = np.empty(member.shape)
+    scores, half = np.empty(member.shape), np.arange(member.shape[1]) % 2 == 0
     for target in range(len(member)):
         shadows = np.arange(len(member)) != target
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-        classifier.fit(features[shadows].reshape(-1, features.shape[2]), member[shadows].ravel())
-        scores[target] = classifier.decision_function(features[target])
+        for asked in (half, ~half):  # users are in exactly half of the models: trained on, they would give that away
+            classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+            classifier.fit(
+                features[shadows][:, ~asked].reshape(-1, features.shape[2]), member[shadows][:, ~asked].ravel()
+            )
+            scores[target, asked] = classifier.decision_function(features[target][asked])
     return scores
 
 

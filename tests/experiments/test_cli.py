@@ -173,26 +173,6 @@ def test_verify_finds_what_was_tampered_with(run_dir, tmp_path, capsys, edit, na
     assert named in err
 
 
-def test_attack_prints_and_keeps_its_results(run_dir, tmp_path, capsys):
-    copy = tampered(run_dir, tmp_path, lambda run: None)
-    status, out, _ = fedmm(capsys, "attack", copy, "--market", "m0", "--shadows", 4, "--json")
-    assert status == 0
-    found = json.loads(out)
-    assert found == json.loads((copy / "attacks" / "attacks.json").read_text())
-    assert {result["attack"] for result in found["membership"]} == {
-        "LiRA",
-        "LiRA, empirical Bayes",
-        "loss threshold",
-    }
-    assert found["inversion"][0]["exact_share"]["value"] == 0.0
-    assert fedmm(capsys, "attack", copy, "--attack", "inversion")[0] == 0  # keeps the other attack's results
-    assert json.loads((copy / "attacks" / "attacks.json").read_text()) == found
-    status, _, err = fedmm(capsys, "attack", copy, "--target", "svd")
-    assert (status, len(err.splitlines())) == (2, 1)
-    assert fedmm(capsys, "report", copy)[0] == 0
-    assert "LiRA" in (copy / "report.html").read_text()
-
-
 def test_the_report_is_self_contained(run_dir):
     html = (run_dir / "report.html").read_text()
     assert "<script" not in html
@@ -238,6 +218,10 @@ USER_MISTAKES = [
     (["verify", "nowhere"], "is this a run directory"),
     (["report", "nowhere"], "is this a run directory"),
     (["attack", "nowhere"], "is this a run directory"),
+    (["audit", "nowhere"], "no such file or configuration"),
+    (["audit", "quickstart"], "no guarantee is claimed"),
+    (["audit", "quickstart", "--set", "privacy.epsilon=4", "--market", "mars"], "--market mars: the markets are"),
+    (["bench", "shadows", "--set", "privacy.epsilon=4"], "trained one by one"),
 ]
 
 
@@ -279,8 +263,21 @@ def test_resume_of_a_finished_run_changes_nothing(run_dir, config_file, capsys):
     assert {**before, "seconds": 0} == {**after, "seconds": 0}
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["verify"], ["attack"], ["report"], ["data", "info"], ["data", "check"],
-                                  ["data", "synthesize"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "verb",
+    [
+        [],
+        ["run"],
+        ["verify"],
+        ["attack"],
+        ["audit"],
+        ["bench", "shadows"],
+        ["report"],
+        ["data", "info"],
+        ["data", "check"],
+        ["data", "synthesize"],
+    ],
+)
 def test_every_verb_has_help_with_an_example(verb, capsys):
     status, out, _ = fedmm(capsys, *verb, "--help")
     assert status == 0

@@ -10,7 +10,7 @@ import pytest
 
 from attacks.views import release_view
 from experiments import run_directory
-from experiments.attack import attack_run
+from experiments.attack import attack_run, beyond_bounds
 from experiments.verification import verify_run
 from fedmm_secure import publication
 from fedmm_secure.data.prepare import prepare_markets
@@ -299,6 +299,30 @@ def test_distributed_noise_states_market_and_collusion_apart(tmp_path):
 
 
 def test_the_released_model_can_be_attacked_through_shadow_pipelines(released, tmp_path):
-    found = attack_run(copy_of(released, tmp_path), attacks=["membership"], market="m0", n_shadows=4)["membership"]
-    assert {result["target"] for result in found} == {"fedmm"}
-    assert all(0.3 < result["auc"]["value"] < 0.7 for result in found)
+    run = copy_of(released, tmp_path)
+    found = attack_run(run, attacks=["membership"], market="m0", n_shadows=4, units=["user"])
+    assert {result["target"] for result in found["membership"]} == {"fedmm"}
+    bounded = [result for result in found["membership"] if result["view"] in ("consumer", "release")]
+    for result in bounded:
+        assert 0.3 < result["auc"]["value"] < 0.7
+        stated = json.loads((run / "metrics.json").read_text())["privacy"]["markets"]["m0"][result["view"]]
+        assert result["bound"]["epsilon"] == pytest.approx(stated["epsilon"])
+    assert all(result["bound"] is None for result in found["membership"] if result["view"] == "profile")
+    assert not beyond_bounds(found)
+
+
+def test_a_result_beyond_its_bound_is_a_finding():
+    result = {"market": "m0", "target": "fedmm", "view": "release", "attack": "LiRA", "unit": "user"}
+    bound = {"epsilon": 1.0, "delta": 1e-4, "within": {"at_1_percent_fpr": False}}
+    assert beyond_bounds({"membership": [result | {"bound": bound}]}) == [
+        "m0, fedmm, release, LiRA, user: beyond epsilon 1"
+    ]
+
+
+def test_the_published_white_box_rebuilds_less_the_less_epsilon_admits(released, tmp_path):
+    """What an adversary reads from a private release is scored against the same truth as in any run."""
+    run = copy_of(released, tmp_path)
+    found = attack_run(run, attacks=["reconstruction", "histories", "usage", "inversion"], market="m0")
+    assert all(result["published"] for result in found["reconstruction"] + found["histories"])
+    views = {result["view"] for result in found["reconstruction"]}
+    assert views == {"release and profile", "release", "server", "market", "collusion"}

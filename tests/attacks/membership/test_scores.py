@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from attacks.membership.queries import balanced_membership
+from attacks.membership.scores import (
+    SCORES,
+    calibrated,
+    combine,
+    lira_empirical_bayes,
+    lira_offline,
+    lira_online,
+    loss_threshold,
+    multi_query,
+    rmia,
+)
+from attacks.metrics import membership_metrics, proportion, roc, true_positives_at, within_bound
+
+
+def gaussian_models(n_models, n_queries, effect, seed=0):
+    """Confidences that membership raises by ``effect`` standard deviations, queries of unequal difficulty."""
+    rng = np.random.default_rng(seed)
+    member = balanced_membership(n_models, n_queries, rng)
+    difficulty = rng.normal(0, 3, n_queries)
+    return difficulty + effect * member + rng.normal(size=member.shape), member
+
+
+def auc(scores, member):
+    return membership_metrics(scores, member).auc.value
+
+
+def test_membership_is_balanced():
+    member = balanced_membership(16, 500, np.random.default_rng(0))
+    assert (member.sum(0) == 8).all()
+
+
+def test_lira_reaches_the_optimum_that_difficulty_hides_from_the_loss_threshold():
+    confidence, member = gaussian_models(64, 2000, effect=1.5)
+    assert auc(lira_online(confidence, member), member) == pytest.approx(0.8556, abs=0.02)  # Phi(1.5 / sqrt 2)
+    assert auc(loss_threshold(confidence, member), member) < 0.68
+
+
+@pytest.mark.parametrize("score", [calibrated, lira_offline, rmia])
+def test_other_calibrated_scores_reach_it_too(score):
+    confidence, member = gaussian_models(64, 2000, effect=1.5)
+    # RMIA's population ratio is not the likelihood ratio of this model: it may lose a little
+    assert auc(score(confidence, member), member) > (0.8 if score is rmia else 0.835)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_attacks_find_nothing_where_there_is_nothing(name):
+    confidence, member = gaussian_models(32, 1000, effect=0.0)
+    found = membership_metrics(SCORES[name](confidence, member), member)
+    assert found.auc.value == pytest.approx(0.5, abs=0.02)
+    assert found.tpr[0.01].value == pytest.approx(0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_no_score_reads_the_targets_own_membership(name):
+    confidence, member = gaussian_models(16, 200, effect=1.0)
+    flipped = member.copy()
+    flipped[3] = ~flipped[3]
+    left, right = (SCORES[name](confidence, inside)[3] for inside in (member, flipped))
+    np.testing.assert_allclose(left, right)
+
+
+def test_offline_lira_is_monotone_in_the_calibrated_confidence():
+    """With one variance, the two rank alike (Carlini et al., section VI.C)."""
+    confidence, member = gaussian_models(16, 300, effect=1.0)
+    left, right = calibrated(confidence, member), lira_offline(confidence, member)
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(stats.rankdata(a), stats.rankdata(b))
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.7])
+def test_empirical_bayes_beats_plain_lira_with_few_shadows_and_finds_nothing_in_nothing(effect):
+    confidence, member = gaussian_models(8, 4000, effect=effect)
+    plain, shrunken = (
+        auc(lira_online(confidence, member), member),
+        auc(lira_empirical_bayes(confidence, member), member),
+    )
+    if effect:
+        assert shrunken > plain + 0.02
+        assert shrunken == pytest.approx(0.69, abs=0.02)  # Phi(0.7 / sqrt 2): the optimum
+    else:
+        assert shrunken == pytest.approx(0.5, abs=0.02)
+
+
+def several_statistics(effect, n_models=16, n_queries=2000):
+    parts = [gaussian_models(n_models, n_queries, effect, seed=0)]
+    rng = np.random.default_rng(1)
+    member = parts[0][1]
+    other = rng.normal(0, 3, n_queries) + effect * member + rng.normal(size=member.shape)
+    return np.stack([parts[0][0], other], axis=2), member
+
+
+def test_several_statistics_tell_more_than_one():
+    statistics, member = several_statistics(effect=0.8)
+    one = auc(lira_empirical_bayes(statistics[:, :, 0], member), member)
+    optimum = float(stats.norm.cdf(0.8 * np.sqrt(2.0) / np.sqrt(2.0)))
+    known = np.zeros((statistics.shape[1], 1))
+    for both in (combine(statistics, member), multi_query(statistics, member, known)):
+        assert auc(both, member) > one + 0.04
+        assert auc(both, member) == pytest.approx(optimum, abs=0.03)
+
+
+def test_the_combined_classifier_finds_nothing_in_nothing_and_is_not_told_its_target():
+    statistics, member = several_statistics(effect=0.0)
+    known = np.zeros((statistics.shape[1], 1))
+    assert auc(multi_query(statistics, member, known), member) == pytest.approx(0.5, abs=0.02)
+    small, inside = several_statistics(effect=1.0, n_models=8, n_queries=300)
+    flipped = inside.copy()
+    flipped[0] = ~flipped[0]
+    known = np.zeros((300, 1))
+    left, right = (multi_query(small, found, known)[0] for found in (inside, flipped))
+    np.testing.assert_allclose(left, right)
+
+
+def test_true_positives_at_a_false_positive_rate():
+    member = np.array([True] * 4 + [False] * 100)
+    score = np.concatenate([[200.0, 99.5, 98.5, 0.0], np.arange(100.0)])
+    assert true_positives_at(score, member, 0.01) == 3  # one non-member may score above
+    assert true_positives_at(score, member, 0.0) == 2
+
+
+def test_clopper_pearson_matches_a_published_value():
+    found = proportion(0, 10)
+    assert found.low == 0.0
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 10))
+
+
+def test_the_curve_never_promises_more_than_was_observed():
+    member = np.array([[True, True, False, False]])
+    rates, true = roc(np.array([[3.0, 1.0, 2.0, 0.0]]), member)
+    assert true[rates < 0.5].max() == 0.5  # above both non-members one member is left
+    assert true[-1] == 1.0
+
+
+def test_a_bound_holds_for_a_mechanism_that_meets_it_and_not_for_one_that_does_not():
+    rng = np.random.default_rng(0)
+    member = balanced_membership(20, 2000, rng)
+    epsilon = 1.0
+    answer = np.where(rng.random(member.shape) < np.exp(epsilon) / (1 + np.exp(epsilon)), member, ~member)
+    scores = answer + 1e-9 * rng.random(member.shape)  # randomised response: TPR is e^ε FPR exactly
+    assert all(within_bound(scores, member, epsilon, 0.0).values())
+    strong = member + 0.5 * rng.normal(size=member.shape)
+    assert not all(within_bound(strong, member, epsilon, 0.0).values())

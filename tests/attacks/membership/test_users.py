@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from attacks.membership.queries import balanced_membership
+from attacks.membership.users import codebook_attack, pool_rows, recommender_attack
+from attacks.metrics import membership_metrics
+
+
+def auc(scores, member):
+    return membership_metrics(scores, member).auc.value
+
+
+def test_pooling_averages_the_rows_of_each_user_that_has_any():
+    values = np.array([[1.0, 3.0, 5.0, 7.0]])
+    np.testing.assert_array_equal(pool_rows(values, np.array([0, 0, 4, 4])), [[2.0, 6.0]])
+    several = np.stack([values, 10 * values], axis=2)
+    np.testing.assert_array_equal(pool_rows(several, np.array([0, 0, 4, 4]))[:, :, 1], [[20.0, 60.0]])
+
+
+def test_recommendations_of_ones_own_items_give_membership_away():
+    rng = np.random.default_rng(0)
+    n_models, n_users, n_items, k = 12, 150, 60, 5
+    member = balanced_membership(n_models, n_users, rng)
+    vectors = rng.normal(size=(n_items, 4))
+    taste = rng.normal(size=(n_users, 4))
+    likes = np.argsort(-taste @ vectors.T, axis=1)[:, :k]
+    popular = np.arange(k)
+    recommended = np.where(member[:, :, None], likes[None], popular).astype(float)
+    history = vectors[likes].mean(1)
+    assert auc(recommender_attack(recommended, member, history, vectors), member) > 0.8
+    nothing = np.broadcast_to(popular, recommended.shape).astype(float)
+    assert auc(recommender_attack(nothing, member, history, vectors), member) == pytest.approx(0.5, abs=0.05)
+
+
+def test_codewords_that_follow_a_user_give_membership_away():
+    rng = np.random.default_rng(1)
+    n_models, n_users = 16, 200
+    member = balanced_membership(n_models, n_users, rng)
+    latent = rng.normal(size=(n_users, 3))
+    encoders = latent[None] + 0.05 * rng.normal(size=(n_models, n_users, 3))
+    # the codebook of a pipeline holds the latents of its members, blurred
+    words = np.full((n_models, n_users, 3), 1e3)
+    for model in range(n_models):
+        inside = latent[member[model]]
+        words[model, : len(inside)] = inside + 0.3 * rng.normal(size=inside.shape)
+    assert auc(codebook_attack(encoders, words, member), member) > 0.6
+    alone = np.broadcast_to(rng.normal(size=(1, 20, 3)), (n_models, 20, 3)) + 0.01 * rng.normal(size=(n_models, 20, 3))
+    assert auc(codebook_attack(encoders, alone, member), member) == pytest.approx(0.5, abs=0.05)
