@@ -14,7 +14,7 @@ from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
 from experiments.options import FINDING, JsonFlag, SetOption, wide_console
 from experiments.progress import RunProgress
-from experiments.report import epsilon_text, estimate_text
+from experiments.report import epsilon_text, estimate_text, strongest
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
@@ -199,12 +199,7 @@ def _histories(results: list[dict[str, Any]]) -> Table:
 def _membership(results: list[dict[str, Any]]) -> Table:
     """The strongest attack of each view; all of them are in the results' files."""
     table = Table("market", "target", "unit", "view", "attack", "AUC", "TPR at 1 % FPR", "models", "within ε")
-    best: dict[tuple[str, ...], dict[str, Any]] = {}
-    for result in results:
-        about = tuple(result[key] for key in ("market", "target", "unit", "view"))
-        if about not in best or result["auc"]["value"] > best[about]["auc"]["value"]:
-            best[about] = result
-    for result in best.values():
+    for result in strongest(results):
         estimates = (estimate_text(result[key]) for key in ("auc", "tpr_at_1_percent_fpr"))
         bound = result["bound"]
         within = "-" if bound is None else ("yes" if all(bound["within"].values()) else "NO")
@@ -214,10 +209,13 @@ def _membership(results: list[dict[str, Any]]) -> Table:
 
 
 def _poisoning(results: list[dict[str, Any]]) -> Table:
-    table = Table("attacker", "strategy", "joined by", "AUC of the others", "AUC lost", "global codes used")
+    table = Table(
+        "attacker", "strategy", "joined by", "AUC of the others", "AUC lost", "codes used", "codes kept (ARI)"
+    )
     for result in results:
         estimates = (estimate_text(result[key]) for key in ("auc", "loss"))
-        table.add_row(result["market"], result["strategy"], result["defence"], *estimates, f"{result['codes']:.1f}")
+        codes = f"{result['codes']:.1f}", f"{result['agreement']:.2f}"
+        table.add_row(result["market"], result["strategy"], result["defence"], *estimates, *codes)
     return table
 
 

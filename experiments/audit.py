@@ -43,6 +43,7 @@ class Audited:
         noise: by stage, noise multipliers that the mechanisms are played with.
         events: by stage, what is claimed.
         delta: of the claims.
+        n_items: of the market.
         n_markets: of the federation.
         directory: where results are kept; None to keep none.
     """
@@ -52,6 +53,7 @@ class Audited:
     noise: Mapping[str, float]
     events: Mapping[str, DpEvent]
     delta: float
+    n_items: int
     n_markets: int
     directory: Path | None = None
 
@@ -73,7 +75,7 @@ def read_audited(source: str, overrides: list[str], market: str | None) -> Audit
     delta, n_items = config.privacy.delta_for(markets[name].n_users), markets[name].n_items
     noise = plan_noise(config, n_items, delta)
     events = {stage.name: stage.event(noise[stage.name]) for stage in planned_stages(config, n_items)}
-    return Audited(name, config, noise, events, delta, len(markets))
+    return Audited(name, config, noise, events, delta, n_items, len(markets))
 
 
 def _of_run(run: Path, market: str | None) -> Audited:
@@ -86,7 +88,8 @@ def _of_run(run: Path, market: str | None) -> Audited:
         stage: ComposedDpEvent([entry.event for entry in entries if stage_group(entry.stage) == stage])
         for stage in noise
     }
-    return Audited(name, config, noise, events, entries[0].delta, len(metrics["markets"]), run / "audit" / name)
+    n_items, n_markets = metrics["markets"][name]["n_items"], len(metrics["markets"])
+    return Audited(name, config, noise, events, entries[0].delta, n_items, n_markets, run / "audit" / name)
 
 
 def _check_budget(config: Config, source: str) -> None:
@@ -183,6 +186,7 @@ def _plan(audited: Audited, canaries: int | None, level: float) -> list[Audit]:
         audited.noise,
         audited.events,
         audited.delta,
+        n_items=audited.n_items,
         n_markets=audited.n_markets,
         canaries=canaries,
         level=level,

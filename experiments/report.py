@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,11 @@ def _attack_rows(directory: Path) -> list[dict[str, str]]:
         return []
     rows = []
     found = json.loads(path.read_text(encoding="utf-8"))
-    for result in found.get("membership", []):
+    for result in strongest(found.get("membership", [])):
         rows.append(
             {
-                "attack": f"membership, {result['attack']}, {result['market']}",
-                "target": result["target"],
+                "attack": f"membership of {result['unit']}s, {result['attack']}, {result['market']}",
+                "target": f"{result['target']}, {result['view']} view",
                 "score": estimate_text(result["auc"]),
                 "tpr": estimate_text(result["tpr_at_1_percent_fpr"]),
             }
@@ -124,6 +124,16 @@ def _attack_rows(directory: Path) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def strongest(membership: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the results of membership inference, that of largest AUC for each market, target, unit and view."""
+    best: dict[tuple[str, ...], dict[str, Any]] = {}
+    for result in membership:
+        about = tuple(result[key] for key in ("market", "target", "unit", "view"))
+        if about not in best or result["auc"]["value"] > best[about]["auc"]["value"]:
+            best[about] = result
+    return list(best.values())
 
 
 def estimate_text(estimate: Mapping[str, float]) -> str:

@@ -38,9 +38,7 @@ class Truth:
 
     def released(self) -> Released:
         """The white box, as ``protect: release`` publishes it; in other runs, as it would be if it were published."""
-        embedding = self.embedding
-        counts = embedding.counts.values if isinstance(embedding, DPSVDEmbedding) else None
-        return Released(self.quantizer, embedding.item_factors_, counts)
+        return Released(self.quantizer, self.embedding.item_factors_)
 
 
 def federated_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:

@@ -97,6 +97,7 @@ def plan_audits(
     events: Mapping[str, DpEvent],
     delta: float,
     *,
+    n_items: int,
     n_markets: int,
     canaries: int | None = None,
     level: float = LEVEL,
@@ -108,11 +109,12 @@ def plan_audits(
         noise: by stage, noise multipliers that the market adds.
         events: by stage, what is claimed of it.
         delta: of the claims.
+        n_items: of the market, by which the embedding chooses its method.
         n_markets: of the federation.
         canaries: of each audit; by default as many as it takes to see half the noise.
         level: false-alarm rate of all audits together: each has its share.
     """
-    games = stage_games(config, noise)
+    games = stage_games(config, noise, n_items)
     claims = [(game, Claim((events[game.stage],), delta)) for game in games]
     first = {game.stage: game for game in reversed(games)}  # of each stage, the first kind: the sharpest
     if len(first) > 1:
@@ -125,13 +127,16 @@ def plan_audits(
     return [_audit(game, claim, canaries, level / len(claims)) for game, claim in claims]
 
 
-def stage_games(config: Config, noise: Mapping[str, float]) -> list[Game]:
+def stage_games(config: Config, noise: Mapping[str, float], n_items: int) -> list[Game]:
     """Every game against the stages that add noise."""
     privacy, repetitions, found = config.privacy, len(config.seed), []
     if COUNTS in noise:
         found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, noise[COUNTS])))
     if EMBEDDING in noise:
-        found.append(Game(EMBEDDING, USER, partial(play_embedding, config.embedding.private, noise[EMBEDDING])))
+        private = config.embedding.private
+        method = "gram" if private.uses_gram(n_items) else "subspace"  # the audited data are smaller than the market's
+        chosen = private.model_copy(update={"method": method})
+        found.append(Game(EMBEDDING, USER, partial(play_embedding, chosen, noise[EMBEDDING])))
     if QUANTIZER in noise:
         choices, steps = privacy.quantizer.choices(noise[QUANTIZER]), privacy.quantizer.steps_per_round
         rounds = repetitions * (config.federation.rounds - config.federation.warm_up_rounds)

@@ -41,7 +41,8 @@ class Played:
 
     def __add__(self, other: Played) -> Played:
         """Both releases of the same canaries: log-likelihood ratios add up."""
-        return Played(self.inside + other.inside, self.outside + other.outside)
+        n_in, n_out = min(len(self.inside), len(other.inside)), min(len(self.outside), len(other.outside))
+        return Played(self.inside[:n_in] + other.inside[:n_in], self.outside[:n_out] + other.outside[:n_out])
 
 
 def play_counts(choices: ContributionConfig, noise_multiplier: float, games: int, noise: MakeNoise) -> Played:

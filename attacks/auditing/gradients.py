@@ -54,15 +54,19 @@ class CanaryGradients:
 def play_gradients(
     choices: DPSGD, rounds: int, steps: int, games: int, noise: MakeNoise, *, summed: bool = False
 ) -> Played:
-    """Gradient canaries in one training run of the product's DP-SGD: ``games`` of them in, as many out.
+    """Gradient canaries in one training run of the product's DP-SGD, twice as many as ``games``; a coin each says "in".
 
+    Independent coins are what the bounds from one run rest on (Steinke, Nasr, Jagielski, NeurIPS 2023).
     ``summed`` scores a canary by the sum of its noised gradients instead of their likelihood ratios: about as good
     against Poisson samples and fresh noise, and better where either repeats itself.
     """
     canaries = 2 * games
+    source = noise()
+    member = source.numpy_generator().random(canaries) < 0.5
+    member[:2] = True, False  # no game without either
     gradients = CanaryGradients(canaries, choices.clipping_norm)
     parameter = gradients.parameters[0]
-    trainer = DPSGDTrainer(gradients, torch.optim.SGD([parameter], lr=0.0), choices, canaries, noise())
+    trainer = DPSGDTrainer(gradients, torch.optim.SGD([parameter], lr=0.0), choices, canaries, source)
     batch = max(1, round(choices.sampling_rate * canaries))
     total = np.zeros(canaries)
 
@@ -73,9 +77,9 @@ def play_gradients(
         total[:] += signal if summed else step_ratio(signal, 1.0, choices)
 
     for _ in range(rounds):
-        trainer.steps(torch.arange(games), steps, after=observe)
+        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, after=observe)
         gradients.sign = -gradients.sign
-    return Played(total[:games], total[games:])
+    return Played(total[member], total[~member])
 
 
 def play_user(

@@ -30,12 +30,10 @@ class Released:
     Attributes:
         quantizer: encoder, decoder, codebooks.
         item_factors: ``(n_items, dim)``.
-        popularity: counts of items as published, ``(n_items,)``; None where none are.
     """
 
     quantizer: RQVAE
     item_factors: FloatArray
-    popularity: FloatArray | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import joblib
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from attacks.metrics import Estimate, mean_estimate
 from attacks.poisoning.strategies import (
@@ -45,6 +45,7 @@ class Damage:
         auc: mean test AUC of the honest markets' configured model, t interval.
         loss: mean AUC lost against honest markets without defence, paired by market.
         codes: mean number of global codes that honest markets' users and items have.
+        agreement: mean adjusted Rand index of their global codes with those of the first scenario, all honest.
         victims: honest markets.
     """
 
@@ -53,6 +54,7 @@ class Damage:
     auc: Estimate
     loss: Estimate
     codes: float
+    agreement: float
     victims: int
 
 
@@ -92,15 +94,17 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
         joblib.delayed(_aucs)(config, markets[name], embeddings[name], stacks[name].models(), seed) for name in victims
     )
     found = dict(zip(victims, joblib.Parallel(n_jobs=config.workers)(tasks), strict=True))
-    aucs = np.array([[auc for auc, _ in found[name]] for name in victims])
-    codes = np.array([[used for _, used in found[name]] for name in victims])
+    aucs, used, agreement = (
+        np.array([[row[column] for row in found[name]] for name in victims]) for column in range(3)
+    )
     return [
         Damage(
             strategy,
             defence,
             mean_estimate(aucs[:, index]),
             mean_estimate(aucs[:, 0] - aucs[:, index]),
-            float(codes[:, index].mean()),
+            float(used[:, index].mean()),
+            float(agreement[:, index].mean()),
             len(victims),
         )
         for index, (strategy, defence) in enumerate(scenarios)
@@ -122,14 +126,17 @@ def _honest_norm(config: Config, embeddings: Mapping[str, Embedding], seed: int)
 
 def _aucs(
     config: Config, prepared: PreparedMarket, embedding: Embedding, models: Sequence[RQVAE], seed: int
-) -> list[tuple[float, int]]:
-    """Test AUC of the configured model on each RQ-VAE's codes, and global codes in use."""
+) -> list[tuple[float, int, float]]:
+    """By RQ-VAE: test AUC of the configured model on its codes, global codes in use, agreement with the first's."""
     torch.set_num_threads(1)
     bench, recipe, found = MarketBench(prepared, embedding, config), configured_recipe(config), []
-    choices = bench.grid(recipe.kind)[0]
+    choices, honest = bench.grid(recipe.kind)[0], None
     for model in models:
         ctr, builder = bench.train(recipe, model, seed, choices)
         codes = assign_codes(model, embedding.user_factors_, embedding.item_factors_)
-        used = codebook_use(np.concatenate([codes.user[:, 0], codes.item[:, 0]]), model.shape.global_codes).used
-        found.append((float(roc_auc_score(prepared.test.label, bench.predict(ctr, builder))), used))
+        own = np.concatenate([codes.user[:, 0], codes.item[:, 0]])
+        honest = own if honest is None else honest
+        auc = float(roc_auc_score(prepared.test.label, bench.predict(ctr, builder)))
+        used = codebook_use(own, model.shape.global_codes).used
+        found.append((auc, used, float(adjusted_rand_score(honest, own))))
     return found

@@ -68,6 +68,7 @@ class History:
         self.matrix = history_matrix(market, rows)
         self.item_count = np.bincount(self.item, minlength=market.n_items).astype(np.float64)
         self.user_count = np.bincount(self.user, minlength=market.n_users).astype(np.float64)
+        self._models: ScoreModels | None = None
         self._scores: Scores | None = None
         self._recency: dict[str, FloatArray] | None = None
 
@@ -84,10 +85,12 @@ class History:
         return self._scores(user, item, self.user_count)
 
     def score_models(self) -> ScoreModels:
-        """Score models fitted to the history's rows."""
-        pooled = sparse.csr_array(self.matrix[:, self.pool.items])
-        weights = ease_weights(pooled, EASE_REGULARISATION), cosine_weights(pooled, COSINE_SHRINKAGE)
-        return ScoreModels(self.pool, *weights, SVDEmbedding(max(SVD_RANKS)).fit(self.matrix))
+        """Score models fitted to the history's rows, once."""
+        if self._models is None:
+            pooled = sparse.csr_array(self.matrix[:, self.pool.items])
+            weights = ease_weights(pooled, EASE_REGULARISATION), cosine_weights(pooled, COSINE_SHRINKAGE)
+            self._models = ScoreModels(self.pool, *weights, SVDEmbedding(max(SVD_RANKS)).fit(self.matrix))
+        return self._models
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """When the user and the item were active, from the history's times; zeros without times."""

@@ -25,7 +25,7 @@ EVENTS = {stage.name: stage.event(NOISE[stage.name]) for stage in planned_stages
 
 @pytest.fixture(scope="module")
 def audits():
-    found = plan_audits(CONFIG, NOISE, EVENTS, DELTA, n_markets=3)
+    found = plan_audits(CONFIG, NOISE, EVENTS, DELTA, n_items=N_ITEMS, n_markets=3)
     return {(audit.game.stage, audit.game.kind): audit for audit in found}
 
 
@@ -101,4 +101,4 @@ def test_faults_end_with_their_block(audits):
 
 
 def test_no_stage_is_audited_that_adds_no_noise():
-    assert not stage_games(tiny(), {})
+    assert not stage_games(tiny(), {}, N_ITEMS)

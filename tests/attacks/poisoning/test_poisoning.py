@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from attacks.poisoning.evaluate import HONEST, poison
+from attacks.poisoning.strategies import (
+    SCALE,
+    STRATEGIES,
+    MedianOfGroups,
+    NormBound,
+    admits_groups,
+    collapse,
+    hijack,
+    mean,
+    scaling,
+    sign_flip,
+)
+from fedmm_secure.data.prepare import prepare_markets
+from tests.conftest import tiny
+
+RNG = np.random.default_rng(0)
+WORDS, MOVEMENT = RNG.normal(size=(6, 3)), RNG.normal(size=(6, 3))
+
+
+def test_strategies_move_the_mean_where_they_say():
+    cohort = 5
+    silent = [np.zeros_like(WORDS)] * (cohort - 1)
+    assert np.allclose(mean([sign_flip(MOVEMENT, WORDS, cohort), *silent]), -SCALE * MOVEMENT / cohort)
+    assert np.allclose(mean([scaling(MOVEMENT, WORDS, cohort), *silent]), SCALE * MOVEMENT / cohort)
+    collapsed = WORDS + mean([collapse(MOVEMENT, WORDS, cohort), *silent])
+    assert np.allclose(collapsed, WORDS.mean(0))
+    busiest = np.linalg.norm(MOVEMENT, axis=1).argmax()
+    moved = WORDS + mean([hijack(MOVEMENT, WORDS, cohort), *silent])
+    assert np.allclose(moved[busiest], -WORDS[busiest])
+
+
+def test_a_norm_bound_limits_what_one_market_can_do():
+    honest = [0.1 * RNG.normal(size=(6, 3)) for _ in range(4)]
+    bound = NormBound(max(float(np.linalg.norm(found)) for found in honest))
+    poisoned = bound([*honest, 1e6 * MOVEMENT])
+    assert np.linalg.norm(poisoned - bound([*honest, np.zeros_like(MOVEMENT)])) <= bound.norm / 5 + 1e-9
+    assert np.allclose(bound(honest), mean(honest))  # honest markets are left alone
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_median_ignores_one_group_and_a_mean_does_not(size):
+    honest = [np.full((2, 2), 1.0)] * 8
+    poisoned = [np.full((2, 2), 1e6), *honest]
+    assert np.allclose(MedianOfGroups(size)(poisoned), 1.0)
+    assert mean(poisoned).max() > 1e4
+
+
+def test_groups_that_hide_their_markets_need_nine_of_them():
+    assert [admits_groups(n) for n in (7, 8, 9)] == [False, False, True]
+    # ten markets in groups of three: the last one joins the group before
+    assert np.allclose(MedianOfGroups(3)([np.array([float(i)]) for i in range(10)]), 4.0)
+
+
+def test_collapse_takes_the_others_codes_and_a_defence_gives_them_back():
+    config = tiny(
+        data={"synthetic": {"markets": 9, "users": 80, "items": 40, "mean_interactions": 10}},
+        federation={"rounds": 8, "local_epochs": 2},
+        ctr={"baselines": []},
+    )
+    markets = prepare_markets(config.data)
+    found = {(damage.strategy, damage.defence): damage for damage in poison(config, markets, "m0")}
+    assert {strategy for strategy, _ in found} == {HONEST, *STRATEGIES}
+    assert {defence for _, defence in found} == {"mean", "norm bound", "median over markets", "median of groups"}
+    honest = found[HONEST, "mean"]
+    assert honest.loss.value == 0.0
+    assert honest.agreement == 1.0
+    undefended = found["collapse", "mean"]
+    assert undefended.codes < 0.75 * honest.codes
+    assert undefended.agreement < 0.2
+    for defence in ("median over markets", "median of groups"):
+        assert found["collapse", defence].codes > undefended.codes
+        assert found["collapse", defence].agreement > 2 * undefended.agreement
+
+
+def test_a_private_federation_is_refused():
+    config = tiny(privacy={"epsilon": 4.0})
+    with pytest.raises(ValueError, match=r"without privacy\.epsilon"):
+        poison(config, prepare_markets(config.data), "m0")
