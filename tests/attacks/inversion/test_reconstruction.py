@@ -47,6 +47,15 @@ def test_codes_rebuild_embeddings_that_a_prior_does_not_know(trained):
     assert found.identified.value > found.chance
 
 
+def test_users_who_are_all_alike_are_not_identified(trained):
+    model, users = trained
+    alike = np.repeat(users[:1], 50, axis=0)
+    codes = model.assign(unit_rows(alike)).numpy()
+    found = reconstruct_from_codes(Released(model, np.eye(DIM)), codes, alike, users[100:150])
+    assert found.cosine.value > 0.9
+    assert found.identified.value == pytest.approx(1 / 50) == found.chance
+
+
 def test_prototypes_match_the_users_they_were_learnt_from(trained):
     model, users = trained
     prior = unit(np.random.default_rng(1).normal(size=(50, DIM)))
