@@ -86,13 +86,18 @@ def membership_metrics(scores: NDArray[np.float64], members: NDArray[np.bool_]) 
 
 
 def roc(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False- and true-positive rates, averaged over target models at the same false-positive rates ``(n_points,)``."""
+    """False- and true-positive rates, averaged over target models at the same false-positive rates ``(n_points,)``.
+
+    A threshold that ``k`` of ``n`` non-members exceed counts as a rate of ``(k + 1) / n``: it was chosen by the next one.
+    Below ``1 / n`` there is nothing to see.
+    """
     rates = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 200)]))
     curves = []
     for score, member in zip(scores, members, strict=True):
         false, true, _ = roc_curve(member, score)
         # the most that is reached without exceeding a rate: no interpolation between what was observed
-        curves.append(true[np.searchsorted(false, rates, side="right") - 1])
+        place = np.searchsorted(false + 1.0 / (~member).sum(), np.minimum(rates + 1e-12, 1.0), side="right") - 1
+        curves.append(np.where(place >= 0, true[np.maximum(place, 0)], 0.0))
     return rates, np.mean(curves, axis=0)
 
 

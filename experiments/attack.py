@@ -130,7 +130,7 @@ def attack_run(
     path = run / "attacks" / "attacks.json"
     found: Results = json.loads(path.read_text()) if path.is_file() else {}
     for name in attacks:
-        made = ATTACKS[name](attacked)
+        made = [{**result, "prior_knowledge": PRIOR_KNOWLEDGE[name]} for result in ATTACKS[name](attacked)]
         new = [_identity(result) for result in made]
         kept = [result for result in found.get(name, []) if _identity(result) not in new]
         found[name] = kept + made
@@ -358,6 +358,16 @@ ATTACKS: Mapping[str, Callable[[Attacked], list[dict[str, Any]]]] = {
     "histories": _recover_histories,
     "membership": _infer_membership,
     "poisoning": _poison,
+}
+
+
+PRIOR_KNOWLEDGE: Mapping[str, str] = {
+    "inversion": "public material; the shared key, where a market is part of the adversary",
+    "reconstruction": "the method, the public initial model, another market's models",
+    "usage": "embeddings of the market's users; the public initial model",
+    "histories": "the users' codes; popularity of items in the market's training rows",
+    "membership": "all rows of the market, but not which of them were trained on",
+    "poisoning": "the cohort's size, the codebook of each round, its own rows",
 }
 
 

@@ -81,6 +81,7 @@ def audit(
     source: Annotated[str, typer.Argument(metavar="CONFIG|RUN", help="Shipped name, YAML file or run directory.")],
     overrides: SetOption = None,
     market: Annotated[str | None, typer.Option(help="Market to audit; default: the smallest.")] = None,
+    workers: Workers = None,
     canaries: Annotated[
         int | None, typer.Option(min=16, help="Of each audit; default: enough to see half the noise.")
     ] = None,
@@ -93,7 +94,7 @@ def audit(
 ) -> None:
     from experiments import audit as audits  # jax, for the statistics, takes a second to load
 
-    audited = audits.read_audited(source, overrides or [], market)
+    audited = audits.read_audited(source, overrides or [], market, workers)
     with RunProgress(quiet=quiet or as_json) as progress:
         if faults:
             found = audits.audit_faults(audited, canaries=canaries, report=progress.update)

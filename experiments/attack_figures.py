@@ -16,21 +16,21 @@ from experiments.report import PALETTE
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.statement import Guarantee
 
-_SMALLEST = 1e-4
-
 
 def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, Guarantee | None]) -> None:
     """Log-log ROC of each view's strongest attack, and where the view's guarantee ends."""
     figure = Figure(figsize=(5.6, 5.2), layout="constrained")
     axes = figure.subplots()
-    rates = np.geomspace(_SMALLEST, 1.0, 200)
+    smallest = 1.0 / max(float((~inference.member).sum(1).max()) for inference in inferences)
+    rates = np.geomspace(smallest, 1.0, 200)
     axes.plot(rates, rates, color="#777777", linestyle=":", label="guessing")
     views = list(dict.fromkeys(inference.view for inference in inferences))
     for colour, view in zip(PALETTE, views, strict=False):
         own = [inference for inference in inferences if inference.view == view]
         best = max(own, key=lambda inference: inference.metrics.auc.value)
         false, true = roc(best.scores, best.member)
-        axes.plot(false, np.maximum(true, _SMALLEST), color=colour, label=f"{view}: {best.attack}")
+        seen = true > 0
+        axes.plot(false[seen], true[seen], color=colour, label=f"{view}: {best.attack}")
         guarantee = bounds.get(view)
         if guarantee is not None and guarantee.epsilon is not None:
             limit = np.minimum(np.exp(guarantee.epsilon) * rates + guarantee.delta, 1.0)
@@ -39,8 +39,8 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
     axes.set(
         xscale="log",
         yscale="log",
-        xlim=(_SMALLEST, 1.0),
-        ylim=(_SMALLEST, 1.0),
+        xlim=(smallest, 1.0),
+        ylim=(smallest, 1.0),
         xlabel="false-positive rate",
         ylabel="true-positive rate",
     )
@@ -60,7 +60,7 @@ def draw_reconstruction(path: Path, results: Sequence[Mapping[str, Any]]) -> Non
         axes.barh(places + offset, means, 0.38, xerr=errors, label=label, color=colour)
     names = [f"{result['market']}: {result['attack']}, {result['view']}" for result in results]
     axes.set_yticks(places, names)
-    axes.set_xlabel("cosine similarity to the true embedding, mean and 95 % interval")
+    axes.set_xlabel("cosine similarity, mean and 95 % interval")
     axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 

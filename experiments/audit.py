@@ -58,8 +58,8 @@ class Audited:
     directory: Path | None = None
 
 
-def read_audited(source: str, overrides: list[str], market: str | None) -> Audited:
-    """A configuration's plan, or a run's ledger.
+def read_audited(source: str, overrides: list[str], market: str | None, workers: int | None = None) -> Audited:
+    """A configuration's plan, or a run's ledger; ``workers`` processes instead of those configured.
 
     Raises:
         ConfigError: there is no ε to audit, or no such market.
@@ -67,7 +67,7 @@ def read_audited(source: str, overrides: list[str], market: str | None) -> Audit
     if (Path(source) / "ledger").is_dir():
         if overrides:
             raise ConfigError(f"{source}: a run is audited as it was configured; leave out --set")
-        return _of_run(Path(source), market)
+        return _with_workers(_of_run(Path(source), market), workers)
     config = resolve(source, overrides)
     _check_budget(config, source)
     markets = {found.name: found for found in load_markets(config.data)}
@@ -75,7 +75,12 @@ def read_audited(source: str, overrides: list[str], market: str | None) -> Audit
     delta, n_items = config.privacy.delta_for(markets[name].n_users), markets[name].n_items
     noise = plan_noise(config, n_items, delta)
     events = {stage.name: stage.event(noise[stage.name]) for stage in planned_stages(config, n_items)}
-    return Audited(name, config, noise, events, delta, n_items, len(markets))
+    return _with_workers(Audited(name, config, noise, events, delta, n_items, len(markets)), workers)
+
+
+def _with_workers(audited: Audited, workers: int | None) -> Audited:
+    config = audited.config
+    return audited if workers is None else replace(audited, config=config.model_copy(update={"workers": workers}))
 
 
 def _of_run(run: Path, market: str | None) -> Audited:

@@ -132,7 +132,8 @@ def test_clopper_pearson_matches_a_published_value():
 def test_the_curve_never_promises_more_than_was_observed():
     member = np.array([[True, True, False, False]])
     rates, true = roc(np.array([[3.0, 1.0, 2.0, 0.0]]), member)
-    assert true[rates < 0.5].max() == 0.5  # above both non-members one member is left
+    assert true[rates < 0.5].max() == 0.0  # two non-members cannot show a rate below a half
+    assert true[(rates >= 0.5) & (rates < 1.0)].max() == 0.5  # above both of them there is one member
     assert true[-1] == 1.0
 
 
