@@ -88,8 +88,8 @@ def membership_metrics(scores: NDArray[np.float64], members: NDArray[np.bool_]) 
 def roc(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False- and true-positive rates, averaged over target models at the same false-positive rates ``(n_points,)``.
 
-    A threshold that ``k`` of ``n`` non-members exceed counts as a rate of ``(k + 1) / n``: it was chosen by the next one.
-    Below ``1 / n`` there is nothing to see.
+    A threshold that ``k`` of ``n`` non-members exceed counts as a rate of ``(k + 1) / n``: it was chosen by the next
+    one. Below ``1 / n`` there is nothing to see.
     """
     rates = np.unique(np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 200)]))
     curves = []

@@ -128,11 +128,16 @@ def attack_run(
         run, config, metrics, prepare_markets(config.data), market, tuple(targets), tuple(units), n_shadows, progress
     )
     path = run / "attacks" / "attacks.json"
-    found: Results = json.loads(path.read_text()) if path.is_file() else {}
+    found: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in attacks:
         made = [{**result, "prior_knowledge": PRIOR_KNOWLEDGE[name]} for result in ATTACKS[name](attacked)]
         new = [_identity(result) for result in made]
-        kept = [result for result in found.get(name, []) if _identity(result) not in new]
+        kept = [
+            result
+            for result in found.get(name, [])
+            if _identity(result) not in new
+            and "prior_knowledge" in result  # those of earlier versions have other fields
+        ]
         found[name] = kept + made
         write_json(path, found)
     _write_table(run / "attacks" / "results.parquet", found)

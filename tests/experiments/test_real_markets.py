@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.attack import attack_run
+from experiments.attack import attack_run, beyond_bounds
+from experiments.audit import audit, read_audited, violations
 from experiments.configuration import resolve
 from experiments.run_directory import create
 from experiments.verification import verify_run
@@ -125,3 +126,26 @@ def test_membership_inference_on_mx(configuration, tmp_path):
     assert best["local-ids"]["auc"]["value"] >= 0.65
     assert best["local-codes"]["auc"]["value"] >= 0.70
     assert best["local-codes"]["tpr_at_1_percent_fpr"]["value"] >= 0.09
+
+
+@pytest.mark.slow
+def test_attacks_stay_within_epsilon_one_and_near_chance(configuration, tmp_path):
+    config = configuration("xmarket-release", ["privacy.epsilon=1", "ctr.baselines=[]"])
+    run(config, tmp_path / "run")
+    found = attack_run(tmp_path / "run", attacks=["membership"], market="mx", units=["user"], n_shadows=16)
+    assert not beyond_bounds(found)
+    for result in found["membership"]:
+        if result["view"] in ("consumer", "release", "market"):
+            assert result["bound"]["epsilon"] <= 1.0
+            assert result["auc"]["value"] < 0.58
+
+
+@pytest.mark.slow
+def test_no_claim_of_a_private_configuration_is_refuted(configuration):
+    audited = read_audited("xmarket-release", [], "mx")
+    assert audited.config.privacy == configuration("xmarket-release", []).privacy
+    found = audit(audited)
+    assert not violations(found)
+    chain = next(result for result in found if result["stage"] == "chain")
+    assert chain["claimed"] == pytest.approx(8.0, rel=0.01)
+    assert chain["verdict"] == "consistent"
