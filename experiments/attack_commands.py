@@ -170,12 +170,15 @@ def _inversion(results: list[dict[str, Any]]) -> Table:
 
 
 def _reconstruction(results: list[dict[str, Any]]) -> Table:
-    table = Table("market", "view", "attack", "cosine", "prior alone", "advantage", "user identified", "chance")
+    table = Table(
+        "market", "view", "attack", "cosine", "prior alone", "advantage", "cosine ≥ .9", "prior", "identified"
+    )
     for result in results:
         estimates = (estimate_text(result[key]) for key in ("cosine", "prior", "advantage"))
-        identified = "-" if result["identified"] is None else estimate_text(result["identified"])
+        identified = "-" if result["identified"] is None else f"{result['identified']['value']:.3f}"
+        rates = (f"{result[key]['value']:.3f}" for key in ("matched", "prior_matched"))
         head = result["market"], _view(result), result["attack"]
-        table.add_row(*head, *estimates, identified, f"{result['chance']:.4f}")
+        table.add_row(*head, *estimates, *rates, identified)
     return table
 
 

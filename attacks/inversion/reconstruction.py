@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from attacks.metrics import Estimate, mean_estimate
+from attacks.metrics import Estimate, mean_estimate, proportion
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.rqvae import RQVAE
 
-TOP = 10
+TOP, CLOSE = 10, 0.9
 _MATCHED = 400  # users of a matching: the Hungarian algorithm is cubic
 _STEPS, _SOFT = 300, 0.1  # of gradient matching
 
@@ -45,7 +45,9 @@ class Reconstruction:
         users: users attacked.
         cosine: mean cosine similarity to the true embeddings.
         prior: the same for the prior-only adversary.
-        advantage: difference of the two, paired by user.
+        advantage: difference of the two; paired by user, where rebuilt embeddings are of named users.
+        matched: share of users whose rebuilt embedding has a cosine similarity of ``CLOSE`` or more.
+        prior_matched: the same for the prior-only adversary.
         identified: share of users whose true embedding is the nearest of all to the rebuilt one; None where rebuilt
             embeddings are not of named users.
         chance: what guessing identifies.
@@ -56,6 +58,8 @@ class Reconstruction:
     cosine: Estimate
     prior: Estimate
     advantage: Estimate
+    matched: Estimate
+    prior_matched: Estimate
     identified: Estimate | None
     chance: float
 
@@ -115,9 +119,8 @@ def match(
     for rows in (own, other):
         similarity = rows @ true.T
         pairs.append(similarity[linear_sum_assignment(similarity, maximize=True)])
-    gain = pairs[0] - pairs[1]
-    spread = Estimate(float(gain.mean()), *_interval(pairs[0], pairs[1]))
-    return Reconstruction(attack, n, mean_estimate(pairs[0]), mean_estimate(pairs[1]), spread, None, 1.0 / len(true))
+    gain = Estimate(float(pairs[0].mean() - pairs[1].mean()), *_interval(pairs[0], pairs[1]))
+    return _reconstruction(attack, pairs[0], pairs[1], gain, None, len(true))
 
 
 def match_gradient(start: RQVAE, movement: FloatArray, rows: int, generator: torch.Generator) -> FloatArray:
@@ -203,14 +206,24 @@ def _compare(
     attack: str, true: FloatArray, rebuilt: FloatArray, guess: FloatArray, identified: Estimate
 ) -> Reconstruction:
     own, other = (true * rebuilt).sum(1), (true * guess).sum(1)
+    return _reconstruction(attack, own, other, mean_estimate(own - other), identified, len(true))
+
+
+def _reconstruction(
+    attack: str, own: FloatArray, prior: FloatArray, advantage: Estimate, identified: Estimate | None, users: int
+) -> Reconstruction:
+    """From cosine similarities of both adversaries, ``(n,)`` each."""
+    matched, prior_matched = (proportion(int((found >= CLOSE).sum()), len(found)) for found in (own, prior))
     return Reconstruction(
-        attack,
-        len(true),
-        mean_estimate(own),
-        mean_estimate(other),
-        mean_estimate(own - other),
-        identified,
-        1.0 / len(true),
+        attack=attack,
+        users=len(own),
+        cosine=mean_estimate(own),
+        prior=mean_estimate(prior),
+        advantage=advantage,
+        matched=matched,
+        prior_matched=prior_matched,
+        identified=identified,
+        chance=1.0 / users,
     )
 
 

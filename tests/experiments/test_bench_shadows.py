@@ -2,6 +2,7 @@ import json
 import sys
 from unittest.mock import patch
 
+import pytest
 import yaml
 
 from experiments import cli
@@ -12,11 +13,9 @@ def test_both_ways_are_timed_and_see_the_same(tmp_path, capsys):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))
     command = ["fedmm", "bench", "shadows", str(path), "--models", "4", "--repetitions", "2"]
-    with patch.object(sys, "argv", [*command, "--target", "local-ids", "--json"]):
-        try:
-            cli.main()
-        except SystemExit as stop:
-            assert not stop.code
+    with patch.object(sys, "argv", [*command, "--target", "local-ids", "--json"]), pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
     (found,) = json.loads(capsys.readouterr().out)
     assert found["looped"]["value"] > 0
     assert found["speed_up"]["value"] > 0

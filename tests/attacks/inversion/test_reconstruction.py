@@ -45,6 +45,7 @@ def test_codes_rebuild_embeddings_that_a_prior_does_not_know(trained):
     assert found.advantage.low > 0.3
     assert found.advantage.value == pytest.approx(found.cosine.value - found.prior.value)
     assert found.identified.value > found.chance
+    assert found.matched.value > 0.8 > found.prior_matched.value
 
 
 def test_users_who_are_all_alike_are_not_identified(trained):
