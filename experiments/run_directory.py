@@ -19,7 +19,18 @@ from fedmm_secure.config import Config, config_from_data, load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic, write_json
 
-PACKAGES = ("fedmm-secure", "torch", "opacus", "tenseal", "dp-accounting", "numpy", "pandas", "scipy", "scikit-learn")
+PACKAGES = (
+    "fedmm-secure",
+    "torch",
+    "opacus",
+    "tenseal",
+    "dp-accounting",
+    "jax-privacy",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+)
 
 
 def default_directory(label: str) -> Path:

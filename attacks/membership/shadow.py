@@ -135,7 +135,7 @@ class ShadowPlan:
         choices = benches[0].grid(recipe.kind)[self.choices.get(recipe.name, 0)]
         fits = []
         for bench, own in zip(benches, coded, strict=True):
-            bench.embedding = own.embedding
+            bench.embedding = own.embedding  # histories and their scores are shared by the targets, embeddings are not
             fits.append(bench.prepare_fit(recipe, own.quantizer, seed, choices))
         _fit_all(fits, stacked=stacked)
         observed = []
