@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +206,14 @@ def _resumed(audited: Audited, planned: Audit, report: Report) -> Iterator[Playe
         for path in sorted((kept.directory / planned.name).glob("*.npz")):
             arrays = kept.arrays(f"{planned.name}/{path.stem}", dict)
             yield Played(arrays["inside"], arrays["outside"])
-            done += len(arrays["inside"])
+            done += int(arrays["games"])
     if done >= planned.games:
         return
     rest = replace(planned, games=planned.games - done)
-    for played in rest.play(audited.config.workers):
+    for games, played in zip(rest.batches, rest.play(audited.config.workers), strict=True):
         if kept is not None:
-            kept.arrays(f"{planned.name}/{done:08d}", lambda played=played: vars(played))  # type: ignore[misc]
-        done += len(played.inside)
+            kept.arrays(f"{planned.name}/{done:08d}", partial(dict, vars(played), games=np.array(games)))
+        done += games
         report(planned.name, done, planned.games)
         yield played
 

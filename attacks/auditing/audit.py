@@ -76,10 +76,14 @@ class Audit:
     def name(self) -> str:
         return f"{self.game.stage}/{self.game.kind}".replace(",", "").replace(" ", "-")
 
+    @property
+    def batches(self) -> list[int]:
+        """Games of each batch."""
+        return [min(self.game.batch, self.games - start) for start in range(0, self.games, self.game.batch)]
+
     def play(self, workers: int = 1, make_noise: MakeNoise | None = None) -> Iterator[Played]:
         """Batches, over processes; in this one, and one after another, with given noise."""
-        size, play = self.game.batch, self.game.play
-        batches = [min(size, self.games - start) for start in range(0, self.games, size)]
+        play, batches = self.game.play, self.batches
         if make_noise is not None or workers == 1 or len(batches) == 1:
             yield from (_one_thread(play, games, make_noise or NoiseSource.from_entropy) for games in batches)
             return

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -113,14 +114,14 @@ def contributions_unbounded() -> Iterator[None]:
 @contextmanager
 def one_batch() -> Iterator[None]:
     """The first batch, of fixed size, serves every step."""
-    drawn: dict[int, Tensor] = {}
+    drawn: WeakKeyDictionary[dp_sgd.DPSGDTrainer, Tensor] = WeakKeyDictionary()
 
     def fixed(trainer: dp_sgd.DPSGDTrainer, n_examples: int) -> Tensor:
-        if id(trainer) not in drawn:
+        if trainer not in drawn:
             size = round(trainer.choices.sampling_rate * n_examples)
             order = torch.randperm(n_examples, generator=trainer._noise.generator)
-            drawn[id(trainer)] = torch.zeros(n_examples, dtype=torch.bool).index_fill_(0, order[:size], True)
-        return drawn[id(trainer)]
+            drawn[trainer] = torch.zeros(n_examples, dtype=torch.bool).index_fill_(0, order[:size], True)
+        return drawn[trainer]
 
     with mock.patch.object(dp_sgd.DPSGDTrainer, "_sample", fixed):
         yield
