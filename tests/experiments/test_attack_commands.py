@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from unittest.mock import patch
 
 import pandas as pd
@@ -11,8 +10,8 @@ import yaml
 
 from attacks.auditing.faults import FAULTS
 from attacks.membership.scores import SCORES
-from experiments import cli
 from experiments.attack import ATTACKS
+from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
 PRIVATE = {
@@ -22,24 +21,6 @@ PRIVATE = {
     "ctr": {"baselines": []},
     "aggregation": {"kind": "masked-ckks"},
 }
-
-
-def call(*arguments):
-    """Exit status of the command."""
-    with patch.object(sys, "argv", ["fedmm", *map(str, arguments)]):
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return stop.code or 0
-    return 0
-
-
-def fedmm(capsys, *arguments):
-    """Exit status, stdout, stderr of the command."""
-    capsys.readouterr()
-    status = call(*arguments)
-    found = capsys.readouterr()
-    return status, found.out, found.err
 
 
 def made(tmp_path_factory, name, settings):

@@ -1,15 +1,14 @@
 import hashlib
 import json
 import shutil
-import sys
-from unittest.mock import patch
 
 import pytest
 import yaml
 
-from experiments import cli, run_directory
+from experiments import run_directory
 from fedmm_secure.federation.messages import pack, unpack
 from privacy.aggregation.keys import KeyDirectory
+from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
 
@@ -18,24 +17,6 @@ def config_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))
     return path
-
-
-def call(*arguments):
-    """Exit status of the command."""
-    with patch.object(sys, "argv", ["fedmm", *map(str, arguments)]):
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return stop.code or 0
-    return 0
-
-
-def fedmm(capsys, *arguments):
-    """Exit status, stdout, stderr of the command."""
-    capsys.readouterr()
-    status = call(*arguments)
-    found = capsys.readouterr()
-    return status, found.out, found.err
 
 
 @pytest.fixture(scope="module")
