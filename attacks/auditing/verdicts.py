@@ -122,14 +122,12 @@ def is_violated(claim: Claim, inside: Scores, outside: Scores, *, level: float =
 def gaussian_bound(claim: Claim, inside: Scores, outside: Scores, *, level: float = LEVEL) -> float:
     """Lower bound on ε at the claim's δ if the mechanism's trade-off curve is that of a Gaussian (Nasr et al., 2023).
 
-    ``μ >= Φ⁻¹(TPR) - Φ⁻¹(FPR)`` at the bounds of the rates that the verdict uses, then ε(δ) of ``N(0, 1)`` against
-    ``N(μ, 1)`` by dp-accounting.
+    ``μ >= Φ⁻¹(TPR) - Φ⁻¹(FPR)`` at Clopper-Pearson bounds of both rates, at a threshold that the other half of the
+    scores chose, then ε(δ) of ``N(0, 1)`` against ``N(μ, 1)`` by dp-accounting.
     """
-    threshold = _best_threshold(claim, inside[::2], outside[::2], level)
-    held_in, held_out = inside[1::2], outside[1::2]
-    true = float(_lower(int((held_in > threshold).sum()), len(held_in), level / 2))
-    false = float(_upper(int((held_out > threshold).sum()), len(held_out), level / 2))
-    mu = float(stats.norm.ppf(true) - stats.norm.ppf(false))
+    candidates = _thresholds(inside[::2], outside[::2])
+    chosen = candidates[int(_distances(inside[::2], outside[::2], candidates, level).argmax())]
+    mu = float(_distances(inside[1::2], outside[1::2], np.array([chosen]), level)[0])
     return float(dp_accounting.get_epsilon_gaussian(1.0 / mu, claim.delta)) if mu > 0 else 0.0
 
 
@@ -154,12 +152,29 @@ def canaries_needed(claim: Claim, distance: float, *, level: float = LEVEL) -> i
 
 def _best_threshold(claim: Claim, inside: Scores, outside: Scores, level: float) -> float:
     """The threshold whose rates, bounded as they will be on the other half, rise furthest above the claim."""
-    candidates = np.unique(np.quantile(np.concatenate([inside, outside]), np.linspace(0.0, 1.0, 201)))
-    hits = (inside[:, None] > candidates).sum(0)
-    false = (outside[:, None] > candidates).sum(0)
-    lower, upper = _lower(hits, len(inside), level / 2), _upper(false, len(outside), level / 2)
+    candidates = _thresholds(inside, outside)
+    lower, upper = _rates(inside, outside, candidates, level)
     margin = lower - np.array([claim.largest_tpr(float(rate)) for rate in upper])
     return float(candidates[int(margin.argmax())])
+
+
+def _thresholds(inside: Scores, outside: Scores) -> Scores:
+    return np.unique(np.quantile(np.concatenate([inside, outside]), np.linspace(0.0, 1.0, 201)))
+
+
+def _rates(inside: Scores, outside: Scores, thresholds: Scores, level: float) -> tuple[Scores, Scores]:
+    """Lower bounds of true- and upper bounds of false-positive rates at each threshold."""
+    hits = (inside[:, None] > thresholds).sum(0)
+    false = (outside[:, None] > thresholds).sum(0)
+    return _lower(hits, len(inside), level / 2), _upper(false, len(outside), level / 2)
+
+
+def _distances(inside: Scores, outside: Scores, thresholds: Scores, level: float) -> Scores:
+    """Lower bound of a Gaussian's μ at each threshold."""
+    lower, upper = _rates(inside, outside, thresholds, level)
+    with np.errstate(invalid="ignore"):
+        found = stats.norm.ppf(lower) - stats.norm.ppf(upper)
+    return np.nan_to_num(np.asarray(found), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
 
 def _exceeds(claim: Claim, hits: int, n_in: int, false: int, n_out: int, level: float) -> bool:
