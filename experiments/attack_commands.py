@@ -25,9 +25,10 @@ ATTACK_HELP = (
 )
 AUDIT_HELP = (
     "Try to refute a guarantee: canaries against every stage and all of them together, lower bounds on ε.\n\n"
-    "Exit status 1 if a claim is refuted.\n\n"
+    "Exit status 1 if a claim is refuted; with --faults, if fewer than nine in ten are caught.\n\n"
     "Example: fedmm audit runs/x; fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
 )
+ENOUGH_CAUGHT = 0.9  # of the faults; half the noise is beyond games that train a model for each canary
 Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: as configured.")]
 
@@ -107,7 +108,8 @@ def audit(
     else:
         _print_audit(audited.market, found)
     if faults:
-        raise typer.Exit(0 if all(result["caught"] for result in found) else FINDING)
+        caught = sum(result["caught"] for result in found)
+        raise typer.Exit(0 if caught >= ENOUGH_CAUGHT * len(found) else FINDING)
     raise typer.Exit(FINDING if audits.violations(found) else 0)
 
 

@@ -160,4 +160,13 @@ def test_audit_catches_every_fault(tmp_path, capsys):
     assert {result["fault"] for result in found} == set(FAULTS)
     share = sum(result["caught"] for result in found) / len(found)
     assert share >= 0.9
-    assert status == (0 if share == 1.0 else 1)
+    assert status == 0
+
+
+def test_an_audit_that_misses_faults_fails(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(PRIVATE))
+    with patch("attacks.auditing.verdicts.is_violated", lambda *arguments, **named: False):
+        status, out, _ = fedmm(capsys, "audit", path, "--faults", "--canaries", 16)
+    assert status == 1
+    assert "caught 0 of" in out
