@@ -69,16 +69,18 @@ def play_embedding(choices: PrivateEmbeddingConfig, noise_multiplier: float, gam
     away less than it is charged for.
     """
     n_items = max(2 * choices.dim, 16)
-    crowd = int(np.ceil(200.0 * (noise_multiplier + 1.0) * np.sqrt(n_items)))
+    # far above the noise's edge, so that noise does not turn the leading eigenvector
+    crowd = int(np.ceil(40.0 * (noise_multiplier + 1.0) * np.sqrt(n_items)))
     counts = ItemCounts(np.full(n_items, 1e6), 1.0)
     favourite = np.zeros(n_items)
     favourite[:4] = 1.0
 
     def score(with_canary: bool) -> float:
-        rows = np.zeros((crowd + 1, n_items))
-        rows[: crowd + with_canary] = favourite
+        users, own = crowd + int(with_canary), np.flatnonzero(favourite)
+        entries = np.repeat(np.arange(users), len(own)), np.tile(own, users)
+        rows = sparse.csr_array((np.ones(users * len(own)), entries), shape=(crowd + 1, n_items))
         embedding = DPSVDEmbedding(counts, choices)
-        found = embedding.release(sparse.csr_array(rows), noise_multiplier, noise())
+        found = embedding.release(rows, noise_multiplier, noise())
         unit = favourite / np.linalg.norm(favourite)
         strength = (found.factors.T @ unit) ** 2 @ found.eigenvalues
         return float(strength - crowd) / noise_multiplier**2
