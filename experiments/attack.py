@@ -316,8 +316,8 @@ def _membership_result(
 def _guarantee(attacked: Attacked, view: str, unit: Unit) -> Guarantee | None:
     """What the run says of a view; for single interactions, what that implies for a change of one user's rows."""
     stated = attacked.metrics["privacy"]["markets"][attacked.market].get(view)
-    if stated is None or stated["epsilon"] is None or view in ("profile", "server"):
-        return None  # the server's claim is about ciphertexts; the attack reads updates that travel in the clear
+    if stated is None or stated["epsilon"] is None or view == "profile":
+        return None
     guarantee = Guarantee(stated["epsilon"], stated["delta"], stated["unit"], stated["basis"])
     return guarantee if unit == "user" else changed_rows(guarantee)
 

@@ -119,7 +119,7 @@ def _of_users(units: _Units, target: str, observed: dict[str, NDArray[np.float32
         yield units.inference(target, view, "recommendations", scores)
     if "latent" in observed:
         latent = observed["latent"].astype(np.float64)[:, users]
-        for key, view in (("aggregate", "market"), ("own", "server")):
-            if key in observed:  # the server sees single updates where they travel in plaintext
+        for key, seen_by in (("aggregate", "market"), ("own", units.shadows.opened_by)):
+            if key in observed and seen_by is not None:
                 scores = codebook_attack(latent, observed[key].astype(np.float64), units.member)
-                yield units.inference(target, view, "codebook", scores)
+                yield units.inference(target, seen_by, "codebook", scores)

@@ -34,6 +34,7 @@ from fedmm_secure.quantization.stacked import Movements, federate_stacked, mean_
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
 
+OPENED_BY = {"plaintext": "server", "ckks": "collusion"}
 Progress = Callable[[int, int], None]
 GROUP = 16  # pipelines trained side by side: more share overhead no better, and outgrow the processor's cache
 
@@ -57,12 +58,14 @@ class ShadowScores:
         member: ``(n_shadows, n_units)``: whether the pipeline was trained with the unit.
         queries: the rows that were asked about.
         unit: what ``member`` is about: the queried row, or the user.
+        opened_by: the view that reads single updates of the global codebook; None where masks hide them from all.
     """
 
     observed: dict[str, Observed]
     member: NDArray[np.bool_]
     queries: Queries
     unit: Unit
+    opened_by: str | None
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,7 @@ def train_shadows(
     }
     if plan.unit == "interaction":
         member = member[:, np.isin(prepared.split.train, queries.rows)]
-    return ShadowScores(observed, member, queries, plan.unit)
+    return ShadowScores(observed, member, queries, plan.unit, OPENED_BY.get(plan.config.aggregation.kind))
 
 
 def _name(folder: str, index: int) -> str:
