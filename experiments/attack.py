@@ -6,10 +6,10 @@ the membership attacks; figures stand beside them.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,8 +34,10 @@ from attacks.metrics import within_bound
 from attacks.poisoning.evaluate import poison
 from attacks.views import View, collusion_view, market_view, owner_values, server_view
 from experiments.attack_figures import draw_reconstruction, draw_roc
-from experiments.run_directory import read_config, read_metrics
+from experiments.options import choose_market
+from experiments.run_directory import read_config, read_metrics, read_noise
 from experiments.truth import federated_truth, own_truth, popularity
+from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray, history_matrix
@@ -45,7 +47,7 @@ from fedmm_secure.federation.aggregation import AggregationPlan
 from fedmm_secure.federation.setup import QUANTIZER, seed_stage
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import numpy_generator, torch_generator
-from fedmm_secure.storage import Store, write_atomic, write_json
+from fedmm_secure.storage import Store, write_json
 from privacy.accounting.statement import Guarantee, changed_rows
 
 DEFAULT_SHADOWS = 16
@@ -71,6 +73,16 @@ class Attacked:
     @property
     def prepared(self) -> PreparedMarket:
         return self.markets[self.market]
+
+    @cached_property
+    def views(self) -> tuple[tuple[str, View], ...]:
+        """The views of the federation that a market under attack has to fear, by name."""
+        others = [name for name in self.markets if name != self.market]
+        return (
+            ("server", server_view(self.run)),
+            ("market", market_view(self.run, others[0])),
+            ("collusion", collusion_view(self.run, others[:1])),
+        )
 
     def rng(self, name: str) -> np.random.Generator:
         return numpy_generator("attack", name, self.market)
@@ -106,10 +118,7 @@ def attack_run(
     config, metrics = read_config(run), read_metrics(run)
     if workers is not None:
         config = config.model_copy(update={"workers": workers})
-    sizes = {name: values["n_users"] for name, values in metrics["markets"].items()}
-    market = market or min(sizes, key=lambda name: sizes[name])
-    if market not in sizes:
-        raise ConfigError(f"--market {market}: the run's markets are {', '.join(sizes)}")
+    market = choose_market(market, {name: values["n_users"] for name, values in metrics["markets"].items()})
     for attack in attacks or ():
         if attack not in ATTACKS:
             raise ConfigError(f"--attack {attack}: choose from {', '.join(ATTACKS)}")
@@ -167,20 +176,12 @@ def _identity(result: Mapping[str, Any]) -> tuple[Any, ...]:
 # -- codebooks ---------------------------------------------------------------------------------------------------------
 
 
-def _views(attacked: Attacked) -> Iterator[tuple[str, View]]:
-    """The views of the federation that a market under attack has to fear, with a text for each."""
-    run, others = attacked.run, [name for name in attacked.markets if name != attacked.market]
-    yield "server", server_view(run)
-    yield "market", market_view(run, others[0])
-    yield "collusion", collusion_view(run, others[:1])
-
-
 def _invert(attacked: Attacked) -> list[dict[str, Any]]:
     truth, kind = owner_values(attacked.run), attacked.config.aggregation.kind
     cohort = len(attacked.markets)
     return [
         {"view": name, "aggregation": kind, "cohort": cohort, **asdict(recover_deltas(view, truth))}
-        for name, view in _views(attacked)
+        for name, view in attacked.views
     ]
 
 
@@ -213,7 +214,7 @@ def _reconstruct(attacked: Attacked) -> list[dict[str, Any]]:
     ]
     start, rows = initial_model(config, config.seed[0]), config.quantizer.global_codes
     random = attacked.rng("directions").normal(size=(rows, start.shape.input_dim))
-    for name, view in _views(attacked):
+    for name, view in attacked.views:
         guess = match_gradient(start, _movements(attacked, view)[0], rows, torch_generator("attack", attacked.market))
         users = federated.embedding.user_factors_
         found.append((name, match("gradient matching", guess, users, random, attacked.rng("gradient"))))
@@ -242,7 +243,7 @@ def _infer_usage(attacked: Attacked) -> list[dict[str, Any]]:
                 infer_usage(start, _movements(attacked, view), users, truth.codes.user[:, 0], attacked.rng("usage"))
             ),
         }
-        for name, view in _views(attacked)
+        for name, view in attacked.views
     ]
 
 
@@ -274,7 +275,7 @@ def _infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
             attacked.market,
             attacked.targets,
             {target: _tuned_choice(run, attacked.market, target) for target in attacked.targets},
-            {name: _noise_multipliers(run, name) for name in attacked.markets},
+            {name: read_noise(run, name) for name in attacked.markets},
             unit,
         )
         shadows = train_shadows(
@@ -336,16 +337,12 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
             **{f"{found.view}: {found.attack}": found.scores.ravel().astype(np.float32) for found in inferences},
         }
     )
-    _write_parquet(path, frame)
+    write_parquet(path, frame, "zstd")
 
 
 def _tuned_choice(run: Path, market: str, target: str) -> int:
     path = run / "state" / "ctr" / market / f"tuned-{target}.json"
     return int(json.loads(path.read_text())["choice"]) if path.is_file() else 0
-
-
-def _noise_multipliers(run: Path, market: str) -> dict[str, float]:
-    return dict(json.loads((run / "state" / "budget" / f"{market}.json").read_text()))
 
 
 # -- poisoning ---------------------------------------------------------------------------------------------------------
@@ -378,10 +375,4 @@ PRIOR_KNOWLEDGE: Mapping[str, str] = {
 
 def _write_table(path: Path, found: Results) -> None:
     rows = [{"kind": kind, **result} for kind, results in found.items() for result in results]
-    _write_parquet(path, pd.json_normalize(rows, sep="."))
-
-
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+    write_parquet(path, pd.json_normalize(rows, sep="."), "zstd")

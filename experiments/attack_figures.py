@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
-from experiments.report import PALETTE
+from experiments.report import PALETTE, svg_text
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.statement import Guarantee
 
@@ -92,6 +91,4 @@ _LARGEST = 50.0
 
 
 def _save(figure: Figure, path: Path) -> None:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomic(path, buffer.getvalue().encode())
+    write_atomic(path, svg_text(figure).encode())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,12 +19,14 @@ from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.attack_figures import draw_audit
 from experiments.configuration import resolve
-from experiments.run_directory import read_config, read_metrics
+from experiments.options import choose_market
+from experiments.run_directory import read_config, read_metrics, read_noise
+from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.setup import plan_noise, planned_stages
-from fedmm_secure.storage import Store, write_atomic, write_json
+from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
 from privacy.mechanisms.noise import NoiseSource
 
@@ -72,7 +72,7 @@ def read_audited(source: str, overrides: list[str], market: str | None, workers:
     config = resolve(source, overrides)
     _check_budget(config, source)
     markets = {found.name: found for found in load_markets(config.data)}
-    name = _choose(market, {found: data.n_users for found, data in markets.items()})
+    name = choose_market(market, {found: data.n_users for found, data in markets.items()})
     delta, n_items = config.privacy.delta_for(markets[name].n_users), markets[name].n_items
     noise = plan_noise(config, n_items, delta)
     events = {stage.name: stage.event(noise[stage.name]) for stage in planned_stages(config, n_items)}
@@ -87,8 +87,8 @@ def _with_workers(audited: Audited, workers: int | None) -> Audited:
 def _of_run(run: Path, market: str | None) -> Audited:
     config, metrics = read_config(run), read_metrics(run)
     _check_budget(config, str(run))
-    name = _choose(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
-    noise = json.loads((run / "state" / "budget" / f"{name}.json").read_text(encoding="utf-8"))
+    name = choose_market(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
+    noise = read_noise(run, name)
     entries, _ = read_ledger(run / "ledger" / f"{name}.jsonl")
     events = {
         stage: ComposedDpEvent([entry.event for entry in entries if stage_group(entry.stage) == stage])
@@ -101,13 +101,6 @@ def _of_run(run: Path, market: str | None) -> Audited:
 def _check_budget(config: Config, source: str) -> None:
     if config.privacy.epsilon is None:
         raise ConfigError(f"{source}: privacy.epsilon is not set: no guarantee is claimed, so there is none to audit")
-
-
-def _choose(market: str | None, users: Mapping[str, int]) -> str:
-    name = market or min(users, key=lambda found: users[found])
-    if name not in users:
-        raise ConfigError(f"--market {name}: the markets are {', '.join(users)}")
-    return name
 
 
 def audit(
@@ -221,6 +214,4 @@ def _resumed(audited: Audited, planned: Audit, report: Report) -> Iterator[Playe
 def _write_parquet(path: Path, found: list[dict[str, Any]]) -> None:
     frame = pd.DataFrame(found).astype({"verdict": str})
     frame["needed"] = frame["needed"].astype(np.float64)
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_atomic(path, buffer.getvalue())
+    write_parquet(path, frame)

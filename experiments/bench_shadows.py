@@ -20,7 +20,7 @@ from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
 from experiments.configuration import QUICKSTART, resolve
-from experiments.options import JsonFlag, SetOption, wide_console
+from experiments.options import JsonFlag, SetOption, choose_market, wide_console
 from experiments.report import estimate_text
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
@@ -57,8 +57,7 @@ class ShadowCost:
 def bench_shadows(config: Config, market: str, target: str, models: int, repetitions: int) -> ShadowCost:
     """Time both ways in turn, ``repetitions`` times, on fresh halves of one market."""
     markets = prepare_markets(config.data)
-    if market not in markets:
-        raise ConfigError(f"--market {market}: the markets are {', '.join(markets)}")
+    choose_market(market, {name: prepared.market.n_users for name, prepared in markets.items()})
     plan = ShadowPlan(config, markets, market, (target,), {}, {name: {} for name in markets})
     _ = plan.other_embeddings  # both ways find them there
     threads = _faster_threads(plan)

@@ -187,7 +187,12 @@ def _loss_figure(directory: Path) -> str:
 
 
 def _svg(figure: Figure) -> str:
+    text = svg_text(figure)
+    return text[text.index("<svg") :]
+
+
+def svg_text(figure: Figure) -> str:
+    """A figure as a file of its own; the same for the same figure."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return buffer.getvalue()

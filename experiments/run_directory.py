@@ -87,6 +87,11 @@ def read_metrics(directory: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path}: not valid JSON: {error}") from error
 
 
+def read_noise(directory: Path, market: str) -> dict[str, float]:
+    """The noise multipliers that a market's budget was translated into, by stage; empty without DP."""
+    return dict(json.loads((directory / "state" / "budget" / f"{market}.json").read_text(encoding="utf-8")))
+
+
 def environment() -> dict[str, Any]:
     """Versions, commit and machine."""
     return {

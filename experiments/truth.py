@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from attacks.inversion.reconstruction import Released
+from fedmm_secure.artefacts import quantizer_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
@@ -18,11 +18,11 @@ from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.setup import COUNTS, EMBEDDING
+from fedmm_secure.publication import factors_from_arrays, private_store
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.storage import Store
-from privacy.mechanisms.dp_svd import PrivateFactors
+from fedmm_secure.storage import Arrays, Store
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,17 @@ def federated_truth(run: Path, config: Config, prepared: PreparedMarket) -> Trut
         embedding: Embedding = _private_embedding(run, config, prepared)
     else:
         embedding = fit_embedding(prepared, config.embedding)
-    return Truth(embedding, _quantizer(run, config, prepared.market.name, embedding, "quantizer"))
+    path = quantizer_path(run, prepared.market.name, config.seed[0])
+    return Truth(embedding, _quantizer(path, config, embedding))
 
 
 def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     """What the market's CTR model builds on: its refined codes, where it has them."""
-    name, seed = prepared.market.name, config.seed[0]
-    if not (run / "models" / name / f"refined-{seed}.pt").is_file():
+    path = quantizer_path(run, prepared.market.name, config.seed[0], refined=True)
+    if not path.is_file():
         return federated_truth(run, config, prepared)
     embedding = fit_embedding(prepared, config.embedding)
-    return Truth(embedding, _quantizer(run, config, name, embedding, "refined"))
+    return Truth(embedding, _quantizer(path, config, embedding))
 
 
 def popularity(prepared: PreparedMarket) -> FloatArray:
@@ -65,8 +66,7 @@ def popularity(prepared: PreparedMarket) -> FloatArray:
     return np.bincount(market.item[prepared.split.train], minlength=market.n_items).astype(np.float64)
 
 
-def _quantizer(run: Path, config: Config, market: str, embedding: Embedding, kind: str) -> RQVAE:
-    path = run / "models" / market / f"{kind}-{config.seed[0]}.pt"
+def _quantizer(path: Path, config: Config, embedding: Embedding) -> RQVAE:
     if not path.is_file():
         raise RunDirectoryError(f"{path}: missing; the run has not finished (fedmm run --resume)")
     model = model_for(config, embedding)
@@ -75,14 +75,13 @@ def _quantizer(run: Path, config: Config, market: str, embedding: Embedding, kin
 
 
 def _private_embedding(run: Path, config: Config, prepared: PreparedMarket) -> DPSVDEmbedding:
-    store = Store(run / "state" / "private" / prepared.market.name)
+    store = private_store(run, prepared.market.name)
     counts, kept = (_kept(store, name) for name in (COUNTS, EMBEDDING))
-    embedding = DPSVDEmbedding(ItemCounts.from_arrays(dict(counts)), config.embedding.private)
-    factors = PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]))
-    return embedding.set_factors(factors, history_matrix(prepared.market, prepared.split.train))
+    embedding = DPSVDEmbedding(ItemCounts.from_arrays(counts), config.embedding.private)
+    return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))
 
 
-def _kept(store: Store, name: str) -> Mapping[str, np.ndarray]:
+def _kept(store: Store, name: str) -> Arrays:
     if not store.path(name).is_file():
         raise RunDirectoryError(f"{store.path(name)}: missing; is this the directory of a finished run?")
     return store.arrays(name, dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,12 @@ from fedmm_secure.storage import torch_bytes, write_atomic
 
 def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
     """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
-    kind = "refined" if refined else "quantizer"
-    write_atomic(directory / "models" / market / f"{kind}-{seed}.pt", torch_bytes(model.state_dict()))
+    write_atomic(quantizer_path(directory, market, seed, refined=refined), torch_bytes(model.state_dict()))
+
+
+def quantizer_path(directory: Path, market: str, seed: int, *, refined: bool = False) -> Path:
+    """Where ``save_quantizer`` keeps an RQ-VAE."""
+    return directory / "models" / market / f"{'refined' if refined else 'quantizer'}-{seed}.pt"
 
 
 def save_codes(
@@ -45,7 +49,7 @@ def save_codes(
                 frames.append(frame.assign(kind=kind, seed=seed))
         frame = pd.concat(frames, ignore_index=True)
         frame.attrs = {"user_codes": "stay in the market: no central mechanism protects a user's own code"}
-        _write_parquet(directory / "codes" / f"{name}.parquet", frame)
+        write_parquet(directory / "codes" / f"{name}.parquet", frame)
 
 
 def save_predictions(
@@ -62,10 +66,11 @@ def save_predictions(
         }
         for model, by_seed in predictions[name].items():
             columns |= {f"{model}/{position}": values for position, values in enumerate(by_seed)}
-        _write_parquet(directory / "predictions" / f"{name}.parquet", pd.DataFrame(columns))
+        write_parquet(directory / "predictions" / f"{name}.parquet", pd.DataFrame(columns))
 
 
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+def write_parquet(path: Path, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy") -> None:
+    """Write a table so that the file is either absent, old, or complete."""
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, compression=compression)
     write_atomic(path, buffer.getvalue())

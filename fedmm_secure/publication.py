@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     """Noisy counts, then private item factors; drawn once a run directory, entered before anything builds on them."""
     config, market, train = federation.config, prepared.market, prepared.split.train
     noise, seed = federation.noise[market.name], config.privacy.noise_seed
-    store = _private_store(federation, market.name)
+    store = private_store(federation.directory, market.name)
 
     def draw_counts() -> Arrays:
         source = noise_source(seed, COUNTS, market.name)
@@ -124,13 +125,17 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
         repeated = dp_event.SelfComposedDpEvent(single, config.embedding.private.iterations)
         release = Release(EMBEDDING, "DP-SVD, noisy subspace iteration", repeated, 1.0, RELEASED, (COUNTS,))
     _let_out(federation, store, market.name, release)
-    factors = PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]))
-    return embedding.set_factors(factors, matrix)
+    return embedding.set_factors(factors_from_arrays(kept), matrix)
 
 
-def _private_store(federation: Federation, market: str) -> Store:
+def factors_from_arrays(kept: Arrays) -> PrivateFactors:
+    """Private factors as they were stored."""
+    return PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]))
+
+
+def private_store(directory: Path, market: str) -> Store:
     """Where a market keeps what it drew, so that a resumed run does not draw it again."""
-    return Store(federation.directory / "state" / "private" / market)
+    return Store(directory / "state" / "private" / market)
 
 
 def _let_out(federation: Federation, store: Store, market: str, release: Release) -> None:
@@ -183,7 +188,7 @@ def published_user_codes(federation: Federation, market: str) -> dict[int, IntAr
     """The randomised user codes ``(n_users, 2)`` of each seed; None if none are published."""
     if federation.config.privacy.user_codes_epsilon is None:
         return None
-    store = _private_store(federation, market)
+    store = private_store(federation.directory, market)
     return {seed: store.arrays(seed_stage(USER_CODES, seed), dict)["codes"] for seed in federation.config.seed}
 
 
@@ -199,7 +204,7 @@ def publish_user_codes(
         return
     sizes = (config.quantizer.global_codes, config.quantizer.local_codes)
     for name in markets:
-        store = _private_store(federation, name)
+        store = private_store(federation.directory, name)
         for seed in config.seed:
             stage = seed_stage(USER_CODES, seed)
             draw = partial(_randomised, federation, name, embeddings[name], quantizers[seed][name], seed, epsilon)

@@ -45,6 +45,12 @@ class Played:
         return Played(self.inside[:n_in] + other.inside[:n_in], self.outside[:n_out] + other.outside[:n_out])
 
 
+def with_and_without(score: Callable[[bool], float], games: int) -> Played:
+    """``games`` scores with the canary in the data, then as many without."""
+    inside, outside = (np.array([score(present) for _ in range(games)]) for present in (True, False))
+    return Played(inside, outside)
+
+
 def play_counts(choices: ContributionConfig, noise_multiplier: float, games: int, noise: MakeNoise) -> Played:
     """Noisy counts, with and without a canary who touched every item, at the date that weighs most."""
     with_canary, without = _counts_market(choices)
@@ -52,13 +58,12 @@ def play_counts(choices: ContributionConfig, noise_multiplier: float, games: int
     moved = np.asarray(contributions(with_canary, everyone, choices, noise_multiplier).todense())[-1]
     moved = moved / max(1.0, float(np.linalg.norm(moved)))  # what the canary may move at most
 
-    def score(market: Market) -> float:
+    def score(present: bool) -> float:
+        market = with_canary if present else without
         counts = release_counts(market, np.arange(market.n_rows), choices, noise_multiplier, noise())
         return float(counts.values @ moved) / noise_multiplier**2
 
-    return Played(
-        np.array([score(with_canary) for _ in range(games)]), np.array([score(without) for _ in range(games)])
-    )
+    return with_and_without(score, games)
 
 
 def play_embedding(choices: PrivateEmbeddingConfig, noise_multiplier: float, games: int, noise: MakeNoise) -> Played:
@@ -85,7 +90,7 @@ def play_embedding(choices: PrivateEmbeddingConfig, noise_multiplier: float, gam
         strength = (found.factors.T @ unit) ** 2 @ found.eigenvalues
         return float(strength - crowd) / noise_multiplier**2
 
-    return Played(np.array([score(True) for _ in range(games)]), np.array([score(False) for _ in range(games)]))
+    return with_and_without(score, games)
 
 
 def play_masks(bits: int, games: int, noise: MakeNoise) -> Played:
@@ -106,12 +111,9 @@ def play_masks(bits: int, games: int, noise: MakeNoise) -> Played:
             for round, move in ((0, np.uint64(0)), (1, np.uint64(with_canary)))
         ]
         difference = ((opened[1] - opened[0]) % modulus).astype(np.int64)
-        return float((difference == 1).mean())
+        return float((difference == 1).mean()) + 1e-9 * rng.random()  # ties are broken by chance
 
-    return Played(
-        np.array([score(True) for _ in range(games)]) + 1e-9 * rng.random(games),
-        np.array([score(False) for _ in range(games)]) + 1e-9 * rng.random(games),
-    )
+    return with_and_without(score, games)
 
 
 def _counts_market(choices: ContributionConfig) -> tuple[Market, Market]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attacks.auditing.games import MakeNoise, Played
+from attacks.auditing.games import MakeNoise, Played, with_and_without
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bags import Bags
 from fedmm_secure.ctr.features import FeatureSchema
@@ -109,7 +109,7 @@ def play_user(
             trainer.private_steps(steps, after=watcher)
         return watcher.total
 
-    return Played(np.array([score(True) for _ in range(games)]), np.array([score(False) for _ in range(games)]))
+    return with_and_without(score, games)
 
 
 def play_bag(choices: DPSGD, steps: int, games: int, noise: MakeNoise) -> Played:
@@ -128,7 +128,7 @@ def play_bag(choices: DPSGD, steps: int, games: int, noise: MakeNoise) -> Played
         released.fit(mine, choices, steps, 1e-2, True, noise(), watcher)
         return watcher.total
 
-    return Played(np.array([score(True) for _ in range(games)]), np.array([score(False) for _ in range(games)]))
+    return with_and_without(score, games)
 
 
 _SMALLEST = {

@@ -229,7 +229,6 @@ def _reconstruction(
 
 def _interval(left: FloatArray, right: FloatArray) -> tuple[float, float]:
     """Welch's interval of the difference of two means."""
-
     found = stats.ttest_ind(left, right, equal_var=False).confidence_interval(0.95)
     return float(found.low), float(found.high)
 

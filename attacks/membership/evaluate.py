@@ -36,7 +36,7 @@ class Inference:
     scores: Confidences
     member: Membership
 
-    @property
+    @cached_property
     def metrics(self) -> MembershipMetrics:
         return membership_metrics(self.scores, self.member)
 
@@ -108,12 +108,12 @@ def _white_box(units: _Units, target: str, observed: dict[str, NDArray[np.float3
 
 def _of_users(units: _Units, target: str, observed: dict[str, NDArray[np.float32]]) -> Iterator[Inference]:
     queries, users = units.shadows.queries, units.users
+    vectors = SVDEmbedding(16).fit(queries.full).item_factors_
+    count = np.maximum(np.asarray(queries.full.sum(axis=1)), 1.0).reshape(-1, 1)
+    centre = np.asarray(queries.full @ vectors) / count
     for view in PAIR_VIEWS:
         if f"{view}-recommended" not in observed:
             continue
-        vectors = SVDEmbedding(16).fit(queries.full).item_factors_
-        count = np.maximum(np.asarray(queries.full.sum(axis=1)), 1.0).reshape(-1, 1)
-        centre = np.asarray(queries.full @ vectors) / count
         recommended = observed[f"{view}-recommended"].astype(np.float64)[:, users]
         scores = recommender_attack(recommended, units.member, centre[users], vectors)
         yield units.inference(target, view, "recommendations", scores)

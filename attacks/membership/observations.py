@@ -63,10 +63,11 @@ def observe(
         found |= _account(predict, account, each, first, queries, "consumer")
         found["release"] = np.stack([found["consumer"], *_row_statistics(embedding, queries)], axis=1)
     if quantizer is not None:
-        found["user-release"] = np.stack(_user_statistics(embedding, quantizer, queries), axis=1)
+        projected = np.asarray(embedding.transform(queries.full))
+        found["user-release"] = np.stack(_user_statistics(embedding, quantizer, queries, projected), axis=1)
     if quantizer is not None and federated is not None:
         with torch.no_grad():
-            found["latent"] = quantizer.encode(unit_rows(embedding.transform(queries.full))).numpy()
+            found["latent"] = quantizer.encode(unit_rows(projected)).numpy()
         found["aggregate"] = federated.aggregate
         if federated.own is not None:
             found["own"] = federated.own
@@ -88,13 +89,13 @@ def _row_statistics(embedding: Embedding, queries: Queries) -> list[FloatArray]:
     return [affinity]
 
 
-def _user_statistics(embedding: Embedding, quantizer: RQVAE, queries: Queries) -> list[FloatArray]:
+def _user_statistics(
+    embedding: Embedding, quantizer: RQVAE, queries: Queries, projected: FloatArray
+) -> list[FloatArray]:
     """How well published models fit a user's rows: counts, energy along the item factors, loss of the RQ-VAE."""
-    rows = unit_rows(embedding.transform(queries.full))
     with torch.no_grad():
-        quantised = quantizer(rows)
+        quantised = quantizer(unit_rows(projected))
         loss = (quantised.reconstruction + quantised.codebook).double().numpy()
-    projected = np.asarray(embedding.transform(queries.full))
     energy = (projected**2 * _eigenvalues(embedding)).sum(1)
     found = [-loss, energy]
     if isinstance(embedding, DPSVDEmbedding):

@@ -268,7 +268,6 @@ def train_shadows(
     n_shadows: int,
     store: Store,
     seed: int = 0,
-    stacked: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> ShadowScores:
     """Train shadow pipelines on random halves of one market; kept in ``store`` group by group.
@@ -286,7 +285,7 @@ def train_shadows(
     if federated and not plan.config.private_embedding:
         _ = plan.other_embeddings  # fitted here once; they travel to the workers with the plan
     tasks = (
-        joblib.delayed(_keep)(store, folder, group, plan, member[group.start : group.stop], queries, stacked)
+        joblib.delayed(_keep)(store, folder, group, plan, member[group.start : group.stop], queries)
         for group in groups
         if not all(store.path(_name(folder, index)).exists() for index in group)
     )
@@ -320,19 +319,18 @@ def _keep(
     plan: ShadowPlan,
     member: NDArray[np.bool_],
     queries: Queries,
-    stacked: bool,
 ) -> int:
     torch.set_num_threads(1)  # processes share the cores
     halves = [halve(plan.markets[plan.market], plan.unit, own) for own in member]
     # the configuration is public, and so is the run's seed of initialisation and order (never that of noise)
     seed = plan.config.seed[0]
-    alone = not stacked or plan.config.privacy.epsilon is not None
+    alone = plan.config.privacy.epsilon is not None
     chunks = [[index] for index in range(len(group))] if alone else [list(range(len(group)))]
     for chunk in chunks:
         names = [_name(folder, group[index]) for index in chunk]
         if all(store.path(name).exists() for name in names):
             continue
-        found = plan.train([halves[index] for index in chunk], queries, seed, stacked=stacked)
+        found = plan.train([halves[index] for index in chunk], queries, seed)
         for name, answers in zip(names, found, strict=True):
             flat = {f"{target}/{key}": value for target, observed in answers.items() for key, value in observed.items()}
             store.arrays(name, partial(dict, flat))

@@ -67,8 +67,9 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
     if config.privacy.epsilon is not None:
         raise ValueError("poisoning is measured on federations without privacy.epsilon")
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
+    shared = {name: [embedding] for name, embedding in embeddings.items()}
     seed = config.seed[0]
-    defences: dict[str, Defence] = {"mean": mean, "norm bound": NormBound(_honest_norm(config, embeddings, seed))}
+    defences: dict[str, Defence] = {"mean": mean, "norm bound": NormBound(_honest_norm(config, shared, seed))}
     defences["median over markets"] = MedianOfGroups(1)
     if admits_groups(len(markets)):
         defences["median of groups"] = MedianOfGroups(SMALLEST_GROUP)
@@ -87,7 +88,6 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
         current[:] += np.stack(applied)
         return np.stack(applied)
 
-    shared = {name: [embedding] for name, embedding in embeddings.items()}
     stacks = federate_stacked(config, shared, seed, copies=len(scenarios), combine=combine)
     victims = [name for name in markets if name != attacker]
     tasks = (
@@ -111,7 +111,7 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
     ]
 
 
-def _honest_norm(config: Config, embeddings: Mapping[str, Embedding], seed: int) -> float:
+def _honest_norm(config: Config, shared: Mapping[str, Sequence[Embedding]], seed: int) -> float:
     """The norm that nine in ten honest movements stay below."""
     norms: list[float] = []
 
@@ -119,7 +119,6 @@ def _honest_norm(config: Config, embeddings: Mapping[str, Embedding], seed: int)
         norms.extend(float(np.linalg.norm(moved[0])) for moved in movements.values())
         return mean(list(movements.values()))
 
-    shared = {name: [embedding] for name, embedding in embeddings.items()}
     federate_stacked(config, shared, seed, copies=1, combine=watch)
     return float(np.quantile(norms, _QUANTILE))
 
