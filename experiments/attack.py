@@ -33,8 +33,8 @@ from attacks.membership.shadow import Progress, ShadowPlan, ShadowScores, recipe
 from attacks.metrics import within_bound
 from attacks.poisoning.evaluate import poison
 from attacks.views import View, collusion_view, market_view, owner_values, server_view
-from experiments.attack_figures import draw_reconstruction, draw_roc
 from experiments.options import choose_market
+from experiments.reports.attack_figures import draw_reconstruction, draw_roc
 from experiments.run_directory import read_config, read_metrics, read_noise
 from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.artefacts import write_parquet
@@ -151,7 +151,7 @@ def attack_run(
         write_json(path, found)
     _write_table(run / "attacks" / "results.parquet", found)
     if found.get("reconstruction"):
-        draw_reconstruction(run / "attacks" / "reconstruction.svg", found["reconstruction"])
+        draw_reconstruction(run / "attacks" / "reconstruction", found["reconstruction"])
     return found
 
 
@@ -287,7 +287,7 @@ def _infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
             stem = f"{attacked.market}-{unit}-{target}"
             _write_scores(run / "attacks" / "scores" / f"{stem}.parquet", shadows, own)
             bounds = {inference.view: _guarantee(attacked, inference.view, unit) for inference in own}
-            draw_roc(run / "attacks" / f"roc-{stem}.svg", own, bounds)
+            draw_roc(run / "attacks" / f"roc-{stem}", own, bounds)
             found += [_membership_result(attacked, unit, inference, bounds[inference.view]) for inference in own]
     return found
 

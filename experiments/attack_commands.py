@@ -12,9 +12,10 @@ from rich.table import Table
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
-from experiments.options import FINDING, JsonFlag, SetOption, wide_console
+from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
-from experiments.report import epsilon_text, estimate_text, strongest
+from experiments.reports.attacks import strongest
+from experiments.reports.text import epsilon_text, estimate_text
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
@@ -29,7 +30,6 @@ AUDIT_HELP = (
     "Example: fedmm audit runs/x; fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
 )
 ENOUGH_CAUGHT = 0.9  # of the faults; half the noise is beyond games that train a model for each canary
-Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: as configured.")]
 
 

@@ -17,9 +17,9 @@ from attacks.auditing.audit import Audit, gather, plan_audits
 from attacks.auditing.faults import FAULTS, Fault
 from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
-from experiments.attack_figures import draw_audit
 from experiments.configuration import resolve
 from experiments.options import choose_market
+from experiments.reports.attack_figures import draw_audit
 from experiments.run_directory import read_config, read_metrics, read_noise
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
@@ -131,7 +131,7 @@ def audit(
     if audited.directory is not None:
         write_json(audited.directory / "audit.json", {"level": level, "results": found})
         _write_parquet(audited.directory / "audit.parquet", found)
-        draw_audit(audited.directory / "audit.svg", found)
+        draw_audit(audited.directory / "audit", found)
     return found
 
 

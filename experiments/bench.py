@@ -18,7 +18,7 @@ from rich.table import Table
 from attacks.metrics import Estimate, mean_estimate
 from experiments.configuration import QUICKSTART, resolve
 from experiments.options import JsonFlag, SetOption
-from experiments.report import estimate_text
+from experiments.reports.text import estimate_text
 from fedmm_secure.config import Config
 from fedmm_secure.federation.aggregation import AggregationPlan
 from fedmm_secure.randomness import numpy_generator

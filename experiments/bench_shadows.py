@@ -21,7 +21,7 @@ from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
 from experiments.configuration import QUICKSTART, resolve
 from experiments.options import JsonFlag, SetOption, choose_market, wide_console
-from experiments.report import estimate_text
+from experiments.reports.text import estimate_text
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError

@@ -25,10 +25,15 @@ from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
+from experiments.execution import execute
 from experiments.keys import keys_app
-from experiments.options import FINDING, USAGE, JsonFlag, SetOption
+from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption
 from experiments.progress import RunProgress
-from experiments.report import epsilon_text, write_report
+from experiments.reports.run import write_report
+from experiments.reports.sweep import write_sweep_report
+from experiments.reports.text import epsilon_text
+from experiments.sweep.commands import SWEEP_HELP, sweep
+from experiments.sweep.scheduler import is_sweep
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets, prepare_markets
@@ -39,7 +44,6 @@ from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.statement import VIEWS
 from privacy.aggregation import AggregationError
 from privacy.errors import InputError
@@ -86,24 +90,15 @@ def run(
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
     if config_argument and config:
         raise ConfigError("give the configuration once: as an argument or with --config")
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
-    prepared = prepare_markets(settings.data)  # before anything is written
-    if not resume:
-        run_directory.create(directory, settings)
-    log = run_directory.Log(directory)
-    with run_directory.locked(directory), RunProgress(quiet=quiet or as_json) as progress:
-
-        def listener(event: str, fields: Any) -> None:
-            log(event, fields)
-            progress(event, fields)
-
-        metrics = run_pipeline(settings, prepared, directory, listener)
+    with RunProgress(quiet=quiet or as_json) as progress:
+        metrics = execute(directory, settings, progress, resume=resume)
     report_path = write_report(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
@@ -146,6 +141,7 @@ def verify(
     raise typer.Exit(FINDING if findings else 0)
 
 
+app.command(help=SWEEP_HELP)(sweep)
 app.command(help=ATTACK_HELP)(attack)
 app.command(help=AUDIT_HELP)(audit)
 
@@ -170,9 +166,9 @@ def budget(
         _print_budget(found)
 
 
-@app.command(help="Write the HTML report of a run again.\n\nExample: fedmm report runs/x")
-def report(run: RunArgument) -> None:
-    print(write_report(run))
+@app.command(help="Write the HTML report of a run or a sweep again.\n\nExample: fedmm report runs/x")
+def report(run: Annotated[Path, typer.Argument(metavar="RUN|SWEEP", help="Directory of a run or a sweep.")]) -> None:
+    print(write_sweep_report(run) if is_sweep(run) else write_report(run))
 
 
 @data_app.command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,23 @@ def shipped() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def resolve(name_or_file: str, overrides: Sequence[str] = ()) -> Config:
+def resolve(name_or_file: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
     """A validated configuration with absolute paths.
 
     Args:
         name_or_file: name of a shipped configuration, or a YAML file.
         overrides: ``key.sub=value`` with values in YAML.
+        values: by ``key.sub``; weaker than ``overrides``.
 
     Raises:
         ConfigError: one line that names file, key and, where there is one, the nearest valid name.
     """
     path = _locate(name_or_file)
     data = load_yaml(path)
+    for key, value in (values or {}).items():
+        _put(data, key, value, source=key)
     for override in overrides:
-        _apply(data, override)
+        _put(data, *_parse(override), source=f"--set {override}")
     source = str(path) if not overrides else f"{path} with --set"
     config = config_from_data(data, source=source)
     root = os.environ.get(DATA_VARIABLE) or config.data.root or Path()
@@ -61,20 +64,23 @@ def _locate(name_or_file: str) -> Path:
     raise ConfigError(f"{name_or_file}: no such file or configuration; {hint}")
 
 
-def _apply(data: Any, override: str) -> None:
+def _parse(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. --set privacy.epsilon=8")
     try:
-        value = yaml.safe_load(text)
+        return key.strip(), yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from error
-    parts = key.strip().split(".")
+
+
+def _put(data: Any, key: str, value: Any, *, source: str) -> None:
+    *parents, last = key.split(".")
     section = data
-    for part in parts[:-1]:
+    for part in parents:
         if section.get(part) is None:
             section[part] = {}
         section = section[part]
         if not isinstance(section, dict):
-            raise ConfigError(f"--set {override}: {part} is a value, not a section")
-    section[parts[-1]] = value
+            raise ConfigError(f"{source}: {part} is a value, not a section")
+    section[last] = value

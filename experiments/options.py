@@ -14,6 +14,7 @@ FINDING, USAGE = 1, 2
 _PIPED_WIDTH = 160
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
 ]

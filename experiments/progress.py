@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from experiments.sweep.cells import Status
+from experiments.sweep.grid import Cell
+
+
+class SweepProgress:
+    """One bar of cells on a terminal, one line a cell elsewhere, both with the time left."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True)
+        self._quiet, self._start = quiet, time.monotonic()
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+        disable = quiet or not self._console.is_terminal
+        self._progress = Progress(TextColumn("cells"), *columns, console=self._console, disable=disable)
+        self._task = self._progress.add_task("cells", total=None)
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, cell: Cell, status: Status, done: int, total: int) -> None:
+        """A cell ended."""
+        self._progress.update(self._task, completed=done, total=total)
+        if self._quiet:
+            return
+        left = (time.monotonic() - self._start) / done * (total - done)
+        remaining = f", about {_duration(left)} left" if done < total else ""
+        self._console.print(f"[{done}/{total}] {cell.name}: {status}{remaining}", highlight=False, markup=False)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 class RunProgress:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.configuration import to_yaml
+from fedmm_secure.cache import code_version
 from fedmm_secure.config import Config, config_from_data, load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic, write_json
@@ -31,6 +32,7 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
+CONFIG_FILE, METRICS_FILE, ENVIRONMENT_FILE = "config.yaml", "metrics.json", "environment.json"
 
 
 def default_directory(label: str) -> Path:
@@ -47,8 +49,8 @@ def create(directory: Path, config: Config) -> None:
 
 def begin(directory: Path, config: Config) -> None:
     """Write what every run directory starts with."""
-    write_atomic(directory / "config.yaml", to_yaml(config).encode())
-    write_json(directory / "environment.json", environment())
+    write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
+    write_json(directory / ENVIRONMENT_FILE, environment())
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 def read_config(directory: Path) -> Config:
     """The configuration of a run."""
-    path = directory / "config.yaml"
+    path = directory / CONFIG_FILE
     if not path.is_file():
         raise RunDirectoryError(f"{directory}: no config.yaml; is this a run directory?")
     return config_from_data(load_yaml(path), source=str(path))
@@ -78,7 +80,7 @@ def read_config(directory: Path) -> Config:
 
 def read_metrics(directory: Path) -> dict[str, Any]:
     """The metrics of a finished run."""
-    path = directory / "metrics.json"
+    path = directory / METRICS_FILE
     if not path.is_file():
         raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
     try:
@@ -98,6 +100,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
+        "code": code_version(),
         "machine": {"system": platform.system(), "processor": platform.machine()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

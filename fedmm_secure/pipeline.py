@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from fedmm_secure.artefacts import save_codes, save_predictions, save_quantizer
+from fedmm_secure.cache import Cache
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
@@ -66,6 +67,7 @@ def run_pipeline(
     markets: Mapping[str, PreparedMarket],
     directory: Path,
     listener: Listener = lambda event, fields: None,
+    cache: Cache | None = None,
 ) -> Metrics:
     """Run, or go on with, all stages; leaves ledgers, transcript, codes, models and ``metrics.json``.
 
@@ -74,6 +76,7 @@ def run_pipeline(
         markets: what ``prepare_markets`` made of it; nothing is written before the data is known to be good.
         directory: the run directory.
         listener: told of progress as (event, fields).
+        cache: where runs share what they compute without noise; by default they share nothing.
 
     Raises:
         BudgetExceededError: a release would spend more than a market's budget.
@@ -86,11 +89,11 @@ def run_pipeline(
         federation = open_federation(config, markets, directory)
         register_spending(federation, markets)
     with clock.stage("embedding"):
-        embeddings = embed_markets(federation, markets)
+        embeddings = embed_markets(federation, markets, cache)
     with clock.stage("quantizer"):
         quantizers = {seed: train_federated(federation, seed, embeddings, listener) for seed in config.seed}
         federation.forget_masks()
-    return conclude(federation, markets, embeddings, quantizers, clock, listener)
+    return conclude(federation, markets, embeddings, quantizers, clock, listener, cache)
 
 
 def conclude(
@@ -100,15 +103,16 @@ def conclude(
     quantizers: Quantizers,
     clock: Clock,
     listener: Listener = lambda event, fields: None,
+    cache: Cache | None = None,
 ) -> Metrics:
     """The stages after the rounds, which each market can do by itself: codes, CTR models, metrics."""
     config, directory = federation.config, federation.directory
     with clock.stage("refinement"):
-        embeddings, quantizers = refine(federation, markets, embeddings, quantizers)
+        embeddings, quantizers = refine(federation, markets, embeddings, quantizers, cache)
     save_codes(config, directory, markets, embeddings, quantizers)
     publish_user_codes(federation, markets, embeddings, quantizers)
     with clock.stage("ctr"):
-        predictions = train_ctr(federation, markets, embeddings, quantizers, listener)
+        predictions = train_ctr(federation, markets, embeddings, quantizers, listener, cache)
     with clock.stage("metrics"):
         metrics = collect_metrics(config, markets, embeddings, quantizers, predictions)
         metrics["privacy"] = {"markets": {name: guarantees(config, federation.entries(name)) for name in markets}}
@@ -119,7 +123,9 @@ def conclude(
     return metrics
 
 
-def embed_markets(federation: Federation, markets: Mapping[str, PreparedMarket]) -> Embeddings:
+def embed_markets(
+    federation: Federation, markets: Mapping[str, PreparedMarket], cache: Cache | None = None
+) -> Embeddings:
     """Each market's embeddings, and the ledger lines of what they were computed from."""
     found: Embeddings = {}
     for name, prepared in markets.items():
@@ -127,7 +133,7 @@ def embed_markets(federation: Federation, markets: Mapping[str, PreparedMarket])
             found[name] = embed_privately(federation, prepared)
         else:
             note_raw_embedding(federation, name)
-            found[name] = fit_embedding(prepared, federation.config.embedding)
+            found[name] = fit_embedding(prepared, federation.config.embedding, cache)
     return found
 
 
@@ -186,7 +192,11 @@ def pseudo_rows(config: Config, seed: int, embeddings: Mapping[str, Embedding]) 
 
 
 def refine(
-    federation: Federation, markets: Mapping[str, PreparedMarket], embeddings: Embeddings, quantizers: Quantizers
+    federation: Federation,
+    markets: Mapping[str, PreparedMarket],
+    embeddings: Embeddings,
+    quantizers: Quantizers,
+    cache: Cache | None = None,
 ) -> tuple[Embeddings, Quantizers]:
     """Under ``protect: federation``, each market's own codes on raw embeddings, the global codebook frozen.
 
@@ -196,7 +206,7 @@ def refine(
     config = federation.config
     if not config.private_embedding or config.private_ctr or not config.privacy.refine:
         return embeddings, quantizers
-    raw = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
+    raw = {name: fit_embedding(prepared, config.embedding, cache) for name, prepared in markets.items()}
     refined = {
         seed: {name: refine_quantizer(config, model, raw[name], name, seed) for name, model in models.items()}
         for seed, models in quantizers.items()
@@ -214,6 +224,7 @@ def train_ctr(
     embeddings: Mapping[str, Embedding],
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     listener: Listener = lambda event, fields: None,
+    cache: Cache | None = None,
 ) -> dict[str, dict[str, list[np.ndarray]]]:
     """Test predictions ``[market][model][seed]``; markets are trained in parallel, largest first."""
     config = federation.config
@@ -229,6 +240,7 @@ def train_ctr(
             federation.directory,
             federation.noise[name].get(CTR),
             published_user_codes(federation, name),
+            cache,
         )
         for name in order
     )

@@ -8,6 +8,7 @@ messages of the rounds leaves; stages that messages depend on are noted.
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,7 @@ from fedmm_secure.federation.setup import (
     Federation,
     planned_stages,
     planned_views,
+    run_id,
     seed_stage,
 )
 from fedmm_secure.quantization.codes import assign_codes
@@ -41,7 +43,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
 from fedmm_secure.statement import USER_CODES
 from fedmm_secure.storage import Arrays, Store, torch_bytes
-from privacy.accounting.account import PrivacyAccount, Spending
+from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.events import randomised_response_event
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.statement import EARLIER_RUNS
@@ -239,6 +241,7 @@ def register_spending(federation: Federation, markets: Mapping[str, PreparedMark
     """Enter what the run will spend in the data's privacy account, and what earlier runs spent in the ledger."""
     config = federation.config
     account = PrivacyAccount(config.privacy.account or federation.directory.resolve().parent / ACCOUNT_FILE)
+    state = Store(federation.directory / "state" / "account")
     for name, prepared in markets.items():
         door, market = federation.doors[name], prepared.market
         rows = (
@@ -247,7 +250,9 @@ def register_spending(federation: Federation, markets: Mapping[str, PreparedMark
         )
         planned = planned_views(config, federation.noise[name], federation.n_items[name], federation.n_markets)
         spending = Spending(federation.run, planned)
-        earlier = account.register(account.fingerprint(rows), spending)
+        fingerprint = account.fingerprint(rows)
+        state.json(name, lambda fingerprint=fingerprint: {"fingerprint": fingerprint})  # type: ignore[misc]
+        earlier = account.register(fingerprint, spending)
         events = {
             view: dp_event.ComposedDpEvent([run.events[view] for run in earlier if view in run.events])
             for view in DECRYPTED_VIEWS
@@ -264,6 +269,22 @@ def register_spending(federation: Federation, markets: Mapping[str, PreparedMark
                 view_events=events,
             )
         )
+
+
+def spent_on_same_data(config: Config, directory: Path, market: str) -> list[Spending]:
+    """What all runs on a market's data spend, this one and later ones included.
+
+    Raises:
+        AccountError: the account is not where the run left it, or the run is not in it.
+    """
+    account = PrivacyAccount(config.privacy.account or directory.resolve().parent / ACCOUNT_FILE)
+    path = directory / "state" / "account" / f"{market}.json"
+    if not path.is_file():
+        raise AccountError(f"{path}: missing; the run's data cannot be found in {account.path}")
+    found = account.spendings(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    if run_id(directory / "state") not in {spending.run for spending in found}:
+        raise AccountError(f"{account.path}: does not hold this run")
+    return found
 
 
 _Shape = tuple[int, ...]

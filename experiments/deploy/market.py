@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from experiments import run_directory
-from experiments.report import write_report
+from experiments.reports.run import write_report
 from experiments.run_directory import Log, read_config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation import Membership

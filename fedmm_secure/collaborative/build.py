@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedmm_secure.cache import Cache, market_digest
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.lightgcn import LightGCNEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
@@ -10,11 +11,14 @@ from fedmm_secure.data.market import history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 
 
-def fit_embedding(prepared: PreparedMarket, config: EmbeddingConfig) -> Embedding:
+def fit_embedding(prepared: PreparedMarket, config: EmbeddingConfig, cache: Cache | None = None) -> Embedding:
     """Embed a market's training rows without DP: by the configured kind, by SVD where that is private."""
     matrix = history_matrix(prepared.market, prepared.split.train)
     if config.kind != "lightgcn":
-        return SVDEmbedding(config.dim).fit(matrix)
-    return LightGCNEmbedding(
+        return SVDEmbedding(config.dim).fit(matrix)  # takes no longer than to look it up
+    embedding = LightGCNEmbedding(
         config.dim, layers=config.layers, epochs=config.epochs, learning_rate=config.learning_rate
-    ).fit(matrix)
+    )
+    inputs = {"what": "lightgcn", **vars(embedding), "market": market_digest(prepared)}
+    kept = (cache or Cache()).arrays(inputs, lambda: {"item_factors": embedding.fit(matrix).item_factors_})
+    return embedding.set_factors(kept["item_factors"], matrix)

@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from fedmm_secure.collaborative.svd import item_weight, normalised
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.randomness import numpy_generator, torch_generator
 
@@ -52,9 +53,8 @@ class LightGCNEmbedding:
 
     def fit(self, train: sparse.csr_array) -> Self:
         """Fit on a binary interaction matrix ``(n_users, n_items)``."""
-        self._item_weight = 1.0 / np.sqrt(np.maximum(np.asarray(train.sum(axis=0)).ravel(), 1.0))
-        forward = _torch_sparse(self._normalise(train))
-        backward = _torch_sparse(sparse.csr_array(self._normalise(train).T))
+        matrix = normalised(train, item_weight(train))
+        forward, backward = _torch_sparse(matrix), _torch_sparse(sparse.csr_array(matrix.T))
         generator = torch_generator("lightgcn", self.seed)
         rng = numpy_generator("lightgcn", self.seed)
         base = torch.nn.Parameter(0.1 * torch.randn(train.shape[1], self.dim, generator=generator))
@@ -81,13 +81,18 @@ class LightGCNEmbedding:
         with torch.no_grad():
             _, items = self._propagate(base, forward, backward)
         # users read the items' averaged layers: linear in the user's own row, old or new
-        self.item_factors_ = items.double().numpy()
+        return self.set_factors(items.double().numpy(), train)
+
+    def set_factors(self, item_factors: FloatArray, train: sparse.csr_array) -> Self:
+        """Take item factors ``(n_items, dim)`` that were fitted to ``train`` before."""
+        self._item_weight = item_weight(train)
+        self.item_factors_ = item_factors
         self.user_factors_ = self.transform(train)
         return self
 
     def transform(self, history: sparse.csr_array) -> FloatArray:
         """Embed users by their histories ``(n, n_items)``; returns ``(n, dim)``."""
-        return np.asarray(self._normalise(history) @ self.item_factors_)
+        return np.asarray(normalised(history, self._item_weight) @ self.item_factors_)
 
     def _propagate(self, base: Tensor, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor]:
         layer = base
@@ -97,11 +102,6 @@ class LightGCNEmbedding:
             total = total + layer
         items = total / (self.layers + 1)
         return torch.sparse.mm(forward, items), items
-
-    def _normalise(self, history: sparse.csr_array) -> sparse.csr_array:
-        degree = np.asarray(history.sum(axis=1)).ravel()
-        rows = sparse.diags_array(1.0 / np.sqrt(np.maximum(degree, 1.0)))
-        return sparse.csr_array(rows @ history @ sparse.diags_array(self._item_weight))
 
 
 def _torch_sparse(matrix: sparse.csr_array) -> Tensor:

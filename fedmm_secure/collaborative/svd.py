@@ -34,26 +34,30 @@ class SVDEmbedding:
 
     def fit(self, train: sparse.csr_array) -> Self:
         """Fit on a binary interaction matrix ``(n_users, n_items)``."""
-        item_degree = np.asarray(train.sum(axis=0)).ravel()
-        self._item_weight = 1.0 / np.sqrt(np.maximum(item_degree, 1.0))
-        normalised = self._normalise(train)
         dim = min(self.dim, min(train.shape) - 1)
-        values, right = _leading(normalised, dim)
+        self._item_weight = item_weight(train)
+        values, right = _leading(normalised(train, self._item_weight), dim)
         order = np.argsort(-values, kind="stable")
-        factors = fix_signs(right[order].T)
-        self.item_factors_ = _pad(factors, self.dim)
+        self.item_factors_ = _pad(fix_signs(right[order].T), self.dim)
         self.singular_values_ = _pad(values[order][None, :], self.dim)[0]
         self.user_factors_ = self.transform(train)
         return self
 
     def transform(self, history: sparse.csr_array) -> FloatArray:
         """Embed users by their histories ``(n, n_items)``; returns ``(n, dim)``."""
-        return np.asarray(self._normalise(history) @ self.item_factors_)
+        return np.asarray(normalised(history, self._item_weight) @ self.item_factors_)
 
-    def _normalise(self, history: sparse.csr_array) -> sparse.csr_array:
-        degree = np.asarray(history.sum(axis=1)).ravel()
-        user_weight = 1.0 / np.sqrt(np.maximum(degree, 1.0))
-        return sparse.csr_array(sparse.diags_array(user_weight) @ history @ sparse.diags_array(self._item_weight))
+
+def item_weight(train: sparse.csr_array) -> FloatArray:
+    """``D_i^-1/2``: weights ``(n_items,)`` by training counts."""
+    return np.asarray(1.0 / np.sqrt(np.maximum(np.asarray(train.sum(axis=0)).ravel(), 1.0)))
+
+
+def normalised(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
+    """``D_u^-1/2 X`` times the item weights; rows are histories ``(n, n_items)``."""
+    degree = np.asarray(history.sum(axis=1)).ravel()
+    user_weight = 1.0 / np.sqrt(np.maximum(degree, 1.0))
+    return sparse.csr_array(sparse.diags_array(user_weight) @ history @ sparse.diags_array(weight))
 
 
 def _leading(matrix: sparse.csr_array, dim: int) -> tuple[FloatArray, FloatArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import skops.io
 import torch
 
+from fedmm_secure.cache import Cache, arrays_digest, market_digest
 from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
@@ -35,17 +38,19 @@ def bench_market(
     directory: Path,
     noise_multiplier: float | None,
     published_user_codes: Mapping[int, IntArray] | None = None,
+    cache: Cache | None = None,
 ) -> tuple[str, Predictions]:
     """Test predictions of each model, one array a seed (one in all for scores without randomness).
 
     Each prediction is kept in ``state/ctr`` as soon as it is there. ``noise_multiplier`` is that of the configured
     model's DP-SGD, None where it trains without. With ``published_user_codes`` of each seed, the same model also
-    predicts from those.
+    predicts from those. What other runs trained on the same inputs is taken from ``cache``.
     """
     torch.set_num_threads(1)
     name = prepared.market.name
     store = Store(directory / "state" / "ctr" / name)
     bench = MarketBench(prepared, embedding, config)
+    shared = cache or Cache()
     local: dict[int, RQVAE] = {}
 
     def quantizer(recipe: Recipe, seed: int) -> RQVAE | None:
@@ -58,7 +63,7 @@ def bench_market(
     def released(seed: int) -> dict[str, np.ndarray]:
         private, user, item = PrivateBench(prepared, embedding, config), prepared.test.user, prepared.test.item
         model, builder = private.train(quantizers[seed], seed, noise_multiplier)
-        save_model(model, directory / "models" / name, seed)
+        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(model))
         found = {PROBABILITY: model.predict(builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
@@ -68,18 +73,38 @@ def bench_market(
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
         if recipe.name == CONFIGURED and config.private_ctr:
             return released(seed)
-        chosen = 0
+        choice = 0
         if config.ctr.tune:
             first = config.seed[0]
-            tuned = store.json(
-                f"tuned-{recipe.name}", lambda: {"choice": bench.tune(recipe, quantizer(recipe, first), first)}
-            )
-            chosen = tuned["choice"]
-        choices = bench.grid(recipe.kind)[chosen]
-        model, builder = bench.train(recipe, quantizer(recipe, seed), seed, choices)
+            tuned = store.json(f"tuned-{recipe.name}", lambda: {"choice": tune(recipe, first)})
+            choice = tuned["choice"]
+
+        def fitted() -> dict[str, np.ndarray]:
+            model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
+            data = np.frombuffer(model_bytes(model), dtype=np.uint8)
+            return {PROBABILITY: bench.predict(model, builder), "model": data}
+
+        found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
         if recipe.name == CONFIGURED:
-            save_model(model, directory / "models" / name, seed)
-        return {PROBABILITY: bench.predict(model, builder)}
+            suffix = "skops" if recipe.kind == "boosted" else "pt"
+            write_atomic(directory / "models" / name / f"ctr-{seed}.{suffix}", found["model"].tobytes())
+        return {PROBABILITY: found[PROBABILITY]}
+
+    def tune(recipe: Recipe, seed: int) -> int:
+        kept = cache_for(recipe).arrays(
+            inputs("tuned", recipe, seed),
+            lambda: {"choice": np.array(bench.tune(recipe, quantizer(recipe, seed), seed))},
+        )
+        return int(kept["choice"])
+
+    def cache_for(recipe: Recipe) -> Cache:
+        noised = recipe.codes == "federated" or isinstance(embedding, DPSVDEmbedding)
+        carries_noise = config.privacy.epsilon is not None and recipe.codes is not None and noised
+        return Cache() if carries_noise else shared
+
+    def inputs(what: str, recipe: Recipe, seed: int) -> dict[str, object]:
+        codes = None if recipe.codes is None else code_inputs(config, embedding, recipe, quantizers[seed])
+        return {"what": what, **bench_inputs(config, prepared), "recipe": asdict(recipe), "seed": seed, "codes": codes}
 
     def noisy(recent: bool, seed: int) -> dict[str, np.ndarray]:
         noise = noise_source(config.privacy.noise_seed, "noisy-popularity", name, seed)
@@ -93,7 +118,8 @@ def bench_market(
         ]
     scores = {"popularity": bench.popularity, "svd": bench.svd}
     for score in scores.keys() & set(config.ctr.baselines):
-        kept = store.arrays(score, partial(_named, scores[score]))
+        compute = partial(_named, scores[score])
+        kept = store.arrays(score, partial(shared.arrays, {"what": score, **bench_inputs(config, prepared)}, compute))
         predictions[score] = [kept[PROBABILITY]]
     for baseline in NOISY_BASELINES & set(config.ctr.baselines):
         recent = baseline == "noisy-recent-popularity"
@@ -113,9 +139,23 @@ def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:
     return {PROBABILITY: score()}
 
 
-def save_model(model: NeuralModel | BoostedModel | PrivateCTR, directory: Path, seed: int) -> None:
-    """Keep a CTR model: ``ctr-<seed>.pt`` (torch, weights only) or ``ctr-<seed>.skops`` (no pickle)."""
-    if isinstance(model, BoostedModel):
-        write_atomic(directory / f"ctr-{seed}.skops", skops.io.dumps(model.trees_))
-        return
-    write_atomic(directory / f"ctr-{seed}.pt", torch_bytes(model.state_dict()))
+def bench_inputs(config: Config, prepared: PreparedMarket) -> dict[str, object]:
+    """What every model of a market depends on, codes aside: the data, and how examples are made and models fitted."""
+    data = config.data.model_dump(mode="json", exclude={"markets", "root", "synthetic", "on_bad_rows"})
+    ctr = config.ctr.model_dump(mode="json", exclude={"model", "features", "baselines", "training"})
+    return {"market": market_digest(prepared), "data": data, "ctr": ctr}
+
+
+def code_inputs(config: Config, embedding: Embedding, recipe: Recipe, federated: RQVAE) -> dict[str, object]:
+    """What a model's codes depend on: the embedding, and an RQ-VAE's weights, or how a local one is trained."""
+    found: dict[str, object] = {"embedding": arrays_digest(embedding.user_factors_, embedding.item_factors_)}
+    if recipe.codes == "local":
+        training = {"rounds": config.federation.rounds, "local_epochs": config.federation.local_epochs}
+        return found | {"quantizer": config.quantizer.model_dump(mode="json"), **training}
+    weights = federated.state_dict()
+    return found | {"quantizer": arrays_digest(*(weights[name].numpy() for name in sorted(weights)))}
+
+
+def model_bytes(model: NeuralModel | BoostedModel | PrivateCTR) -> bytes:
+    """A CTR model as a file: skops for trees (no pickle), torch's weights for networks."""
+    return bytes(skops.io.dumps(model.trees_)) if isinstance(model, BoostedModel) else torch_bytes(model.state_dict())

@@ -76,6 +76,17 @@ class PrivacyAccount:
             append_line(self.path, canonical_json(line) + b"\n")
         return earlier
 
+    def spendings(self, fingerprint: str) -> list[Spending]:
+        """What all runs on a data set spend, in the order in which they were entered.
+
+        Raises:
+            AccountError: there is no account at this path, or it cannot be read.
+        """
+        if not self.path.is_file():
+            raise AccountError(f"{self.path}: no privacy account is here")
+        with self._locked():
+            return self._read(fingerprint)
+
     def _read(self, fingerprint: str) -> list[Spending]:
         found: list[Spending] = []
         if not self.path.exists():

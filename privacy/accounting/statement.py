@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import Accountant, pld_epsilon
+from privacy.accounting.accountants import COARSE, Accountant, pld_epsilon
+from privacy.accounting.events import gaussian_steps
 from privacy.accounting.ledger import Entry, depended_on, stage_group
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
@@ -88,7 +90,13 @@ def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarante
     delta, unit = entries[0].delta, entries[0].unit
     earlier = [entry.event_for(view) for entry in entries if entry.stage == EARLIER_RUNS]
     basis = "plain composition of this run with the runs before it that the privacy account holds"
-    return _guarantee([*view_events(entries, view), *earlier], delta, unit, basis, pld_epsilon)
+    # many runs make many distinct steps: still an upper bound, a fraction of a per mille looser and ten times as fast
+    accountant = partial(pld_epsilon, interval=COARSE) if _any_step(earlier) else pld_epsilon
+    return _guarantee([*view_events(entries, view), *earlier], delta, unit, basis, accountant)
+
+
+def _any_step(events: Sequence[DpEvent]) -> bool:
+    return gaussian_steps(ComposedDpEvent(list(events))) != {}
 
 
 def conditional_guarantee(

@@ -125,7 +125,8 @@ def test_audit_of_a_run_is_kept_and_resumed(private_run, copied, capsys):
     chain = next(result for result in found if result["stage"] == "chain")
     assert chain["claimed"] == pytest.approx(8.0, rel=0.01)  # what the ledger's lines compose to
     folder = run / "audit" / "m0"
-    assert {path.name for path in folder.iterdir()} == {"audit.json", "audit.parquet", "audit.svg", "games"}
+    kinds = ("json", "parquet", "svg", "png", "csv")
+    assert {path.name for path in folder.iterdir()} == {"games", *(f"audit.{kind}" for kind in kinds)}
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
     again = json.loads(fedmm(capsys, *command)[1])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == before

@@ -7,29 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
-from experiments.report import PALETTE, svg_text
-from fedmm_secure.storage import write_atomic
+from experiments.reports.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
 from privacy.accounting.statement import Guarantee
 
+_LARGEST = 50.0
 
+
+@styled
 def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, Guarantee | None]) -> None:
-    """Log-log ROC of each view's strongest attack, and where the view's guarantee ends."""
+    """Log-log ROC of each view's strongest attack, and where the view's guarantee ends; ``path`` without its ending."""
     figure = Figure(figsize=(5.6, 5.2), layout="constrained")
     axes = figure.subplots()
     smallest = 1.0 / max(float((~inference.member).sum(1).max()) for inference in inferences)
     rates = np.geomspace(smallest, 1.0, 200)
-    axes.plot(rates, rates, color="#777777", linestyle=":", label="guessing")
+    axes.plot(rates, rates, color=QUIET, linestyle=":", label="guessing")
     views = list(dict.fromkeys(inference.view for inference in inferences))
+    curves = []
     for colour, view in zip(PALETTE, views, strict=False):
         own = [inference for inference in inferences if inference.view == view]
         best = max(own, key=lambda inference: inference.metrics.auc.value)
         false, true = roc(best.scores, best.member)
         seen = true > 0
         axes.plot(false[seen], true[seen], color=colour, label=f"{view}: {best.attack}")
+        about = {"view": view, "attack": best.attack}
+        curves.append(pd.DataFrame({**about, "false_positive_rate": false, "true_positive_rate": true}))
         guarantee = bounds.get(view)
         if guarantee is not None and guarantee.epsilon is not None:
             limit = np.minimum(np.exp(guarantee.epsilon) * rates + guarantee.delta, 1.0)
@@ -44,26 +50,31 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
         ylabel="true-positive rate",
     )
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    title = "Membership inference: true against false positives"
+    write_drawing(path.parent, Drawing(path.name, title, figure, pd.concat(curves, ignore_index=True)))
 
 
+@styled
 def draw_reconstruction(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Cosine similarity of rebuilt embeddings, beside that of an adversary who never saw the market."""
     figure = Figure(figsize=(7.2, 0.6 + 0.45 * len(results)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(results))
+    names = [f"{result['market']}: {result['attack']}, {result['view']}" for result in results]
+    rows = []
     for offset, key, label, colour in ((0.2, "cosine", "attack", PALETTE[0]), (-0.2, "prior", "prior", PALETTE[1])):
         values = [result[key] for result in results]
         means = np.array([value["value"] for value in values])
         errors = np.abs(np.array([[value["low"], value["high"]] for value in values]).T - means)
         axes.barh(places + offset, means, 0.38, xerr=errors, label=label, color=colour)
-    names = [f"{result['market']}: {result['attack']}, {result['view']}" for result in results]
+        rows += [{"what": name, "by": label, **value} for name, value in zip(names, values, strict=True)]
     axes.set_yticks(places, names)
     axes.set_xlabel("cosine similarity, mean and 95 % interval")
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    write_drawing(path.parent, Drawing(path.name, "Rebuilt user embeddings", figure, pd.DataFrame(rows)))
 
 
+@styled
 def draw_audit(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Lower bounds on ε beside the claims that they must not exceed."""
     figure = Figure(figsize=(7.2, 1.0 + 0.45 * len(results)), layout="constrained")
@@ -71,24 +82,16 @@ def draw_audit(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     places = np.arange(len(results))
     claimed = [min(result["claimed"], _LARGEST) for result in results]
     axes.barh(places, claimed, 0.7, color="#DDDDDD", label="claimed ε")
-    for key, label, marker, colour in (
-        ("low", "lower bound, no assumption", "o", PALETTE[0]),
-        ("low_gaussian", "lower bound, Gaussian trade-off", "^", PALETTE[1]),
-        ("low_one_run", "lower bound, one run", "s", PALETTE[2]),
-    ):
+    bounds = {"low": "no assumption", "low_gaussian": "Gaussian trade-off", "low_one_run": "one run"}
+    for (key, label), marker, colour in zip(bounds.items(), "o^s", PALETTE, strict=False):
         points = [
             (result[key], place) for result, place in zip(results, places, strict=True) if result[key] is not None
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), marker, color=colour, label=label)
+            axes.plot(*zip(*points, strict=True), marker, color=colour, label=f"lower bound, {label}")
     axes.set_yticks(places, [f"{result['stage']}: {result['game']} ({result['verdict']})" for result in results])
     axes.set_xlabel("ε")
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
-
-
-_LARGEST = 50.0
-
-
-def _save(figure: Figure, path: Path) -> None:
-    write_atomic(path, svg_text(figure).encode())
+    columns = ["stage", "game", "claimed", *bounds, "verdict"]
+    data = pd.DataFrame([{key: result[key] for key in columns} for result in results])
+    write_drawing(path.parent, Drawing(path.name, "Lower bounds on ε beside the claims", figure, data))

@@ -1,0 +1,40 @@
+"""Run the pipeline in a run directory, logged and locked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import run_directory
+from fedmm_secure.cache import Cache
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.pipeline import Listener, run_pipeline
+from fedmm_secure.results import Metrics
+
+
+def execute(directory: Path, config: Config, *listeners: Listener, resume: bool, cache: Cache | None = None) -> Metrics:
+    """Run in a new directory, or go on with a run; data is checked before anything is written.
+
+    Args:
+        directory: the run directory.
+        config: the configuration; that of the run, where it is resumed.
+        listeners: told of progress as (event, fields), after the log.
+        resume: go on with the run in ``directory``.
+        cache: what runs share.
+
+    Raises:
+        InputError: the data, the configuration or the directory cannot be used.
+    """
+    prepared = prepare_markets(config.data)
+    if not resume:
+        run_directory.create(directory, config)
+    everyone: tuple[Listener, ...] = (run_directory.Log(directory), *listeners)
+
+    def listener(event: str, fields: Mapping[str, Any]) -> None:
+        for told in everyone:
+            told(event, fields)
+
+    with run_directory.locked(directory):
+        return run_pipeline(config, prepared, directory, listener, cache)

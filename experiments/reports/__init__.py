@@ -1,0 +1,1 @@
+"""Pages for readers: of a run, of a sweep, and for auditors."""

@@ -1,0 +1,90 @@
+"""The page of a run: how accurate, how private and against whom, what attacks achieved, whether it verifies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.reports.attacks import AttackRow, attack_rows, read_attacks, read_audits
+from experiments.reports.drawing import Drawing, inline
+from experiments.reports.page import write_page
+from experiments.reports.run_figures import run_drawings
+from experiments.reports.text import worst
+from experiments.run_directory import ENVIRONMENT_FILE, read_config, read_metrics
+from experiments.verification import verify_run
+from fedmm_secure.federation.setup import DECRYPTED_VIEWS
+from fedmm_secure.statement import STAGES, VIEWS
+
+REPORT = "report.html"
+ALL_VIEWS = (*VIEWS, "profile")
+WHO = {
+    "server": "the server",
+    "market": "another market",
+    "collusion": "the server with a market's key",
+    "consumer": "who asks for scores",
+    "release": "who gets models and item codes",
+    "profile": "who sees a user's own codes or scores",
+}
+
+
+def write_report(directory: Path) -> Path:
+    """Write ``report.html`` into a finished run's directory.
+
+    Raises:
+        RunDirectoryError: not a finished run.
+    """
+    config, metrics = read_config(directory), read_metrics(directory)
+    statements = metrics["privacy"]["markets"]
+    first = next(iter(statements.values()))
+    rows = attack_rows(read_attacks(directory))
+    audits = read_audits(directory)
+    return write_page(
+        directory / REPORT,
+        "run.html.j2",
+        title=f"FedMM run {directory.resolve().name}",
+        name=directory.resolve().name,
+        config=config,
+        metrics=metrics,
+        best=best_baseline(metrics),
+        views=ALL_VIEWS,
+        who=WHO,
+        worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
+        bases={view: first[view]["basis"] for view in ALL_VIEWS},
+        seeded=any(found["seeded"] for found in statements.values()),
+        stages=STAGES,
+        accounted=DECRYPTED_VIEWS,
+        findings=verify_run(directory),
+        attacks=rows,
+        headlines=headlines(rows),
+        audits=audits,
+        violated=[result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"],
+        figures=Figures(run_drawings(directory, config, metrics)),
+        environment=json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8")),
+    )
+
+
+class Figures:
+    """Figures for a template, by name; empty where there is no data."""
+
+    def __init__(self, drawings: Mapping[str, Drawing]) -> None:
+        self._drawings = drawings
+
+    def __getitem__(self, name: str) -> str:
+        return inline(self._drawings[name]) if name in self._drawings else ""
+
+
+def best_baseline(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Name and macro AUC of the strongest baseline."""
+    found = {name: values["auc"] for name, values in metrics["macro"]["baselines"].items() if values["auc"] is not None}
+    return max(found.items(), key=lambda pair: pair[1]) if found else None
+
+
+def headlines(rows: Sequence[AttackRow]) -> list[AttackRow]:
+    """What to show first: the most successful membership inference, with a guarantee against it and without."""
+    membership = [row for row in rows if row.tpr is not None]
+    kinds = [[row for row in membership if row.within is not None], [row for row in membership if row.within is None]]
+    if not membership:
+        kinds = [list(rows)]
+    return [max(kind, key=lambda row: row.success["value"]) for kind in kinds if kind]

@@ -1,0 +1,136 @@
+"""The page and the figures of a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.reports.drawing import write_drawing
+from experiments.reports.page import write_page
+from experiments.reports.run import REPORT, Figures
+from experiments.reports.sweep_figures import sweep_drawings
+from experiments.run_directory import ENVIRONMENT_FILE, read_config, read_metrics
+from experiments.sweep.grid import expand
+from experiments.sweep.scheduler import Sweep, read_grid
+from experiments.sweep.summary import accuracy, grouped, macro_summary, value_text
+from experiments.sweep.table import MACRO, collect
+from fedmm_secure.ctr.metrics import seed_interval
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.publication import spent_on_same_data
+from privacy.accounting.accountants import COARSE, pld_epsilon
+from privacy.accounting.events import gaussian_steps
+from privacy.errors import InputError
+
+FIGURES = "figures"
+
+
+def open_sweep(directory: Path) -> Sweep:
+    """A sweep as it was asked for, from its directory.
+
+    Raises:
+        RunDirectoryError: not a sweep's directory.
+    """
+    grid, overrides = read_grid(directory)
+    return Sweep(directory, grid, overrides, tuple(expand(grid, overrides)))
+
+
+def write_sweep_report(directory: Path) -> Path:
+    """Write ``report.html``, and ``figures/`` as SVG, PNG and CSV.
+
+    Raises:
+        RunDirectoryError: not a sweep, or none of its cells has finished.
+    """
+    sweep = open_sweep(directory)
+    finished = sweep.finished()
+    if not finished:
+        raise RunDirectoryError(f"{directory}: no cell has finished (fedmm sweep --resume --out {directory})")
+    frame = collect(sweep)
+    drawings = sweep_drawings(frame, sweep.grid.axes)
+    for drawing in drawings:
+        write_drawing(directory / FIGURES, drawing)
+    checks = {cell.name: sweep.findings(cell) for cell in finished}
+    return write_page(
+        directory / REPORT,
+        "sweep.html.j2",
+        title=sweep.grid.title or f"Sweep {directory.resolve().name}",
+        name=directory.resolve().name,
+        sweep=sweep,
+        axes=sweep.grid.axes,
+        finished=finished,
+        checks=checks,
+        findings=[finding for found in checks.values() for finding in found],
+        failures=sweep.failures(),
+        other_code=sweep.other_code(),
+        summary=macro_summary(sweep, frame).to_dict("records"),
+        by_market=_by_market(sweep, frame),
+        markets=[market for market in frame["market"].dropna().unique() if market != MACRO],
+        attacks=_attacks(frame, sweep.grid.axes),
+        spent=_spent(sweep),
+        reports={cell.name: _link(directory, sweep.path(cell) / REPORT) for cell in sweep.cells},
+        drawings=drawings,
+        figures=Figures({drawing.name: drawing for drawing in drawings}),
+        environment=json.loads((sweep.path(finished[0]) / ENVIRONMENT_FILE).read_text(encoding="utf-8")),
+    )
+
+
+def _by_market(sweep: Sweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean test AUC of each market at each point."""
+    axes, rows = sweep.grid.axes, []
+    for point, cells in grouped(frame, axes):
+        values = {
+            str(market): seed_interval(accuracy(cells, market=str(market))["value"].tolist()).mean
+            for market in cells["market"].dropna().unique()
+            if market != MACRO
+        }
+        rows.append({"point": point, "auc": values})
+    return rows
+
+
+def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
+    found = frame[frame["metric"].isin(["membership_auc", "inversion_exact_share"])]
+    return [
+        {
+            "point": [value_text(row[axis]) for axis in axes],
+            "seed": row["seed"],
+            "attack": str(row["metric"]).replace("_", " "),
+            "market": "" if pd.isna(row["market"]) else row["market"],
+            "target": "" if pd.isna(row["model"]) else f"{row['model']}, {row['unit']}",
+            "view": row["view"],
+            "success": {"value": row["value"], "low": row["low"], "high": row["high"]},
+        }
+        for row in found.to_dict("records")
+    ]
+
+
+def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """By market, runs on the same data that the privacy account knows and what they spend together, per view.
+
+    Whoever chooses among the cells has looked at all of them.
+    """
+    private = [cell for cell in sweep.finished() if cell.config.privacy.epsilon is not None]
+    if not private:
+        return {}
+    directory = sweep.path(private[-1])
+    config = read_config(directory)
+    found: dict[str, dict[str, Any]] = {}
+    for market, values in read_metrics(directory)["privacy"]["markets"].items():
+        try:
+            spendings = spent_on_same_data(config, directory, market)
+        except InputError:
+            return {}
+        delta = values["market"]["delta"]
+        budgeted = [run for run in spendings if gaussian_steps(run.events["market"]) is not None]
+        totals = {
+            view: pld_epsilon([run.events[view] for run in budgeted], delta, interval=COARSE)
+            for view in ("market", "release")
+        }
+        found[market] = {"runs": len(budgeted), **totals}
+    return found
+
+
+def _link(directory: Path, report: Path) -> str | None:
+    return os.path.relpath(report, directory) if report.is_file() else None

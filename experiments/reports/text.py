@@ -1,0 +1,46 @@
+"""Numbers as readers see them, in pages and on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def epsilon_text(epsilon: float | None) -> str:
+    """``∞`` for unbounded; otherwise rounded up, so that the text never claims too much."""
+    if epsilon is None or math.isinf(epsilon):
+        return "∞"
+    return f"{math.ceil(epsilon * 1000) / 1000:g}"
+
+
+def delta_text(delta: float) -> str:
+    """Two digits, rounded up."""
+    if delta <= 0:
+        return "0"
+    scale = 10.0 ** (math.floor(math.log10(delta)) - 1)
+    return f"{math.ceil(delta / scale * (1 - 1e-9)) * scale:.1e}"
+
+
+def estimate_text(estimate: Mapping[str, float]) -> str:
+    """Value and 95 % interval."""
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def interval_text(mean: float, low: float | None, high: float | None) -> str:
+    """A mean, with its interval where there is one."""
+    bounds = "" if low is None or high is None or math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f}{bounds}"
+
+
+def difference_text(found: Mapping[str, Any]) -> str:
+    """A difference with its sign, and its interval where there is one."""
+    bounds = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return f"{found['mean']:+.3f}{bounds}"
+
+
+def worst(epsilons: Iterable[float | None]) -> float | None:
+    """The largest ε; None, unbounded, is larger than any."""
+    values = list(epsilons)
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) and known else None

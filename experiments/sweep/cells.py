@@ -1,0 +1,112 @@
+"""One cell of a sweep: a run directory, its attacks, and the note that it is done or why it failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import traceback
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+
+from experiments.attack import attack_run
+from experiments.execution import execute
+from experiments.run_directory import CONFIG_FILE, METRICS_FILE
+from experiments.sweep.grid import Cell
+from experiments.verification import verify_run
+from fedmm_secure.cache import Cache
+from fedmm_secure.storage import write_json
+from privacy.errors import InputError
+
+DONE_FILE, FAILURE_FILE = "cell.json", "failure.json"
+Status = Literal["done", "failed", "open"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no result."""
+
+    cell: str
+    error: str
+
+
+def cell_status(directory: Path, cell: Cell) -> Status:
+    """Whether a cell has all its results, failed, or is still to be run."""
+    if (directory / FAILURE_FILE).exists():
+        return "failed"
+    done = directory / DONE_FILE
+    if done.exists() and (directory / METRICS_FILE).exists() and _read(done)["attacks"] == _plan(cell):
+        return "done"
+    return "open"
+
+
+def cell_findings(directory: Path) -> list[str]:
+    """What ``fedmm verify`` found when the cell ended; empty if everything holds."""
+    return list(_read(directory / DONE_FILE)["findings"])
+
+
+def run_cell(directory: Path, cell: Cell, cache: Path) -> None:
+    """Run a cell, or go on with it; its exceptions are kept in its directory and raised again."""
+    config = cell.config.model_copy(update={"workers": 1})  # cells run side by side
+    (directory / FAILURE_FILE).unlink(missing_ok=True)
+    try:
+        if not (directory / METRICS_FILE).exists():
+            execute(directory, config, resume=(directory / CONFIG_FILE).exists(), cache=Cache(cache))
+        if cell.attacks is not None:
+            plan = cell.attacks
+            attack_run(
+                directory,
+                attacks=plan.names,
+                market=plan.market,
+                targets=plan.targets,
+                units=plan.units,
+                n_shadows=plan.shadows,
+                workers=1,
+            )
+        findings = [f"{found.where}: {found.what}" for found in verify_run(directory)]
+    except Exception as error:
+        note_failure(directory, error)
+        raise
+    write_json(directory / DONE_FILE, {"attacks": _plan(cell), "findings": findings})
+
+
+def _plan(cell: Cell) -> dict[str, Any] | None:
+    return None if cell.attacks is None else cell.attacks.model_dump(mode="json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def note_failure(directory: Path, error: BaseException) -> None:
+    """Keep why a cell failed: one line for a user's mistake, the traceback for ours."""
+    trace = None if isinstance(error, InputError) else "".join(traceback.format_exception(error))
+    write_json(directory / FAILURE_FILE, {"error": describe(error), "traceback": trace})
+
+
+def read_failure(directory: Path) -> str:
+    """The line that ``note_failure`` kept."""
+    return str(_read(directory / FAILURE_FILE)["error"])
+
+
+def describe(error: BaseException) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def start_worker() -> None:
+    """What a worker does first: end when the sweep ends, however that came about."""
+    matplotlib.use("agg")
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def leave() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()

@@ -1,0 +1,133 @@
+"""``fedmm sweep``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments import run_directory
+from experiments.options import FINDING, JsonFlag, Quiet, SetOption
+from experiments.progress import SweepProgress
+from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
+from experiments.sweep.scheduler import CELLS, Sweep, read_grid, run_cells, write_grid
+from experiments.sweep.summary import macro_summary
+from experiments.sweep.table import TABLE, write_table
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.publication import ACCOUNT_FILE
+
+SWEEP_HELP = (
+    "Run a grid of configurations and seeds, on several processes; results are one table, figures and a report.\n\n"
+    f"Shipped grids: {', '.join(shipped_grids())}. Exit status 1 if a cell failed or does not verify.\n\n"
+    "Example: fedmm sweep accuracy-vs-epsilon --out runs/epsilon; killed, it goes on with: fedmm sweep --resume --out "
+    "runs/epsilon"
+)
+
+
+def sweep(
+    grid_argument: Annotated[
+        str | None, typer.Argument(metavar="[GRID]", help="Shipped grid or YAML file; with --resume, that of --out.")
+    ] = None,
+    overrides: SetOption = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Instead of the grid's seeds; repeat.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory; default: runs/<time>-<grid>.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; default: one a core.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of stages that cells share; default: <out>/cache. Private values.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the sweep in --out; finished cells are kept.")] = False,
+    retry: Annotated[bool, typer.Option(help="With --resume: run cells that failed again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing.")] = False,
+    quiet: Quiet = False,
+    as_json: JsonFlag = False,
+) -> None:
+    if retry and not resume:
+        raise ConfigError("--retry goes with --resume --out DIR")
+    grid, changes = _asked(grid_argument, overrides or [], seeds, out, resume)
+    directory = out or run_directory.default_directory(Path(grid_argument or "sweep").stem)
+    account = directory.absolute().parent / ACCOUNT_FILE  # where runs beside the sweep have theirs
+    found = Sweep(directory, grid, changes, tuple(expand(grid, changes, account)))
+    if dry_run:
+        print("\n".join(cell.name for cell in found.cells))
+        return
+    if not resume and directory.exists() and any(directory.iterdir()):
+        raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
+    with run_directory.locked(directory), SweepProgress(quiet=quiet or as_json) as progress:
+        write_grid(found)
+        processes = workers or os.cpu_count() or 1
+        try:
+            run_cells(found, workers=processes, cache=cache, retry=retry, report=progress)
+        finally:
+            write_table(found)
+    _conclude(found, as_json)
+
+
+def _asked(
+    name: str | None, overrides: list[str], seeds: list[int] | None, out: Path | None, resume: bool
+) -> tuple[Grid, tuple[str, ...]]:
+    if not resume:
+        if name is None:
+            raise ConfigError(f"which grid? shipped: {', '.join(shipped_grids())}; or a YAML file")
+        grid, changes = load_grid(name), tuple(overrides)
+    else:
+        if out is None:
+            raise RunDirectoryError("--resume needs --out: the sweep to go on with")
+        grid, changes = read_grid(out)
+        if name is not None:  # a grid that has grown: cells that are equal are kept
+            grid, changes = load_grid(name), tuple(overrides)
+        elif overrides:
+            raise ConfigError("--resume with --set: name the grid too, or leave out --set")
+    return (grid.model_copy(update={"seeds": tuple(seeds)}) if seeds else grid), changes
+
+
+def _conclude(found: Sweep, as_json: bool) -> None:
+    from experiments.reports.sweep import write_sweep_report
+
+    failures, foreign = found.failures(), found.other_code()
+    findings = [(cell.name, finding) for cell in found.finished() for finding in found.findings(cell)]
+    report = write_sweep_report(found.directory) if found.finished() else None
+    table = found.directory / TABLE
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "directory": str(found.directory),
+                    "table": str(table),
+                    "cells": len(found.cells),
+                    "finished": len(found.finished()),
+                    "failed": [vars(failure) for failure in failures],
+                    "findings": [f"{name}: {finding}" for name, finding in findings],
+                },
+                sort_keys=True,
+            )
+        )
+    else:
+        _print(found)
+        print(f"\ncells          {found.directory / CELLS}\ntable          {table}")
+        if report is not None:
+            print(f"report         {report}")
+    for failure in failures:
+        print(f"cell {failure.cell}: {failure.error}", file=sys.stderr)
+    for name, finding in findings:
+        print(f"cell {name}: {finding}", file=sys.stderr)
+    if foreign:
+        print(f"{len(foreign)} cells were run by another version of the code, e.g. {foreign[0]}", file=sys.stderr)
+    raise typer.Exit(FINDING if failures or findings else 0)
+
+
+def _print(found: Sweep) -> None:
+    summary = macro_summary(found)
+    if not len(summary):
+        return
+    table = Table(*found.grid.axes, "runs", "macro AUC", "95 %", "ε market", "ε release")
+    for row in summary.to_dict("records"):
+        interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
+        axes = (row[key] for key in found.grid.axes)
+        table.add_row(*axes, str(row["runs"]), f"{row['auc']:.3f}", interval, row["market"], row["release"])
+    Console().print(table)

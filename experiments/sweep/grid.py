@@ -1,0 +1,218 @@
+"""A grid: which configurations and seeds a sweep runs."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from sklearn.model_selection import ParameterGrid
+
+from attacks.membership.queries import Unit
+from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
+from experiments.configuration import QUICKSTART, resolve
+from fedmm_secure.config import Config, load_yaml
+from fedmm_secure.config_privacy import Section
+from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.setup import configuration_hash
+
+MARKETS = "markets"
+_SHORT = 40
+
+
+class AttackPlan(Section):
+    """Attacks on the runs of a sweep."""
+
+    names: tuple[str, ...] = Field(("membership",), description="attacks, as in fedmm attack --attack")
+    market: str | None = Field(None, description="market under attack; null: the smallest")
+    targets: tuple[str, ...] = (CONFIGURED,)
+    units: tuple[Unit, ...] = UNITS
+    shadows: int = Field(DEFAULT_SHADOWS, ge=4, description="shadow pipelines")
+    seeds: tuple[int, ...] | None = Field(None, description="attack the runs of these seeds alone; null: all")
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in ATTACKS:
+                raise ValueError(f"unknown attack {name}; choose from {', '.join(ATTACKS)}")
+        return names
+
+
+class Block(Section):
+    """Cells that differ in their axes alone: the product of the axes' values."""
+
+    base: str | None = Field(None, description="instead of the grid's base")
+    set: dict[str, Any] = Field(default_factory=dict, description="keys and values of every cell of the block")
+    axes: dict[str, list[Any]] = Field(default_factory=dict, description="by key, the values that cells take")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axes: {key} has no values")
+        if "seed" in self.axes or "seed" in self.set:
+            raise ValueError("seed is not an axis; use the grid's seeds")
+        return self
+
+
+class Grid(Section):
+    """What a grid file says; a key ``markets`` of ``set`` and ``axes`` names the markets that take part."""
+
+    title: str | None = Field(None, description="what the sweep asks")
+    base: str = Field(QUICKSTART, description="shipped configuration or YAML file that cells start from")
+    set: dict[str, Any] = Field(default_factory=dict, description="keys and values of every cell")
+    blocks: tuple[Block, ...] = Field((Block(),), min_length=1, description="the sweep is all blocks together")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one run, with a budget of its own, for each")
+    attacks: AttackPlan | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: the same seed twice")
+        return self
+
+    @property
+    def axes(self) -> list[str]:
+        """Keys that cells differ in, in order of appearance."""
+        return list(dict.fromkeys(key for block in self.blocks for key in block.axes))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its directory; changes with anything that its results depend on.
+        axes: value of every axis; None where its block leaves it to the base.
+        seed: of the run.
+        config: what is run.
+        attacks: what is attacked afterwards.
+    """
+
+    name: str
+    axes: Mapping[str, Any]
+    seed: int
+    config: Config
+    attacks: AttackPlan | None
+
+
+def shipped_grids() -> list[str]:
+    """Names of the grids that come with the package."""
+    folder = resources.files("experiments") / "grids"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_grid(name_or_file: str) -> Grid:
+    """A validated grid.
+
+    Raises:
+        ConfigError: no such grid, or one line that names the key at fault.
+    """
+    path = Path(name_or_file)
+    if name_or_file in shipped_grids():
+        path = Path(str(resources.files("experiments") / "grids" / f"{name_or_file}.yaml"))
+    elif not path.is_file():
+        near = difflib.get_close_matches(name_or_file, shipped_grids(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"shipped grids: {', '.join(shipped_grids())}"
+        raise ConfigError(f"{name_or_file}: no such file or grid; {hint}")
+    return grid_from_data(load_yaml(path), source=str(path))
+
+
+def grid_from_data(data: Any, *, source: str) -> Grid:
+    """Validate a mapping; raises ``ConfigError``."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: a mapping of keys to values is expected, not {type(data).__name__}")
+    try:
+        return Grid.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, Grid.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Grid.model_fields)}"
+            raise ConfigError(f"{source}: {key}: unknown key; {hint}") from error
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{source}: {key}: {message}" if key else f"{source}: {message}") from error
+
+
+def expand(grid: Grid, overrides: Sequence[str] = (), account: Path | None = None) -> list[Cell]:
+    """The cells of a grid, in its order; configurations that are equal appear once.
+
+    Args:
+        grid: what to run.
+        overrides: ``key=value`` for every cell, stronger than the grid.
+        account: privacy account of cells that name none.
+
+    Raises:
+        ConfigError: a cell's configuration is not valid; names the cell.
+    """
+    cells: dict[str, Cell] = {}
+    for block in grid.blocks:
+        for point, seed in product(ParameterGrid(block.axes), grid.seeds):
+            cell = _cell(grid, block, point, seed, overrides, account)
+            cells.setdefault(cell.name, cell)
+    return list(cells.values())
+
+
+def _cell(
+    grid: Grid, block: Block, point: Mapping[str, Any], seed: int, overrides: Sequence[str], account: Path | None
+) -> Cell:
+    axes = {key: point.get(key) for key in grid.axes}
+    label = _label(axes, point, seed)
+    values = {**grid.set, **block.set, **point, "seed": seed}
+    markets = values.pop(MARKETS, None)
+    try:
+        config = resolve(block.base or grid.base, overrides, values)
+        config = config if markets is None else _with_markets(config, markets)
+    except ConfigError as error:
+        raise ConfigError(f"cell {label}: {error}") from error
+    if config.seed != (seed,):
+        raise ConfigError("--set seed: a sweep takes its seeds from the grid, or from --seed")
+    if account is not None and config.privacy.account is None:
+        config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
+    attacks = grid.attacks
+    if attacks is not None and attacks.seeds is not None and seed not in attacks.seeds:
+        attacks = None
+    return Cell(f"{label}_{_hash(config)}", axes, seed, config, attacks)
+
+
+def _with_markets(config: Config, names: Sequence[str]) -> Config:
+    unknown = sorted(set(names) - set(config.data.markets))
+    if unknown:
+        known = ", ".join(config.data.markets) or "those of data.synthetic, which are chosen by their number"
+        raise ConfigError(f"markets: no market {unknown[0]}; the markets are {known}")
+    data = config.model_dump(mode="python")
+    data["data"]["markets"] = {name: data["data"]["markets"][name] for name in names}
+    return Config.model_validate(data)
+
+
+def _hash(config: Config) -> str:
+    text = yaml.safe_dump(config.data.model_dump(mode="json", exclude={"root"})).encode()
+    return hashlib.sha256(configuration_hash(config) + text).hexdigest()[:8]
+
+
+def _label(axes: Mapping[str, Any], point: Mapping[str, Any], seed: int) -> str:
+    last = [key.split(".")[-1] for key in axes]
+    parts = []
+    for key, short in zip(axes, last, strict=True):
+        if key in point:
+            name = short if last.count(short) == 1 else key
+            parts.append(f"{name}-{axis_text(point[key])}"[:_SHORT])
+    return re.sub(r"[^\w.+-]", "-", "_".join([*parts, f"seed-{seed}"]))
+
+
+def axis_text(value: Any) -> str:
+    """A value of an axis as names and tables show it."""
+    if isinstance(value, list | tuple):
+        return "+".join(axis_text(part) for part in value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,147 @@
+"""Run the cells of a sweep on several processes; what was done before is not done again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pebble import ProcessExpired, ProcessPool
+
+from experiments.run_directory import ENVIRONMENT_FILE
+from experiments.sweep.cells import (
+    Failure,
+    Status,
+    cell_findings,
+    cell_status,
+    note_failure,
+    read_failure,
+    run_cell,
+    start_worker,
+)
+from experiments.sweep.grid import Cell, Grid, grid_from_data
+from fedmm_secure.cache import code_version
+from fedmm_secure.config import load_yaml
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.storage import write_atomic
+
+GRID_FILE, CELLS, CACHE = "sweep.yaml", "cells", "cache"
+Report = Callable[[Cell, Status, int, int], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep and where it is kept.
+
+    Attributes:
+        directory: of the sweep.
+        grid: what was asked.
+        overrides: ``key=value`` of the command line.
+        cells: in the grid's order.
+    """
+
+    directory: Path
+    grid: Grid
+    overrides: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    def path(self, cell: Cell) -> Path:
+        """Run directory of a cell."""
+        return self.directory / CELLS / cell.name
+
+    def finished(self) -> list[Cell]:
+        """Cells that have all their results."""
+        return [cell for cell in self.cells if cell_status(self.path(cell), cell) == "done"]
+
+    def failures(self) -> list[Failure]:
+        """Cells that failed, and why."""
+        return [
+            Failure(cell.name, read_failure(self.path(cell)))
+            for cell in self.cells
+            if cell_status(self.path(cell), cell) == "failed"
+        ]
+
+    def findings(self, cell: Cell) -> list[str]:
+        """What verification of a finished cell found; empty if everything holds."""
+        return cell_findings(self.path(cell))
+
+    def other_code(self) -> list[str]:
+        """Finished cells that another version of the code computed."""
+        return [cell.name for cell in self.finished() if _code_of(self.path(cell)) != code_version()]
+
+
+def is_sweep(directory: Path) -> bool:
+    return (directory / GRID_FILE).is_file()
+
+
+def write_grid(sweep: Sweep) -> None:
+    """Keep what was asked, for a resume and for reports."""
+    data = {"grid": sweep.grid.model_dump(mode="json"), "set": list(sweep.overrides)}
+    write_atomic(sweep.directory / GRID_FILE, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_grid(directory: Path) -> tuple[Grid, tuple[str, ...]]:
+    """The grid and the overrides of a sweep.
+
+    Raises:
+        RunDirectoryError: not a sweep's directory.
+    """
+    path = directory / GRID_FILE
+    if not path.is_file():
+        raise RunDirectoryError(f"{directory}: no {GRID_FILE}; is this a sweep?")
+    data = load_yaml(path)
+    return grid_from_data(data["grid"], source=str(path)), tuple(data["set"])
+
+
+def run_cells(
+    sweep: Sweep,
+    *,
+    workers: int,
+    cache: Path | None = None,
+    retry: bool = False,
+    report: Report = lambda cell, status, done, total: None,
+) -> None:
+    """Run what is missing of a sweep.
+
+    Args:
+        sweep: the sweep.
+        workers: processes; each runs one cell at a time.
+        cache: folder of what cells share; by default one of the sweep's own.
+        retry: run cells again that failed before.
+        report: told of each cell that ends, with the number of those that ended and of all that were to be run.
+    """
+    wanted = {"open", "failed"} if retry else {"open"}
+    missing = [cell for cell in sweep.cells if cell_status(sweep.path(cell), cell) in wanted]
+    folder = cache or sweep.directory / CACHE
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")  # torch's and OpenMP's threads do not survive a fork
+    with ProcessPool(max_workers=workers, context=context, initializer=start_worker) as pool:
+        futures = {pool.schedule(run_cell, args=[sweep.path(cell), cell, folder]): cell for cell in missing}
+        try:
+            _collect(sweep, futures, report)
+        except BaseException:  # an interrupt too: cells go on another time
+            pool.stop()  # type: ignore[no-untyped-call]
+            raise
+
+
+def _collect(sweep: Sweep, futures: dict[Any, Cell], report: Report) -> None:
+    waiting, total = set(futures), len(futures)
+    while waiting:
+        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in ended:
+            cell, status = futures[future], "done"
+            error = future.exception()
+            if error is not None:
+                status = "failed"
+                if isinstance(error, ProcessExpired):  # killed, out of memory: it could not say why itself
+                    note_failure(sweep.path(cell), RuntimeError(f"its process died with exit code {error.exitcode}"))
+            report(cell, status, total - len(waiting), total)  # type: ignore[arg-type]
+
+
+def _code_of(run: Path) -> str | None:
+    return json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8")).get("code")  # type: ignore[no-any-return]

@@ -1,0 +1,79 @@
+"""What a sweep's table says: means over seeds and paired differences, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from experiments.reports.text import epsilon_text
+from experiments.sweep.scheduler import Sweep
+from experiments.sweep.table import MACRO, collect
+from fedmm_secure.ctr.metrics import seed_interval
+from fedmm_secure.ctr.recipes import CONFIGURED
+
+
+def grouped(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows by the values of some columns, as texts, in the table's order; all rows where there are no columns."""
+    if not by:
+        yield (), frame
+        return
+    for key, rows in frame.groupby(list(by), sort=False, dropna=False):
+        yield tuple(value_text(part) for part in key), rows
+
+
+def value_text(value: object) -> str:
+    """A value of an axis as the table holds it."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    return "none" if value is None or value is pd.NA or value != value else str(value)
+
+
+def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean and Student's t interval over runs, in the table's order: ``by``, ``runs``, ``mean``, ``low``, ``high``.
+
+    Bounds are NaN where one run gives none.
+    """
+    rows = []
+    for key, values in frame.groupby(list(by), sort=False, dropna=False)["value"]:
+        found = seed_interval(values.tolist())
+        bounds = (math.nan if bound is None else bound for bound in (found.low, found.high))
+        rows.append((*(key if isinstance(key, tuple) else (key,)), len(values), found.mean, *bounds))
+    return pd.DataFrame(rows, columns=[*by, "runs", "mean", "low", "high"])
+
+
+def accuracy(frame: pd.DataFrame, *, model: str = CONFIGURED, market: str = MACRO, metric: str = "auc") -> pd.DataFrame:
+    """The rows of one metric of one model in one market."""
+    wanted = (
+        (frame["metric"] == metric) & (frame["model"] == model) & (frame["market"] == market) & frame["view"].isna()
+    )
+    return frame[wanted]
+
+
+def worst_epsilon(frame: pd.DataFrame, view: str) -> float:
+    """Largest ε of a view over markets and runs."""
+    found = frame.loc[(frame["metric"] == "epsilon") & (frame["view"] == view), "value"]
+    return float(found.max()) if len(found) else math.nan
+
+
+def macro_summary(sweep: Sweep, frame: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row for each point: axes, ``runs``, macro ``auc``, ``low``, ``high`` (None without interval), ε as text."""
+    frame = collect(sweep) if frame is None else frame
+    axes = sweep.grid.axes
+    rows: list[dict[str, Any]] = []
+    for point, cells in grouped(frame, axes):
+        interval = seed_interval(accuracy(cells)["value"].tolist())
+        rows.append(
+            {
+                **dict(zip(axes, point, strict=True)),
+                "runs": cells["cell"].nunique(),
+                "auc": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "market": epsilon_text(worst_epsilon(cells, "market")),
+                "release": epsilon_text(worst_epsilon(cells, "release")),
+            }
+        )
+    return pd.DataFrame(rows, dtype=object)

@@ -1,0 +1,110 @@
+"""The results of a sweep as one tidy table: a row for each cell, market, model, view and metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.reports.attacks import read_attacks, strongest
+from experiments.run_directory import read_metrics
+from experiments.sweep.grid import axis_text
+from experiments.sweep.scheduler import Sweep
+from fedmm_secure.artefacts import write_parquet
+from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.statement import VIEWS
+
+TABLE = "results.parquet"
+MACRO = "macro"
+ACCURACY = ("auc", "logloss", "gauc", "ndcg10")
+ATTACK_METRICS = ("auc", "tpr_at_1_percent_fpr")
+SCHEMA = {
+    "market": "string",
+    "model": "string",
+    "view": "string",
+    "unit": "string",
+    "metric": "string",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+}
+Row = dict[str, Any]
+
+
+def collect(sweep: Sweep) -> pd.DataFrame:
+    """Results of all finished cells.
+
+    Columns: ``cell``, the axes, ``seed``; then ``market`` (``macro`` for means over markets, empty for the whole run),
+    ``model``, ``view``, ``unit``, ``metric``, ``value``, and ``low`` and ``high`` where there is a 95 % interval. An ε
+    without bound is infinite. Times are not part of it: the same cells give the same table.
+    """
+    rows = []
+    for cell in sweep.finished():
+        head = {"cell": cell.name, **_axis_columns(cell.axes), "seed": cell.seed}
+        rows += [head | row for row in _rows(sweep.path(cell))]
+    axes = dict.fromkeys(sweep.grid.axes, "string")
+    frame = pd.DataFrame(rows, columns=["cell", *axes, "seed", *SCHEMA])
+    numeric = {key: "float64" for key in axes if _is_numeric(frame[key])}
+    return frame.astype({"cell": "string", **axes, **numeric, "seed": "int64", **SCHEMA})
+
+
+def write_table(sweep: Sweep) -> pd.DataFrame:
+    """Write ``results.parquet`` of a sweep; returns its content."""
+    frame = collect(sweep)
+    write_parquet(sweep.directory / TABLE, frame, compression="zstd")
+    return frame
+
+
+def _axis_columns(axes: Mapping[str, Any]) -> Row:
+    numbers = (int, float)
+    return {
+        key: value
+        if value is None or (isinstance(value, numbers) and not isinstance(value, bool))
+        else axis_text(value)
+        for key, value in axes.items()
+    }
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    known = column.dropna()
+    return len(known) > 0 and all(isinstance(value, int | float) for value in known)
+
+
+def _rows(run: Path) -> Iterator[Row]:
+    metrics = read_metrics(run)
+    for market, found in (*metrics["markets"].items(), (MACRO, metrics["macro"])):
+        for model, values in ((CONFIGURED, found), *found["baselines"].items()):
+            for metric in ACCURACY:
+                if values[metric] is not None:
+                    yield {"market": market, "model": model, "metric": metric, "value": values[metric]}
+        for metric, value in found.get("quantizer", {}).items():
+            yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
+    for market, views in metrics["privacy"]["markets"].items():
+        for view in (*VIEWS, "profile"):
+            guarantee = views[view]
+            epsilon = math.inf if guarantee["epsilon"] is None else guarantee["epsilon"]
+            about = {"market": market, "view": view, "unit": guarantee["unit"]}
+            yield {**about, "metric": "epsilon", "value": epsilon}
+            yield {**about, "metric": "delta", "value": guarantee["delta"]}
+    for metric in ("bytes_up", "bytes_down", "rounds"):
+        yield {"metric": metric, "value": metrics["communication"][metric]}
+    yield from _attack_rows(run)
+
+
+def _attack_rows(run: Path) -> Iterator[Row]:
+    found = read_attacks(run)
+    for result in strongest(found.get("membership", [])):
+        for metric in ATTACK_METRICS:
+            yield {
+                "market": result["market"],
+                "model": result["target"],
+                "view": result["view"],
+                "unit": result["unit"],
+                "metric": f"membership_{metric}",
+                **result[metric],
+            }
+    for result in found.get("inversion", []):
+        yield {"view": result["view"], "metric": "inversion_exact_share", **result["exact_share"]}

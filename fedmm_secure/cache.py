@@ -1,0 +1,102 @@
+"""Results that runs share: computed once, found again by everything that they depend on.
+
+What carries noise is never kept here: each run draws its own and answers for it in its own ledger.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.storage import Arrays, Store, write_json
+from privacy.accounting.ledger import canonical_json
+
+_SOURCES = ("fedmm_secure", "privacy")
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
+
+
+class Cache:
+    """A folder of results, each under the hash of its inputs and of the code that computed it.
+
+    It holds private values, like a run directory, and is readable by its owner alone.
+
+    Args:
+        directory: the folder; None keeps nothing and computes everything.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
+
+    def arrays(self, inputs: Mapping[str, Any], compute: Callable[[], Mapping[str, np.ndarray]]) -> Arrays:
+        """Named arrays, computed unless they were before; who comes second waits for the first.
+
+        Args:
+            inputs: everything that the result depends on, as JSON; the code version is added.
+            compute: makes the arrays.
+        """
+        if self.directory is None:
+            return dict(compute())
+        named = {**inputs, "code": code_version()}
+        digest = hashlib.sha256(canonical_json(named)).hexdigest()
+        folder = self.directory / digest[:2]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = Store(folder)
+        with _locked(folder / f"{digest}.lock"):
+            path = store.path(digest)
+            if path.exists() and not zipfile.is_zipfile(path):
+                path.unlink()  # cut short by a full disk, say: computed again
+            if not path.exists():
+                write_json(folder / f"{digest}.json", named)
+            return store.arrays(digest, compute)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@cache
+def code_version() -> str:
+    """Hash of the sources that compute results, and of the versions of the libraries that they rest on."""
+    digest = hashlib.sha256()
+    for package in _SOURCES:
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for library in _LIBRARIES:
+        digest.update(f"{library} {metadata.version(library)}\n".encode())
+    return digest.hexdigest()
+
+
+def market_digest(prepared: PreparedMarket) -> str:
+    """Hash of a market's rows, split, pool and candidates."""
+    market, split, pool = prepared.market, prepared.split, prepared.pool
+    digest = hashlib.sha256(f"{market.name} {market.has_time} {market.calendar}".encode())
+    for ids in (market.user_ids, market.item_ids):
+        for identifier in ids.tolist():
+            text = str(identifier).encode()
+            digest.update(len(text).to_bytes(4, "big") + text)
+    rows = (market.user, market.item, market.rating, market.time)
+    return arrays_digest(
+        *rows, split.train, split.valid, split.test, pool.items, pool.weights, start=digest.digest(),
+    ) + prepared.valid.sha256() + prepared.test.sha256()  # fmt: skip
+
+
+def arrays_digest(*arrays: np.ndarray, start: bytes = b"") -> str:
+    """Hash of arrays: types, shapes and values."""
+    digest = hashlib.sha256(start)
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

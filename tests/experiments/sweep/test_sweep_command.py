@@ -1,0 +1,218 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from experiments.reports.sweep import open_sweep
+from experiments.sweep.cells import cell_status
+from experiments.sweep.summary import macro_summary
+from experiments.sweep.table import collect
+from fedmm_secure.ctr.metrics import seed_interval
+from tests.command_line import call, fedmm
+from tests.conftest import TINY
+
+GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
+
+
+def write_grid(folder, **fields):
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump({"base": str(folder / "tiny.yaml"), **GRID, **fields}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    grid = write_grid(folder, attacks={"names": ["inversion"], "seeds": [0]})
+    assert call("sweep", grid, "--out", folder / "out", "--workers", 2, "--quiet") == 0
+    return folder / "out"
+
+
+def test_a_sweep_leaves_runs_a_table_figures_and_a_report(swept):
+    assert {path.name for path in swept.iterdir()} >= {
+        "sweep.yaml",
+        "cells",
+        "results.parquet",
+        "figures",
+        "report.html",
+    }
+    cells = sorted(path.name for path in (swept / "cells").iterdir() if path.is_dir())
+    assert len(cells) == 4
+    for name in ("pareto", "pareto-by-market"):
+        for suffix in ("svg", "png", "csv"):
+            assert (swept / "figures" / f"{name}.{suffix}").stat().st_size > 100
+    assert call("verify", swept / "cells" / cells[0]) == 0
+
+
+def test_the_table_says_what_the_runs_say(swept):
+    table = pd.read_parquet(swept / "results.parquet")
+    for cell, rows in table.groupby("cell"):
+        metrics = json.loads((swept / "cells" / cell / "metrics.json").read_text())
+        auc = rows[(rows.metric == "auc") & (rows.model == "fedmm")].set_index("market")["value"]
+        assert auc["macro"] == metrics["macro"]["auc"]
+        assert auc["m1"] == metrics["markets"]["m1"]["auc"]
+        epsilon = rows[(rows.metric == "epsilon") & (rows.view == "market")].set_index("market")["value"]
+        said = metrics["privacy"]["markets"]["m1"]["market"]["epsilon"]
+        assert epsilon["m1"] == (np.inf if said is None else said)
+        assert rows["privacy.epsilon"].isna().all() == (said is None)
+        attacked = (rows.metric == "inversion_exact_share").any()
+        assert attacked == (rows.seed.iloc[0] == 0)
+
+
+def test_the_summary_is_the_mean_over_seeds(swept):
+    sweep = open_sweep(swept)
+    (row,) = [r for r in macro_summary(sweep).to_dict("records") if r["privacy.epsilon"] == "4"]
+    table = collect(sweep)
+    wanted = (table.metric == "auc") & (table.market == "macro") & (table.model == "fedmm")
+    values = table[wanted & (table["privacy.epsilon"] == 4)].value.tolist()
+    assert len(values) == 2
+    interval = seed_interval(values)
+    assert (row["auc"], row["low"], row["high"]) == (interval.mean, interval.low, interval.high)
+
+
+def test_the_report_says_what_all_cells_together_spend(swept):
+    from experiments.reports.sweep import _spent
+
+    sweep = open_sweep(swept)
+    single = max(
+        json.loads((sweep.path(cell) / "metrics.json").read_text())["privacy"]["markets"]["m0"]["market"]["epsilon"]
+        or 0
+        for cell in sweep.cells
+    )
+    spent = _spent(sweep)
+    assert spent["m0"]["runs"] == 2  # those without a budget are not added up
+    assert single < spent["m0"]["market"] < 2 * single
+
+
+def test_resuming_a_finished_sweep_runs_nothing(swept, capsys):
+    before = {path: path.stat().st_mtime_ns for path in swept.rglob("metrics.json")}
+    table = (swept / "results.parquet").read_bytes()
+    status, _, err = fedmm(capsys, "sweep", "--resume", "--out", swept)
+    assert (status, "done" in err) == (0, False)
+    assert before == {path: path.stat().st_mtime_ns for path in swept.rglob("metrics.json")}
+    assert (swept / "results.parquet").read_bytes() == table
+
+
+def test_a_grid_that_grew_keeps_its_cells(swept, tmp_path, capsys):
+    swept = shutil.copytree(swept, tmp_path / "copy")
+    config = yaml.safe_load((swept / "sweep.yaml").read_text())["grid"]
+    config["seeds"] = [0, 1, 2]
+    config["blocks"] = [{"axes": {"privacy.epsilon": [None]}}]
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(config))
+    status, out, _ = fedmm(capsys, "sweep", tmp_path / "more.yaml", "--resume", "--out", swept, "--json", "--quiet")
+    found = json.loads(out)
+    assert (status, found["cells"], found["finished"]) == (0, 3, 3)
+    assert pd.read_parquet(swept / "results.parquet")["seed"].nunique() == 3
+
+
+def test_failed_cells_are_named_kept_and_retried_on_request(tmp_path, capsys):
+    data = tmp_path / "data"
+    assert call("data", "synthesize", data, "--users", 80, "--items", 40) == 0
+    markets = {
+        m: {"path": str(data / f"{m}.csv"), "user": "user", "item": "item", "time": "time"} for m in ("m0", "m1", "m2")
+    }
+    base = {**TINY, "data": {"markets": markets}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        yaml.safe_dump(
+            {"base": str(tmp_path / "base.yaml"), "blocks": [{"axes": {"data.min_item_train": [5, 10_000]}}]}
+        )
+    )
+    out = tmp_path / "out"
+    status, _, err = fedmm(capsys, "sweep", grid, "--out", out)
+    assert status == 1
+    assert "min_item_train-10000" in err
+    assert "interactions" in err
+    assert pd.read_parquet(out / "results.parquet")["data.min_item_train"].unique().tolist() == [5]
+    (failed,) = out.glob("cells/*/failure.json")
+    when = failed.stat().st_mtime_ns
+    assert fedmm(capsys, "sweep", "--resume", "--out", out)[0] == 1
+    assert failed.stat().st_mtime_ns == when  # not tried again unasked
+    assert fedmm(capsys, "sweep", "--resume", "--retry", "--out", out)[0] == 1
+    assert failed.stat().st_mtime_ns > when
+
+
+def _signature(out):
+    """All of a sweep's table but noise: what must not depend on kills."""
+    return pd.read_parquet(out / "results.parquet")
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed_gives_the_same_table(tmp_path):
+    """SIGKILL of the sweep alone: its workers have to end by themselves."""
+    grid = write_grid(tmp_path, set={"privacy.noise_seed": 1}, seeds=[0, 1, 2])
+    assert call("sweep", grid, "--out", tmp_path / "whole", "--quiet") == 0
+    command = [sys.executable, "-c", "from experiments.cli import main; main()", "sweep"]
+    out = tmp_path / "killed"
+    for kill, arguments in enumerate(([grid, "--out", out], ["--resume", "--out", out])):
+        sweep = subprocess.Popen([*command, *map(str, arguments), "--workers", "2"], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while len(list(out.glob("cells/*/cell.json"))) <= 2 * kill and time.monotonic() < deadline:
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGKILL)
+        sweep.wait()
+        while _alive(out) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert len(list(out.glob("cells/*/cell.json"))) < 6
+    assert call("sweep", "--resume", "--out", out, "--quiet") == 0
+    pd.testing.assert_frame_equal(_signature(tmp_path / "whole"), _signature(out))
+
+
+def _alive(out):
+    """Whether a process of a killed sweep still works in its directory."""
+    for path in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            if any(str(out) in os.readlink(file) for file in path.iterdir()):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def test_a_cell_is_open_until_its_attacks_are_made(swept):
+    cell = open_sweep(swept).cells[0]
+    path = open_sweep(swept).path(cell)
+    assert cell_status(path, cell) == "done"
+    kept = (path / "cell.json").read_text()
+    (path / "cell.json").write_text(json.dumps({**json.loads(kept), "attacks": {"names": ["usage"]}}))
+    try:
+        assert cell_status(path, cell) == "open"
+    finally:
+        (path / "cell.json").write_text(kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which grid?"),
+        (["--resume"], "--resume needs --out"),
+        (["negatives", "--retry"], "--retry goes with --resume"),
+        (["negatves"], "did you mean 'negatives'"),
+        (["negatives", "--set", "seed=3"], "takes its seeds from the grid"),
+        (["--resume", "--out", "nowhere"], "is this a sweep?"),
+    ],
+)
+def test_usage_errors_are_one_line(capsys, arguments, message):
+    status, _, err = fedmm(capsys, "sweep", *arguments)
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_cells_are_listed_without_running(capsys):
+    status, out, _ = fedmm(capsys, "sweep", "aggregators", "--dry-run", "--seed", 3)
+    assert status == 0
+    assert [line.rsplit("_", 1)[0] for line in out.splitlines()] == [
+        f"kind-{kind}_seed-3" for kind in ("plaintext", "ckks", "masked-ckks")
+    ]
