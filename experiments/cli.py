@@ -29,11 +29,10 @@ from experiments.execution import execute
 from experiments.keys import keys_app
 from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption
 from experiments.progress import RunProgress
+from experiments.reports.commands import REPORT_HELP, check_report, report
 from experiments.reports.run import write_report
-from experiments.reports.sweep import write_sweep_report
 from experiments.reports.text import epsilon_text
 from experiments.sweep.commands import SWEEP_HELP, sweep
-from experiments.sweep.scheduler import is_sweep
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets, prepare_markets
@@ -72,8 +71,6 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(bench_app, name="bench")
 bench_app.command("shadows", help=SHADOWS_HELP)(shadows)
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 
 @app.command(
@@ -120,24 +117,34 @@ def _run_directory(name: str | None, overrides: list[str], out: Path | None, res
 
 
 @app.command(
-    help="Check a run from its ledgers and transcript alone: hash chains, ε by two accountants, every message.\n\n"
-    "Example: fedmm verify runs/x"
+    help="Check a run from its ledgers and transcript alone: hash chains, ε by two accountants, every message; or a "
+    "compliance report: its signature, and the run that it is about.\n\n"
+    "Example: fedmm verify runs/x; fedmm verify compliance.html --run runs/x --card card.json"
 )
 def verify(
-    run: RunArgument,
+    path: Annotated[Path, typer.Argument(metavar="RUN|REPORT", help="A run directory, or a compliance report.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Of a report: the run to compare it with; default: the folder it stands in.")
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Of a report: the card of who must have signed it.")] = None,
     server: Annotated[
         Path | None, typer.Option(help="Of a deployed run: the server's directory, to add up its aggregates again.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    findings = verify_run(run, server)
+    if path.is_file():
+        verified, findings = check_report(path, run, card)
+    elif run is not None or card is not None:
+        raise ConfigError(f"{path}: --run and --card are for compliance reports")
+    else:
+        verified, findings = "hash chains, epsilon by PLD and PRV, transcript, aggregates", verify_run(path, server)
     if as_json:
         print(json.dumps([vars(found) for found in findings]))
     else:
         for found in findings:
             print(f"{found.where}: {found.what}", file=sys.stderr)
         if not findings:
-            print(f"{run}: verified: hash chains, epsilon by PLD and PRV, transcript, aggregates")
+            print(f"{path}: verified: {verified}")
     raise typer.Exit(FINDING if findings else 0)
 
 
@@ -166,9 +173,7 @@ def budget(
         _print_budget(found)
 
 
-@app.command(help="Write the HTML report of a run or a sweep again.\n\nExample: fedmm report runs/x")
-def report(run: Annotated[Path, typer.Argument(metavar="RUN|SWEEP", help="Directory of a run or a sweep.")]) -> None:
-    print(write_sweep_report(run) if is_sweep(run) else write_report(run))
+app.command(help=REPORT_HELP)(report)
 
 
 @data_app.command(

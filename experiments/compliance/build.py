@@ -1,0 +1,182 @@
+"""From a run directory to a compliance report's document."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.compliance.document import (
+    AllRuns,
+    AttackStated,
+    AuditStated,
+    Declarations,
+    Document,
+    GuaranteeStated,
+    LedgerStated,
+    MarketStated,
+    RunStated,
+    VerdictStated,
+    Verification,
+)
+from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
+from experiments.compliance.questions import answer_questions
+from experiments.reports.attacks import attack_rows, read_attacks, read_audits
+from experiments.run_directory import ENVIRONMENT_FILE, read_config, read_metrics, read_noise
+from experiments.verification import verify_run
+from fedmm_secure.config import Config
+from fedmm_secure.federation.setup import configuration_hash, run_id
+from fedmm_secure.publication import spent_on_same_data
+from fedmm_secure.statement import VIEWS
+from privacy.accounting.account import AccountError
+from privacy.accounting.accountants import COARSE, pld_epsilon
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+
+CHECKED = [
+    "hash chain of every ledger",
+    "epsilon of every view and stage by PLD (dp-accounting) and PRV (Opacus), within 1 %",
+    "every message and publication against its ledger line",
+    "signatures of all messages, and every encrypted sum added up again",
+]
+_PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
+CLAIMS = {
+    "federation": ("server", "market", "collusion"),
+    "release": ("server", "market", "collusion", "consumer", "release"),
+}
+
+
+def build_document(directory: Path, declarations: Declarations, *, created: str | None = None) -> Document:
+    """The document of a finished run.
+
+    Args:
+        directory: the run directory.
+        declarations: what the signer says.
+        created: time of the report, ISO 8601; by default now.
+
+    Raises:
+        RunDirectoryError: not a finished run.
+    """
+    config, metrics = read_config(directory), read_metrics(directory)
+    findings = [f"{_inside(directory, found.where)}: {found.what}" for found in verify_run(directory)]
+    claimed = CLAIMS[config.privacy.protect]
+    audits = read_audits(directory)
+    statements = metrics["privacy"]["markets"]
+    markets = {
+        name: MarketStated(
+            users=metrics["markets"][name]["n_users"],
+            items=metrics["markets"][name]["n_items"],
+            views={view: _guarantee(views[view]) for view in (*VIEWS, "profile")},
+            changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
+            stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
+            noise_multipliers=read_noise(directory, name),
+            all_runs=_all_runs(config, directory, name, views, claimed),
+            ledger=_ledger(directory, name, views),
+            audit=[_audit(result) for result in audits.get(name, [])],
+        )
+        for name, views in statements.items()
+    }
+    document = Document(
+        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+        run=RunStated(
+            name=directory.resolve().name,
+            id=run_id(directory / "state"),
+            configuration_sha256=configuration_hash(config).hex(),
+            protect=config.privacy.protect,
+            aggregation=config.aggregation.kind,
+            claimed_views=list(claimed),
+            seeds=list(config.seed),
+        ),
+        declarations=declarations,
+        verdict=_PENDING,
+        markets=markets,
+        verification=Verification(verified=not findings, findings=findings, checked=CHECKED),
+        attacks=[_attack(row) for row in attack_rows(read_attacks(directory))],
+        assumptions=ASSUMPTIONS,
+        not_guaranteed=NOT_GUARANTEED,
+        questions=[],
+        environment=_environment(directory),
+    )
+    document = document.model_copy(update={"verdict": judge(document)})
+    return document.model_copy(update={"questions": answer_questions(document)})
+
+
+def _guarantee(found: Mapping[str, Any]) -> GuaranteeStated:
+    return GuaranteeStated(**{key: found[key] for key in ("epsilon", "delta", "unit", "basis")})
+
+
+def _all_runs(
+    config: Config, directory: Path, market: str, views: Mapping[str, Any], claimed: tuple[str, ...]
+) -> AllRuns:
+    """Composition of every run that the account holds on the market's data, later ones too.
+
+    Whoever chose this run among them, and every market that saw their sums, has observed them all.
+    """
+    observed = [view for view in claimed if view != "server"]
+    try:
+        spendings = spent_on_same_data(config, directory, market)
+    except AccountError:
+        return AllRuns(runs=None, without_bound=0, epsilon=dict.fromkeys(observed))
+    delta = views["market"]["delta"]
+    unbounded = [run for run in spendings if any(gaussian_steps(run.events[view]) is None for view in observed)]
+    epsilon: dict[str, float | None] = {}
+    for view in observed:
+        if len(spendings) == 1:
+            epsilon[view] = views[view]["epsilon"]
+        else:
+            total = pld_epsilon([run.events[view] for run in spendings], delta, interval=COARSE)
+            epsilon[view] = None if math.isinf(total) else total
+    return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
+
+
+def _ledger(directory: Path, market: str, views: Mapping[str, Any]) -> LedgerStated:
+    path = directory / "ledger" / f"{market}.jsonl"
+    try:
+        entries, head = read_ledger(path)
+    except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
+        lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
+        return LedgerStated(file=f"ledger/{path.name}", lines=max(lines, 1), head=GENESIS, seeded=views["seeded"])
+    seeded = any(entry.seeded for entry in entries)
+    return LedgerStated(file=f"ledger/{path.name}", lines=max(len(entries), 1), head=head, seeded=seeded)
+
+
+def _audit(result: Mapping[str, Any]) -> AuditStated:
+    bounds = {"none": "low", "gaussian trade-off": "low_gaussian", "one run": "low_one_run"}
+    claimed = result["claimed"]
+    return AuditStated(
+        stage=result["stage"],
+        game=result["game"],
+        claimed=None if claimed is None or math.isinf(claimed) else claimed,
+        lower_bounds={name: result[key] for name, key in bounds.items()},
+        canaries=result["canaries"],
+        verdict=result["verdict"],
+    )
+
+
+def _attack(row: Any) -> AttackStated:
+    success = row.success
+    return AttackStated(
+        attack=row.attack,
+        view=row.view,
+        measure=row.measure,
+        success=success["value"],
+        low=success["low"],
+        high=success["high"],
+        chance=row.chance,
+        within=row.within,
+    )
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    found = json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    packages = {name: version for name, version in found["packages"].items() if version is not None}
+    own = {"python": found["python"], "commit": found["commit"], "code": found.get("code")}
+    return packages | {key: value for key, value in own.items() if value is not None}
+
+
+def _inside(directory: Path, where: str) -> str:
+    """A finding's place without the path of the machine."""
+    return where.replace(f"{directory}/", "").replace(str(directory), directory.resolve().name)

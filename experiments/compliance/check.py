@@ -1,0 +1,70 @@
+"""Check a compliance report: signature, verdict, page, and the run that it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.compliance.build import build_document
+from experiments.compliance.document import SignedReport
+from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
+from experiments.compliance.questions import answer_questions
+from experiments.compliance.signing import page, read_report, signature_problem
+from experiments.run_directory import CONFIG_FILE
+from privacy.accounting.verification import Finding
+from privacy.aggregation.identities import Card
+
+
+def verify_report(
+    path: Path, run: Path | None = None, trusted: Card | None = None
+) -> tuple[SignedReport, list[Finding]]:
+    """A report and what does not hold of it; no findings if everything does.
+
+    Args:
+        path: ``compliance.json`` or ``compliance.html``.
+        run: the run's directory; by default the folder that the report stands in, if that is a run.
+        trusted: the signer's card.
+
+    Raises:
+        ReportError: not a compliance report.
+        RunDirectoryError: ``run`` is not a finished run.
+    """
+    report, html = read_report(path)
+    document, where = report.document, str(path)
+    findings = []
+    run = run or (path.parent if (path.parent / CONFIG_FILE).is_file() else None)
+    problem = signature_problem(report, trusted)
+    if problem is not None and (report.signature is not None or trusted is not None or run is None):
+        findings.append(Finding(where, problem if run else f"{problem}, and no run is there to compare it with: --run"))
+    if document.verdict != judge(document):
+        findings.append(Finding(where, "its verdict does not follow from what it holds"))
+    if document.questions != answer_questions(document):
+        findings.append(Finding(where, "its answers do not follow from what it holds"))
+    if (document.assumptions, document.not_guaranteed) != (ASSUMPTIONS, NOT_GUARANTEED):
+        findings.append(Finding(where, "its assumptions are not those that its figures rest on"))
+    if html is not None and html != page(report):
+        findings.append(Finding(where, "the page does not show what the report inside it says"))
+    if run is not None:
+        again = build_document(run, document.declarations, created=document.created)
+        stated, found = document.model_dump(mode="json"), again.model_dump(mode="json")
+        findings += [
+            Finding(where, f"{field}: says {said!r}, the run gives {given!r}")
+            for field, said, given in _differences(stated, found)
+        ]
+    return report, findings
+
+
+def _differences(stated: Any, found: Any, field: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(stated, dict) and isinstance(found, dict):
+        return [
+            difference
+            for key in sorted(stated.keys() | found.keys())
+            for difference in _differences(stated.get(key), found.get(key), f"{field}.{key}".strip("."))
+        ]
+    if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
+        return [
+            difference
+            for index, (one, other) in enumerate(zip(stated, found, strict=True))
+            for difference in _differences(one, other, f"{field}[{index}]")
+        ]
+    return [] if stated == found else [(field, stated, found)]

@@ -1,0 +1,180 @@
+"""What a compliance report holds. The published JSON Schema is generated from these classes."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_FILE = "compliance-report.schema.json"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:1"
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GuaranteeStated(Part):
+    """An (ε, δ) statement about one view."""
+
+    epsilon: Epsilon
+    delta: float = Field(ge=0, lt=1)
+    unit: str
+    basis: str = Field(description="what the number rests on")
+
+
+class AllRuns(Part):
+    """What all runs on the same data spend together."""
+
+    runs: int | None = Field(ge=1, description="runs in the privacy account; null: there is no account to read")
+    without_bound: int = Field(ge=0, description="runs among them without a budget for some claimed view")
+    epsilon: dict[str, Epsilon] = Field(description="by claimed view")
+
+
+class LedgerStated(Part):
+    """The evidence."""
+
+    file: str
+    lines: int = Field(ge=1)
+    head: Digest = Field(description="hash of the last line; it fixes all lines before it")
+    seeded: bool = Field(description="whether any noise came from a known seed")
+
+
+class AuditStated(Part):
+    """One attempt to refute a claim with canaries."""
+
+    stage: str
+    game: str
+    claimed: Epsilon
+    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by assumption")
+    canaries: int = Field(ge=0)
+    verdict: Literal["consistent", "inconclusive", "VIOLATED"]
+
+
+class MarketStated(Part):
+    """One market."""
+
+    users: int = Field(ge=1)
+    items: int = Field(ge=1)
+    views: dict[str, GuaranteeStated]
+    changed_rows: dict[str, GuaranteeStated] = Field(description="what it implies for a change of one user's rows")
+    stages: dict[str, Epsilon] = Field(description="each stage alone, its inputs taken as fixed; not to be added up")
+    noise_multipliers: dict[str, float]
+    all_runs: AllRuns
+    ledger: LedgerStated
+    audit: list[AuditStated]
+
+
+class AttackStated(Part):
+    """What one attack achieved."""
+
+    attack: str
+    view: str
+    measure: str
+    success: float
+    low: float
+    high: float
+    chance: float | None
+    within: bool | None = Field(description="whether the view's guarantee admits it; null: no guarantee, or no bound")
+
+
+class Question(Part):
+    """A question of a published framework, and what this run answers."""
+
+    framework: str
+    topic: str
+    question: str
+    answer: str
+    by: Literal["run", "controller"] = Field(description="who can answer: the evidence of the run, or its controller")
+
+
+class Declarations(Part):
+    """What the signer says, and no evidence can show."""
+
+    sole_run: bool = Field(
+        description="nothing of other runs on the data left the machine, nor was this configuration chosen by them"
+    )
+    max_epsilon: float | None = Field(gt=0, description="the organisation's limit on every claimed ε; null: none given")
+
+
+class VerdictStated(Part):
+    """Whether the guarantee may be relied on, and why not."""
+
+    compliant: bool
+    reasons: list[str] = Field(description="why it may not be relied on; empty if it may")
+    open: list[str] = Field(description="what was not established; for the reader to weigh")
+
+
+class RunStated(Part):
+    """Which run this is about."""
+
+    name: str
+    id: str
+    configuration_sha256: Digest
+    protect: Literal["federation", "release"]
+    aggregation: str
+    claimed_views: list[str] = Field(description="views that the run's protection level claims a guarantee for")
+    seeds: list[int]
+
+
+class Verification(Part):
+    """What ``fedmm verify`` found."""
+
+    verified: bool
+    findings: list[str]
+    checked: list[str]
+
+
+class Document(Part):
+    """A compliance report, without signature."""
+
+    format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
+    version: Literal[1] = 1
+    created: str = Field(description="UTC, ISO 8601")
+    run: RunStated
+    declarations: Declarations
+    verdict: VerdictStated
+    markets: dict[str, MarketStated] = Field(min_length=1)
+    verification: Verification
+    attacks: list[AttackStated]
+    assumptions: list[str]
+    not_guaranteed: list[str]
+    questions: list[Question]
+    environment: dict[str, str]
+
+
+class Signature(Part):
+    """Ed25519 over the canonical JSON of the document."""
+
+    algorithm: Literal["Ed25519"] = "Ed25519"
+    card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")
+    fingerprint: str = Field(description="of the card, to be compared with the signer")
+    value: str = Field(pattern=r"^[0-9a-f]{128}$")
+
+
+class SignedReport(Part):
+    """What a file holds."""
+
+    document: Document
+    signature: Signature | None
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a report file."""
+    found = SignedReport.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **found}
+
+
+def schema_text() -> str:
+    """The schema as it is published."""
+    return json.dumps(schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def published_schema() -> dict[str, Any]:
+    """The schema file that comes with the package."""
+    path = resources.files("experiments") / "schemas" / SCHEMA_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8")))

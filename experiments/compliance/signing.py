@@ -1,0 +1,123 @@
+"""Sign a document, write it as JSON and HTML, read it back."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from experiments.compliance.document import Document, Signature, SignedReport
+from experiments.reports.page import render
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.storage import write_atomic
+from privacy.accounting.ledger import canonical_json
+from privacy.aggregation.identities import Card, Identity
+
+JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
+MAX_BYTES = 64 * 2**20
+_DOMAIN = b"fedmm-secure compliance report\0"
+_EMBEDDED = re.compile(r'<script type="application/json" id="report">(.*?)</script>', re.DOTALL)
+
+
+class ReportError(RunDirectoryError):
+    """A file that is no compliance report; names the file and the field at fault."""
+
+
+def sign(document: Document, identity: Identity | None) -> SignedReport:
+    """Sign with a party's Ed25519 key; without an identity, the report stays unsigned."""
+    if identity is None:
+        return SignedReport(document=document, signature=None)
+    card = identity.card
+    value = identity.sign(signed_bytes(document)).hex()
+    signature = Signature(card=asdict(card), fingerprint=card.fingerprint, value=value)
+    return SignedReport(document=document, signature=signature)
+
+
+def signed_bytes(document: Document) -> bytes:
+    """What a signature covers: the whole document, and that it is one."""
+    return _DOMAIN + canonical_json(document.model_dump(mode="json"))
+
+
+def signature_problem(report: SignedReport, trusted: Card | None = None) -> str | None:
+    """Why a signature does not hold; None if it does.
+
+    Args:
+        report: a signed report.
+        trusted: the card that the signer handed out; without it, any valid card's signature holds.
+    """
+    signature = report.signature
+    if signature is None:
+        return "is not signed"
+    try:
+        card = Card(**signature.card)
+        card.verify(bytes.fromhex(signature.value), signed_bytes(report.document))
+    except (TypeError, ValueError) as error:
+        return f"its signature does not hold: {error}"
+    if card.fingerprint != signature.fingerprint:
+        return "its fingerprint is not that of the signer's card"
+    if trusted is not None and trusted != card:
+        return f"is signed by {card.name} {card.fingerprint}, not by {trusted.name} {trusted.fingerprint}"
+    return None
+
+
+def write_report_files(directory: Path, report: SignedReport) -> tuple[Path, Path]:
+    """Write ``compliance.json`` and ``compliance.html``; returns both paths."""
+    data = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(directory / JSON_FILE, data.encode() + b"\n")
+    write_atomic(directory / HTML_FILE, page(report).encode())
+    return directory / JSON_FILE, directory / HTML_FILE
+
+
+def page(report: SignedReport) -> str:
+    """The report for people, a function of the report alone; it carries the JSON inside."""
+    data = json.dumps(report.model_dump(mode="json"), allow_nan=False).replace("<", "\\u003c")
+    run = report.document.run
+    return render(
+        "compliance.html.j2",
+        title=f"Compliance report of run {run.name}",
+        report=report,
+        document=report.document,
+        embedded=data,
+    )
+
+
+def read_report(path: Path) -> tuple[SignedReport, str | None]:
+    """A report file, and its page's text where it is HTML.
+
+    Raises:
+        ReportError: no such file, or not a report.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ReportError(f"{path}: too large for a report")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{path}: not a text file") from error
+    html = text if text.lstrip().lower().startswith("<!doctype html") else None
+    return _parse(path, text if html is None else _embedded(path, html)), html
+
+
+def _embedded(path: Path, html: str) -> str:
+    found = _EMBEDDED.findall(html)
+    if len(found) != 1:
+        raise ReportError(f"{path}: not a compliance report: it carries no report's JSON")
+    return str(found[0])
+
+
+def _parse(path: Path, text: str) -> SignedReport:
+    try:
+        data: Any = json.loads(text)
+        report = SignedReport.model_validate(data, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise ReportError(f"{path}: not a compliance report: {field}: {problem['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path}: not valid JSON") from error
+    return report

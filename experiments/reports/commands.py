@@ -1,0 +1,80 @@
+"""``fedmm report``, and what ``fedmm verify`` does with a compliance report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.compliance.build import build_document
+from experiments.compliance.check import verify_report
+from experiments.compliance.document import Declarations, schema_text
+from experiments.compliance.signing import sign, write_report_files
+from experiments.keys import PassphraseOption, read_passphrase
+from experiments.options import FINDING
+from experiments.reports.run import write_report
+from experiments.reports.sweep import write_sweep_report
+from experiments.sweep.scheduler import is_sweep
+from fedmm_secure.errors import ConfigError
+from privacy.accounting.verification import Finding
+from privacy.aggregation.identities import Identity, read_card
+
+REPORT_HELP = (
+    "Write the HTML page of a run or a sweep again; with --compliance, a report for auditors as HTML and JSON.\n\n"
+    "Exit status 1 if the compliance report says that the guarantee may not be relied on.\n\n"
+    "Example: fedmm report runs/x; fedmm report runs/x --compliance --sign keys/auditor --max-epsilon 8"
+)
+
+
+def report(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN|SWEEP", help="Directory of a run or a sweep.", show_default=False)
+    ] = None,
+    compliance: Annotated[bool, typer.Option("--compliance", help="The report for auditors.")] = False,
+    keys: Annotated[
+        Path | None, typer.Option("--sign", metavar="KEYS", help="Sign it: key directory of fedmm keys join.")
+    ] = None,
+    passphrase_file: PassphraseOption = None,
+    max_epsilon: Annotated[
+        float | None, typer.Option(min=0, help="Your organisation's limit on every ε that is claimed.")
+    ] = None,
+    sole_run: Annotated[
+        bool,
+        typer.Option(
+            "--declare-sole-run",
+            help="Declare that nothing of other runs on the data left the machine, nor was this one chosen by them.",
+        ),
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
+) -> None:
+    if schema:
+        print(schema_text(), end="")
+        return
+    if run is None:
+        raise ConfigError("which run? give a directory of a run or a sweep")
+    if not compliance:
+        if keys is not None or max_epsilon is not None or sole_run:
+            raise ConfigError("--sign, --max-epsilon and --declare-sole-run go with --compliance")
+        print(write_sweep_report(run) if is_sweep(run) else write_report(run))
+        return
+    if is_sweep(run):
+        raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
+    identity = None if keys is None else Identity.load(keys, read_passphrase(passphrase_file))
+    document = build_document(run, Declarations(sole_run=sole_run, max_epsilon=max_epsilon))
+    for path in write_report_files(run, sign(document, identity)):
+        print(path)
+    for reason in document.verdict.reasons:
+        print(f"not compliant: {reason}")
+    for item in document.verdict.open:
+        print(f"open: {item}")
+    raise typer.Exit(0 if document.verdict.compliant else FINDING)
+
+
+def check_report(path: Path, run: Path | None, card: Path | None) -> tuple[str, list[Finding]]:
+    """What was checked of a compliance report, and what does not hold."""
+    found, findings = verify_report(path, run, None if card is None else read_card(card))
+    signer = found.signature
+    who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
+    verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"
+    return f"{who}; {verdict}", findings
