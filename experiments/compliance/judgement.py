@@ -97,7 +97,8 @@ def _open(document: Document) -> list[str]:
     if not document.attacks:
         found.append("not attacked: no attack was run against this run")
     if document.declarations.sole_run:
-        others = max((market.all_runs.runs or 1) - 1 for market in document.markets.values())
+        known = [market.all_runs.runs for market in document.markets.values()]
+        others = "an unknown number of" if None in known else str(max(runs or 1 for runs in known) - 1)
         found.append(f"declared, not shown: {others} other runs on the same data were set aside")
     if document.declarations.max_epsilon is None:
         found.append("no limit on ε was given: whether these figures are small enough is for the reader to say")
