@@ -21,6 +21,7 @@ from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
 from experiments.bench import bench_app
 from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
+from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
@@ -149,6 +150,8 @@ def verify(
 
 
 app.command(help=SWEEP_HELP)(sweep)
+app.command(help=COMPARE_HELP)(compare)
+app.command("runs", help=RUNS_HELP)(runs)
 app.command(help=ATTACK_HELP)(attack)
 app.command(help=AUDIT_HELP)(audit)
 

@@ -54,7 +54,7 @@ def collect_metrics(
             difference = paired_auc_difference(
                 prepared.test,
                 predictions[name][CONFIGURED],
-                _one_per_seed(predictions[name][model], len(config.seed)),
+                predictions[name][model],
                 rng=numpy_generator("bootstrap", name, model),
             )
             values["auc_gain_over_it"] = asdict(difference)

@@ -92,15 +92,16 @@ def paired_auc_difference(
     resamples: int = 400,
     rng: np.random.Generator,
 ) -> Interval:
-    """Mean over seeds of AUC(ours) - AUC(theirs), with a percentile bootstrap interval over users.
+    """Mean AUC over seeds of ours minus that of theirs, with a percentile bootstrap interval over users.
 
     Users are resampled with all their candidates, the same users for both models and every seed.
     """
     user, label = candidates.user, candidates.label
-    curves = [(_RankedScores(label, a), _RankedScores(label, b)) for a, b in zip(ours, theirs, strict=True)]
+    curves = [[_RankedScores(label, scores) for scores in model] for model in (ours, theirs)]
 
     def difference(weight: FloatArray) -> float:
-        return float(np.mean([a.auc(weight) - b.auc(weight) for a, b in curves]))
+        one, other = (np.mean([scores.auc(weight) for scores in model]) for model in curves)
+        return float(one - other)
 
     _, group = np.unique(user, return_inverse=True)
     n_groups = int(group.max()) + 1
