@@ -34,6 +34,7 @@ from experiments.reports.commands import REPORT_HELP, check_report, report
 from experiments.reports.run import write_report
 from experiments.reports.text import epsilon_text
 from experiments.sweep.commands import SWEEP_HELP, sweep
+from experiments.tracking import TRACKERS
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets, prepare_markets
@@ -88,6 +89,9 @@ def run(
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help=f"Follow the run in a tracker too: {', '.join(TRACKERS)}; repeat.")
+    ] = None,
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -96,7 +100,7 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     with RunProgress(quiet=quiet or as_json) as progress:
-        metrics = execute(directory, settings, progress, resume=resume)
+        metrics = execute(directory, settings, progress, resume=resume, track=track or [])
     report_path = write_report(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from experiments import run_directory
+from experiments.tracking import check_trackers, open_trackers
 from fedmm_secure.cache import Cache
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
@@ -14,7 +16,14 @@ from fedmm_secure.pipeline import Listener, run_pipeline
 from fedmm_secure.results import Metrics
 
 
-def execute(directory: Path, config: Config, *listeners: Listener, resume: bool, cache: Cache | None = None) -> Metrics:
+def execute(
+    directory: Path,
+    config: Config,
+    *listeners: Listener,
+    resume: bool,
+    cache: Cache | None = None,
+    track: Sequence[str] = (),
+) -> Metrics:
     """Run in a new directory, or go on with a run; data is checked before anything is written.
 
     Args:
@@ -23,18 +32,21 @@ def execute(directory: Path, config: Config, *listeners: Listener, resume: bool,
         listeners: told of progress as (event, fields), after the log.
         resume: go on with the run in ``directory``.
         cache: what runs share.
+        track: trackers that follow the run, by name.
 
     Raises:
         InputError: the data, the configuration or the directory cannot be used.
     """
+    check_trackers(track)
     prepared = prepare_markets(config.data)
     if not resume:
         run_directory.create(directory, config)
-    everyone: tuple[Listener, ...] = (run_directory.Log(directory), *listeners)
+    with run_directory.locked(directory), ExitStack() as stack:
+        trackers = open_trackers(track, directory, stack)
+        everyone: tuple[Listener, ...] = (run_directory.Log(directory), *listeners, *trackers)
 
-    def listener(event: str, fields: Mapping[str, Any]) -> None:
-        for told in everyone:
-            told(event, fields)
+        def listener(event: str, fields: Mapping[str, Any]) -> None:
+            for told in everyone:
+                told(event, fields)
 
-    with run_directory.locked(directory):
         return run_pipeline(config, prepared, directory, listener, cache)

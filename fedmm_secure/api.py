@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import prepare
-from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.pipeline import Listener, run_pipeline
 
 
 def load_market(path: str | Path, name: str | None = None, *, on_bad_rows: BadRows = "error", **columns: Any) -> Market:
@@ -49,8 +49,16 @@ class FedMM:
     def __init__(self, **sections: Any) -> None:
         self.sections = sections
 
-    def fit(self, markets: Mapping[str, Market], directory: str | Path | None = None) -> Self:
+    def fit(
+        self, markets: Mapping[str, Market], directory: str | Path | None = None, callbacks: Sequence[Listener] = ()
+    ) -> Self:
         """Run all stages; leaves a run directory (a temporary one by default).
+
+        Args:
+            markets: by name.
+            directory: where the run is kept; a run that was killed there goes on.
+            callbacks: each is told of progress as (event, fields): ``started``, ``market``, ``round``, ``ctr``,
+                ``finished``.
 
         Raises:
             ConfigError: a section has an unknown or ill-typed key.
@@ -59,7 +67,12 @@ class FedMM:
         config = self._config(markets)
         prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
-        self.metrics_ = run_pipeline(config, prepared, self.directory_)
+
+        def listener(event: str, fields: Mapping[str, Any]) -> None:
+            for callback in callbacks:
+                callback(event, fields)
+
+        self.metrics_ = run_pipeline(config, prepared, self.directory_, listener)
         return self
 
     def codes(self, market: str) -> pd.DataFrame:

@@ -83,6 +83,7 @@ def run_pipeline(
     """
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
     clock = Clock(directory / "state")
+    listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
     with clock.stage("budget"):
@@ -120,6 +121,7 @@ def conclude(
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()
     write_json(directory / "metrics.json", metrics)
+    listener("finished", metrics)
     return metrics
 
 

@@ -1,0 +1,111 @@
+"""Trackers: runs in MLflow or TensorBoard, by the one interface of callbacks that the pipeline tells of progress.
+
+They get what the log of a run gets, private values included, and belong to the run's owner like the log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.pipeline import Listener
+
+_MOST_CHARACTERS = 500  # of a parameter's value; MLflow takes no more
+
+
+@contextmanager
+def tensorboard_tracker(directory: Path) -> Iterator[Listener]:
+    """Curves of a run for ``tensorboard --logdir``, written to ``tensorboard/`` of its directory."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(directory / "tensorboard"))
+
+    def listener(event: str, fields: Mapping[str, Any]) -> None:
+        for name, value, step in scalars(event, fields):
+            writer.add_scalar(name, value, step)
+        if event == "started":
+            text = "\n".join(f"    {key}: {value}" for key, value in flattened(fields["config"]).items())
+            writer.add_text("configuration", text)
+
+    try:
+        yield listener
+    finally:
+        writer.close()
+
+
+@contextmanager
+def mlflow_tracker(directory: Path) -> Iterator[Listener]:
+    """A run in MLflow, at MLFLOW_TRACKING_URI and in MLFLOW_EXPERIMENT_NAME as its own documentation says."""
+    import mlflow
+
+    with mlflow.start_run(run_name=directory.resolve().name):
+
+        def listener(event: str, fields: Mapping[str, Any]) -> None:
+            if event == "started":
+                found = flattened(fields["config"])
+                mlflow.log_params({key: value[:_MOST_CHARACTERS] for key, value in found.items()})
+            for name, value, step in scalars(event, fields):
+                mlflow.log_metric(name, value, step=step)
+
+        yield listener
+
+
+TRACKERS: Mapping[str, Callable[[Path], AbstractContextManager[Listener]]] = {
+    "mlflow": mlflow_tracker,
+    "tensorboard": tensorboard_tracker,
+}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises ``ConfigError`` for an unknown tracker, and for one whose package is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"--track {name}: choose from {', '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise ConfigError(f"--track {name}: not installed; pip install 'fedmm-secure[tracking]'")
+
+
+def open_trackers(names: Sequence[str], directory: Path, stack: ExitStack) -> list[Listener]:
+    """Listeners of the named trackers, open as long as ``stack``."""
+    return [stack.enter_context(TRACKERS[name](directory)) for name in dict.fromkeys(names)]
+
+
+def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of every number of an event that makes a curve, or ends as one."""
+    if event == "round":
+        seed, step = fields["seed"], fields["round"]
+        for key in ("loss", "epsilon"):
+            if fields[key] is not None and math.isfinite(fields[key]):
+                yield f"seed-{seed}/{key}", float(fields[key]), step
+        for market, found in fields["markets"].items():
+            for key, value in found.items():
+                if value is not None and math.isfinite(value):
+                    yield f"seed-{seed}/{market}/{key}", float(value), step
+    elif event == "finished":
+        yield "macro/auc", float(fields["macro"]["auc"]), 0
+        for name, values in fields["macro"]["baselines"].items():
+            yield f"macro/{name}/auc", float(values["auc"]), 0
+        for market, values in fields["markets"].items():
+            yield f"{market}/auc", float(values["auc"]), 0
+            yield f"{market}/logloss", float(values["logloss"]), 0
+        for market, views in fields["privacy"]["markets"].items():
+            for view in ("market", "release"):
+                if views[view]["epsilon"] is not None:  # no number stands for a missing guarantee
+                    yield f"{market}/epsilon-{view}", float(views[view]["epsilon"]), 0
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A configuration as ``section.key``: text."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found |= flattened(value, f"{name}.")
+        else:
+            found[name] = str(value)
+    return found
