@@ -12,9 +12,10 @@ import pandas as pd
 from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.loaders import load_market as load_market_file
-from fedmm_secure.data.market import Market
+from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.pipeline import Listener, run_pipeline
+from fedmm_secure.serving import MarketScorer
 
 
 def load_market(path: str | Path, name: str | None = None, *, on_bad_rows: BadRows = "error", **columns: Any) -> Market:
@@ -64,8 +65,9 @@ class FedMM:
             ConfigError: a section has an unknown or ill-typed key.
             DataError: a market is too small.
         """
-        config = self._config(markets)
-        prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
+        self._fitted = config = self._config(markets)
+        self._scorers: dict[str, MarketScorer] = {}
+        self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
 
         def listener(event: str, fields: Mapping[str, Any]) -> None:
@@ -74,6 +76,16 @@ class FedMM:
 
         self.metrics_ = run_pipeline(config, prepared, self.directory_, listener)
         return self
+
+    def predict(self, market: str, users: Sequence[str], items: Sequence[str]) -> FloatArray:
+        """Click probabilities ``(n,)`` of pairs of a market, the mean over seeds; NaN for items outside the pool.
+
+        Raises:
+            DataError: a user or an item that the market does not have.
+        """
+        if market not in self._scorers:
+            self._scorers[market] = MarketScorer(self.directory_, self._fitted, self._prepared[market])
+        return self._scorers[market](users, items)
 
     def codes(self, market: str) -> pd.DataFrame:
         """Codes of a market's users and items: ``id, global_code, local_code, kind, seed``."""

@@ -97,6 +97,12 @@ class NeuralModel:
             "spread": torch.from_numpy(self._spread),
         }
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what ``state_dict`` gave."""
+        self.network_ = self.new_network(torch_generator("ctr-init", self.seed))
+        self.network_.load_state_dict(state["network"])
+        self._centre, self._spread = state["centre"].numpy(), state["spread"].numpy()
+
     def _train(self, source: ExampleSource, validation: Labelled | None, epochs: int) -> None:
         choices = self.choices
         generator = torch_generator("ctr-init", self.seed)
