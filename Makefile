@@ -1,10 +1,10 @@
-# Targets: install, run, test, lint, clean.  See README.md.
+# Targets: install, run, test, lint, docs, clean.  See README.md.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test lint test-slow clean
+.PHONY: install run test lint test-slow docs clean
 install: $(STAMP)
 
 # torch first and by exact version: a looser requirement would pull the CUDA build.
@@ -30,5 +30,8 @@ test: lint
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache site

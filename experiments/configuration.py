@@ -48,11 +48,6 @@ def resolve(name_or_file: str, overrides: Sequence[str] = (), values: Mapping[st
     return config.model_copy(update={"data": absolute})
 
 
-def to_yaml(config: Config) -> str:
-    """The resolved configuration; reading it back gives an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=False), sort_keys=False, allow_unicode=True)
-
-
 def _locate(name_or_file: str) -> Path:
     if name_or_file in shipped():
         return Path(str(resources.files("experiments") / "configs" / f"{name_or_file}.yaml"))

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.configuration import to_yaml
-from fedmm_secure.cache import code_version
 from fedmm_secure.config import Config, config_from_data, load_yaml
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_atomic, write_json
+from fedmm_secure.provenance import CONFIG_FILE, begin
 
-PACKAGES = (
-    "fedmm-secure",
-    "torch",
-    "opacus",
-    "tenseal",
-    "dp-accounting",
-    "jax-privacy",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-)
-CONFIG_FILE, METRICS_FILE, ENVIRONMENT_FILE = "config.yaml", "metrics.json", "environment.json"
+METRICS_FILE = "metrics.json"
 
 
 def default_directory(label: str) -> Path:
@@ -45,12 +28,6 @@ def create(directory: Path, config: Config) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
     begin(directory, config)
-
-
-def begin(directory: Path, config: Config) -> None:
-    """Write what every run directory starts with."""
-    write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
-    write_json(directory / ENVIRONMENT_FILE, environment())
 
 
 @contextmanager
@@ -92,36 +69,6 @@ def read_metrics(directory: Path) -> dict[str, Any]:
 def read_noise(directory: Path, market: str) -> dict[str, float]:
     """The noise multipliers that a market's budget was translated into, by stage; empty without DP."""
     return dict(json.loads((directory / "state" / "budget" / f"{market}.json").read_text(encoding="utf-8")))
-
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and machine."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
-        "code": code_version(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
 
 
 class Log:

@@ -15,6 +15,7 @@ from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.pipeline import Listener, run_pipeline
+from fedmm_secure.provenance import begin
 from fedmm_secure.serving import MarketScorer
 
 
@@ -44,6 +45,7 @@ class FedMM:
 
     Attributes:
         metrics_: the content of ``metrics.json``.
+        config_: the resolved configuration.
         directory_: the run directory, with ledgers, transcript, codes and models.
     """
 
@@ -53,7 +55,7 @@ class FedMM:
     def fit(
         self, markets: Mapping[str, Market], directory: str | Path | None = None, callbacks: Sequence[Listener] = ()
     ) -> Self:
-        """Run all stages; leaves a run directory (a temporary one by default).
+        """Run all stages; leaves a run directory (a temporary one by default) for ``fedmm report`` and ``verify``.
 
         Args:
             markets: by name.
@@ -65,10 +67,11 @@ class FedMM:
             ConfigError: a section has an unknown or ill-typed key.
             DataError: a market is too small.
         """
-        self._fitted = config = self._config(markets)
+        self.config_ = config = self._config(markets)
         self._scorers: dict[str, MarketScorer] = {}
         self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
+        begin(self.directory_, config)
 
         def listener(event: str, fields: Mapping[str, Any]) -> None:
             for callback in callbacks:
@@ -84,7 +87,7 @@ class FedMM:
             DataError: a user or an item that the market does not have.
         """
         if market not in self._scorers:
-            self._scorers[market] = MarketScorer(self.directory_, self._fitted, self._prepared[market])
+            self._scorers[market] = MarketScorer(self.directory_, self.config_, self._prepared[market])
         return self._scorers[market](users, items)
 
     def codes(self, market: str) -> pd.DataFrame:

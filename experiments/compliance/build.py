@@ -25,10 +25,11 @@ from experiments.compliance.document import (
 from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
 from experiments.compliance.questions import answer_questions
 from experiments.reports.attacks import attack_rows, read_attacks, read_audits
-from experiments.run_directory import ENVIRONMENT_FILE, read_config, read_metrics, read_noise
+from experiments.run_directory import read_config, read_metrics, read_noise
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.federation.setup import configuration_hash, run_id
+from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.publication import spent_on_same_data
 from fedmm_secure.statement import VIEWS
 from privacy.accounting.account import AccountError

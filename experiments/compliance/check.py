@@ -10,7 +10,7 @@ from experiments.compliance.document import SignedReport
 from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
 from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, read_report, signature_problem
-from experiments.run_directory import CONFIG_FILE
+from fedmm_secure.provenance import CONFIG_FILE
 from privacy.accounting.verification import Finding
 from privacy.aggregation.identities import Card
 

@@ -19,12 +19,13 @@ from experiments.deploy.processes import DeploymentError, Processes, federation_
 from experiments.deploy.simulation import simulate
 from experiments.keys import read_passphrase
 from experiments.options import FINDING, SetOption
-from experiments.run_directory import begin, read_config
+from experiments.run_directory import read_config
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.market_service import run_directories
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.provenance import begin
 
 HOUR = 3600.0
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from experiments.configuration import to_yaml
 from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates, make_node_key
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation import AggregationPlan, local_ceremony
+from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
 

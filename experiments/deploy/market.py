@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from experiments import run_directory
 from experiments.reports.run import write_report
 from experiments.run_directory import Log, read_config
 from fedmm_secure.errors import RunDirectoryError
@@ -87,7 +86,7 @@ def open_service(
     member = Membership(keys, keys.identity(passphrase))
 
     def begin(directory: Path) -> None:
-        run_directory.begin(directory, config)
+        provenance.begin(directory, config)
 
     name = member.identity.card.name
     return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=begin)

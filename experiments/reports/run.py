@@ -12,9 +12,10 @@ from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.text import worst
-from experiments.run_directory import ENVIRONMENT_FILE, read_config, read_metrics
+from experiments.run_directory import read_config, read_metrics
 from experiments.verification import verify_run
 from fedmm_secure.federation.setup import DECRYPTED_VIEWS
+from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.statement import STAGES, VIEWS
 
 REPORT = "report.html"

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from pebble import ProcessExpired, ProcessPool
 
-from experiments.run_directory import ENVIRONMENT_FILE
 from experiments.sweep.cells import (
     Failure,
     Status,
@@ -28,6 +27,7 @@ from experiments.sweep.grid import Cell, Grid, grid_from_data
 from fedmm_secure.cache import code_version
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.storage import write_atomic
 
 GRID_FILE, CELLS, CACHE = "sweep.yaml", "cells", "cache"

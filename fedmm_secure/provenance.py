@@ -1,0 +1,71 @@
+"""What a run directory starts with: the resolved configuration, and what code on which machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedmm_secure.cache import code_version
+from fedmm_secure.config import Config
+from fedmm_secure.storage import write_atomic, write_json
+
+CONFIG_FILE, ENVIRONMENT_FILE = "config.yaml", "environment.json"
+PACKAGES = (
+    "fedmm-secure",
+    "torch",
+    "opacus",
+    "tenseal",
+    "dp-accounting",
+    "jax-privacy",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+)
+
+
+def begin(directory: Path, config: Config) -> None:
+    """Write what every run directory starts with."""
+    write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
+    write_json(directory / ENVIRONMENT_FILE, environment())
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration; reading it back gives an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=False), sort_keys=False, allow_unicode=True)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "code": code_version(),
+        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
