@@ -30,6 +30,7 @@ test: lint
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+# the documentation as a site, in site/; runs the notebooks
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 

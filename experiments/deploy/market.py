@@ -14,6 +14,7 @@ from pathlib import Path
 
 from experiments.reports.run import write_report
 from experiments.run_directory import Log, read_config
+from fedmm_secure import provenance
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation import Membership
 from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
