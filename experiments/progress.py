@@ -14,17 +14,10 @@ from experiments.sweep.cells import Status
 from experiments.sweep.grid import Cell
 
 
-class SweepProgress:
-    """One bar of cells on a terminal, one line a cell elsewhere, both with the time left."""
+class _Shown:
+    """A progress display that is there while its ``with`` block runs."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True)
-        self._quiet, self._start = quiet, time.monotonic()
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-        disable = quiet or not self._console.is_terminal
-        self._progress = Progress(TextColumn("cells"), *columns, console=self._console, disable=disable)
-        self._task = self._progress.add_task("cells", total=None)
-        self._failed = 0
+    _progress: Progress
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -37,6 +30,18 @@ class SweepProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+
+class SweepProgress(_Shown):
+    """One bar of cells on a terminal, one line a cell elsewhere, both with the time left."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True)
+        self._quiet, self._start = quiet, time.monotonic()
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+        disable = quiet or not self._console.is_terminal
+        self._progress = Progress(TextColumn("cells"), *columns, console=self._console, disable=disable)
+        self._task = self._progress.add_task("cells", total=None)
 
     def __call__(self, cell: Cell, status: Status, done: int, total: int) -> None:
         """A cell ended."""
@@ -52,7 +57,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-class RunProgress:
+class RunProgress(_Shown):
     """One bar per stage, with loss and the ε spent so far."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -67,18 +72,6 @@ class RunProgress:
             disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "round":

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from experiments.differences import differences
 from experiments.run_directory import read_config, read_metrics
 from fedmm_secure.config import Config
 from fedmm_secure.federation.aggregation import AggregationPlan, check_bundle
@@ -74,7 +75,7 @@ def _verify_statement(
     findings = [
         Finding(where, f"market {market}, {view}.{field}: says {found!r}, the ledger gives {expected!r}")
         for view, statement in guarantees(config, entries).items()
-        for field, expected, found in _differences(statement, claimed.get(view))
+        for field, expected, found in differences(statement, claimed.get(view), same=_close)
     ]
     server_reads = config.aggregation.kind == "plaintext"
     for number, entry in enumerate(entries, start=1):
@@ -84,18 +85,10 @@ def _verify_statement(
     return findings
 
 
-def _differences(expected: Any, found: Any, field: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(expected, dict) and isinstance(found, dict):
-        return [
-            difference
-            for key in sorted(expected.keys() | found.keys())
-            for difference in _differences(expected.get(key), found.get(key), f"{field}.{key}".strip("."))
-        ]
+def _close(expected: Any, found: Any) -> bool:
     if isinstance(expected, float) and isinstance(found, int | float):
-        same = math.isclose(expected, found, rel_tol=1e-6, abs_tol=1e-12)
-    else:
-        same = expected == found
-    return [] if same else [(field, expected, found)]
+        return math.isclose(expected, found, rel_tol=1e-6, abs_tol=1e-12)
+    return bool(expected == found)
 
 
 def _verify_transcript(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from experiments.compliance.build import build_document
 from experiments.compliance.document import SignedReport
 from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
 from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, read_report, signature_problem
+from experiments.differences import differences
 from fedmm_secure.provenance import CONFIG_FILE
 from privacy.accounting.verification import Finding
 from privacy.aggregation.identities import Card
@@ -49,22 +49,6 @@ def verify_report(
         stated, found = document.model_dump(mode="json"), again.model_dump(mode="json")
         findings += [
             Finding(where, f"{field}: says {said!r}, the run gives {given!r}")
-            for field, said, given in _differences(stated, found)
+            for field, said, given in differences(stated, found)
         ]
     return report, findings
-
-
-def _differences(stated: Any, found: Any, field: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(stated, dict) and isinstance(found, dict):
-        return [
-            difference
-            for key in sorted(stated.keys() | found.keys())
-            for difference in _differences(stated.get(key), found.get(key), f"{field}.{key}".strip("."))
-        ]
-    if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
-        return [
-            difference
-            for index, (one, other) in enumerate(zip(stated, found, strict=True))
-            for difference in _differences(one, other, f"{field}[{index}]")
-        ]
-    return [] if stated == found else [(field, stated, found)]

@@ -83,11 +83,7 @@ def draw_loss(directory: Path) -> Drawing | None:
         return None
     data = pd.DataFrame(rows).drop_duplicates(["seed", "round", "market"], keep="last")
     data = data[data["seed"] == data["seed"].iloc[0]]
-    figure, axes = _figure(3.0)
-    for index, (market, points) in enumerate(data.groupby("market")):
-        axes.plot(points["round"], points["loss"], label=market, markersize=3, **_line(index))
-    axes.set(xlabel="round", ylabel="RQ-VAE loss")
-    figure.legend(loc="outside upper center", ncols=7, frameon=False, fontsize=9)
+    figure = _by_market(data, x="round", y="loss", labels=("round", "RQ-VAE loss"))
     return Drawing("loss", "Training loss of the RQ-VAE by round", figure, data)
 
 
@@ -104,11 +100,8 @@ def draw_usage(directory: Path, config: Config) -> Drawing | None:
     if not rows:
         return None
     data = pd.DataFrame(rows)
-    figure, axes = _figure(3.0)
-    for index, (market, points) in enumerate(data.groupby("market")):
-        axes.plot(points["rank"], points["share"], label=market, markersize=3, **_line(index))
-    axes.set(xlabel="global codes, by falling use", ylabel="share of users and items")
-    figure.legend(loc="outside upper center", ncols=7, frameon=False, fontsize=9)
+    labels = ("global codes, by falling use", "share of users and items")
+    figure = _by_market(data, x="rank", y="share", labels=labels)
     return Drawing("usage", "Use of the global codes", figure, data)
 
 
@@ -203,6 +196,16 @@ def _events(log: Path, kind: str) -> Iterator[dict[str, Any]]:
         event = json.loads(line)
         if event["event"] == kind:
             yield event
+
+
+def _by_market(data: pd.DataFrame, *, x: str, y: str, labels: tuple[str, str]) -> Figure:
+    """One line for each market."""
+    figure, axes = _figure(3.0)
+    for index, (market, points) in enumerate(data.groupby("market")):
+        axes.plot(points[x], points[y], label=market, markersize=3, **_line(index))
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    figure.legend(loc="outside upper center", ncols=7, frameon=False, fontsize=9)
+    return figure
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
