@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from experiments import run_directory
@@ -28,7 +27,7 @@ from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
 from experiments.keys import keys_app
-from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption
+from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
 from experiments.reports.commands import REPORT_HELP, check_report, report
 from experiments.reports.run import write_report
@@ -199,7 +198,7 @@ def data_info(
     table = Table("market", *columns)
     for name, values in summary.items():
         table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
-    Console().print(table)
+    wide_console().print(table)
 
 
 @data_app.command(
@@ -232,7 +231,7 @@ def data_synthesize(
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    console = Console()
+    console = wide_console()
     names = list(metrics["macro"]["baselines"])
     table = Table("test AUC", "users", "fedmm", *names)
     for market, values in metrics["markets"].items():
@@ -263,7 +262,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def _print_budget(found: dict[str, dict[str, Any]]) -> None:
-    console = Console()
+    console = wide_console()
     table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR")
     for market, plan in found.items():
         head = [market, str(plan["users"]), f"{plan['delta']:.2g}"]
