@@ -15,6 +15,7 @@ from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyo
 from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
 from experiments.reports.attacks import strongest
+from experiments.reports.run import write_report
 from experiments.reports.text import epsilon_text, estimate_text
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
@@ -67,11 +68,12 @@ def attack(
             workers=workers,
             progress=lambda done, total: progress.update("shadow pipelines", done, total),
         )
+    report = write_report(run)
     if as_json:
         print(json.dumps(found, sort_keys=True))
     else:
         _print_attacks(found)
-        print(f"\nresults, scores and figures  {run / 'attacks'}")
+        print(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
     beyond = beyond_bounds(found)
     for line in beyond:
         print(line)
@@ -101,6 +103,8 @@ def audit(
             found = audits.audit_faults(audited, canaries=canaries, report=progress.update)
         else:
             found = audits.audit(audited, canaries=canaries, level=level, report=progress.update)
+            if Path(source).is_dir():
+                write_report(Path(source))
     if as_json:
         print(json.dumps(found, sort_keys=True))
     elif faults:

@@ -17,6 +17,7 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 
 EPSILON = "privacy.epsilon"
 _NOISY = ("noisy-popularity", "noisy-recent-popularity")
+_WHITE_BOX = "release"
 _WIDE = 7.0
 
 
@@ -32,28 +33,45 @@ def sweep_drawings(frame: pd.DataFrame, axes: Sequence[str]) -> list[Drawing]:
 
 @styled
 def draw_pareto(frame: pd.DataFrame, axes: Sequence[str]) -> Drawing:
-    """Macro test AUC against ε, with intervals over runs; success of membership inference on the second axis."""
+    """Macro test AUC against ε, with intervals over runs; success of membership inference on the second axis.
+
+    The attack is the strongest on users by who gets the models; other views and units are in the sweep's table.
+    """
     figure = Figure(figsize=(_WIDE, 4.6), layout="constrained")
     left = figure.subplots()
     shown = [_epsilon_lines(left, frame, MACRO, axes)]
     left.set_ylabel("macro test AUC")
-    attacked = frame[(frame["metric"] == "membership_auc") & frame[EPSILON].notna() & (frame["unit"] == "user")]
+    attacked = frame[(frame["metric"] == "membership_auc") & (frame["unit"] == "user") & (frame["view"] == _WHITE_BOX)]
     if len(attacked):
-        right = left.twinx()
-        right.spines["right"].set_visible(True)
-        others = [axis for axis in axes if axis != EPSILON]
-        for index, (view, points) in enumerate(attacked.groupby("view")):
-            for _, line in grouped(points, others):
-                line = line.sort_values(EPSILON)
-                label = f"attack: membership of users, {view} view" if line.index[0] == points.index[0] else None
-                error = np.abs(line[["low", "high"]].to_numpy().T - line["value"].to_numpy())
-                right.errorbar(line[EPSILON], line["value"], error, label=label, color=PALETTE[-3 - index % 3],
-                               marker="x", linestyle=LINES[3], capsize=2, linewidth=1)  # fmt: skip
-                shown.append(line.assign(line=f"attack: {view}", mean=line["value"]))
-        right.set(ylabel="AUC of membership inference (chance .5)", ylim=(0.45, 1.02))
+        shown += _attack_lines(left, attacked, axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     data = pd.concat(shown)[["line", EPSILON, "mean", "low", "high"]]
     return Drawing("pareto", "Accuracy and attack success against ε", figure, data)
+
+
+def _attack_lines(left: Axes, attacked: pd.DataFrame, varying: Sequence[str]) -> list[pd.DataFrame]:
+    """On an axis of its own, in one colour; a line for each point of the other axes, one across for runs without DP."""
+    others = [axis for axis in varying if axis != EPSILON]
+    right, colour = left.twinx(), PALETTE[4]
+    right.spines["right"].set_visible(True)
+    right.set_ylabel("AUC of membership inference on users", color=colour)
+    right.tick_params(axis="y", colors=colour)
+    right.set_ylim(0.45, 1.02)
+    right.axhline(0.5, color=colour, linestyle=LINES[3], linewidth=0.8)
+    shown = []
+    for index, (key, points) in enumerate(grouped(attacked[attacked[EPSILON].notna()], others)):
+        line = over_seeds(points, [EPSILON]).sort_values(EPSILON)
+        if len(points) == len(line):  # one attack at each ε: its own interval
+            line[["low", "high"]] = points.sort_values(EPSILON)[["low", "high"]].to_numpy()
+        name = ", ".join(("attack", *key))
+        error = np.stack([line["mean"] - line["low"], line["high"] - line["mean"]])
+        right.errorbar(line[EPSILON], line["mean"], error, label=name, color=colour, marker="x",
+                       linestyle=LINES[index % len(LINES)], capsize=2, linewidth=1.2)  # fmt: skip
+        shown.append(line.assign(line=name))
+    for value in attacked.loc[attacked[EPSILON].isna(), "value"].tail(1):
+        right.axhline(value, color=colour, linestyle=LINES[2], linewidth=1.2, label="attack, no DP")
+        shown.append(pd.DataFrame([{"line": "attack, no DP", "mean": value}]))
+    return shown
 
 
 @styled

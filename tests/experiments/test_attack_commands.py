@@ -69,8 +69,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     scores = pd.read_parquet(run / "attacks" / "scores" / "m0-user-fedmm.parquet")
     assert {"model", "user", "member", "profile: LiRA", "release: white box, users"} <= set(scores.columns)
     assert (run / "attacks" / "roc-m0-user-fedmm.svg").read_text().startswith("<?xml")
-    assert fedmm(capsys, "report", run)[0] == 0
-    assert "LiRA" in (run / "report.html").read_text()
+    assert "LiRA" in (run / "report.html").read_text()  # the page was written again
 
 
 @pytest.mark.parametrize(
