@@ -11,7 +11,7 @@ def epsilon_text(epsilon: float | None) -> str:
     """``∞`` for unbounded; otherwise rounded up, so that the text never claims too much."""
     if epsilon is None or math.isinf(epsilon):
         return "∞"
-    return f"{math.ceil(epsilon * 1000) / 1000:g}"
+    return f"{math.ceil(epsilon * 1000) / 1000:.3f}".rstrip("0").rstrip(".")
 
 
 def delta_text(delta: float) -> str:
