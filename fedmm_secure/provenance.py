@@ -31,9 +31,9 @@ PACKAGES = (
 
 
 def begin(directory: Path, config: Config) -> None:
-    """Write what every run directory starts with."""
-    write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
+    """Write what every run directory starts with; the configuration last, for with it a run has begun."""
     write_json(directory / ENVIRONMENT_FILE, environment())
+    write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
 
 
 def to_yaml(config: Config) -> str:

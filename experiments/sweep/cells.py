@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import traceback
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def run_cell(directory: Path, cell: Cell, cache: Path) -> None:
     """Run a cell, or go on with it; its exceptions are kept in its directory and raised again."""
     config = cell.config.model_copy(update={"workers": 1})  # cells run side by side
     (directory / FAILURE_FILE).unlink(missing_ok=True)
+    if not (directory / CONFIG_FILE).exists():
+        shutil.rmtree(directory, ignore_errors=True)  # killed before the run began: nothing was drawn or sent
     try:
         if not (directory / METRICS_FILE).exists():
             execute(directory, config, resume=(directory / CONFIG_FILE).exists(), cache=Cache(cache))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from experiments import run_directory
-from experiments.options import FINDING, JsonFlag, Quiet, SetOption
+from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import SweepProgress
+from experiments.reports.sweep import write_sweep_report
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
 from experiments.sweep.scheduler import CELLS, Sweep, read_grid, run_cells, write_grid
 from experiments.sweep.summary import macro_summary
@@ -87,8 +87,6 @@ def _asked(
 
 
 def _conclude(found: Sweep, as_json: bool) -> None:
-    from experiments.reports.sweep import write_sweep_report
-
     failures, foreign = found.failures(), found.other_code()
     findings = [(cell.name, finding) for cell in found.finished() for finding in found.findings(cell)]
     report = write_sweep_report(found.directory) if found.finished() else None
@@ -130,4 +128,4 @@ def _print(found: Sweep) -> None:
         interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
         axes = (row[key] for key in found.grid.axes)
         table.add_row(*axes, str(row["runs"]), f"{row['auc']:.3f}", interval, row["market"], row["release"])
-    Console().print(table)
+    wide_console().print(table)

@@ -134,13 +134,10 @@ def _collect(sweep: Sweep, futures: dict[Any, Cell], report: Report) -> None:
     while waiting:
         ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         for future in ended:
-            cell, status = futures[future], "done"
-            error = future.exception()
-            if error is not None:
-                status = "failed"
-                if isinstance(error, ProcessExpired):  # killed, out of memory: it could not say why itself
-                    note_failure(sweep.path(cell), RuntimeError(f"its process died with exit code {error.exitcode}"))
-            report(cell, status, total - len(waiting), total)  # type: ignore[arg-type]
+            cell, error = futures[future], future.exception()
+            if isinstance(error, ProcessExpired):  # killed, out of memory: it could not say why itself
+                note_failure(sweep.path(cell), RuntimeError(f"its process died with exit code {error.exitcode}"))
+            report(cell, "done" if error is None else "failed", total - len(waiting), total)
 
 
 def _code_of(run: Path) -> str | None:

@@ -143,11 +143,6 @@ def test_failed_cells_are_named_kept_and_retried_on_request(tmp_path, capsys):
     assert failed.stat().st_mtime_ns > when
 
 
-def _signature(out):
-    """All of a sweep's table but noise: what must not depend on kills."""
-    return pd.read_parquet(out / "results.parquet")
-
-
 @pytest.mark.slow
 def test_killed_twice_and_resumed_gives_the_same_table(tmp_path):
     """SIGKILL of the sweep alone: its workers have to end by themselves."""
@@ -166,7 +161,9 @@ def test_killed_twice_and_resumed_gives_the_same_table(tmp_path):
             time.sleep(0.05)
     assert len(list(out.glob("cells/*/cell.json"))) < 6
     assert call("sweep", "--resume", "--out", out, "--quiet") == 0
-    pd.testing.assert_frame_equal(_signature(tmp_path / "whole"), _signature(out))
+    pd.testing.assert_frame_equal(
+        *(pd.read_parquet(folder / "results.parquet") for folder in (tmp_path / "whole", out))
+    )
 
 
 def _alive(out):
@@ -178,6 +175,47 @@ def _alive(out):
         except OSError:
             continue
     return False
+
+
+def test_a_sweep_of_failures_alone_still_says_so(tmp_path, capsys):
+    grid = write_grid(tmp_path, set={"data.min_item_train": 10_000}, blocks=[{"axes": {"privacy.epsilon": [None]}}])
+    status, _, err = fedmm(capsys, "sweep", grid, "--out", tmp_path / "out", "--seed", 0)
+    assert status == 1
+    assert "Traceback" not in err
+    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 0
+    assert "no cell has finished" in fedmm(capsys, "report", tmp_path / "out")[2]
+
+
+DIES_ONCE = """
+import os, sys, threading, time
+
+def watch():
+    while not os.path.exists(os.environ["FEDMM_TEST_VICTIM"]):
+        time.sleep(0.01)
+    if not os.path.exists(os.environ["FEDMM_TEST_DEAD"]):
+        open(os.environ["FEDMM_TEST_DEAD"], "w").close()
+        os._exit(9)
+
+if any("spawn_main" in argument or "multiprocessing" in argument for argument in sys.orig_argv):
+    threading.Thread(target=watch, daemon=True).start()
+"""
+
+
+def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
+    """A process that is killed, out of memory say, cannot tell why; the others go on."""
+    sweeper = write_grid(tmp_path, blocks=[{"axes": {"privacy.epsilon": [None]}}], seeds=[0, 1])
+    (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
+    out = tmp_path / "out"
+    victim = next(line for line in fedmm(capsys, "sweep", sweeper, "--dry-run")[1].splitlines() if "seed-0" in line)
+    monkeypatch.setenv("FEDMM_TEST_VICTIM", str(out / "cells" / victim / "config.yaml"))
+    monkeypatch.setenv("FEDMM_TEST_DEAD", str(tmp_path / "dead"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    status, _, err = fedmm(capsys, "sweep", sweeper, "--out", out, "--workers", 1)
+    assert status == 1
+    assert "its process died with exit code" in err
+    assert len(pd.read_parquet(out / "results.parquet")["seed"].unique()) == 1
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert fedmm(capsys, "sweep", "--resume", "--retry", "--out", out)[0] == 0
 
 
 def test_a_cell_is_open_until_its_attacks_are_made(swept):
