@@ -22,6 +22,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation import AggregationPlan
 from fedmm_secure.federation.setup import QUANTIZER, seed_stage
 from fedmm_secure.federation.transcript import INDEX, read_index
+from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 
 _WIDTH = 7.0
 
@@ -32,7 +33,7 @@ def run_drawings(directory: Path, config: Config, metrics: Mapping[str, Any]) ->
         "accuracy": draw_accuracy(metrics),
         "loss": draw_loss(directory),
         "usage": draw_usage(directory, config),
-        "movement": draw_movement(directory, config, list(metrics["markets"])),
+        "movement": draw_movement(directory, config),
         "map": draw_map(directory, config, list(metrics["markets"])),
         "communication": draw_communication(directory),
     }
@@ -106,9 +107,9 @@ def draw_usage(directory: Path, config: Config) -> Drawing | None:
 
 
 @styled
-def draw_movement(directory: Path, config: Config, markets: list[str]) -> Drawing | None:
+def draw_movement(directory: Path, config: Config) -> Drawing | None:
     """Norm of the movement of each global codeword in each round, mean of the markets; from the revealed sums."""
-    sums = _sums(directory, config, markets)
+    sums = _sums(directory, config)
     if not sums:
         return None
     moved = np.stack([np.linalg.norm(values, axis=1) for values in sums.values()], axis=1)
@@ -176,18 +177,19 @@ def _shares(path: Path, config: Config) -> FloatArray | None:
     return np.asarray(counts / max(len(chosen), 1), dtype=np.float64)
 
 
-def _sums(directory: Path, config: Config, markets: list[str]) -> dict[int, FloatArray]:
+def _sums(directory: Path, config: Config) -> dict[int, FloatArray]:
     """Mean movement ``(global_codes, latent_dim)`` of each round, first seed."""
     transcript = directory / "transcript"
-    if not (transcript / INDEX).is_file():
+    if not (transcript / INDEX).is_file() or not (transcript / BUNDLE_FILE).is_file():
         return {}
-    codec = AggregationPlan.of(config, len(markets)).codec
+    bundle = read_bundle(transcript / BUNDLE_FILE)  # all markets, those of other machines too
+    codec = AggregationPlan.from_public(bundle.aggregation).codec
     stage, shape = seed_stage(QUANTIZER, config.seed[0]), (config.quantizer.global_codes, config.quantizer.latent_dim)
     found = {}
     for record in read_index(transcript):
         if record.kind == "sum" and record.stage == stage:
             values = np.frombuffer((transcript / record.file).read_bytes(), dtype="<i8").astype(np.int64)
-            found[record.round] = codec.decode(values)[: shape[0] * shape[1]].reshape(shape) / len(markets)
+            found[record.round] = codec.decode(values)[: shape[0] * shape[1]].reshape(shape) / len(bundle.markets)
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,58 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.reports.run_figures import draw_map, draw_movement, draw_usage, run_drawings
+from experiments.run_directory import read_metrics
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.pipeline import run_pipeline
+from tests.conftest import tiny
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out, config = tmp_path_factory.mktemp("run") / "run", tiny()
+    run_pipeline(config, prepare_markets(config.data), out)
+    return out, config
+
+
+def test_the_codebook_moves_as_the_sums_say(finished):
+    """The movements of all rounds lead from the common start to where the markets ended."""
+    from fedmm_secure.quantization.build import initial_model
+
+    out, config = finished
+    drawn = draw_movement(out, config).data
+    weights = torch.load(out / "models" / "m1" / "quantizer-0.pt", weights_only=True)
+    end = weights["global_codebook.codewords"].numpy()
+    start = initial_model(config, 0).global_codebook.codewords.detach().numpy()
+    rounds = drawn[[column for column in drawn if column.startswith("round")]]
+    assert rounds.shape == (config.quantizer.global_codes, config.federation.rounds)
+    assert (rounds.sum(axis=1).to_numpy() >= np.linalg.norm(end - start, axis=1) - 1e-4).all()
+    assert (rounds.to_numpy() > 0).any()
+
+
+def test_usage_is_that_of_the_codes(finished):
+    out, config = finished
+    drawn = draw_usage(out, config).data
+    codes = pd.read_parquet(out / "codes" / "m0.parquet")["global_code"]
+    first = drawn[drawn["market"] == "m0"].iloc[0]
+    assert first["share"] == pytest.approx(codes.value_counts(normalize=True).iloc[0])
+    assert drawn.groupby("market")["share"].sum().tolist() == pytest.approx([1.0] * 3)
+
+
+def test_the_map_keeps_distances_within_its_plane(finished):
+    out, config = finished
+    drawn = draw_map(out, config, ["m0", "m1", "m2"])
+    words = torch.load(out / "models" / "m0" / "quantizer-0.pt", weights_only=True)["global_codebook.codewords"].numpy()
+    plane = drawn.data[["x", "y"]].to_numpy()
+    for i, j in ((0, 1), (2, 5)):
+        assert np.linalg.norm(plane[i] - plane[j]) <= np.linalg.norm(words[i] - words[j]) + 1e-6
+    assert drawn.notes.keys() == {f"code-{code}" for code in range(config.quantizer.global_codes)}
+
+
+def test_a_run_without_log_or_transcript_has_fewer_figures(finished, tmp_path):
+    out, config = finished
+    metrics = read_metrics(out)
+    assert set(run_drawings(out, config, metrics)) == {"accuracy", "usage", "movement", "map", "communication"}
+    assert set(run_drawings(tmp_path, config, metrics)) == {"accuracy"}
