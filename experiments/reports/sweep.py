@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
-from experiments.reports.run import REPORT, Figures
+from experiments.reports.run import REPORT, WHO, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.run_directory import read_config, read_metrics
 from experiments.sweep.grid import expand
@@ -71,6 +71,8 @@ def write_sweep_report(directory: Path) -> Path:
         markets=[market for market in frame["market"].dropna().unique() if market != MACRO],
         attacks=_attacks(frame, sweep.grid.axes),
         spent=_spent(sweep),
+        who=WHO,
+        seeded=any(c.config.privacy.epsilon and c.config.privacy.noise_seed is not None for c in finished),
         reports={cell.name: _link(directory, sweep.path(cell) / REPORT) for cell in sweep.cells},
         drawings=drawings,
         figures=Figures({drawing.name: drawing for drawing in drawings}),
@@ -108,7 +110,7 @@ def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
 
 
 def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
-    """By market, runs on the same data that the privacy account knows and what they spend together, per view.
+    """By view: how many runs with a budget for it the privacy account holds on the data, and ε of all, worst market.
 
     Whoever chooses among the cells has looked at all of them.
     """
@@ -123,14 +125,12 @@ def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
             spendings = spent_on_same_data(config, directory, market)
         except InputError:
             return {}
-        delta = values["market"]["delta"]
-        budgeted = [run for run in spendings if gaussian_steps(run.events["market"]) is not None]
-        totals = {
-            view: pld_epsilon([run.events[view] for run in budgeted], delta, interval=COARSE)
-            for view in ("market", "release")
-        }
-        found[market] = {"runs": len(budgeted), **totals}
-    return found
+        for view in ("market", "release"):
+            events = [run.events[view] for run in spendings if gaussian_steps(run.events[view]) is not None]
+            epsilon = pld_epsilon(events, values["market"]["delta"], interval=COARSE)
+            known = found.setdefault(view, {"runs": len(events), "epsilon": 0.0})
+            known["epsilon"] = max(known["epsilon"], epsilon)
+    return {view: total for view, total in found.items() if total["runs"]}
 
 
 def _link(directory: Path, report: Path) -> str | None:
