@@ -117,6 +117,8 @@ class MarketClient:
 
     def _train(self, round: int) -> np.ndarray:
         generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
+        if self.trainer.private is not None:
+            self.trainer.private.noise.restart(round)
         if self._sends_gradient(round):
             self.last, gradient = self.trainer.gradient_round(generator)
             return np.asarray(gradient.numpy().ravel())

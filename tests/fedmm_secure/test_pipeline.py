@@ -118,6 +118,36 @@ def test_every_option_runs_to_sensible_metrics(tmp_path, name):
     assert remarks == {None} if name != "two markets, forced" else "cohort of 2, forced" in remarks.pop()
 
 
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("protect", ["federation", "release"])
+def test_seeded_noise_is_the_same_wherever_a_run_was_interrupted(tmp_path, protect):
+    """It would not be if noise began anew with each process: rounds would get that of the first once more."""
+    config = tiny(privacy={"epsilon": 8, "protect": protect, "noise_seed": 1}, ctr={"baselines": ["popularity"]})
+    whole = run(tmp_path / "whole" / "run", config)
+
+    def stop(event, fields):
+        if event == "round" and fields["round"] == 2:
+            raise InterruptedRunError
+
+    directory = tmp_path / "interrupted" / "run"
+    with pytest.raises(InterruptedRunError):
+        run_pipeline(config, prepare_markets(config.data), directory, stop)
+    assert comparable(run(directory, config)) == comparable(whole)
+
+
+def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
+    sums = []
+    for name in ("a", "b"):
+        config = tiny(privacy={"epsilon": 8, "protect": "release"}, ctr={"baselines": ["popularity"]})
+        run(tmp_path / name / "run", config)
+        sums.append([path.read_bytes() for path in sorted((tmp_path / name / "run").rglob("*-sum-*.bin"))])
+    assert len(sums[0]) == 3
+    assert all(one != other for one, other in zip(*sums, strict=True))
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
