@@ -18,7 +18,8 @@ class AttackRow:
     Attributes:
         attack: what was tried on whom.
         view: what the adversary saw.
-        success: name and value of the measure, a share or an AUC.
+        measure: what success is measured by.
+        success: its value, with a 95 % interval.
         chance: what guessing, or a prior alone, reaches; None where it says nothing.
         tpr: true-positive rate at 1 % false positives, for membership.
         within: whether the guarantee holds against it; None where there is no guarantee to hold.
