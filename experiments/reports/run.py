@@ -14,6 +14,7 @@ from experiments.reports.run_figures import run_drawings
 from experiments.reports.text import worst
 from experiments.run_directory import read_config, read_metrics
 from experiments.verification import verify_run
+from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.federation.setup import DECRYPTED_VIEWS
 from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.statement import STAGES, VIEWS
@@ -48,7 +49,7 @@ def write_report(directory: Path) -> Path:
         name=directory.resolve().name,
         config=config,
         metrics=metrics,
-        best=best_baseline(metrics),
+        best=best_baselines(config, metrics),
         views=ALL_VIEWS,
         who=WHO,
         worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
@@ -76,10 +77,14 @@ class Figures:
         return inline(self._drawings[name]) if name in self._drawings else ""
 
 
-def best_baseline(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
-    """Name and macro AUC of the strongest baseline."""
+def best_baselines(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What the strongest baseline is called and its macro AUC; beside a private model, one with DP and one without."""
     found = {name: values["auc"] for name, values in metrics["macro"]["baselines"].items() if values["auc"] is not None}
-    return max(found.items(), key=lambda pair: pair[1]) if found else None
+    groups = {"best baseline": set(found)}
+    if config.private_ctr:
+        groups = {"best baseline with DP": NOISY_BASELINES & set(found), "without DP": set(found) - NOISY_BASELINES}
+    best = {label: max(names, key=lambda name: found[name]) for label, names in groups.items() if names}
+    return [(f"{label}, {name}", found[name]) for label, name in best.items()]
 
 
 def headlines(rows: Sequence[AttackRow]) -> list[AttackRow]:
