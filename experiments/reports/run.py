@@ -80,9 +80,9 @@ class Figures:
 def best_baselines(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
     """What the strongest baseline is called and its macro AUC; beside a private model, one with DP and one without."""
     found = {name: values["auc"] for name, values in metrics["macro"]["baselines"].items() if values["auc"] is not None}
-    groups = {"best baseline": set(found)}
+    groups = {"best baseline": frozenset(found)}
     if config.private_ctr:
-        groups = {"best baseline with DP": NOISY_BASELINES & set(found), "without DP": set(found) - NOISY_BASELINES}
+        groups = {"best baseline with DP": NOISY_BASELINES & set(found), "without DP": frozenset(found) - NOISY_BASELINES}
     best = {label: max(names, key=lambda name: found[name]) for label, names in groups.items() if names}
     return [(f"{label}, {name}", found[name]) for label, name in best.items()]
 
