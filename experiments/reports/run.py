@@ -80,10 +80,11 @@ class Figures:
 def best_baselines(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
     """What the strongest baseline is called and its macro AUC; beside a private model, one with DP and one without."""
     found = {name: values["auc"] for name, values in metrics["macro"]["baselines"].items() if values["auc"] is not None}
-    groups = {"best baseline": frozenset(found)}
+    names = frozenset(found)
+    groups = {"best baseline": names}
     if config.private_ctr:
-        groups = {"best baseline with DP": NOISY_BASELINES & set(found), "without DP": frozenset(found) - NOISY_BASELINES}
-    best = {label: max(names, key=lambda name: found[name]) for label, names in groups.items() if names}
+        groups = {"best baseline with DP": names & NOISY_BASELINES, "without DP": names - NOISY_BASELINES}
+    best = {label: max(group, key=lambda name: found[name]) for label, group in groups.items() if group}
     return [(f"{label}, {name}", found[name]) for label, name in best.items()]
 
 
