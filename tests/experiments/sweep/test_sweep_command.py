@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -217,6 +218,20 @@ def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
     assert len(pd.read_parquet(out / "results.parquet")["seed"].unique()) == 1
     monkeypatch.setenv("PYTHONPATH", "")
     assert fedmm(capsys, "sweep", "--resume", "--retry", "--out", out)[0] == 0
+
+
+def test_sweeps_share_a_cache_that_its_owner_alone_reads(tmp_path):
+    grid = write_grid(tmp_path, blocks=[{"axes": {"aggregation.kind": ["plaintext"]}}], seeds=[0])
+    shared = tmp_path / "cache"
+    for name in ("a", "b"):
+        assert call("sweep", grid, "--out", tmp_path / name, "--cache", shared, "--quiet") == 0
+        if name == "a":
+            kept = {path: path.stat().st_mtime_ns for path in shared.rglob("*.npz")}
+    assert kept == {path: path.stat().st_mtime_ns for path in shared.rglob("*.npz")}
+    assert len(kept) >= 2 * 3  # a configured model and a baseline of each market
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o700
+    tables = (pd.read_parquet(tmp_path / name / "results.parquet") for name in ("a", "b"))
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_cell_is_open_until_its_attacks_are_made(swept):
