@@ -50,7 +50,9 @@ class SweepProgress(_Shown):
             return
         left = (time.monotonic() - self._start) / done * (total - done)
         remaining = f", about {_duration(left)} left" if done < total else ""
-        self._console.print(f"[{done}/{total}] {cell.name}: {status}{remaining}", highlight=False, markup=False)
+        self._console.print(
+            f"[{done}/{total}] {cell.name}: {status}{remaining}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _duration(seconds: float) -> str:

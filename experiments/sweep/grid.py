@@ -93,7 +93,7 @@ class Cell:
 
     Attributes:
         name: of its directory; changes with anything that its results depend on.
-        axes: value of every axis; None where its block leaves it to the base.
+        axes: value of every axis, that of the base where its block does not vary it.
         seed: of the run.
         config: what is run.
         attacks: what is attacked afterwards.
@@ -156,6 +156,13 @@ def expand(grid: Grid, overrides: Sequence[str] = (), account: Path | None = Non
     Raises:
         ConfigError: a cell's configuration is not valid; names the cell.
     """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        for axis in grid.axes:
+            if f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
+                raise ConfigError(
+                    f"--set {override}: {axis} is an axis of the grid; its cells would not be what they say"
+                )
     cells: dict[str, Cell] = {}
     for block in grid.blocks:
         for point, seed in product(ParameterGrid(block.axes), grid.seeds):
@@ -167,8 +174,7 @@ def expand(grid: Grid, overrides: Sequence[str] = (), account: Path | None = Non
 def _cell(
     grid: Grid, block: Block, point: Mapping[str, Any], seed: int, overrides: Sequence[str], account: Path | None
 ) -> Cell:
-    axes = {key: point.get(key) for key in grid.axes}
-    label = _label(axes, point, seed)
+    label = _label(grid.axes, point, seed)
     values = {**grid.set, **block.set, **point, "seed": seed}
     markets = values.pop(MARKETS, None)
     try:
@@ -183,7 +189,18 @@ def _cell(
     attacks = grid.attacks
     if attacks is not None and attacks.seeds is not None and seed not in attacks.seeds:
         attacks = None
+    axes = {key: point[key] if key in point else _value(config, key) for key in grid.axes}
     return Cell(f"{label}_{_hash(config)}", axes, seed, config, attacks)
+
+
+def _value(config: Config, key: str) -> Any:
+    """What a cell has where its block does not vary an axis: the value that its base or ``set`` gave it."""
+    if key == MARKETS:
+        return sorted(config.data.markets)
+    found: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _with_markets(config: Config, names: Sequence[str]) -> Config:
@@ -201,7 +218,7 @@ def _hash(config: Config) -> str:
     return hashlib.sha256(configuration_hash(config) + text).hexdigest()[:8]
 
 
-def _label(axes: Mapping[str, Any], point: Mapping[str, Any], seed: int) -> str:
+def _label(axes: Sequence[str], point: Mapping[str, Any], seed: int) -> str:
     last = [key.split(".")[-1] for key in axes]
     parts = []
     for key, short in zip(axes, last, strict=True):

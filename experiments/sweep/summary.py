@@ -1,4 +1,4 @@
-"""What a sweep's table says: means over seeds and paired differences, with intervals."""
+"""What a sweep's table says: means over seeds, with intervals."""
 
 from __future__ import annotations
 

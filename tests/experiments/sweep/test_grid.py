@@ -37,6 +37,16 @@ def test_cells_are_the_product_of_each_block_and_the_seeds(base):
     assert all(cell.config.seed == (cell.seed,) for cell in found)
 
 
+def test_an_axis_that_a_block_leaves_alone_has_the_value_that_is_run(base):
+    """A cell whose base has a budget must not stand in the table, and in figures, as one without."""
+    budget = {"privacy.epsilon": 2}
+    found = expand(grid(base, blocks=[{"axes": {"privacy.epsilon": [4]}}, {"set": budget}]))
+    assert [cell.axes["privacy.epsilon"] for cell in found] == [4, 2]
+    both = expand(grid("xmarket-dp", blocks=[{"axes": {"markets": [["ca", "de", "uk"]]}}, {}]))
+    assert both[1].axes["markets"] == ["ca", "de", "fr", "in", "jp", "mx", "uk"]
+    assert all(cell.config.privacy.epsilon == 8 for cell in both)
+
+
 def test_the_name_changes_with_the_configuration_and_with_nothing_else(base, tmp_path):
     (plain,) = expand(grid(base))
     (same,) = expand(grid(base), account=tmp_path / "account")

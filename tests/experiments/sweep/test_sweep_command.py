@@ -254,6 +254,8 @@ def test_a_cell_is_open_until_its_attacks_are_made(swept):
         (["negatives", "--retry"], "--retry goes with --resume"),
         (["negatves"], "did you mean 'negatives'"),
         (["negatives", "--set", "seed=3"], "takes its seeds from the grid"),
+        (["accuracy-vs-epsilon", "--set", "privacy.epsilon=3"], "privacy.epsilon is an axis of the grid"),
+        (["accuracy-vs-epsilon", "--set", "privacy={epsilon: 3}"], "is an axis of the grid"),
         (["--resume", "--out", "nowhere"], "is this a sweep?"),
     ],
 )
