@@ -153,7 +153,7 @@ def draw_axis(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> Drawing:
     figure.supylabel("test AUC", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8, title=", ".join(others)
+        handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8, title=", ".join(others)
     )
     data = pd.concat(shown)[["market", "line", axis, "mean", "low", "high"]]
     return Drawing(f"auc-by-{axis.replace('.', '-')}", f"Test AUC by {axis}", figure, data)
