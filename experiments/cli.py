@@ -44,7 +44,7 @@ from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.statement import VIEWS
+from fedmm_secure.statement import ALL_VIEWS
 from privacy.aggregation import AggregationError
 from privacy.errors import InputError
 
@@ -240,11 +240,11 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     macro = metrics["macro"]
     table.add_row("macro", "", f"{macro['auc']:.3f}", *(f"{macro['baselines'][name]['auc']:.3f}" for name in names))
     console.print(table)
-    table = Table("epsilon by view", *VIEWS, "profile")
+    table = Table("epsilon by view", *ALL_VIEWS)
     conditional: dict[str, float] = {}
     over_runs: list[str] = []
     for market, views in metrics["privacy"]["markets"].items():
-        cells = (epsilon_text(views[view]["epsilon"]) for view in (*VIEWS, "profile"))
+        cells = (epsilon_text(views[view]["epsilon"]) for view in ALL_VIEWS)
         table.add_row(market, *cells)
         together = views["with_earlier_runs"]
         if together["earlier_runs"]:

@@ -19,7 +19,8 @@ from experiments.options import JsonFlag, wide_console
 from experiments.reports.attacks import read_attacks, read_audits
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
 from experiments.reports.text import difference_text, epsilon_text, worst
-from experiments.run_directory import METRICS_FILE, read_config, read_metrics
+from experiments.run_directory import METRICS_FILE, read_config, read_environment, read_metrics
+from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.ctr.metrics import CONFIDENCE, Interval, paired_auc_difference
@@ -27,7 +28,7 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE
+from fedmm_secure.provenance import CONFIG_FILE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import write_json
 
@@ -194,8 +195,9 @@ def _print_comparison(runs: Sequence[Path], found: Sequence[Difference]) -> None
         table.add_row(market, *(_cell(by_place.get((name, market))) for name in names))
     macro = [_macro(found, name, names[0]) for name in names]
     table.add_row("macro", *macro)
+    metrics = [read_metrics(run) for run in runs]
     for view in ("market", "release"):
-        table.add_row(f"ε {view}", *(epsilon_text(_epsilon(run, view)) for run in runs))
+        table.add_row(f"ε {view}", *(epsilon_text(_epsilon(own, view)) for own in metrics))
     wide_console().print(table)
     if any(row.difference is not None and not row.paired for row in found):
         print("~ not paired: other candidates; the interval is Welch's t over seeds, and there is none with one seed")
@@ -218,8 +220,8 @@ def _macro(found: Sequence[Difference], name: str, first: str) -> str:
     return f"{means[name]:.3f}{difference}" if shared else "–"
 
 
-def _epsilon(run: Path, view: str) -> float | None:
-    return worst(found[view]["epsilon"] for found in read_metrics(run)["privacy"]["markets"].values())
+def _epsilon(metrics: Mapping[str, Any], view: str) -> float | None:
+    return worst(found[view]["epsilon"] for found in metrics["privacy"]["markets"].values())
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -237,7 +239,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 def _describe(path: Path) -> dict[str, Any]:
     if is_sweep(path):
         cells = sorted(path.glob(f"cells/*/{CONFIG_FILE}"))
-        finished = sum((cell.parent / "cell.json").exists() for cell in cells)
+        finished = sum((cell.parent / DONE_FILE).exists() for cell in cells)
         created = min((_created(cell.parent) for cell in cells), default="")
         return {"name": path.name, "created": created, "status": f"sweep, {finished} of {len(cells)} cells begun"}
     config = read_config(path)
@@ -257,14 +259,14 @@ def _describe(path: Path) -> dict[str, Any]:
         "status": ", ".join(["finished", *made]),
         "markets": len(metrics["markets"]),
         "auc": metrics["macro"]["auc"],
-        "epsilon_market": _epsilon(path, "market"),
-        "epsilon_release": _epsilon(path, "release"),
+        "epsilon_market": _epsilon(metrics, "market"),
+        "epsilon_release": _epsilon(metrics, "release"),
     }
 
 
 def _created(path: Path) -> str:
     try:
-        return str(json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["created"])
+        return str(read_environment(path)["created"])
     except (OSError, ValueError, KeyError):
         return ""
 

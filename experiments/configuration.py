@@ -18,10 +18,10 @@ QUICKSTART = "quickstart"
 DATA_VARIABLE = "FEDMM_DATA"
 
 
-def shipped() -> list[str]:
-    """Names of the configurations that come with the package."""
-    folder = resources.files("experiments") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+def shipped(folder: str = "configs") -> list[str]:
+    """Names of the configurations, or of other YAML files in a folder, that come with the package."""
+    entries = (resources.files("experiments") / folder).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
 def resolve(name_or_file: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -35,7 +35,7 @@ def resolve(name_or_file: str, overrides: Sequence[str] = (), values: Mapping[st
     Raises:
         ConfigError: one line that names file, key and, where there is one, the nearest valid name.
     """
-    path = _locate(name_or_file)
+    path = locate(name_or_file)
     data = load_yaml(path)
     for key, value in (values or {}).items():
         _put(data, key, value, source=key)
@@ -48,15 +48,21 @@ def resolve(name_or_file: str, overrides: Sequence[str] = (), values: Mapping[st
     return config.model_copy(update={"data": absolute})
 
 
-def _locate(name_or_file: str) -> Path:
-    if name_or_file in shipped():
-        return Path(str(resources.files("experiments") / "configs" / f"{name_or_file}.yaml"))
+def locate(name_or_file: str, folder: str = "configs", what: str = "configuration") -> Path:
+    """The file behind a shipped name, or a file's own path.
+
+    Raises:
+        ConfigError: neither; with the nearest shipped name.
+    """
+    names = shipped(folder)
+    if name_or_file in names:
+        return Path(str(resources.files("experiments") / folder / f"{name_or_file}.yaml"))
     path = Path(name_or_file)
     if path.is_file():
         return path
-    near = difflib.get_close_matches(name_or_file, shipped(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped configurations: {', '.join(shipped())}"
-    raise ConfigError(f"{name_or_file}: no such file or configuration; {hint}")
+    near = difflib.get_close_matches(name_or_file, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped {what}s: {', '.join(names)}"
+    raise ConfigError(f"{name_or_file}: no such file or {what}; {hint}")
 
 
 def _parse(override: str) -> tuple[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from experiments import run_directory
 from experiments.tracking import check_trackers, open_trackers
 from fedmm_secure.cache import Cache
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.pipeline import Listener, run_pipeline
+from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.results import Metrics
 
 
@@ -44,9 +43,4 @@ def execute(
     with run_directory.locked(directory), ExitStack() as stack:
         trackers = open_trackers(track, directory, stack)
         everyone: tuple[Listener, ...] = (run_directory.Log(directory), *listeners, *trackers)
-
-        def listener(event: str, fields: Mapping[str, Any]) -> None:
-            for told in everyone:
-                told(event, fields)
-
-        return run_pipeline(config, prepared, directory, listener, cache)
+        return run_pipeline(config, prepared, directory, tell_all(everyone), cache)

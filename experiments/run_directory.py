@@ -13,7 +13,7 @@ from typing import Any
 
 from fedmm_secure.config import Config, config_from_data, load_yaml
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.provenance import CONFIG_FILE, begin
+from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, begin
 
 METRICS_FILE = "metrics.json"
 
@@ -64,6 +64,11 @@ def read_metrics(directory: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise RunDirectoryError(f"{path}: not valid JSON: {error}") from error
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """Versions, commit and machine that a run began with."""
+    return dict(json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8")))
 
 
 def read_noise(directory: Path, market: str) -> dict[str, float]:

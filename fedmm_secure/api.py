@@ -14,7 +14,7 @@ from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
-from fedmm_secure.pipeline import Listener, run_pipeline
+from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.provenance import begin
 from fedmm_secure.serving import MarketScorer
 
@@ -72,12 +72,7 @@ class FedMM:
         self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
         begin(self.directory_, config)
-
-        def listener(event: str, fields: Mapping[str, Any]) -> None:
-            for callback in callbacks:
-                callback(event, fields)
-
-        self.metrics_ = run_pipeline(config, prepared, self.directory_, listener)
+        self.metrics_ = run_pipeline(config, prepared, self.directory_, tell_all(callbacks))
         return self
 
     def predict(self, market: str, users: Sequence[str], items: Sequence[str]) -> FloatArray:

@@ -62,6 +62,16 @@ Embeddings = dict[str, Embedding]
 Quantizers = dict[int, dict[str, RQVAE]]
 
 
+def tell_all(listeners: Sequence[Listener]) -> Listener:
+    """A listener that passes on to each of several."""
+
+    def listener(event: str, fields: Mapping[str, Any]) -> None:
+        for told in listeners:
+            told(event, fields)
+
+    return listener
+
+
 def run_pipeline(
     config: Config,
     markets: Mapping[str, PreparedMarket],

@@ -23,6 +23,7 @@ from privacy.accounting.statement import (
 )
 
 VIEWS = ("server", *DECRYPTED_VIEWS)
+ALL_VIEWS = (*VIEWS, "profile")
 USER_CODES = "user-codes"
 STAGES = (COUNTS, EMBEDDING, QUANTIZER, CTR)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,13 +24,12 @@ from experiments.compliance.document import (
 from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
 from experiments.compliance.questions import answer_questions
 from experiments.reports.attacks import attack_rows, read_attacks, read_audits
-from experiments.run_directory import read_config, read_metrics, read_noise
+from experiments.run_directory import read_config, read_environment, read_metrics, read_noise
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.federation.setup import configuration_hash, run_id
-from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.publication import spent_on_same_data
-from fedmm_secure.statement import VIEWS
+from fedmm_secure.statement import ALL_VIEWS, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
@@ -70,7 +68,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         name: MarketStated(
             users=metrics["markets"][name]["n_users"],
             items=metrics["markets"][name]["n_items"],
-            views={view: _guarantee(views[view]) for view in (*VIEWS, "profile")},
+            views={view: _guarantee(views[view]) for view in ALL_VIEWS},
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=read_noise(directory, name),
@@ -172,7 +170,7 @@ def _attack(row: Any) -> AttackStated:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    found = json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    found = read_environment(directory)
     packages = {name: version for name, version in found["packages"].items() if version is not None}
     own = {"python": found["python"], "commit": found["commit"], "code": found.get("code")}
     return packages | {key: value for key, value in own.items() if value is not None}

@@ -41,8 +41,7 @@ def _nist(document: Document) -> list[Question]:
             "variant and conversion",
             "Which definition, and how was it composed?",
             "(ε, δ)-differential privacy from privacy loss distributions of all mechanisms together; a second, "
-            "independent "
-            "accountant (PRV) agrees within 1 %.",
+            "independent accountant (PRV) agrees within 1 %.",
         ),
         _by_run(
             NIST,
@@ -50,16 +49,14 @@ def _nist(document: Document) -> list[Question]:
             "Who is trusted with what?",
             "Each market with its own users' rows. The server with nothing but availability: it sees ciphertexts "
             f"({document.run.aggregation}) and holds no secret key. Markets see decrypted sums, which carry noise "
-            f"added in each "
-            "market before anything leaves it.",
+            "added in each market before anything leaves it.",
         ),
         _by_run(
             NIST,
             "mechanism",
             "Which mechanisms, with what sensitivity?",
             f"Stages with a mechanism: {', '.join(stages) or 'none'}. Gaussian noise on item counts and on a Gram "
-            f"matrix "
-            "(each user's row of norm 1), DP-SGD with Poisson sampling and per-user clipping on the quantiser"
+            "matrix (each user's row of norm 1), DP-SGD with Poisson sampling and per-user clipping on the quantiser"
             + (" and the CTR model." if release else "; the market's own CTR model stays inside and has none."),
         ),
         _by_run(
@@ -74,8 +71,7 @@ def _nist(document: Document) -> list[Question]:
             "utility and bias",
             "What does the noise cost, and whom?",
             "Accuracy by market stands in the run's report; markets with fewer users lose more, and so do users "
-            "whose items "
-            "are rare, because rare items drown in the noise of the counts.",
+            "whose items are rare, because rare items drown in the noise of the counts.",
         ),
         _by_run(
             NIST,
@@ -89,8 +85,7 @@ def _nist(document: Document) -> list[Question]:
             "side channels",
             "What may leak beside the outputs?",
             "Noise comes from the operating system's entropy through PyTorch in floating point; floating-point "
-            "attacks and "
-            "timing are not defended against. Ciphertexts have the same size in every round.",
+            "attacks and timing are not defended against. Ciphertexts have the same size in every round.",
         ),
         _by_controller(
             NIST,
@@ -115,9 +110,8 @@ def _gdpr(document: Document) -> list[Question]:
             "(a) description of the processing",
             "What is done with which data?",
             f"Interactions (user, item, optionally rating and time) of {len(document.markets)} markets train an "
-            f"encoder and "
-            "codebooks; codebook movements are added up under encryption; codes feed each market's click-through-rate "
-            "model. No user identifier and no row leaves a market.",
+            "encoder and codebooks; codebook movements are added up under encryption; codes feed each market's "
+            "click-through-rate model. No user identifier and no row leaves a market.",
         ),
         _by_controller(GDPR, "(a) purposes and legitimate interest", "Why is it done?", "For the controller to state."),
         _by_controller(
@@ -138,8 +132,7 @@ def _gdpr(document: Document) -> list[Question]:
             "(d) measures",
             "What mitigates the risks?",
             "User-level differential privacy, encrypted aggregation, a minimum cohort, a ledger that is written "
-            "before each "
-            "release, verification, audits and attacks; the verdict of this report is "
+            "before each release, verification, audits and attacks; the verdict of this report is "
             + (
                 "that the guarantee holds as stated." if document.verdict.compliant else "that it may not be relied on."
             ),
@@ -193,8 +186,7 @@ def _edpb(document: Document) -> list[Question]:
             "design of the model",
             "Which choices limit what the model can hold about a person?",
             "Training by mechanisms whose output changes little whoever takes part; codes in place of embeddings; "
-            "user codes "
-            "are never published" + (" unless randomised." if document.run.protect == "release" else "."),
+            "user codes are never published" + (" unless randomised." if document.run.protect == "release" else "."),
         ),
         _by_run(
             EDPB, "testing and resistance to attacks", "Was it attacked, and with what success?", _attacks(document)

@@ -14,7 +14,7 @@ from experiments.compliance.signing import sign, write_report_files
 from experiments.keys import PassphraseOption, read_passphrase
 from experiments.options import FINDING
 from experiments.reports.run import write_report
-from experiments.reports.sweep import write_sweep_report
+from experiments.reports.sweep import open_sweep, write_sweep_report
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.verification import Finding
@@ -56,7 +56,7 @@ def report(
     if not compliance:
         if keys is not None or max_epsilon is not None or sole_run:
             raise ConfigError("--sign, --max-epsilon and --declare-sole-run go with --compliance")
-        print(write_sweep_report(run) if is_sweep(run) else write_report(run))
+        print(write_sweep_report(open_sweep(run)) if is_sweep(run) else write_report(run))
         return
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import pandas as pd
@@ -75,30 +75,31 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+@styled
 def write_drawing(directory: Path, drawing: Drawing) -> None:
     """Write ``<name>.svg``, ``<name>.png`` and the figure's numbers, ``<name>.csv``."""
     write_atomic(directory / f"{drawing.name}.svg", svg_text(drawing.figure).encode())
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        buffer = io.BytesIO()
-        drawing.figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
+    buffer = io.BytesIO()
+    drawing.figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
     write_atomic(directory / f"{drawing.name}.png", buffer.getvalue())
     write_atomic(directory / f"{drawing.name}.csv", _csv(drawing))
 
 
 def svg_text(figure: Figure) -> str:
     """A figure as a file of its own; the same for the same figure."""
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    return _svg(figure, facecolor="white")
+
+
+@styled
+def _svg(figure: Figure, **ground: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, **ground)
     return buffer.getvalue()
 
 
 def inline(drawing: Drawing) -> Markup:
     """A figure for a page: in the page's colours, with its title, its notes and a link to its numbers."""
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        buffer = io.StringIO()
-        drawing.figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
+    text = _svg(drawing.figure, transparent=True)
     svg = text[text.index("<svg") :].replace(_INK, "currentColor")
     prefix = re.sub(r"\W", "-", drawing.name)
     # several figures in one page must not share ids

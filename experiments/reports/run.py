@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.text import worst
-from experiments.run_directory import read_config, read_metrics
+from experiments.run_directory import read_config, read_environment, read_metrics
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.federation.setup import DECRYPTED_VIEWS
-from fedmm_secure.provenance import ENVIRONMENT_FILE
-from fedmm_secure.statement import STAGES, VIEWS
+from fedmm_secure.statement import ALL_VIEWS, STAGES
 
 REPORT = "report.html"
-ALL_VIEWS = (*VIEWS, "profile")
 WHO = {
     "server": "the server",
     "market": "another market",
@@ -63,7 +60,7 @@ def write_report(directory: Path) -> Path:
         audits=audits,
         violated=[result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"],
         figures=Figures(run_drawings(directory, config, metrics)),
-        environment=json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8")),
+        environment=read_environment(directory),
     )
 
 

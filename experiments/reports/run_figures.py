@@ -91,13 +91,11 @@ def draw_loss(directory: Path) -> Drawing | None:
 @styled
 def draw_usage(directory: Path, config: Config) -> Drawing | None:
     """Share of users and items on each global code, by market, first seed; codes by falling use."""
-    rows = []
-    for path in sorted((directory / "codes").glob("*.parquet")):
-        codes = pd.read_parquet(path)
-        codes = codes[codes["seed"] == config.seed[0]]
-        share = np.bincount(codes["global_code"], minlength=config.quantizer.global_codes) / max(len(codes), 1)
-        for rank, code in enumerate(np.argsort(-share, kind="stable")):
-            rows.append({"market": path.stem, "rank": rank + 1, "code": int(code), "share": share[code]})
+    rows = [
+        {"market": market, "rank": rank + 1, "code": int(code), "share": share[code]}
+        for market, share in _shares(directory, config).items()
+        for rank, code in enumerate(np.argsort(-share, kind="stable"))
+    ]
     if not rows:
         return None
     data = pd.DataFrame(rows)
@@ -130,8 +128,7 @@ def draw_map(directory: Path, config: Config, markets: list[str]) -> Drawing | N
         return None
     weights = torch.load(path, weights_only=True)
     words = weights["global_codebook.codewords"].double().numpy()
-    shares = [_shares(directory / "codes" / f"{market}.parquet", config) for market in markets]
-    share = np.mean([found for found in shares if found is not None], axis=0)
+    share = np.mean(list(_shares(directory, config).values()), axis=0)
     places = PCA(2, svd_solver="full").fit_transform(words)
     figure, axes = _figure(4.2)
     notes = {}
@@ -168,13 +165,15 @@ def draw_communication(directory: Path) -> Drawing | None:
     return Drawing("communication", "Bytes of all markets and seeds by round", figure, data)
 
 
-def _shares(path: Path, config: Config) -> FloatArray | None:
-    if not path.is_file():
-        return None
-    codes = pd.read_parquet(path)
-    chosen = codes.loc[codes["seed"] == config.seed[0], "global_code"]
-    counts = np.bincount(chosen, minlength=config.quantizer.global_codes)
-    return np.asarray(counts / max(len(chosen), 1), dtype=np.float64)
+def _shares(directory: Path, config: Config) -> dict[str, FloatArray]:
+    """Share of a market's users and items on each global code ``(global_codes,)``, first seed."""
+    found = {}
+    for path in sorted((directory / "codes").glob("*.parquet")):
+        codes = pd.read_parquet(path)
+        chosen = codes.loc[codes["seed"] == config.seed[0], "global_code"]
+        counts = np.bincount(chosen, minlength=config.quantizer.global_codes)
+        found[path.stem] = np.asarray(counts / max(len(chosen), 1), dtype=np.float64)
+    return found
 
 
 def _sums(directory: Path, config: Config) -> dict[int, FloatArray]:

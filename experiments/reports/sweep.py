@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
 from experiments.reports.run import REPORT, WHO, Figures
 from experiments.reports.sweep_figures import sweep_drawings
-from experiments.run_directory import read_config, read_metrics
+from experiments.run_directory import read_config, read_environment, read_metrics
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
-from experiments.sweep.summary import accuracy, grouped, macro_summary, value_text
-from experiments.sweep.table import MACRO, collect
+from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
+from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.publication import spent_on_same_data
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
@@ -39,17 +37,16 @@ def open_sweep(directory: Path) -> Sweep:
     return Sweep(directory, grid, overrides, tuple(expand(grid, overrides)))
 
 
-def write_sweep_report(directory: Path) -> Path:
+def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None) -> Path:
     """Write ``report.html``, and ``figures/`` as SVG, PNG and CSV.
 
     Raises:
         RunDirectoryError: not a sweep, or none of its cells has finished.
     """
-    sweep = open_sweep(directory)
-    finished = sweep.finished()
+    directory, finished = sweep.directory, sweep.finished()
     if not finished:
         raise RunDirectoryError(f"{directory}: no cell has finished (fedmm sweep --resume --out {directory})")
-    frame = collect(sweep)
+    frame = collect(sweep) if frame is None else frame
     drawings = sweep_drawings(frame, sweep.grid.axes)
     for drawing in drawings:
         write_drawing(directory / FIGURES, drawing)
@@ -68,7 +65,7 @@ def write_sweep_report(directory: Path) -> Path:
         other_code=sweep.other_code(),
         summary=macro_summary(sweep, frame).to_dict("records"),
         by_market=_by_market(sweep, frame),
-        markets=[market for market in frame["market"].dropna().unique() if market != MACRO],
+        markets=markets_of(frame),
         attacks=_attacks(frame, sweep.grid.axes),
         spent=_spent(sweep),
         who=WHO,
@@ -76,7 +73,7 @@ def write_sweep_report(directory: Path) -> Path:
         reports={cell.name: _link(directory, sweep.path(cell) / REPORT) for cell in sweep.cells},
         drawings=drawings,
         figures=Figures({drawing.name: drawing for drawing in drawings}),
-        environment=json.loads((sweep.path(finished[0]) / ENVIRONMENT_FILE).read_text(encoding="utf-8")),
+        environment=read_environment(sweep.path(finished[0])),
     )
 
 
@@ -85,9 +82,7 @@ def _by_market(sweep: Sweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
     axes, rows = sweep.grid.axes, []
     for point, cells in grouped(frame, axes):
         values = {
-            str(market): seed_interval(accuracy(cells, market=str(market))["value"].tolist()).mean
-            for market in cells["market"].dropna().unique()
-            if market != MACRO
+            market: seed_interval(accuracy(cells, market=market)["value"].tolist()).mean for market in markets_of(cells)
         }
         rows.append({"point": point, "auc": values})
     return rows

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.sweep.grid import MARKETS
-from experiments.sweep.summary import accuracy, grouped, over_seeds, value_text
+from experiments.sweep.summary import accuracy, grouped, markets_of, over_seeds, value_text
 from experiments.sweep.table import MACRO
 from fedmm_secure.ctr.recipes import CONFIGURED
 
@@ -77,7 +77,7 @@ def _attack_lines(left: Axes, attacked: pd.DataFrame, varying: Sequence[str]) ->
 @styled
 def draw_pareto_by_market(frame: pd.DataFrame, axes: Sequence[str]) -> Drawing:
     """The same without attacks, one panel a market."""
-    markets = [market for market in frame["market"].dropna().unique() if market != MACRO]
+    markets = markets_of(frame)
     figure, panels = _panels(len(markets))
     shown = []
     for panel, market in zip(panels, markets, strict=True):
@@ -103,7 +103,7 @@ def _epsilon_lines(axes: Axes, frame: pd.DataFrame, market: str, varying: Sequen
         for key, points in grouped(found, others):
             line = over_seeds(points, [EPSILON]).sort_values(EPSILON)
             name = ", ".join((model, *key))
-            _plot(axes, line, index, name)
+            _plot(axes, line[EPSILON], line, index, name)
             shown.append(line.assign(line=name))
             index += 1
     public = frame[frame[EPSILON].isna()]
@@ -129,7 +129,7 @@ def _epsilon_lines(axes: Axes, frame: pd.DataFrame, market: str, varying: Sequen
 def draw_axis(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> Drawing:
     """Test AUC along one axis, macro and by market, a line for each point of the other axes; intervals over runs."""
     others = [name for name in axes if name != axis]
-    markets = [MACRO, *(market for market in frame["market"].dropna().unique() if market != MACRO)]
+    markets = [MACRO, *markets_of(frame)]
     figure, panels = _panels(len(markets))
     values = list(dict.fromkeys(frame[axis].tolist()))
     numeric = all(isinstance(value, float) for value in values)
@@ -140,7 +140,7 @@ def draw_axis(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> Drawing:
             line = over_seeds(points, [axis])
             name = ", ".join(key) or CONFIGURED
             places = line[axis] if numeric else line[axis].map(values.index)
-            _plot(panel, line.assign(**{EPSILON: places}), index, name, joined=numeric)
+            _plot(panel, places, line, index, name, joined=numeric)
             shown.append(line.assign(market=market, line=name))
         panel.set_title(market, fontsize=10)
         if numeric and max(values) >= 8 * max(min(values), 1e-9):
@@ -197,12 +197,12 @@ def _set_text(name: str, whole: str) -> str:
     return f"without {missing[0]}" if len(missing) == 1 else name
 
 
-def _plot(axes: Axes, line: pd.DataFrame, index: int, name: str, *, joined: bool = True) -> None:
+def _plot(axes: Axes, places: pd.Series, line: pd.DataFrame, index: int, name: str, *, joined: bool = True) -> None:
     at = index % len(PALETTE)
     known = line["low"].notna()
     error = np.where(known, line["high"] - line["mean"], 0.0)
     style = LINES[at] if joined else "none"
-    axes.errorbar(line[EPSILON], line["mean"], error, label=name, color=PALETTE[at], marker=MARKERS[at],
+    axes.errorbar(places, line["mean"], error, label=name, color=PALETTE[at], marker=MARKERS[at],
                   markersize=4, linestyle=style, linewidth=1.4, capsize=2)  # fmt: skip
 
 

@@ -27,12 +27,6 @@ def estimate_text(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
-def interval_text(mean: float, low: float | None, high: float | None) -> str:
-    """A mean, with its interval where there is one."""
-    bounds = "" if low is None or high is None or math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    return f"{mean:.3f}{bounds}"
-
-
 def difference_text(found: Mapping[str, Any]) -> str:
     """A difference with its sign, and its interval where there is one."""
     bounds = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.table import Table
 
@@ -64,8 +65,8 @@ def sweep(
         try:
             run_cells(found, workers=processes, cache=cache, retry=retry, report=progress)
         finally:
-            write_table(found)
-    _conclude(found, as_json)
+            table = write_table(found)
+    _conclude(found, table, as_json)
 
 
 def _asked(
@@ -86,10 +87,10 @@ def _asked(
     return (grid.model_copy(update={"seeds": tuple(seeds)}) if seeds else grid), changes
 
 
-def _conclude(found: Sweep, as_json: bool) -> None:
+def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
     failures, foreign = found.failures(), found.other_code()
     findings = [(cell.name, finding) for cell in found.finished() for finding in found.findings(cell)]
-    report = write_sweep_report(found.directory) if found.finished() else None
+    report = write_sweep_report(found, results) if found.finished() else None
     table = found.directory / TABLE
     if as_json:
         print(
@@ -106,7 +107,7 @@ def _conclude(found: Sweep, as_json: bool) -> None:
             )
         )
     else:
-        _print(found)
+        _print(found, results)
         print(f"\ncells          {found.directory / CELLS}\ntable          {table}")
         if report is not None:
             print(f"report         {report}")
@@ -119,8 +120,8 @@ def _conclude(found: Sweep, as_json: bool) -> None:
     raise typer.Exit(FINDING if failures or findings else 0)
 
 
-def _print(found: Sweep) -> None:
-    summary = macro_summary(found)
+def _print(found: Sweep, results: pd.DataFrame) -> None:
+    summary = macro_summary(found, results)
     if not len(summary):
         return
     table = Table(*found.grid.axes, "runs", "macro AUC", "95 %", "ε market", "ε release")

@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -18,14 +17,14 @@ from sklearn.model_selection import ParameterGrid
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
-from experiments.configuration import QUICKSTART, resolve
+from experiments.configuration import QUICKSTART, locate, resolve, shipped
 from fedmm_secure.config import Config, load_yaml
 from fedmm_secure.config_privacy import Section
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.setup import configuration_hash
 
-MARKETS = "markets"
+FOLDER, MARKETS = "grids", "markets"
 _SHORT = 40
 
 
@@ -108,8 +107,7 @@ class Cell:
 
 def shipped_grids() -> list[str]:
     """Names of the grids that come with the package."""
-    folder = resources.files("experiments") / "grids"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return shipped(FOLDER)
 
 
 def load_grid(name_or_file: str) -> Grid:
@@ -118,13 +116,7 @@ def load_grid(name_or_file: str) -> Grid:
     Raises:
         ConfigError: no such grid, or one line that names the key at fault.
     """
-    path = Path(name_or_file)
-    if name_or_file in shipped_grids():
-        path = Path(str(resources.files("experiments") / "grids" / f"{name_or_file}.yaml"))
-    elif not path.is_file():
-        near = difflib.get_close_matches(name_or_file, shipped_grids(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"shipped grids: {', '.join(shipped_grids())}"
-        raise ConfigError(f"{name_or_file}: no such file or grid; {hint}")
+    path = locate(name_or_file, FOLDER, "grid")
     return grid_from_data(load_yaml(path), source=str(path))
 
 

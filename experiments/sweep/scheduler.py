@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 from pebble import ProcessExpired, ProcessPool
 
+from experiments.run_directory import read_environment
 from experiments.sweep.cells import (
     Failure,
     Status,
@@ -27,7 +27,6 @@ from experiments.sweep.grid import Cell, Grid, grid_from_data
 from fedmm_secure.cache import code_version
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.storage import write_atomic
 
 GRID_FILE, CELLS, CACHE = "sweep.yaml", "cells", "cache"
@@ -72,7 +71,9 @@ class Sweep:
 
     def other_code(self) -> list[str]:
         """Finished cells that another version of the code computed."""
-        return [cell.name for cell in self.finished() if _code_of(self.path(cell)) != code_version()]
+        return [
+            cell.name for cell in self.finished() if read_environment(self.path(cell)).get("code") != code_version()
+        ]
 
 
 def is_sweep(directory: Path) -> bool:
@@ -138,7 +139,3 @@ def _collect(sweep: Sweep, futures: dict[Any, Cell], report: Report) -> None:
             if isinstance(error, ProcessExpired):  # killed, out of memory: it could not say why itself
                 note_failure(sweep.path(cell), RuntimeError(f"its process died with exit code {error.exitcode}"))
             report(cell, "done" if error is None else "failed", total - len(waiting), total)
-
-
-def _code_of(run: Path) -> str | None:
-    return json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8")).get("code")  # type: ignore[no-any-return]

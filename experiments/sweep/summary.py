@@ -24,6 +24,11 @@ def grouped(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[str,
         yield tuple(value_text(part) for part in key), rows
 
 
+def markets_of(frame: pd.DataFrame) -> list[str]:
+    """Markets in a table, in its order."""
+    return [str(market) for market in frame["market"].dropna().unique() if market != MACRO]
+
+
 def value_text(value: object) -> str:
     """A value of an axis as the table holds it."""
     if isinstance(value, float) and math.isfinite(value):
@@ -44,11 +49,9 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "runs", "mean", "low", "high"])
 
 
-def accuracy(frame: pd.DataFrame, *, model: str = CONFIGURED, market: str = MACRO, metric: str = "auc") -> pd.DataFrame:
-    """The rows of one metric of one model in one market."""
-    wanted = (
-        (frame["metric"] == metric) & (frame["model"] == model) & (frame["market"] == market) & frame["view"].isna()
-    )
+def accuracy(frame: pd.DataFrame, *, model: str = CONFIGURED, market: str = MACRO) -> pd.DataFrame:
+    """The rows of test AUC of one model in one market."""
+    wanted = (frame["metric"] == "auc") & (frame["model"] == model) & (frame["market"] == market) & frame["view"].isna()
     return frame[wanted]
 
 

@@ -15,7 +15,7 @@ from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.statement import VIEWS
+from fedmm_secure.statement import ALL_VIEWS
 
 TABLE = "results.parquet"
 MACRO = "macro"
@@ -59,18 +59,16 @@ def write_table(sweep: Sweep) -> pd.DataFrame:
 
 
 def _axis_columns(axes: Mapping[str, Any]) -> Row:
-    numbers = (int, float)
-    return {
-        key: value
-        if value is None or (isinstance(value, numbers) and not isinstance(value, bool))
-        else axis_text(value)
-        for key, value in axes.items()
-    }
+    return {key: value if value is None or _is_number(value) else axis_text(value) for key, value in axes.items()}
 
 
 def _is_numeric(column: pd.Series) -> bool:
     known = column.dropna()
-    return len(known) > 0 and all(isinstance(value, int | float) for value in known)
+    return len(known) > 0 and all(_is_number(value) for value in known)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _rows(run: Path) -> Iterator[Row]:
@@ -83,7 +81,7 @@ def _rows(run: Path) -> Iterator[Row]:
         for metric, value in found.get("quantizer", {}).items():
             yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
     for market, views in metrics["privacy"]["markets"].items():
-        for view in (*VIEWS, "profile"):
+        for view in ALL_VIEWS:
             guarantee = views[view]
             epsilon = math.inf if guarantee["epsilon"] is None else guarantee["epsilon"]
             about = {"market": market, "view": view, "unit": guarantee["unit"]}

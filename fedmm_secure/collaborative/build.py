@@ -19,6 +19,8 @@ def fit_embedding(prepared: PreparedMarket, config: EmbeddingConfig, cache: Cach
     embedding = LightGCNEmbedding(
         config.dim, layers=config.layers, epochs=config.epochs, learning_rate=config.learning_rate
     )
+    if cache is None:
+        return embedding.fit(matrix)
     inputs = {"what": "lightgcn", **vars(embedding), "market": market_digest(prepared)}
-    kept = (cache or Cache()).arrays(inputs, lambda: {"item_factors": embedding.fit(matrix).item_factors_})
+    kept = cache.arrays(inputs, lambda: {"item_factors": embedding.fit(matrix).item_factors_})
     return embedding.set_factors(kept["item_factors"], matrix)

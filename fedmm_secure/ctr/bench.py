@@ -51,6 +51,7 @@ def bench_market(
     store = Store(directory / "state" / "ctr" / name)
     bench = MarketBench(prepared, embedding, config)
     shared = cache or Cache()
+    common = bench_inputs(config, prepared) if shared.directory is not None else {}  # a market is hashed once
     local: dict[int, RQVAE] = {}
 
     def quantizer(recipe: Recipe, seed: int) -> RQVAE | None:
@@ -81,8 +82,10 @@ def bench_market(
 
         def fitted() -> dict[str, np.ndarray]:
             model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
-            data = np.frombuffer(model_bytes(model), dtype=np.uint8)
-            return {PROBABILITY: bench.predict(model, builder), "model": data}
+            found = {PROBABILITY: bench.predict(model, builder)}
+            if recipe.name == CONFIGURED:
+                found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
+            return found
 
         found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
         if recipe.name == CONFIGURED:
@@ -103,8 +106,9 @@ def bench_market(
         return Cache() if carries_noise else shared
 
     def inputs(what: str, recipe: Recipe, seed: int) -> dict[str, object]:
-        codes = None if recipe.codes is None else code_inputs(config, embedding, recipe, quantizers[seed])
-        return {"what": what, **bench_inputs(config, prepared), "recipe": asdict(recipe), "seed": seed, "codes": codes}
+        hashed = recipe.codes is not None and shared.directory is not None
+        codes = code_inputs(config, embedding, recipe, quantizers[seed]) if hashed else None
+        return {"what": what, **common, "recipe": asdict(recipe), "seed": seed, "codes": codes}
 
     def noisy(recent: bool, seed: int) -> dict[str, np.ndarray]:
         noise = noise_source(config.privacy.noise_seed, "noisy-popularity", name, seed)
@@ -119,7 +123,7 @@ def bench_market(
     scores = {"popularity": bench.popularity, "svd": bench.svd}
     for score in scores.keys() & set(config.ctr.baselines):
         compute = partial(_named, scores[score])
-        kept = store.arrays(score, partial(shared.arrays, {"what": score, **bench_inputs(config, prepared)}, compute))
+        kept = store.arrays(score, partial(shared.arrays, {"what": score, **common}, compute))
         predictions[score] = [kept[PROBABILITY]]
     for baseline in NOISY_BASELINES & set(config.ctr.baselines):
         recent = baseline == "noisy-recent-popularity"
