@@ -26,8 +26,11 @@ class Answers:
         self._folder, self._known = folder, {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, question: object, compute: Callable[[], float]) -> float:
+    def get(self, question: object, compute: Callable[[], float], *, shared: bool = True) -> float:
+        """The answer; one that is not ``shared`` stays in this process: a curve of hundreds is no file each."""
         key = hashlib.sha256(repr(question).encode()).hexdigest()
+        if key not in self._known and not shared:
+            self._known[key] = compute()
         if key not in self._known:
             path = self._folder / key
             if not path.exists():
@@ -81,7 +84,11 @@ def _remember_composed(accountant: Any, answers: Answers) -> None:
         question = accountant.__name__, self.settings, self.told, target_delta
         return answers.get(question, lambda: composed_first("get_epsilon")(self, target_delta))
 
+    def get_delta(self: Any, target_epsilon: float) -> float:
+        question = accountant.__name__, "delta", self.settings, self.told, target_epsilon
+        return answers.get(question, lambda: composed_first("get_delta")(self, target_epsilon), shared=False)
+
     accountant.__init__, accountant.compose = keep_settings, compose_later
     for name in asked:
         setattr(accountant, name, composed_first(name))
-    accountant.get_epsilon = get_epsilon
+    accountant.get_epsilon, accountant.get_delta = get_epsilon, get_delta

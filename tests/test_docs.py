@@ -15,10 +15,24 @@ from fedmm_secure.config import Config
 ROOT = Path(__file__).parents[1]
 
 
+# in the kernels of the notebooks: no processes of their own, and what accountants answered other tests
+STARTUP = f"""
+import sys
+import joblib
+sys.path.append({str(ROOT)!r})
+from tests.accounting_cache import share_answers
+joblib.parallel_config(backend="sequential")
+share_answers()
+"""
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp("site") / "site"
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    folder = tmp_path_factory.mktemp("site")
+    out, startup = folder / "site", folder / "profile_default" / "startup" / "tests.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(STARTUP)
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "IPYTHONDIR": str(folder)}
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900,

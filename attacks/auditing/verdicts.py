@@ -137,15 +137,16 @@ def canaries_needed(claim: Claim, distance: float, *, level: float = LEVEL) -> i
     Nineteen times in twenty, at the best threshold; None where the claim admits that distance.
     """
     rates = np.concatenate([np.geomspace(1e-4, 0.5, 40), 1.0 - np.geomspace(1e-3, 0.5, 20)])
-    useful = [rate for rate in rates if gaussian_tpr(distance, rate) > claim.largest_tpr(float(rate))]
+    useful = np.array([rate for rate in rates if gaussian_tpr(distance, rate) > claim.largest_tpr(float(rate))])
+    seen = np.array([gaussian_tpr(distance, float(rate)) for rate in useful])
     n = 16
-    while useful and n <= _LARGEST:
+    while len(useful) and n <= _LARGEST:
         counted = n // 4  # half of the canaries are in, half of those count
-        for rate in useful:
-            hits = int(stats.binom.ppf(0.05, counted, gaussian_tpr(distance, float(rate))))
-            false = int(stats.binom.ppf(0.95, counted, rate))
-            if _exceeds(claim, hits, counted, false, counted, level):
-                return n
+        hits = np.asarray(stats.binom.ppf(0.05, counted, seen)).astype(int)
+        false = np.asarray(stats.binom.ppf(0.95, counted, useful)).astype(int)
+        lower, upper = _lower(hits, counted, level / 2), _upper(false, counted, level / 2)
+        if any(low > claim.largest_tpr(float(high)) for low, high in zip(lower, upper, strict=True)):
+            return n
         n = int(n * 1.25)
     return None
 

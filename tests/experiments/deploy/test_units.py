@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,19 @@ def commands():
     return found | {f"compose: {name}": shlex.split(service["command"]) for name, service in services.items()}
 
 
+@cache
+def help_of(program, *subcommand):
+    return subprocess.run(
+        [program, *subcommand, "--help"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
 @pytest.mark.parametrize("command", commands().values(), ids=commands())
 def test_every_option_is_one_that_the_program_has(command):
     program, *arguments = command
     words = [word for word in arguments if not word.startswith("-")]
     path = Path(sys.executable).parent / Path(program).name
-    subcommand = words[:2] if path.name == "fedmm" else []
-    shown = subprocess.run([path, *subcommand, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+    shown = help_of(path, *(words[:2] if path.name == "fedmm" else []))
     for option in (word for word in arguments if word.startswith("--")):
         assert re.search(rf"{option}\b", shown), f"{path.name} has no {option}"
 
