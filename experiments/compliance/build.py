@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from experiments.compliance.document import (
     AllRuns,
-    AttackStated,
-    AuditStated,
     Declarations,
     Document,
     GuaranteeStated,
@@ -21,9 +20,9 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
+from experiments.compliance.evidence import examine
+from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
-from experiments.reports.attacks import attack_rows, read_attacks, read_audits
 from experiments.run_directory import read_config, read_environment, read_metrics, read_noise
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
@@ -42,6 +41,7 @@ CHECKED = [
     "signatures of all messages, and every encrypted sum added up again",
 ]
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
+EVALUATION = "evaluation"  # the stage of noisy test figures
 CLAIMS = {
     "federation": ("server", "market", "collusion"),
     "release": ("server", "market", "collusion", "consumer", "release"),
@@ -62,7 +62,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
     config, metrics = read_config(directory), read_metrics(directory)
     findings = [f"{_inside(directory, found.where)}: {found.what}" for found in verify_run(directory)]
     claimed = CLAIMS[config.privacy.protect]
-    audits = read_audits(directory)
+    evidence = examine(directory)
     statements = metrics["privacy"]["markets"]
     markets = {
         name: MarketStated(
@@ -74,7 +74,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
             noise_multipliers=read_noise(directory, name),
             all_runs=_all_runs(config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views),
-            audit=[_audit(result) for result in audits.get(name, [])],
+            audit=[audit for found in evidence for audit in found.audits.get(name, [])],
         )
         for name, views in statements.items()
     }
@@ -88,18 +88,21 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
             aggregation=config.aggregation.kind,
             claimed_views=list(claimed),
             seeds=list(config.seed),
+            tuned=config.ctr.tune,
+            private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
         verdict=_PENDING,
         markets=markets,
         verification=Verification(verified=not findings, findings=findings, checked=CHECKED),
-        attacks=[_attack(row) for row in attack_rows(read_attacks(directory))],
+        evidence=[found.stated for found in evidence],
+        attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=ASSUMPTIONS,
-        not_guaranteed=NOT_GUARANTEED,
+        not_guaranteed=[],
         questions=[],
         environment=_environment(directory),
     )
-    document = document.model_copy(update={"verdict": judge(document)})
+    document = document.model_copy(update={"not_guaranteed": not_guaranteed(document), "verdict": judge(document)})
     return document.model_copy(update={"questions": answer_questions(document)})
 
 
@@ -135,38 +138,40 @@ def _ledger(directory: Path, market: str, views: Mapping[str, Any]) -> LedgerSta
     path = directory / "ledger" / f"{market}.jsonl"
     try:
         entries, head = read_ledger(path)
+        lines, seeded = len(entries), any(entry.seeded for entry in entries)
     except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
         lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
-        return LedgerStated(file=f"ledger/{path.name}", lines=max(lines, 1), head=GENESIS, seeded=views["seeded"])
-    seeded = any(entry.seeded for entry in entries)
-    return LedgerStated(file=f"ledger/{path.name}", lines=max(len(entries), 1), head=head, seeded=seeded)
-
-
-def _audit(result: Mapping[str, Any]) -> AuditStated:
-    bounds = {"none": "low", "gaussian trade-off": "low_gaussian", "one run": "low_one_run"}
-    claimed = result["claimed"]
-    return AuditStated(
-        stage=result["stage"],
-        game=result["game"],
-        claimed=None if claimed is None or math.isinf(claimed) else claimed,
-        lower_bounds={name: result[key] for name, key in bounds.items()},
-        canaries=result["canaries"],
-        verdict=result["verdict"],
+        head, seeded = GENESIS, views["seeded"]
+    closing = read_closing(path)
+    return LedgerStated(
+        file=f"ledger/{path.name}",
+        lines=max(lines, 1),
+        head=head,
+        seeded=seeded,
+        exact=closing.exact,
+        closed_by=closing.closed_by,
+        self_signed=closing.self_signed,
     )
 
 
-def _attack(row: Any) -> AttackStated:
-    success = row.success
-    return AttackStated(
-        attack=row.attack,
-        view=row.view,
-        measure=row.measure,
-        success=success["value"],
-        low=success["low"],
-        high=success["high"],
-        chance=row.chance,
-        within=row.within,
-    )
+@dataclass(frozen=True)
+class Closing:
+    """What a ledger says of itself.
+
+    Attributes:
+        exact: whether every line that adds noise says that it is of an exact integer mechanism.
+        closed_by: fingerprint of the card that signed the last line; None where it is not closed.
+        self_signed: whether that is a key of the run's own federation.
+    """
+
+    exact: bool
+    closed_by: str | None
+    self_signed: bool
+
+
+def read_closing(path: Path) -> Closing:
+    """How a ledger ends; one of format 3 has no closing line and names no exact mechanism."""
+    return Closing(exact=False, closed_by=None, self_signed=False)
 
 
 def _environment(directory: Path) -> dict[str, str]:
