@@ -41,6 +41,11 @@ class SharesConfig(Section):
     embedding: float = Field(0.1, gt=0, description="private item factors")
     quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
     ctr: float = Field(0.16, gt=0, description="DP-SGD of the CTR model, protect: release alone")
+    evaluation: float | None = Field(
+        None,
+        gt=0,
+        description="noisy test figures, protect: release alone; null: test figures are exact, outside the guarantee",
+    )
 
 
 class ContributionConfig(Section):

@@ -26,6 +26,7 @@ from experiments.compliance.questions import answer_questions
 from experiments.run_directory import read_config, read_environment, read_metrics, read_noise
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.private_evaluation import EVALUATION
 from fedmm_secure.federation.setup import configuration_hash, run_id
 from fedmm_secure.publication import spent_on_same_data
 from fedmm_secure.statement import ALL_VIEWS, VIEWS
@@ -41,7 +42,6 @@ CHECKED = [
     "signatures of all messages, and every encrypted sum added up again",
 ]
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
-EVALUATION = "evaluation"  # the stage of noisy test figures
 CLAIMS = {
     "federation": ("server", "market", "collusion"),
     "release": ("server", "market", "collusion", "consumer", "release"),

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.compliance.build import EVALUATION
 from experiments.compliance.evidence import Evidence, examine, read_attacks, read_audits
 from experiments.compliance.judgement import evaluation_note
 from experiments.reports.attacks import AttackRow, attack_rows
@@ -17,6 +16,7 @@ from experiments.reports.text import worst
 from experiments.run_directory import read_config, read_environment, read_metrics
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
+from fedmm_secure.ctr.private_evaluation import EVALUATION
 from fedmm_secure.federation.setup import DECRYPTED_VIEWS
 from fedmm_secure.statement import ALL_VIEWS, STAGES
 
