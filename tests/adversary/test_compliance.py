@@ -73,7 +73,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
 
 
 def old_judge(document, limit=None):
-    """The rules of the first version: no word on delta, exactness or an end, and no ceiling unless somebody gave one."""
+    """The rules of the first version: no word on delta, exactness or an end, no ceiling unless somebody gave one."""
     for market in document.markets.values():
         if market.ledger.seeded or any(audit.verdict == "VIOLATED" for audit in market.audit):
             return False
