@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments.differences import differences
-from experiments.run_directory import read_config, read_metrics
+from experiments.run_directory import read_config
 from fedmm_secure.config import Config
-from fedmm_secure.federation.aggregation import AggregationPlan, check_bundle
-from fedmm_secure.federation.door import PUBLICATION
+from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
+from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.messages import Header, MessageError, verify
-from fedmm_secure.federation.transcript import INDEX, Record, read_index
-from fedmm_secure.publication import publication_problem
-from fedmm_secure.statement import VIEWS, guarantees
+from fedmm_secure.federation.transcript import INDEX, PUBLICATION, Record, read_index
+from fedmm_secure.guarantee.publications import publication_problem
+from fedmm_secure.guarantee.stages import VIEWS
+from fedmm_secure.guarantee.statement import guarantees
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger
-from privacy.accounting.verification import Finding, verify_ledger
+from privacy.accounting.ledger_check import Finding, verify_ledger
 from privacy.aggregation import AggregationError
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.ledger import append_line
-from privacy.aggregation.base import IntVector
-from privacy.aggregation.keys import SERVER
+from privacy.accounting.lines import append_line
 
 INDEX = "index.jsonl"
+HELLO, UPDATE, AGGREGATE = "hello", "update", "aggregate"
+PUBLICATION, OWN_UPDATE, SUM, METER = "publication", "own-update", "sum", "meter"
+KINDS = frozenset({HELLO, UPDATE, AGGREGATE, PUBLICATION, OWN_UPDATE, SUM, METER})
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Record:
 
     Attributes:
         file: file below the transcript directory.
-        kind: ``hello``, ``update``, ``aggregate``, ``publication``, ``own-update`` or ``sum``; all but updates and
-            aggregates are in the clear.
+        kind: ``hello``, ``update``, ``aggregate``, ``publication``, ``own-update``, ``sum`` or ``meter`` (spare
+            coordinates); all but updates and aggregates are in the clear.
         stage: stage of the run.
         round: round number.
         attempt: attempt of the round.
@@ -71,25 +72,14 @@ class Transcript:
         file = _file(stage, round, attempt, kind, sender)
         digest = hashlib.sha256(data).hexdigest()
         record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest, attempt)
-        if self._known.get(file) == record:
-            return record
+        known = self._known.get(file)
+        if known is not None and (known.sha256, known.visible_to) == (digest, visible_to):
+            return known  # every party of a process records what it sees
         write_atomic(self.directory / file, data)
         append_line(self.directory / INDEX, (json.dumps(asdict(record), sort_keys=True) + "\n").encode())
         self.records = [kept for kept in self.records if kept.file != file] + [record]
         self._known[file] = record
         return record
-
-    def add_sum(self, total: IntVector, *, stage: str, round: int) -> Record:
-        """Keep the sum ``(length,)`` that the markets revealed."""
-        return self.add(
-            total.astype("<i8").tobytes(),
-            kind="sum",
-            stage=stage,
-            round=round,
-            sender=SERVER,
-            visible_to=("markets",),
-            receivers=0,
-        )
 
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
         """Bytes of the record of the latest attempt, None if there is none."""

@@ -45,6 +45,11 @@ def scale(levels: int) -> float:
     return BASE * math.sqrt(sum(FACTOR ** (2 * level) for level in range(levels)))
 
 
+def most_drawn(levels: int) -> int:
+    """Largest magnitude that a draw can have."""
+    return _HALF * sum(FACTOR**level for level in range(levels))
+
+
 def combine(levels: Sequence[IntArray]) -> IntArray:
     """One draw from a base draw a level ``(count,)``, coarsest first."""
     if not 1 <= len(levels) <= MOST_LEVELS:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.accounting.accountants import pld_epsilon, prv_epsilon
+from privacy.accounting.guarantees import view_events
 from privacy.accounting.ledger import LedgerError, read_ledger, stage_group
-from privacy.accounting.statement import view_events
 
 RELATIVE_AGREEMENT = 0.01
 
