@@ -28,7 +28,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.setup import plan_noise, planned_stages
 from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 Report = Callable[[str, int, int], None]
 FAULTY_GAMES = 60  # of a kind whose single games are slow

@@ -132,7 +132,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
 
 def factors_from_arrays(kept: Arrays) -> PrivateFactors:
     """Private factors as they were stored."""
-    return PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]))
+    spare = kept.get("spare", np.zeros((0, 0), dtype=np.int64))
+    return PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]), spare)
 
 
 def private_store(directory: Path, market: str) -> Store:
@@ -233,7 +234,7 @@ def _randomised(
     noise = noise_source(federation.config.privacy.noise_seed, USER_CODES, market, seed)
     codes = assign_codes(model, embedding.user_factors_, embedding.item_factors_).user
     joint = randomise(codes[:, 0] * quantizer.local_codes + codes[:, 1], quantizer.global_codes * quantizer.local_codes,
-                      epsilon, noise)  # fmt: skip
+                      epsilon, noise).values  # fmt: skip
     return {"codes": np.stack([joint // quantizer.local_codes, joint % quantizer.local_codes], axis=1)}
 
 

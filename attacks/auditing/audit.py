@@ -18,7 +18,7 @@ from attacks.auditing.verdicts import LEVEL, Finding, canaries_needed, judge
 from fedmm_secure.config import Config
 from fedmm_secure.federation.setup import COUNTS, CTR, EMBEDDING, QUANTIZER
 from privacy.aggregation.masking import mask_bits
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 CHAIN, MASKS = "chain", "masks"
 GRADIENTS, SUMS, USER, CODEBOOK = "gradient canaries", "summed gradients", "crafted user", "crafted user, codebook"

@@ -153,9 +153,9 @@ class ShadowPlan:
         if own.quantizer is None:
             raise ValueError("a released model needs codes")
         bench = PrivateBench(half, own.embedding, self._fresh_noise)
-        model, builder = bench.train(own.quantizer, seed, self.noise[self.market].get(CTR))
+        trained = bench.train(own.quantizer, seed, self.noise[self.market].get(CTR))
         account = bench.builder(own.quantizer, PrivateHistory(bench.embedding, queries.history))
-        return self._observe(model.predict, builder, account, own, queries)
+        return self._observe(trained.model.predict, trained.builder, account, own, queries)
 
     def _observe(
         self,

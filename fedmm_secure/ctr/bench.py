@@ -63,12 +63,12 @@ def bench_market(
 
     def released(seed: int) -> dict[str, np.ndarray]:
         private, user, item = PrivateBench(prepared, embedding, config), prepared.test.user, prepared.test.item
-        model, builder = private.train(quantizers[seed], seed, noise_multiplier)
-        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(model))
-        found = {PROBABILITY: model.predict(builder(user, item))}
+        trained = private.train(quantizers[seed], seed, noise_multiplier)
+        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(trained.model))
+        found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
-            found[PUBLISHED] = model.predict(features(user, item))
+            found[PUBLISHED] = trained.model.predict(features(user, item))
         return found
 
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:

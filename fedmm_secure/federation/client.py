@@ -15,7 +15,7 @@ from fedmm_secure.federation.door import Door, Release
 from fedmm_secure.federation.messages import Header, MessageError, verify
 from fedmm_secure.federation.server import Order
 from fedmm_secure.quantization.training import QuantizerTrainer
-from fedmm_secure.randomness import torch_generator
+from fedmm_secure.randomness import noise_source, torch_generator
 from fedmm_secure.storage import torch_bytes, write_atomic
 from privacy.aggregation import AggregationError
 from privacy.aggregation.keys import SERVER, Bundle
@@ -47,6 +47,8 @@ class ClientPlan:
         remark: goes into every ledger line.
         distributed: whether the cohort's sum, not each update, carries the noise of the global codebook.
         masked: whether single updates stay hidden from whoever opens a ciphertext.
+        noise_seed: tests only.
+        expected_batch: of this market, by which its noised sums are divided.
     """
 
     market: str
@@ -61,6 +63,8 @@ class ClientPlan:
     remark: str | None = None
     distributed: bool = False
     masked: bool = False
+    noise_seed: int | None = None
+    expected_batch: int = 1
 
 
 class MarketClient:
@@ -116,13 +120,14 @@ class MarketClient:
         )
 
     def _train(self, round: int) -> np.ndarray:
-        generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
-        if self.trainer.private is not None:
-            self.trainer.private.noise.restart(round)
-        if self._sends_gradient(round):
-            self.last, gradient = self.trainer.gradient_round(generator)
-            return np.asarray(gradient.numpy().ravel())
-        self.last = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds)
+        plan, private = self.plan, self.trainer.private
+        generator = torch_generator("quantizer", plan.market, plan.seed, round)
+        noise = noise_source(plan.noise_seed, plan.market, plan.stage, round)
+        if self._sends_gradient(round) and private is not None and private.shared is not None:
+            found, summed = self.trainer.gradient_round(generator, noise)
+            self.last = found.statistics
+            return summed * (private.shared.step / plan.expected_batch)
+        self.last = self.trainer.train_round(generator, warm_up=round < plan.warm_up_rounds, noise=noise).statistics
         return np.asarray((self._codebook() - self._start).ravel())
 
     def _bounded(self, delta: np.ndarray) -> np.ndarray:
@@ -220,7 +225,8 @@ class MarketClient:
                 mechanism = f"DP-SGD, noise distributed over {len(self.plan.bundle.markets)} markets"
                 if not self.plan.masked:
                     # whoever opens single updates (the server with one key holder) finds this market's part alone
-                    noise = private.choices.noise_multiplier * private.codebook_noise_share
+                    assert private.shared is not None
+                    noise = private.choices.noise_multiplier / private.shared.honest_parts**0.5
                     part = replace(private.choices, noise_multiplier=noise)
                     view_events["collusion"] = part.event(private.steps)
         return Release(

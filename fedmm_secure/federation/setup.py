@@ -31,14 +31,14 @@ from fedmm_secure.federation.messages import Hello, MessageError, expect, hello_
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.quantization.build import make_trainer
-from fedmm_secure.quantization.training import PrivateSettings
-from fedmm_secure.randomness import noise_source
+from fedmm_secure.quantization.training import PrivateSettings, SharedNoise
 from fedmm_secure.storage import Store, write_atomic, write_json
 from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
 from privacy.accounting.ledger import Entry, Ledger, canonical_json
 from privacy.aggregation import AggregationError, PairwiseMasks
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
+from privacy.mechanisms.dp_sgd import SharedGroup
 
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 _NEVER_EXCEEDED = 12.0  # standard deviations; a normal value beyond them has probability 4e-33
@@ -325,7 +325,7 @@ def make_clients(
     decrypted = (*DECRYPTED_VIEWS, "server") if config.aggregation.kind == "plaintext" else DECRYPTED_VIEWS
     clients = []
     for name, embedding in embeddings.items():
-        private = _private_settings(federation, name, seed)
+        private = _private_settings(federation, name)
         plan = ClientPlan(
             market=name,
             stage=seed_stage(QUANTIZER, seed),
@@ -339,6 +339,8 @@ def make_clients(
             remark=_small_cohort_remark(federation.n_markets),
             distributed=config.privacy.distributed_noise,
             masked=config.aggregation.kind == "masked-ckks",
+            noise_seed=config.privacy.noise_seed,
+            expected_batch=private.choices.expected_batch(len(embedding.user_factors_)) if private else 1,
         )
         trainer = make_trainer(config, embedding, seed, private, extra_rows.get(name))
         clients.append(MarketClient(plan, trainer, federation.doors[name], state))
@@ -351,14 +353,16 @@ def _small_cohort_remark(n_markets: int) -> str | None:
     return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"
 
 
-def _private_settings(federation: Federation, market: str, seed: int) -> PrivateSettings | None:
+def _private_settings(federation: Federation, market: str) -> PrivateSettings | None:
     multiplier = federation.noise[market].get(QUANTIZER)
     if multiplier is None:
         return None
     privacy = federation.config.privacy.quantizer
-    noise = noise_source(federation.config.privacy.noise_seed, QUANTIZER, market, seed)
-    share = codebook_noise_share(federation.config, federation.n_markets)
-    return PrivateSettings(privacy.choices(multiplier), privacy.steps_per_round, noise, privacy.learning_rate, share)
+    choices, shared = privacy.choices(multiplier), None
+    if federation.config.privacy.distributed_noise:
+        honest = federation.n_markets - federation.config.privacy.colluding_markets
+        shared = SharedNoise(SharedGroup.step_for(multiplier, privacy.clipping_norm, honest), honest)
+    return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, shared=shared)
 
 
 def make_server(
