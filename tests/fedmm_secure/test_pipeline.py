@@ -1,9 +1,6 @@
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +10,7 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from tests.conftest import tiny
+from tests.processes import exit_status, kill_when, start
 
 
 def run(directory, config):
@@ -148,29 +146,9 @@ def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
     assert all(one != other for one, other in zip(*sums, strict=True))
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from experiments import run_directory
-from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.pipeline import run_pipeline
-directory = Path(sys.argv[1])
-config = run_directory.read_config(directory)
-run_pipeline(config, prepare_markets(config.data), directory)
-"""
-
-
-def start(directory):
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", SCRIPT, str(directory)], start_new_session=True)
-
-
-def kill_when(process, condition, limit=120.0):
-    deadline = time.monotonic() + limit
-    while process.poll() is None and not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def go_on(directory):
+    config = run_directory.read_config(directory)
+    run_pipeline(config, prepare_markets(config.data), directory)
 
 
 def sent_without_a_line(directory):
@@ -196,10 +174,10 @@ MOMENTS = ["ledger/m0.jsonl", "transcript/quantizer/0/0000-update-m1.bin", "stat
 def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, moment):
     directory = tmp_path / "run"
     run_directory.create(directory, tiny())
-    kill_when(start(directory), (directory / moment).exists)
+    kill_when(start(go_on, directory), (directory / moment).exists)
     assert not (directory / "metrics.json").exists() or moment == MOMENTS[-1]
     assert sent_without_a_line(directory) == []
-    assert start(directory).wait() == 0
+    assert exit_status(start(go_on, directory)) == 0
     assert comparable(json.loads((directory / "metrics.json").read_text())) == comparable(
         json.loads(json.dumps(finished[0]))
     )
@@ -221,9 +199,9 @@ def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_n
 ):
     directory = tmp_path / "run"
     run_directory.create(directory, released_config())
-    kill_when(start(directory), (directory / moment).exists)
+    kill_when(start(go_on, directory), (directory / moment).exists)
     assert sent_without_a_line(directory) == []
-    assert start(directory).wait() == 0
+    assert exit_status(start(go_on, directory)) == 0
     assert sent_without_a_line(directory) == []
     metrics = json.loads((directory / "metrics.json").read_text())
     for name, views in metrics["privacy"]["markets"].items():
@@ -242,9 +220,9 @@ def test_killed_at_many_random_moments_no_release_is_missing_from_the_ledger(tmp
         directory = tmp_path / str(kills)
         run_directory.create(directory, released_config(protect=protect))
         for _ in range(5):
-            process, until = start(directory), time.monotonic() + chooser.uniform(2.0, 14.0)
+            process, until = start(go_on, directory), time.monotonic() + chooser.uniform(0.1, 3.0)
             kill_when(process, lambda until=until: time.monotonic() > until)
-            kills += process.returncode == -signal.SIGKILL
+            kills += process.exitcode == -signal.SIGKILL
             assert sent_without_a_line(directory) == []
-        assert start(directory).wait() == 0
+        assert exit_status(start(go_on, directory)) == 0
         assert sent_without_a_line(directory) == []
