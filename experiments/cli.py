@@ -220,7 +220,9 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    problems = check_markets(resolve(config, overrides or []).data)
+    catalogues, problems = check_markets(resolve(config, overrides or []).data)
+    for name, catalogue in catalogues.items():
+        print(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
@@ -229,17 +231,20 @@ def data_check(
 
 
 @data_app.command(
-    "synthesize", help="Write synthetic markets as CSV files.\n\nExample: fedmm data synthesize markets/ --markets 3"
+    "synthesize",
+    help="Write synthetic markets as CSV files, each with a file of its catalogue.\n\n"
+    "Example: fedmm data synthesize markets/ --markets 3",
 )
 def data_synthesize(
-    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv into.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
     markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
     users: Annotated[int, typer.Option(min=20)] = 400,
     items: Annotated[int, typer.Option(min=20)] = 200,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    for path in synthesize_files(SyntheticSpec(markets=markets, users=users, items=items, seed=seed), out):
-        print(path)
+    spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
+    for file in synthesize_files(spec, out).values():
+        print(*(out / path for path in (file.path, file.catalogue) if path is not None), sep="\n")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

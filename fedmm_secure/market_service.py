@@ -42,7 +42,7 @@ from fedmm_secure.pipeline import (
     pseudo_rows,
     publish_quantizers,
 )
-from fedmm_secure.results import Metrics
+from fedmm_secure.results import Metrics, describe
 from privacy.aggregation.keys import KeyExhaustedError
 
 MAX_REQUEST_BYTES = 64 * 2**20
@@ -223,7 +223,8 @@ class MarketService:
                 rounds = self._config.federation.rounds * len(self._config.seed)
                 self._member.directory.check_allowance(rounds)
                 self._begin(directory)
-            self._runs[run] = MarketRun.open(self._config, self.market, self._member, directory, run)
+            found = self._runs[run] = MarketRun.open(self._config, self.market, self._member, directory, run)
+            self._note(run, "market", {"market": self.market, **describe(found.prepared[self.market])})
         return self._runs[run]
 
     def conclude_finished(self) -> list[tuple[str, Metrics]]:

@@ -127,7 +127,7 @@ def conclude(
         predictions = train_ctr(federation, markets, embeddings, quantizers, listener, cache)
     with clock.stage("metrics"):
         metrics = collect_metrics(config, markets, embeddings, quantizers, predictions)
-        metrics["privacy"] = {"markets": {name: guarantees(config, federation.entries(name)) for name in markets}}
+        metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()

@@ -73,8 +73,9 @@ class MarketScorer:
 
     def _index(self, what: str, known: dict[str, int], names: Sequence[str]) -> IntArray:
         missing = [str(name) for name in names if str(name) not in known]
+        where = {"user": "training data", "item": "catalogue"}
         if missing:
-            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its training data")
+            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its {where[what]}")
         return np.array([known[str(name)] for name in names], dtype=np.int64)
 
 

@@ -69,6 +69,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         name: MarketStated(
             users=metrics["markets"][name]["n_users"],
             items=metrics["markets"][name]["n_items"],
+            catalogue=metrics["privacy"]["catalogue"][name],
             views={view: _guarantee(views[view]) for view in ALL_VIEWS},
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from experiments.compliance.document import Document, Signature, SignedReport
 from experiments.reports.page import render
+from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import canonical_json
@@ -81,6 +82,7 @@ def page(report: SignedReport) -> str:
         title=f"Compliance report of run {run.name}",
         report=report,
         document=report.document,
+        catalogues=catalogue_lines({name: found.catalogue.kind for name, found in report.document.markets.items()}),
         embedded=data,
     )
 

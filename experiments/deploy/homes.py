@@ -16,6 +16,7 @@ from pathlib import Path
 from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates, make_node_key
 from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.data.catalogue import is_shipped
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
@@ -82,12 +83,10 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     for name, home in homes_of.items():
         own = _with_root(config, home / "data")
         if name != SERVER:
-            file = config.data.markets[name].path
-            if file.is_absolute():
-                raise ConfigError(f"data.markets.{name}.path: {file} should be relative to data.root")
             (home / "data").mkdir(mode=0o700)
-            (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
+            for file in _files(config, name):
+                (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
             make_node_key(home)
         write_atomic(home / "config.yaml", to_yaml(own).encode())
     shutil.rmtree(files, ignore_errors=True)
@@ -97,15 +96,30 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     return homes
 
 
+def _files(config: Config, market: str) -> list[Path]:
+    """A market's own files, relative to ``data.root``: its rows, and its catalogue unless that is shipped."""
+    file = config.data.markets[market]
+    found = {"path": file.path}
+    if file.catalogue is not None and not is_shipped(file.catalogue):
+        found["catalogue"] = file.catalogue
+    for key, path in found.items():
+        if path.is_absolute():
+            raise ConfigError(f"data.markets.{market}.{key}: {path} should be relative to data.root")
+    return list(found.values())
+
+
 def _as_files(config: Config, folder: Path) -> Config:
     """The same markets; generated ones become files of one market each."""
     if config.data.synthetic is None:
         return config
-    paths = synthesize_files(config.data.synthetic, folder)
-    columns = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
+    files, privacy = synthesize_files(config.data.synthetic, folder), config.privacy
+    if privacy.catalogue == "discovered":
+        files = {name: file.model_copy(update={"catalogue": None}) for name, file in files.items()}
+    else:
+        privacy = privacy.model_copy(update={"catalogue": "file"})
     fields = config.data.model_dump(exclude={"synthetic", "markets", "root"})
-    data = DataConfig(markets={path.stem: {"path": path.name, **columns} for path in paths}, root=folder, **fields)
-    return config.model_copy(update={"data": data})
+    data = DataConfig(markets=files, root=folder, **fields)
+    return config.model_copy(update={"data": data, "privacy": privacy})
 
 
 def _with_root(config: Config, root: Path) -> Config:

@@ -10,7 +10,7 @@ from experiments.reports.attacks import AttackRow, attack_rows, read_attacks, re
 from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
-from experiments.reports.text import worst
+from experiments.reports.text import catalogue_lines, worst
 from experiments.run_directory import read_config, read_environment
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
@@ -52,6 +52,9 @@ def write_report(directory: Path) -> Path:
         worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
         bases={view: first[view]["basis"] for view in ALL_VIEWS},
         seeded=any(found["seeded"] for found in statements.values()),
+        catalogues=catalogue_lines(
+            {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
+        ),
         stages=STAGES,
         accounted=DECRYPTED_VIEWS,
         findings=verify_run(directory),

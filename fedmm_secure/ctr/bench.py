@@ -40,7 +40,7 @@ def bench_market(
     published_user_codes: Mapping[int, IntArray] | None = None,
     cache: Cache | None = None,
 ) -> tuple[str, Predictions]:
-    """Test predictions of each model, one array a seed (one in all for scores without randomness).
+    """Predictions of ``whole.test`` by each model, one array a seed (one in all for scores without randomness).
 
     Each prediction is kept in ``state/ctr`` as soon as it is there. ``private_training`` is what the configured
     model's DP-SGD was charged for, None where it trains without. With ``published_user_codes`` of each seed, the same
@@ -139,7 +139,7 @@ def bench_market(
         kept_by_seed = [store.arrays(f"{CONFIGURED}-{seed}", dict) for seed in config.seed]
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
         names.append(PUBLISHED)
-    return name, {model: predictions[model] for model in names}
+    return name, {model: [prepared.complete(found) for found in predictions[model]] for model in names}
 
 
 def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:

@@ -49,7 +49,7 @@ def enter_account(
     The nonce of each start is kept before it is entered, as one that may have been, and again after: whenever the
     process is killed, the state knows the account's latest nonce, unless another copy of the state went on.
     """
-    market = prepared.market
+    market = prepared.whole.market
     pairs = [
         f"{market.user_ids[user]}\x1f{market.item_ids[item]}".encode()
         for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)

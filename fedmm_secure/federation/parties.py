@@ -12,6 +12,7 @@ from typing import Any
 from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
@@ -154,9 +155,7 @@ def open_federation(
         entrance = (
             Entrance("", []) if account is None else enter_account(account, directory, run, plans[name], prepared)
         )
-        ledger.open(
-            commitments(federation_run=run, plan=plans[name], bundle=bundle, directory=directory, data=entrance.data)
-        )
+        ledger.open(commitments(run, plans[name], prepared.catalogue, bundle, directory, entrance.data))
         masks[name] = load_masks(name, _mask_file(directory, name), _masked_before(run, ledger))
         aggregator = plan.market(member.directory.key(member.identity), masks[name])
         doors[name] = Door(
@@ -200,17 +199,18 @@ def market_sizes(
 
 
 def commitments(
-    *, federation_run: str, plan: SpendingPlan, bundle: Bundle, directory: Path, data: str
+    run: str, plan: SpendingPlan, catalogue: Catalogue, bundle: Bundle, directory: Path, data: str
 ) -> dict[str, Any]:
     """What a ledger's first line commits to: all that a run is given."""
     environment = directory / ENVIRONMENT_FILE
     return {
-        "run": federation_run,
+        "run": run,
         "market": plan.market,
         "configuration": configuration_hash(plan.config).hex(),
         "data": data,
         "users": plan.size.users,
         "items": plan.size.items,
+        "catalogue": catalogue.stated(),
         "delta": plan.delta,
         "noise": dict(plan.noise),
         "sizes": {name: asdict(size) for name, size in plan.sizes.items()},
