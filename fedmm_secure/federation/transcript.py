@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
@@ -69,7 +70,7 @@ class Transcript:
         attempt: int = 0,
     ) -> Record:
         """Keep ``data``; the file is complete before the index names it."""
-        file = _file(stage, round, attempt, kind, sender)
+        file = record_file(stage, round, attempt, kind, sender)
         digest = hashlib.sha256(data).hexdigest()
         record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest, attempt)
         known = self._known.get(file)
@@ -92,23 +93,39 @@ class Transcript:
         return None if record is None else (self.directory / record.file).read_bytes()
 
 
-def _file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:
+def record_file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:
+    """File of a record below the transcript directory."""
     again = f".{attempt}" if attempt else ""
     return f"{stage}/{round:04d}{again}-{kind}-{sender}.bin"
 
 
 def read_index(directory: Path) -> list[Record]:
-    """Records of a transcript; the last line of a file counts, an incomplete last line of the index does not."""
+    """Records of a transcript; the last line of a file counts, an incomplete last line of the index does not.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or a line is no record.
+    """
     index = directory / INDEX
+    try:
+        text = index.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"{index}: cannot be read: {error}") from error
     latest: dict[str, Record] = {}
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break
         try:
-            fields = json.loads(line)
-            fields["visible_to"] = tuple(fields["visible_to"])
-            record = Record(**fields)
-        except (ValueError, TypeError, KeyError) as error:
+            record = _record(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RunDirectoryError(f"{index}:{number}: not a transcript record: {error}") from error
         latest[record.file] = record
     return list(latest.values())
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    record = Record(**{**fields, "visible_to": tuple(fields["visible_to"])})
+    texts = (record.file, record.kind, record.stage, record.sender, record.sha256, *record.visible_to)
+    numbers = (record.round, record.receivers, record.size, record.attempt)
+    if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a field of another type")
+    return record
