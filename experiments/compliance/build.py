@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from dp_accounting.dp_event import DpEvent, RandomizedResponseDpEvent
 
 from experiments.compliance.document import (
     AllRuns,
@@ -20,16 +21,18 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import examine
+from experiments.compliance.evidence import binding_of, examine
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
-from experiments.run_directory import read_config, read_environment, read_metrics, read_noise
-from experiments.verification import verify_run
+from experiments.run_directory import read_config, read_environment, read_noise
+from experiments.verification.closing import Signature
+from experiments.verification.run import examine_run
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import EVALUATION
-from fedmm_secure.federation.setup import configuration_hash, run_id
-from fedmm_secure.publication import spent_on_same_data
-from fedmm_secure.statement import ALL_VIEWS, VIEWS
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.parties import configuration_hash
+from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
@@ -60,7 +63,8 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_config(directory), read_metrics(directory)
-    findings = [f"{_inside(directory, found.where)}: {found.what}" for found in verify_run(directory)]
+    examination = examine_run(directory)
+    findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
     evidence = examine(directory)
     statements = metrics["privacy"]["markets"]
@@ -68,12 +72,13 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         name: MarketStated(
             users=metrics["markets"][name]["n_users"],
             items=metrics["markets"][name]["n_items"],
+            catalogue=metrics["privacy"]["catalogue"][name],
             views={view: _guarantee(views[view]) for view in ALL_VIEWS},
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=read_noise(directory, name),
             all_runs=_all_runs(config, directory, name, views, claimed),
-            ledger=_ledger(directory, name, views),
+            ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
         )
         for name, views in statements.items()
@@ -82,7 +87,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         run=RunStated(
             name=directory.resolve().name,
-            id=run_id(directory / "state"),
+            id=binding_of(directory).run,
             configuration_sha256=configuration_hash(config).hex(),
             protect=config.privacy.protect,
             aggregation=config.aggregation.kind,
@@ -134,44 +139,30 @@ def _all_runs(
     return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
 
 
-def _ledger(directory: Path, market: str, views: Mapping[str, Any]) -> LedgerStated:
+def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
     path = directory / "ledger" / f"{market}.jsonl"
     try:
-        entries, head = read_ledger(path)
-        lines, seeded = len(entries), any(entry.seeded for entry in entries)
+        content = read_ledger(path)
+        lines, head = len(content.kinds), content.head
+        seeded = any(entry.seeded for entry in content.entries)
+        exact = all(charge.entry.coordinates > 0 for charge in content.charges if _draws(charge.entry.event))
     except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
         lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
-        head, seeded = GENESIS, views["seeded"]
-    closing = read_closing(path)
+        head, seeded, exact = GENESIS, views["seeded"], False
     return LedgerStated(
         file=f"ledger/{path.name}",
         lines=max(lines, 1),
         head=head,
         seeded=seeded,
-        exact=closing.exact,
-        closed_by=closing.closed_by,
-        self_signed=closing.self_signed,
+        exact=exact,
+        closed_by=None if signature is None else signature.fingerprint,
+        self_signed=signature is not None and signature.own,
     )
 
 
-@dataclass(frozen=True)
-class Closing:
-    """What a ledger says of itself.
-
-    Attributes:
-        exact: whether every line that adds noise says that it is of an exact integer mechanism.
-        closed_by: fingerprint of the card that signed the last line; None where it is not closed.
-        self_signed: whether that is a key of the run's own federation.
-    """
-
-    exact: bool
-    closed_by: str | None
-    self_signed: bool
-
-
-def read_closing(path: Path) -> Closing:
-    """How a ledger ends; one of format 3 has no closing line and names no exact mechanism."""
-    return Closing(exact=False, closed_by=None, self_signed=False)
+def _draws(event: DpEvent) -> bool:
+    """Whether a mechanism of this event adds noise: then its line says how many values of an exact law were drawn."""
+    return isinstance(event, RandomizedResponseDpEvent) or bool(gaussian_steps(event))
 
 
 def _environment(directory: Path) -> dict[str, str]:

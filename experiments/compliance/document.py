@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedmm_secure.data.catalogue import CatalogueKind
+
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:2"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -71,11 +73,20 @@ class AuditStated(Part):
     evidence: str = Field(description="id of the statement that it stands in")
 
 
+class CatalogueStated(Part):
+    """Which items are public, and on whose word."""
+
+    kind: CatalogueKind = Field(description="declared: the items found in users' rows, public by the signer's word")
+    sha256: Digest = Field(description="of the sorted item ids, one a line")
+    size: int = Field(ge=1)
+
+
 class MarketStated(Part):
     """One market."""
 
     users: int = Field(ge=1)
     items: int = Field(ge=1)
+    catalogue: CatalogueStated
     views: dict[str, GuaranteeStated]
     changed_rows: dict[str, GuaranteeStated] = Field(description="what it implies for a change of one user's rows")
     stages: dict[str, Epsilon] = Field(description="each stage alone, its inputs taken as fixed; not to be added up")

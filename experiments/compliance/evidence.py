@@ -28,11 +28,12 @@ from experiments.compliance.document import (
 )
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.attacks import AttackRow, attack_rows
-from experiments.run_directory import finite, read_environment
+from experiments.run_directory import finite
 from fedmm_secure.cache import code_version
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_json
-from privacy.accounting.ledger import GENESIS, LedgerError, canonical_json, read_ledger
+from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
@@ -108,7 +109,7 @@ def make_statement(
     An infinite number becomes null, which stands for unbounded.
     """
     plain = json.loads(json.dumps(finite({"settings": settings, "results": results}), allow_nan=False))
-    binding = Binding(run=_run_id(run), ledgers=ledger_heads(run), code=code_version())
+    binding = binding_of(run).model_copy(update={"code": code_version()})
     created = datetime.now(UTC).isoformat(timespec="seconds")
     statement = Statement(kind=kind, created=created, binding=binding, signature=None, **plain)
     if identity is None:
@@ -116,20 +117,22 @@ def make_statement(
     return statement.model_copy(update={"signature": make_signature(identity, statement.signed_bytes)})
 
 
-def ledger_heads(run: Path) -> dict[str, str]:
-    """Hash of the last line of each ledger; that of no line where a ledger's chain is broken."""
-    heads = {}
+def binding_of(run: Path) -> Binding:
+    """What a run is by its ledgers: the id and the code that they were opened with, and their heads.
+
+    A ledger whose chain is broken is as if it had no line; verification says so.
+    """
+    opened, heads = [], {}
     for path in sorted((run / "ledger").glob("*.jsonl")):
         try:
-            _, heads[path.stem] = read_ledger(path)
+            content = read_ledger(path)
         except LedgerError:
             heads[path.stem] = GENESIS
-    return heads
-
-
-def _run_id(run: Path) -> str:
-    path = run / "state" / "run-id"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+            continue
+        heads[path.stem] = content.head
+        opened.append(content.opening)
+    first = opened[0] if opened else {}
+    return Binding(run=str(first.get("run", "")), ledgers=heads, code=str(first.get("code", "")))
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -245,13 +248,8 @@ def _about(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def examine(run: Path) -> list[Evidence]:
-    """Every statement of a run directory and whether it counts; changes no file.
-
-    Raises:
-        RunDirectoryError: not a run directory.
-    """
-    binding = Binding(run=_run_id(run), ledgers=ledger_heads(run), code=str(read_environment(run).get("code")))
-    own_keys = _own_keys(run)
+    """Every statement of a run directory and whether it counts; changes no file."""
+    binding, own_keys = binding_of(run), _own_keys(run)
     return [evidence for kind, path in evidence_files(run) for evidence in _examine(run, kind, path, binding, own_keys)]
 
 

@@ -13,9 +13,10 @@ from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
 from experiments.compliance.judgement import colour, counted_attacks, counted_audits, evaluation_note
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.page import render
+from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.ledger import canonical_json
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
@@ -79,6 +80,7 @@ def page(report: SignedReport) -> str:
         audits={name: counted_audits(report.document, name) for name in report.document.markets},
         attacked=len(counted_attacks(report.document)),
         schema=SCHEMA_ID,
+        catalogues=catalogue_lines({name: found.catalogue.kind for name, found in report.document.markets.items()}),
         embedded=data,
     )
 

@@ -12,13 +12,13 @@ from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
-from experiments.reports.text import worst
-from experiments.run_directory import read_config, read_environment, read_metrics
+from experiments.reports.text import catalogue_lines, worst
+from experiments.run_directory import read_config, read_environment
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.ctr.private_evaluation import EVALUATION
-from fedmm_secure.federation.setup import DECRYPTED_VIEWS
-from fedmm_secure.statement import ALL_VIEWS, STAGES
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, STAGES
 
 REPORT = "report.html"
 WHO = {
@@ -59,6 +59,9 @@ def write_report(directory: Path) -> Path:
         worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
         bases={view: first[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
+        catalogues=catalogue_lines(
+            {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
+        ),
         stages=STAGES,
         accounted=DECRYPTED_VIEWS,
         findings=findings,

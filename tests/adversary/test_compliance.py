@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from experiments.compliance.document import (
     AllRuns,
     AttackStated,
+    CatalogueStated,
     Declarations,
     Document,
     GuaranteeStated,
@@ -22,8 +23,17 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import add_statement, attacks_file, audit_file, examine, make_statement
+from experiments.compliance.evidence import (
+    add_statement,
+    attacks_file,
+    audit_file,
+    binding_of,
+    examine,
+    make_statement,
+)
 from experiments.compliance.judgement import colour, judge
+from fedmm_secure.cache import code_version
+from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
 
 N = 400
@@ -47,6 +57,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
     market = MarketStated(
         users=N,
         items=100,
+        catalogue=CatalogueStated(kind="file", sha256="0" * 64, size=100),
         views=stated,
         changed_rows=stated,
         stages={"ctr": epsilon},
@@ -95,10 +106,7 @@ def old_audits(run):
 
 def make_run(path, number):
     """As much of a run directory as evidence is bound to."""
-    (path / "state").mkdir(parents=True)
-    (path / "state" / "run-id").write_text(f"{number:032x}")
-    own = make_statement(path, "audit", {}, {}, None).binding.code
-    (path / "environment.json").write_text(json.dumps({"code": own}))
+    Ledger(path / "ledger" / "m.jsonl").open({"run": f"{number:032x}", "code": code_version()})
     return path
 
 
@@ -221,7 +229,8 @@ def test_evidence_rebound_to_this_run_loses_its_signature(run, tmp_path, auditor
     audited(other, auditor, verdict="consistent", low=0.5)
     audit_file(run, "m").parent.mkdir(parents=True)
     text = audit_file(other, "m").read_text().replace(f"{2:032x}", f"{1:032x}")
-    audit_file(run, "m").write_text(text)
+    heads = [binding_of(directory).ledgers["m"] for directory in (other, run)]
+    audit_file(run, "m").write_text(text.replace(*heads))
     assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
 
 

@@ -11,8 +11,7 @@ import yaml
 
 from experiments.attack import attack_run
 from experiments.audit import _plan as plan_of
-from experiments.compliance import build
-from experiments.compliance.build import Closing, build_document
+from experiments.compliance.build import build_document
 from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
 from experiments.compliance.evidence import (
     SELF_SIGNED,
@@ -40,21 +39,13 @@ MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user
               "tpr_at_1_percent_fpr": BETTER, "bound": BOUND}  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def closed():
-    """Ledgers of this format have no closing line: every other condition is tested as if they had."""
-    with patch.object(
-        build, "read_closing", lambda path: Closing(exact=True, closed_by="0123 4567", self_signed=False)
-    ):
-        yield
-
-
-def run_tiny(out, **settings):
+def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump({**TINY, "ctr": {"baselines": ["popularity"]}}))
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    assert call("run", config, "--out", out, "--quiet", *changes) == 0
+    signing = () if signer is None else ("--sign", signer)
+    assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
     return out
 
 
@@ -66,9 +57,16 @@ def auditor(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory, auditor):
-    """A run with a budget for everything, and its signed report."""
-    out = run_tiny(tmp_path_factory.mktemp("runs") / "run", **DP)
+def owner(tmp_path_factory):
+    keys = tmp_path_factory.mktemp("keys") / "owner"
+    assert call("keys", "join", "owner", "--keys", keys) == 0
+    return keys
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, auditor, owner):
+    """A run with a budget for everything, closed by its owner, and its signed report."""
+    out = run_tiny(tmp_path_factory.mktemp("runs") / "run", owner, **DP)
     assert call("report", out, "--compliance", "--sign", auditor, *LIMIT) == 0
     return out
 
@@ -364,10 +362,14 @@ def test_nothing_in_a_signed_statement_can_be_changed_or_left_out(signed, judge_
     assert not document_of(signed).verdict.compliant
 
 
-def test_evidence_of_another_run_is_not_evidence_of_this_one(signed, judge_of_evidence):
-    other = signed.parent / "other"
-    shutil.copytree(signed, other)
-    (other / "state" / "run-id").write_text("f" * 32)  # all else is the same
+@pytest.fixture(scope="module")
+def second(tmp_path_factory, owner):
+    """Another run of the same configuration."""
+    return run_tiny(tmp_path_factory.mktemp("runs") / "second", owner, **DP)
+
+
+def test_evidence_of_another_run_is_not_evidence_of_this_one(signed, second, tmp_path, judge_of_evidence):
+    other = shutil.copytree(second, tmp_path / "other")
     audited(other, "m0", judge_of_evidence)
     attacked(other, judge_of_evidence)
     for path in (audit_file(signed, "m0"), attacks_file(signed)):
@@ -395,8 +397,9 @@ def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_e
     path.write_bytes(b"".join(content.splitlines(keepends=True)[:-1]))
     assert "audit/m0/audit.json#1: of another state of the ledgers" in document_of(signed).verdict.open
     path.write_bytes(content)
-    environment = json.loads((signed / "environment.json").read_text())
-    (signed / "environment.json").write_text(json.dumps({**environment, "code": "f" * 64}))
+    audit_file(signed, "m0").unlink()
+    with patch("experiments.compliance.evidence.code_version", lambda: "f" * 64):
+        audited(signed, "m0", judge_of_evidence)
     assert "audit/m0/audit.json#1: computed by other code than that of the run" in document_of(signed).verdict.open
 
 
@@ -533,21 +536,25 @@ def test_it_refuses_a_delta_above_one_over_n(signed, capsys):
     assert "exceeds 1/n^1.1" in refusal(signed, capsys, "--max-delta", 0.5)  # a policy can only ask for more
 
 
-@pytest.mark.parametrize(
-    ("closing", "reason"),
-    [
-        ({"exact": False}, "noise is not that of an exact integer mechanism"),
-        ({"closed_by": None}, "the ledger is not closed"),
-        ({"self_signed": True}, "closed with a key that the run made itself"),
-    ],
-)
-def test_it_refuses_a_ledger_that_is_not_exact_or_not_closed(signed, capsys, closing, reason):
-    found = Closing(**{"exact": True, "closed_by": "0123 4567", "self_signed": False, **closing})
-    with patch.object(build, "read_closing", lambda path: found):
-        refused = refusal(signed, capsys)
-    assert "m0, m1, m2: " in refused
-    assert reason in refused
-    assert len(refused.splitlines()) == 1
+def test_it_refuses_a_ledger_that_the_run_closed_itself(tmp_path, capsys):
+    run = run_tiny(tmp_path / "runs" / "own", **DP)
+    assert refusal(run, capsys) == (
+        "not compliant: m0, m1, m2: the ledger is closed with a key that the run made itself: whoever has the "
+        "directory could rewrite it"
+    )
+
+
+def test_it_refuses_a_ledger_without_its_end(signed, capsys):
+    for path in (signed / "ledger").glob("*.jsonl"):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert "m0, m1, m2: the ledger is not closed" in refusal(signed, capsys)
+
+
+def test_the_owner_who_closed_the_ledgers_is_named(signed, owner):
+    fingerprint = Identity.load(owner).card.fingerprint
+    for market in document_of(signed).markets.values():
+        assert (market.ledger.closed_by, market.ledger.self_signed, market.ledger.exact) == (fingerprint, False, True)
+    assert fingerprint in (signed / "compliance.html").read_text()
 
 
 def test_it_refuses_tuning_on_private_rows_under_a_claimed_release(signed):
