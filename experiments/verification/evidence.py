@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.guarantee.shared_noise import shared_noise
 
 from fedmm_secure.config import Config, config_from_data, load_yaml
 from fedmm_secure.errors import RunDirectoryError
@@ -26,7 +24,9 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bund
 from fedmm_secure.federation.closing import MARKET_FILES
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger

@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
-
 from experiments.differences import differences
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.closing import MARKET_FILES
 from fedmm_secure.federation.parties import commitments
+from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
 from fedmm_secure.guarantee.statement import guarantees
@@ -65,13 +64,11 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
             continue
         data = content.opening.get("data")
         known = data if isinstance(data, str) and _DIGEST.fullmatch(data) else "a fingerprint of the rows"
-        wanted = commitments(
-            federation_run=content.opening.get("run", ""),
-            plan=plan,
-            bundle=evidence.bundle,
-            directory=evidence.directory,
-            data=known,
-        ) | {"code": evidence.environment.get("code")}
+        run = content.opening.get("run", "")
+        catalogue = _catalogue(evidence, market, plan)
+        wanted = commitments(run, plan, catalogue, evidence.bundle, evidence.directory, known) | {
+            "code": evidence.environment.get("code")
+        }
         findings += [
             Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")
             for field, expected, found in differences(wanted, dict(content.opening), same=_close)
@@ -79,6 +76,12 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
         findings += _against_policy(where, plan)
     findings += _across_ledgers(evidence)
     return findings + _against_metrics(evidence)
+
+
+def _catalogue(evidence: Evidence, market: str, plan: SpendingPlan) -> dict[str, Any]:
+    """What the metrics state of a market's items, with the number that everything published has."""
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market)
+    return {**(stated if isinstance(stated, dict) else {}), "size": plan.size.items}
 
 
 def _plan(evidence: Evidence, market: str, opening: Mapping[str, Any]) -> SpendingPlan:

@@ -12,7 +12,6 @@ from typing import Any
 from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config
-from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
@@ -155,7 +154,7 @@ def open_federation(
         entrance = (
             Entrance("", []) if account is None else enter_account(account, directory, run, plans[name], prepared)
         )
-        ledger.open(commitments(run, plans[name], prepared.catalogue, bundle, directory, entrance.data))
+        ledger.open(commitments(run, plans[name], prepared.catalogue.stated(), bundle, directory, entrance.data))
         masks[name] = load_masks(name, _mask_file(directory, name), _masked_before(run, ledger))
         aggregator = plan.market(member.directory.key(member.identity), masks[name])
         doors[name] = Door(
@@ -199,7 +198,7 @@ def market_sizes(
 
 
 def commitments(
-    run: str, plan: SpendingPlan, catalogue: Catalogue, bundle: Bundle, directory: Path, data: str
+    run: str, plan: SpendingPlan, catalogue: Mapping[str, Any], bundle: Bundle, directory: Path, data: str
 ) -> dict[str, Any]:
     """What a ledger's first line commits to: all that a run is given."""
     environment = directory / ENVIRONMENT_FILE
@@ -210,7 +209,7 @@ def commitments(
         "data": data,
         "users": plan.size.users,
         "items": plan.size.items,
-        "catalogue": catalogue.stated(),
+        "catalogue": dict(catalogue),
         "delta": plan.delta,
         "noise": dict(plan.noise),
         "sizes": {name: asdict(size) for name, size in plan.sizes.items()},
