@@ -23,8 +23,8 @@ all steps of a run together::
 The right side holds everywhere. The left one needs a bound on ``‖u‖``: under R, ``‖u‖ <= ‖g‖ + sqrt(N)/2``, and
 ``‖g‖ <= S (sqrt(N) + t)`` but for a probability ``τ <= exp(-t²/2)`` (Gaussian concentration: the norm is 1-Lipschitz).
 Write ``a = N/24S²`` and ``b = (sqrt(N) (1 + 1/2S) + t)²/24S² + N r``. A run's output is a function of its noise ``u``
-and of its Poisson coins, and only the law of ``u`` differs; so for any event E and any data x, whatever the mixture over
-coins, ``P_D(E) <= e^a P_R(E)`` and ``P_R(E) <= e^b P_D(E) + τ``. For neighbours x, x'::
+and of its Poisson coins, and only the law of ``u`` differs. So for any event E and any data x, whatever the mixture
+over coins, ``P_D(E) <= e^a P_R(E)`` and ``P_R(E) <= e^b P_D(E) + τ``. For neighbours x, x'::
 
     P_D(E) <= e^a P_R(E) <= e^a (e^ε P'_R(E) + δ) <= e^(ε + a + b) P'_D(E) + e^a (δ + e^ε τ)
 
