@@ -35,7 +35,7 @@ from attacks.poisoning.evaluate import poison
 from attacks.views import View, collusion_view, market_view, owner_values, server_view
 from experiments.options import choose_market
 from experiments.reports.attack_figures import draw_reconstruction, draw_roc
-from experiments.run_directory import read_config, read_metrics, read_noise
+from experiments.run_directory import read_config, read_noise
 from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
@@ -43,12 +43,13 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.aggregation import AggregationPlan
-from fedmm_secure.federation.setup import QUANTIZER, seed_stage
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage import Store, write_json
-from privacy.accounting.statement import Guarantee, changed_rows
+from privacy.accounting.guarantees import Guarantee, changed_rows
 
 DEFAULT_SHADOWS = 16
 UNITS: tuple[Unit, ...] = get_args(Unit)

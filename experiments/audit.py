@@ -20,15 +20,16 @@ from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.configuration import resolve
 from experiments.options import choose_market
 from experiments.reports.attack_figures import draw_audit
-from experiments.run_directory import read_config, read_metrics, read_noise
+from experiments.run_directory import read_config, read_noise
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.setup import plan_noise, planned_stages
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
 from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 Report = Callable[[str, int, int], None]
 FAULTY_GAMES = 60  # of a kind whose single games are slow
@@ -89,7 +90,7 @@ def _of_run(run: Path, market: str | None) -> Audited:
     _check_budget(config, str(run))
     name = choose_market(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
     noise = read_noise(run, name)
-    entries, _ = read_ledger(run / "ledger" / f"{name}.jsonl")
+    entries = read_ledger(run / "ledger" / f"{name}.jsonl").entries
     events = {
         stage: ComposedDpEvent([entry.event for entry in entries if stage_group(entry.stage) == stage])
         for stage in noise

@@ -26,7 +26,7 @@ from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
-from experiments.keys import keys_app
+from experiments.keys import PassphraseOption, keys_app, read_passphrase
 from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
 from experiments.reports.commands import REPORT_HELP, check_report, report
@@ -44,8 +44,9 @@ from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.statement import ALL_VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS
 from privacy.aggregation import AggregationError
+from privacy.aggregation.keys import KeyDirectory
 from privacy.errors import InputError
 
 STOPPED = (
@@ -88,6 +89,16 @@ def run(
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign",
+            metavar="KEYS",
+            help="Sign the ledgers' last lines: key directory of fedmm keys join. Without it the run signs with keys of its "
+            "own, which proves nothing to others.",
+        ),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
     track: Annotated[
         list[str] | None, typer.Option(help=f"Follow the run in a tracker too: {', '.join(TRACKERS)}; repeat.")
     ] = None,
@@ -98,8 +109,9 @@ def run(
         raise ConfigError("give the configuration once: as an argument or with --config")
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
+    signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     with RunProgress(quiet=quiet or as_json) as progress:
-        metrics = execute(directory, settings, progress, resume=resume, track=track or [])
+        metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
     report_path = write_report(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))

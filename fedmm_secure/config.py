@@ -310,8 +310,11 @@ class Config(Section):
 
     def _distributed_noise_problem(self, n_markets: int) -> str | None:
         privacy = self.privacy
-        if self.aggregation.kind == "plaintext":
-            return "privacy.distributed_noise: aggregation.kind: plaintext shows each update with a part of its noise"
+        if self.aggregation.kind != "masked-ckks":
+            return (
+                "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds a part "
+                "of the noise alone"
+            )
         if self.aggregation.norm is not None:
             return "privacy.distributed_noise: aggregation.norm would cut off parts of the noise"
         if privacy.quantizer.steps_per_round != 1:

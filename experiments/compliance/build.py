@@ -24,12 +24,13 @@ from experiments.compliance.document import (
 from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
 from experiments.compliance.questions import answer_questions
 from experiments.reports.attacks import attack_rows, read_attacks, read_audits
-from experiments.run_directory import read_config, read_environment, read_metrics, read_noise
+from experiments.run_directory import read_config, read_environment, read_noise
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
-from fedmm_secure.federation.setup import configuration_hash, run_id
-from fedmm_secure.publication import spent_on_same_data
-from fedmm_secure.statement import ALL_VIEWS, VIEWS
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.parties import configuration_hash, run_id
+from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
@@ -135,12 +136,13 @@ def _all_runs(
 def _ledger(directory: Path, market: str, views: Mapping[str, Any]) -> LedgerStated:
     path = directory / "ledger" / f"{market}.jsonl"
     try:
-        entries, head = read_ledger(path)
+        content = read_ledger(path)
     except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
         lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
         return LedgerStated(file=f"ledger/{path.name}", lines=max(lines, 1), head=GENESIS, seeded=views["seeded"])
-    seeded = any(entry.seeded for entry in entries)
-    return LedgerStated(file=f"ledger/{path.name}", lines=max(len(entries), 1), head=head, seeded=seeded)
+    seeded = any(entry.seeded for entry in content.entries)
+    lines = max(len(content.kinds), 1)
+    return LedgerStated(file=f"ledger/{path.name}", lines=lines, head=content.head, seeded=seeded)
 
 
 def _audit(result: Mapping[str, Any]) -> AuditStated:

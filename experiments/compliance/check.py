@@ -11,7 +11,7 @@ from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, read_report, signature_problem
 from experiments.differences import differences
 from fedmm_secure.provenance import CONFIG_FILE
-from privacy.accounting.verification import Finding
+from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 
 

@@ -15,7 +15,7 @@ from experiments.reports.page import render
 from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.ledger import canonical_json
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"

@@ -17,8 +17,12 @@ from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates, make_node_key
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.data.catalogue import is_shipped
+from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.aggregation import AggregationPlan, local_ceremony
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.members import local_ceremony
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
@@ -70,10 +74,12 @@ def prepare_homes(config: Config, root: Path) -> Homes:
         raise RunDirectoryError(f"{root}: not empty")
     homes, files = Homes(root.absolute()), root.absolute() / "files"
     config = _as_files(config, files)
-    names = sorted(config.data.markets)
-    plan = AggregationPlan.of(config, len(names))
+    sizes = {market.name: MarketSize(market.n_users, market.n_items) for market in load_markets(config.data)}
+    names = sorted(sizes)
+    plan = AggregationPlan.of(config, len(names), shared_noise(config, sizes))
     homes_of = {name: homes.market(name) for name in names} | {SERVER: homes.server}
-    local_ceremony(plan, {name: home / "keys" for name, home in homes_of.items()}, config.aggregation.rotate_after)
+    directories = {name: home / "keys" for name, home in homes_of.items()}
+    local_ceremony(plan, directories, config.aggregation.rotate_after, sizes)
     for name, home in homes_of.items():
         own = _with_root(config, home / "data")
         if name != SERVER:

@@ -17,7 +17,7 @@ from experiments.reports.run import write_report
 from experiments.reports.sweep import open_sweep, write_sweep_report
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.errors import ConfigError
-from privacy.accounting.verification import Finding
+from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Identity, read_card
 
 REPORT_HELP = (

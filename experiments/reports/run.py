@@ -11,11 +11,11 @@ from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.text import catalogue_lines, worst
-from experiments.run_directory import read_config, read_environment, read_metrics
+from experiments.run_directory import read_config, read_environment
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.federation.setup import DECRYPTED_VIEWS
-from fedmm_secure.statement import ALL_VIEWS, STAGES
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, STAGES
 
 REPORT = "report.html"
 WHO = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.randomness import LEVELS, IntArray
@@ -50,9 +51,27 @@ class Grid:
         """Standard deviation of the noise over the largest norm, both in grid units: at least what was asked for."""
         return scale(self.levels) / math.sqrt(self.squared_bound) if self.squared_bound else math.inf
 
+    def of_products(self) -> Grid:
+        """The grid of vectors whose products ``z zᵀ`` lie on this one: ``‖z zᵀ‖_F = ‖z‖²`` is then within its bound."""
+        return Grid(math.sqrt(self.step), math.isqrt(self.squared_bound), self.levels)
+
     def cut(self, values: NDArray[np.floating]) -> IntArray:
-        """Integers of the same shape, each towards zero: a cut vector is never longer than the vector."""
-        return np.trunc(np.asarray(values, np.float64) * (SHRINK / self.step)).astype(np.int64)
+        """Integers of the same shape, each towards zero: a cut vector is never longer than the vector.
+
+        What is not a number, or beyond any bound, becomes 0.
+        """
+        units = np.trunc(np.asarray(values, np.float64) * (SHRINK / self.step))
+        return np.where(np.abs(units) < 2.0**31, units, 0.0).astype(np.int64)
+
+    def fits(self, integers: sparse.csr_array) -> NDArray[np.bool_]:
+        """Which rows ``(n,)`` of integers below 2^31 have a squared norm within the bound: each by itself.
+
+        In double precision first: a row that passes has a sum of squares below 2^63, so that of integers is exact.
+        """
+        squares = integers.multiply(integers)
+        rough = np.asarray(squares.astype(np.float64).sum(axis=1)).ravel()
+        exact = np.asarray(squares.sum(axis=1, dtype=np.int64)).ravel()
+        return np.asarray((rough < 1.5 * self.squared_bound + 1.0) & (exact <= self.squared_bound))
 
     def real(self, integers: IntArray) -> NDArray[np.float64]:
         """Real values of sums; post-processing."""

@@ -106,6 +106,14 @@ class NoiseSource:
         table = alias_table()
         return combine([table.draw(self.words, count) for _ in range(levels)])
 
+    def gaussian_with_spare(self, count: int, spare: int, *, levels: int = LEVELS) -> tuple[IntArray, IntArray]:
+        """Noise ``(count,)`` of a mechanism and spare values ``(spare,)`` that it shows as they are, in one draw.
+
+        The spare ones are the sums of coordinates that nobody contributes to: whoever reads them measures the noise.
+        """
+        drawn = self.discrete_gaussian(count + spare, levels=levels)
+        return drawn[:count], drawn[count:]
+
     def __repr__(self) -> str:
         return f"NoiseSource(seeded={self.seeded})"
 
