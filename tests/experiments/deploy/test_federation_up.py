@@ -81,7 +81,7 @@ def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_pro
     homes = tmp_path / "demo"
     for market in ("m0", "m1", "m2"):  # each holds its own files alone
         found = sorted(path.name for path in (homes / "markets" / market / "data").iterdir())
-            assert found == [f"{market}.csv", f"{market}.items.txt"]
+        assert found == [f"{market}.csv", f"{market}.items.txt"]
     assert not list((homes / "server").rglob("*.csv"))
     logs = "".join(path.read_text(errors="replace") for path in (homes / "logs").iterdir())
     assert "telemetry" not in logs.lower()
