@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
+from experiments.compliance.evidence import read_attacks, read_audits
 from experiments.options import JsonFlag, wide_console
-from experiments.reports.attacks import read_attacks, read_audits
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
 from experiments.reports.text import difference_text, epsilon_text, worst
 from experiments.run_directory import read_config, read_environment

@@ -41,6 +41,9 @@ keys_app = typer.Typer(
 )
 
 KeysOption = Annotated[Path, typer.Option("--keys", metavar="DIR", help="Directory of this party's keys.")]
+SignOption = Annotated[
+    Path | None, typer.Option("--sign", metavar="KEYS", help="Sign it: key directory of fedmm keys join.")
+]
 PassphraseOption = Annotated[
     Path | None,
     typer.Option(
@@ -239,6 +242,15 @@ def read_passphrase(path: Path | None) -> bytes | None:
     if not lines or not lines[0]:
         raise KeyFileError(f"{path}: the first line is empty; it should hold the passphrase")
     return lines[0]
+
+
+def read_signer(keys: Path | None, passphrase_file: Path | None) -> Identity | None:
+    """The identity of ``--sign``; None where nothing is to be signed.
+
+    Raises:
+        KeyFileError: there is no identity in that directory, or not with that passphrase.
+    """
+    return None if keys is None else Identity.load(keys, read_passphrase(passphrase_file))
 
 
 def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:

@@ -73,13 +73,13 @@ class Log:
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         line = {"time": round(time.time(), 3), "event": event, **fields}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), sort_keys=True) + "\n")
+            file.write(json.dumps(finite(line), sort_keys=True) + "\n")
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for unbounded."""
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no infinity: null stands for unbounded."""
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

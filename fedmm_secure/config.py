@@ -276,6 +276,11 @@ class Config(Section):
             noisy = sorted(NOISY_BASELINES & set(ctr.baselines))
             if noisy:
                 return f"ctr.baselines: {noisy[0]} needs privacy.epsilon"
+        if privacy.shares.evaluation is not None and not self.private_ctr:
+            return (
+                "privacy.shares.evaluation needs privacy.epsilon and privacy.protect: release: the scores of other "
+                "models carry the rows of all users"
+            )
         if privacy.user_codes_epsilon is not None and not self.private_ctr:
             return "privacy.user_codes_epsilon needs privacy.epsilon and privacy.protect: release"
         if privacy.epsilon is None:

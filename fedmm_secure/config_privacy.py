@@ -43,6 +43,11 @@ class SharesConfig(Section):
     quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
     ctr: float = Field(0.16, gt=0, description="DP-SGD of the CTR model, protect: release alone")
     catalogue: float = Field(0.5, gt=0, description="private discovery of items, catalogue: discovered alone")
+    evaluation: float | None = Field(
+        None,
+        gt=0,
+        description="noisy test figures, protect: release alone; null: test figures are exact, outside the guarantee",
+    )
 
 
 class DiscoveryConfig(Section):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.reports.attacks import read_attacks, strongest
+from experiments.compliance.evidence import read_attacks
+from experiments.reports.attacks import strongest
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.artefacts import write_parquet
