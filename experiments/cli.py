@@ -26,7 +26,7 @@ from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
-from experiments.keys import keys_app
+from experiments.keys import PassphraseOption, keys_app, read_passphrase
 from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
 from experiments.reports.commands import REPORT_HELP, check_report, report
@@ -44,8 +44,9 @@ from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.statement import ALL_VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS
 from privacy.aggregation import AggregationError
+from privacy.aggregation.keys import KeyDirectory
 from privacy.errors import InputError
 
 STOPPED = (
@@ -88,6 +89,16 @@ def run(
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign",
+            metavar="KEYS",
+            help="Sign the ledgers' last lines: key directory of fedmm keys join. Without it the run signs with "
+            "keys of its own, which proves nothing to others.",
+        ),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
     track: Annotated[
         list[str] | None, typer.Option(help=f"Follow the run in a tracker too: {', '.join(TRACKERS)}; repeat.")
     ] = None,
@@ -98,8 +109,9 @@ def run(
         raise ConfigError("give the configuration once: as an argument or with --config")
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
+    signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     with RunProgress(quiet=quiet or as_json) as progress:
-        metrics = execute(directory, settings, progress, resume=resume, track=track or [])
+        metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
     report_path = write_report(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
@@ -208,7 +220,9 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    problems = check_markets(resolve(config, overrides or []).data)
+    catalogues, problems = check_markets(resolve(config, overrides or []).data)
+    for name, catalogue in catalogues.items():
+        print(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
@@ -217,17 +231,20 @@ def data_check(
 
 
 @data_app.command(
-    "synthesize", help="Write synthetic markets as CSV files.\n\nExample: fedmm data synthesize markets/ --markets 3"
+    "synthesize",
+    help="Write synthetic markets as CSV files, each with a file of its catalogue.\n\n"
+    "Example: fedmm data synthesize markets/ --markets 3",
 )
 def data_synthesize(
-    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv into.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
     markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
     users: Annotated[int, typer.Option(min=20)] = 400,
     items: Annotated[int, typer.Option(min=20)] = 200,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    for path in synthesize_files(SyntheticSpec(markets=markets, users=users, items=items, seed=seed), out):
-        print(path)
+    spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
+    for file in synthesize_files(spec, out).values():
+        print(*(out / path for path in (file.path, file.catalogue) if path is not None), sep="\n")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
+from experiments.compliance.evidence import read_attacks, read_audits
 from experiments.options import JsonFlag, wide_console
-from experiments.reports.attacks import read_attacks, read_audits
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
 from experiments.reports.text import difference_text, epsilon_text, worst
-from experiments.run_directory import METRICS_FILE, read_config, read_environment, read_metrics
+from experiments.run_directory import read_config, read_environment
 from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.artefacts import write_parquet
@@ -28,7 +28,8 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.provenance import CONFIG_FILE
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import write_json
 

@@ -23,19 +23,43 @@ Metrics = dict[str, Any]
 
 
 def describe(prepared: PreparedMarket) -> dict[str, Any]:
-    """Sizes of a market, its pool and its candidates."""
-    market, split = prepared.market, prepared.split
+    """Sizes of a market for its private log: those of the metrics, and what the catalogue leaves out."""
+    return {
+        **sizes(prepared),
+        "catalogue": prepared.catalogue.kind,
+        # how many there are depends on single users' rows: this stays in the market, the metrics do not say it
+        "rows_outside_catalogue": prepared.whole.market.n_rows - prepared.market.n_rows,
+    }
+
+
+def sizes(prepared: PreparedMarket) -> dict[str, Any]:
+    """Sizes of a market, and of the pool and the candidates that models are measured on."""
+    market, whole = prepared.market, prepared.whole
     return {
         "n_rows": market.n_rows,
         "n_users": market.n_users,
         "n_items": market.n_items,
-        "n_train": len(split.train),
-        "n_pool": len(prepared.pool.items),
-        "pool_test_share": prepared.pool.test_share,
-        "n_test": len(prepared.test),
-        "n_test_positives": int(prepared.test.label.sum()),
+        "n_train": len(prepared.split.train),
+        "n_pool": len(whole.pool.items),
+        "pool_test_share": whole.pool.test_share,
+        "n_test": len(whole.test),
+        "n_test_positives": int(whole.test.label.sum()),
         "skipped_rows": market.skipped_rows,
     }
+
+
+def stated_catalogues(config: Config, markets: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
+    """What a run says of each market's catalogue: kind, hash and size.
+
+    Raises:
+        ValueError: a market was trained on another kind of catalogue than was configured.
+    """
+    for name, prepared in markets.items():
+        # markets in memory may bring the generator's catalogue where files bring theirs
+        allowed = ("file", "synthetic") if config.catalogue == "file" else (config.catalogue,)
+        if prepared.catalogue.kind not in allowed:
+            raise ValueError(f"market {name}: its catalogue is {prepared.catalogue.kind}, not {config.catalogue}")
+    return {name: prepared.catalogue.stated() for name, prepared in markets.items()}
 
 
 def collect_metrics(
@@ -45,14 +69,17 @@ def collect_metrics(
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
 ) -> Metrics:
-    """Per market and macro: the configured model, its baselines, paired differences, codebook use."""
-    found: Metrics = {"markets": {}, "macro": {}}
+    """Per market and macro: the configured model, its baselines, paired differences, codebook use; and the catalogues.
+
+    Predictions are those of all candidates, ``whole.test`` of each market.
+    """
+    found: Metrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
     for name, prepared in markets.items():
         by_model = {model: _model_metrics(prepared, p) for model, p in predictions[name].items()}
         ours = by_model.pop(CONFIGURED)
         for model, values in by_model.items():
             difference = paired_auc_difference(
-                prepared.test,
+                prepared.whole.test,
                 predictions[name][CONFIGURED],
                 predictions[name][model],
                 rng=numpy_generator("bootstrap", name, model),
@@ -60,8 +87,8 @@ def collect_metrics(
             values["auc_gain_over_it"] = asdict(difference)
         found["markets"][name] = {
             **ours,
-            **describe(prepared),
-            "candidates_sha256": prepared.test.sha256(),
+            **sizes(prepared),
+            "candidates_sha256": prepared.whole.test.sha256(),
             "baselines": by_model,
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
         }
@@ -74,7 +101,7 @@ def _one_per_seed(values: list[np.ndarray], n_seeds: int) -> list[np.ndarray]:
 
 
 def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[str, Any]:
-    each = [asdict(evaluate(prepared.test, probability)) for probability in by_seed]
+    each = [asdict(evaluate(prepared.whole.test, probability)) for probability in by_seed]
     found: dict[str, Any] = {key: _mean_or_none([metrics[key] for metrics in each]) for key in each[0]}
     found["auc_by_seed"] = [metrics["auc"] for metrics in each]
     found["auc_interval"] = asdict(seed_interval(found["auc_by_seed"]))

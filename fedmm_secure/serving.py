@@ -21,8 +21,8 @@ from fedmm_secure.ctr.training import BoostedModel, NeuralModel, make_model
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
-from fedmm_secure.federation.setup import COUNTS, EMBEDDING
-from fedmm_secure.publication import factors_from_arrays, private_store
+from fedmm_secure.federation.releases import factors_from_arrays, private_store
+from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
@@ -73,8 +73,9 @@ class MarketScorer:
 
     def _index(self, what: str, known: dict[str, int], names: Sequence[str]) -> IntArray:
         missing = [str(name) for name in names if str(name) not in known]
+        where = {"user": "training data", "item": "catalogue"}
         if missing:
-            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its training data")
+            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its {where[what]}")
         return np.array([known[str(name)] for name in names], dtype=np.int64)
 
 

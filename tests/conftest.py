@@ -1,3 +1,6 @@
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -5,6 +8,7 @@ import torch
 
 from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.prepare import prepare_markets
+from tests import accounting_cache
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "xmarket-electronics"
 
@@ -25,6 +29,14 @@ def tiny(**sections) -> Config:
         key: {**TINY.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()
     }
     return config_from_data({**TINY, **data}, source="test")
+
+
+def pytest_configure(config):
+    if accounting_cache.FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
+        folder = tempfile.mkdtemp(prefix="fedmm-answers-")
+        os.environ[accounting_cache.FOLDER] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    accounting_cache.share_answers()
 
 
 @pytest.fixture(autouse=True)

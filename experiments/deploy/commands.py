@@ -193,8 +193,5 @@ def _merged(homes: Homes) -> Config:
     """The markets' configuration with all their files."""
     names = homes.markets
     config = read_config(homes.market(names[0]))
-    files = {
-        name: file.model_copy(update={"path": homes.market(name) / "data" / file.path})
-        for name, file in config.data.markets.items()
-    }
+    files = {name: file.located(homes.market(name) / "data") for name, file in config.data.markets.items()}
     return config.model_copy(update={"data": config.data.model_copy(update={"markets": files, "root": None})})

@@ -16,7 +16,7 @@ from experiments.reports.run import write_report
 from experiments.run_directory import Log, read_config
 from fedmm_secure import provenance
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.aggregation import Membership
+from fedmm_secure.federation.members import Membership
 from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
 from fedmm_secure.pipeline import Listener
 from privacy.aggregation.keys import KeyDirectory

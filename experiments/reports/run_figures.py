@@ -19,9 +19,9 @@ from fedmm_secure.artefacts import quantizer_path
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.federation.aggregation import AggregationPlan
-from fedmm_secure.federation.setup import QUANTIZER, seed_stage
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 
 _WIDTH = 7.0

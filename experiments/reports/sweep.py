@@ -12,14 +12,15 @@ from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
 from experiments.reports.run import REPORT, WHO, Figures
 from experiments.reports.sweep_figures import sweep_drawings
-from experiments.run_directory import read_config, read_environment, read_metrics
+from experiments.run_directory import read_config, read_environment
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.publication import spent_on_same_data
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.closing import read_metrics
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.errors import InputError

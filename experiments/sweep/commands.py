@@ -21,7 +21,7 @@ from experiments.sweep.scheduler import CELLS, Sweep, read_grid, run_cells, writ
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import TABLE, write_table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.publication import ACCOUNT_FILE
+from fedmm_secure.federation.account import ACCOUNT_FILE
 
 SWEEP_HELP = (
     "Run a grid of configurations and seeds, on several processes; results are one table, figures and a report.\n\n"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import LostResultError
+from fedmm_secure.guarantee.coordinates import most_ctr_parameters
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.randomness import derive_seed, noise_source, numpy_generator, torch_generator
+from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
 from privacy.mechanisms.per_example import FunctionalGradients
 from privacy.mechanisms.randomness import NoiseSource
@@ -139,6 +142,25 @@ def bag_loss(forward: Callable[..., Tensor], bag: tuple[Tensor, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class PrivateTraining:
+    """What a process that trains the CTR models of a market needs of their charges.
+
+    Attributes:
+        noise_multiplier: of each step.
+        spare: noised sums of each step that no user reaches.
+        keys: of the randomness, by seed; without those that are sealed.
+        meters: where the spare sums are left, by seed.
+        seeded: whether the keys follow from a seed.
+    """
+
+    noise_multiplier: float
+    spare: int
+    keys: Mapping[int, bytes] = field(repr=False)
+    meters: Mapping[int, Path]
+    seeded: bool
+
+
+@dataclass(frozen=True)
 class ReleasedCTR:
     """A trained model, the builder of its features at prediction time, and what its noised steps left behind."""
 
@@ -156,13 +178,18 @@ class PrivateBench:
         self.prepared, self.embedding, self.config = prepared, embedding, config
         self.history = self._history(prepared.split.train)
 
-    def train(self, quantizer: RQVAE, seed: int, noise_multiplier: float | None) -> ReleasedCTR:
-        """The model of one seed."""
-        if noise_multiplier is None:
-            raise TypeError("a released model needs noise")
-        choices = self.config.privacy.ctr.choices(noise_multiplier)
-        noise = noise_source(self.config.privacy.noise_seed, "ctr", self.prepared.market.name, seed)
-        return self.train_with(quantizer, seed, choices, noise)
+    def train(self, quantizer: RQVAE, seed: int, training: PrivateTraining) -> ReleasedCTR:
+        """The model of one seed.
+
+        Raises:
+            LostResultError: it was trained and sealed before; its randomness is gone.
+        """
+        if seed not in training.keys:
+            name = self.prepared.market.name
+            raise LostResultError(f"market {name}, ctr/{seed}: was sealed, and what it predicted is gone")
+        noise = NoiseSource(training.keys[seed], seeded=training.seeded)
+        choices = self.config.privacy.ctr.choices(training.noise_multiplier)
+        return self.train_with(quantizer, seed, choices, noise, spare=training.spare)
 
     def train_with(
         self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int = 0
@@ -175,6 +202,9 @@ class PrivateBench:
         if kind == "boosted":
             raise ValueError("boosted trees cannot train with DP-SGD")
         model = PrivateCTR(kind, builder.schema(), config, seed)
+        size = sum(parameter.numel() for parameter in model.network.parameters())
+        if size > most_ctr_parameters(config, self.prepared.market.n_items):
+            raise ValueError(f"the network has {size} parameters, more than were charged for")
         epochs = PRETRAIN_EPOCHS if config.privacy.pseudo_users else 0
         model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed), epochs)
         private = config.privacy.ctr

@@ -42,11 +42,11 @@ class PrivateSettings:
     steps: int
     learning_rate: float = 1e-3
     spare: int = 0
-    shared: SharedNoise | None = None
+    shared: PartOfNoise | None = None
 
 
 @dataclass(frozen=True)
-class SharedNoise:
+class PartOfNoise:
     """Noise of the global codebook that the cohort's sum carries, in a unit that all markets share.
 
     Attributes:
@@ -122,7 +122,7 @@ class QuantizerTrainer:
     def gradient_round(self, generator: torch.Generator, noise: NoiseSource) -> tuple[NoisedSteps, IntArray]:
         """One noised step on the local parameters; returns the noised gradient sum of the global codebook as well.
 
-        The sum ``(n_codes · latent_dim,)`` is of integers, in units of ``SharedNoise.step``, and carries this market's
+        The sum ``(n_codes · latent_dim,)`` is of integers, in units of ``PartOfNoise.step``, and carries this market's
         part of the noise. The global codebook stays as it is: all markets step it by the cohort's mean gradient,
         ``apply_gradient``. A sum of gradients carries the sum of their noise, which a sum of movements would not.
         """

@@ -42,7 +42,12 @@ Words = NDArray[np.uint64]
 
 def scale(levels: int) -> float:
     """Standard deviation of a draw, in grid units: ``BASE · sqrt(1 + K² + … )``, one term a level."""
-    return BASE * math.sqrt(sum(FACTOR ** (2 * level) for level in range(levels)))
+    return float(BASE * math.sqrt(sum(FACTOR ** (2 * level) for level in range(levels))))
+
+
+def most_drawn(levels: int) -> int:
+    """Largest magnitude that a draw can have."""
+    return int(_HALF * sum(FACTOR**level for level in range(levels)))
 
 
 def combine(levels: Sequence[IntArray]) -> IntArray:

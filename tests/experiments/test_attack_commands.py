@@ -11,6 +11,7 @@ import yaml
 from attacks.auditing.faults import FAULTS
 from attacks.membership.scores import SCORES
 from experiments.attack import ATTACKS
+from experiments.compliance.evidence import read_attacks
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
@@ -54,7 +55,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     status, out, _ = fedmm(capsys, "attack", run, "--market", "m0", "--shadows", 4, "--json")
     assert status == 0
     found = json.loads(out)
-    assert found == json.loads((run / "attacks" / "attacks.json").read_text())
+    assert found == read_attacks(run)
     assert set(found) == set(ATTACKS)
     assert set(SCORES) < {result["attack"] for result in found["membership"]}
     assert {result["view"]: result["exact_share"]["value"] for result in found["inversion"]} == {
@@ -63,7 +64,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
         "collusion": 1.0,
     }
     assert fedmm(capsys, "attack", run, "--attack", "inversion")[0] == 0  # keeps the other attacks' results
-    assert json.loads((run / "attacks" / "attacks.json").read_text()) == found
+    assert read_attacks(run) == found
     table = pd.read_parquet(run / "attacks" / "results.parquet")
     assert len(table) == sum(map(len, found.values()))
     scores = pd.read_parquet(run / "attacks" / "scores" / "m0-user-fedmm.parquet")

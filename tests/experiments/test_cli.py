@@ -270,7 +270,7 @@ def test_own_files_from_synthesis_to_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = fedmm(capsys, "data", "synthesize", "csv", "--users", 80, "--items", 40)
     assert status == 0
-    assert sorted(out.split()) == ["csv/m0.csv", "csv/m1.csv", "csv/m2.csv"]
+    assert sorted(out.split()) == [f"csv/m{i}.{ending}" for i in range(3) for ending in ("csv", "items.txt")]
     columns = {"user": "user", "item": "item"}  # neither rating nor time
     own = {**TINY, "data": {"root": "csv", "markets": {f"m{i}": {"path": f"m{i}.csv", **columns} for i in range(3)}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))

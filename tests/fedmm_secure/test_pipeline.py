@@ -1,9 +1,6 @@
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +10,7 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from tests.conftest import tiny
+from tests.processes import exit_status, kill_when, start
 
 
 def run(directory, config):
@@ -83,9 +81,9 @@ def test_dp_sgd_is_reported_as_what_it_is(tmp_path):
         alone = views["stages"]["quantizer"]
         assert 2.8 < alone["epsilon"] <= 3.0  # over both repetitions
         assert alone["basis"] == "conditional on the outputs of: embedding"
-        entries, _ = read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl")
-        assert all(entry.seeded for entry in entries if entry.message_sha256)
-        assert len([entry for entry in entries if entry.stage.startswith("quantizer")]) == 6
+        ledger = read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl")
+        assert all(charge.entry.seeded for charge in ledger.charges)
+        assert len([charge for charge in ledger.charges if charge.entry.stage.startswith("quantizer")]) == 6
 
 
 OPTIONS = {
@@ -113,8 +111,8 @@ def test_every_option_runs_to_sensible_metrics(tmp_path, name):
         assert 0.3 < values["auc"] <= 1
         assert 0 < values["logloss"] < 2
         assert values["quantizer"]["global_used"] >= 2
-    entries, _ = read_ledger(tmp_path / "run" / "ledger" / "m0.jsonl")
-    remarks = {entry.remark for entry in entries if entry.message_sha256}
+    ledger = read_ledger(tmp_path / "run" / "ledger" / "m0.jsonl")
+    remarks = {charge.entry.remark for charge in ledger.charges}
     assert remarks == {None} if name != "two markets, forced" else "cohort of 2, forced" in remarks.pop()
 
 
@@ -148,29 +146,9 @@ def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
     assert all(one != other for one, other in zip(*sums, strict=True))
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from experiments import run_directory
-from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.pipeline import run_pipeline
-directory = Path(sys.argv[1])
-config = run_directory.read_config(directory)
-run_pipeline(config, prepare_markets(config.data), directory)
-"""
-
-
-def start(directory):
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", SCRIPT, str(directory)], start_new_session=True)
-
-
-def kill_when(process, condition, limit=120.0):
-    deadline = time.monotonic() + limit
-    while process.poll() is None and not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def go_on(directory):
+    config = run_directory.read_config(directory)
+    run_pipeline(config, prepare_markets(config.data), directory)
 
 
 def sent_without_a_line(directory):
@@ -180,7 +158,8 @@ def sent_without_a_line(directory):
         return []
     known = set()
     for ledger in (directory / "ledger").glob("*.jsonl"):
-        known |= {json.loads(line)["entry"]["message_sha256"] for line in ledger.read_text().splitlines()}
+        lines = [json.loads(line) for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        known |= {line["body"]["digest"] for line in lines if line["kind"] == "seal"}
     records = [json.loads(line) for line in index.read_text().splitlines(keepends=True) if line.endswith("\n")]
     outgoing = ("update", "publication")
     return [record for record in records if record["kind"] in outgoing and record["sha256"] not in known]
@@ -195,10 +174,10 @@ MOMENTS = ["ledger/m0.jsonl", "transcript/quantizer/0/0000-update-m1.bin", "stat
 def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, moment):
     directory = tmp_path / "run"
     run_directory.create(directory, tiny())
-    kill_when(start(directory), (directory / moment).exists)
+    kill_when(start(go_on, directory), (directory / moment).exists)
     assert not (directory / "metrics.json").exists() or moment == MOMENTS[-1]
     assert sent_without_a_line(directory) == []
-    assert start(directory).wait() == 0
+    assert exit_status(start(go_on, directory)) == 0
     assert comparable(json.loads((directory / "metrics.json").read_text())) == comparable(
         json.loads(json.dumps(finished[0]))
     )
@@ -220,16 +199,16 @@ def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_n
 ):
     directory = tmp_path / "run"
     run_directory.create(directory, released_config())
-    kill_when(start(directory), (directory / moment).exists)
+    kill_when(start(go_on, directory), (directory / moment).exists)
     assert sent_without_a_line(directory) == []
-    assert start(directory).wait() == 0
+    assert exit_status(start(go_on, directory)) == 0
     assert sent_without_a_line(directory) == []
     metrics = json.loads((directory / "metrics.json").read_text())
     for name, views in metrics["privacy"]["markets"].items():
         assert views["release"]["epsilon"] <= 4.0
-        entries, _ = read_ledger(directory / "ledger" / f"{name}.jsonl")
-        stages = [entry.stage for entry in entries if entry.round is None]
-        assert len(stages) == len(set(stages))
+        ledger = read_ledger(directory / "ledger" / f"{name}.jsonl")
+        charged = [charge.entry.identity for charge in ledger.charges]
+        assert len(charged) == len(set(charged)) == len(ledger.seals)
 
 
 @pytest.mark.slow
@@ -241,9 +220,9 @@ def test_killed_at_many_random_moments_no_release_is_missing_from_the_ledger(tmp
         directory = tmp_path / str(kills)
         run_directory.create(directory, released_config(protect=protect))
         for _ in range(5):
-            process, until = start(directory), time.monotonic() + chooser.uniform(2.0, 14.0)
+            process, until = start(go_on, directory), time.monotonic() + chooser.uniform(0.1, 3.0)
             kill_when(process, lambda until=until: time.monotonic() > until)
-            kills += process.returncode == -signal.SIGKILL
+            kills += process.exitcode == -signal.SIGKILL
             assert sent_without_a_line(directory) == []
-        assert start(directory).wait() == 0
+        assert exit_status(start(go_on, directory)) == 0
         assert sent_without_a_line(directory) == []

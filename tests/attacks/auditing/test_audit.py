@@ -7,7 +7,7 @@ import pytest
 from attacks.auditing.audit import CHAIN, CODEBOOK, MASKS, USER, gather, plan_audits, stage_games
 from attacks.auditing.faults import FAULTS
 from attacks.auditing.verdicts import LEVEL, Verdict, is_violated
-from fedmm_secure.federation.setup import plan_noise, planned_stages
+from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,12 +15,14 @@ import pytest
 import yaml
 
 from experiments.reports.sweep import open_sweep
+from experiments.sweep import scheduler
 from experiments.sweep.cells import cell_status
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
+from tests.processes import as_multiprocessing
 
 GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
 
@@ -198,7 +201,7 @@ def watch():
         open(os.environ["FEDMM_TEST_DEAD"], "w").close()
         os._exit(9)
 
-if any("spawn_main" in argument or "multiprocessing" in argument for argument in sys.orig_argv):
+if any("spawn_main" in argument for argument in sys.orig_argv):  # a worker, not multiprocessing's own helpers
     threading.Thread(target=watch, daemon=True).start()
 """
 
@@ -206,6 +209,7 @@ if any("spawn_main" in argument or "multiprocessing" in argument for argument in
 def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
     """A process that is killed, out of memory say, cannot tell why; the others go on."""
     sweeper = write_grid(tmp_path, blocks=[{"axes": {"privacy.epsilon": [None]}}], seeds=[0, 1])
+    monkeypatch.setattr(scheduler, "multiprocessing", multiprocessing)  # fresh processes, as a user's are
     (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
     out = tmp_path / "out"
     victim = next(line for line in fedmm(capsys, "sweep", sweeper, "--dry-run")[1].splitlines() if "seed-0" in line)
@@ -216,7 +220,7 @@ def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
     assert status == 1
     assert "its process died with exit code" in err
     assert len(pd.read_parquet(out / "results.parquet")["seed"].unique()) == 1
-    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(scheduler, "multiprocessing", as_multiprocessing())
     assert fedmm(capsys, "sweep", "--resume", "--retry", "--out", out)[0] == 0
 
 

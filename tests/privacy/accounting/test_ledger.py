@@ -5,11 +5,11 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting import verification
+from privacy.accounting import ledger_check
 from privacy.accounting.events import dp_sgd_event
+from privacy.accounting.guarantees import conditional_guarantee, view_guarantee
 from privacy.accounting.ledger import Entry, Ledger, LedgerError, depended_on, read_ledger
-from privacy.accounting.statement import conditional_guarantee, view_guarantee
-from privacy.accounting.verification import verify_ledger
+from privacy.accounting.ledger_check import verify_ledger
 
 
 def entry(stage="quantizer/0", event=None, audience=("market",), depends_on=(), **more):
@@ -152,8 +152,8 @@ def test_verification_compares_the_accountants_on_a_stage_whose_inputs_are_not_p
     ledger.append(entry("embedding", dp_event.NonPrivateDpEvent(), audience=()))
     ledger.append(entry("quantizer/0", depends_on=("embedding",)))
     assert verify_ledger(ledger.path, {"market": None}) == []
-    halved = verification.prv_epsilon
-    monkeypatch.setattr(verification, "prv_epsilon", lambda events, delta: 0.5 * halved(events, delta))
+    halved = ledger_check.prv_epsilon
+    monkeypatch.setattr(ledger_check, "prv_epsilon", lambda events, delta: 0.5 * halved(events, delta))
     (found,) = verify_ledger(ledger.path, {"market": None})
     assert "stage quantizer" in found.where
     assert "accountants disagree" in found.what

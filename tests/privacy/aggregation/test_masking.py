@@ -36,10 +36,10 @@ def fresh_masks(names=NAMES):
 
 @pytest.fixture
 def federation():
-    parameters = masked_parameters(length=LENGTH, cohort=len(NAMES), value_bound=BOUND)
+    parameters = masked_parameters(length=LENGTH, cohort=len(NAMES), bits=BITS)
     key = CKKSKey.generate(parameters)
     markets = {
-        name: MaskedMarket(parameters, key, masks, value_bound=BOUND, cohort=len(NAMES))
+        name: MaskedMarket(parameters, key, masks, bits=BITS, value_bound=BOUND)
         for name, masks in fresh_masks().items()
     }
     return markets, CKKSServer(parameters, needs_whole_cohort=True), CKKSMarket(parameters, key)
