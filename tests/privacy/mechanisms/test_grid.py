@@ -50,11 +50,8 @@ def test_rows_fit_or_not_by_exact_arithmetic():
     """At the bound itself and one above, where double precision sees no difference."""
     bound = (2**30 - 1) ** 2
     grid = Grid(1.0, bound, 3)
-    rows = sparse.csr_array(
-        np.array(
-            [[2**30 - 1, 0, 0], [2**30 - 1, 1, 0], [2**31 - 1, 2**31 - 1, 2**31 - 1], [0, 0, 0], [-(2**30) + 1, 0, 0]]
-        )
-    )
+    most, far = 2**30 - 1, 2**31 - 1
+    rows = sparse.csr_array(np.array([[most, 0, 0], [most, 1, 0], [far, far, far], [0, 0, 0], [-most, 0, 0]]))
     assert grid.fits(rows).tolist() == [True, False, False, True, True]
 
 
@@ -65,9 +62,7 @@ def test_a_row_fits_whoever_else_is_there():
     assert grid.fits(rows).tolist() == alone
 
 
-@pytest.mark.parametrize(
-    ("multiplier", "sensitivity"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1e-9, 1.0)]
-)
-def test_a_grid_needs_noise(multiplier, sensitivity):
+@pytest.mark.parametrize("arguments", [(0.0, 1.0), (-1.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1e-9, 1.0)])
+def test_a_grid_needs_noise(arguments):
     with pytest.raises(ValueError, match="grid"):
-        Grid.of(multiplier, sensitivity)
+        Grid.of(*arguments)
