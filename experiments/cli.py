@@ -18,6 +18,7 @@ from rich.table import Table
 from experiments import run_directory
 from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
 from experiments.bench import bench_app
+from experiments.bench_noise import NOISE_HELP, noise
 from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
@@ -73,6 +74,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(bench_app, name="bench")
 bench_app.command("shadows", help=SHADOWS_HELP)(shadows)
+bench_app.command("noise", help=NOISE_HELP)(noise)
 
 
 @app.command(
