@@ -94,8 +94,8 @@ def run(
         typer.Option(
             "--sign",
             metavar="KEYS",
-            help="Sign the ledgers' last lines: key directory of fedmm keys join. Without it the run signs with keys of its "
-            "own, which proves nothing to others.",
+            help="Sign the ledgers' last lines: key directory of fedmm keys join. Without it the run signs with "
+            "keys of its own, which proves nothing to others.",
         ),
     ] = None,
     passphrase_file: PassphraseOption = None,

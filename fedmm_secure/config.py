@@ -317,8 +317,8 @@ class Config(Section):
         privacy = self.privacy
         if self.aggregation.kind != "masked-ckks":
             return (
-                "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds a part "
-                "of the noise alone"
+                "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds "
+                "a part of the noise alone"
             )
         if self.aggregation.norm is not None:
             return "privacy.distributed_noise: aggregation.norm would cut off parts of the noise"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.mechanisms.dp_sgd import DPSGD, Clipping
+from privacy.mechanisms.partition_selection import PartitionSelection
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
 
@@ -41,7 +42,7 @@ class SharesConfig(Section):
     embedding: float = Field(0.1, gt=0, description="private item factors")
     quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
     ctr: float = Field(0.16, gt=0, description="DP-SGD of the CTR model, protect: release alone")
-    catalogue: float = Field(0.3, gt=0, description="private discovery of items, catalogue: discovered alone")
+    catalogue: float = Field(0.5, gt=0, description="private discovery of items, catalogue: discovered alone")
     evaluation: float | None = Field(
         None,
         gt=0,
@@ -52,10 +53,17 @@ class SharesConfig(Section):
 class DiscoveryConfig(Section):
     """catalogue: discovered: items that enough users have are found with differential privacy."""
 
-    items_per_user: int = Field(5, ge=1, le=1000, description="only this many of a user's latest items take part")
+    items_per_user: int = Field(8, ge=1, le=1000, description="only this many of a user's latest items take part")
     delta_share: float = Field(
-        0.3, gt=0, lt=1, description="share of δ for the case that an item of one user alone is published"
+        0.5, gt=0, lt=1, description="share of δ for the case that an item of one user alone is published"
     )
+
+    def choices(self, noise_multiplier: float, delta: float) -> PartitionSelection:
+        """The mechanism at a noise multiplier that was solved from the budget; ``delta`` is that of the whole run.
+
+        All other mechanisms have to fit the budget at what is left of δ, ``(1 - delta_share) · delta``.
+        """
+        return PartitionSelection(self.items_per_user, noise_multiplier, self.delta_share * delta)
 
 
 class ContributionConfig(Section):

@@ -16,7 +16,7 @@ from privacy.aggregation import CKKSMarket, MaskedMarket
 from tests.conftest import TINY, tiny
 
 Send = Callable[[bytes], None]
-HANG_SECONDS = 8.0
+HANG_SECONDS = 5.0
 
 
 def crash(client: MarketClient, order: Order, send: Send) -> None:
@@ -137,6 +137,7 @@ EXPECTED = {(fault, kind): AGAIN if kind == "masked-ckks" else LEFT_OUT for faul
 
 
 def configuration(kind: str = "ckks", markets: int = 4, **sections: Any) -> Config:
-    """Markets enough for one of them to fail."""
+    """Markets enough for one of them to fail; the CTR model that follows the rounds is the least that there is."""
     synthetic = TINY["data"]["synthetic"] | {"markets": markets}
-    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, **sections)
+    ctr = {"model": "logistic", "features": ["counts"], "refit": False, "baselines": []}
+    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, ctr=ctr, **sections)

@@ -16,7 +16,6 @@ from experiments.verification.evidence import Evidence
 from experiments.verification.messages import integers
 from experiments.verification.transcript import key_of
 from fedmm_secure.federation.transcript import METER
-from fedmm_secure.guarantee.coordinates import SPARE, spare_of_step
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import CTR, EMBEDDING, QUANTIZER, USER_CODES
 from privacy.accounting.ledger import stage_group
@@ -24,7 +23,8 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
-from privacy.mechanisms.meter import answers_problem, gaussian_problem
+from privacy.mechanisms.meter import ENOUGH, response_findings, spare_coordinates
+from privacy.mechanisms.meter import meter_findings as meter_findings_of
 from privacy.mechanisms.randomness import LEVELS
 
 LEVEL = 1e-3  # false alarms a run, split evenly over its markets and their stages
@@ -66,12 +66,12 @@ def spare_values(plan: SpendingPlan, stage: str) -> int:
     config, group = plan.config, stage_group(stage)
     if group == EMBEDDING and not config.embedding.private.uses_gram(plan.size.items):
         iterations = config.embedding.private.iterations
-        return iterations * spare_of_step(iterations)
+        return iterations * spare_coordinates(iterations)
     if group == QUANTIZER:
-        return config.privacy.quantizer.steps_per_round * spare_of_step(plan.stages[QUANTIZER].steps)
+        return config.privacy.quantizer.steps_per_round * spare_coordinates(plan.stages[QUANTIZER].steps)
     if group == CTR:
-        return config.privacy.ctr.steps * spare_of_step(plan.stages[CTR].steps)
-    return SPARE
+        return config.privacy.ctr.steps * spare_coordinates(plan.stages[CTR].steps)
+    return ENOUGH
 
 
 def _readings(evidence: Evidence) -> Iterator[Reading]:
@@ -103,14 +103,16 @@ def _readings(evidence: Evidence) -> Iterator[Reading]:
 def _problem(plan: SpendingPlan, reading: Reading, level: float) -> str | None:
     config = plan.config
     if reading.group == USER_CODES:
-        epsilon = config.privacy.user_codes_epsilon
+        epsilon, quantizer = config.privacy.user_codes_epsilon, config.quantizer
         if epsilon is None:
             return "answers of a randomised response that nothing plans"
-        return answers_problem(
-            reading.values, config.quantizer.global_codes * config.quantizer.local_codes, epsilon, level
-        )
-    gram = reading.group == EMBEDDING and config.embedding.private.uses_gram(plan.size.items)
-    return gaussian_problem(reading.values, scale(GRAM_LEVELS if gram else LEVELS), level)
+        n_values = quantizer.global_codes * quantizer.local_codes
+        found = response_findings(reading.values, n_values=n_values, epsilon=epsilon, level=level)
+    else:
+        gram = reading.group == EMBEDDING and config.embedding.private.uses_gram(plan.size.items)
+        found = meter_findings_of(reading.values, scale=scale(GRAM_LEVELS if gram else LEVELS), level=level)
+    alarms = [f"{finding.test}: {finding.seen}" for finding in found if finding.alarm]
+    return "; ".join(alarms) or None
 
 
 def _copies(evidence: Evidence) -> Iterator[Finding]:

@@ -93,12 +93,17 @@ def read_catalogue(name: Path) -> Catalogue:
             raise DataError(f"{path}:{number}: empty line; a catalogue holds one item id a line")
         if line != line.strip():
             raise DataError(f"{path}:{number}: item id {line!r} starts or ends with a blank")
-        if any(unicodedata.category(character) in _UNPRINTABLE for character in line):
+        if not printable(line):
             raise DataError(f"{path}:{number}: item id {line!r} holds a control character")
         if line in first:
             raise DataError(f"{path}:{number}: item id {line!r} again, after line {first[line]}")
         first[line] = number
     return Catalogue.of("file", first)
+
+
+def printable(identifier: str) -> bool:
+    """Whether an id fits on one line of a catalogue: no control character, no line separator."""
+    return not any(unicodedata.category(character) in _UNPRINTABLE for character in identifier)
 
 
 def _lines(path: Path) -> list[str]:

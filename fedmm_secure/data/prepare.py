@@ -73,6 +73,7 @@ class PreparedMarket:
         """Predictions of ``whole.test (n,)`` from those of ``test``.
 
         A model knows nothing of an item outside the catalogue: all of them get its prior, the mean of its predictions.
+        That mean is over all users, so this is for exact figures alone, which are outside the guarantee.
         """
         inside = self.test_items >= 0
         found = np.full(len(inside), probability.mean())

@@ -22,7 +22,6 @@ from fedmm_secure.federation.door import Budget, Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.guarantee.coordinates import spare_of_step
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_noise import shared_noise
@@ -37,6 +36,7 @@ from privacy.accounting.lines import canonical_json
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
+from privacy.mechanisms.meter import spare_coordinates
 
 
 def run_id(state: Path) -> str:
@@ -273,7 +273,7 @@ def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
     if multiplier is None:
         return None
     privacy = plan.config.privacy.quantizer
-    spare = spare_of_step(plan.stages[QUANTIZER].steps)
+    spare = spare_coordinates(plan.stages[QUANTIZER].steps)
     choices, shared = privacy.choices(multiplier), plan.shared
     part = None if shared is None else PartOfNoise(shared.step, shared.honest_parts)
     return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, spare, part)

@@ -21,12 +21,12 @@ from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.door import Result, Transaction
 from fedmm_secure.federation.parties import Federation
-from fedmm_secure.guarantee.coordinates import SPARE, spare_of_step
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage import Arrays, Store, torch_bytes
 from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
 
@@ -38,7 +38,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     store = private_store(federation.directory, market.name)
 
     def draw_counts(noise: NoiseSource) -> Result:
-        found = release_counts(market, train, config.privacy.contribution, plan.noise[COUNTS], noise, spare=SPARE)
+        found = release_counts(market, train, config.privacy.contribution, plan.noise[COUNTS], noise, spare=ENOUGH)
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
@@ -46,7 +46,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     matrix = history_matrix(market, train)
 
     def draw_factors(noise: NoiseSource) -> Result:
-        spare = spare_of_step(1 if embedding.uses_gram else config.embedding.private.iterations)
+        spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
@@ -98,7 +98,7 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
     plan = federation.plans[market]
     return PrivateTraining(
         noise_multiplier=plan.noise[CTR],
-        spare=spare_of_step(plan.stages[CTR].steps),
+        spare=spare_coordinates(plan.stages[CTR].steps),
         keys={seed: found.key for seed, found in begun.items() if found.digest is None},
         meters={seed: _ctr_meter(federation.directory, market, seed) for seed in begun},
         seeded=federation.config.privacy.noise_seed is not None,
@@ -147,7 +147,7 @@ def _randomised(federation: Federation, embedding: Embedding, model: RQVAE, nois
         raise ValueError("no user codes are published")
     codes = assign_codes(model, embedding.user_factors_, embedding.item_factors_).user
     pairs = codes[:, 0] * quantizer.local_codes + codes[:, 1]
-    found = randomise(pairs, quantizer.global_codes * quantizer.local_codes, epsilon, noise, spare=SPARE)
+    found = randomise(pairs, quantizer.global_codes * quantizer.local_codes, epsilon, noise, spare=ENOUGH)
     both = np.stack([found.values // quantizer.local_codes, found.values % quantizer.local_codes], axis=1)
     return Result(arrays_bytes({"codes": both}), found.spare)
 

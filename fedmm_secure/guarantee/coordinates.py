@@ -1,26 +1,13 @@
-"""How many values of noise each stage draws, spare ones included: the noise meter reads those.
-
-A spare coordinate is a dummy item, parameter or user without data, noised by the same draw as the real ones. What it
-holds is noise alone, so that it may be shown, and anyone can measure the noise that a run added.
-"""
+"""How many parameters the private stages train: each draws a value of noise in every step."""
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 from fedmm_secure.config import Config
 
-# A run's stage in one market shows this many values at least: noise at nine tenths of what is stated then leaves the
-# interval of the test, at its level of one false alarm in a thousand runs, 95 times in a hundred.
-SPARE = 1500
 _MOST_FIELDS = 8  # categories of a pair under protect: release, at most
 _MOST_NUMBERS = 48  # numbers of a pair, likewise
-
-
-def spare_of_step(steps: int) -> int:
-    """Spare values of one of ``steps`` equal mechanisms of a stage."""
-    return math.ceil(SPARE / steps)
 
 
 def quantizer_parameters(config: Config) -> int:

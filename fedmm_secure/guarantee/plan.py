@@ -20,12 +20,7 @@ from dp_accounting.dp_event import (
 )
 
 from fedmm_secure.config import MIN_COHORT, Config
-from fedmm_secure.guarantee.coordinates import (
-    SPARE,
-    most_ctr_parameters,
-    quantizer_parameters,
-    spare_of_step,
-)
+from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
@@ -44,6 +39,7 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import randomised_response_event
+from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class SpendingPlan:
 
     def counts(self) -> Release:
         event = GaussianDpEvent(self.noise[COUNTS])
-        coordinates = self.size.items + SPARE
+        coordinates = self.size.items + ENOUGH
         return Release(COUNTS, "noisy item counts", event, 1.0, self._published, (), coordinates=coordinates)
 
     def embedding(self) -> Release:
@@ -171,11 +167,11 @@ class SpendingPlan:
         chosen = min(private.max_items, self.size.items)
         if private.uses_gram(self.size.items):
             event, mechanism = single, "DP-SVD, noisy Gram matrix"
-            coordinates = chosen**2 + SPARE
+            coordinates = chosen**2 + ENOUGH
         else:
             event = SelfComposedDpEvent(single, private.iterations)
             mechanism = "DP-SVD, noisy subspace iteration"
-            coordinates = private.iterations * (chosen * private.dim + spare_of_step(private.iterations))
+            coordinates = private.iterations * (chosen * private.dim + spare_coordinates(private.iterations))
         return Release(EMBEDDING, mechanism, event, 1.0, self._published, (COUNTS,), coordinates=coordinates)
 
     def raw_embedding(self) -> Release:
@@ -206,7 +202,7 @@ class SpendingPlan:
         if config.privacy.distributed_noise:
             mechanism = f"DP-SGD, noise distributed over {self.n_markets} markets"
         steps_of_run = self.stages[QUANTIZER].steps
-        coordinates = steps * (quantizer_parameters(config) + spare_of_step(steps_of_run))
+        coordinates = steps * (quantizer_parameters(config) + spare_coordinates(steps_of_run))
         return replace(
             release,
             event=choices.event(steps),
@@ -239,7 +235,7 @@ class SpendingPlan:
             audience=("profile",),
             depends_on=(EMBEDDING, seed_stage(QUANTIZER, seed)),
             remark="local: protects a change of the user's own rows",
-            coordinates=self.size.users + SPARE,
+            coordinates=self.size.users + ENOUGH,
         )
 
     def refinement(self) -> Release:
@@ -256,7 +252,7 @@ class SpendingPlan:
     def ctr(self, seed: int) -> Release:
         """A CTR model that may be published."""
         config, choices = self.config, self.config.privacy.ctr
-        one, spare = self.stages[CTR].single_repetition(len(config.seed)), spare_of_step(self.stages[CTR].steps)
+        one, spare = self.stages[CTR].single_repetition(len(config.seed)), spare_coordinates(self.stages[CTR].steps)
         return Release(
             seed_stage(CTR, seed),
             f"user-level DP-SGD of {config.ctr.model}",

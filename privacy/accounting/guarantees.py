@@ -57,10 +57,9 @@ def composed_epsilon(
     The accountant's figure is that of continuous noise; what the discrete law and the sampler may add comes on top
     (``privacy.accounting.exactness``), and what the entries say of δ comes off.
     """
-    steps = gaussian_steps(ComposedDpEvent(list(events)))
-    if steps is None:
+    if gaussian_steps(ComposedDpEvent(list(events))) is None:
         return math.inf
-    slack = discretisation_slack(sum(entry.coordinates for entry in entries), sum(steps.values()))
+    slack = discretisation_slack(sum(entry.coordinates for entry in entries), 1)
     left = delta - sum(entry.extra_delta for entry in entries)
     if left <= 0:
         return math.inf

@@ -76,7 +76,7 @@ def test_in_one_unit_every_market_has_what_it_was_promised_whoever_colludes(epsi
 
 
 def test_brute_force_of_one_step_agrees_with_the_accountant():
-    """Every probability of the sum of all honest parts, with and without one user: (ε, δ) of the discrete law itself."""
+    """Every probability of the sum of all honest parts, with and without one user: (ε, δ) of the discrete law."""
     settings = config()
     shared = shared_noise(settings, SIZES)
     spread = math.sqrt(shared.honest_parts) * scale(LEVELS)

@@ -13,6 +13,7 @@ import yaml
 from experiments.attack import attack_run
 from experiments.audit import _plan as plan_of
 from experiments.compliance.build import build_document
+from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
 from experiments.compliance.evidence import (
     SELF_SIGNED,
@@ -637,3 +638,17 @@ def test_usage_errors_are_one_line(capsys, arguments, message):
     assert status == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_catalogue_is_stated_under_what_the_signer_declares_and_compared_with_the_run(signed):
+    stated = data(signed)["document"]["markets"]["m0"]["catalogue"]
+    metrics = json.loads((signed / "metrics.json").read_text())
+    assert stated == metrics["privacy"]["catalogue"]["m0"]
+    html = (signed / "compliance.html").read_text()
+    declared = html[html.index("What the signer declares") : html.index("The guarantee, market by market")]
+    assert "Item catalogue of the generator of synthetic markets: m0, m1, m2." in declared
+    report = data(signed)
+    report["document"]["markets"]["m0"]["catalogue"]["kind"] = "file"
+    (signed / "compliance.json").write_text(json.dumps(report))
+    _, found = verify_report(signed / "compliance.json")
+    assert any("catalogue.kind" in finding.what for finding in found)

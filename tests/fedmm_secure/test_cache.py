@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -25,6 +26,27 @@ def predictions(directory, market="m0"):
 
 def run(config, directory, cache=None):
     return run_pipeline(config, prepare_markets(config.data), directory, cache=cache)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Predictions of a run with every baseline and no cache."""
+    directory = tmp_path_factory.mktemp("reference") / "run"
+    run(tiny(ctr={"baselines": EVERY}), directory)
+    return predictions(directory)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A run with every baseline, beside the cache that it filled."""
+    folder = tmp_path_factory.mktemp("filled")
+    run(tiny(ctr={"baselines": EVERY}), folder / "run", Cache(folder / "cache"))
+    return folder
+
+
+@pytest.fixture
+def cache(filled, tmp_path):
+    return Cache(shutil.copytree(filled / "cache", tmp_path / "cache"))
 
 
 def test_what_was_computed_is_not_computed_again(tmp_path):
@@ -84,19 +106,16 @@ def test_a_market_is_known_by_its_rows_and_candidates(tiny_markets):
         assert market_digest(other) != market_digest(same), change
 
 
-def test_a_run_with_a_cache_equals_one_without_and_fills_it_once(tmp_path):
-    config, cache = tiny(ctr={"baselines": EVERY}), Cache(tmp_path / "cache")
-    run(config, tmp_path / "a" / "run")
-    run(config, tmp_path / "b" / "run", cache)
+def test_a_run_with_a_cache_equals_one_without_and_fills_it_once(reference, filled, cache, tmp_path):
     kept = entries(cache)
-    run(config, tmp_path / "c" / "run", cache)
-    assert entries(cache) == kept  # the third found everything
-    plain, filled, found = (predictions(tmp_path / name / "run") for name in "abc")
-    assert plain.keys() == filled.keys() == found.keys()
-    for name in plain:
-        np.testing.assert_array_equal(plain[name], filled[name])
-        np.testing.assert_array_equal(plain[name], found[name])
-    models = [(tmp_path / name / "run" / "models" / "m0" / "ctr-0.skops").read_bytes() for name in "bc"]
+    run(tiny(ctr={"baselines": EVERY}), tmp_path / "run", cache)
+    assert entries(cache) == kept  # the second found everything
+    first, found = predictions(filled / "run"), predictions(tmp_path / "run")
+    assert reference.keys() == first.keys() == found.keys()
+    for name in reference:
+        np.testing.assert_array_equal(reference[name], first[name])
+        np.testing.assert_array_equal(reference[name], found[name])
+    models = [(folder / "run" / "models" / "m0" / "ctr-0.skops").read_bytes() for folder in (filled, tmp_path)]
     assert models[0] == models[1]
 
 
@@ -111,16 +130,14 @@ def test_a_run_with_a_cache_equals_one_without_and_fills_it_once(tmp_path):
         {"ctr": {"baselines": EVERY, "model": "logistic", "features": ["scores", "counts"]}},
     ],
 )
-def test_what_a_baselines_key_leaves_out_does_not_change_it(tmp_path, section):
+def test_what_a_baselines_key_leaves_out_does_not_change_it(reference, tmp_path, section):
     """If one of these sections mattered to a model without codes, runs would share a wrong result."""
-    reference, changed = tiny(ctr={"baselines": EVERY}), tiny(**({"ctr": {"baselines": EVERY}} | section))
-    run(reference, tmp_path / "a" / "run")
-    run(changed, tmp_path / "b" / "run")
-    first, second = (predictions(tmp_path / name / "run") for name in "ab")
-    shared = [name for name in first if name.rsplit("-0", 1)[0] in WITHOUT_CODES]
+    run(tiny(**({"ctr": {"baselines": EVERY}} | section)), tmp_path / "run")
+    changed = predictions(tmp_path / "run")
+    shared = [name for name in reference if name.rsplit("-0", 1)[0] in WITHOUT_CODES]
     assert len(shared) == len(WITHOUT_CODES)
     for name in shared:
-        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_array_equal(reference[name], changed[name])
 
 
 @pytest.mark.parametrize(
@@ -134,13 +151,11 @@ def test_what_a_baselines_key_leaves_out_does_not_change_it(tmp_path, section):
         {"seed": [1]},
     ],
 )
-def test_what_a_model_depends_on_is_in_its_key(tmp_path, section):
-    cache, base = Cache(tmp_path / "cache"), {"ctr": {"baselines": EVERY}}
-    run(tiny(**base), tmp_path / "a" / "run", cache)
-    changed = tiny(**(base | section))
-    run(changed, tmp_path / "b" / "run", cache)
-    run(changed, tmp_path / "c" / "run")
-    with_cache, without = (predictions(tmp_path / name / "run") for name in "bc")
+def test_what_a_model_depends_on_is_in_its_key(cache, tmp_path, section):
+    changed = tiny(**({"ctr": {"baselines": EVERY}} | section))
+    run(changed, tmp_path / "a" / "run", cache)
+    run(changed, tmp_path / "b" / "run")
+    with_cache, without = (predictions(tmp_path / name / "run") for name in "ab")
     for name in without:
         np.testing.assert_array_equal(with_cache[name], without[name])
 

@@ -232,18 +232,6 @@ def test_a_run_says_which_catalogue_it_used_and_hides_what_that_left_out(files, 
     assert expected.sha256 in page
 
 
-def test_what_is_declared_is_said_in_the_report(files, capsys):
-    config = yaml.safe_load((files / "own.yaml").read_text())
-    del config["privacy"]["catalogue"]
-    for market in config["data"]["markets"].values():
-        del market["catalogue"]
-    (files / "own.yaml").write_text(yaml.safe_dump(config))
-    assert fedmm(capsys, "run", files / "own.yaml", "--out", files / "run", "--quiet")[0] == 0
-    metrics = json.loads((files / "run" / "metrics.json").read_text())
-    assert {found["kind"] for found in metrics["privacy"]["catalogue"].values()} == {"declared"}
-    assert "Declared, not shown: that the items found in users" in (files / "run" / "report.html").read_text()
-
-
 FILES = {name: {"path": f"{name}.csv", "user": "user", "item": "item", "time": "time"} for name in ("m0", "m1", "m2")}
 NAMED = {name: {**file, "catalogue": f"{name}.txt"} for name, file in FILES.items()}
 RELEASE = {"epsilon": 8.0, "protect": "release"}

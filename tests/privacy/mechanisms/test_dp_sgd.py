@@ -320,7 +320,7 @@ def test_clipping_after_summing_is_caught(monkeypatch):
 
 
 def test_parts_of_the_noise_add_up_where_others_add_the_rest():
-    """Three parties' parts add up to the noise of the most sensitive; other parameters carry all of their own anyway."""
+    """Three parties' parts add up to the noise of the most sensitive; other parameters carry all of their own."""
     step = SharedGroup.step_for(2.0, 1.0, 3)
     parts, whole = [], []
     for seed in range(60):

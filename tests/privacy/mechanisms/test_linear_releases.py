@@ -79,7 +79,7 @@ def test_the_bound_is_reached(statistic):
 @given(case=data, multiplier=multipliers)
 @settings(max_examples=200, deadline=None)
 def test_integers_of_one_user_are_never_longer_than_the_noise_admits(case, multiplier):
-    """Exactly, with Python's integers: counts and subspace against S/σ, products z zᵀ against S/σ of their own scale."""
+    """Exactly, with Python's integers: sums against S/σ, products z zᵀ against that of their own grid."""
     rows = sparse.csr_array(np.array([case[1]], dtype=float))
     vector = [int(value) for value in integer_rows(rows, Grid.of(multiplier)).toarray()[0]]
     assert sum(value**2 for value in vector) <= (scale(2) / multiplier) ** 2

@@ -1,0 +1,40 @@
+"""Find a market's catalogue in its users' rows, with differential privacy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedmm_secure.data.catalogue import Catalogue, printable
+from fedmm_secure.data.market import IntArray, Market
+from fedmm_secure.errors import DataError
+from privacy.mechanisms.partition_selection import PartitionSelection
+from privacy.mechanisms.randomness import NoiseSource
+
+FEWEST = 50  # items that a catalogue is worth a run with
+
+
+def discover(market: Market, rows: IntArray, selection: PartitionSelection, noise: NoiseSource) -> Catalogue:
+    """The items that enough users of a market have: one partition selection.
+
+    Args:
+        market: the market, whole.
+        rows: those that may be looked at, ascending: training rows, for whatever was chosen by a test row would be
+            measured on itself.
+        selection: the mechanism.
+        noise: the key of this release.
+
+    Raises:
+        DataError: fewer than ``FEWEST`` items are left; how many is part of the release, and may be said.
+    """
+    # an id that no catalogue file could hold is left out: what may be published of an item follows from its id alone
+    allowed = np.array([printable(str(item)) for item in market.item_ids], dtype=bool)
+    rows = rows[allowed[market.item[rows]]]
+    # a market's rows are grouped by user, in time order
+    found = selection.select(market.user[rows], market.item[rows], market.n_items, noise)
+    if len(found) < FEWEST:
+        raise DataError(
+            f"market {market.name}: privacy.catalogue: discovered: only {len(found)} items have enough users, of "
+            f"{FEWEST} that a run needs; give data.markets.{market.name}.catalogue, or raise privacy.shares.catalogue "
+            "or privacy.epsilon"
+        )
+    return Catalogue("discovered", market.item_ids[found])
