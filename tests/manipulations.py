@@ -354,7 +354,9 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "AUC of .99 in the metrics": good_auc,
     "configuration: ε 8 → 1": _configured("privacy", epsilon=1.0),
     "configuration: δ → 1e-9": _configured("privacy", delta=1e-9),
-    "configuration: protect release → federation": _configured("privacy", protect="federation", user_codes_epsilon=None),
+    "configuration: protect release → federation": _configured(
+        "privacy", protect="federation", user_codes_epsilon=None
+    ),
     "configuration: sampling rate": _configured("privacy.quantizer", sampling_rate=0.01),
     "configuration: rounds": _configured("federation", rounds=2),
     "configuration: clipping norm": _configured("privacy.quantizer", clipping_norm=0.5),
