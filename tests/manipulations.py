@@ -1,4 +1,4 @@
-"""What may be done to a finished run, by an outsider and by its owner, and which checks of verification must find it."""
+"""What may be done to a finished run, by an outsider and by its owner, and which checks must find it."""
 
 import hashlib
 import io

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent
-from fedmm_secure.guarantee.multipliers import MarketSize
 
 from experiments.verification.spending import entry_lines, is_note, rounds_of, spending_findings
+from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
 from privacy.accounting.guarantees import EARLIER_RUNS

@@ -220,3 +220,9 @@ def test_distributed_noise_needs_masks():
     for kind in ("plaintext", "ckks"):
         with pytest.raises(ConfigError, match=r"needs aggregation\.kind: masked-ckks"):
             tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation={"kind": kind})
+
+
+def test_dates_that_follow_from_everyones_rows_do_not_split_a_private_run():
+    tiny(data={"split": "global-date"})
+    with pytest.raises(ConfigError, match="global-date takes its dates from all users' rows"):
+        tiny(data={"split": "global-date"}, privacy={"epsilon": 8.0})

@@ -6,7 +6,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from fedmm_secure.guarantee.multipliers import MarketSize
 from scipy import sparse
 
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
@@ -14,6 +13,7 @@ from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.federation.releases import arrays_bytes
+from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
     PublicationError,
@@ -241,11 +241,12 @@ def test_pickled_objects_are_not_read():
 
 def test_an_array_that_is_there_twice_or_under_another_name_is_found(counts):
     members = {"values.npy": npy(counts["values"]), "noise.npy": npy(counts["noise"])}
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for name, data in [*members.items(), ("noise.npy", npy(np.array(2.0)))]:
-                archive.writestr(name, data)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("noise.npy", npy(np.array(2.0)))
     assert "twice" in Publications(plan()).problem("counts", buffer.getvalue())
     assert "'rows' is nothing" in Publications(plan()).problem(
         "counts", _archive({**members, "rows.npy": npy(np.ones(3))})
