@@ -12,6 +12,7 @@ from attacks.auditing.faults import FAULTS
 from attacks.membership.scores import SCORES
 from experiments.attack import ATTACKS
 from experiments.compliance.evidence import read_attacks
+from experiments.run_directory import read_noise
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
