@@ -21,6 +21,7 @@ from privacy.mechanisms.discrete_gaussian import alias_table, combine
 
 KEY_BYTES = 32
 LEVELS = 2  # of a discrete Gaussian, unless a mechanism asks for a finer grid
+_AT_A_TIME = 2**16  # draws whose words stay in the processor's cache
 _MOST_BYTES = 2**37  # of one key's stream: ChaCha20's counter has 32 bits and counts blocks of 64 bytes
 
 IntArray = NDArray[np.int64]
@@ -104,7 +105,8 @@ class NoiseSource:
     def discrete_gaussian(self, count: int, *, levels: int = LEVELS) -> IntArray:
         """Integers ``(count,)`` of the discrete Gaussian law of standard deviation ``scale(levels)``."""
         table = alias_table()
-        return combine([table.draw(self.words, count) for _ in range(levels)])
+        sizes = [min(_AT_A_TIME, count - start) for start in range(0, count, _AT_A_TIME)] or [0]
+        return np.concatenate([combine([table.draw(self.words, size) for _ in range(levels)]) for size in sizes])
 
     def gaussian_with_spare(self, count: int, spare: int, *, levels: int = LEVELS) -> tuple[IntArray, IntArray]:
         """Noise ``(count,)`` of a mechanism and spare values ``(spare,)`` that it shows as they are, in one draw.

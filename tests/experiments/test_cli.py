@@ -253,6 +253,7 @@ def test_resume_of_a_finished_run_changes_nothing(run_dir, config_file, capsys):
         ["attack"],
         ["audit"],
         ["bench", "shadows"],
+        ["bench", "noise"],
         ["report"],
         ["data", "info"],
         ["data", "check"],
