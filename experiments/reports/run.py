@@ -16,9 +16,8 @@ from experiments.reports.text import catalogue_lines, worst
 from experiments.run_directory import read_config, read_environment
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.ctr.private_evaluation import EVALUATION
 from fedmm_secure.federation.closing import read_metrics
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
 
 REPORT = "report.html"
 WHO = {
