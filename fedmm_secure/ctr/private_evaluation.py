@@ -121,11 +121,15 @@ def release_histograms(
     first positive and the first ``per_positive`` negatives count.
     """
     log_odds = np.stack([_log_odds(probability) for probability in probabilities])
-    most = Contribution(positives=1, negatives=per_positive)
-    label = candidates.label.astype(np.int64)
+    label, most = candidates.label.astype(np.int64), contribution(per_positive)
     return noisy_score_histograms(
         candidates.user, label, log_odds, LOG_ODDS, most, noise_multiplier, noise, spare=spare
     )
+
+
+def contribution(per_positive: int) -> Contribution:
+    """What a user contributes to the histograms of one model: a positive and its negatives."""
+    return Contribution(positives=1, negatives=per_positive)
 
 
 def _log_odds(probability: FloatArray) -> FloatArray:
