@@ -10,25 +10,27 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from experiments.compliance.evidence import add_statement, audit_file, make_statement
 from fedmm_secure.federation.transcript import HELLO, METER, Record
 from fedmm_secure.storage import torch_bytes
 from privacy.accounting.ledger import CHARGE, CLOSE, NOTE, SEAL
-from tests.conftest import tiny
+from privacy.aggregation.identities import Identity
 from tests.forgery import Forgery, Line
 
-RELEASE = {"epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}, "quantizer": {"steps_per_round": 1}}
+VIOLATED = {
+    "market": "m0",
+    "stage": "ctr",
+    "game": "crafted user",
+    "claimed": 1.0,
+    "low": 2.0,
+    "low_gaussian": None,
+    "low_one_run": None,
+    "canaries": 500,
+    "verdict": "VIOLATED",
+}
 NO_OP = {"kind": "no-op"}
 COUNTS, MODEL = "counts/0000-publication-m0.bin", "quantizer-model/0/0000-publication-m0.bin"
 ITEM_CODES, CTR = "item-codes/0/0000-publication-m0.bin", "ctr/0/0000-publication-m0.bin"
-
-
-def released_configuration():
-    """A small run that publishes everything."""
-    return tiny(
-        privacy={**RELEASE, "user_codes_epsilon": 2.0},
-        embedding={"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}},
-        ctr={"baselines": ["popularity", "noisy-popularity", "noisy-recent-popularity"]},
-    )
 
 
 # what the files say
@@ -337,6 +339,13 @@ def statement_of_another(run: Forgery) -> None:
     run.json("metrics.json", change)
 
 
+def audit_whitewashed(run: Forgery) -> None:
+    """An auditor's finding, turned in the file; as the owner, signed anew with a key of the run."""
+    auditor, path = Identity.generate("auditor"), audit_file(run.directory, "m0")
+    add_statement(run.directory, path, make_statement(run.directory, "audit", {}, {"audit": [VIOLATED]}, auditor))
+    path.write_text(path.read_text(encoding="utf-8").replace("VIOLATED", "consistent"), encoding="utf-8")
+
+
 def _arrays(data: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
         return {name: found[name] for name in found.files}
@@ -372,6 +381,7 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "`state/` edited": state_edited,
     "hellos removed": hellos_removed,
     "a whole market removed": market_removed,
+    "a VIOLATED audit set to consistent": audit_whitewashed,
     "ledger: all events no-op, ε = 0 stated": all_no_op,
     "ledger: noise × 10": ten_times_the_noise,
     "ledger and configuration: δ = .02 at 80 users": large_delta,
@@ -406,3 +416,90 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "the note of earlier runs emptied": earlier_runs_belittled,
     "half the ε in the statement": statement_of_another,
 }
+
+# What an owner cannot hide who signs again with a key of the run: the checks that find it.
+BY_OWNER: Mapping[str, str] = {
+    "users × 100 in the metrics": "opening line",
+    "AUC of .99 in the metrics": "",
+    "configuration: ε 8 → 1": "opening line, messages, plan, publications",
+    "configuration: δ → 1e-9": "opening line, messages, plan, publications",
+    "configuration: protect release → federation": "transcript, opening line, messages, plan, publications",
+    "configuration: sampling rate": "opening line, messages, plan, publications",
+    "configuration: rounds": "transcript, opening line, messages, plan, noise meter",
+    "configuration: clipping norm": "messages, plan",
+    "configuration: a noise seed": "opening line, messages, plan",
+    "last charge dropped, with its seal, record and model": "plan, epsilon, models and codes, noise meter",
+    "CTR model of another market": "models and codes",
+    "codes of another market": "models and codes",
+    "another commit": "",
+    "another hash of the code": "",
+    "another version of PyTorch": "",
+    "a sum's record zeroed": "messages, models and codes",
+    "raw rows as one more record of kind `sum`": "transcript",
+    "`state/` edited": "",
+    "hellos removed": "messages",
+    "a whole market removed": "markets",
+    "a VIOLATED audit set to consistent": "signed evidence",
+    "ledger: all events no-op, ε = 0 stated": "plan",
+    "ledger: noise × 10": "opening line, plan",
+    "ledger and configuration: δ = .02 at 80 users": "opening line, messages, plan, publications",
+    "ledger: rounds dropped, with their records": "messages, plan",
+    "counts without noise": "publications",
+    "a tensor of 400 rows inside the model": "publications",
+    "rows in the storage behind a tensor": "publications",
+    "rows behind the end of a file": "publications",
+    "user codes among the item codes": "publications",
+    "item codes that no model gives": "publications, models and codes",
+    "factors of items that the counts do not choose": "publications",
+    "a wider type of number": "publications",
+    "RQ-VAE of another market": "models and codes",
+    "counts drawn and charged twice": "plan, epsilon, noise meter",
+    "a publication without a charge": "transcript",
+    "a file beside the index": "transcript",
+    "a record of a new kind": "transcript",
+    "a publication recorded as seen by its owner alone": "transcript",
+    "an own update changed": "messages",
+    "an update under another market's name": "messages",
+    "the ledger of another market": "transcript, opening line, plan, epsilon",
+    "a seal dropped": "transcript, plan, noise meter",
+    "one key of randomness for two charges": "plan",
+    "a charge that read other rows": "plan",
+    "charges in another order": "plan",
+    "spare values of half the noise": "noise meter",
+    "spare values without noise": "noise meter",
+    "spare values of another market": "noise meter",
+    "fewer spare values": "noise meter",
+    "last lines dropped": "closing line",
+    "the note of earlier runs dropped": "plan",
+    "the note of earlier runs emptied": "",
+    "half the ε in the statement": "epsilon",
+}
+# An outsider cannot sign: the last lines that the owner signed do not fit what he leaves. More than that finds:
+BY_OUTSIDER_TOO: Mapping[str, str] = {
+    "configuration: clipping norm": "opening line",
+    "another commit": "opening line",
+    "another hash of the code": "opening line",
+    "another version of PyTorch": "opening line",
+}
+# Where nobody has signed for it: it is not among what a last line names.
+NOT_SIGNED_FOR = ("`state/` edited", "a VIOLATED audit set to consistent", "a file beside the index")
+BEYOND = "beyond verification"
+NO_EVIDENCE = "nothing: no evidence, and never read"
+
+
+def expected(name: str, *, owner: bool) -> set[str]:
+    """The checks that find a manipulation."""
+    found = set(filter(None, BY_OWNER[name].split(", ")))
+    if not owner and name not in NOT_SIGNED_FOR:
+        found |= {"closing line", *filter(None, [BY_OUTSIDER_TOO.get(name)])}
+    return found
+
+
+def table() -> str:
+    """What docs/verification.md shows: each manipulation, by whom, and the checks that find it."""
+    lines = ["| manipulation | an outsider, who cannot sign | the owner, who signs again |", "|---|---|---|"]
+    for name in MANIPULATIONS:
+        cells = [", ".join(sorted(expected(name, owner=owner))) for owner in (False, True)]
+        nothing = NO_EVIDENCE if name in NOT_SIGNED_FOR else BEYOND
+        lines.append(f"| {name} | {cells[0] or nothing} | {cells[1] or nothing} |")
+    return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 
 CHECKED = [
@@ -133,7 +135,9 @@ def _all_runs(
         if len(spendings) == 1:
             epsilon[view] = views[view]["epsilon"]
         else:
-            total = pld_epsilon([run.events[view] for run in spendings], delta, interval=COARSE)
+            total = composed_epsilon(
+                [run.events[view] for run in spendings], spendings, delta, partial(pld_epsilon, interval=COARSE)
+            )
             epsilon[view] = None if math.isinf(total) else total
     return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
 
