@@ -32,7 +32,7 @@ from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide
 from experiments.progress import RunProgress
 from experiments.reports.commands import REPORT_HELP, report
 from experiments.reports.run import write_report
-from experiments.reports.text import epsilon_text
+from experiments.reports.text import epsilon_text, figure_text
 from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
 from experiments.verification.command import VERIFY_HELP, verify
@@ -223,10 +223,11 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     names = list(metrics["macro"]["baselines"])
     table = Table("test AUC", "users", "fedmm", *names)
     for market, values in metrics["markets"].items():
-        others = (f"{values['baselines'][name]['auc']:.3f}" for name in names)
-        table.add_row(market, str(values["n_users"]), f"{values['auc']:.3f}", *others)
+        others = (figure_text(values["baselines"][name]["auc"]) for name in names)
+        table.add_row(market, str(values["n_users"]), figure_text(values["auc"]), *others)
     macro = metrics["macro"]
-    table.add_row("macro", "", f"{macro['auc']:.3f}", *(f"{macro['baselines'][name]['auc']:.3f}" for name in names))
+    others = (figure_text(macro["baselines"][name]["auc"]) for name in names)
+    table.add_row("macro", "", figure_text(macro["auc"]), *others)
     console.print(table)
     table = Table("epsilon by view", *ALL_VIEWS)
     conditional: dict[str, float] = {}

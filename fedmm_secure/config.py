@@ -205,6 +205,11 @@ class Config(Section):
         return self.privacy.epsilon is not None and self.privacy.protect == "release"
 
     @property
+    def private_evaluation(self) -> bool:
+        """Whether test figures come from noisy histograms that the budget pays for, and no others are reported."""
+        return self.privacy.shares.evaluation is not None
+
+    @property
     def catalogue(self) -> CatalogueKind:
         """Where the markets' public items come from."""
         return self.privacy.catalogue or ("declared" if self.data.synthetic is None else "synthetic")
@@ -281,6 +286,8 @@ class Config(Section):
                 "privacy.shares.evaluation needs privacy.epsilon and privacy.protect: release: the scores of other "
                 "models carry the rows of all users"
             )
+        if privacy.shares.evaluation is not None and self.data.label != "click":
+            return "privacy.shares.evaluation needs data.label: click: a user contributes a positive and its negatives"
         if privacy.user_codes_epsilon is not None and not self.private_ctr:
             return "privacy.user_codes_epsilon needs privacy.epsilon and privacy.protect: release"
         if privacy.epsilon is None:

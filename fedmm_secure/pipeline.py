@@ -42,6 +42,7 @@ from fedmm_secure.federation.releases import (
     publish_quantizer,
     publish_user_codes,
     published_user_codes,
+    release_test_figures,
 )
 from fedmm_secure.federation.server import Rejection
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
@@ -128,8 +129,10 @@ def conclude(
     publish_user_codes(federation, markets, embeddings, quantizers)
     with clock.stage("ctr"):
         predictions = train_ctr(federation, markets, embeddings, quantizers, listener, cache)
+    with clock.stage("evaluation"):
+        histograms = release_test_figures(federation, markets, embeddings, quantizers)
     with clock.stage("metrics"):
-        metrics = collect_metrics(config, markets, embeddings, quantizers, predictions)
+        metrics = collect_metrics(config, markets, embeddings, quantizers, predictions, histograms)
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
     save_predictions(directory, markets, predictions)

@@ -12,12 +12,14 @@ import numpy as np
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
+from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
+from privacy.mechanisms.histograms import ScoreHistograms
 
 Metrics = dict[str, Any]
 
@@ -68,12 +70,28 @@ def collect_metrics(
     embeddings: Mapping[str, Embedding],
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
+    histograms: Mapping[str, ScoreHistograms] | None = None,
 ) -> Metrics:
     """Per market and macro: the configured model, its baselines, paired differences, codebook use; and the catalogues.
 
-    Predictions are those of all candidates, ``whole.test`` of each market.
+    With ``histograms``, noisy test figures are all that is said of test rows, and of markets nothing but public sizes:
+    metrics travel with reports, and whatever else could be said of rows would be an exact figure beside noisy ones.
+
+    Args:
+        config: of the run.
+        markets: their data.
+        embeddings: of their users and items.
+        quantizers: their RQ-VAEs, by seed.
+        predictions: of all candidates, ``whole.test`` of each market.
+        histograms: what the budget paid for, by market; None where figures are exact.
     """
     found: Metrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
+    found["privacy"]["evaluation"] = {"private": histograms is not None}
+    if histograms is not None:
+        figures = noisy_metrics(histograms)
+        for name, prepared in markets.items():
+            figures["markets"][name] |= {"n_users": prepared.market.n_users, "n_items": prepared.market.n_items}
+        return found | figures
     for name, prepared in markets.items():
         by_model = {model: _model_metrics(prepared, p) for model, p in predictions[name].items()}
         ours = by_model.pop(CONFIGURED)
@@ -93,6 +111,35 @@ def collect_metrics(
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
         }
     found["macro"] = _macro(found["markets"], len(config.seed))
+    return found
+
+
+def noisy_metrics(histograms: Mapping[str, ScoreHistograms]) -> Metrics:
+    """Test figures per market and macro that published histograms give: post-processing of them, and nothing else.
+
+    Figures are None where the noise leaves nothing to say. Intervals are 95 %, for the noise alone.
+    """
+    figures = {name: noisy_figures(found) for name, found in histograms.items()}
+    means = {
+        name: {key: mean_of([getattr(repetition, key) for repetition in found]) for key in ("auc", "logloss")}
+        for name, found in figures.items()
+    }
+    macro = {key: mean_of([found[key] for found in means.values()]) for key in ("auc", "logloss")}
+    by_seed = {
+        name: [None if repetition.auc is None else repetition.auc.value for repetition in found]
+        for name, found in figures.items()
+    }
+    return {
+        "markets": {name: _stated(found) | {"auc_by_seed": by_seed[name]} for name, found in means.items()},
+        "macro": _stated(macro),
+    }
+
+
+def _stated(estimates: Mapping[str, Estimate | None]) -> dict[str, Any]:
+    found: dict[str, Any] = {"baselines": {}}  # what was trained or calibrated on raw rows has no noisy figure
+    for key, estimate in estimates.items():
+        found[key] = None if estimate is None else estimate.value
+        found[f"{key}_interval"] = None if estimate is None else asdict(estimate.interval())
     return found
 
 

@@ -104,17 +104,12 @@ def _load_model(
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
     quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), config, embedding)
-    own_seed, folder = derive_seed("ctr", name, seed), run / "models" / name
+    folder = run / "models" / name
     if config.private_ctr:
-        builder = PrivateBench(prepared, embedding, config).builder(quantizer)
-        if config.ctr.model == "boosted":
-            raise RunDirectoryError(f"{run}: boosted trees are no private model")
-        private = PrivateCTR(config.ctr.model, builder.schema(), config, own_seed)
-        private.load_state_dict(torch.load(_existing(folder / f"ctr-{seed}.pt"), weights_only=True))
-        return private, builder
+        return PrivateBench(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
     bench, recipe = MarketBench(prepared, embedding, config), configured_recipe(config)
     builder = bench.builder(recipe, quantizer)
-    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], own_seed)
+    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
     if isinstance(model, BoostedModel):
         model.trees_ = skops.io.load(_existing(folder / f"ctr-{seed}.skops"), trusted=_TREES)
     else:

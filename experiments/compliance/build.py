@@ -29,11 +29,10 @@ from experiments.run_directory import read_config, read_environment, read_noise
 from experiments.verification.closing import Signature
 from experiments.verification.run import examine_run
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import EVALUATION
 from fedmm_secure.federation.account import spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.parties import configuration_hash
-from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps

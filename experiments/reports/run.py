@@ -16,9 +16,8 @@ from experiments.reports.text import catalogue_lines, worst
 from experiments.run_directory import read_config, read_environment
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.ctr.private_evaluation import EVALUATION
 from fedmm_secure.federation.closing import read_metrics
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
 
 REPORT = "report.html"
 WHO = {
@@ -41,6 +40,7 @@ def write_report(directory: Path) -> Path:
     statements = metrics["privacy"]["markets"]
     first = next(iter(statements.values()))
     rows, audits, evidence = attack_rows(read_attacks(directory)), read_audits(directory), examine(directory)
+    private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
     findings = verify_run(directory)
     violated = [result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"]
     seeded = any(found["seeded"] for found in statements.values())
@@ -69,7 +69,8 @@ def write_report(directory: Path) -> Path:
         open_points=open_points,
         broken=broken(evidence),
         evidence=[found.stated for found in evidence],
-        evaluation=evaluation_note(all(found["stages"].get(EVALUATION) for found in statements.values())),
+        evaluation=evaluation_note(private_figures),
+        private_figures=private_figures,
         attacks=rows,
         headlines=headlines(rows),
         audits=audits,

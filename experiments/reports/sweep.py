@@ -84,10 +84,9 @@ def _by_market(sweep: Sweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean test AUC of each market at each point."""
     axes, rows = sweep.grid.axes, []
     for point, cells in grouped(frame, axes):
-        values = {
-            market: seed_interval(accuracy(cells, market=market)["value"].tolist()).mean for market in markets_of(cells)
-        }
-        rows.append({"point": point, "auc": values})
+        values = {market: accuracy(cells, market=market)["value"].tolist() for market in markets_of(cells)}
+        known = {market: seed_interval(found).mean for market, found in values.items() if found}
+        rows.append({"point": point, "auc": known})
     return rows
 
 

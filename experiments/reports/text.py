@@ -24,6 +24,19 @@ def delta_text(delta: float) -> str:
     return f"{math.ceil(delta / scale * (1 - 1e-9)) * scale:.1e}"
 
 
+def figure_text(value: float | None) -> str:
+    """Three digits; an en dash where a run says nothing, or noise leaves nothing to say."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def interval_text(found: Mapping[str, Any] | None) -> str:
+    """A mean and its 95 % interval where there is one."""
+    if found is None:
+        return "–"
+    bounds = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{figure_text(found['mean'])}{bounds}"
+
+
 def estimate_text(estimate: Mapping[str, float]) -> str:
     """Value and 95 % interval."""
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

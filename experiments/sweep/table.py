@@ -77,7 +77,7 @@ def _rows(run: Path) -> Iterator[Row]:
     for market, found in (*metrics["markets"].items(), (MACRO, metrics["macro"])):
         for model, values in ((CONFIGURED, found), *found["baselines"].items()):
             for metric in ACCURACY:
-                if values[metric] is not None:
+                if values.get(metric) is not None:  # noisy figures are AUC and LogLoss alone, and may drown
                     yield {"market": market, "model": model, "metric": metric, "value": values[metric]}
         for metric, value in found.get("quantizer", {}).items():
             yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}

@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.verification.closing import Signature, closing_findings, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
+from experiments.verification.figures import figure_findings
 from experiments.verification.messages import (
     Opened,
     message_findings,
@@ -141,6 +142,7 @@ class _Course:
             self._check("messages", lambda: server_findings(evidence, server))
         published: dict[str, Publications] = {market: Publications(plan) for market, plan in evidence.plans.items()}
         self._check("publications", lambda: self._published(published))
+        self._check("test figures", lambda: figure_findings(evidence, published))
         self._check("models and codes", lambda: artefact_findings(evidence, published, opened))
         self._check("noise meter", lambda: meter_findings(evidence))
         self._check("closing line", lambda: closing_findings(evidence, self.signer))

@@ -35,6 +35,7 @@ from privacy.mechanisms.randomness import NoiseSource
 
 PRETRAIN_EPOCHS = 6
 PRETRAIN_BATCH = 512
+PREDICTION_BLOCK = 256
 LARGEST_NUMBER = 4.0  # standardised numbers are clipped here: an outlier must not own a gradient
 
 
@@ -117,6 +118,18 @@ class PrivateCTR:
         with torch.no_grad():
             return np.asarray(torch.sigmoid(self.network(categories, numbers)).double().numpy())
 
+    def predict_alone(self, features: Features) -> FloatArray:
+        """``predict``, in blocks of one fixed shape: a probability is a function of its own row, to the last bit.
+
+        A sum that is rounded otherwise when a neighbour leaves could move a score over the edge of a bin.
+        """
+        found = np.zeros(len(features))
+        for start in range(0, len(found), PREDICTION_BLOCK):
+            rows = slice(start, start + PREDICTION_BLOCK)
+            block = Features(features.categories[rows], features.numbers[rows])
+            found[rows] = self.predict(block.padded(PREDICTION_BLOCK))[: len(block)]
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Weights of the network, and the standardisation of its numbers."""
         return {
@@ -195,13 +208,9 @@ class PrivateBench:
         self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int = 0
     ) -> ReleasedCTR:
         """The same with given private randomness, which serves this training alone."""
-        config, name = self.config, self.prepared.market.name
-        builder = self.builder(quantizer)
-        seed = derive_seed("ctr", name, seed)
-        kind = config.ctr.model
-        if kind == "boosted":
-            raise ValueError("boosted trees cannot train with DP-SGD")
-        model = PrivateCTR(kind, builder.schema(), config, seed)
+        config, builder = self.config, self.builder(quantizer)
+        seed = self._own_seed(seed)
+        model = self._untrained(builder, seed)
         size = sum(parameter.numel() for parameter in model.network.parameters())
         if size > most_ctr_parameters(config, self.prepared.market.n_items):
             raise ValueError(f"the network has {size} parameters, more than were charged for")
@@ -211,6 +220,22 @@ class PrivateBench:
         bags = self._bags(model, quantizer, noise)
         found = model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise, spare=spare)
         return ReleasedCTR(model, builder, found)
+
+    def load(self, path: Path, quantizer: RQVAE, seed: int) -> tuple[PrivateCTR, FeatureBuilder]:
+        """A model as it was kept when its training ended, and the builder of its features."""
+        builder = self.builder(quantizer)
+        model = self._untrained(builder, self._own_seed(seed))
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model, builder
+
+    def _own_seed(self, seed: int) -> int:
+        return derive_seed("ctr", self.prepared.market.name, seed)
+
+    def _untrained(self, builder: FeatureBuilder, seed: int) -> PrivateCTR:
+        kind = self.config.ctr.model
+        if kind == "boosted":
+            raise ValueError("boosted trees cannot train with DP-SGD")
+        return PrivateCTR(kind, builder.schema(), self.config, seed)
 
     def builder(
         self, quantizer: RQVAE, history: PrivateHistory | None = None, user_codes: IntArray | None = None
@@ -230,8 +255,11 @@ class PrivateBench:
     def _history(self, rows: IntArray) -> PrivateHistory:
         return PrivateHistory(self.embedding, history_matrix(self.prepared.market, rows))
 
-    def _negatives(self) -> Pool:
-        """What training negatives are drawn from: the whole catalogue, evenly or by noisy counts, never raw counts."""
+    def negatives(self) -> Pool:
+        """What negatives are drawn from, of the training and of noisy test figures.
+
+        The whole catalogue, evenly or by noisy counts, never by raw counts.
+        """
         counts = self.embedding.counts.values
         items = np.arange(len(counts))
         weights = np.ones(len(counts))
@@ -266,7 +294,7 @@ class PrivateBench:
         if data.label == "like":
             return Candidates(user, item, (market.rating[rows] >= data.like_threshold).astype(np.float64))
         keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
-        return with_negatives(user, item, self._negatives(), keys, market.n_items, data.negatives_per_positive, draws)
+        return with_negatives(user, item, self.negatives(), keys, market.n_items, data.negatives_per_positive, draws)
 
     def _pseudo_examples(self, quantizer: RQVAE, seed: int) -> Labelled:
         """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
@@ -282,4 +310,4 @@ class PrivateBench:
         keys = pair_keys(history.coords[0].astype(np.int64), history.coords[1].astype(np.int64), n_items)
         users = np.arange(n)
         per_positive = self.config.data.negatives_per_positive if self.config.data.label == "click" else 1
-        return with_negatives(users, pseudo.next_item, self._negatives(), keys, n_items, per_positive, Simulated(rng))
+        return with_negatives(users, pseudo.next_item, self.negatives(), keys, n_items, per_positive, Simulated(rng))

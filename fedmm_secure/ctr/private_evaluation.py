@@ -14,7 +14,7 @@ get noise that the budget pays for. Three things have to hold, and are made to:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +26,10 @@ from fedmm_secure.data.market import FloatArray, IntArray, Market
 from privacy.mechanisms.histograms import Contribution, ScoreHistograms, noisy_score_histograms
 from privacy.mechanisms.randomness import NoiseSource
 
-EVALUATION = "evaluation"  # the stage
 # Edges of the bins, in log odds: public, fine where scores lie as a rule, since a candidate is a positive with odds of
 # 1 to 4. Ties within bins cost an AUC about .001.
 LOG_ODDS = np.concatenate([[-5.0, -4.5, -4.0, -3.5], np.arange(-24, 1) / 8.0, [0.5, 1.0, 1.5, 2.0]])
+N_BINS = len(LOG_ODDS) + 1  # the outer ones are open
 _CLEAR = 4.0  # standard deviations by which a number of candidates has to stand above its noise
 
 
@@ -121,16 +121,26 @@ def release_histograms(
     first positive and the first ``per_positive`` negatives count.
     """
     log_odds = np.stack([_log_odds(probability) for probability in probabilities])
-    most = Contribution(positives=1, negatives=per_positive)
-    label = candidates.label.astype(np.int64)
+    label, most = candidates.label.astype(np.int64), contribution(per_positive)
     return noisy_score_histograms(
         candidates.user, label, log_odds, LOG_ODDS, most, noise_multiplier, noise, spare=spare
     )
 
 
+def contribution(per_positive: int) -> Contribution:
+    """What a user contributes to the histograms of one model: a positive and its negatives."""
+    return Contribution(positives=1, negatives=per_positive)
+
+
 def _log_odds(probability: FloatArray) -> FloatArray:
     clipped = np.clip(probability, 1e-9, 1.0 - 1e-9)
     return np.asarray(np.log(clipped) - np.log1p(-clipped), dtype=np.float64)
+
+
+def histograms_from_arrays(kept: Mapping[str, FloatArray]) -> ScoreHistograms:
+    """Histograms as they were published: without the spare values of their noise."""
+    negative, positive = kept["noise"]
+    return ScoreHistograms(kept["counts"], (float(negative), float(positive)), np.zeros(0, dtype=np.int64))
 
 
 def noisy_figures(histograms: ScoreHistograms) -> list[NoisyFigures]:

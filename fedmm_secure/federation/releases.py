@@ -17,7 +17,8 @@ import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, release_counts
-from fedmm_secure.ctr.private import PrivateTraining
+from fedmm_secure.ctr.private import PrivateBench, PrivateTraining
+from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
@@ -25,11 +26,12 @@ from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.federation.door import Result, Transaction
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, USER_CODES, seed_stage
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage import Arrays, Store, torch_bytes
 from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
@@ -141,6 +143,57 @@ def publish_ctr(federation: Federation, market: str, begun: Mapping[int, Transac
     for seed, transaction in begun.items():
         path = federation.directory / "models" / market / f"ctr-{seed}.pt"
         federation.doors[market].conclude(transaction, path, _ctr_meter(federation.directory, market, seed))
+
+
+def release_test_figures(
+    federation: Federation,
+    markets: Mapping[str, PreparedMarket],
+    embeddings: Mapping[str, Embedding],
+    quantizers: Mapping[int, Mapping[str, RQVAE]],
+) -> dict[str, ScoreHistograms] | None:
+    """Noisy score histograms of each market's released models, charged before a test row is read; None if not planned.
+
+    Models are read from where their training left them: what is measured is what was published.
+    """
+    if not federation.config.private_evaluation:
+        return None
+    found = {}
+    for name, prepared in markets.items():
+        own = {seed: models[name] for seed, models in quantizers.items()}
+        draw = partial(_test_histograms, federation, prepared, embeddings[name], own)
+        keep = private_store(federation.directory, name).path(EVALUATION)
+        kept = read_arrays(federation.doors[name].perform(federation.plans[name].evaluation(), draw, keep))
+        found[name] = histograms_from_arrays(kept)
+    return found
+
+
+def _test_histograms(
+    federation: Federation,
+    prepared: PreparedMarket,
+    embedding: Embedding,
+    quantizers: Mapping[int, RQVAE],
+    noise: NoiseSource,
+) -> Result:
+    config, market = federation.config, prepared.market
+    bench, per_positive = PrivateBench(prepared, embedding, config), config.data.negatives_per_positive
+    # candidates and noise have streams of their own: how many candidates there are must not shift the noise
+    candidates = private_candidates(
+        market,
+        prepared.split.test,
+        bench.negatives().weights,
+        per_positive=per_positive,
+        noise=noise.derive("candidates"),
+    )
+    probabilities = []
+    for seed in config.seed:
+        path = federation.directory / "models" / market.name / f"ctr-{seed}.pt"
+        model, features = bench.load(path, quantizers[seed], seed)
+        probabilities.append(model.predict_alone(features(candidates.user, candidates.item)))
+    multiplier = federation.plans[market.name].noise[EVALUATION]
+    found = release_histograms(
+        candidates, probabilities, multiplier, noise.derive("noise"), per_positive=per_positive, spare=ENOUGH
+    )
+    return Result(arrays_bytes({"counts": found.counts, "noise": np.array(found.noise)}), found.spare)
 
 
 def _ctr_meter(directory: Path, market: str, seed: int) -> Path:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.stages import CATALOGUE, COUNTS, CTR, EMBEDDING, QUANTIZER
+from fedmm_secure.guarantee.stages import CATALOGUE, COUNTS, CTR, EMBEDDING, EVALUATION, QUANTIZER
 from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
 
 # Of ε and δ, kept back from the noise's continuous law: what the discrete law and the sampler cost (see
@@ -48,6 +48,8 @@ def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
     stages.append(PlannedStage(QUANTIZER, shares.quantizer, steps, privacy.quantizer.sampling_rate))
     if config.private_ctr:
         stages.append(PlannedStage(CTR, shares.ctr, repetitions * privacy.ctr.steps, privacy.ctr.sampling_rate))
+    if shares.evaluation is not None:
+        stages.append(PlannedStage(EVALUATION, shares.evaluation))
     return stages
 
 

@@ -6,6 +6,7 @@ the door charges its releases, and nothing else may be charged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from dp_accounting.dp_event import (
 )
 
 from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.releases import Release
@@ -30,6 +32,7 @@ from fedmm_secure.guarantee.stages import (
     CTR,
     DECRYPTED_VIEWS,
     EMBEDDING,
+    EVALUATION,
     ITEM_CODES,
     MODEL,
     QUANTIZER,
@@ -40,6 +43,7 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import randomised_response_event
+from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
 
@@ -121,10 +125,11 @@ class SpendingPlan:
         raw: DpEvent = NonPrivateDpEvent()
         if not self.stages:
             return dict.fromkeys(DECRYPTED_VIEWS, raw)
-        upstream = [self.stage_event(name) for name in self.stages if name != CTR]
+        market_own = (CTR, EVALUATION)
+        upstream = [self.stage_event(name) for name in self.stages if name not in market_own]
         if not self.config.private_embedding:
             upstream.append(raw)
-        models = [self.stage_event(name) for name in self.stages if name == CTR] or [raw]
+        models = [self.stage_event(name) for name in self.stages if name in market_own] or [raw]
         # distributed noise is whole in whatever colluders can open: masks hide every part of it
         federated, everything = ComposedDpEvent(upstream), ComposedDpEvent([*upstream, *models])
         return {"market": federated, "collusion": federated, "consumer": everything, "release": everything}
@@ -155,6 +160,8 @@ class SpendingPlan:
                 yield self.user_codes(seed)
         for seed in config.seed:
             yield self.ctr(seed) if config.private_ctr else self.raw_ctr(seed)
+        if EVALUATION in self.noise:
+            yield self.evaluation()
 
     @property
     def refines(self) -> bool:
@@ -306,6 +313,19 @@ class SpendingPlan:
             None,
             audience=("consumer", "release"),
             depends_on=(upstream, seed_stage(QUANTIZER, seed)),
+        )
+
+    def evaluation(self) -> Release:
+        """Histograms of the released models' scores by label, of which the test figures are made."""
+        repetitions = len(self.config.seed)
+        return Release(
+            EVALUATION,
+            "noisy histograms of test scores by label",
+            GaussianDpEvent(self.noise[EVALUATION]),  # one mechanism for all models together
+            math.sqrt(2.0 * repetitions),  # in positives: one of them, and negatives that weigh as much, for each model
+            audience=("consumer", "release"),
+            depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
+            coordinates=repetitions * LABELS * N_BINS + ENOUGH,
         )
 
 

@@ -21,11 +21,23 @@ from torch import Tensor
 
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
 from fedmm_secure.data.catalogue import Catalogue, printable
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import CATALOGUE, COUNTS, CTR, EMBEDDING, ITEM_CODES, MODEL, PUBLISHING, USER_CODES
+from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
+    COUNTS,
+    CTR,
+    EMBEDDING,
+    EVALUATION,
+    ITEM_CODES,
+    MODEL,
+    PUBLISHING,
+    USER_CODES,
+)
 from privacy.accounting.ledger import stage_group
 from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
 Array = NDArray[Any]
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name
@@ -100,6 +112,11 @@ class Publications:
             return {"codes": ((self._items, 2), "int64")}
         if group == USER_CODES:
             return {"codes": ((self.plan.size.users, 2), "int64")}
+        if group == EVALUATION:
+            return {
+                "counts": ((len(self.plan.config.seed), LABELS, N_BINS), "float64"),
+                "noise": ((LABELS,), "float64"),
+            }
         chosen = len(self.embedding().items_)
         rank = min(self.plan.config.embedding.private.dim, chosen)
         return {
@@ -134,10 +151,23 @@ class Publications:
             codes = found["codes"]
             if not ((codes >= 0) & (codes < [quantizer.global_codes, quantizer.local_codes])).all():
                 return "codes are out of range"
+        if group == EVALUATION:
+            return self._histogram_problem(found["counts"], found["noise"])
         if group == CTR:
             sizes = _cardinalities(self.plan.config, self._items)
             if not np.array_equal(found["network.offsets"], np.cumsum([0, *sizes])[:-1]):
                 return "offsets of the embedding tables are not those of its features"
+        return None
+
+    def _histogram_problem(self, counts: Array, noise: Array) -> str | None:
+        multiplier, models = self.plan.noise[EVALUATION], len(self.plan.config.seed)
+        most = contribution(self.plan.config.data.negatives_per_positive)
+        if tuple(noise.tolist()) != noise_of(multiplier, models, most):
+            return f"says noise {noise.tolist()}, which is not that of the multiplier {multiplier:g}"
+        weights = grid_weights(multiplier, models, most)[:, None]
+        integers = np.rint(counts * weights)
+        if not np.isfinite(counts).all() or not np.array_equal(integers / weights, counts):
+            return "counts are not multiples of the public grid's step: no discrete noise was added to them"
         return None
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 CATALOGUE = "catalogue"
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
+EVALUATION = "evaluation"
 MODEL, ITEM_CODES, USER_CODES = "quantizer-model", "item-codes", "user-codes"
-STAGES = (CATALOGUE, COUNTS, EMBEDDING, QUANTIZER, CTR)
-PUBLISHING = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES)
+STAGES = (CATALOGUE, COUNTS, EMBEDDING, QUANTIZER, CTR, EVALUATION)
+PUBLISHING = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES, EVALUATION)
 
 DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
 VIEWS = ("server", *DECRYPTED_VIEWS)

@@ -119,19 +119,29 @@ def noisy_score_histograms(
         raise ValueError("one user, one label and one score for each model and example are expected")
     if not np.isin(label, (0, 1)).all() or not (np.diff(edges) > 0).all():
         raise ValueError("labels are 0 or 1, and edges ascend")
-    grid = Grid.of(noise_multiplier)
-    unit = math.isqrt(grid.squared_bound // (len(scores) * most.squared_norm))
-    if unit < 1:
-        raise ValueError(f"a noise multiplier of {noise_multiplier} leaves no grid unit for a count")
-    weights = unit * np.array(most.weights, dtype=np.int64)
+    levels, weights = Grid.of(noise_multiplier).levels, grid_weights(noise_multiplier, len(scores), most)
     counts = bounded_counts(user, label.astype(np.int64), scores, edges, most)
     # int64 holds the sum of 2^32 users: each moves an entry by less than 2^31, the square root of the grid's bound
     total = counts * weights[:, None]
-    drawn = noise.discrete_gaussian(total.size + spare, levels=grid.levels)
+    drawn = noise.discrete_gaussian(total.size + spare, levels=levels)
     noisy = total + drawn[: total.size].reshape(total.shape)
-    deviation = scale(grid.levels)
-    return ScoreHistograms(
-        noisy / weights[:, None],
-        (deviation / float(weights[0]), deviation / float(weights[1])),
-        drawn[total.size :],
-    )
+    return ScoreHistograms(noisy / weights[:, None], noise_of(noise_multiplier, len(scores), most), drawn[total.size :])
+
+
+def grid_weights(noise_multiplier: float, n_models: int, most: Contribution) -> IntArray:
+    """Grid units that one negative and one positive count for, ``(2,)``: public.
+
+    Raises:
+        ValueError: the noise is so large that a count would be less than a grid unit.
+    """
+    unit = math.isqrt(Grid.of(noise_multiplier).squared_bound // (n_models * most.squared_norm))
+    if unit < 1:
+        raise ValueError(f"a noise multiplier of {noise_multiplier} leaves no grid unit for a count")
+    return unit * np.array(most.weights, dtype=np.int64)
+
+
+def noise_of(noise_multiplier: float, n_models: int, most: Contribution) -> tuple[float, float]:
+    """Standard deviation of the noise on a count of negatives and of positives: public."""
+    weights = grid_weights(noise_multiplier, n_models, most)
+    deviation = scale(Grid.of(noise_multiplier).levels)
+    return deviation / float(weights[0]), deviation / float(weights[1])

@@ -128,7 +128,7 @@ def test_blocks_change_nothing_but_rounding(tiny_markets):
 def negatives_ignore_raw_counts(prepared):
     """Whether the distribution of training negatives stays the same when all raw rows change and releases do not."""
     given = embedding(prepared)
-    found = [PrivateBench(rows, given, CONFIG)._negatives() for rows in (prepared, changed_rows(prepared))]
+    found = [PrivateBench(rows, given, CONFIG).negatives() for rows in (prepared, changed_rows(prepared))]
     whole = all(len(pool.items) == prepared.market.n_items for pool in found)
     return whole and np.array_equal(found[0].weights, found[1].weights)
 
@@ -145,7 +145,7 @@ def test_popularity_negatives_follow_noisy_counts(tiny_markets):
     )
     made = bench(tiny_markets["m0"], config)
     counts = np.maximum(made.embedding.counts.values, 0)
-    np.testing.assert_allclose(made._negatives().weights, counts / counts.sum())
+    np.testing.assert_allclose(made.negatives().weights, counts / counts.sum())
 
 
 def test_the_check_catches_negatives_from_raw_counts(tiny_markets, monkeypatch):
@@ -154,7 +154,7 @@ def test_the_check_catches_negatives_from_raw_counts(tiny_markets, monkeypatch):
         counts = np.bincount(market.item[train], minlength=market.n_items) + 1.0
         return private.Pool(np.arange(market.n_items), counts / counts.sum(), 1.0)
 
-    monkeypatch.setattr(PrivateBench, "_negatives", leaky)
+    monkeypatch.setattr(PrivateBench, "negatives", leaky)
     assert not negatives_ignore_raw_counts(tiny_markets["m0"])
 
 
