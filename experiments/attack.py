@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
@@ -33,9 +35,10 @@ from attacks.membership.shadow import Progress, ShadowPlan, ShadowScores, recipe
 from attacks.metrics import within_bound
 from attacks.poisoning.evaluate import poison
 from attacks.views import View, collusion_view, market_view, owner_values, server_view
+from experiments.compliance.evidence import Results, add_statement, attacks_file, make_statement
 from experiments.options import choose_market
 from experiments.reports.attack_figures import draw_reconstruction, draw_roc
-from experiments.run_directory import read_config, read_metrics, read_noise
+from experiments.run_directory import read_config, read_noise
 from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
@@ -43,22 +46,23 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.aggregation import AggregationPlan
-from fedmm_secure.federation.setup import QUANTIZER, seed_stage
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import numpy_generator, torch_generator
-from fedmm_secure.storage import Store, write_json
-from privacy.accounting.statement import Guarantee, changed_rows
+from fedmm_secure.storage import Store
+from privacy.accounting.guarantees import Guarantee, changed_rows
+from privacy.aggregation.identities import Identity
 
 DEFAULT_SHADOWS = 16
 UNITS: tuple[Unit, ...] = get_args(Unit)
 _WHITE_BOX = "release"
-Results = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """A finished run, and what to attack of it."""
+    """A finished run, what to attack of it, and where shadow pipelines are kept."""
 
     run: Path
     config: Config
@@ -68,6 +72,7 @@ class Attacked:
     targets: tuple[str, ...]
     units: tuple[Unit, ...]
     n_shadows: int
+    shadows: Store
     progress: Progress
 
     @property
@@ -98,8 +103,9 @@ def attack_run(
     n_shadows: int = DEFAULT_SHADOWS,
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
+    identity: Identity | None = None,
 ) -> Results:
-    """Attack a run; results are written beside those of attacks made before.
+    """Attack a run; results are written beside those of attacks made before, as a statement about the run as it is now.
 
     Args:
         run: a finished run's directory.
@@ -110,6 +116,10 @@ def attack_run(
         n_shadows: shadow pipelines.
         workers: processes; by default as configured.
         progress: told of pipelines done.
+        identity: signs what is found; None leaves it unsigned.
+
+    Returns:
+        All results that the run directory now holds.
 
     Raises:
         ConfigError: unknown attack, market or target, or an attack that the run does not admit.
@@ -133,22 +143,26 @@ def attack_run(
         raise ConfigError("--attack poisoning: measured on runs without privacy.epsilon; this run has one")
     if attacks is None:
         attacks = [name for name in ATTACKS if name != "poisoning" or config.privacy.epsilon is None]
-    attacked = Attacked(
-        run, config, metrics, prepare_markets(config.data), market, tuple(targets), tuple(units), n_shadows, progress
-    )
-    path = run / "attacks" / "attacks.json"
-    found: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in attacks:
-        made = [{**result, "prior_knowledge": PRIOR_KNOWLEDGE[name]} for result in ATTACKS[name](attacked)]
-        new = [_identity(result) for result in made]
-        kept = [
-            result
-            for result in found.get(name, [])
-            if _identity(result) not in new
-            and "prior_knowledge" in result  # those of earlier versions have other fields
-        ]
-        found[name] = kept + made
-        write_json(path, found)
+    settings = {"market": market, "targets": list(targets), "units": list(units), "shadows": n_shadows}
+    found: Results = {}
+    made: Results = {}
+    # who signs answers for every shadow: those that lie in the directory are not taken for trained
+    with nullcontext(str(run / "attacks")) if identity is None else TemporaryDirectory() as kept:
+        attacked = Attacked(
+            run,
+            config,
+            metrics,
+            prepare_markets(config.data),
+            market,
+            tuple(targets),
+            tuple(units),
+            n_shadows,
+            Store(Path(kept)),
+            progress,
+        )
+        for name in attacks:
+            made[name] = [{**result, "prior_knowledge": PRIOR_KNOWLEDGE[name]} for result in ATTACKS[name](attacked)]
+            found = add_statement(run, attacks_file(run), make_statement(run, "attack", settings, made, identity))
     _write_table(run / "attacks" / "results.parquet", found)
     if found.get("reconstruction"):
         draw_reconstruction(run / "attacks" / "reconstruction", found["reconstruction"])
@@ -163,14 +177,6 @@ def beyond_bounds(found: Results) -> list[str]:
         for result in found.get("membership", [])
         if result["bound"] and not all(result["bound"]["within"].values())
     ]
-
-
-_KEYS = ("market", "target", "view", "attack", "unit", "aggregation", "strategy", "defence")
-
-
-def _identity(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a result is about; a later one about the same replaces it."""
-    return tuple(json.dumps(result.get(key)) for key in _KEYS)
 
 
 # -- codebooks ---------------------------------------------------------------------------------------------------------
@@ -278,9 +284,7 @@ def _infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
             {name: read_noise(run, name) for name in attacked.markets},
             unit,
         )
-        shadows = train_shadows(
-            plan, n_shadows=attacked.n_shadows, store=Store(run / "attacks"), progress=attacked.progress
-        )
+        shadows = train_shadows(plan, n_shadows=attacked.n_shadows, store=attacked.shadows, progress=attacked.progress)
         inferences = list(infer(shadows))
         for target in attacked.targets:
             own = [inference for inference in inferences if inference.target == target]

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
+from experiments.keys import PassphraseOption, SignOption, read_signer
 from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
 from experiments.reports.attacks import strongest
@@ -22,11 +23,13 @@ from fedmm_secure.errors import ConfigError
 
 ATTACK_HELP = (
     "Attack a run: codebook inversion, reconstruction of embeddings and histories, membership inference, poisoning.\n\n"
-    "Exit status 1 if an attack does better than a guarantee of the run admits.\n\n"
+    "Exit status 1 if an attack does better than a guarantee of the run admits. With --sign the results count in a "
+    "compliance report; nothing that lies in the directory is then taken for a result.\n\n"
     "Example: fedmm attack runs/x --attack membership --market mx --target local-ids --target federated-codes"
 )
 AUDIT_HELP = (
     "Try to refute a guarantee: canaries against every stage and all of them together, lower bounds on ε.\n\n"
+    "With --sign the results count in a compliance report.\n\n"
     "Exit status 1 if a claim is refuted; with --faults, if fewer than nine in ten are caught.\n\n"
     "Example: fedmm audit runs/x; fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
 )
@@ -50,9 +53,12 @@ def attack(
     ] = None,
     shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
     workers: Workers = None,
+    keys: SignOption = None,
+    passphrase_file: PassphraseOption = None,
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    identity = read_signer(keys, passphrase_file)
     units: list[Unit] = [known for known in UNITS if not unit or known in unit]
     unknown = sorted(set(unit or ()) - set(UNITS))
     if unknown:
@@ -67,6 +73,7 @@ def attack(
             n_shadows=shadows,
             workers=workers,
             progress=lambda done, total: progress.update("shadow pipelines", done, total),
+            identity=identity,
         )
     report = write_report(run)
     if as_json:
@@ -92,9 +99,14 @@ def audit(
     faults: Annotated[
         bool, typer.Option("--faults", help="Audit the audit: break each mechanism on purpose and see it caught.")
     ] = False,
+    keys: SignOption = None,
+    passphrase_file: PassphraseOption = None,
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    if keys is not None and (faults or not Path(source).is_dir()):
+        raise ConfigError("--sign goes with the audit of a run: what is signed is a statement about its directory")
+    identity = read_signer(keys, passphrase_file)
     from experiments import audit as audits  # jax, for the statistics, takes a second to load
 
     audited = audits.read_audited(source, overrides or [], market, workers)
@@ -102,7 +114,7 @@ def audit(
         if faults:
             found = audits.audit_faults(audited, canaries=canaries, report=progress.update)
         else:
-            found = audits.audit(audited, canaries=canaries, level=level, report=progress.update)
+            found = audits.audit(audited, canaries=canaries, level=level, report=progress.update, identity=identity)
             if Path(source).is_dir():
                 write_report(Path(source))
     if as_json:

@@ -17,18 +17,21 @@ from attacks.auditing.audit import Audit, gather, plan_audits
 from attacks.auditing.faults import FAULTS, Fault
 from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
+from experiments.compliance.evidence import AUDIT, add_statement, audit_file, make_statement
 from experiments.configuration import resolve
 from experiments.options import choose_market
 from experiments.reports.attack_figures import draw_audit
-from experiments.run_directory import read_config, read_metrics, read_noise
+from experiments.run_directory import read_config, read_noise
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.setup import plan_noise, planned_stages
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
 from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
-from privacy.mechanisms.noise import NoiseSource
+from privacy.aggregation.identities import Identity
+from privacy.mechanisms.randomness import NoiseSource
 
 Report = Callable[[str, int, int], None]
 FAULTY_GAMES = 60  # of a kind whose single games are slow
@@ -46,7 +49,7 @@ class Audited:
         delta: of the claims.
         n_items: of the market.
         n_markets: of the federation.
-        directory: where results are kept; None to keep none.
+        run: the run's directory, where results are kept; None to keep none.
     """
 
     market: str
@@ -56,7 +59,12 @@ class Audited:
     delta: float
     n_items: int
     n_markets: int
-    directory: Path | None = None
+    run: Path | None = None
+
+    @property
+    def directory(self) -> Path | None:
+        """Where results are kept."""
+        return None if self.run is None else audit_file(self.run, self.market).parent
 
 
 def read_audited(source: str, overrides: list[str], market: str | None, workers: int | None = None) -> Audited:
@@ -89,13 +97,13 @@ def _of_run(run: Path, market: str | None) -> Audited:
     _check_budget(config, str(run))
     name = choose_market(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
     noise = read_noise(run, name)
-    entries, _ = read_ledger(run / "ledger" / f"{name}.jsonl")
+    entries = read_ledger(run / "ledger" / f"{name}.jsonl").entries
     events = {
         stage: ComposedDpEvent([entry.event for entry in entries if stage_group(entry.stage) == stage])
         for stage in noise
     }
     n_items, n_markets = metrics["markets"][name]["n_items"], len(metrics["markets"])
-    return Audited(name, config, noise, events, entries[0].delta, n_items, n_markets, run / "audit" / name)
+    return Audited(name, config, noise, events, entries[0].delta, n_items, n_markets, run)
 
 
 def _check_budget(config: Config, source: str) -> None:
@@ -104,7 +112,12 @@ def _check_budget(config: Config, source: str) -> None:
 
 
 def audit(
-    audited: Audited, *, canaries: int | None = None, level: float = LEVEL, report: Report = lambda name, done, n: None
+    audited: Audited,
+    *,
+    canaries: int | None = None,
+    level: float = LEVEL,
+    report: Report = lambda name, done, n: None,
+    identity: Identity | None = None,
 ) -> list[dict[str, Any]]:
     """Audit one market; results are written to ``audit/<market>/`` of a run, batch by batch, so that it resumes.
 
@@ -113,11 +126,13 @@ def audit(
         canaries: of each audit; by default as many as it takes to see half the noise.
         level: false-alarm rate of the whole audit: each of its tests has its share.
         report: told of progress by audit.
+        identity: signs what is found, as a statement about the run as it is now; None leaves it unsigned.
     """
     found = []
     for planned in _plan(audited, canaries, level):
         start = time.perf_counter()
-        played = gather(_resumed(audited, planned, report))
+        # who signs answers for what was played: nothing that lies in the directory is taken for it
+        played = gather(_resumed(audited, planned, report, kept=identity is None))
         finding = planned.judge(played)
         found.append(
             {
@@ -128,8 +143,10 @@ def audit(
                 "seconds": round(time.perf_counter() - start, 2),
             }
         )
-    if audited.directory is not None:
-        write_json(audited.directory / "audit.json", {"level": level, "results": found})
+    if audited.run is not None and audited.directory is not None:
+        settings = {"level": level, "canaries": canaries}
+        statement = make_statement(audited.run, "audit", settings, {AUDIT: found}, identity)
+        add_statement(audited.run, audit_file(audited.run, audited.market), statement)
         _write_parquet(audited.directory / "audit.parquet", found)
         draw_audit(audited.directory / "audit", found)
     return found
@@ -192,20 +209,20 @@ def _plan(audited: Audited, canaries: int | None, level: float) -> list[Audit]:
     )
 
 
-def _resumed(audited: Audited, planned: Audit, report: Report) -> Iterator[Played]:
-    """Batches that were kept, then those that are missing."""
-    done, kept = 0, None if audited.directory is None else Store(audited.directory / "games")
-    if kept is not None:
-        for path in sorted((kept.directory / planned.name).glob("*.npz")):
-            arrays = kept.arrays(f"{planned.name}/{path.stem}", dict)
+def _resumed(audited: Audited, planned: Audit, report: Report, *, kept: bool) -> Iterator[Played]:
+    """Batches that were kept, then those that are missing; all of them anew, and none kept, unless ``kept``."""
+    done, store = 0, Store(audited.directory / "games") if kept and audited.directory is not None else None
+    if store is not None:
+        for path in sorted((store.directory / planned.name).glob("*.npz")):
+            arrays = store.arrays(f"{planned.name}/{path.stem}", dict)
             yield Played(arrays["inside"], arrays["outside"])
             done += int(arrays["games"])
     if done >= planned.games:
         return
     rest = replace(planned, games=planned.games - done)
     for games, played in zip(rest.batches, rest.play(audited.config.workers), strict=True):
-        if kept is not None:
-            kept.arrays(f"{planned.name}/{done:08d}", partial(dict, vars(played), games=np.array(games)))
+        if store is not None:
+            store.arrays(f"{planned.name}/{done:08d}", partial(dict, vars(played), games=np.array(games)))
         done += games
         report(planned.name, done, planned.games)
         yield played

@@ -20,7 +20,7 @@ from experiments.configuration import QUICKSTART, resolve
 from experiments.options import JsonFlag, SetOption
 from experiments.reports.text import estimate_text
 from fedmm_secure.config import Config
-from fedmm_secure.federation.aggregation import AggregationPlan
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.randomness import numpy_generator
 from privacy.aggregation import Binding, FixedPointCodec, PairwiseMasks
 from privacy.aggregation.base import IntVector

@@ -12,7 +12,9 @@ from typing import Any
 
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
-from fedmm_secure.federation.setup import COUNTS, CTR, EMBEDDING, QUANTIZER, plan_noise, planned_stages, planned_views
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
 from fedmm_secure.quantization.build import initial_model
 from privacy.accounting.accountants import pld_epsilon
 
@@ -29,10 +31,10 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
     gradients agree, over the noise's norm.
     """
     delta = config.privacy.delta_for(market.n_users)
-    noise = plan_noise(config, market.n_items, delta)
-    stages = {stage.name: stage for stage in planned_stages(config, market.n_items)}
-    events = {name: stage.event(noise[name]) for name, stage in stages.items()}
-    views = planned_views(config, noise, market.n_items, n_markets)
+    others = {f"market {number}": MarketSize(0, 0) for number in range(1, n_markets)}
+    plan = SpendingPlan.of(config, market.name, {market.name: MarketSize(market.n_users, market.n_items), **others})
+    noise, stages, views = plan.noise, plan.stages, plan.views()
+    events = {name: plan.stage_event(name) for name in stages}
     ratios = _signal_to_noise(config, market, noise)
     return {
         "users": market.n_users,

@@ -18,6 +18,7 @@ from rich.table import Table
 from experiments import run_directory
 from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
 from experiments.bench import bench_app
+from experiments.bench_noise import NOISE_HELP, noise
 from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
@@ -26,15 +27,15 @@ from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
-from experiments.keys import keys_app
+from experiments.keys import PassphraseOption, keys_app, read_passphrase
 from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
-from experiments.reports.commands import REPORT_HELP, check_report, report
+from experiments.reports.commands import REPORT_HELP, report
 from experiments.reports.run import write_report
-from experiments.reports.text import epsilon_text
+from experiments.reports.text import epsilon_text, figure_text
 from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
-from experiments.verification import verify_run
+from experiments.verification.command import VERIFY_HELP, verify
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
@@ -44,8 +45,9 @@ from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.statement import ALL_VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS
 from privacy.aggregation import AggregationError
+from privacy.aggregation.keys import KeyDirectory
 from privacy.errors import InputError
 
 STOPPED = (
@@ -72,6 +74,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(bench_app, name="bench")
 bench_app.command("shadows", help=SHADOWS_HELP)(shadows)
+bench_app.command("noise", help=NOISE_HELP)(noise)
 
 
 @app.command(
@@ -88,6 +91,16 @@ def run(
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign",
+            metavar="KEYS",
+            help="Sign the ledgers' last lines: key directory of fedmm keys join. Without it the run signs with "
+            "keys of its own, which proves nothing to others.",
+        ),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
     track: Annotated[
         list[str] | None, typer.Option(help=f"Follow the run in a tracker too: {', '.join(TRACKERS)}; repeat.")
     ] = None,
@@ -98,8 +111,9 @@ def run(
         raise ConfigError("give the configuration once: as an argument or with --config")
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
+    signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     with RunProgress(quiet=quiet or as_json) as progress:
-        metrics = execute(directory, settings, progress, resume=resume, track=track or [])
+        metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
     report_path = write_report(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
@@ -120,38 +134,7 @@ def _run_directory(name: str | None, overrides: list[str], out: Path | None, res
     return out, kept
 
 
-@app.command(
-    help="Check a run from its ledgers and transcript alone: hash chains, ε by two accountants, every message; or a "
-    "compliance report: its signature, and the run that it is about.\n\n"
-    "Example: fedmm verify runs/x; fedmm verify compliance.html --run runs/x --card card.json"
-)
-def verify(
-    path: Annotated[Path, typer.Argument(metavar="RUN|REPORT", help="A run directory, or a compliance report.")],
-    run: Annotated[
-        Path | None, typer.Option(help="Of a report: the run to compare it with; default: the folder it stands in.")
-    ] = None,
-    card: Annotated[Path | None, typer.Option(help="Of a report: the card of who must have signed it.")] = None,
-    server: Annotated[
-        Path | None, typer.Option(help="Of a deployed run: the server's directory, to add up its aggregates again.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    if path.is_file():
-        verified, findings = check_report(path, run, card)
-    elif run is not None or card is not None:
-        raise ConfigError(f"{path}: --run and --card are for compliance reports")
-    else:
-        verified, findings = "hash chains, epsilon by PLD and PRV, transcript, aggregates", verify_run(path, server)
-    if as_json:
-        print(json.dumps([vars(found) for found in findings]))
-    else:
-        for found in findings:
-            print(f"{found.where}: {found.what}", file=sys.stderr)
-        if not findings:
-            print(f"{path}: verified: {verified}")
-    raise typer.Exit(FINDING if findings else 0)
-
-
+app.command(help=VERIFY_HELP)(verify)
 app.command(help=SWEEP_HELP)(sweep)
 app.command(help=COMPARE_HELP)(compare)
 app.command("runs", help=RUNS_HELP)(runs)
@@ -208,7 +191,9 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    problems = check_markets(resolve(config, overrides or []).data)
+    catalogues, problems = check_markets(resolve(config, overrides or []).data)
+    for name, catalogue in catalogues.items():
+        print(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
@@ -217,17 +202,20 @@ def data_check(
 
 
 @data_app.command(
-    "synthesize", help="Write synthetic markets as CSV files.\n\nExample: fedmm data synthesize markets/ --markets 3"
+    "synthesize",
+    help="Write synthetic markets as CSV files, each with a file of its catalogue.\n\n"
+    "Example: fedmm data synthesize markets/ --markets 3",
 )
 def data_synthesize(
-    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv into.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
     markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
     users: Annotated[int, typer.Option(min=20)] = 400,
     items: Annotated[int, typer.Option(min=20)] = 200,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    for path in synthesize_files(SyntheticSpec(markets=markets, users=users, items=items, seed=seed), out):
-        print(path)
+    spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
+    for file in synthesize_files(spec, out).values():
+        print(*(out / path for path in (file.path, file.catalogue) if path is not None), sep="\n")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -235,10 +223,11 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     names = list(metrics["macro"]["baselines"])
     table = Table("test AUC", "users", "fedmm", *names)
     for market, values in metrics["markets"].items():
-        others = (f"{values['baselines'][name]['auc']:.3f}" for name in names)
-        table.add_row(market, str(values["n_users"]), f"{values['auc']:.3f}", *others)
+        others = (figure_text(values["baselines"][name]["auc"]) for name in names)
+        table.add_row(market, str(values["n_users"]), figure_text(values["auc"]), *others)
     macro = metrics["macro"]
-    table.add_row("macro", "", f"{macro['auc']:.3f}", *(f"{macro['baselines'][name]['auc']:.3f}" for name in names))
+    others = (figure_text(macro["baselines"][name]["auc"]) for name in names)
+    table.add_row("macro", "", figure_text(macro["auc"]), *others)
     console.print(table)
     table = Table("epsilon by view", *ALL_VIEWS)
     conditional: dict[str, float] = {}

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
+from experiments.compliance.evidence import read_attacks, read_audits
 from experiments.options import JsonFlag, wide_console
-from experiments.reports.attacks import read_attacks, read_audits
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
-from experiments.reports.text import difference_text, epsilon_text, worst
-from experiments.run_directory import METRICS_FILE, read_config, read_environment, read_metrics
+from experiments.reports.text import difference_text, epsilon_text, figure_text, worst
+from experiments.run_directory import read_config, read_environment
 from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.artefacts import write_parquet
@@ -28,7 +28,8 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.provenance import CONFIG_FILE
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import write_json
 
@@ -48,14 +49,14 @@ class Difference:
     Attributes:
         run: name of the run.
         market: the market.
-        auc: mean over seeds.
+        auc: mean over seeds; None where the noise of private figures leaves nothing to say.
         difference: from the first run; None for that itself, and where the first run lacks the market.
         paired: whether both ranked the same candidates: a bootstrap over users, otherwise Welch's t over seeds.
     """
 
     run: str
     market: str
-    auc: float
+    auc: float | None
     difference: Interval | None
     paired: bool
 
@@ -77,7 +78,9 @@ def compare_runs(runs: Sequence[Path], model: str = CONFIGURED) -> list[Differen
             first = metrics[0].get(market)
             difference, paired = None, False
             if run is not runs[0] and first is not None:
-                paired = values["candidates_sha256"] == first["candidates_sha256"]
+                # noisy figures say nothing of candidates: their runs are never paired, nor are predictions read
+                ranked = [found.get("candidates_sha256") for found in (values, first)]
+                paired = None not in ranked and ranked[0] == ranked[1]
                 difference = _paired(run, runs[0], market, model) if paired else _unpaired(values, first, model)
             auc = _section(values, model)["auc"]
             found.append(Difference(name, market, auc, difference, paired))
@@ -113,8 +116,11 @@ def _predictions(run: Path, market: str, model: str) -> tuple[Candidates, list[F
     return candidates, [frame[name].to_numpy(dtype=np.float64) for name in columns]
 
 
-def _unpaired(values: Mapping[str, Any], first: Mapping[str, Any], model: str) -> Interval:
-    ours, theirs = (np.asarray(_section(found, model)["auc_by_seed"]) for found in (values, first))
+def _unpaired(values: Mapping[str, Any], first: Mapping[str, Any], model: str) -> Interval | None:
+    known = [_section(found, model)["auc_by_seed"] for found in (values, first)]
+    if any(None in by_seed for by_seed in known):
+        return None
+    ours, theirs = (np.asarray(by_seed) for by_seed in known)
     mean = float(ours.mean() - theirs.mean())
     if min(len(ours), len(theirs)) < 2:
         return Interval(mean, None, None)
@@ -140,7 +146,7 @@ def comparison_table(found: Sequence[Difference]) -> pd.DataFrame:
             "paired": row.paired,
         }
         for row in found
-    ).astype({"difference": "float64", "low": "float64", "high": "float64"})
+    ).astype({"auc": "float64", "difference": "float64", "low": "float64", "high": "float64"})
 
 
 @styled
@@ -163,7 +169,8 @@ def draw_comparison(table: pd.DataFrame) -> Drawing:
     axes.set_yticks(range(len(markets)), markets)
     axes.invert_yaxis()
     axes.set_xlabel(f"test AUC minus that of {table['run'].iloc[0]}, 95 %")
-    figure.legend(loc="outside upper center", frameon=False, fontsize=8)
+    if runs:
+        figure.legend(loc="outside upper center", frameon=False, fontsize=8)
     return Drawing("differences", "Differences in test AUC by market", figure, shown)
 
 
@@ -208,16 +215,21 @@ def _cell(row: Difference | None) -> str:
     if row is None:
         return "–"
     if row.difference is None:
-        return f"{row.auc:.3f}"
-    return f"{row.auc:.3f}  {'' if row.paired else '~'}{difference_text(vars(row.difference))}"
+        return figure_text(row.auc)
+    return f"{figure_text(row.auc)}  {'' if row.paired else '~'}{difference_text(vars(row.difference))}"
 
 
 def _macro(found: Sequence[Difference], name: str, first: str) -> str:
     runs = {row.run for row in found}
     shared = set.intersection(*({row.market for row in found if row.run == run} for run in runs))
-    means = {run: float(np.mean([row.auc for row in found if row.run == run and row.market in shared])) for run in runs}
-    difference = "" if name == first else f"  {means[name] - means[first]:+.3f}"
-    return f"{means[name]:.3f}{difference}" if shared else "–"
+
+    def mean(run: str) -> float:
+        own = [row.auc for row in found if row.run == run and row.market in shared]
+        return float(np.mean([np.nan if auc is None else auc for auc in own])) if own else np.nan
+
+    difference = mean(name) - mean(first)
+    told = name != first and np.isfinite(difference)
+    return figure_text(mean(name)) + (f"  {difference:+.3f}" if told else "")
 
 
 def _epsilon(metrics: Mapping[str, Any], view: str) -> float | None:
@@ -281,7 +293,7 @@ def runs(
         return
     table = Table("name", "created", "status", "markets", "seeds", "protect", "macro AUC", "ε market", "ε release")
     for row in found:
-        auc = f"{row['auc']:.3f}" if "auc" in row else ""
+        auc = figure_text(row["auc"]) if "auc" in row else ""
         epsilons = (epsilon_text(row[key]) if key in row else "" for key in ("epsilon_market", "epsilon_release"))
         cells = (str(row.get(key, "")) for key in ("name", "created", "status", "markets", "seeds", "protect"))
         table.add_row(*cells, auc, *epsilons)

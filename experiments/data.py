@@ -9,34 +9,40 @@ from typing import Any
 import pandas as pd
 
 from fedmm_secure.config import DataConfig
+from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.loaders import MarketFile
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
 from fedmm_secure.errors import DataError
-from fedmm_secure.results import describe
+from fedmm_secure.results import sizes
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
-    """Sizes of each market, its pool and its candidates."""
-    return {name: describe(market) for name, market in prepared.items()}
+    """Sizes of each market, its pool and its candidates; ``n_items`` is the size of its catalogue."""
+    return {name: {"catalogue": market.catalogue.kind, **sizes(market)} for name, market in prepared.items()}
 
 
-def check_markets(config: DataConfig) -> list[str]:
-    """One line for each market that cannot be used; empty if all can."""
+def check_markets(config: DataConfig) -> tuple[dict[str, Catalogue], list[str]]:
+    """Catalogues of the markets that can be used, and one line for each that cannot."""
     if config.synthetic is not None:
-        return []
-    problems = []
+        return {name: prepared.catalogue for name, prepared in prepare_markets(config).items()}, []
+    catalogues, problems = {}, []
     for name, file in config.markets.items():
         try:
-            prepare_markets(config.model_copy(update={"markets": {name: file}}))
+            (prepared,) = prepare_markets(config.model_copy(update={"markets": {name: file}})).values()
+            catalogues[name] = prepared.catalogue
         except DataError as error:
             problems.append(str(error))
-    return problems
+    return catalogues, problems
 
 
-def synthesize_files(spec: SyntheticSpec, out: Path) -> list[Path]:
-    """Write generated markets as ``<out>/<market>.csv`` with columns user, item, rating, time."""
+def synthesize_files(spec: SyntheticSpec, out: Path) -> dict[str, MarketFile]:
+    """Write generated markets as ``<out>/<market>.csv`` and their catalogues as ``<out>/<market>.items.txt``.
+
+    Returns how a configuration whose ``data.root`` is ``out`` names them.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    files = {}
     for planted in synthesize(spec):
         market = planted.market
         frame = pd.DataFrame(
@@ -47,7 +53,9 @@ def synthesize_files(spec: SyntheticSpec, out: Path) -> list[Path]:
                 "time": pd.to_datetime(market.time).strftime("%Y-%m-%d"),
             }
         )
-        path = out / f"{market.name}.csv"
-        frame.to_csv(path, index=False)
-        paths.append(path)
-    return paths
+        columns = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
+        path, catalogue = Path(f"{market.name}.csv"), Path(f"{market.name}.items.txt")
+        frame.to_csv(out / path, index=False)
+        (out / catalogue).write_text("".join(f"{item}\n" for item in market.item_ids), encoding="utf-8")
+        files[market.name] = MarketFile(path=path, catalogue=catalogue, **columns)
+    return files

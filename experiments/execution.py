@@ -13,6 +13,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.results import Metrics
+from privacy.aggregation.identities import Identity
 
 
 def execute(
@@ -22,6 +23,7 @@ def execute(
     resume: bool,
     cache: Cache | None = None,
     track: Sequence[str] = (),
+    signer: Identity | None = None,
 ) -> Metrics:
     """Run in a new directory, or go on with a run; data is checked before anything is written.
 
@@ -32,6 +34,7 @@ def execute(
         resume: go on with the run in ``directory``.
         cache: what runs share.
         track: trackers that follow the run, by name.
+        signer: who signs the ledgers' last lines.
 
     Raises:
         InputError: the data, the configuration or the directory cannot be used.
@@ -43,4 +46,4 @@ def execute(
     with run_directory.locked(directory), ExitStack() as stack:
         trackers = open_trackers(track, directory, stack)
         everyone: tuple[Listener, ...] = (run_directory.Log(directory), *listeners, *trackers)
-        return run_pipeline(config, prepared, directory, tell_all(everyone), cache)
+        return run_pipeline(config, prepared, directory, tell_all(everyone), cache, signer)

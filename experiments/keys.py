@@ -15,7 +15,9 @@ from rich.table import Table
 from experiments.configuration import resolve
 from experiments.options import JsonFlag, SetOption
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.aggregation import AggregationPlan
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.parties import market_sizes
+from fedmm_secure.guarantee.shared_noise import shared_noise
 from privacy.aggregation.identities import CARD_FILE, Identity, read_card
 from privacy.aggregation.keys import (
     BUNDLE_FILE,
@@ -39,6 +41,9 @@ keys_app = typer.Typer(
 )
 
 KeysOption = Annotated[Path, typer.Option("--keys", metavar="DIR", help="Directory of this party's keys.")]
+SignOption = Annotated[
+    Path | None, typer.Option("--sign", metavar="KEYS", help="Sign it: key directory of fedmm keys join.")
+]
 PassphraseOption = Annotated[
     Path | None,
     typer.Option(
@@ -84,6 +89,12 @@ def init(
     market: Annotated[str, typer.Option(help="The founding market.")],
     keys: KeysOption,
     cards: Annotated[list[Path], typer.Option("--card", help="Card of another market or of the server; repeat.")],
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size", metavar="MARKET=USERS,ITEMS", help="Public size of a market; distributed noise needs all."
+        ),
+    ] = None,
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
@@ -92,10 +103,15 @@ def init(
         raise KeyFileError(f"{keys}: belongs to a federation already; use rotate for a new key")
     others = {card.name: card for card in map(read_card, cards)}
     settings = resolve(config, overrides or [])
-    plan = AggregationPlan.of(settings, len(others.keys() - {SERVER}) + 1)
+    markets = sorted({*others, market} - {SERVER})
+    stated = dict(_size(text, markets) for text in sizes or [])
+    known = market_sizes(settings, markets, {}, stated)
+    plan = AggregationPlan.of(settings, len(markets), shared_noise(settings, known))
     identity = own_identity(directory, market, passphrase)
     rotate_after = settings.aggregation.rotate_after
-    bundle, sealed = found_federation(identity, others, plan.public(), plan.generate_key(), rotate_after=rotate_after)
+    bundle, sealed = found_federation(
+        identity, others, plan.public(), plan.generate_key(), rotate_after=rotate_after, sizes=stated
+    )
     _keep_and_invite(directory, identity, bundle, sealed)
 
 
@@ -118,6 +134,7 @@ def rotate(keys: KeysOption, passphrase_file: PassphraseOption = None) -> None:
         plan.generate_key(),
         epoch=current.epoch + 1,
         rotate_after=current.rotate_after,
+        sizes=current.sizes,
     )
     _keep_and_invite(directory, identity, bundle, sealed)
 
@@ -159,7 +176,12 @@ def explain(
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
-    plan = AggregationPlan.of(settings, markets or settings.data.n_markets)
+    n_markets = markets or settings.data.n_markets
+    if settings.privacy.distributed_noise:
+        raise ConfigError(
+            "privacy.distributed_noise: parameters depend on the markets' sizes; see the bundle of keys init"
+        )
+    plan = AggregationPlan.of(settings, n_markets)
     found = explanation(plan)
     if as_json:
         print(json.dumps(found, sort_keys=True))
@@ -222,6 +244,15 @@ def read_passphrase(path: Path | None) -> bytes | None:
     return lines[0]
 
 
+def read_signer(keys: Path | None, passphrase_file: Path | None) -> Identity | None:
+    """The identity of ``--sign``; None where nothing is to be signed.
+
+    Raises:
+        KeyFileError: there is no identity in that directory, or not with that passphrase.
+    """
+    return None if keys is None else Identity.load(keys, read_passphrase(passphrase_file))
+
+
 def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:
     """The identity of a directory, made now if there is none.
 
@@ -236,6 +267,14 @@ def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -
     if identity.card.name != name:
         raise KeyFileError(f"{directory.path}: holds the keys of {identity.card.name}, not of {name}")
     return identity
+
+
+def _size(text: str, markets: list[str]) -> tuple[str, tuple[int, int]]:
+    name, _, numbers = text.partition("=")
+    users, _, items = numbers.partition(",")
+    if name not in markets or not (users.isdecimal() and items.isdecimal() and int(users) and int(items)):
+        raise ConfigError(f"--size {text}: MARKET=USERS,ITEMS is expected, for one of {', '.join(markets)}")
+    return name, (int(users), int(items))
 
 
 def _keep_and_invite(directory: KeyDirectory, identity: Identity, bundle: Bundle, sealed: dict[str, bytes]) -> None:

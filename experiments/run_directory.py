@@ -14,8 +14,7 @@ from typing import Any
 from fedmm_secure.config import Config, config_from_data, load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, begin
-
-METRICS_FILE = "metrics.json"
+from privacy.accounting.ledger import read_ledger
 
 
 def default_directory(label: str) -> Path:
@@ -55,25 +54,14 @@ def read_config(directory: Path) -> Config:
     return config_from_data(load_yaml(path), source=str(path))
 
 
-def read_metrics(directory: Path) -> dict[str, Any]:
-    """The metrics of a finished run."""
-    path = directory / METRICS_FILE
-    if not path.is_file():
-        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunDirectoryError(f"{path}: not valid JSON: {error}") from error
-
-
 def read_environment(directory: Path) -> dict[str, Any]:
     """Versions, commit and machine that a run began with."""
     return dict(json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8")))
 
 
 def read_noise(directory: Path, market: str) -> dict[str, float]:
-    """The noise multipliers that a market's budget was translated into, by stage; empty without DP."""
-    return dict(json.loads((directory / "state" / "budget" / f"{market}.json").read_text(encoding="utf-8")))
+    """The noise multipliers that a market's ledger was opened with, by stage; empty without DP."""
+    return dict(read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("noise", {}))
 
 
 class Log:
@@ -85,13 +73,13 @@ class Log:
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         line = {"time": round(time.time(), 3), "event": event, **fields}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), sort_keys=True) + "\n")
+            file.write(json.dumps(finite(line), sort_keys=True) + "\n")
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for unbounded."""
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no infinity: null stands for unbounded."""
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

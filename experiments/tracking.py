@@ -87,12 +87,13 @@ def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float,
                 if value is not None and math.isfinite(value):
                     yield f"seed-{seed}/{market}/{key}", float(value), step
     elif event == "finished":
-        yield "macro/auc", float(fields["macro"]["auc"]), 0
-        for name, values in fields["macro"]["baselines"].items():
-            yield f"macro/{name}/auc", float(values["auc"]), 0
+        figures = {"macro/auc": fields["macro"]["auc"]}
+        figures |= {f"macro/{name}/auc": values["auc"] for name, values in fields["macro"]["baselines"].items()}
         for market, values in fields["markets"].items():
-            yield f"{market}/auc", float(values["auc"]), 0
-            yield f"{market}/logloss", float(values["logloss"]), 0
+            figures |= {f"{market}/auc": values["auc"], f"{market}/logloss": values["logloss"]}
+        for name, value in figures.items():
+            if value is not None:  # noisy figures may drown
+                yield name, float(value), 0
         for market, views in fields["privacy"]["markets"].items():
             for view in ("market", "release"):
                 if views[view]["epsilon"] is not None:  # no number stands for a missing guarantee

@@ -26,7 +26,8 @@ def load_market(path: str | Path, name: str | None = None, *, on_bad_rows: BadRo
         path: the file.
         name: the market's name; by default the file's name without its endings.
         on_bad_rows: ``error`` refuses a file with bad rows, ``skip`` leaves them out.
-        columns: ``user``, ``item``, ``rating``, ``time``, ``separator``, ``header`` as in a configuration.
+        columns: ``user``, ``item``, ``rating``, ``time``, ``separator``, ``header``, ``catalogue`` as in a
+            configuration.
 
     Raises:
         DataError: names the file and, where there is one, the line.
@@ -91,6 +92,9 @@ class FedMM:
 
     def _config(self, markets: Mapping[str, Market]) -> Config:
         sections = dict(self.sections)
-        sources = {name: {"path": "in-memory", "rating": "rating", "time": "time"} for name in markets}
-        sections["data"] = {**sections.get("data", {}), "markets": sources}
+        source: dict[str, Any] = {"path": "in-memory", "rating": "rating", "time": "time"}
+        known = {name: {"catalogue": "in-memory"} if market.catalogue else {} for name, market in markets.items()}
+        sections["data"] = {**sections.get("data", {}), "markets": {name: source | known[name] for name in markets}}
+        if all(known.values()):  # the markets were made with their catalogues: that is the choice
+            sections["privacy"] = {"catalogue": "file", **sections.get("privacy", {})}
         return config_from_data(sections, source="FedMM")

@@ -57,12 +57,15 @@ def save_predictions(
     markets: Mapping[str, PreparedMarket],
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
 ) -> None:
-    """Test candidates with each model's probability, one column per model and seed position."""
+    """Test candidates with each model's probability, one column per model and seed position.
+
+    ``item`` is an index in the catalogue, -1 for an item outside.
+    """
     for name, prepared in markets.items():
         columns: dict[str, Any] = {
-            "user": prepared.test.user,
-            "item": prepared.test.item,
-            "label": prepared.test.label,
+            "user": prepared.whole.test.user,
+            "item": prepared.test_items,
+            "label": prepared.whole.test.label,
         }
         for model, by_seed in predictions[name].items():
             columns |= {f"{model}/{position}": values for position, values in enumerate(by_seed)}

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.storage import Arrays, Store, write_json
-from privacy.accounting.ledger import canonical_json
+from privacy.accounting.lines import canonical_json
 
 _SOURCES = ("fedmm_secure", "privacy")
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")

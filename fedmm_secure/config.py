@@ -10,10 +10,11 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from fedmm_secure.config_privacy import PrivacyConfig, PrivateEmbeddingConfig, Section
+from fedmm_secure.config_privacy import GRAM_LIMIT, PrivacyConfig, PrivateEmbeddingConfig, Section
 from fedmm_secure.ctr.features import CODE_GROUPS, PRIVATE_GROUPS, FeatureGroup
 from fedmm_secure.ctr.training import MAX_CATEGORIES, ModelKind
 from fedmm_secure.data.candidates import Negatives
+from fedmm_secure.data.catalogue import CatalogueKind
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
@@ -204,6 +205,16 @@ class Config(Section):
         return self.privacy.epsilon is not None and self.privacy.protect == "release"
 
     @property
+    def private_evaluation(self) -> bool:
+        """Whether test figures come from noisy histograms that the budget pays for, and no others are reported."""
+        return self.privacy.shares.evaluation is not None
+
+    @property
+    def catalogue(self) -> CatalogueKind:
+        """Where the markets' public items come from."""
+        return self.privacy.catalogue or ("declared" if self.data.synthetic is None else "synthetic")
+
+    @property
     def private_embedding(self) -> bool:
         """Whether embeddings are computed with differential privacy."""
         return self.embedding.kind == "dp-svd"
@@ -222,7 +233,7 @@ class Config(Section):
         boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
-        problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets)
+        problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
         if problem:
             raise ValueError(problem)
         return self
@@ -235,6 +246,31 @@ class Config(Section):
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
         return None
 
+    def _catalogue_problem(self) -> str | None:
+        privacy, chosen = self.privacy, self.privacy.catalogue
+        if self.data.synthetic is not None and chosen in ("file", "declared"):
+            return f"privacy.catalogue: {chosen}: generated markets have a catalogue of their own; leave it out"
+        named = [name for name, file in self.data.markets.items() if file.catalogue is not None]
+        missing = sorted(set(self.data.markets) - set(named))
+        if chosen == "file" and missing:
+            return f"privacy.catalogue: file needs data.markets.{missing[0]}.catalogue, a file of public item ids"
+        if chosen != "file" and named:
+            return f"data.markets.{named[0]}.catalogue needs privacy.catalogue: file"
+        if chosen is None and self.private_ctr and self.data.synthetic is None:
+            return (
+                "privacy.protect: release needs privacy.catalogue, for which items exist is published too: file (with "
+                "data.markets.NAME.catalogue), discovered (costs budget), or declared (you vouch that they are public)"
+            )
+        if chosen == "discovered" and privacy.epsilon is None:
+            return "privacy.catalogue: discovered needs privacy.epsilon"
+        private = self.embedding.private
+        if chosen == "discovered" and private.method == "auto" and private.max_items > GRAM_LIMIT:
+            return (
+                f"privacy.catalogue: discovered: with embedding.private.max_items above {GRAM_LIMIT} choose a method, "
+                "gram or subspace: the plan is made before the number of items is known"
+            )
+        return None
+
     def _privacy_problem(self, n_markets: int) -> str | None:
         privacy, ctr = self.privacy, self.ctr
         if privacy.epsilon is None:
@@ -245,6 +281,13 @@ class Config(Section):
             noisy = sorted(NOISY_BASELINES & set(ctr.baselines))
             if noisy:
                 return f"ctr.baselines: {noisy[0]} needs privacy.epsilon"
+        if privacy.shares.evaluation is not None and not self.private_ctr:
+            return (
+                "privacy.shares.evaluation needs privacy.epsilon and privacy.protect: release: the scores of other "
+                "models carry the rows of all users"
+            )
+        if privacy.shares.evaluation is not None and self.data.label != "click":
+            return "privacy.shares.evaluation needs data.label: click: a user contributes a positive and its negatives"
         if privacy.user_codes_epsilon is not None and not self.private_ctr:
             return "privacy.user_codes_epsilon needs privacy.epsilon and privacy.protect: release"
         if privacy.epsilon is None:
@@ -253,8 +296,18 @@ class Config(Section):
             return "federation.warm_up_rounds must leave at least one round for DP-SGD"
         if self.quantizer.entropy and self.quantizer.temperature < 1e-3:
             return "quantizer.temperature is too small"
-        problem = self._distributed_noise_problem(n_markets) if privacy.distributed_noise else None
+        problem = self._split_problem()
+        if privacy.distributed_noise:
+            problem = problem or self._distributed_noise_problem(n_markets)
         return problem or (self._release_problem() if privacy.protect == "release" else None)
+
+    def _split_problem(self) -> str | None:
+        if self.privacy.epsilon is not None and self.data.split == "global-date":
+            return (
+                "data.split: global-date takes its dates from all users' rows: one user can move the rows of others "
+                "between training and test, which no budget covers; with privacy.epsilon use leave-last-out"
+            )
+        return None
 
     def _release_problem(self) -> str | None:
         """What would leave a stage without DP although everything is to be released."""
@@ -279,8 +332,11 @@ class Config(Section):
 
     def _distributed_noise_problem(self, n_markets: int) -> str | None:
         privacy = self.privacy
-        if self.aggregation.kind == "plaintext":
-            return "privacy.distributed_noise: aggregation.kind: plaintext shows each update with a part of its noise"
+        if self.aggregation.kind != "masked-ckks":
+            return (
+                "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds "
+                "a part of the noise alone"
+            )
         if self.aggregation.norm is not None:
             return "privacy.distributed_noise: aggregation.norm would cut off parts of the noise"
         if privacy.quantizer.steps_per_round != 1:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.mechanisms.dp_sgd import DPSGD, Clipping
+from privacy.mechanisms.partition_selection import PartitionSelection
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
 
@@ -41,6 +42,28 @@ class SharesConfig(Section):
     embedding: float = Field(0.1, gt=0, description="private item factors")
     quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
     ctr: float = Field(0.16, gt=0, description="DP-SGD of the CTR model, protect: release alone")
+    catalogue: float = Field(0.5, gt=0, description="private discovery of items, catalogue: discovered alone")
+    evaluation: float | None = Field(
+        None,
+        gt=0,
+        description="noisy test figures, protect: release alone; null: test figures are exact, outside the guarantee",
+    )
+
+
+class DiscoveryConfig(Section):
+    """catalogue: discovered: items that enough users have are found with differential privacy."""
+
+    items_per_user: int = Field(8, ge=1, le=1000, description="only this many of a user's latest items take part")
+    delta_share: float = Field(
+        0.5, gt=0, lt=1, description="share of δ for the case that an item of one user alone is published"
+    )
+
+    def choices(self, noise_multiplier: float, delta: float) -> PartitionSelection:
+        """The mechanism at a noise multiplier that was solved from the budget; ``delta`` is that of the whole run.
+
+        All other mechanisms have to fit the budget at what is left of δ, ``(1 - delta_share) · delta``.
+        """
+        return PartitionSelection(self.items_per_user, noise_multiplier, self.delta_share * delta)
 
 
 class ContributionConfig(Section):
@@ -98,6 +121,12 @@ class PrivacyConfig(Section):
     epsilon: float | None = Field(None, gt=0, description="per market, over all stages and repetitions of the run")
     delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
     protect: Literal["federation", "release"] = "federation"
+    catalogue: Literal["file", "discovered", "declared"] | None = Field(
+        None,
+        description="the public items: files named by the markets, a private discovery, or those found in the rows, "
+        "declared public by the operator; null: declared, and refused under protect: release",
+    )
+    discovery: DiscoveryConfig = DiscoveryConfig()
     shares: SharesConfig = SharesConfig()
     contribution: ContributionConfig = ContributionConfig()
     quantizer: QuantizerDPSGDConfig = QuantizerDPSGDConfig()

@@ -13,3 +13,7 @@ class ConfigError(InputError):
 
 class RunDirectoryError(InputError):
     """A run directory that is missing, incomplete or already taken."""
+
+
+class LostResultError(InputError):
+    """A result that was paid for, and whose kept bytes are gone or changed; to draw it anew would be to pay twice."""

@@ -23,23 +23,27 @@ import torch
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket, load_one_market, prepare
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.aggregation import Membership
+from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import CohortChangedError, MarketClient, OrderError
 from fedmm_secure.federation.door import BudgetExceededError
+from fedmm_secure.federation.introductions import introduce, meet
+from fedmm_secure.federation.members import Membership
 from fedmm_secure.federation.messages import MessageError, unpack
+from fedmm_secure.federation.parties import Federation, make_clients, open_federation
+from fedmm_secure.federation.releases import discover_catalogues
 from fedmm_secure.federation.server import Order
-from fedmm_secure.federation.setup import (
-    QUANTIZER,
-    Federation,
-    introduce,
-    make_clients,
-    meet,
-    open_federation,
-    seed_stage,
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.pipeline import (
+    Clock,
+    Embeddings,
+    Listener,
+    conclude,
+    embed_markets,
+    keep_quantizer,
+    pseudo_rows,
+    publish_quantizers,
 )
-from fedmm_secure.pipeline import Clock, Embeddings, Listener, conclude, embed_markets, keep_quantizer, pseudo_rows
-from fedmm_secure.publication import register_spending
-from fedmm_secure.results import Metrics
+from fedmm_secure.results import Metrics, describe
 from privacy.aggregation.keys import KeyExhaustedError
 
 MAX_REQUEST_BYTES = 64 * 2**20
@@ -80,10 +84,12 @@ class MarketRun:
     @classmethod
     def open(cls, config: Config, market: str, member: Membership, directory: Path, run: str) -> MarketRun:
         """Load the market's data, open its ledger, embed; what was done before is read from ``directory``."""
-        prepared = {market: prepare(load_one_market(config.data, market), config.data)}
+        prepared: Mapping[str, PreparedMarket] = {market: prepare(load_one_market(config.data, market), config.data)}
         clock = Clock(directory / "state")
-        federation = open_federation(config, prepared, directory, run=run, members={market: member})
-        register_spending(federation, prepared)
+        account = account_of(config, directory)
+        federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
+        with clock.stage("catalogue"):
+            federation, prepared = discover_catalogues(federation, prepared)
         with clock.stage("embedding"):
             embeddings = embed_markets(federation, prepared)
         return cls(federation, prepared, embeddings, clock)
@@ -116,20 +122,8 @@ class MarketRun:
         """Apply an aggregate, unless that was done before."""
         header, _ = unpack(message)
         client = self.client(header.stage)
-        if header.round < client.next_round:
-            return
-        total, transcript = client.apply(message), self.federation.transcript
-        transcript.add(
-            message,
-            kind="aggregate",
-            stage=header.stage,
-            round=header.round,
-            attempt=header.attempt,
-            sender=header.sender,
-            visible_to=("server", "markets"),
-            receivers=1,
-        )
-        transcript.add_sum(total, stage=header.stage, round=header.round)
+        if header.round >= client.next_round:
+            client.apply(message)
 
     def behind(self) -> tuple[str, int] | None:
         """The first round whose aggregate this market lacks; None once it has all."""
@@ -146,7 +140,8 @@ class MarketRun:
         for seed, stage in zip(self.federation.config.seed, self.stages, strict=True):
             client = self.client(stage)
             name = client.plan.market
-            quantizers[seed] = {name: keep_quantizer(self.federation, client, self.embeddings)}
+            quantizers[seed] = {name: keep_quantizer(self.federation, client)}
+        publish_quantizers(self.federation, self.embeddings, quantizers)
         return conclude(self.federation, self.prepared, self.embeddings, quantizers, self.clock, listener)
 
 
@@ -231,7 +226,8 @@ class MarketService:
                 rounds = self._config.federation.rounds * len(self._config.seed)
                 self._member.directory.check_allowance(rounds)
                 self._begin(directory)
-            self._runs[run] = MarketRun.open(self._config, self.market, self._member, directory, run)
+            found = self._runs[run] = MarketRun.open(self._config, self.market, self._member, directory, run)
+            self._note(run, "market", {"market": self.market, **describe(found.prepared[self.market])})
         return self._runs[run]
 
     def conclude_finished(self) -> list[tuple[str, Metrics]]:

@@ -28,34 +28,31 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.bench import bench_market
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
+from fedmm_secure.federation.closing import close_ledgers, is_closed, read_metrics
 from fedmm_secure.federation.in_process import connect, run_rounds
-from fedmm_secure.federation.server import Rejection
-from fedmm_secure.federation.setup import (
-    CTR,
-    QUANTIZER,
-    Federation,
-    make_clients,
-    open_federation,
-    seed_stage,
-)
-from fedmm_secure.publication import (
+from fedmm_secure.federation.parties import Federation, make_clients, open_federation
+from fedmm_secure.federation.releases import (
+    begin_ctr,
+    discover_catalogues,
     embed_privately,
-    note_raw_embedding,
-    note_raw_models,
-    note_refinement,
+    private_training,
     publish_ctr,
     publish_quantizer,
     publish_user_codes,
     published_user_codes,
-    register_spending,
+    release_test_figures,
 )
+from fedmm_secure.federation.server import Rejection
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results import Metrics, collect_metrics, communication, describe
-from fedmm_secure.statement import guarantees
 from fedmm_secure.storage import Store, write_json
+from privacy.aggregation.identities import Identity
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 Embeddings = dict[str, Embedding]
@@ -78,6 +75,7 @@ def run_pipeline(
     directory: Path,
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
+    signer: Identity | None = None,
 ) -> Metrics:
     """Run, or go on with, all stages; leaves ledgers, transcript, codes, models and ``metrics.json``.
 
@@ -87,23 +85,30 @@ def run_pipeline(
         directory: the run directory.
         listener: told of progress as (event, fields).
         cache: where runs share what they compute without noise; by default they share nothing.
+        signer: who signs the last line of each ledger; by default each market's own identity of the run, which proves
+            nothing to others.
 
     Raises:
         BudgetExceededError: a release would spend more than a market's budget.
     """
+    if is_closed(directory, markets):
+        return read_metrics(directory)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
     clock = Clock(directory / "state")
     listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
     with clock.stage("budget"):
-        federation = open_federation(config, markets, directory)
-        register_spending(federation, markets)
+        account = account_of(config, directory)
+        federation = open_federation(config, markets, directory, account=account, signer=signer)
+    with clock.stage("catalogue"):
+        federation, markets = discover_catalogues(federation, markets)
     with clock.stage("embedding"):
         embeddings = embed_markets(federation, markets, cache)
     with clock.stage("quantizer"):
         quantizers = {seed: train_federated(federation, seed, embeddings, listener) for seed in config.seed}
         federation.forget_masks()
+        publish_quantizers(federation, embeddings, quantizers)
     return conclude(federation, markets, embeddings, quantizers, clock, listener, cache)
 
 
@@ -124,13 +129,15 @@ def conclude(
     publish_user_codes(federation, markets, embeddings, quantizers)
     with clock.stage("ctr"):
         predictions = train_ctr(federation, markets, embeddings, quantizers, listener, cache)
+    with clock.stage("evaluation"):
+        histograms = release_test_figures(federation, markets, embeddings, quantizers)
     with clock.stage("metrics"):
-        metrics = collect_metrics(config, markets, embeddings, quantizers, predictions)
-        metrics["privacy"] = {"markets": {name: guarantees(config, federation.entries(name)) for name in markets}}
+        metrics = collect_metrics(config, markets, embeddings, quantizers, predictions, histograms)
+        metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()
-    write_json(directory / "metrics.json", metrics)
+    metrics = close_ledgers(federation, metrics)
     listener("finished", metrics)
     return metrics
 
@@ -144,7 +151,7 @@ def embed_markets(
         if federation.config.private_embedding:
             found[name] = embed_privately(federation, prepared)
         else:
-            note_raw_embedding(federation, name)
+            federation.doors[name].note(federation.plans[name].raw_embedding())
             found[name] = fit_embedding(prepared, federation.config.embedding, cache)
     return found
 
@@ -181,15 +188,21 @@ def train_federated(
     if any(client.next_round < config.federation.rounds for client in clients):
         server, timeout = connect(federation), config.federation.round_timeout
         run_rounds(stage, config.federation.rounds, clients, server, federation.transcript, on_round, timeout)
-    return {client.plan.market: keep_quantizer(federation, client, embeddings) for client in clients}
+    return {client.plan.market: keep_quantizer(federation, client) for client in clients}
 
 
-def keep_quantizer(federation: Federation, client: MarketClient, embeddings: Mapping[str, Embedding]) -> RQVAE:
-    """Save, and publish where configured, what the rounds left a market with."""
-    market, seed, model = client.plan.market, client.plan.seed, client.trainer.model
-    save_quantizer(model, federation.directory, market, seed)
-    publish_quantizer(federation, market, seed, model, embeddings[market])
+def keep_quantizer(federation: Federation, client: MarketClient) -> RQVAE:
+    """Save what the rounds left a market with."""
+    model = client.trainer.model
+    save_quantizer(model, federation.directory, client.plan.market, client.plan.seed)
     return model
+
+
+def publish_quantizers(federation: Federation, embeddings: Embeddings, quantizers: Quantizers) -> None:
+    """Let out the models and the item codes, where configured, once all rounds are over."""
+    for seed, models in quantizers.items():
+        for name, model in models.items():
+            publish_quantizer(federation, name, seed, model, embeddings[name])
 
 
 def pseudo_rows(config: Config, seed: int, embeddings: Mapping[str, Embedding]) -> dict[str, FloatArray]:
@@ -216,7 +229,7 @@ def refine(
     market's own models depends on it. Otherwise everything is returned as it came.
     """
     config = federation.config
-    if not config.private_embedding or config.private_ctr or not config.privacy.refine:
+    if not any(plan.refines for plan in federation.plans.values()):
         return embeddings, quantizers
     raw = {name: fit_embedding(prepared, config.embedding, cache) for name, prepared in markets.items()}
     refined = {
@@ -224,7 +237,7 @@ def refine(
         for seed, models in quantizers.items()
     }
     for name in markets:
-        note_refinement(federation, name)
+        federation.doors[name].note(federation.plans[name].refinement())
         for seed, models in refined.items():
             save_quantizer(models[name], federation.directory, name, seed, refined=True)
     return raw, refined
@@ -240,9 +253,8 @@ def train_ctr(
 ) -> dict[str, dict[str, list[np.ndarray]]]:
     """Test predictions ``[market][model][seed]``; markets are trained in parallel, largest first."""
     config = federation.config
-    if not config.private_ctr:
-        note_raw_models(federation)
     order = sorted(markets, key=lambda name: -markets[name].market.n_rows)
+    begun = {name: begin_ctr(federation, name) for name in order}
     tasks = (
         joblib.delayed(bench_market)(
             markets[name],
@@ -250,7 +262,7 @@ def train_ctr(
             {seed: _frozen(quantizers[seed][name]) for seed in config.seed},
             config,
             federation.directory,
-            federation.noise[name].get(CTR),
+            private_training(federation, name, begun[name]),
             published_user_codes(federation, name),
             cache,
         )
@@ -260,8 +272,7 @@ def train_ctr(
     found = {}
     for name, predictions in parallel(tasks):
         found[name] = predictions
-        if config.private_ctr:
-            publish_ctr(federation, name)
+        publish_ctr(federation, name, begun[name])
         listener("ctr", {"market": name, "done": len(found), "markets": len(order)})
     return {name: found[name] for name in markets}
 

@@ -15,7 +15,7 @@ from fedmm_secure.cache import code_version
 from fedmm_secure.config import Config
 from fedmm_secure.storage import write_atomic, write_json
 
-CONFIG_FILE, ENVIRONMENT_FILE = "config.yaml", "environment.json"
+CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.json"
 PACKAGES = (
     "fedmm-secure",
     "torch",

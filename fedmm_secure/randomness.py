@@ -1,4 +1,8 @@
-"""Seeds by name: every random choice that may be reproduced has its own stream."""
+"""Seeds by name: every *public* random choice that may be reproduced has its own stream.
+
+What is drawn from these generators is known to whoever knows the configuration. Nothing that a guarantee rests on may
+come from them: noise, Poisson samples, randomised response and negatives of private training come from ``NoiseSource``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import hashlib
 import numpy as np
 import torch
 
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -25,7 +29,7 @@ def torch_generator(*parts: str | int) -> torch.Generator:
 
 
 def noise_source(seed: int | None, *parts: str | int) -> NoiseSource:
-    """Noise from the operating system's entropy; with a seed, which only tests give, a reproducible stream."""
+    """Private randomness of the operating system; with a seed, which only tests give, a reproducible stream."""
     if seed is None:
         return NoiseSource.from_entropy()
-    return NoiseSource.from_seed(derive_seed("noise", seed, *parts))
+    return NoiseSource.from_seed(seed).derive(*parts)

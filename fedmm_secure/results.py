@@ -12,30 +12,56 @@ import numpy as np
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
+from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
+from privacy.mechanisms.histograms import ScoreHistograms
 
 Metrics = dict[str, Any]
 
 
 def describe(prepared: PreparedMarket) -> dict[str, Any]:
-    """Sizes of a market, its pool and its candidates."""
-    market, split = prepared.market, prepared.split
+    """Sizes of a market for its private log: those of the metrics, and what the catalogue leaves out."""
+    return {
+        **sizes(prepared),
+        "catalogue": prepared.catalogue.kind,
+        # how many there are depends on single users' rows: this stays in the market, the metrics do not say it
+        "rows_outside_catalogue": prepared.whole.market.n_rows - prepared.market.n_rows,
+    }
+
+
+def sizes(prepared: PreparedMarket) -> dict[str, Any]:
+    """Sizes of a market, and of the pool and the candidates that models are measured on."""
+    market, whole = prepared.market, prepared.whole
     return {
         "n_rows": market.n_rows,
         "n_users": market.n_users,
         "n_items": market.n_items,
-        "n_train": len(split.train),
-        "n_pool": len(prepared.pool.items),
-        "pool_test_share": prepared.pool.test_share,
-        "n_test": len(prepared.test),
-        "n_test_positives": int(prepared.test.label.sum()),
+        "n_train": len(prepared.split.train),
+        "n_pool": len(whole.pool.items),
+        "pool_test_share": whole.pool.test_share,
+        "n_test": len(whole.test),
+        "n_test_positives": int(whole.test.label.sum()),
         "skipped_rows": market.skipped_rows,
     }
+
+
+def stated_catalogues(config: Config, markets: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
+    """What a run says of each market's catalogue: kind, hash and size.
+
+    Raises:
+        ValueError: a market was trained on another kind of catalogue than was configured.
+    """
+    for name, prepared in markets.items():
+        # markets in memory may bring the generator's catalogue where files bring theirs
+        allowed = ("file", "synthetic") if config.catalogue == "file" else (config.catalogue,)
+        if prepared.catalogue.kind not in allowed:
+            raise ValueError(f"market {name}: its catalogue is {prepared.catalogue.kind}, not {config.catalogue}")
+    return {name: prepared.catalogue.stated() for name, prepared in markets.items()}
 
 
 def collect_metrics(
@@ -44,15 +70,34 @@ def collect_metrics(
     embeddings: Mapping[str, Embedding],
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
+    histograms: Mapping[str, ScoreHistograms] | None = None,
 ) -> Metrics:
-    """Per market and macro: the configured model, its baselines, paired differences, codebook use."""
-    found: Metrics = {"markets": {}, "macro": {}}
+    """Per market and macro: the configured model, its baselines, paired differences, codebook use; and the catalogues.
+
+    With ``histograms``, noisy test figures are all that is said of test rows, and of markets nothing but public sizes:
+    metrics travel with reports, and whatever else could be said of rows would be an exact figure beside noisy ones.
+
+    Args:
+        config: of the run.
+        markets: their data.
+        embeddings: of their users and items.
+        quantizers: their RQ-VAEs, by seed.
+        predictions: of all candidates, ``whole.test`` of each market.
+        histograms: what the budget paid for, by market; None where figures are exact.
+    """
+    found: Metrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
+    found["privacy"]["evaluation"] = {"private": histograms is not None}
+    if histograms is not None:
+        figures = noisy_metrics(histograms)
+        for name, prepared in markets.items():
+            figures["markets"][name] |= {"n_users": prepared.market.n_users, "n_items": prepared.market.n_items}
+        return found | figures
     for name, prepared in markets.items():
         by_model = {model: _model_metrics(prepared, p) for model, p in predictions[name].items()}
         ours = by_model.pop(CONFIGURED)
         for model, values in by_model.items():
             difference = paired_auc_difference(
-                prepared.test,
+                prepared.whole.test,
                 predictions[name][CONFIGURED],
                 predictions[name][model],
                 rng=numpy_generator("bootstrap", name, model),
@@ -60,12 +105,41 @@ def collect_metrics(
             values["auc_gain_over_it"] = asdict(difference)
         found["markets"][name] = {
             **ours,
-            **describe(prepared),
-            "candidates_sha256": prepared.test.sha256(),
+            **sizes(prepared),
+            "candidates_sha256": prepared.whole.test.sha256(),
             "baselines": by_model,
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
         }
     found["macro"] = _macro(found["markets"], len(config.seed))
+    return found
+
+
+def noisy_metrics(histograms: Mapping[str, ScoreHistograms]) -> Metrics:
+    """Test figures per market and macro that published histograms give: post-processing of them, and nothing else.
+
+    Figures are None where the noise leaves nothing to say. Intervals are 95 %, for the noise alone.
+    """
+    figures = {name: noisy_figures(found) for name, found in histograms.items()}
+    means = {
+        name: {key: mean_of([getattr(repetition, key) for repetition in found]) for key in ("auc", "logloss")}
+        for name, found in figures.items()
+    }
+    macro = {key: mean_of([found[key] for found in means.values()]) for key in ("auc", "logloss")}
+    by_seed = {
+        name: [None if repetition.auc is None else repetition.auc.value for repetition in found]
+        for name, found in figures.items()
+    }
+    return {
+        "markets": {name: _stated(found) | {"auc_by_seed": by_seed[name]} for name, found in means.items()},
+        "macro": _stated(macro),
+    }
+
+
+def _stated(estimates: Mapping[str, Estimate | None]) -> dict[str, Any]:
+    found: dict[str, Any] = {"baselines": {}}  # what was trained or calibrated on raw rows has no noisy figure
+    for key, estimate in estimates.items():
+        found[key] = None if estimate is None else estimate.value
+        found[f"{key}_interval"] = None if estimate is None else asdict(estimate.interval())
     return found
 
 
@@ -74,7 +148,7 @@ def _one_per_seed(values: list[np.ndarray], n_seeds: int) -> list[np.ndarray]:
 
 
 def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[str, Any]:
-    each = [asdict(evaluate(prepared.test, probability)) for probability in by_seed]
+    each = [asdict(evaluate(prepared.whole.test, probability)) for probability in by_seed]
     found: dict[str, Any] = {key: _mean_or_none([metrics[key] for metrics in each]) for key in each[0]}
     found["auc_by_seed"] = [metrics["auc"] for metrics in each]
     found["auc_interval"] = asdict(seed_interval(found["auc_by_seed"]))

@@ -21,8 +21,8 @@ from fedmm_secure.ctr.training import BoostedModel, NeuralModel, make_model
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
-from fedmm_secure.federation.setup import COUNTS, EMBEDDING
-from fedmm_secure.publication import factors_from_arrays, private_store
+from fedmm_secure.federation.releases import factors_from_arrays, private_store
+from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
@@ -73,8 +73,9 @@ class MarketScorer:
 
     def _index(self, what: str, known: dict[str, int], names: Sequence[str]) -> IntArray:
         missing = [str(name) for name in names if str(name) not in known]
+        where = {"user": "training data", "item": "catalogue"}
         if missing:
-            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its training data")
+            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its {where[what]}")
         return np.array([known[str(name)] for name in names], dtype=np.int64)
 
 
@@ -103,17 +104,12 @@ def _load_model(
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
     quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), config, embedding)
-    own_seed, folder = derive_seed("ctr", name, seed), run / "models" / name
+    folder = run / "models" / name
     if config.private_ctr:
-        builder = PrivateBench(prepared, embedding, config).builder(quantizer)
-        if config.ctr.model == "boosted":
-            raise RunDirectoryError(f"{run}: boosted trees are no private model")
-        private = PrivateCTR(config.ctr.model, builder.schema(), config, own_seed)
-        private.load_state_dict(torch.load(_existing(folder / f"ctr-{seed}.pt"), weights_only=True))
-        return private, builder
+        return PrivateBench(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
     bench, recipe = MarketBench(prepared, embedding, config), configured_recipe(config)
     builder = bench.builder(recipe, quantizer)
-    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], own_seed)
+    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
     if isinstance(model, BoostedModel):
         model.trees_ = skops.io.load(_existing(folder / f"ctr-{seed}.skops"), trusted=_TREES)
     else:

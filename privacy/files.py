@@ -36,3 +36,18 @@ def read_secret(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def erase(path: Path) -> None:
+    """Overwrite a secret file and remove it; nothing where there is none.
+
+    Overwriting is best effort: file systems that copy on write and flash memory keep what they keep.
+    """
+    try:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        return
+    path.unlink()

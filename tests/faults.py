@@ -38,23 +38,23 @@ def send_twice(client: MarketClient, order: Order, send: Send) -> None:
 
 
 def send_nan(client: MarketClient, order: Order, send: Send) -> None:
-    honest = client._train
-    client._train = lambda number: honest(number) * np.nan
+    client._bounded = lambda movement: movement * np.nan
     try:
         MarketClient.local_update(client, order, send)
     finally:
-        del client._train
+        del client._bounded
 
 
 def _cheat(times: int, client: MarketClient, order: Order, send: Send) -> None:
     """A market that leaves out its own checks, and moves each coordinate by ``times`` the range."""
     honest, train = client.door.channel, client._train
-    client.door.channel = replace(
-        honest,
-        codec=replace(honest.codec, clip=honest.codec.clip * times, bits=honest.codec.bits + int(np.log2(times))),
-        aggregator=_without_checks(honest.aggregator.inner),
-    )
-    client._train = lambda number: np.full_like(train(number), honest.codec.clip * times)
+    client.door.channel = replace(honest, aggregator=_without_checks(honest.aggregator.inner))
+
+    def cheating(number: int, source: Any) -> Any:
+        steps, values = train(number, source)
+        return steps, np.full_like(values, times * 2**honest.codec.bits)
+
+    client._train = cheating
     try:
         MarketClient.local_update(client, order, send)
     finally:

@@ -16,9 +16,9 @@ from attacks.auditing.games import MakeNoise, Played, play_counts, play_embeddin
 from attacks.auditing.gradients import play_bag, play_gradients, play_user
 from attacks.auditing.verdicts import LEVEL, Finding, canaries_needed, judge
 from fedmm_secure.config import Config
-from fedmm_secure.federation.setup import COUNTS, CTR, EMBEDDING, QUANTIZER
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
 from privacy.aggregation.masking import mask_bits
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 CHAIN, MASKS = "chain", "masks"
 GRADIENTS, SUMS, USER, CODEBOOK = "gradient canaries", "summed gradients", "crafted user", "crafted user, codebook"

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from opacus.optimizers import DPOptimizer
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -24,7 +24,10 @@ from attacks.auditing.gradients import CODEBOOK
 from fedmm_secure.collaborative import private
 from privacy.aggregation import PairwiseMasks
 from privacy.mechanisms import counts, dp_sgd, dp_svd
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.randomness import LEVELS, NoiseSource
+
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -47,52 +50,54 @@ class Fault:
 @contextmanager
 def noise_scaled(factor: float) -> Iterator[None]:
     """Every mechanism adds ``factor`` times the noise that it says it adds."""
-    gaussian, add_noise = counts.gaussian, dp_sgd._SharedNoiseOptimizer.add_noise
+    draw = NoiseSource.discrete_gaussian
 
-    def less(shape: tuple[int, ...], scale: float, noise: NoiseSource) -> np.ndarray:
-        return gaussian(shape, factor * scale, noise)
+    def less(source: NoiseSource, count: int, *, levels: int = LEVELS) -> Integers:
+        return np.asarray(np.rint(factor * draw(source, count, levels=levels)), dtype=np.int64)
 
-    def add_less(optimizer: dp_sgd._SharedNoiseOptimizer) -> None:
-        with mock.patch.object(optimizer, "noise_multiplier", factor * optimizer.noise_multiplier):
-            add_noise(optimizer)
+    with mock.patch.object(NoiseSource, "discrete_gaussian", less):
+        yield
 
-    with (
-        mock.patch.object(counts, "gaussian", less),
-        mock.patch.object(dp_svd, "gaussian", less),
-        mock.patch.object(dp_sgd._SharedNoiseOptimizer, "add_noise", add_less),
-    ):
+
+@contextmanager
+def noise_on_spare_alone() -> Iterator[None]:
+    """What measures the noise is drawn as it should be; what is released gets none."""
+    draw = NoiseSource.gaussian_with_spare
+
+    def none(source: NoiseSource, count: int, spare: int, *, levels: int = LEVELS) -> tuple[Integers, Integers]:
+        values, left = draw(source, count, spare, levels=levels)
+        return np.zeros_like(values), left
+
+    with mock.patch.object(NoiseSource, "gaussian_with_spare", none):
         yield
 
 
 @contextmanager
 def unclipped(skipped: Callable[[Tensor], bool]) -> Iterator[None]:
-    """Gradients of some parameters are left out of the norm and added as they are."""
+    """Gradients of some parameters are left out of the norm and added as they are; nothing checks the integers."""
 
-    def accumulate(optimizer: DPOptimizer) -> None:
-        clipped = [value for value in optimizer.params if not skipped(value)]
-        norms = [value.grad_sample.flatten(1).norm(dim=1) for value in clipped]
-        for value in optimizer.params:
-            samples = value.grad_sample
-            factor = torch.ones(len(samples))
-            if not skipped(value) and norms:
-                length = torch.stack(norms).norm(dim=0)
-                factor = (optimizer.max_grad_norm / (length + 1e-6)).clamp(max=1.0)
-            total = torch.einsum("i,i...->...", factor, samples)
-            value.summed_grad = total if value.summed_grad is None else value.summed_grad + total
+    def cut(trainer: dp_sgd.DPSGDTrainer, first: int, filled: int) -> int:
+        trainer._load(first)
+        units, norm = trainer._units, trainer.choices.clipping_norm
+        clipped = torch.cat([torch.full((value.numel(),), not skipped(value)) for value in trainer._local])
+        factor = norm / (units * clipped).norm(dim=1).clamp(min=norm)
+        units.mul_(torch.where(clipped, factor[:, None], 1.0) / trainer._grid.step).trunc_()
+        units[filled - first :] = 0.0
+        return 0
 
-    with mock.patch.object(DPOptimizer, "clip_and_accumulate", accumulate):
+    with mock.patch.object(dp_sgd.DPSGDTrainer, "_cut", cut):
         yield
 
 
 @contextmanager
 def gram_unscaled() -> Iterator[None]:
     """Rows of norm √2 enter the Gram matrix: one user moves it by 2, not by 1."""
-    clip = counts.clip_rows
+    cut = counts.integer_rows
 
-    def longer(rows: sparse.csr_array, norm: float = 1.0) -> sparse.csr_array:
-        return sparse.csr_array(clip(rows, norm) * np.sqrt(2.0))
+    def longer(rows: sparse.csr_array, grid: Grid) -> sparse.csr_array:
+        return cut(rows, replace(grid, step=grid.step / np.sqrt(2.0), squared_bound=2 * grid.squared_bound))
 
-    with mock.patch.object(dp_svd, "clip_rows", longer):
+    with mock.patch.object(dp_svd, "integer_rows", longer):
         yield
 
 
@@ -104,10 +109,10 @@ def contributions_unbounded() -> Iterator[None]:
         shape = (market.n_users, market.n_items)
         return sparse.csr_array((np.ones(len(rows)), (market.user[rows], market.item[rows])), shape=shape)
 
-    with (
-        mock.patch.object(private, "contributions", every_row),
-        mock.patch.object(counts, "clip_rows", lambda rows, norm=1.0: rows),
-    ):
+    def cut(rows: sparse.csr_array, grid: Grid) -> sparse.csr_array:
+        return sparse.csr_array((grid.cut(rows.data), rows.indices, rows.indptr), shape=rows.shape)
+
+    with mock.patch.object(private, "contributions", every_row), mock.patch.object(counts, "integer_rows", cut):
         yield
 
 
@@ -116,11 +121,10 @@ def one_batch() -> Iterator[None]:
     """The first batch, of fixed size, serves every step."""
     drawn: WeakKeyDictionary[dp_sgd.DPSGDTrainer, Tensor] = WeakKeyDictionary()
 
-    def fixed(trainer: dp_sgd.DPSGDTrainer, n_examples: int) -> Tensor:
+    def fixed(trainer: dp_sgd.DPSGDTrainer, coins: NoiseSource, n_examples: int) -> Tensor:
         if trainer not in drawn:
             size = round(trainer.choices.sampling_rate * n_examples)
-            order = torch.randperm(n_examples, generator=trainer._noise.generator)
-            drawn[trainer] = torch.zeros(n_examples, dtype=torch.bool).index_fill_(0, order[:size], True)
+            drawn[trainer] = torch.from_numpy(np.sort(np.argsort(coins.words(n_examples))[:size]))
         return drawn[trainer]
 
     with mock.patch.object(dp_sgd.DPSGDTrainer, "_sample", fixed):
@@ -129,12 +133,14 @@ def one_batch() -> Iterator[None]:
 
 @contextmanager
 def seed_reused() -> Iterator[None]:
-    """The noise of every round comes from the same seed."""
+    """The noise of every round comes from the same key."""
     steps = dp_sgd.DPSGDTrainer.steps
+    first: WeakKeyDictionary[dp_sgd.DPSGDTrainer, NoiseSource] = WeakKeyDictionary()
 
-    def again(trainer: dp_sgd.DPSGDTrainer, *arguments: Any, **named: Any) -> dp_sgd.StepStatistics:
-        trainer._noise.generator.manual_seed(trainer._noise.generator.initial_seed())
-        return steps(trainer, *arguments, **named)
+    def again(
+        trainer: dp_sgd.DPSGDTrainer, examples: Any, count: int, noise: NoiseSource, *rest: Any, **named: Any
+    ) -> dp_sgd.NoisedSteps:
+        return steps(trainer, examples, count, first.setdefault(trainer, noise), *rest, **named)
 
     with mock.patch.object(dp_sgd.DPSGDTrainer, "steps", again):
         yield
@@ -166,6 +172,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("noise at half", NOISY, lambda: noise_scaled(0.5)),
         Fault("noise at a tenth", NOISY, lambda: noise_scaled(0.1)),
         Fault("no noise", NOISY, lambda: noise_scaled(0.0)),
+        Fault("noise on spare coordinates alone", NOISY, noise_on_spare_alone),
         Fault("no clipping", SGD, lambda: unclipped(lambda value: True)),
         Fault("codebook not clipped", ("quantizer",), lambda: unclipped(_codebook), (audit.CODEBOOK,)),
         Fault("Gram sensitivity off by 2", ("embedding",), gram_unscaled),

@@ -26,7 +26,7 @@ from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConf
 from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.base import Binding
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 Scores = NDArray[np.float64]
 MakeNoise = Callable[[], NoiseSource]

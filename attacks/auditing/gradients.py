@@ -25,6 +25,7 @@ from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer
 from privacy.mechanisms.dp_sgd import AUTOMATIC_STABILITY, DPSGD, DPSGDTrainer
 
 STEEP = 1e3  # clipping norms of a canary's gradient before it is clipped
+ENOUGH = 2  # values of the noise in the open, as in the pipeline; the adversary of these games has no use for them
 LONG = 1e3  # length of a crafted embedding; that of others is 1
 CODEBOOK = (5, 4)  # codes and dimensions of the audited model's global codebook
 # latents of any length, so that a codebook's gradient can be as steep as any other
@@ -62,11 +63,11 @@ def play_gradients(
     """
     canaries = 2 * games
     source = noise()
-    member = source.numpy_generator().random(canaries) < 0.5
+    member = source.derive("coins").coins(0.5, canaries)
     member[:2] = True, False  # no game without either
     gradients = CanaryGradients(canaries, choices.clipping_norm)
     parameter = gradients.parameters[0]
-    trainer = DPSGDTrainer(gradients, torch.optim.SGD([parameter], lr=0.0), choices, canaries, source)
+    trainer = DPSGDTrainer(gradients, torch.optim.SGD([parameter], lr=0.0), choices, canaries)
     batch = max(1, round(choices.sampling_rate * canaries))
     total = np.zeros(canaries)
 
@@ -76,8 +77,8 @@ def play_gradients(
         signal = gradients.sign * seen
         total[:] += signal if summed else step_ratio(signal, 1.0, choices)
 
-    for _ in range(rounds):
-        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, after=observe)
+    for index in range(rounds):
+        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, source.derive(index), observe, spare=ENOUGH)
         gradients.sign = -gradients.sign
     return Played(total[member], total[~member])
 
@@ -100,13 +101,13 @@ def play_user(
 
     def score(with_canary: bool) -> float:
         model = RQVAE(AUDITED, torch.Generator().manual_seed(0))
-        private = PrivateSettings(choices, steps, noise())
+        private, source = PrivateSettings(choices, steps, spare=ENOUGH), noise()
         nobody = torch.zeros(0, AUDITED.input_dim)
         trainer = QuantizerTrainer(model, row[: int(with_canary)], nobody, settings, private)
         parts = [model.global_codebook.codewords] if codebook else list(model.parameters())
         watcher = Watcher(model, loss, choices, parts)
-        for _ in range(rounds):
-            trainer.private_steps(steps, after=watcher)
+        for round in range(rounds):
+            trainer.private_steps(steps, source.derive(round), after=watcher)
         return watcher.total
 
     return with_and_without(score, games)
@@ -125,7 +126,7 @@ def play_bag(choices: DPSGD, steps: int, games: int, noise: MakeNoise) -> Played
         released = PrivateCTR("deepfm", schema, config, 0)
         watcher = Watcher(released.network, loss, choices, list(released.network.parameters()))
         mine = Bags(*(part[: int(with_canary)] for part in bag.tensors()))
-        released.fit(mine, choices, steps, 1e-2, True, noise(), watcher)
+        released.fit(mine, choices, steps, 1e-2, True, noise(), watcher, spare=ENOUGH)
         return watcher.total
 
     return with_and_without(score, games)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from attacks.metrics import Estimate, mean_estimate, proportion
 from attacks.views import View
-from fedmm_secure.federation.aggregation import AggregationPlan
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import unpack
 from privacy.aggregation import CKKSMarket, CKKSServer
 

@@ -26,13 +26,15 @@ from fedmm_secure.ctr.stacked import fit_together
 from fedmm_secure.ctr.training import NeuralModel
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.setup import CTR, open_federation
+from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.guarantee.stages import CTR
 from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.quantization.stacked import Movements, federate_stacked, mean_movement, train_local_stacked
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
+from privacy.mechanisms.randomness import NoiseSource
 
 OPENED_BY = {"plaintext": "server", "ckks": "collusion"}
 Progress = Callable[[int, int], None]
@@ -153,9 +155,10 @@ class ShadowPlan:
         if own.quantizer is None:
             raise ValueError("a released model needs codes")
         bench = PrivateBench(half, own.embedding, self._fresh_noise)
-        model, builder = bench.train(own.quantizer, seed, self.noise[self.market].get(CTR))
+        choices = self.config.privacy.ctr.choices(self.noise[self.market][CTR])
+        trained = bench.train_with(own.quantizer, seed, choices, NoiseSource.from_entropy())
         account = bench.builder(own.quantizer, PrivateHistory(bench.embedding, queries.history))
-        return self._observe(model.predict, builder, account, own, queries)
+        return self._observe(trained.model.predict, trained.builder, account, own, queries)
 
     def _observe(
         self,

@@ -135,7 +135,7 @@ def _aucs(
         codes = assign_codes(model, embedding.user_factors_, embedding.item_factors_)
         own = np.concatenate([codes.user[:, 0], codes.item[:, 0]])
         honest = own if honest is None else honest
-        auc = float(roc_auc_score(prepared.test.label, bench.predict(ctr, builder)))
+        auc = float(roc_auc_score(prepared.whole.test.label, prepared.complete(bench.predict(ctr, builder))))
         used = codebook_use(own, model.shape.global_codes).used
         found.append((auc, used, float(adjusted_rand_score(honest, own))))
     return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dp_accounting.dp_event import DpEvent, RandomizedResponseDpEvent
+
 from experiments.compliance.document import (
     AllRuns,
-    AttackStated,
-    AuditStated,
     Declarations,
     Document,
     GuaranteeStated,
@@ -21,18 +22,21 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
+from experiments.compliance.evidence import binding_of, examine
+from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
-from experiments.reports.attacks import attack_rows, read_attacks, read_audits
-from experiments.run_directory import read_config, read_environment, read_metrics, read_noise
-from experiments.verification import verify_run
+from experiments.run_directory import read_config, read_environment, read_noise
+from experiments.verification.closing import Signature
+from experiments.verification.run import examine_run
 from fedmm_secure.config import Config
-from fedmm_secure.federation.setup import configuration_hash, run_id
-from fedmm_secure.publication import spent_on_same_data
-from fedmm_secure.statement import ALL_VIEWS, VIEWS
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.parties import configuration_hash
+from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 
 CHECKED = [
@@ -60,21 +64,23 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_config(directory), read_metrics(directory)
-    findings = [f"{_inside(directory, found.where)}: {found.what}" for found in verify_run(directory)]
+    examination = examine_run(directory)
+    findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
-    audits = read_audits(directory)
+    evidence = examine(directory)
     statements = metrics["privacy"]["markets"]
     markets = {
         name: MarketStated(
             users=metrics["markets"][name]["n_users"],
             items=metrics["markets"][name]["n_items"],
+            catalogue=metrics["privacy"]["catalogue"][name],
             views={view: _guarantee(views[view]) for view in ALL_VIEWS},
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
-            noise_multipliers=read_noise(directory, name),
+            noise_multipliers=_noise(directory, name),
             all_runs=_all_runs(config, directory, name, views, claimed),
-            ledger=_ledger(directory, name, views),
-            audit=[_audit(result) for result in audits.get(name, [])],
+            ledger=_ledger(directory, name, views, examination.signatures.get(name)),
+            audit=[audit for found in evidence for audit in found.audits.get(name, [])],
         )
         for name, views in statements.items()
     }
@@ -82,24 +88,27 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         run=RunStated(
             name=directory.resolve().name,
-            id=run_id(directory / "state"),
+            id=binding_of(directory).run,
             configuration_sha256=configuration_hash(config).hex(),
             protect=config.privacy.protect,
             aggregation=config.aggregation.kind,
             claimed_views=list(claimed),
             seeds=list(config.seed),
+            tuned=config.ctr.tune,
+            private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
         verdict=_PENDING,
         markets=markets,
         verification=Verification(verified=not findings, findings=findings, checked=CHECKED),
-        attacks=[_attack(row) for row in attack_rows(read_attacks(directory))],
+        evidence=[found.stated for found in evidence],
+        attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=ASSUMPTIONS,
-        not_guaranteed=NOT_GUARANTEED,
+        not_guaranteed=[],
         questions=[],
         environment=_environment(directory),
     )
-    document = document.model_copy(update={"verdict": judge(document)})
+    document = document.model_copy(update={"not_guaranteed": not_guaranteed(document), "verdict": judge(document)})
     return document.model_copy(update={"questions": answer_questions(document)})
 
 
@@ -117,7 +126,7 @@ def _all_runs(
     observed = [view for view in claimed if view != "server"]
     try:
         spendings = spent_on_same_data(config, directory, market)
-    except AccountError:
+    except (AccountError, LedgerError):
         return AllRuns(runs=None, without_bound=0, epsilon=dict.fromkeys(observed))
     delta = views["market"]["delta"]
     unbounded = [run for run in spendings if any(gaussian_steps(run.events[view]) is None for view in observed)]
@@ -126,47 +135,45 @@ def _all_runs(
         if len(spendings) == 1:
             epsilon[view] = views[view]["epsilon"]
         else:
-            total = pld_epsilon([run.events[view] for run in spendings], delta, interval=COARSE)
+            total = composed_epsilon(
+                [run.events[view] for run in spendings], spendings, delta, partial(pld_epsilon, interval=COARSE)
+            )
             epsilon[view] = None if math.isinf(total) else total
     return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
 
 
-def _ledger(directory: Path, market: str, views: Mapping[str, Any]) -> LedgerStated:
+def _noise(directory: Path, market: str) -> dict[str, float]:
+    """None where the ledger cannot be read, which is among the findings."""
+    try:
+        return read_noise(directory, market)
+    except LedgerError:
+        return {}
+
+
+def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
     path = directory / "ledger" / f"{market}.jsonl"
     try:
-        entries, head = read_ledger(path)
+        content = read_ledger(path)
+        lines, head = len(content.kinds), content.head
+        seeded = any(entry.seeded for entry in content.entries)
+        exact = all(charge.entry.coordinates > 0 for charge in content.charges if _draws(charge.entry.event))
     except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
         lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
-        return LedgerStated(file=f"ledger/{path.name}", lines=max(lines, 1), head=GENESIS, seeded=views["seeded"])
-    seeded = any(entry.seeded for entry in entries)
-    return LedgerStated(file=f"ledger/{path.name}", lines=max(len(entries), 1), head=head, seeded=seeded)
-
-
-def _audit(result: Mapping[str, Any]) -> AuditStated:
-    bounds = {"none": "low", "gaussian trade-off": "low_gaussian", "one run": "low_one_run"}
-    claimed = result["claimed"]
-    return AuditStated(
-        stage=result["stage"],
-        game=result["game"],
-        claimed=None if claimed is None or math.isinf(claimed) else claimed,
-        lower_bounds={name: result[key] for name, key in bounds.items()},
-        canaries=result["canaries"],
-        verdict=result["verdict"],
+        head, seeded, exact = GENESIS, views["seeded"], False
+    return LedgerStated(
+        file=f"ledger/{path.name}",
+        lines=max(lines, 1),
+        head=head,
+        seeded=seeded,
+        exact=exact,
+        closed_by=None if signature is None else signature.fingerprint,
+        self_signed=signature is not None and signature.own,
     )
 
 
-def _attack(row: Any) -> AttackStated:
-    success = row.success
-    return AttackStated(
-        attack=row.attack,
-        view=row.view,
-        measure=row.measure,
-        success=success["value"],
-        low=success["low"],
-        high=success["high"],
-        chance=row.chance,
-        within=row.within,
-    )
+def _draws(event: DpEvent) -> bool:
+    """Whether a mechanism of this event adds noise: then its line says how many values of an exact law were drawn."""
+    return isinstance(event, RandomizedResponseDpEvent) or bool(gaussian_steps(event))
 
 
 def _environment(directory: Path) -> dict[str, str]:

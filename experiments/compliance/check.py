@@ -6,12 +6,12 @@ from pathlib import Path
 
 from experiments.compliance.build import build_document
 from experiments.compliance.document import SignedReport
-from experiments.compliance.judgement import ASSUMPTIONS, NOT_GUARANTEED, judge
+from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, read_report, signature_problem
 from experiments.differences import differences
 from fedmm_secure.provenance import CONFIG_FILE
-from privacy.accounting.verification import Finding
+from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 
 
@@ -40,7 +40,7 @@ def verify_report(
         findings.append(Finding(where, "its verdict does not follow from what it holds"))
     if document.questions != answer_questions(document):
         findings.append(Finding(where, "its answers do not follow from what it holds"))
-    if (document.assumptions, document.not_guaranteed) != (ASSUMPTIONS, NOT_GUARANTEED):
+    if (document.assumptions, document.not_guaranteed) != (ASSUMPTIONS, not_guaranteed(document)):
         findings.append(Finding(where, "its assumptions are not those that its figures rest on"))
     if html is not None and html != page(report):
         findings.append(Finding(where, "the page does not show what the report inside it says"))

@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedmm_secure.data.catalogue import CatalogueKind
+
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:1"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:2"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Standing = Literal["counts", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
 
 
@@ -42,6 +45,20 @@ class LedgerStated(Part):
     lines: int = Field(ge=1)
     head: Digest = Field(description="hash of the last line; it fixes all lines before it")
     seeded: bool = Field(description="whether any noise came from a known seed")
+    exact: bool = Field(description="whether all noise was integers of an exact law, added to integer sums")
+    closed_by: str | None = Field(description="fingerprint of the card that signed the last line; null: not closed")
+    self_signed: bool = Field(description="whether the run made that key itself, so that it vouches for nothing")
+
+
+class EvidenceStated(Part):
+    """One statement of attacks or of an audit, and whether it counts."""
+
+    id: str = Field(description="file, and which statement in it")
+    kind: Literal["attack", "audit"]
+    signer: str | None = Field(description="name on the card that signed it")
+    fingerprint: str | None = Field(description="of that card, to be compared with the signer")
+    standing: Standing
+    problem: str | None = Field(description="why it does not count; null where it does")
 
 
 class AuditStated(Part):
@@ -53,6 +70,15 @@ class AuditStated(Part):
     lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by assumption")
     canaries: int = Field(ge=0)
     verdict: Literal["consistent", "inconclusive", "VIOLATED"]
+    evidence: str = Field(description="id of the statement that it stands in")
+
+
+class CatalogueStated(Part):
+    """Which items are public, and on whose word."""
+
+    kind: CatalogueKind = Field(description="declared: the items found in users' rows, public by the signer's word")
+    sha256: Digest = Field(description="of the sorted item ids, one a line")
+    size: int = Field(ge=1)
 
 
 class MarketStated(Part):
@@ -60,6 +86,7 @@ class MarketStated(Part):
 
     users: int = Field(ge=1)
     items: int = Field(ge=1)
+    catalogue: CatalogueStated
     views: dict[str, GuaranteeStated]
     changed_rows: dict[str, GuaranteeStated] = Field(description="what it implies for a change of one user's rows")
     stages: dict[str, Epsilon] = Field(description="each stage alone, its inputs taken as fixed; not to be added up")
@@ -80,6 +107,7 @@ class AttackStated(Part):
     high: float
     chance: float | None
     within: bool | None = Field(description="whether the view's guarantee admits it; null: no guarantee, or no bound")
+    evidence: str = Field(description="id of the statement that it stands in")
 
 
 class Question(Part):
@@ -98,7 +126,10 @@ class Declarations(Part):
     sole_run: bool = Field(
         description="nothing of other runs on the data left the machine, nor was this configuration chosen by them"
     )
-    max_epsilon: float | None = Field(gt=0, description="the organisation's limit on every claimed ε; null: none given")
+    max_epsilon: float = Field(gt=0, description="the organisation's limit on every claimed ε")
+    max_delta: float | None = Field(
+        gt=0, lt=1, description="its limit on every δ, where that is below 1/n^1.1 of a market's users; null: none"
+    )
 
 
 class VerdictStated(Part):
@@ -119,6 +150,8 @@ class RunStated(Part):
     aggregation: str
     claimed_views: list[str] = Field(description="views that the run's protection level claims a guarantee for")
     seeds: list[int]
+    tuned: bool = Field(description="whether the CTR model's hyper-parameters were chosen on private validation rows")
+    private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
 
 class Verification(Part):
@@ -133,13 +166,14 @@ class Document(Part):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations
     verdict: VerdictStated
     markets: dict[str, MarketStated] = Field(min_length=1)
     verification: Verification
+    evidence: list[EvidenceStated]
     attacks: list[AttackStated]
     assumptions: list[str]
     not_guaranteed: list[str]
@@ -148,7 +182,7 @@ class Document(Part):
 
 
 class Signature(Part):
-    """Ed25519 over the canonical JSON of the document."""
+    """Ed25519 over the canonical JSON of what it stands beside."""
 
     algorithm: Literal["Ed25519"] = "Ed25519"
     card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")

@@ -3,31 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
-from experiments.compliance.document import Document, VerdictStated
+from experiments.compliance.document import (
+    AttackStated,
+    AuditStated,
+    Document,
+    LedgerStated,
+    MarketStated,
+    Standing,
+    VerdictStated,
+)
+from experiments.reports.text import delta_text
 
 ASSUMPTIONS = [
     "public: each market's item catalogue (not the counts), the number of its users, the configuration",
-    "δ is 1/n^1.1 of a market's users unless configured; an n that is itself secret is assumed known",
+    "δ is 1/n^1.1 of a market's users at most; an n that is itself secret is assumed known",
+    "the operating system's entropy is unpredictable: a 256-bit key drawn from it feeds the stream cipher that all "
+    "noise, sampling and randomised response come from",
+    "the code that ran is the code that is named by hash: whether a machine drew the noise that its ledger names, no "
+    "ledger shows",
+    "gradients are computed and clipped in floating point; before they are added up each is cut towards zero to "
+    "integers of bounded norm, so that an error of that arithmetic can shrink a user's part and never enlarge it",
     "the server's ε of 0 under encryption is computational: CKKS (RLWE) at 128 bits, and no market hands it the key",
     "under masked-ckks, single updates stay hidden while at least two markets do not collude",
-    "the random generator of the operating system is unpredictable, and the code that ran is the code that is named",
     "runs on other copies of the data, or under another privacy account, are not known to the account",
 ]
-NOT_GUARANTEED = [
+_NOT_GUARANTEED = [
     "the profile view: a user's own codes, embedding and scores are computed from that user's rows, and unprotected",
-    "evaluation figures (AUC and others): computed on private test rows, outside the guarantee",
     "logs, state, keys, user codes and predictions of the run directory: private values that stay with the market",
-    "floating-point attacks on noise (Mironov, CCS 2012), timing and other side channels of the training machine",
+    "how long a computation takes, and other side channels of the machine that trains",
     "what is true of a population whether or not a user takes part: differential privacy does not hide it",
     "lawfulness, purpose and necessity of the processing: for the controller to establish",
 ]
+EXACT_EVALUATION = (
+    "test figures (AUC, LogLoss and others) are exact and computed on private rows: outside the guarantee"
+)
+NOISY_EVALUATION = (
+    "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
+)
+ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
+_ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
 
 def judge(document: Document) -> VerdictStated:
     """The verdict that follows from everything else in the document."""
     reasons = [*_broken(document), *_by_reason(_of_markets(document))]
     return VerdictStated(compliant=not reasons, reasons=reasons, open=_open(document))
+
+
+def evaluation_note(private: bool) -> str:
+    """What the guarantee does not cover of the figures that a run reports."""
+    return NOISY_EVALUATION if private else EXACT_EVALUATION
+
+
+def not_guaranteed(document: Document) -> list[str]:
+    """What a reader must not take for covered."""
+    return [*([] if document.run.private_evaluation else [EXACT_EVALUATION]), ATTACK_SUCCESS, *_NOT_GUARANTEED]
+
+
+def colour(document: Document) -> Literal["good", "open", "bad"]:
+    """What the first screen says at a glance: green only where nothing is left open."""
+    if not document.verdict.compliant:
+        return "bad"
+    return "open" if document.verdict.open else "good"
+
+
+def standing(document: Document) -> dict[str, Standing]:
+    """What each piece of evidence is worth, by its id; what is not listed is worth nothing."""
+    return {evidence.id: evidence.standing for evidence in document.evidence}
+
+
+def counted_audits(document: Document, market: str) -> list[AuditStated]:
+    """Audits of a market that fit the run and are signed from outside it."""
+    worth = standing(document)
+    return [audit for audit in document.markets[market].audit if worth.get(audit.evidence) == "counts"]
+
+
+def counted_attacks(document: Document) -> list[AttackStated]:
+    """Attacks whose evidence fits the run and is signed from outside it."""
+    worth = standing(document)
+    return [attack for attack in document.attacks if worth.get(attack.evidence) == "counts"]
 
 
 def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
@@ -45,10 +101,18 @@ def _broken(document: Document) -> list[str]:
     found = []
     if not document.verification.verified:
         found.append(f"the ledger or the transcript does not verify: {len(document.verification.findings)} findings")
+    if document.run.tuned and {"consumer", "release"} & set(document.run.claimed_views):
+        found.append("the CTR model was tuned on private validation rows, which no ledger line pays for")
+    found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing == "broken"]
     for attack in document.attacks:
-        if attack.within is False:
+        if attack.within is False and _speaks_against(document, attack.evidence):
             found.append(f"an attack does better than a guarantee admits: {attack.attack}, {attack.view} view")
     return found
+
+
+def _speaks_against(document: Document, evidence: str) -> bool:
+    """Nobody has to sign what refutes a claim; it only has to be about this run."""
+    return standing(document).get(evidence) in ("counts", "unsigned")
 
 
 def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
@@ -56,16 +120,16 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
     limit = document.declarations.max_epsilon
     for name, market in document.markets.items():
         runs = market.all_runs
-        if market.ledger.seeded:
-            yield name, "noise came from a known seed"
+        yield from ((name, reason) for reason in _of_ledger(market.ledger))
+        yield from ((name, reason) for reason in _of_delta(document, market))
         for audit in market.audit:
-            if audit.verdict == "VIOLATED":
+            if audit.verdict == "VIOLATED" and _speaks_against(document, audit.evidence):
                 yield name, f"the audit refutes the claim of {audit.stage} ({audit.game})"
         for view in document.run.claimed_views:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
                 yield name, f"no bound on what the {view} view learns"
-            elif limit is not None and epsilon is not None and epsilon > limit:
+            elif epsilon is not None and epsilon > limit:
                 yield name, f"ε of the {view} view exceeds the limit {limit:g}"
         if document.declarations.sole_run:
             continue
@@ -78,6 +142,27 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
             )
 
 
+def _of_ledger(ledger: LedgerStated) -> Iterator[str]:
+    if ledger.seeded:
+        yield "noise came from a known seed"
+    if not ledger.exact:
+        yield "noise is not that of an exact integer mechanism: its last digits can tell who took part"
+    if ledger.closed_by is None:
+        yield "the ledger is not closed: no signature says that nothing was left out of it or rewritten"
+    elif ledger.self_signed:
+        yield "the ledger is closed with a key that the run made itself: whoever has the directory could rewrite it"
+
+
+def _of_delta(document: Document, market: MarketStated) -> Iterator[str]:
+    """δ is the probability that nothing holds: at 1/n, one user published in full would satisfy it."""
+    delta = max(market.views[view].delta for view in document.run.claimed_views)
+    own, policy = market.users**-1.1, document.declarations.max_delta
+    if delta > own * _ROUNDING:
+        yield f"δ {delta_text(delta)} exceeds 1/n^1.1 of its {market.users} users, {own:.1e}"
+    if policy is not None and delta > policy * _ROUNDING:
+        yield f"δ {delta_text(delta)} exceeds the limit {policy:g}"
+
+
 def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
     markets: dict[str, list[str]] = {}
     for market, reason in found:
@@ -87,19 +172,19 @@ def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
 
 def _open(document: Document) -> list[str]:
     found = []
-    unaudited = [name for name, market in document.markets.items() if not market.audit]
+    unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
         found.append(f"not audited: {', '.join(unaudited)}; nothing has tried to refute the claims there")
-    for name, market in document.markets.items():
-        weak = [f"{audit.stage} ({audit.game})" for audit in market.audit if audit.verdict == "inconclusive"]
+    for name in document.markets:
+        audits = counted_audits(document, name)
+        weak = [f"{audit.stage} ({audit.game})" for audit in audits if audit.verdict == "inconclusive"]
         if weak:
             found.append(f"market {name}: audits too small to see half the noise: {', '.join(weak)}")
-    if not document.attacks:
-        found.append("not attacked: no attack was run against this run")
+    if not counted_attacks(document):
+        found.append("not attacked: no attack on this run counts")
+    found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in ("unsigned", "unbound")]
     if document.declarations.sole_run:
         known = [market.all_runs.runs for market in document.markets.values()]
         others = "an unknown number of" if None in known else str(max(runs or 1 for runs in known) - 1)
         found.append(f"declared, not shown: {others} other runs on the same data were set aside")
-    if document.declarations.max_epsilon is None:
-        found.append("no limit on ε was given: whether these figures are small enough is for the reader to say")
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.compliance.document import AttackStated, Document, Question
-from experiments.compliance.judgement import claimed_epsilon
+from experiments.compliance.judgement import claimed_epsilon, counted_attacks, counted_audits, evaluation_note
 from experiments.reports.text import delta_text, epsilon_text, worst
 
 NIST = "NIST SP 800-226"
@@ -63,7 +63,7 @@ def _nist(document: Document) -> list[Question]:
             NIST,
             "mixing with releases that are not private",
             "Is anything published that the guarantee does not cover?",
-            "Evaluation figures are computed on private test rows. Item codes, factors and models are "
+            f"{_sentence(evaluation_note(document.run.private_evaluation))} Item codes, factors and models are "
             + ("covered." if release else "not to be published: the run protects the federation alone."),
         ),
         _by_run(
@@ -84,8 +84,7 @@ def _nist(document: Document) -> list[Question]:
             NIST,
             "side channels",
             "What may leak beside the outputs?",
-            "Noise comes from the operating system's entropy through PyTorch in floating point; floating-point "
-            "attacks and timing are not defended against. Ciphertexts have the same size in every round.",
+            f"{_noise(document)} Ciphertexts have the same size in every round. Timing is not defended against.",
         ),
         _by_controller(
             NIST,
@@ -217,23 +216,37 @@ def _figures(document: Document) -> str:
     return f"Worst market, {scope}: {'; '.join(parts)}."
 
 
+def _noise(document: Document) -> str:
+    if all(market.ledger.exact for market in document.markets.values()):
+        return (
+            "All noise is integers of an exact law (discrete Gaussian, randomised response) from a stream cipher with "
+            "a 256-bit key of the operating system, added to sums of integers: its digits tell nothing of a summand."
+        )
+    return "Some noise is not from an exact integer mechanism: the digits of what is released can tell who took part."
+
+
 def _audits(document: Document) -> str:
-    verdicts = [audit.verdict for market in document.markets.values() for audit in market.audit]
+    verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
     if not verdicts:
-        return "No audit was made."
+        return "No audit counts."
     counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("consistent", "inconclusive", "VIOLATED"))
-    return f"Audits with canaries: {counts}."
+    return f"Audits with canaries, signed from outside the run: {counts}."
 
 
 def _attacks(document: Document) -> str:
-    if not document.attacks:
-        return "No attack was run."
-    bounded = [attack for attack in document.attacks if attack.within is not None]
-    free = [attack for attack in document.attacks if attack.within is None]
+    counted = counted_attacks(document)
+    if not counted:
+        return "No attack counts."
+    bounded = [attack for attack in counted if attack.within is not None]
+    free = [attack for attack in counted if attack.within is None]
     texts = [
         f"{kind}: {_strongest(found)}" for kind, found in (("with a guarantee", bounded), ("without", free)) if found
     ]
-    return f"Strongest of {len(document.attacks)} attacks, {'; '.join(texts)}."
+    return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _strongest(attacks: Sequence[AttackStated]) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from experiments.compliance.document import Document, Signature, SignedReport
+from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
+from experiments.compliance.judgement import colour, counted_attacks, counted_audits, evaluation_note
+from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.page import render
+from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.ledger import canonical_json
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
@@ -29,11 +31,7 @@ class ReportError(RunDirectoryError):
 
 def sign(document: Document, identity: Identity | None) -> SignedReport:
     """Sign with a party's Ed25519 key; without an identity, the report stays unsigned."""
-    if identity is None:
-        return SignedReport(document=document, signature=None)
-    card = identity.card
-    value = identity.sign(signed_bytes(document)).hex()
-    signature = Signature(card=asdict(card), fingerprint=card.fingerprint, value=value)
+    signature = None if identity is None else make_signature(identity, signed_bytes(document))
     return SignedReport(document=document, signature=signature)
 
 
@@ -49,16 +47,12 @@ def signature_problem(report: SignedReport, trusted: Card | None = None) -> str 
         report: a signed report.
         trusted: the card that the signer handed out; without it, any valid card's signature holds.
     """
-    signature = report.signature
-    if signature is None:
+    if report.signature is None:
         return "is not signed"
     try:
-        card = Card(**signature.card)
-        card.verify(bytes.fromhex(signature.value), signed_bytes(report.document))
-    except (TypeError, ValueError) as error:
-        return f"its signature does not hold: {error}"
-    if card.fingerprint != signature.fingerprint:
-        return "its fingerprint is not that of the signer's card"
+        card = check_signature(report.signature, signed_bytes(report.document))
+    except ValueError as error:
+        return str(error)
     if trusted is not None and trusted != card:
         return f"is signed by {card.name} {card.fingerprint}, not by {trusted.name} {trusted.fingerprint}"
     return None
@@ -81,6 +75,12 @@ def page(report: SignedReport) -> str:
         title=f"Compliance report of run {run.name}",
         report=report,
         document=report.document,
+        colour=colour(report.document),
+        evaluation=evaluation_note(report.document.run.private_evaluation),
+        audits={name: counted_audits(report.document, name) for name in report.document.markets},
+        attacked=len(counted_attacks(report.document)),
+        schema=SCHEMA_ID,
+        catalogues=catalogue_lines({name: found.catalogue.kind for name, found in report.document.markets.items()}),
         embedded=data,
     )
 

@@ -19,6 +19,7 @@ from experiments.deploy.processes import DeploymentError, Processes, federation_
 from experiments.deploy.simulation import simulate
 from experiments.keys import read_passphrase
 from experiments.options import FINDING, SetOption
+from experiments.reports.text import figure_text
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
@@ -151,7 +152,9 @@ def simulate_markets(
 ) -> None:
     homes = prepare_homes(resolve(config, overrides or []), out)
     found = simulate(homes, workers=workers, lifetime=lifetime, say=lambda line: print(line, flush=True))
-    print(f"{len(found)} markets, macro AUC {sum(found.values()) / len(found):.4f}")
+    known = [auc for auc in found.values() if auc is not None]  # noisy figures may drown
+    macro = sum(known) / len(known) if len(known) == len(found) else None
+    print(f"{len(found)} markets, macro AUC {figure_text(macro)}")
 
 
 def _until_concluded(processes: Processes, homes: Homes, deadline: float) -> None:
@@ -193,8 +196,5 @@ def _merged(homes: Homes) -> Config:
     """The markets' configuration with all their files."""
     names = homes.markets
     config = read_config(homes.market(names[0]))
-    files = {
-        name: file.model_copy(update={"path": homes.market(name) / "data" / file.path})
-        for name, file in config.data.markets.items()
-    }
+    files = {name: file.located(homes.market(name) / "data") for name, file in config.data.markets.items()}
     return config.model_copy(update={"data": config.data.model_copy(update={"markets": files, "root": None})})

@@ -16,8 +16,13 @@ from pathlib import Path
 from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates, make_node_key
 from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.data.catalogue import is_shipped
+from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.aggregation import AggregationPlan, local_ceremony
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.members import local_ceremony
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
@@ -69,19 +74,19 @@ def prepare_homes(config: Config, root: Path) -> Homes:
         raise RunDirectoryError(f"{root}: not empty")
     homes, files = Homes(root.absolute()), root.absolute() / "files"
     config = _as_files(config, files)
-    names = sorted(config.data.markets)
-    plan = AggregationPlan.of(config, len(names))
+    sizes = {market.name: MarketSize(market.n_users, market.n_items) for market in load_markets(config.data)}
+    names = sorted(sizes)
+    plan = AggregationPlan.of(config, len(names), shared_noise(config, sizes))
     homes_of = {name: homes.market(name) for name in names} | {SERVER: homes.server}
-    local_ceremony(plan, {name: home / "keys" for name, home in homes_of.items()}, config.aggregation.rotate_after)
+    directories = {name: home / "keys" for name, home in homes_of.items()}
+    local_ceremony(plan, directories, config.aggregation.rotate_after, sizes)
     for name, home in homes_of.items():
         own = _with_root(config, home / "data")
         if name != SERVER:
-            file = config.data.markets[name].path
-            if file.is_absolute():
-                raise ConfigError(f"data.markets.{name}.path: {file} should be relative to data.root")
             (home / "data").mkdir(mode=0o700)
-            (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
+            for file in _files(config, name):
+                (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
             make_node_key(home)
         write_atomic(home / "config.yaml", to_yaml(own).encode())
     shutil.rmtree(files, ignore_errors=True)
@@ -91,15 +96,30 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     return homes
 
 
+def _files(config: Config, market: str) -> list[Path]:
+    """A market's own files, relative to ``data.root``: its rows, and its catalogue unless that is shipped."""
+    file = config.data.markets[market]
+    found = {"path": file.path}
+    if file.catalogue is not None and not is_shipped(file.catalogue):
+        found["catalogue"] = file.catalogue
+    for key, path in found.items():
+        if path.is_absolute():
+            raise ConfigError(f"data.markets.{market}.{key}: {path} should be relative to data.root")
+    return list(found.values())
+
+
 def _as_files(config: Config, folder: Path) -> Config:
     """The same markets; generated ones become files of one market each."""
     if config.data.synthetic is None:
         return config
-    paths = synthesize_files(config.data.synthetic, folder)
-    columns = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
+    files, privacy = synthesize_files(config.data.synthetic, folder), config.privacy
+    if privacy.catalogue == "discovered":
+        files = {name: file.model_copy(update={"catalogue": None}) for name, file in files.items()}
+    else:
+        privacy = privacy.model_copy(update={"catalogue": "file"})
     fields = config.data.model_dump(exclude={"synthetic", "markets", "root"})
-    data = DataConfig(markets={path.stem: {"path": path.name, **columns} for path in paths}, root=folder, **fields)
-    return config.model_copy(update={"data": data})
+    data = DataConfig(markets=files, root=folder, **fields)
+    return config.model_copy(update={"data": data, "privacy": privacy})
 
 
 def _with_root(config: Config, root: Path) -> Config:

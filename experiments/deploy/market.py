@@ -13,10 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from experiments.reports.run import write_report
+from experiments.reports.text import figure_text
 from experiments.run_directory import Log, read_config
 from fedmm_secure import provenance
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.aggregation import Membership
+from fedmm_secure.federation.members import Membership
 from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
 from fedmm_secure.pipeline import Listener
 from privacy.aggregation.keys import KeyDirectory
@@ -60,7 +61,8 @@ def run_market(
                     directory = home / "runs" / run
                     write_report(directory)
                     concluded += 1
-                    print(f"market {market}: run {run}: AUC {metrics['markets'][market]['auc']:.4f}", flush=True)
+                    auc = figure_text(metrics["markets"][market]["auc"])
+                    print(f"market {market}: run {run}: AUC {auc}", flush=True)
         except KeyboardInterrupt:
             print(f"market {market}: stopped", flush=True)
     return concluded

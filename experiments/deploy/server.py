@@ -20,9 +20,10 @@ from experiments.run_directory import Log, read_config
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.messages import MessageError, unpack
+from fedmm_secure.federation.parties import configuration_hash, make_server
 from fedmm_secure.federation.server import Absence, AggregationServer, CohortTooSmallError, Order, Rejection
-from fedmm_secure.federation.setup import QUANTIZER, configuration_hash, make_server, seed_stage
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.market_service import encode_bytes
 from fedmm_secure.storage import write_json
 from privacy.aggregation.keys import BUNDLE_FILE, KeyDirectory, check_server_directory

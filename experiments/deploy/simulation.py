@@ -42,7 +42,7 @@ def _names(root: Path) -> tuple[str, ...]:
     return tuple(Homes(root).markets)
 
 
-def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str], None]) -> dict[str, float]:
+def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str], None]) -> dict[str, float | None]:
     """One run over all markets; then each market's own stages, ``workers`` at a time. Returns test AUC by market.
 
     Raises:
@@ -82,8 +82,9 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
     return dict(zip(markets, found, strict=True))
 
 
-def _conclude(homes: Homes, market: str) -> float:
+def _conclude(homes: Homes, market: str) -> float | None:
     service = open_service(homes.market(market))
     (directory,) = run_directories(homes.market(market) / "runs")
     metrics = service.conclude(directory.name)
-    return float(metrics["markets"][market]["auc"])
+    auc: float | None = metrics["markets"][market]["auc"]
+    return auc

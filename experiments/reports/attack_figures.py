@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
 from experiments.reports.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
-from privacy.accounting.statement import Guarantee
+from privacy.accounting.guarantees import Guarantee
 
 _LARGEST = 50.0
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 Found = Mapping[str, Sequence[dict[str, Any]]]
@@ -32,20 +30,6 @@ class AttackRow:
     chance: float | None
     tpr: Mapping[str, float] | None = None
     within: bool | None = None
-
-
-def read_attacks(run: Path) -> Found:
-    """Results of ``fedmm attack``; empty if the run was not attacked."""
-    path = run / "attacks" / "attacks.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def read_audits(run: Path) -> dict[str, list[dict[str, Any]]]:
-    """Results of ``fedmm audit`` by market; empty if the run was not audited."""
-    return {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))["results"]
-        for path in sorted((run / "audit").glob("*/audit.json"))
-    }
 
 
 def strongest(membership: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

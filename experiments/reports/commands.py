@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +12,14 @@ from experiments.compliance.build import build_document
 from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, schema_text
 from experiments.compliance.signing import sign, write_report_files
-from experiments.keys import PassphraseOption, read_passphrase
+from experiments.keys import PassphraseOption, SignOption, read_signer
 from experiments.options import FINDING
 from experiments.reports.run import write_report
 from experiments.reports.sweep import open_sweep, write_sweep_report
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.errors import ConfigError
-from privacy.accounting.verification import Finding
-from privacy.aggregation.identities import Identity, read_card
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.identities import read_card
 
 REPORT_HELP = (
     "Write the HTML page of a run or a sweep again; with --compliance, a report for auditors as HTML and JSON.\n\n"
@@ -32,12 +33,15 @@ def report(
         Path | None, typer.Argument(metavar="RUN|SWEEP", help="Directory of a run or a sweep.", show_default=False)
     ] = None,
     compliance: Annotated[bool, typer.Option("--compliance", help="The report for auditors.")] = False,
-    keys: Annotated[
-        Path | None, typer.Option("--sign", metavar="KEYS", help="Sign it: key directory of fedmm keys join.")
-    ] = None,
+    keys: SignOption = None,
     passphrase_file: PassphraseOption = None,
     max_epsilon: Annotated[
-        float | None, typer.Option(min=0, help="Your organisation's limit on every ε that is claimed.")
+        float | None,
+        typer.Option(help="Your organisation's limit on every ε that is claimed; required with --compliance."),
+    ] = None,
+    max_delta: Annotated[
+        float | None,
+        typer.Option(help="Its limit on every δ, where that is below 1/n^1.1 of a market's n users, the limit anyway."),
     ] = None,
     sole_run: Annotated[
         bool,
@@ -54,14 +58,15 @@ def report(
     if run is None:
         raise ConfigError("which run? give a directory of a run or a sweep")
     if not compliance:
-        if keys is not None or max_epsilon is not None or sole_run:
-            raise ConfigError("--sign, --max-epsilon and --declare-sole-run go with --compliance")
+        if keys is not None or max_epsilon is not None or max_delta is not None or sole_run:
+            raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
         print(write_sweep_report(open_sweep(run)) if is_sweep(run) else write_report(run))
         return
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
-    identity = None if keys is None else Identity.load(keys, read_passphrase(passphrase_file))
-    document = build_document(run, Declarations(sole_run=sole_run, max_epsilon=max_epsilon))
+    declarations = _declarations(max_epsilon, max_delta, sole_run)
+    identity = read_signer(keys, passphrase_file)
+    document = build_document(run, declarations)
     for path in write_report_files(run, sign(document, identity)):
         print(path)
     for reason in document.verdict.reasons:
@@ -69,6 +74,19 @@ def report(
     for item in document.verdict.open:
         print(f"open: {item}")
     raise typer.Exit(0 if document.verdict.compliant else FINDING)
+
+
+def _declarations(max_epsilon: float | None, max_delta: float | None, sole_run: bool) -> Declarations:
+    """What the signer says; a report without a limit would call any ε compliant."""
+    if max_epsilon is None:
+        raise ConfigError(
+            "--compliance needs --max-epsilon: without your organisation's limit on ε, any ε would be compliant"
+        )
+    if not 0 < max_epsilon < math.inf:
+        raise ConfigError(f"--max-epsilon {max_epsilon:g}: a finite number above 0 is expected")
+    if max_delta is not None and not 0 < max_delta < 1:
+        raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
+    return Declarations(sole_run=sole_run, max_epsilon=max_epsilon, max_delta=max_delta)
 
 
 def check_report(path: Path, run: Path | None, card: Path | None) -> tuple[str, list[Finding]]:

@@ -7,7 +7,14 @@ from typing import Any
 
 import jinja2
 
-from experiments.reports.text import delta_text, difference_text, epsilon_text, estimate_text
+from experiments.reports.text import (
+    delta_text,
+    difference_text,
+    epsilon_text,
+    estimate_text,
+    figure_text,
+    interval_text,
+)
 from fedmm_secure.storage import write_atomic
 
 
@@ -22,6 +29,8 @@ def render(template: str, **values: Any) -> str:
         "delta": delta_text,
         "estimate": estimate_text,
         "difference": difference_text,
+        "figure": figure_text,
+        "interval": interval_text,
     }
     return environment.get_template(template).render(**values)
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.reports.attacks import AttackRow, attack_rows, read_attacks, read_audits
+from experiments.compliance.evidence import Evidence, examine, read_attacks, read_audits
+from experiments.compliance.judgement import evaluation_note
+from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
-from experiments.reports.text import worst
-from experiments.run_directory import read_config, read_environment, read_metrics
+from experiments.reports.text import catalogue_lines, worst
+from experiments.run_directory import read_config, read_environment
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.federation.setup import DECRYPTED_VIEWS
-from fedmm_secure.statement import ALL_VIEWS, STAGES
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
 
 REPORT = "report.html"
 WHO = {
@@ -37,8 +39,13 @@ def write_report(directory: Path) -> Path:
     config, metrics = read_config(directory), read_metrics(directory)
     statements = metrics["privacy"]["markets"]
     first = next(iter(statements.values()))
-    rows = attack_rows(read_attacks(directory))
-    audits = read_audits(directory)
+    rows, audits, evidence = attack_rows(read_attacks(directory)), read_audits(directory), examine(directory)
+    private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
+    findings = verify_run(directory)
+    violated = [result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"]
+    seeded = any(found["seeded"] for found in statements.values())
+    open_points = find_open(config, list(metrics["markets"]), evidence)
+    red = findings or violated or seeded or any(row.within is False for row in rows) or broken(evidence)
     return write_page(
         directory / REPORT,
         "run.html.j2",
@@ -51,17 +58,50 @@ def write_report(directory: Path) -> Path:
         who=WHO,
         worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
         bases={view: first[view]["basis"] for view in ALL_VIEWS},
-        seeded=any(found["seeded"] for found in statements.values()),
+        seeded=seeded,
+        catalogues=catalogue_lines(
+            {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
+        ),
         stages=STAGES,
         accounted=DECRYPTED_VIEWS,
-        findings=verify_run(directory),
+        findings=findings,
+        colour="bad" if red else ("open" if open_points else "good"),
+        open_points=open_points,
+        broken=broken(evidence),
+        evidence=[found.stated for found in evidence],
+        evaluation=evaluation_note(private_figures),
+        private_figures=private_figures,
         attacks=rows,
         headlines=headlines(rows),
         audits=audits,
-        violated=[result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"],
+        violated=violated,
         figures=Figures(run_drawings(directory, config, metrics)),
         environment=read_environment(directory),
     )
+
+
+def find_open(config: Config, markets: Sequence[str], evidence: Sequence[Evidence]) -> list[str]:
+    """What a reader must not take for established, one phrase each."""
+    if config.privacy.epsilon is None:
+        found = ["no differential privacy: ε is unbounded"]
+    else:
+        audited = {market for item in counting(evidence) for market in item.audits}
+        missing = [market for market in markets if market not in audited]
+        found = [f"not audited: {', '.join(missing)}"] if missing else []
+    if not any(item.attacks for item in counting(evidence)):
+        found.append("not attacked")
+    unfit = [item.stated for item in evidence if item.stated.standing in ("unsigned", "unbound")]
+    return found + [f"{stated.id}: {stated.problem}" for stated in unfit]
+
+
+def counting(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Evidence that fits the run and is signed from outside it."""
+    return [item for item in evidence if item.stated.standing == "counts"]
+
+
+def broken(evidence: Sequence[Evidence]) -> list[str]:
+    """Evidence that was edited or cannot be read, one line each."""
+    return [f"{item.stated.id}: {item.stated.problem}" for item in evidence if item.stated.standing == "broken"]
 
 
 class Figures:

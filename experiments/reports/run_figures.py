@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from experiments.reports.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
+from experiments.reports.text import figure_text
 from fedmm_secure.artefacts import quantizer_path
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.federation.aggregation import AggregationPlan
-from fedmm_secure.federation.setup import QUANTIZER, seed_stage
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 
 _WIDTH = 7.0
@@ -31,7 +32,8 @@ def run_drawings(directory: Path, config: Config, metrics: Mapping[str, Any]) ->
     """Every figure that a run has data for, by name."""
     found: dict[str, Drawing | None] = {
         "accuracy": draw_accuracy(metrics),
-        "loss": draw_loss(directory),
+        # losses are exact figures of users' rows, and a page of noisy ones travels
+        "loss": None if config.private_evaluation else draw_loss(directory),
         "usage": draw_usage(directory, config),
         "movement": draw_movement(directory, config),
         "map": draw_map(directory, config, list(metrics["markets"])),
@@ -59,9 +61,9 @@ def draw_accuracy(metrics: Mapping[str, Any]) -> Drawing:
         bars = axes.bar(places, values, width, label=name, color=PALETTE[at], hatch=HATCHES[at], edgecolor="white")
         for bar, market, value in zip(bars, markets, values, strict=True):
             bar.set_gid(f"bar-{index}-{market}")
-            notes[f"bar-{index}-{market}"] = f"{name} in {market}: AUC {value:.3f}"
+            notes[f"bar-{index}-{market}"] = f"{name} in {market}: AUC {figure_text(value)}"
     axes.set_xticks(range(len(markets)), markets)
-    axes.set_ylim(min(0.45, float(data["auc"].min()) - 0.02), 1.0)
+    axes.set_ylim(np.nanmin([0.45, float(data["auc"].min()) - 0.02]), 1.0)
     axes.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
     axes.set_ylabel("test AUC")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
@@ -69,7 +71,8 @@ def draw_accuracy(metrics: Mapping[str, Any]) -> Drawing:
 
 
 def _auc(values: Mapping[str, Any], name: str) -> float:
-    return float(values["auc"] if name == CONFIGURED else values["baselines"][name]["auc"])
+    found = values["auc"] if name == CONFIGURED else values["baselines"][name]["auc"]
+    return np.nan if found is None else float(found)
 
 
 @styled
@@ -99,7 +102,7 @@ def draw_usage(directory: Path, config: Config) -> Drawing | None:
     if not rows:
         return None
     data = pd.DataFrame(rows)
-    labels = ("global codes, by falling use", "share of users and items")
+    labels = ("global codes, by falling use", f"share of {_coded(config)}")
     figure = _by_market(data, x="rank", y="share", labels=labels)
     return Drawing("usage", "Use of the global codes", figure, data)
 
@@ -138,7 +141,7 @@ def draw_map(directory: Path, config: Config, markets: list[str]) -> Drawing | N
         (mark,) = axes.plot(x, y, "o", markersize=size, alpha=0.7, color=PALETTE[0] if used else "none",
                             markeredgecolor=PALETTE[0] if used else QUIET)  # fmt: skip
         mark.set_gid(f"code-{code}")
-        notes[f"code-{code}"] = f"code {code}: {100 * share[code]:.1f} % of users and items"
+        notes[f"code-{code}"] = f"code {code}: {100 * share[code]:.1f} % of {_coded(config)}"
     axes.set(xlabel="first principal component", ylabel="second principal component")
     data = pd.DataFrame({"code": range(len(words)), "x": places[:, 0], "y": places[:, 1], "share": share})
     return Drawing("map", "Map of the global codebook; empty circles are unused codes", figure, data, notes)
@@ -166,14 +169,23 @@ def draw_communication(directory: Path) -> Drawing | None:
 
 
 def _shares(directory: Path, config: Config) -> dict[str, FloatArray]:
-    """Share of a market's users and items on each global code ``(global_codes,)``, first seed."""
+    """Share of a market's users and items on each global code ``(global_codes,)``, first seed.
+
+    Where test figures are private ones, of items alone, whose codes are published: the page travels.
+    """
     found = {}
     for path in sorted((directory / "codes").glob("*.parquet")):
         codes = pd.read_parquet(path)
+        if config.private_evaluation:
+            codes = codes[codes["kind"] == "item"]
         chosen = codes.loc[codes["seed"] == config.seed[0], "global_code"]
         counts = np.bincount(chosen, minlength=config.quantizer.global_codes)
         found[path.stem] = np.asarray(counts / max(len(chosen), 1), dtype=np.float64)
     return found
+
+
+def _coded(config: Config) -> str:
+    return "items" if config.private_evaluation else "users and items"
 
 
 def _sums(directory: Path, config: Config) -> dict[int, FloatArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
 from experiments.reports.run import REPORT, WHO, Figures
 from experiments.reports.sweep_figures import sweep_drawings
-from experiments.run_directory import read_config, read_environment, read_metrics
+from experiments.run_directory import read_config, read_environment
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.publication import spent_on_same_data
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.closing import read_metrics
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import composed_epsilon
 from privacy.errors import InputError
 
 FIGURES = "figures"
@@ -81,10 +84,9 @@ def _by_market(sweep: Sweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean test AUC of each market at each point."""
     axes, rows = sweep.grid.axes, []
     for point, cells in grouped(frame, axes):
-        values = {
-            market: seed_interval(accuracy(cells, market=market)["value"].tolist()).mean for market in markets_of(cells)
-        }
-        rows.append({"point": point, "auc": values})
+        values = {market: accuracy(cells, market=market)["value"].tolist() for market in markets_of(cells)}
+        known = {market: seed_interval(found).mean for market, found in values.items() if found}
+        rows.append({"point": point, "auc": known})
     return rows
 
 
@@ -121,8 +123,9 @@ def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
         except InputError:
             return {}
         for view in ("market", "release"):
-            events = [run.events[view] for run in spendings if gaussian_steps(run.events[view]) is not None]
-            epsilon = pld_epsilon(events, values["market"]["delta"], interval=COARSE)
+            bounded = [run for run in spendings if gaussian_steps(run.events[view]) is not None]
+            events, delta = [run.events[view] for run in bounded], values["market"]["delta"]
+            epsilon = composed_epsilon(events, bounded, delta, partial(pld_epsilon, interval=COARSE))
             known = found.setdefault(view, {"runs": len(events), "epsilon": 0.0})
             known["epsilon"] = max(known["epsilon"], epsilon)
     return {view: total for view, total in found.items() if total["runs"]}

@@ -45,7 +45,7 @@ def draw_pareto(frame: pd.DataFrame, axes: Sequence[str]) -> Drawing:
     if len(attacked):
         shown += _attack_lines(left, attacked, axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    data = pd.concat(shown)[["line", EPSILON, "mean", "low", "high"]]
+    data = _joined(shown, ["line", EPSILON, "mean", "low", "high"])
     return Drawing("pareto", "Accuracy and attack success against ε", figure, data)
 
 
@@ -88,7 +88,7 @@ def draw_pareto_by_market(frame: pd.DataFrame, axes: Sequence[str]) -> Drawing:
                 line.set_label("")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    data = pd.concat(shown)[["market", "line", EPSILON, "mean", "low", "high"]]
+    data = _joined(shown, ["market", "line", EPSILON, "mean", "low", "high"])
     return Drawing("pareto-by-market", "Accuracy against ε by market", figure, data)
 
 
@@ -122,7 +122,7 @@ def _epsilon_lines(axes: Axes, frame: pd.DataFrame, market: str, varying: Sequen
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("ε of the run, user level")
-    return pd.concat(shown, ignore_index=True)
+    return _joined(shown, ["line", EPSILON, "mean", "low", "high"])
 
 
 @styled
@@ -155,7 +155,7 @@ def draw_axis(frame: pd.DataFrame, axis: str, axes: Sequence[str]) -> Drawing:
     figure.legend(
         handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8, title=", ".join(others)
     )
-    data = pd.concat(shown)[["market", "line", axis, "mean", "low", "high"]]
+    data = _joined(shown, ["market", "line", axis, "mean", "low", "high"])
     return Drawing(f"auc-by-{axis.replace('.', '-')}", f"Test AUC by {axis}", figure, data)
 
 
@@ -184,6 +184,11 @@ def draw_memberships(frame: pd.DataFrame) -> Drawing:
     figure.colorbar(image, ax=axes, label="AUC minus that with all markets")
     data = difference.reset_index().melt([MARKETS, "seed"], var_name="market", value_name="difference").dropna()
     return Drawing("auc-by-markets", f"AUC of each market beside that of the run of {whole}", figure, data)
+
+
+def _joined(shown: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """Rows of all lines of a figure; none where noise left no figure of any."""
+    return pd.concat(shown, ignore_index=True)[columns] if shown else pd.DataFrame(columns=columns, dtype="float64")
 
 
 def accuracy_by_market(frame: pd.DataFrame) -> pd.DataFrame:

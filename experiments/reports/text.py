@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fedmm_secure.data.catalogue import CatalogueKind
+
 
 def epsilon_text(epsilon: float | None) -> str:
     """``∞`` for unbounded; otherwise rounded up, so that the text never claims too much."""
@@ -20,6 +22,19 @@ def delta_text(delta: float) -> str:
         return "0"
     scale = 10.0 ** (math.floor(math.log10(delta)) - 1)
     return f"{math.ceil(delta / scale * (1 - 1e-9)) * scale:.1e}"
+
+
+def figure_text(value: float | None) -> str:
+    """Three digits; an en dash where a run says nothing, or noise leaves nothing to say."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def interval_text(found: Mapping[str, Any] | None) -> str:
+    """A mean and its 95 % interval where there is one."""
+    if found is None:
+        return "–"
+    bounds = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{figure_text(found['mean'])}{bounds}"
 
 
 def estimate_text(estimate: Mapping[str, float]) -> str:
@@ -38,3 +53,22 @@ def worst(epsilons: Iterable[float | None]) -> float | None:
     values = list(epsilons)
     known = [value for value in values if value is not None]
     return max(known) if len(known) == len(values) and known else None
+
+
+CATALOGUES: Mapping[CatalogueKind, str] = {
+    "declared": "Declared, not shown: that the items found in users' rows are public, although an item that one user "
+    "alone has shows that user",
+    "file": "Item catalogue from a public file, whatever the rows hold; declared: that the file was not made from them",
+    "discovered": "Item catalogue found by differentially private partition selection, within ε and δ",
+    "synthetic": "Item catalogue of the generator of synthetic markets",
+}
+
+
+def catalogue_lines(kinds: Mapping[str, str]) -> list[str]:
+    """One line for each kind of catalogue: what it rests on, and the markets; what has to be believed comes first.
+
+    Args:
+        kinds: by market.
+    """
+    markets = {kind: [name for name, found in kinds.items() if found == kind] for kind in CATALOGUES}
+    return [f"{text}: {', '.join(markets[kind])}." for kind, text in CATALOGUES.items() if markets[kind]]

@@ -17,11 +17,10 @@ import matplotlib
 
 from experiments.attack import attack_run
 from experiments.execution import execute
-from experiments.run_directory import METRICS_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
 from fedmm_secure.cache import Cache
-from fedmm_secure.provenance import CONFIG_FILE
+from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.storage import write_json
 from privacy.errors import InputError
 

@@ -16,12 +16,13 @@ from experiments import run_directory
 from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import SweepProgress
 from experiments.reports.sweep import write_sweep_report
+from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
 from experiments.sweep.scheduler import CELLS, Sweep, read_grid, run_cells, write_grid
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import TABLE, write_table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.publication import ACCOUNT_FILE
+from fedmm_secure.federation.account import ACCOUNT_FILE
 
 SWEEP_HELP = (
     "Run a grid of configurations and seeds, on several processes; results are one table, figures and a report.\n\n"
@@ -128,5 +129,5 @@ def _print(found: Sweep, results: pd.DataFrame) -> None:
     for row in summary.to_dict("records"):
         interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
         axes = (row[key] for key in found.grid.axes)
-        table.add_row(*axes, str(row["runs"]), f"{row['auc']:.3f}", interval, row["market"], row["release"])
+        table.add_row(*axes, str(row["runs"]), figure_text(row["auc"]), interval, row["market"], row["release"])
     wide_console().print(table)

@@ -22,7 +22,7 @@ from fedmm_secure.config import Config, load_yaml
 from fedmm_secure.config_privacy import Section
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.setup import configuration_hash
+from fedmm_secure.federation.parties import configuration_hash
 
 FOLDER, MARKETS = "grids", "markets"
 _SHORT = 40

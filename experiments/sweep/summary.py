@@ -62,19 +62,23 @@ def worst_epsilon(frame: pd.DataFrame, view: str) -> float:
 
 
 def macro_summary(sweep: Sweep, frame: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row for each point: axes, ``runs``, macro ``auc``, ``low``, ``high`` (None without interval), ε as text."""
+    """One row for each point: axes, ``runs``, macro ``auc``, ``low``, ``high``, ε as text.
+
+    ``auc`` is None where no run has one, bounds where there is no interval.
+    """
     frame = collect(sweep) if frame is None else frame
     axes = sweep.grid.axes
     rows: list[dict[str, Any]] = []
     for point, cells in grouped(frame, axes):
-        interval = seed_interval(accuracy(cells)["value"].tolist())
+        values = accuracy(cells)["value"].tolist()
+        interval = seed_interval(values) if values else None
         rows.append(
             {
                 **dict(zip(axes, point, strict=True)),
                 "runs": cells["cell"].nunique(),
-                "auc": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
+                "auc": None if interval is None else interval.mean,
+                "low": None if interval is None else interval.low,
+                "high": None if interval is None else interval.high,
                 "market": epsilon_text(worst_epsilon(cells, "market")),
                 "release": epsilon_text(worst_epsilon(cells, "release")),
             }

@@ -8,7 +8,7 @@ function of one user's own row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,7 +20,7 @@ from fedmm_secure.errors import DataError
 from fedmm_secure.storage import Arrays
 from privacy.mechanisms.counts import noisy_counts
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 DAY = 86_400 * 10**9
 COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
@@ -59,10 +59,17 @@ def contributions(
 
 @dataclass(frozen=True)
 class ItemCounts:
-    """Noisy item counts ``(n_items,)`` and the standard deviation of their noise."""
+    """Noisy item counts.
+
+    Attributes:
+        values: ``(n_items,)``.
+        noise: their standard deviation.
+        spare: ``(spare,)``, noise alone, in grid units; empty where counts were read back.
+    """
 
     values: FloatArray
     noise: float
+    spare: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def scaled(self) -> FloatArray:
@@ -78,11 +85,18 @@ class ItemCounts:
 
 
 def release_counts(
-    market: Market, rows: IntArray, choices: ContributionConfig, noise_multiplier: float, noise: NoiseSource
+    market: Market,
+    rows: IntArray,
+    choices: ContributionConfig,
+    noise_multiplier: float,
+    noise: NoiseSource,
+    *,
+    spare: int = 0,
 ) -> ItemCounts:
-    """Noisy counts of a market's rows: one Gaussian mechanism."""
+    """Noisy counts of a market's rows: one Gaussian mechanism, ``spare`` values of its noise included."""
     weighted = contributions(market, rows, choices, noise_multiplier)
-    return ItemCounts(noisy_counts(weighted, noise_multiplier, noise), noise_multiplier)
+    found = noisy_counts(weighted, noise_multiplier, noise.derive("noise"), spare=spare)
+    return ItemCounts(found.values, noise_multiplier, found.spare)
 
 
 class DPSVDEmbedding:
@@ -115,13 +129,19 @@ class DPSVDEmbedding:
         self._weight = np.zeros(n_items)
         self._weight[self.items_] = weight
 
-    def release(self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource) -> PrivateFactors:
-        """The private step: factors of the chosen items, ``iterations`` Gaussian mechanisms (one by Gram matrix)."""
+    def release(
+        self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+    ) -> PrivateFactors:
+        """The private step: factors of the chosen items, ``iterations`` Gaussian mechanisms (one by Gram matrix).
+
+        ``spare`` values of the noise come with each mechanism.
+        """
+        noise = noise.derive("noise")
         rows = self._unit(train)[:, self.items_]
         rank = min(self.choices.dim, len(self.items_))
         if self.uses_gram:
-            return factors_by_gram(rows, rank, noise_multiplier, noise)
-        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise)
+            return factors_by_gram(rows, rank, noise_multiplier, noise, spare=spare)
+        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=spare)
 
     @property
     def uses_gram(self) -> bool:

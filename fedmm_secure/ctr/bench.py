@@ -15,7 +15,7 @@ from fedmm_secure.cache import Cache, arrays_digest, market_digest
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.ctr.private import PrivateBench, PrivateCTR
+from fedmm_secure.ctr.private import PrivateBench, PrivateCTR, PrivateTraining
 from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.market import IntArray
@@ -36,15 +36,15 @@ def bench_market(
     quantizers: Mapping[int, RQVAE],
     config: Config,
     directory: Path,
-    noise_multiplier: float | None,
+    private_training: PrivateTraining | None,
     published_user_codes: Mapping[int, IntArray] | None = None,
     cache: Cache | None = None,
 ) -> tuple[str, Predictions]:
-    """Test predictions of each model, one array a seed (one in all for scores without randomness).
+    """Predictions of ``whole.test`` by each model, one array a seed (one in all for scores without randomness).
 
-    Each prediction is kept in ``state/ctr`` as soon as it is there. ``noise_multiplier`` is that of the configured
-    model's DP-SGD, None where it trains without. With ``published_user_codes`` of each seed, the same model also
-    predicts from those. What other runs trained on the same inputs is taken from ``cache``.
+    Each prediction is kept in ``state/ctr`` as soon as it is there. ``private_training`` is what the configured
+    model's DP-SGD was charged for, None where it trains without. With ``published_user_codes`` of each seed, the same
+    model also predicts from those. What other runs trained on the same inputs is taken from ``cache``.
     """
     torch.set_num_threads(1)
     name = prepared.market.name
@@ -62,13 +62,16 @@ def bench_market(
         return local[seed]
 
     def released(seed: int) -> dict[str, np.ndarray]:
+        if private_training is None:
+            raise TypeError("a released model needs noise")
         private, user, item = PrivateBench(prepared, embedding, config), prepared.test.user, prepared.test.item
-        model, builder = private.train(quantizers[seed], seed, noise_multiplier)
-        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(model))
-        found = {PROBABILITY: model.predict(builder(user, item))}
+        trained = private.train(quantizers[seed], seed, private_training)
+        write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
+        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(trained.model))
+        found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
-            found[PUBLISHED] = model.predict(features(user, item))
+            found[PUBLISHED] = trained.model.predict(features(user, item))
         return found
 
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
@@ -136,7 +139,7 @@ def bench_market(
         kept_by_seed = [store.arrays(f"{CONFIGURED}-{seed}", dict) for seed in config.seed]
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
         names.append(PUBLISHED)
-    return name, {model: predictions[model] for model in names}
+    return name, {model: [prepared.complete(found) for found in predictions[model]] for model in names}
 
 
 def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:

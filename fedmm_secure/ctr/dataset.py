@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedmm_secure.ctr.features import FeatureBuilder, Features
-from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
+from fedmm_secure.data.candidates import Candidates, Pool, Simulated, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 
 
@@ -31,16 +31,10 @@ class Fold:
     kept: IntArray
 
 
-def held_out_folds(market: Market, train: IntArray, *, last: int, random: int, rng: np.random.Generator) -> list[Fold]:
-    """Folds for cross-fitting; a user always keeps at least one training row.
+def latest_folds(market: Market, train: IntArray, last: int) -> list[Fold]:
+    """Folds that hold out the latest rows; a user always keeps at least one training row.
 
-    Args:
-        market: the market.
-        train: its training rows.
-        last: number of folds that hold out the latest rows: fold ``j`` predicts each user's ``j``-th row from the
-            end and keeps the rows before it, like validation and test do.
-        random: number of folds that hold out one random row per user and keep the others.
-        rng: draws the random rows.
+    Fold ``j`` predicts each user's ``j``-th row from the end and keeps the rows before it, like validation and test do.
     """
     user = market.user[train]
     count = np.bincount(user, minlength=market.n_users)
@@ -51,15 +45,23 @@ def held_out_folds(market: Market, train: IntArray, *, last: int, random: int, r
         held = deep_enough & (from_end == depth)
         dropped = deep_enough & (from_end <= depth)
         folds.append(Fold(train[held], train[~dropped]))
-    for _ in range(random):
+    return folds
+
+
+def random_folds(market: Market, train: IntArray, folds: int, rng: np.random.Generator) -> list[Fold]:
+    """Folds that hold out one random row per user and keep the others."""
+    user = market.user[train]
+    count = np.bincount(user, minlength=market.n_users)
+    found = []
+    for _ in range(folds):
         order = np.lexsort((rng.random(len(train)), user))
         leads = np.r_[True, user[order][1:] != user[order][:-1]]
         chosen = order[leads]
         chosen = np.sort(chosen[count[user[chosen]] >= 2])
         kept = np.ones(len(train), dtype=bool)
         kept[chosen] = False
-        folds.append(Fold(train[chosen], train[kept]))
-    return folds
+        found.append(Fold(train[chosen], train[kept]))
+    return found
 
 
 class ExampleSource:
@@ -108,7 +110,7 @@ def training_part(
         if kept and not fresh:
             return kept[0]
         user, item = market.user[positives], market.item[positives]
-        drawn = with_negatives(user, item, pool, keys, market.n_items, per_positive, make_rng(epoch))
+        drawn = with_negatives(user, item, pool, keys, market.n_items, per_positive, Simulated(make_rng(epoch)))
         examples = labelled(builder, drawn)
         if not fresh:
             kept.append(examples)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,25 @@ from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bags import Bags, make_bags
-from fedmm_secure.ctr.dataset import Labelled, held_out_folds, labelled
+from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
 from fedmm_secure.ctr.features import FeatureBuilder, Features, FeatureSchema
 from fedmm_secure.ctr.neural import NeuralCTR, NeuralKind
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.data.candidates import Candidates, Pool, pair_keys, with_negatives
+from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import LostResultError
+from fedmm_secure.guarantee.coordinates import most_ctr_parameters
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.randomness import derive_seed, noise_source, numpy_generator, torch_generator
-from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, FunctionalGradients, StepStatistics
-from privacy.mechanisms.noise import NoiseSource
+from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
+from privacy.mechanisms.per_example import FunctionalGradients
+from privacy.mechanisms.randomness import NoiseSource
 
 PRETRAIN_EPOCHS = 6
 PRETRAIN_BATCH = 512
+PREDICTION_BLOCK = 256
 LARGEST_NUMBER = 4.0  # standardised numbers are clipped here: an outlier must not own a gradient
 
 
@@ -77,14 +82,17 @@ class PrivateCTR:
         average: bool,
         noise: NoiseSource,
         observe: Callable[[], None] = lambda: None,
-    ) -> StepStatistics:
+        *,
+        spare: int = 0,
+    ) -> NoisedSteps:
         """DP-SGD on bags whose numbers are standardised; the average of the later iterates is post-processing.
 
-        ``observe`` follows each step, while the noised gradients are there to be read.
+        ``observe`` follows each step, while the noised gradients are there to be read; ``spare`` values of the noise
+        come with each.
         """
         optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
         gradients = FunctionalGradients(self.network, bag_loss)
-        trainer = DPSGDTrainer(gradients, optimizer, choices, len(bags.mask), noise)
+        trainer = DPSGDTrainer(gradients, optimizer, choices, len(bags.mask))
         averaged = AveragedModel(self.network)
         taken = 0
 
@@ -95,7 +103,7 @@ class PrivateCTR:
             if taken > steps // 2:
                 averaged.update_parameters(self.network)
 
-        found = trainer.steps(bags.tensors(), steps, after=after)
+        found = trainer.steps(bags.tensors(), steps, noise, after, spare=spare)
         if average:
             self.network.load_state_dict(averaged.module.state_dict())
         return found
@@ -109,6 +117,18 @@ class PrivateCTR:
         categories, numbers = self._tensors(features)
         with torch.no_grad():
             return np.asarray(torch.sigmoid(self.network(categories, numbers)).double().numpy())
+
+    def predict_alone(self, features: Features) -> FloatArray:
+        """``predict``, in blocks of one fixed shape: a probability is a function of its own row, to the last bit.
+
+        A sum that is rounded otherwise when a neighbour leaves could move a score over the edge of a bin.
+        """
+        found = np.zeros(len(features))
+        for start in range(0, len(found), PREDICTION_BLOCK):
+            rows = slice(start, start + PREDICTION_BLOCK)
+            block = Features(features.categories[rows], features.numbers[rows])
+            found[rows] = self.predict(block.padded(PREDICTION_BLOCK))[: len(block)]
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Weights of the network, and the standardisation of its numbers."""
@@ -134,6 +154,34 @@ def bag_loss(forward: Callable[..., Tensor], bag: tuple[Tensor, ...]) -> Tensor:
     return (losses * mask).sum() / mask.sum().clamp(min=1.0)
 
 
+@dataclass(frozen=True)
+class PrivateTraining:
+    """What a process that trains the CTR models of a market needs of their charges.
+
+    Attributes:
+        noise_multiplier: of each step.
+        spare: noised sums of each step that no user reaches.
+        keys: of the randomness, by seed; without those that are sealed.
+        meters: where the spare sums are left, by seed.
+        seeded: whether the keys follow from a seed.
+    """
+
+    noise_multiplier: float
+    spare: int
+    keys: Mapping[int, bytes] = field(repr=False)
+    meters: Mapping[int, Path]
+    seeded: bool
+
+
+@dataclass(frozen=True)
+class ReleasedCTR:
+    """A trained model, the builder of its features at prediction time, and what its noised steps left behind."""
+
+    model: PrivateCTR
+    builder: FeatureBuilder
+    steps: NoisedSteps
+
+
 class PrivateBench:
     """Builds the CTR models that ``protect: release`` lets out of one market."""
 
@@ -143,31 +191,51 @@ class PrivateBench:
         self.prepared, self.embedding, self.config = prepared, embedding, config
         self.history = self._history(prepared.split.train)
 
-    def train(self, quantizer: RQVAE, seed: int, noise_multiplier: float | None) -> tuple[PrivateCTR, FeatureBuilder]:
-        """The trained model of one seed, and the builder of its features at prediction time."""
-        if noise_multiplier is None:
-            raise TypeError("a released model needs noise")
-        choices = self.config.privacy.ctr.choices(noise_multiplier)
-        noise = noise_source(self.config.privacy.noise_seed, "ctr", self.prepared.market.name, seed)
-        return self.train_with(quantizer, seed, choices, noise)
+    def train(self, quantizer: RQVAE, seed: int, training: PrivateTraining) -> ReleasedCTR:
+        """The model of one seed.
+
+        Raises:
+            LostResultError: it was trained and sealed before; its randomness is gone.
+        """
+        if seed not in training.keys:
+            name = self.prepared.market.name
+            raise LostResultError(f"market {name}, ctr/{seed}: was sealed, and what it predicted is gone")
+        noise = NoiseSource(training.keys[seed], seeded=training.seeded)
+        choices = self.config.privacy.ctr.choices(training.noise_multiplier)
+        return self.train_with(quantizer, seed, choices, noise, spare=training.spare)
 
     def train_with(
-        self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource
-    ) -> tuple[PrivateCTR, FeatureBuilder]:
-        """The same with given noise."""
-        config, name = self.config, self.prepared.market.name
-        builder = self.builder(quantizer)
-        seed = derive_seed("ctr", name, seed)
-        kind = config.ctr.model
-        if kind == "boosted":
-            raise ValueError("boosted trees cannot train with DP-SGD")
-        model = PrivateCTR(kind, builder.schema(), config, seed)
+        self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int = 0
+    ) -> ReleasedCTR:
+        """The same with given private randomness, which serves this training alone."""
+        config, builder = self.config, self.builder(quantizer)
+        seed = self._own_seed(seed)
+        model = self._untrained(builder, seed)
+        size = sum(parameter.numel() for parameter in model.network.parameters())
+        if size > most_ctr_parameters(config, self.prepared.market.n_items):
+            raise ValueError(f"the network has {size} parameters, more than were charged for")
         epochs = PRETRAIN_EPOCHS if config.privacy.pseudo_users else 0
         model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed), epochs)
         private = config.privacy.ctr
         bags = self._bags(model, quantizer, noise)
-        model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise)
+        found = model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise, spare=spare)
+        return ReleasedCTR(model, builder, found)
+
+    def load(self, path: Path, quantizer: RQVAE, seed: int) -> tuple[PrivateCTR, FeatureBuilder]:
+        """A model as it was kept when its training ended, and the builder of its features."""
+        builder = self.builder(quantizer)
+        model = self._untrained(builder, self._own_seed(seed))
+        model.load_state_dict(torch.load(path, weights_only=True))
         return model, builder
+
+    def _own_seed(self, seed: int) -> int:
+        return derive_seed("ctr", self.prepared.market.name, seed)
+
+    def _untrained(self, builder: FeatureBuilder, seed: int) -> PrivateCTR:
+        kind = self.config.ctr.model
+        if kind == "boosted":
+            raise ValueError("boosted trees cannot train with DP-SGD")
+        return PrivateCTR(kind, builder.schema(), self.config, seed)
 
     def builder(
         self, quantizer: RQVAE, history: PrivateHistory | None = None, user_codes: IntArray | None = None
@@ -187,8 +255,11 @@ class PrivateBench:
     def _history(self, rows: IntArray) -> PrivateHistory:
         return PrivateHistory(self.embedding, history_matrix(self.prepared.market, rows))
 
-    def _negatives(self) -> Pool:
-        """What training negatives are drawn from: the whole catalogue, evenly or by noisy counts, never raw counts."""
+    def negatives(self) -> Pool:
+        """What negatives are drawn from, of the training and of noisy test figures.
+
+        The whole catalogue, evenly or by noisy counts, never by raw counts.
+        """
         counts = self.embedding.counts.values
         items = np.arange(len(counts))
         weights = np.ones(len(counts))
@@ -200,30 +271,30 @@ class PrivateBench:
         """Each user's latest rows with negatives; features of a row come from the rows before it.
 
         A bag depends on its user's rows, on private releases and on negatives drawn independently for each row. They
-        are drawn from the noise's generator: with a public seed, removing one user would shift the draws of others.
+        are as secret as the noise: with a public seed, removing one user would shift the draws of others.
         """
         market, split, config = self.prepared.market, self.prepared.split, self.config
         depth = config.privacy.ctr.rows_per_user
-        folds = held_out_folds(market, split.train, last=depth, random=0, rng=noise.numpy_generator())
+        folds = latest_folds(market, split.train, depth)
         jobs = [(fold.held_out, self._history(fold.kept), split.train) for fold in folds]
         if config.ctr.refit:
             jobs.append((split.valid, self.history, np.concatenate([split.train, split.valid])))
         parts = []
-        for rows, history, touched in jobs:
-            candidates = self._candidates(rows, touched, noise.numpy_generator())
+        for part, (rows, history, touched) in enumerate(jobs):
+            candidates = self._candidates(rows, touched, noise.derive("negatives", part))
             found = labelled(self.builder(quantizer, history), candidates)
             standardised = Labelled(model.standardise(found.features), found.label)
             parts.append((candidates.user, standardised))
         width = len(jobs) * (1 + (config.data.negatives_per_positive if config.data.label == "click" else 0))
         return make_bags(market.n_users, width, parts)
 
-    def _candidates(self, rows: IntArray, touched: IntArray, rng: np.random.Generator) -> Candidates:
+    def _candidates(self, rows: IntArray, touched: IntArray, draws: Draws) -> Candidates:
         market, data = self.prepared.market, self.config.data
         user, item = market.user[rows], market.item[rows]
         if data.label == "like":
             return Candidates(user, item, (market.rating[rows] >= data.like_threshold).astype(np.float64))
         keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
-        return with_negatives(user, item, self._negatives(), keys, market.n_items, data.negatives_per_positive, rng)
+        return with_negatives(user, item, self.negatives(), keys, market.n_items, data.negatives_per_positive, draws)
 
     def _pseudo_examples(self, quantizer: RQVAE, seed: int) -> Labelled:
         """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
@@ -239,4 +310,4 @@ class PrivateBench:
         keys = pair_keys(history.coords[0].astype(np.int64), history.coords[1].astype(np.int64), n_items)
         users = np.arange(n)
         per_positive = self.config.data.negatives_per_positive if self.config.data.label == "click" else 1
-        return with_negatives(users, pseudo.next_item, self._negatives(), keys, n_items, per_positive, rng)
+        return with_negatives(users, pseudo.next_item, self.negatives(), keys, n_items, per_positive, Simulated(rng))

@@ -18,7 +18,7 @@ from fedmm_secure.collaborative.private import release_counts
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import BaselineName, Config
 from fedmm_secure.config_privacy import ContributionConfig
-from fedmm_secure.ctr.dataset import ExampleSource, Labelled, held_out_folds, labelled, training_part
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, FeatureGroup, History
 from fedmm_secure.ctr.training import (
     BoostedChoices,
@@ -37,7 +37,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
 from privacy.accounting.accountants import solve_noise_multiplier
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 CONFIGURED = "fedmm"
 SVD_DIMS = (8, 16, 32, 64, 128)
@@ -108,10 +108,8 @@ class MarketBench:
         self.history = History(market, train, prepared.pool)
         choices = config.ctr.cross_fit
         rng = numpy_generator("folds", market.name, config.data.candidate_seed)
-        self._folds = [
-            (fold.held_out, History(market, fold.kept, prepared.pool))
-            for fold in held_out_folds(market, train, last=choices.last, random=choices.random, rng=rng)
-        ]
+        folds = latest_folds(market, train, choices.last) + random_folds(market, train, choices.random, rng)
+        self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool)) for fold in folds]
 
     def train(
         self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
@@ -242,7 +240,7 @@ class MarketBench:
 
         Args:
             recent: weight users' rows as the run's own counts do, instead of evenly.
-            noise: generator.
+            noise: private randomness.
         """
         market, privacy = self.prepared.market, self.config.privacy
         if privacy.epsilon is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,8 @@ def click_candidates(
     """Each row whose item is in the pool, with negatives that its user never touched in any split."""
     rows = rows[pool.contains(market.item[rows])]
     touched = pair_keys(market.user, market.item, market.n_items)
-    return with_negatives(market.user[rows], market.item[rows], pool, touched, market.n_items, per_positive, rng)
+    user, item = market.user[rows], market.item[rows]
+    return with_negatives(user, item, pool, touched, market.n_items, per_positive, Simulated(rng))
 
 
 def like_candidates(market: Market, rows: IntArray, pool: Pool, *, threshold: float) -> Candidates:
@@ -89,6 +90,31 @@ def pair_keys(user: IntArray, item: IntArray, n_items: int) -> IntArray:
     return np.unique(user * n_items + item)
 
 
+class Draws(Protocol):
+    """Where negatives come from: ``NoiseSource`` where positives are private, ``Simulated`` in the evaluation."""
+
+    def uniforms(self, count: int, /) -> FloatArray:
+        """``(count,)`` in [0, 1)."""
+        ...
+
+    def integers(self, bound: int, count: int, /) -> IntArray:
+        """``(count,)`` in ``0 … bound-1``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Draws of a generator whose seed is public."""
+
+    rng: np.random.Generator
+
+    def uniforms(self, count: int) -> FloatArray:
+        return np.asarray(self.rng.random(count))
+
+    def integers(self, bound: int, count: int) -> IntArray:
+        return np.asarray(self.rng.integers(bound, size=count))
+
+
 def with_negatives(
     user: IntArray,
     item: IntArray,
@@ -96,7 +122,7 @@ def with_negatives(
     touched: IntArray,
     n_items: int,
     per_positive: int,
-    rng: np.random.Generator,
+    draws: Draws,
 ) -> Candidates:
     """Positives followed by ``per_positive`` negatives each, drawn from the pool outside ``touched``.
 
@@ -112,7 +138,7 @@ def with_negatives(
     for column in range(per_positive):
         todo = np.arange(len(user))
         for attempt in range(MAX_REDRAWS):
-            picks = np.searchsorted(cumulative, rng.random(len(todo)) * cumulative[-1], side="right")
+            picks = np.searchsorted(cumulative, draws.uniforms(len(todo)) * cumulative[-1], side="right")
             draw = pool.items[np.minimum(picks, len(pool.items) - 1)]
             clash = _is_member(touched, user[todo] * n_items + draw)
             if attempt < MAX_REDRAWS // 2:
@@ -125,7 +151,7 @@ def with_negatives(
         for row in todo:  # nearly everything touched, or weights concentrated on it: choose directly
             keys = user[row] * n_items + pool.items
             free = pool.items[~_is_member(touched, keys)]
-            drawn[row, column] = rng.choice(free)
+            drawn[row, column] = free[draws.integers(len(free), 1)[0]]
     users = np.concatenate([user, np.repeat(user, per_positive)])
     items = np.concatenate([item, drawn.ravel()])
     labels = np.concatenate([np.ones(len(user)), np.zeros(drawn.size)])

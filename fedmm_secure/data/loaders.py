@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow.lib
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from fedmm_secure.data.catalogue import GZIP_MAGIC, is_shipped, read_catalogue
 from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market
 from fedmm_secure.errors import DataError
 
 BadRows = Literal["error", "skip"]
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 class MarketFile(BaseModel):
@@ -38,21 +38,30 @@ class MarketFile(BaseModel):
     time: str | int | None = None
     separator: str | None = None
     header: bool = True
+    catalogue: Path | None = Field(None, description="file of public item ids, one a line; or `shipped:FOLDER/NAME`")
+
+    def located(self, root: Path) -> MarketFile:
+        """The same with its files below ``root``; a catalogue that comes with the package stays where it is."""
+        catalogue = self.catalogue
+        if catalogue is not None and not is_shipped(catalogue):
+            catalogue = root / catalogue
+        return self.model_copy(update={"path": root / self.path, "catalogue": catalogue})
 
 
 def load_market(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error") -> Market:
-    """Load one market.
+    """Load one market, and its catalogue where one is named.
 
     A row is bad when a mapped field is missing, the user or item id is empty, the rating is not a finite
     number, or the time is neither ISO 8601 nor a number.
 
     Raises:
-        DataError: the file cannot be read, a mapped column is missing, a row is bad while ``on_bad_rows``
-            is ``"error"`` (message: file, line, what), or the market is too small.
+        DataError: the file or its catalogue cannot be read, a mapped column is missing, a row is bad while
+            ``on_bad_rows`` is ``"error"`` (message: file, line, what), or the market is too small.
     """
     path = file.path
     if not path.is_file():
         raise DataError(f"{path}: no such file (market {name})")
+    catalogue = None if file.catalogue is None else read_catalogue(file.catalogue)
     rows = _read_parquet(file) if path.suffix == ".parquet" else _read_delimited(file)
     lines, columns, bad = rows
     bad_reason = dict(bad)
@@ -78,6 +87,7 @@ def load_market(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error") 
         calendar=calendar,
         skipped_rows=len(bad_reason),
         source=str(path),
+        catalogue=catalogue,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.errors import DataError
 
 IntArray = NDArray[np.int64]
@@ -33,6 +34,7 @@ class Market:
         has_time: whether ``time`` came from the data.
         calendar: whether ``time`` is nanoseconds since 1970, so that a date can be compared with it.
         skipped_rows: how many bad rows were left out under ``on_bad_rows: skip``.
+        catalogue: the public items, where they came with the rows; ``item_ids`` may hold more of them, or fewer.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Market:
     has_time: bool = True
     calendar: bool = False
     skipped_rows: int = 0
+    catalogue: Catalogue | None = None
 
     @property
     def n_users(self) -> int:
@@ -69,6 +72,7 @@ def build_market(
     calendar: bool = False,
     skipped_rows: int = 0,
     source: str | None = None,
+    catalogue: Catalogue | None = None,
 ) -> Market:
     """Index raw rows, keep the latest row of each (user, item) pair, and order each user's rows by time.
 
@@ -90,7 +94,8 @@ def build_market(
     frame = frame.drop_duplicates(["user", "item"], keep="last")
     user, user_ids = pd.factorize(frame["user"].to_numpy(dtype=object), sort=True)
     item, item_ids = pd.factorize(frame["item"].to_numpy(dtype=object), sort=True)
-    for what, found, needed in (("user", len(user_ids), MIN_USERS), ("item", len(item_ids), MIN_ITEMS)):
+    n_items = len(item_ids if catalogue is None else catalogue)
+    for what, found, needed in (("user", len(user_ids), MIN_USERS), ("item", n_items, MIN_ITEMS)):
         if found < needed:
             raise DataError(f"{where}: only {found} {what}{'s' * (found != 1)}; a market needs at least {needed}")
     order = np.argsort(user, kind="stable")
@@ -105,6 +110,25 @@ def build_market(
         has_time=times is not None,
         calendar=times is not None and calendar,
         skipped_rows=skipped_rows,
+        catalogue=catalogue,
+    )
+
+
+def restrict(market: Market, catalogue: Catalogue) -> Market:
+    """The market as far as a catalogue goes: exactly its items, whatever the rows hold, and all users.
+
+    Rows of other items are left out; items without a row are there.
+    """
+    index = catalogue.index(market.item_ids)[market.item]
+    kept = index >= 0
+    return replace(
+        market,
+        item_ids=catalogue.items,
+        user=market.user[kept],
+        item=index[kept],
+        rating=market.rating[kept],
+        time=market.time[kept],
+        catalogue=catalogue,
     )
 
 

@@ -15,8 +15,9 @@ from fedmm_secure.data.candidates import (
     click_candidates,
     like_candidates,
 )
+from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.loaders import load_market
-from fedmm_secure.data.market import Market
+from fedmm_secure.data.market import FloatArray, IntArray, Market, restrict
 from fedmm_secure.data.splits import Split, global_date, leave_last_out
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.errors import DataError
@@ -24,8 +25,12 @@ from fedmm_secure.randomness import numpy_generator
 
 
 @dataclass(frozen=True)
-class PreparedMarket:
-    """A market with all that every model shares."""
+class WholeMarket:
+    """All rows of a market, whatever its catalogue, and what is drawn from them; items by index among those found.
+
+    Every model is measured on ``test``, so that figures under different catalogues are comparable. Nothing is trained
+    on it or released from it.
+    """
 
     market: Market
     split: Split
@@ -34,29 +39,78 @@ class PreparedMarket:
     test: Candidates
 
 
+@dataclass(frozen=True)
+class PreparedMarket:
+    """A market with all that every model shares.
+
+    Attributes:
+        market: the catalogue's items and their rows: all that anything is trained on or released from.
+        split: of those rows.
+        pool: of those items.
+        valid: candidates among those items.
+        test: the same; a model predicts these, and ``complete`` adds the others.
+        whole: all rows, those of items outside the catalogue too.
+    """
+
+    market: Market
+    split: Split
+    pool: Pool
+    valid: Candidates
+    test: Candidates
+    whole: WholeMarket
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The public items."""
+        return stated_catalogue(self.market)
+
+    @property
+    def test_items(self) -> IntArray:
+        """Index in the catalogue of the item of each candidate of ``whole.test``, ``(n,)``; -1 outside."""
+        return self.catalogue.index(self.whole.market.item_ids)[self.whole.test.item]
+
+    def complete(self, probability: FloatArray) -> FloatArray:
+        """Predictions of ``whole.test (n,)`` from those of ``test``.
+
+        A model knows nothing of an item outside the catalogue: all of them get its prior, the mean of its predictions.
+        That mean is over all users, so this is for exact figures alone, which are outside the guarantee.
+        """
+        inside = self.test_items >= 0
+        found = np.full(len(inside), probability.mean())
+        found[inside] = probability
+        return found
+
+
 def load_markets(config: DataConfig) -> list[Market]:
-    """Markets of a configuration, by name."""
+    """Markets of a configuration, by name, each as far as its catalogue goes."""
+    return [restrict(market, stated_catalogue(market)) for market in _whole_markets(config)]
+
+
+def _whole_markets(config: DataConfig) -> list[Market]:
     if config.synthetic is not None:
         return [planted.market for planted in synthesize(config.synthetic)]
     return [load_one_market(config, name) for name in sorted(config.markets)]
 
 
 def load_one_market(config: DataConfig, name: str) -> Market:
-    """One market of a configuration, whose file alone is read.
+    """One market of a configuration with all its rows; its files alone are read.
 
     Raises:
         DataError: it is not one of the configuration's market files, or the file cannot be used.
     """
     if name not in config.markets:
         raise DataError(f"market {name}: data.markets names {', '.join(sorted(config.markets)) or 'no files'}")
-    file = config.markets[name]
-    located = file.model_copy(update={"path": (config.root or Path()) / file.path})
-    return load_market(located, name, on_bad_rows=config.on_bad_rows)
+    return load_market(config.markets[name].located(config.root or Path()), name, on_bad_rows=config.on_bad_rows)
+
+
+def stated_catalogue(market: Market) -> Catalogue:
+    """The catalogue that came with a market's rows; without one, the items found in them, declared to be public."""
+    return market.catalogue or Catalogue("declared", market.item_ids)
 
 
 def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:
     """Load and prepare all markets; raises ``DataError`` before anything has been written."""
-    return {market.name: prepare(market, config) for market in load_markets(config)}
+    return {market.name: prepare(market, config) for market in _whole_markets(config)}
 
 
 def prepare(market: Market, config: DataConfig) -> PreparedMarket:
@@ -67,11 +121,7 @@ def prepare(market: Market, config: DataConfig) -> PreparedMarket:
     """
     split = leave_last_out(market) if config.split == "leave-last-out" else global_date(market)
     pool = candidate_pool(market, split, min_item_train=config.min_item_train, negatives=config.negatives)
-    if len(pool.items) <= config.negatives_per_positive:
-        raise DataError(
-            f"market {market.name}: only {len(pool.items)} items have {config.min_item_train} training "
-            "interactions; lower data.min_item_train or bring more rows"
-        )
+    _check_pool(market, pool, config)
     parts = {}
     for name, rows in (("valid", split.valid), ("test", split.test)):
         if config.label == "like":
@@ -79,10 +129,39 @@ def prepare(market: Market, config: DataConfig) -> PreparedMarket:
         else:
             rng = numpy_generator("candidates", market.name, name, config.candidate_seed)
             parts[name] = click_candidates(market, rows, pool, per_positive=config.negatives_per_positive, rng=rng)
-        if len(np.unique(parts[name].label)) < 2:
-            missing = "negatives" if parts[name].label.any() else "positives"
+    return within(WholeMarket(market, split, pool, parts["valid"], parts["test"]), stated_catalogue(market), config)
+
+
+def within(whole: WholeMarket, catalogue: Catalogue, config: DataConfig) -> PreparedMarket:
+    """A market as far as a catalogue goes; what is measured stays the same.
+
+    Raises:
+        DataError: nothing is left to validate or test on.
+    """
+    index = catalogue.index(whole.market.item_ids)
+    kept = index[whole.market.item] >= 0
+    row = np.cumsum(kept) - 1
+    split = Split(*(row[rows[kept[rows]]] for rows in (whole.split.train, whole.split.valid, whole.split.test)))
+    market = restrict(whole.market, catalogue)
+    pool = candidate_pool(market, split, min_item_train=config.min_item_train, negatives=config.negatives)
+    _check_pool(market, pool, config)
+    parts = {}
+    for name, drawn in (("valid", whole.valid), ("test", whole.test)):
+        inside = index[drawn.item] >= 0
+        found = Candidates(drawn.user[inside], index[drawn.item[inside]], drawn.label[inside])
+        if len(np.unique(found.label)) < 2:
+            missing = "negatives" if found.label.any() else "positives"
             raise DataError(
                 f"market {market.name}: the {name} part has no {missing} among items with "
                 f"{config.min_item_train} training interactions; lower data.min_item_train or bring more rows"
             )
-    return PreparedMarket(market, split, pool, parts["valid"], parts["test"])
+        parts[name] = found
+    return PreparedMarket(market, split, pool, parts["valid"], parts["test"], whole)
+
+
+def _check_pool(market: Market, pool: Pool, config: DataConfig) -> None:
+    if len(pool.items) <= config.negatives_per_positive:
+        raise DataError(
+            f"market {market.name}: only {len(pool.items)} items have {config.min_item_train} training "
+            "interactions; lower data.min_item_train or bring more rows"
+        )

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market
+from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market, restrict
 from fedmm_secure.randomness import numpy_generator
 
 DAY = 86_400 * 10**9
@@ -77,9 +78,11 @@ def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
         ratings += np.clip(np.rint(3.5 + 0.4 * fit + rng.normal(0, 0.7, len(chosen))), 1, 5).tolist()
         times += (EPOCH + days * DAY).tolist()
     ratings_array, times_array = np.asarray(ratings), np.asarray(times, dtype=np.int64)
-    market = build_market(f"m{index}", users, items, ratings_array, times_array, calendar=True)
-    present = np.array([int(str(name).rsplit("i", 1)[1]) for name in market.item_ids])
-    return PlantedMarket(market, shared[present], local[present])
+    rows = build_market(f"m{index}", users, items, ratings_array, times_array, calendar=True)
+    # the generator's items are public, those that nobody met too
+    market = restrict(rows, Catalogue.of("synthetic", [f"m{index}-i{item:05d}" for item in range(spec.items)]))
+    number = np.array([int(str(name).rsplit("i", 1)[1]) for name in market.item_ids])
+    return PlantedMarket(market, shared[number], local[number])
 
 
 def _tastes(rng: np.random.Generator, n_users: int, n_prototypes: int) -> FloatArray:

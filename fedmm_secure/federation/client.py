@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dp_accounting import dp_event
 
-from fedmm_secure.federation.door import Door, Release
+from fedmm_secure.federation.door import Door, Transaction
 from fedmm_secure.federation.messages import Header, MessageError, verify
 from fedmm_secure.federation.server import Order
+from fedmm_secure.guarantee.plan import SpendingPlan, again
+from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.quantization.training import QuantizerTrainer
 from fedmm_secure.randomness import torch_generator
 from fedmm_secure.storage import torch_bytes, write_atomic
-from privacy.aggregation import AggregationError
+from privacy.aggregation.base import IntVector
 from privacy.aggregation.keys import SERVER, Bundle
-from privacy.mechanisms.dp_sgd import StepStatistics
+from privacy.mechanisms.dp_sgd import NoisedSteps, StepStatistics
+from privacy.mechanisms.randomness import NoiseSource
 
 
 class CohortChangedError(Exception):
@@ -39,28 +41,20 @@ class ClientPlan:
         stage: stage name in ledger and transcript.
         seed: seed of the public choices (never of noise).
         warm_up_rounds: first rounds, in which DP training reads no user row.
-        depends_on: stages that produced the rows.
-        audience: views that observe the decrypted aggregate.
+        spending: what its releases spend.
         bundle: the parties of the federation.
         min_cohort: fewer markets than this are not joined in a sum.
         norm: largest Euclidean norm of an update, None where nothing bounds it.
-        remark: goes into every ledger line.
-        distributed: whether the cohort's sum, not each update, carries the noise of the global codebook.
-        masked: whether single updates stay hidden from whoever opens a ciphertext.
     """
 
     market: str
     stage: str
     seed: int
     warm_up_rounds: int
-    depends_on: tuple[str, ...]
-    audience: tuple[str, ...]
+    spending: SpendingPlan
     bundle: Bundle
     min_cohort: int
     norm: float | None = None
-    remark: str | None = None
-    distributed: bool = False
-    masked: bool = False
 
 
 class MarketClient:
@@ -79,51 +73,72 @@ class MarketClient:
         self.last: StepStatistics | None = None
         self._pending: dict[str, Any] | None = None
         self._start = self._codebook()
-        if self._state_file.exists():
-            self._load()
+        if not self._state_file.exists():
+            self._save()
+        self._load()
 
     def local_update(self, order: Order, send: Callable[[bytes], None]) -> None:
         """Train from the round's start and release the difference of the global codebook.
 
         A later attempt of the same round sends the same difference for a smaller cohort; an order that was carried
-        out before is answered with the same bytes.
+        out before is answered with the same bytes. An order that fails leaves everything as it was, but for the charge.
 
         Raises:
             OrderError: another stage or round, a cohort that is too small or lacks this market, or an attempt that
-                contradicts an earlier one.
+                is out of bounds or contradicts an earlier one.
             CohortChangedError: the cohort lacks a part of the noise that the ledger counts on.
+            BudgetExceededError: the ledger does not allow it; nothing was computed.
         """
         self._check(order)
-        pending = self._pending if self._pending is not None and self._pending["round"] == order.round else None
-        sealed = None
-        if pending is None:
-            delta = self._bounded(self._train(order.round))
-        else:  # an interrupted round, or the next attempt of one
-            delta = pending["delta"].numpy()
-            sealed = pending["sealed"] if pending["attempt"] == order.attempt else None
-        release = self._release(order)
-        if pending is not None and pending["attempt"] != order.attempt:
-            release = replace(
-                release, event=dp_event.NoOpDpEvent(), view_events={}, mechanism="the same update, for a smaller cohort"
-            )
-        self.door.send(
-            release,
-            delta.astype(np.float64),
-            send,
-            cohort=order.cohort,
-            keep=lambda sealed: self._keep(order, delta, sealed),
-            sealed=sealed,
-        )
+        self.door.ready(order.cohort)
+        first = self.door.charged(order.stage, order.round)
+        release = self.plan.spending.round(self.plan.seed, order.round, order.attempt)
+        if first is None:
+            first = self.door.begin(release)
+        elif first.charge.entry.attempt != order.attempt:
+            release = again(release, order.attempt)
+        try:
+            if self._pending is None:
+                self._pending = self._trained(order.round, first)
+            self._send(order, release, first, send)
+        except BaseException:
+            self._load()  # what is on the disk is the truth: the model must not keep what private rows moved
+            raise
 
-    def _train(self, round: int) -> np.ndarray:
+    def _trained(self, round: int, paid: Transaction) -> dict[str, Any]:
+        """The update of a round, from the randomness that was charged for it."""
+        steps, values = self._train(round, paid.source if paid.charge.key else None)
+        self.last = steps.statistics
+        meter = torch.from_numpy(steps.spare.ravel()) if steps.spare.size else None
+        return {"round": round, "values": torch.from_numpy(values), "meter": meter, "attempt": None, "cohort": []}
+
+    def _send(self, order: Order, release: Release, first: Transaction, send: Callable[[bytes], None]) -> None:
+        pending = self._pending
+        assert pending is not None
+        values = pending["values"].numpy()
+        meter = None if pending["meter"] is None else pending["meter"].numpy()
+        transaction, of_first = first, first.charge.entry.attempt == order.attempt
+        if not of_first:
+            if first.digest is None:  # its attempt was given up before anything was sent
+                self._keep(pending)
+                self.door.withhold(first, values, meter)
+            transaction = self.door.begin(release)
+        if pending["attempt"] != order.attempt:
+            message = self.door.protect(release, values, order.cohort)
+            pending = {**pending, "attempt": order.attempt, "cohort": list(order.cohort), "message": message}
+            self._keep(pending)
+        self.door.send(transaction, values, pending["message"], send, meter if of_first else None)
+
+    def _train(self, round: int, source: NoiseSource | None) -> tuple[NoisedSteps, IntVector]:
+        """The steps of a round, and the integers ``(length,)`` that are to be summed."""
         generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
-        if self.trainer.private is not None:
-            self.trainer.private.noise.restart(round)
         if self._sends_gradient(round):
-            self.last, gradient = self.trainer.gradient_round(generator)
-            return np.asarray(gradient.numpy().ravel())
-        self.last = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds)
-        return np.asarray((self._codebook() - self._start).ravel())
+            if source is None:
+                raise ValueError("a part of the noise needs randomness")
+            return self.trainer.gradient_round(generator, source)
+        steps = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds, noise=source)
+        movement = (self._codebook() - self._start).ravel().astype(np.float64)
+        return steps, self.door.channel.codec.encode(self._bounded(movement))
 
     def _bounded(self, delta: np.ndarray) -> np.ndarray:
         """Scale down to the norm that all markets agreed on; after the noise, so that it is post-processing."""
@@ -140,13 +155,15 @@ class MarketClient:
             problem = f"asks for {order.stage}, round {order.round}; round {self.next_round} of {plan.stage} is next"
         elif not known or plan.market not in order.cohort:
             problem = f"the cohort {', '.join(order.cohort)} is not one of this market's"
+        elif not 0 <= order.attempt < len(plan.bundle.markets):
+            problem = f"asks for attempt {order.attempt}; each has fewer markets than the one before"
         elif len(order.cohort) < plan.min_cohort:
             problem = f"a cohort of {len(order.cohort)}, {plan.min_cohort} are needed"
-        elif self._pending is not None and self._pending["round"] == order.round:
+        elif self._pending is not None and self._pending["attempt"] is not None:
             kept = tuple(self._pending["cohort"])
-            again = order.attempt == self._pending["attempt"] and order.cohort == kept
+            same = order.attempt == self._pending["attempt"] and order.cohort == kept
             fewer = order.attempt > self._pending["attempt"] and set(order.cohort) < set(kept)
-            if not again and not fewer:
+            if not same and not fewer:
                 problem = f"attempt {order.attempt} contradicts attempt {self._pending['attempt']}"
         if problem:
             raise OrderError(f"market {plan.market}, {plan.stage}, round {self.next_round}: the server {problem}")
@@ -161,23 +178,24 @@ class MarketClient:
             AggregationError: the sum is outside the range of its cohort.
         """
         header, payload = self._open(message)
-        channel = self.door.channel
-        total = channel.aggregator.reveal(payload)
-        largest = len(header.cohort) * 2**channel.codec.bits
-        if np.abs(total).max(initial=0) > largest:
-            raise AggregationError(f"market {self.plan.market}, round {header.round}: a sum is outside ±{largest}")
-        mean = channel.codec.decode(total).reshape(self._start.shape) / len(header.cohort)
-        if self._sends_gradient(header.round):
-            self.trainer.apply_gradient(torch.from_numpy(mean.astype(np.float32)))
-        else:
-            moved = (self._start.astype(np.float64) + mean).astype(np.float32)
-            with torch.no_grad():
-                self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
+        total = self.door.receive(header, message, payload)
+        self._move(header, total)
         self._start = self._codebook()
         self.next_round = header.round + 1
         self._pending = None
         self._save()
         return total
+
+    def _move(self, header: Header, total: IntVector) -> None:
+        shared = self.plan.spending.shared
+        if shared is not None and self._sends_gradient(header.round):
+            gradient = (total * (shared.step / shared.divisor)).reshape(self._start.shape)
+            self.trainer.apply_gradient(torch.from_numpy(gradient.astype(np.float32)))
+            return
+        mean = self.door.channel.codec.decode(total).reshape(self._start.shape) / len(header.cohort)
+        moved = (self._start.astype(np.float64) + mean).astype(np.float32)
+        with torch.no_grad():
+            self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
 
     def _open(self, message: bytes) -> tuple[Header, bytes]:
         plan, channel = self.plan, self.door.channel
@@ -203,50 +221,13 @@ class MarketClient:
             )
 
     def _sends_gradient(self, round: int) -> bool:
-        return self.plan.distributed and round >= self.plan.warm_up_rounds
-
-    def _release(self, order: Order) -> Release:
-        private, round = self.trainer.private, order.round
-        view_events: dict[str, dp_event.DpEvent] = {}
-        if private is None:
-            event: dp_event.DpEvent = dp_event.NonPrivateDpEvent()
-            mechanism, sensitivity = "none: training without differential privacy", None
-        elif round < self.plan.warm_up_rounds:
-            event, mechanism, sensitivity = dp_event.NoOpDpEvent(), "warm-up: reads no user row", 0.0
-        else:
-            event = private.choices.event(private.steps)
-            mechanism, sensitivity = "DP-SGD", private.choices.clipping_norm
-            if self.plan.distributed:
-                mechanism = f"DP-SGD, noise distributed over {len(self.plan.bundle.markets)} markets"
-                if not self.plan.masked:
-                    # whoever opens single updates (the server with one key holder) finds this market's part alone
-                    noise = private.choices.noise_multiplier * private.codebook_noise_share
-                    part = replace(private.choices, noise_multiplier=noise)
-                    view_events["collusion"] = part.event(private.steps)
-        return Release(
-            stage=self.plan.stage,
-            round=round,
-            attempt=order.attempt,
-            mechanism=mechanism,
-            event=event,
-            sensitivity=sensitivity,
-            audience=self.plan.audience,
-            depends_on=self.plan.depends_on,
-            remark=self.plan.remark,
-            view_events=view_events,
-        )
+        return self.plan.spending.shared is not None and round >= self.plan.warm_up_rounds
 
     def _codebook(self) -> np.ndarray:
         return self.trainer.model.global_codebook.codewords.detach().numpy().copy()
 
-    def _keep(self, order: Order, delta: np.ndarray, sealed: bytes) -> None:
-        self._pending = {
-            "round": order.round,
-            "attempt": order.attempt,
-            "cohort": list(order.cohort),
-            "delta": torch.from_numpy(delta),
-            "sealed": sealed,
-        }
+    def _keep(self, pending: dict[str, Any]) -> None:
+        self._pending = pending
         self._save()
 
     def _save(self) -> None:

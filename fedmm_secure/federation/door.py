@@ -1,9 +1,11 @@
 """The one door: everything that leaves a market goes through ``Door``. No other code path may send or publish.
 
-Order of events, and why: the update is protected; the market keeps its state and the sealed message; the
-ledger line is written and fsynced; only then is the message recorded and sent. A crash before the ledger line
-means that nothing was sent; a crash after it, that the same bytes are sent again. A crash can over-count a
-release, never under-count one.
+**A release is a transaction.** ``begin`` checks all that can be checked, refuses what the budget does not allow, makes
+the key of the release's randomness and writes the *charge*; only then may private rows be read. What was computed is
+kept, then the *seal* with its digest is written, then the key is erased, and only then is anything sent. A crash
+leaves a charge without a seal: it is redone with the same key and the same data, which is the same computation and
+not a second one. So computations with distinct keys never outnumber charges: a crash can over-count, never
+under-count.
 """
 
 from __future__ import annotations
@@ -11,55 +13,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from dp_accounting.dp_event import DpEvent, NoOpDpEvent
-from numpy.typing import NDArray
 
+from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation.messages import HELLO_STAGE, Header, Hello, hello_header, pack
-from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, Transcript
+from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.storage import write_atomic
 from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
-from privacy.accounting.ledger import Entry, Ledger, stage_group
-from privacy.aggregation import Binding, FixedPointCodec, MarketAggregator
+from privacy.accounting.guarantees import composed_epsilon
+from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError, stage_group
+from privacy.aggregation import AggregationError, Binding, FixedPointCodec, MarketAggregator
+from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
+from privacy.files import erase, read_secret, write_secret
+from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
-PUBLICATION = "publication"
+SERVER_AND_MARKETS = ("server", "markets")
 
 
 class BudgetExceededError(Exception):
-    """A release that would spend more than the market's budget; nothing was sent."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """What a market wants to let out, or to build further stages on.
-
-    Attributes:
-        stage: stage of the run that computed it, e.g. ``quantizer/0``.
-        mechanism: name of the mechanism that produced it.
-        event: its privacy event.
-        sensitivity: clipping norm, None where nothing bounds it.
-        audience: the views that observe the payload itself (not its ciphertext).
-        depends_on: stages whose outputs it was computed from.
-        round: federation round, None outside the rounds.
-        attempt: which attempt of the round.
-        unit: the privacy unit.
-        remark: what a reader of the ledger must know beside the numbers.
-        view_events: events of views that observe less, or more, than ``event`` says.
-    """
-
-    stage: str
-    mechanism: str
-    event: DpEvent
-    sensitivity: float | None
-    audience: tuple[str, ...]
-    depends_on: tuple[str, ...]
-    round: int | None = None
-    attempt: int | None = None
-    unit: str = "user"
-    remark: str | None = None
-    view_events: Mapping[str, DpEvent] = field(default_factory=dict)
+    """A release that would spend more than the market's budget; nothing was computed or sent."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +66,7 @@ class Channel:
         codec: fixed-point format.
         aggregator: the market's side of it.
         identity: the market's.
+        largest: largest absolute value of a sum; by default it follows from cohort and format.
     """
 
     run: str
@@ -93,10 +74,50 @@ class Channel:
     codec: FixedPointCodec
     aggregator: MarketAggregator
     identity: Identity
+    largest: int | None = None
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A release that is paid for.
+
+    Attributes:
+        charge: its line in the ledger.
+        digest: of the sealed result; None while there is no seal.
+    """
+
+    charge: Charge
+    digest: str | None
+    _key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> NoiseSource:
+        """The randomness of this release; the same whenever it is asked for, and gone once the release is sealed."""
+        return NoiseSource(self.key, seeded=self.charge.entry.seeded)
+
+    @property
+    def key(self) -> bytes:
+        """Key of the randomness, for a computation in another process of the market."""
+        if self._key is None:
+            raise LostResultError(f"{self.charge.entry.stage}: has no key of randomness: it draws none, or is sealed")
+        return self._key
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a computation leaves.
+
+    Attributes:
+        data: the bytes that are published or kept.
+        meter: spare coordinates in grid units, which hold noise alone; None where nothing was drawn.
+    """
+
+    data: bytes
+    meter: IntVector | None = None
 
 
 class Door:
-    """The way out of one market.
+    """The way out of one market, and the way back in.
 
     Args:
         market: its name.
@@ -104,7 +125,9 @@ class Door:
         budget: what may be spent.
         channel: protection of messages to the server.
         transcript: what each party sees.
-        seeded: whether noise comes from a seed, which is unfit for compliance.
+        keys: directory for keys of releases in hand.
+        data: keyed fingerprint of the market's rows.
+        noise_seed: for tests: keys follow from it, which is unfit for compliance.
     """
 
     def __init__(
@@ -115,13 +138,16 @@ class Door:
         budget: Budget,
         channel: Channel,
         transcript: Transcript,
-        seeded: bool,
+        keys: Path,
+        data: str = "",
+        noise_seed: int | None = None,
     ) -> None:
         self.market = market
         self.ledger = ledger
         self.budget = budget
-        self.channel, self._transcript = channel, transcript
-        self._seeded = seeded
+        self.channel = channel
+        self._transcript = transcript
+        self._keys, self._data, self._noise_seed = keys, data, noise_seed
 
     def introduce(self, hello: Hello, send: Callable[[bytes], None]) -> None:
         """Say who is there: a public key of this run and a hash of the configuration, nothing of the data."""
@@ -134,110 +160,196 @@ class Door:
             stage=HELLO_STAGE,
             round=0,
             sender=self.market,
-            visible_to=("server", "markets"),
+            visible_to=SERVER_AND_MARKETS,
             receivers=1,
         )
         send(message)
 
     def note(self, release: Release) -> None:
-        """Enter a stage whose result stays in the market but is built upon; once a stage.
+        """Enter a stage that draws nothing and stays in the market, but is built upon; once a stage."""
+        entry = self._entry(release)
+        if entry not in self.ledger.entries:
+            self.ledger.note(entry)
+
+    def begin(self, release: Release) -> Transaction:
+        """Charge a release, or find its charge; private rows may be read for it when this returns.
 
         Raises:
-            BudgetExceededError: the budget does not allow it.
+            BudgetExceededError: the budget does not allow it; nothing was written.
+            LostResultError: it was charged, and the key of its randomness is gone.
         """
-        if not any(entry.stage == release.stage and entry.message_sha256 is None for entry in self.ledger.entries):
-            self._refuse_overspending(release)
-            self._enter(release, None)
+        for charge in self.ledger.charges:
+            if charge.entry.identity == release.identity:
+                if charge.entry != self._entry(release):
+                    raise LedgerError(f"{self.ledger.path}:{charge.line}: charged as another release than is asked for")
+                return self._transaction(charge)
+        self.ledger.ready()
+        self._refuse_overspending(release)
+        key = self._make_key(release)
+        digest = hashlib.sha256(key).hexdigest() if key else ""
+        reads_rows = self._data if not isinstance(release.event, NoOpDpEvent) else ""
+        charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
+        return Transaction(charge, None, key)
 
-    def publish(self, release: Release, data: bytes) -> None:
-        """Let an artefact out to the release view; the caller has kept ``data`` and brings the same after a crash.
+    def charged(self, stage: str, round: int) -> Transaction | None:
+        """The first transaction of a round, which paid for its training; None if there is none yet."""
+        for charge in self.ledger.charges:
+            if (charge.entry.stage, charge.entry.round) == (stage, round):
+                return self._transaction(charge)
+        return None
 
-        Raises:
-            BudgetExceededError: the budget does not allow it; nothing was written or published.
-        """
-        digest = hashlib.sha256(data).hexdigest()
-        if not self._entered(digest):
-            self._refuse_overspending(release)
-            self._enter(release, digest)
-        self._record(release, PUBLICATION, data, "release", 0)
+    def _transaction(self, charge: Charge) -> Transaction:
+        seal = self.ledger.seals.get(charge.sequence)
+        if seal is not None:
+            return Transaction(charge, seal.digest)
+        return Transaction(charge, None, self._key_of(charge))
 
-    def send(
-        self,
-        release: Release,
-        payload: NDArray[np.float64],
-        send: Callable[[bytes], None],
-        *,
-        cohort: tuple[str, ...],
-        keep: Callable[[bytes], None],
-        sealed: bytes | None = None,
-    ) -> None:
-        """Let an update out to the server.
+    def seal(self, transaction: Transaction, digest: str, meter: IntVector | None = None) -> None:
+        """Say what a charge was spent on, and erase its key; the result has been kept before."""
+        data = b"" if meter is None else meter.astype("<i8").tobytes()
+        if transaction.digest is not None:
+            if transaction.digest != digest:
+                raise LostResultError(
+                    f"{self.ledger.path}:{transaction.charge.line}: sealed with another result than is there now"
+                )
+        else:
+            self.ledger.seal(transaction.charge, digest, hashlib.sha256(data).hexdigest() if data else "")
+        erase(self._key_path(transaction.charge.sequence))
+        if data:
+            self._record(transaction.charge.entry, METER, data, "release")
+
+    def perform(self, release: Release, compute: Callable[[NoiseSource], Result], keep: Path) -> bytes:
+        """The bytes of a result that is kept in a file: computed once for its charge, and read from there after.
 
         Args:
             release: what it is.
-            payload: real values ``(length,)``.
-            send: hands the message to the engine.
-            cohort: the markets whose updates will be added up.
-            keep: stores the market's state with the sealed message, before anything is sent.
-            sealed: the message that an interrupted run kept; it is sent again, not drawn again.
+            compute: from the release's randomness.
+            keep: the file; that of the spare coordinates stands beside it.
 
         Raises:
-            BudgetExceededError: the ledger does not allow it; nothing was written or sent.
-            AggregationError: the payload is not finite.
+            BudgetExceededError: the budget does not allow it.
+            LostResultError: it was sealed, and the file is gone or changed.
+        """
+        transaction = self.begin(release)
+        meter_file = keep.with_name(f"{keep.name}.meter")
+        if transaction.digest is None and not keep.is_file():
+            found = compute(transaction.source)
+            if found.meter is not None:
+                write_atomic(meter_file, found.meter.astype("<i8").tobytes())
+            write_atomic(keep, found.data)
+        self.conclude(transaction, keep, meter_file)
+        return keep.read_bytes()
+
+    def conclude(self, transaction: Transaction, keep: Path, meter_file: Path) -> None:
+        """Seal a transaction whose result and spare coordinates are kept in files; publish it where it has an audience.
+
+        Raises:
+            LostResultError: it was sealed, and a file is gone or changed.
+        """
+        if not keep.is_file():
+            raise LostResultError(
+                f"{keep}: is gone, and was paid for; it is not drawn again: restore it, or start a new run"
+            )
+        data = keep.read_bytes()
+        meter = np.frombuffer(meter_file.read_bytes(), "<i8") if meter_file.is_file() else None
+        self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
+        if transaction.charge.entry.audience:
+            self._record(transaction.charge.entry, PUBLICATION, data, "release")
+
+    def publish(self, release: Release, data: bytes) -> None:
+        """Let out what was computed from other releases alone.
+
+        Raises:
+            BudgetExceededError: the budget does not allow it.
+            LostResultError: something else was let out for it before.
+        """
+        transaction = self.begin(release)
+        self.seal(transaction, hashlib.sha256(data).hexdigest())
+        self._record(release, PUBLICATION, data, "release")
+
+    def ready(self, cohort: tuple[str, ...]) -> None:
+        """Raise whatever would fail after the training: keys that are missing or used up, a cohort without masks."""
+        self.channel.aggregator.ready(cohort)
+
+    def protect(self, release: Release, values: IntVector, cohort: tuple[str, ...]) -> bytes:
+        """The sealed message of an update ``(length,)``, bound to run, stage, round, attempt and cohort.
+
+        Raises:
+            AggregationError: a value is out of range.
             MaskReuseError: something was sent for this attempt before.
         """
         channel = self.channel
-        integers = channel.codec.encode(payload)
-        if sealed is None:
-            bound = Binding(channel.run, release.stage, release.round or 0, release.attempt or 0, cohort)
-            header = Header(
-                "update",
-                channel.run,
-                bound.stage,
-                bound.round,
-                bound.attempt,
-                self.market,
-                channel.parameters,
-                cohort,
-            )
-            sealed = pack(header, channel.aggregator.protect(integers, bound), channel.identity.sign)
-        digest = hashlib.sha256(sealed).hexdigest()
-        if not self._entered(digest):
-            self._refuse_overspending(release)
-            keep(sealed)
-            self._enter(release, digest)
-        self._record(release, "own-update", integers.astype("<i8").tobytes(), f"owner:{self.market}", 0)
-        self._record(release, "update", sealed, "server", 1)
-        send(sealed)
-
-    def _entered(self, digest: str) -> bool:
-        return any(entry.message_sha256 == digest for entry in self.ledger.entries)
-
-    def _enter(self, release: Release, digest: str | None) -> None:
-        self.ledger.append(
-            Entry(
-                market=self.market,
-                stage=release.stage,
-                event=release.event,
-                mechanism=release.mechanism,
-                audience=release.audience,
-                depends_on=release.depends_on,
-                sensitivity=release.sensitivity,
-                delta=self.budget.delta,
-                seeded=self._seeded,
-                unit=release.unit,
-                round=release.round,
-                attempt=release.attempt,
-                message_sha256=digest,
-                remark=release.remark,
-                view_events=release.view_events,
-            )
+        bound = Binding(channel.run, release.stage, release.round or 0, release.attempt or 0, cohort)
+        header = Header(
+            "update", channel.run, bound.stage, bound.round, bound.attempt, self.market, channel.parameters, cohort
         )
+        return pack(header, channel.aggregator.protect(values, bound), channel.identity.sign)
+
+    def withhold(self, transaction: Transaction, values: IntVector, meter: IntVector | None = None) -> None:
+        """Seal an update ``(length,)`` that was never sent: its attempt was given up, and a later one sends it."""
+        data = values.astype("<i8").tobytes()
+        self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
+        self._record(transaction.charge.entry, OWN_UPDATE, data, f"owner:{self.market}")
+
+    def send(
+        self,
+        transaction: Transaction,
+        values: IntVector,
+        message: bytes,
+        send: Callable[[bytes], None],
+        meter: IntVector | None = None,
+    ) -> None:
+        """Let an update out to the server; the caller has kept the message, and brings the same after a crash.
+
+        Args:
+            transaction: the update's.
+            values: integers ``(length,)``, for the market's own record.
+            message: what ``protect`` made of them.
+            send: hands the message to the engine.
+            meter: spare coordinates of all steps.
+        """
+        self.seal(transaction, hashlib.sha256(message).hexdigest(), meter)
+        release = transaction.charge.entry
+        self._record(release, OWN_UPDATE, values.astype("<i8").tobytes(), f"owner:{self.market}")
+        self._record(release, "update", message, "server", receivers=1)
+        send(message)
+
+    def receive(self, header: Header, message: bytes, payload: bytes) -> IntVector:
+        """Open a sum ``(length,)`` whose message was verified, and record both; the one way in.
+
+        Raises:
+            AggregationError: it cannot be opened, or is outside the range of its cohort.
+        """
+        total = self.channel.aggregator.reveal(payload)
+        largest = self.channel.largest or len(header.cohort) * 2**self.channel.codec.bits
+        if np.abs(total).max(initial=0) > largest:
+            raise AggregationError(f"market {self.market}, round {header.round}: a sum is outside ±{largest}")
+        where: dict[str, Any] = {"stage": header.stage, "round": header.round, "sender": header.sender}
+        self._transcript.add(
+            message,
+            kind="aggregate",
+            attempt=header.attempt,
+            visible_to=SERVER_AND_MARKETS,
+            receivers=len(header.cohort),
+            **where,
+        )
+        data = total.astype("<i8").tobytes()
+        self._transcript.add(data, kind=SUM, visible_to=("markets",), receivers=0, **where)
+        return total
+
+    def close(self, statement: Mapping[str, Any]) -> None:
+        """The ledger's last line; keys of what was charged and never finished are erased."""
+        if self.ledger.closing is None:
+            self.ledger.close(statement)
+        for path in self._keys.glob("*.key"):
+            erase(path)
 
     def spent(self) -> float:
         """ε that the budget's stages have spent so far, rounded up a little; ``inf`` without DP."""
-        events = [entry.event for entry in self._budgeted()]
-        return pld_epsilon(events, self.budget.delta, interval=ROUGH)
+        return pld_epsilon([entry.event for entry in self._budgeted()], self.budget.delta, interval=ROUGH)
+
+    def _entry(self, release: Release) -> Entry:
+        return release.entry(self.market, delta=self.budget.delta, seeded=self._noise_seed is not None)
 
     def _budgeted(self) -> list[Entry]:
         return [entry for entry in self.ledger.entries if self._counts(entry.stage)]
@@ -248,20 +360,46 @@ class Door:
     def _refuse_overspending(self, release: Release) -> None:
         if self.budget.epsilon is None or not self._counts(release.stage):
             return
-        events = [*(entry.event for entry in self._budgeted()), release.event]
-        allowed = self.budget.epsilon * (1 + 1e-6)
-        plan = [self.budget.plan]
-        if is_part_of(events, plan) and pld_epsilon(plan, self.budget.delta, interval=COARSE) <= allowed:
-            return
-        asked = pld_epsilon(events, self.budget.delta, interval=COARSE)
+        entries = [*self._budgeted(), self._entry(release)]
+        events = [entry.event for entry in entries]
+        if is_part_of(events, [self.budget.plan]):
+            events = [self.budget.plan]  # composed once for all releases
+        asked = composed_epsilon(events, entries, self.budget.delta, partial(pld_epsilon, interval=COARSE))
         at = "" if release.round is None else f", round {release.round}"
-        if asked > allowed:
+        if asked > self.budget.epsilon * (1 + 1e-9):
             raise BudgetExceededError(
                 f"market {self.market}, stage {release.stage}{at}: this release would bring "
                 f"epsilon to {asked:.4g}, the budget is {self.budget.epsilon:.4g}; nothing was sent"
             )
 
-    def _record(self, release: Release, kind: str, data: bytes, visible_to: str, receivers: int) -> None:
+    def _make_key(self, release: Release) -> bytes | None:
+        """A fresh key, on the disk before the charge that names its hash; one that no charge names is replaced."""
+        if not release.draws:
+            return None
+        if self._noise_seed is None:
+            source = NoiseSource.from_entropy()
+        else:
+            source = NoiseSource.from_seed(self._noise_seed).derive(self.market, *map(str, release.identity))
+        key = source.words(KEY_BYTES // 8).tobytes()
+        write_secret(self._key_path(self.ledger.length), key, replace=True)
+        return key
+
+    def _key_of(self, charge: Charge) -> bytes | None:
+        if not charge.key:
+            return None
+        path = self._key_path(charge.sequence)
+        key = read_secret(path) if path.exists() else b""
+        if hashlib.sha256(key).hexdigest() != charge.key:
+            raise LostResultError(
+                f"{path}: the key that line {charge.line} of {self.ledger.path} was charged for is gone; what it "
+                "would draw cannot be drawn again: restore it, or start a new run"
+            )
+        return key
+
+    def _key_path(self, sequence: int) -> Path:
+        return self._keys / f"{sequence:06d}.key"
+
+    def _record(self, release: Release | Entry, kind: str, data: bytes, visible_to: str, receivers: int = 0) -> None:
         self._transcript.add(
             data,
             kind=kind,

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 
 from fedmm_secure.federation.client import MarketClient
+from fedmm_secure.federation.introductions import introduce, meet
+from fedmm_secure.federation.parties import Federation, configuration_hash, make_server
 from fedmm_secure.federation.server import Absence, AggregationServer, Order, Rejection
-from fedmm_secure.federation.setup import Federation, configuration_hash, introduce, make_server, meet
 from fedmm_secure.federation.transcript import Transcript
 from privacy.aggregation import AggregationError
 
@@ -82,7 +83,7 @@ def run_rounds(
             message, rejections = result.message, result.rejections
         for market, client in present.items():
             if market not in lost and client.next_round == round:
-                transcript.add_sum(client.apply(message), stage=stage, round=round)
+                client.apply(message)
         if on_round is not None:
             on_round(round, clients, rejections)
     if lost:

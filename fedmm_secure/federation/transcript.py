@@ -6,14 +6,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.ledger import append_line
-from privacy.aggregation.base import IntVector
-from privacy.aggregation.keys import SERVER
+from privacy.accounting.lines import append_line
 
 INDEX = "index.jsonl"
+HELLO, UPDATE, AGGREGATE = "hello", "update", "aggregate"
+PUBLICATION, OWN_UPDATE, SUM, METER = "publication", "own-update", "sum", "meter"
+KINDS = frozenset({HELLO, UPDATE, AGGREGATE, PUBLICATION, OWN_UPDATE, SUM, METER})
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Record:
 
     Attributes:
         file: file below the transcript directory.
-        kind: ``hello``, ``update``, ``aggregate``, ``publication``, ``own-update`` or ``sum``; all but updates and
-            aggregates are in the clear.
+        kind: ``hello``, ``update``, ``aggregate``, ``publication``, ``own-update``, ``sum`` or ``meter`` (spare
+            coordinates); all but updates and aggregates are in the clear.
         stage: stage of the run.
         round: round number.
         attempt: attempt of the round.
@@ -68,28 +70,17 @@ class Transcript:
         attempt: int = 0,
     ) -> Record:
         """Keep ``data``; the file is complete before the index names it."""
-        file = _file(stage, round, attempt, kind, sender)
+        file = record_file(stage, round, attempt, kind, sender)
         digest = hashlib.sha256(data).hexdigest()
         record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest, attempt)
-        if self._known.get(file) == record:
-            return record
+        known = self._known.get(file)
+        if known is not None and (known.sha256, known.visible_to) == (digest, visible_to):
+            return known  # every party of a process records what it sees
         write_atomic(self.directory / file, data)
         append_line(self.directory / INDEX, (json.dumps(asdict(record), sort_keys=True) + "\n").encode())
         self.records = [kept for kept in self.records if kept.file != file] + [record]
         self._known[file] = record
         return record
-
-    def add_sum(self, total: IntVector, *, stage: str, round: int) -> Record:
-        """Keep the sum ``(length,)`` that the markets revealed."""
-        return self.add(
-            total.astype("<i8").tobytes(),
-            kind="sum",
-            stage=stage,
-            round=round,
-            sender=SERVER,
-            visible_to=("markets",),
-            receivers=0,
-        )
 
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
         """Bytes of the record of the latest attempt, None if there is none."""
@@ -102,23 +93,39 @@ class Transcript:
         return None if record is None else (self.directory / record.file).read_bytes()
 
 
-def _file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:
+def record_file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:
+    """File of a record below the transcript directory."""
     again = f".{attempt}" if attempt else ""
     return f"{stage}/{round:04d}{again}-{kind}-{sender}.bin"
 
 
 def read_index(directory: Path) -> list[Record]:
-    """Records of a transcript; the last line of a file counts, an incomplete last line of the index does not."""
+    """Records of a transcript; the last line of a file counts, an incomplete last line of the index does not.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or a line is no record.
+    """
     index = directory / INDEX
+    try:
+        text = index.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"{index}: cannot be read: {error}") from error
     latest: dict[str, Record] = {}
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break
         try:
-            fields = json.loads(line)
-            fields["visible_to"] = tuple(fields["visible_to"])
-            record = Record(**fields)
-        except (ValueError, TypeError, KeyError) as error:
+            record = _record(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RunDirectoryError(f"{index}:{number}: not a transcript record: {error}") from error
         latest[record.file] = record
     return list(latest.values())
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    record = Record(**{**fields, "visible_to": tuple(fields["visible_to"])})
+    texts = (record.file, record.kind, record.stage, record.sender, record.sha256, *record.visible_to)
+    numbers = (record.round, record.receivers, record.size, record.attempt)
+    if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a field of another type")
+    return record

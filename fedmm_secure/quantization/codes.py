@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.rqvae import RQVAE
 
+BLOCK = 256  # rows that are assigned codes at a time
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -36,10 +38,21 @@ def unit_rows(factors: FloatArray) -> torch.Tensor:
 
 def assign_codes(model: RQVAE, user_factors: FloatArray, item_factors: FloatArray) -> Codes:
     """Codes of embedded users ``(n_users, dim)`` and items ``(n_items, dim)``."""
-    return Codes(
-        model.assign(unit_rows(user_factors)).numpy().astype(np.int64),
-        model.assign(unit_rows(item_factors)).numpy().astype(np.int64),
-    )
+    return Codes(_assign(model, unit_rows(user_factors)), _assign(model, unit_rows(item_factors)))
+
+
+def _assign(model: RQVAE, rows: torch.Tensor) -> IntArray:
+    """Codes ``(n, 2)`` of unit rows, in zero-padded blocks of one shape: a code is its row's alone, to the last bit.
+
+    A sum that is rounded otherwise when a neighbour leaves could flip the code of another user, and with it all that
+    the user contributes to later stages.
+    """
+    found = np.zeros((len(rows), 2), dtype=np.int64)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        padded = torch.nn.functional.pad(part, (0, 0, 0, BLOCK - len(part)))
+        found[start : start + BLOCK] = model.assign(padded).numpy()[: len(part)]
+    return found
 
 
 def codebook_use(codes: NDArray[np.int64], n_codes: int) -> CodebookUse:

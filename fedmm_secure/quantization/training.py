@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, Quantized
-from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, HookGradients, StepStatistics
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps, SharedGroup, StepStatistics
+from privacy.mechanisms.per_example import HookGradients
+from privacy.mechanisms.randomness import IntArray, NoiseSource
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,35 @@ class TrainingSettings:
 class PrivateSettings:
     """How it does so under DP-SGD: ``steps`` noised steps on users a round.
 
-    ``codebook_noise_share`` below 1 is distributed noise: the part of the noise's standard deviation that this market
-    adds on the global codebook; the sum over the cohort carries all of it.
+    Attributes:
+        choices: clipping, noise and sampling.
+        steps: of a round.
+        learning_rate: of the noised steps.
+        spare: noised sums of each step that no user reaches.
+        shared: distributed noise, if any: what this market adds on the global codebook is a part.
     """
 
     choices: DPSGD
     steps: int
-    noise: NoiseSource
     learning_rate: float = 1e-3
-    codebook_noise_share: float = 1.0
+    spare: int = 0
+    shared: PartOfNoise | None = None
+
+
+@dataclass(frozen=True)
+class PartOfNoise:
+    """Noise of the global codebook that the cohort's sum carries, in a unit that all markets share.
+
+    Attributes:
+        step: grid unit of the codebook's gradient, ``SharedGroup.step_for`` of the most sensitive market's noise.
+        honest_parts: markets whose noise is in a sum after colluders have subtracted theirs.
+    """
+
+    step: float
+    honest_parts: int
+
+
+_NO_STEPS = np.zeros((0, 0), dtype=np.int64)
 
 
 class QuantizerTrainer:
@@ -63,52 +85,54 @@ class QuantizerTrainer:
         if private is not None:
             self._noised = torch.optim.Adam(model.parameters(), lr=private.learning_rate)
             codewords = model.global_codebook.codewords
+            shared = None
+            if private.shared is not None:
+                shared = SharedGroup(codewords, private.shared.step, private.shared.honest_parts)
             self._private_trainer = DPSGDTrainer(
                 HookGradients(model, self._per_example),
                 self._noised,
                 private.choices,
                 len(user_rows),
-                private.noise,
-                {codewords: private.codebook_noise_share} if private.codebook_noise_share < 1.0 else None,
+                shared,
             )
             self._shared = torch.optim.Adam([codewords], lr=private.learning_rate)
 
-    def train_round(self, generator: torch.Generator, *, warm_up: bool) -> StepStatistics:
-        """One round of local training; a warm-up round reads no user row under DP."""
+    def train_round(
+        self, generator: torch.Generator, *, warm_up: bool, noise: NoiseSource | None = None
+    ) -> NoisedSteps:
+        """One round of local training; a warm-up round reads no user row under DP, any other needs the round's noise.
+
+        ``generator`` shuffles rows: those that cost no budget or, without DP, all.
+        """
         if self._private_trainer is None or self.private is None:
-            loss = self._epochs(torch.cat([self._users, self._free]), generator)
-            return StepStatistics(loss, 0.0, float("inf"))
+            return _unnoised(self._epochs(torch.cat([self._users, self._free]), generator))
         loss = self._epochs(self._free, generator)
         if warm_up:
-            return StepStatistics(loss, 0.0, float("inf"))
-        return self.private_steps(self.private.steps)
+            return _unnoised(loss)
+        if noise is None:
+            raise ValueError("a round on users' rows needs noise")
+        return self.private_steps(self.private.steps, noise)
 
-    def private_steps(self, count: int, after: Callable[[], None] | None = None) -> StepStatistics:
+    def private_steps(self, count: int, noise: NoiseSource, after: Callable[[], None] | None = None) -> NoisedSteps:
         """Noised steps alone; ``after`` follows each, while the noised gradients are there to be read."""
-        if self._private_trainer is None:
+        if self._private_trainer is None or self.private is None:
             raise ValueError("noised steps need DP-SGD")
-        return self._private_trainer.steps(self._users, count, after=after)
+        return self._private_trainer.steps(self._users, count, noise, after, spare=self.private.spare)
 
-    def gradient_round(self, generator: torch.Generator) -> tuple[StepStatistics, Tensor]:
-        """One noised step on the local parameters; returns the noised gradient of the global codebook as well.
+    def gradient_round(self, generator: torch.Generator, noise: NoiseSource) -> tuple[NoisedSteps, IntArray]:
+        """One noised step on the local parameters; returns the noised gradient sum of the global codebook as well.
 
-        The global codebook stays as it is: all markets step it by the cohort's mean gradient, ``apply_gradient``. A
-        sum of gradients carries the sum of their noise, which a sum of movements would not.
+        The sum ``(n_codes · latent_dim,)`` is of integers, in units of ``PartOfNoise.step``, and carries this market's
+        part of the noise. The global codebook stays as it is: all markets step it by the cohort's mean gradient,
+        ``apply_gradient``. A sum of gradients carries the sum of their noise, which a sum of movements would not.
         """
         codewords = self.model.global_codebook.codewords
-        start, found = codewords.detach().clone(), torch.zeros_like(codewords)
+        start = codewords.detach().clone()
         self._epochs(self._free, generator)
         with torch.no_grad():
             codewords.copy_(start)
-
-        def keep() -> None:
-            assert codewords.grad is not None
-            found.copy_(codewords.grad)
-
-        statistics = self.private_steps(1, after=keep)
-        with torch.no_grad():
-            codewords.copy_(start)
-        return statistics, found
+        found = self.private_steps(1, noise)
+        return found, found.shared[0]
 
     def apply_gradient(self, gradient: Tensor) -> None:
         """Step the global codebook; the same in every market, for the same gradients."""
@@ -144,3 +168,7 @@ class QuantizerTrainer:
     def _per_example(self, model: nn.Module, batch: Tensor) -> Tensor:
         quantized: Quantized = model(batch, self.settings.weights.soft_temperature)
         return quantized.total(self.settings.weights)
+
+
+def _unnoised(loss: float) -> NoisedSteps:
+    return NoisedSteps(StepStatistics(loss, 0.0, float("inf")), _NO_STEPS, _NO_STEPS)

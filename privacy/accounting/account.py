@@ -12,16 +12,16 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
 
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
-from privacy.accounting.ledger import append_line, canonical_json, drop_torn_tail
+from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
 from privacy.files import write_secret
 
@@ -39,14 +39,46 @@ class Spending:
     Attributes:
         run: id of the run.
         events: by view, everything that the view will observe, upstream stages included.
+        coordinates: values of discrete noise that are drawn in all, at most.
+        extra_delta: probability of failure that the events do not carry.
     """
 
     run: str
     events: Mapping[str, DpEvent]
+    coordinates: int = 0
+    extra_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the account answers to a start or a resumption.
+
+    Attributes:
+        earlier: what other runs on the same data spend that were entered before.
+        again: whether the run had gone on elsewhere since the state that it is resumed from: what it does from here on
+            is another run, and was entered as one.
+    """
+
+    earlier: list[Spending]
+    again: bool
+
+
+@dataclass
+class _Course:
+    """One course of a run: its spending, and the nonce of its latest start."""
+
+    spending: Spending
+    nonce: str
 
 
 class PrivacyAccount:
-    """An append-only file, one line for each run and data set."""
+    """An append-only file, one line for each start of a run on a data set.
+
+    Each start enters a nonce, which the run keeps beside its state. A resumption names the nonces it knows; if the
+    account's latest is among them, the same course goes on. A run directory that was copied and resumed twice names a
+    nonce that is no longer the latest the second time: two courses draw noise of their own from there on, and each is
+    charged.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,49 +91,69 @@ class PrivacyAccount:
             digest.update(len(row).to_bytes(4, "big") + row)
         return digest.hexdigest()
 
-    def register(self, fingerprint: str, spending: Spending) -> list[Spending]:
-        """Enter a run's spending, once; returns that of the runs before it on the same data."""
+    def start(self, fingerprint: str, spending: Spending, *, known: Collection[str], nonce: str) -> Started:
+        """Enter a start of a run, before it spends anything.
+
+        Args:
+            fingerprint: of the data.
+            spending: what the run will have spent when it is over.
+            known: nonces that the state says were entered, or may have been.
+            nonce: a fresh one, which the state holds already.
+        """
         with self._locked():
-            known = self._read(fingerprint)
-            earlier: list[Spending] = []
-            for found in known:
-                if found.run == spending.run:
-                    return earlier
-                earlier.append(found)
-            line = {
-                "fingerprint": fingerprint,
-                "run": spending.run,
-                "events": {view: event_to_data(event) for view, event in spending.events.items()},
-            }
+            if self.path.exists():
+                drop_torn_tail(self.path)
+            courses = self._read(fingerprint)
+            mine = [course for course in courses if course.spending.run == spending.run]
+            going_on = next((course for course in mine if course.nonce in known), None)
+            line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "nonce": nonce}
+            if going_on is None:
+                line["events"] = {view: event_to_data(event) for view, event in spending.events.items()}
+                line |= {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
+            else:
+                line["follows"] = going_on.nonce
             append_line(self.path, canonical_json(line) + b"\n")
-        return earlier
+        before = courses if going_on is None else courses[: courses.index(going_on)]
+        return Started([course.spending for course in before], again=going_on is None and bool(mine))
 
     def spendings(self, fingerprint: str) -> list[Spending]:
-        """What all runs on a data set spend, in the order in which they were entered.
+        """What all runs on a data set spend, in the order in which they were entered; a run that was resumed from an
+        old copy is there twice. Changes nothing.
 
         Raises:
             AccountError: there is no account at this path, or it cannot be read.
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        with self._locked():
-            return self._read(fingerprint)
+        return [course.spending for course in self._read(fingerprint)]
 
-    def _read(self, fingerprint: str) -> list[Spending]:
-        found: list[Spending] = []
+    def _read(self, fingerprint: str) -> list[_Course]:
+        found: list[_Course] = []
         if not self.path.exists():
             return found
-        drop_torn_tail(self.path)
-        for number, raw in enumerate(self.path.read_bytes().splitlines(), start=1):
+        for number, raw in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
+            if not raw.endswith(b"\n"):
+                break  # its sync never returned, so that start spent nothing
             try:
                 line: dict[str, Any] = json.loads(raw)
-                events = {view: event_from_data(data) for view, data in line["events"].items()}
-                spending = Spending(line["run"], events)
-                same = line["fingerprint"] == fingerprint
-            except (ValueError, KeyError, TypeError, AttributeError, UnknownEventError) as error:
-                raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error}") from error
-            if same:
-                found.append(spending)
+                if line["fingerprint"] != fingerprint:
+                    continue
+                if "nonce" not in line:  # of a version whose noise had a seed of 32 bits, which can be found
+                    raw_events = dict.fromkeys(line["events"], NonPrivateDpEvent())
+                    found.append(_Course(Spending(line["run"], raw_events), ""))
+                    continue
+                nonce = str(line["nonce"])
+                if "follows" in line:
+                    course = next(
+                        one for one in found if (one.spending.run, one.nonce) == (line["run"], line["follows"])
+                    )
+                    course.nonce = nonce
+                else:
+                    events = {view: event_from_data(data) for view, data in line["events"].items()}
+                    drawn, failing = int(line["coordinates"]), float(line["extra_delta"])
+                    found.append(_Course(Spending(line["run"], events, drawn, failing), nonce))
+            except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
+                raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found
 
     def _key(self) -> bytes:

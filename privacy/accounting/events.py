@@ -65,7 +65,7 @@ def event_from_data(data: Mapping[str, Any]) -> DpEvent:
                 return dp_event.ComposedDpEvent([event_from_data(part) for part in data["events"]])
             case kind:
                 raise UnknownEventError(f"unknown event kind {kind!r}")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UnknownEventError(f"malformed event: {error!r}") from error
 
 

@@ -1,10 +1,15 @@
-"""The privacy ledger of one market: append-only, hash-chained, written before a release is sent."""
+"""The privacy ledger of one market: append-only, hash-chained; a release is charged before it is computed.
+
+Lines are of five kinds. ``open``, the first, commits to what the run was given. A release is two lines: its *charge*,
+written before a private row is read, and its *seal*, the digest of what was computed. ``note`` records what spends
+nothing by itself but is built upon. ``close``, the last, commits to what the run left, and is signed. What is charged
+is spent, whether or not a seal follows: a crash over-counts, and never under-counts.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +18,13 @@ from typing import Any
 from dp_accounting.dp_event import DpEvent
 
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
+from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
 
 GENESIS = "0" * 64
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+OPEN, CHARGE, SEAL, NOTE, CLOSE = "open", "charge", "seal", "note", "close"
+KINDS = (OPEN, CHARGE, SEAL, NOTE, CLOSE)
 
 
 class LedgerError(InputError):
@@ -40,9 +48,10 @@ class Entry:
         seeded: whether the noise came from a seed (a test), which is unfit for compliance.
         round: federation round, None outside the rounds.
         attempt: which attempt of the round, None outside the rounds.
-        message_sha256: hash of the bytes that were sent, None if none were.
         remark: what a reader must know beside the numbers.
         view_events: events of views that observe less, or more, than ``event`` says.
+        coordinates: values of discrete noise that were drawn, spare ones included, over all steps; 0 where none were.
+        extra_delta: probability of failure that the event does not carry.
     """
 
     market: str
@@ -57,13 +66,19 @@ class Entry:
     unit: str = "user"
     round: int | None = None
     attempt: int | None = None
-    message_sha256: str | None = None
     remark: str | None = None
     view_events: Mapping[str, DpEvent] = field(default_factory=dict)
+    coordinates: int = 0
+    extra_delta: float = 0.0
 
     def event_for(self, view: str) -> DpEvent:
         """What the entry means for one view."""
         return self.view_events.get(view, self.event)
+
+    @property
+    def identity(self) -> tuple[str, int | None, int | None]:
+        """What happens once in a run: stage, round, attempt."""
+        return self.stage, self.round, self.attempt
 
     def to_data(self) -> dict[str, Any]:
         data = dict(vars(self))
@@ -87,33 +102,158 @@ def stage_group(stage: str) -> str:
     return stage.split("/")[0]
 
 
+@dataclass(frozen=True)
+class Charge:
+    """A release that is paid for.
+
+    Attributes:
+        sequence: number of its line.
+        entry: what it is.
+        data: keyed fingerprint of the rows that it reads; empty where it reads none.
+        key: hash of the key of its randomness; empty where it draws none.
+        line: number of its line in the file, from 1.
+    """
+
+    sequence: int
+    entry: Entry
+    data: str
+    key: str
+
+    @property
+    def line(self) -> int:
+        return self.sequence + 1
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a charge was spent on.
+
+    Attributes:
+        charge: sequence of the charge.
+        digest: SHA-256 of the result's bytes.
+        meter: SHA-256 of the spare coordinates' bytes; empty where there are none.
+    """
+
+    charge: int
+    digest: str
+    meter: str
+
+
+@dataclass(frozen=True)
+class LedgerContent:
+    """What a ledger says, its chain checked.
+
+    Attributes:
+        opening: what the first line commits to; empty where there is none yet.
+        entries: charges and notes, in order.
+        charges: in order.
+        seals: by the charge's sequence.
+        closing: what the last line commits to; None while the ledger is open.
+        kinds: kind of each line.
+        head: hash of the last line.
+    """
+
+    opening: Mapping[str, Any]
+    entries: tuple[Entry, ...]
+    charges: tuple[Charge, ...]
+    seals: Mapping[int, Seal]
+    closing: Mapping[str, Any] | None
+    kinds: tuple[str, ...]
+    head: str
+
+    @property
+    def released(self) -> frozenset[str]:
+        """Digests of all sealed results."""
+        return frozenset(seal.digest for seal in self.seals.values())
+
+
 class Ledger:
-    """Appends entries to ``path``; each line is fsynced before ``append`` returns."""
+    """Appends lines to ``path``; each is synced before the call that appends it returns.
+
+    An append that fails leaves the ledger unusable until it is opened again: what is on the disk is then the truth.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
-        self.head = GENESIS
+        self.charges: list[Charge] = []
+        self.seals: dict[int, Seal] = {}
+        self.opening: Mapping[str, Any] = {}
+        self.closing: Mapping[str, Any] | None = None
+        self.head, self.length, self._failed = GENESIS, 0, False
         if path.exists():
             drop_torn_tail(path)
-            self.entries, self.head = read_ledger(path)
+            found = read_ledger(path)
+            self.entries, self.charges, self.seals = list(found.entries), list(found.charges), dict(found.seals)
+            self.opening, self.closing = found.opening, found.closing
+            self.head, self.length = found.head, len(found.kinds)
 
-    def append(self, entry: Entry) -> None:
-        """Write one line; when this returns, the line survives a crash."""
-        line, head = _line(entry, len(self.entries), self.head)
-        append_line(self.path, line)
+    def open(self, commitments: Mapping[str, Any]) -> None:
+        """The first line; once.
+
+        Raises:
+            LedgerError: it is there, and commits to something else; the first difference is named.
+        """
+        if self.length:
+            for name in sorted({*commitments, *self.opening}):
+                if self.opening.get(name) != commitments.get(name):
+                    raise LedgerError(f"{self.path}:1: the run was opened with another {name.replace('_', ' ')}")
+            return
+        self._append(OPEN, {"commitments": dict(commitments)})
+        self.opening = dict(commitments)
+
+    def charge(self, entry: Entry, *, data: str = "", key: str = "") -> Charge:
+        """Pay for a release; what it reads may be read when this returns."""
+        found = Charge(self.length, entry, data, key)
+        self._append(CHARGE, {"entry": entry.to_data(), "data": data, "key": key})
         self.entries.append(entry)
-        self.head = head
+        self.charges.append(found)
+        return found
+
+    def seal(self, charge: Charge, digest: str, meter: str = "") -> None:
+        """Say what a charge was spent on.
+
+        Raises:
+            LedgerError: it is sealed already.
+        """
+        if charge.sequence in self.seals:
+            raise LedgerError(f"{self.path}:{charge.line}: is sealed already")
+        found = Seal(charge.sequence, digest, meter)
+        self._append(SEAL, dict(vars(found)))
+        self.seals[charge.sequence] = found
+
+    def note(self, entry: Entry) -> None:
+        """Record a stage that is built upon."""
+        self._append(NOTE, {"entry": entry.to_data()})
+        self.entries.append(entry)
+
+    def close(self, statement: Mapping[str, Any]) -> None:
+        """The last line; nothing follows it."""
+        self._append(CLOSE, {"statement": dict(statement)})
+        self.closing = dict(statement)
+
+    def ready(self) -> None:
+        """Raises ``LedgerError`` where no line can be added: what belongs to the next line must not be made then."""
+        if self._failed:
+            raise LedgerError(f"{self.path}: a line could not be written; open the ledger again")
+        if self.closing is not None:
+            raise LedgerError(f"{self.path}: is closed")
+
+    def _append(self, kind: str, body: Mapping[str, Any]) -> None:
+        self.ready()
+        line, head = encode_line(kind, body, self.length, self.head)
+        self._failed = True
+        append_line(self.path, line)
+        self._failed = False
+        self.head, self.length = head, self.length + 1
 
 
-def read_ledger(path: Path) -> tuple[list[Entry], str]:
-    """Entries and head hash of a ledger, the chain checked.
+def read_ledger(path: Path) -> LedgerContent:
+    """What a ledger says, the chain and the order of kinds checked; changes nothing.
 
     Raises:
         LedgerError: naming the first line that does not follow from the one before.
     """
-    entries: list[Entry] = []
-    head = GENESIS
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -121,22 +261,84 @@ def read_ledger(path: Path) -> tuple[list[Entry], str]:
     if content and not content.endswith(b"\n"):
         last = len(content.splitlines())
         raise LedgerError(f"{path}:{last}: the last line is incomplete")
-    for number, raw in enumerate(content.splitlines(keepends=True), start=1):
+    reader = _Reader(path)
+    for raw in content.splitlines(keepends=True):
+        reader.take(raw)
+    return reader.content()
+
+
+class _Reader:
+    """Reads lines in order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opening: Mapping[str, Any] = {}
+        self._closing: Mapping[str, Any] | None = None
+        self._entries: list[Entry] = []
+        self._charges: dict[int, Charge] = {}
+        self._seals: dict[int, Seal] = {}
+        self._kinds: list[str] = []
+        self._head = GENESIS
+
+    def content(self) -> LedgerContent:
+        return LedgerContent(
+            self._opening,
+            tuple(self._entries),
+            tuple(self._charges.values()),
+            self._seals,
+            self._closing,
+            tuple(self._kinds),
+            self._head,
+        )
+
+    def take(self, raw: bytes) -> None:
+        sequence = len(self._kinds)
+        where = f"{self._path}:{sequence + 1}"
         try:
             data = json.loads(raw)
-            entry = Entry.from_data(data["entry"])
-            line, expected = _line(entry, number - 1, head)
-        except (ValueError, KeyError, TypeError, AttributeError, UnknownEventError) as error:
-            raise LedgerError(f"{path}:{number}: not a ledger line: {error}") from error
-        if data.get("sequence") != number - 1:
-            raise LedgerError(f"{path}:{number}: sequence {data.get('sequence')} where {number - 1} was expected")
-        if data.get("previous") != head:
-            raise LedgerError(f"{path}:{number}: does not follow from the line before: dropped, edited or reordered")
-        if raw != line:
-            raise LedgerError(f"{path}:{number}: its hash does not match its content")
-        entries.append(entry)
-        head = expected
-    return entries, head
+            version, kind, body = data["version"], data["kind"], data["body"]
+            if version != FORMAT_VERSION:
+                raise LedgerError(f"{where}: format {version!r}; this version reads format {FORMAT_VERSION}")
+            line, head = encode_line(kind, body, sequence, self._head)
+            if data.get("sequence") != sequence:
+                raise LedgerError(f"{where}: sequence {data.get('sequence')} where {sequence} was expected")
+            if data.get("previous") != self._head:
+                raise LedgerError(f"{where}: does not follow from the line before: dropped, edited or reordered")
+            if raw != line:
+                raise LedgerError(f"{where}: its hash does not match its content")
+            problem = self._keep(kind, body, sequence)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UnknownEventError) as error:
+            raise LedgerError(f"{where}: not a ledger line: {error}") from error
+        if problem:
+            raise LedgerError(f"{where}: {problem}")
+        self._kinds.append(kind)
+        self._head = head
+
+    def _keep(self, kind: str, body: Mapping[str, Any], sequence: int) -> str | None:
+        """Take in a line; what is wrong with its place, if anything."""
+        if (kind == OPEN) != (sequence == 0):
+            return "a ledger begins with its opening line, and has one"
+        if self._closing is not None:
+            return "follows the closing line"
+        match kind:
+            case "open":
+                self._opening = dict(body["commitments"])
+            case "charge":
+                entry = Entry.from_data(body["entry"])
+                self._charges[sequence] = Charge(sequence, entry, str(body["data"]), str(body["key"]))
+                self._entries.append(entry)
+            case "seal":
+                seal = Seal(**body)
+                if seal.charge not in self._charges or seal.charge in self._seals:
+                    return f"seals line {seal.charge + 1}, which is no charge without a seal"
+                self._seals[seal.charge] = seal
+            case "note":
+                self._entries.append(Entry.from_data(body["entry"]))
+            case "close":
+                self._closing = dict(body["statement"])
+            case _:
+                return f"unknown kind {kind!r}"
+        return None
 
 
 def depended_on(entries: Sequence[Entry], visible: Sequence[Entry]) -> list[Entry]:
@@ -152,45 +354,8 @@ def depended_on(entries: Sequence[Entry], visible: Sequence[Entry]) -> list[Entr
     return [entry for entry in entries if id(entry) in needed]
 
 
-def _line(entry: Entry, sequence: int, previous: str) -> tuple[bytes, str]:
-    body = {
-        "version": FORMAT_VERSION,
-        "sequence": sequence,
-        "previous": previous,
-        "entry": entry.to_data(),
-    }
-    digest = hashlib.sha256(canonical_json(body)).hexdigest()
-    return canonical_json({**body, "hash": digest}) + b"\n", digest
-
-
-def canonical_json(data: dict[str, Any]) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Add a line to an append-only file; when this returns, the line survives a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    created = not path.exists()
-    with path.open("ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    if created:
-        _sync_directory(path.parent)
-
-
-def drop_torn_tail(path: Path) -> None:
-    """Cut an incomplete last line: its fsync never returned, so what it stands for was never released."""
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-            os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def encode_line(kind: str, body: Mapping[str, Any], sequence: int, previous: str) -> tuple[bytes, str]:
+    """A line as it stands in the file, and its hash."""
+    fields = {"version": FORMAT_VERSION, "sequence": sequence, "previous": previous, "kind": kind, "body": body}
+    digest = hashlib.sha256(canonical_json(fields)).hexdigest()
+    return canonical_json({**fields, "hash": digest}) + b"\n", digest

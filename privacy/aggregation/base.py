@@ -38,6 +38,10 @@ class Binding:
 class MarketAggregator(Protocol):
     """The market's side: holds whatever secret the protection needs."""
 
+    def ready(self, cohort: tuple[str, ...]) -> None:
+        """Raise what ``protect`` would raise for this cohort whatever the values are: before they are computed."""
+        ...
+
     def protect(self, values: IntVector, binding: Binding) -> bytes:
         """Protect integers ``(length,)`` for transport; raises ``AggregationError`` out of range."""
         ...

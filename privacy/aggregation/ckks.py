@@ -46,6 +46,9 @@ class CKKSMarket:
         self._ring = Ring(parameters)
         self._key = self._ring.load_key(key.secret)
 
+    def ready(self, cohort: tuple[str, ...]) -> None:
+        """Nothing can be missing."""
+
     def protect(self, values: IntVector, binding: Binding) -> bytes:
         parameters = self.parameters
         if values.shape != (parameters.length,):

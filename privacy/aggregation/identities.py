@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from privacy.accounting.ledger import canonical_json
+from privacy.accounting.lines import canonical_json
 from privacy.files import KeyFileError, read_secret, write_secret
 
 IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"

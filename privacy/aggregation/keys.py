@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from privacy.accounting.ledger import canonical_json
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.ckks import CKKSKey
 from privacy.aggregation.identities import (
     CARD_FILE,
@@ -34,7 +34,7 @@ from privacy.aggregation.identities import (
 from privacy.errors import InputError
 from privacy.files import KeyFileError, read_secret, write_secret
 
-FORMAT = 1
+FORMAT = 2
 SERVER = "server"
 BUNDLE_FILE, KEY_FILE, USAGE_FILE = "federation.json", "federation.key", "usage.json"
 SERVER_FILES = frozenset({IDENTITY_FILE, CARD_FILE, BUNDLE_FILE})
@@ -55,6 +55,7 @@ class Bundle:
         aggregation: kind, fixed-point format and encryption parameters.
         key_fingerprint: of the shared CKKS key; empty where there is none.
         rotate_after: rounds that the key may protect; None is no limit.
+        sizes: public numbers of users and items of the markets that stated them; 0 items are yet to be found.
         signature: of the rest, by the founder.
     """
 
@@ -64,9 +65,13 @@ class Bundle:
     aggregation: Mapping[str, Any]
     key_fingerprint: str
     rotate_after: int | None
+    sizes: Mapping[str, tuple[int, int]]
     signature: str
 
     def __post_init__(self) -> None:
+        positive = all(users >= 1 and items >= 0 for users, items in self.sizes.values())
+        if not positive or not self.sizes.keys() <= set(self.markets):
+            raise ValueError("sizes of markets are positive, and of markets in the federation")
         if self.epoch < 1 or SERVER not in self.cards or self.founder not in self.markets:
             raise ValueError("an epoch, a server and a founder among the markets are expected")
         if any(name != card.name for name, card in self.cards.items()):
@@ -80,7 +85,13 @@ class Bundle:
     @cached_property
     def signed_text(self) -> bytes:
         return _bundle_text(
-            self.epoch, self.founder, self.cards, self.aggregation, self.key_fingerprint, self.rotate_after
+            self.epoch,
+            self.founder,
+            self.cards,
+            self.aggregation,
+            self.key_fingerprint,
+            self.rotate_after,
+            self.sizes,
         )
 
     @property
@@ -103,6 +114,7 @@ class Bundle:
             if repr(fields.pop("format")) != repr(FORMAT):  # True is no 1
                 raise ValueError("unknown format")
             fields["cards"] = {name: Card(**card) for name, card in fields["cards"].items()}
+            fields["sizes"] = {name: (int(users), int(items)) for name, (users, items) in fields["sizes"].items()}
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a bundle: {error!r}") from error
@@ -116,6 +128,7 @@ def found_federation(
     *,
     epoch: int = 1,
     rotate_after: int | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> tuple[Bundle, dict[str, bytes]]:
     """A signed bundle, and the shared key sealed for each market (empty where there is no key).
 
@@ -127,8 +140,9 @@ def found_federation(
         raise KeyFileError("each party needs a card of its own: the founder, other markets, and one server")
     cards = dict(sorted({**others, name: founder.card}.items()))
     digest = key.fingerprint if key else ""
-    text = _bundle_text(epoch, name, cards, aggregation, digest, rotate_after)
-    bundle = Bundle(epoch, name, cards, aggregation, digest, rotate_after, founder.sign(text).hex())
+    stated = dict(sorted((sizes or {}).items()))
+    text = _bundle_text(epoch, name, cards, aggregation, digest, rotate_after, stated)
+    bundle = Bundle(epoch, name, cards, aggregation, digest, rotate_after, stated, founder.sign(text).hex())
     sealed = {market: seal(key.secret, cards[market], _context(bundle)) if key else b"" for market in bundle.markets}
     return bundle, sealed
 
@@ -271,6 +285,7 @@ def _bundle_text(
     aggregation: Mapping[str, Any],
     key_fingerprint: str,
     rotate_after: int | None,
+    sizes: Mapping[str, tuple[int, int]],
 ) -> bytes:
     fields = {
         "epoch": epoch,
@@ -279,5 +294,6 @@ def _bundle_text(
         "aggregation": dict(aggregation),
         "key_fingerprint": key_fingerprint,
         "rotate_after": rotate_after,
+        "sizes": {name: list(size) for name, size in sizes.items()},
     }
     return b"fedmm-secure bundle\0" + canonical_json(fields)

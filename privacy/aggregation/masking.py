@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -43,7 +44,7 @@ class PairwiseMasks:
     market: str
     secret: X25519PrivateKey = field(repr=False)
     peers: Mapping[str, X25519PublicKey] = field(default_factory=dict)
-    _used: set[tuple[str, str, int, int]] = field(default_factory=set, repr=False)
+    _used: dict[tuple[str, str, int, int], bytes] = field(default_factory=dict, repr=False)
 
     @property
     def public(self) -> bytes:
@@ -54,24 +55,36 @@ class PairwiseMasks:
         """Take the public keys of the other markets, whose senders the caller has authenticated."""
         self.peers = {name: X25519PublicKey.from_public_bytes(key) for name, key in peers.items()}
 
-    def draw(self, binding: Binding, length: int, bits: int) -> Words:
-        """The sum of this market's masks ``(length,)`` for a vector, modulo ``2**bits``; once for each attempt.
+    def partners(self, cohort: tuple[str, ...]) -> list[str]:
+        """The other markets of a cohort.
 
         Raises:
-            MaskReuseError: masks of this round and attempt were drawn before.
+            AggregationError: the cohort lacks this market, has no other, or has one whose key is not known.
+        """
+        others = [name for name in cohort if name != self.market]
+        if self.market not in cohort or not others or not self.peers.keys() >= set(others):
+            raise AggregationError(f"cohort {', '.join(cohort)}: cannot be masked by market {self.market}")
+        return others
+
+    def draw(self, binding: Binding, length: int, bits: int, vector: bytes = b"") -> Words:
+        """The sum of this market's masks ``(length,)`` for a vector, modulo ``2**bits``; once for each attempt.
+
+        ``vector`` is a digest of what is masked: the same vector for the same cohort may be masked again, as after a
+        failure between masking and sending; it gives the same bytes.
+
+        Raises:
+            MaskReuseError: masks of this round and attempt were drawn before, for another vector or cohort.
             AggregationError: the cohort lacks this market, has no other, or has one whose key is not known.
         """
         use = (binding.run, binding.stage, binding.round, binding.attempt)
-        if use in self._used:
+        drawn_for = sha256("\0".join(binding.cohort).encode() + b"\0\0" + vector).digest() if vector else b""
+        if use in self._used and (not vector or self._used[use] != drawn_for):
             raise MaskReuseError(
                 f"market {self.market}, {binding.stage}, round {binding.round}, attempt {binding.attempt}: this mask "
                 "has been used; nothing was sent"
             )
-        others = [name for name in binding.cohort if name != self.market]
-        unknown = [name for name in others if name not in self.peers]
-        if self.market not in binding.cohort or not others or unknown:
-            raise AggregationError(f"cohort {', '.join(binding.cohort)}: cannot be masked by market {self.market}")
-        self._used.add(use)
+        others = self.partners(binding.cohort)
+        self._used[use] = drawn_for
         total = np.zeros(length, np.uint64)
         for other in others:
             mask = self._expand(other, binding, length)
@@ -94,37 +107,53 @@ class PairwiseMasks:
 
 def mask_bits(cohort: int, value_bound: int) -> int:
     """Smallest ``b`` such that sums of ``cohort`` values are told apart modulo ``2**b``."""
-    return (2 * cohort * value_bound).bit_length()
+    return sum_bits(cohort * value_bound)
 
 
-def masked_parameters(*, length: int, cohort: int, value_bound: int) -> CKKSParameters:
+def sum_bits(bound: int) -> int:
+    """Smallest ``b`` such that sums within ± ``bound`` are told apart modulo ``2**b``."""
+    return (2 * bound).bit_length()
+
+
+def masked_parameters(*, length: int, cohort: int, bits: int) -> CKKSParameters:
     """CKKS parameters that carry masked values, which are summed as integers before they are reduced.
 
     Raises:
         AggregationError: none are exact and secure.
     """
-    return CKKSParameters.derive(length=length, cohort=cohort, value_bound=2 ** (mask_bits(cohort, value_bound) - 1))
+    return CKKSParameters.derive(length=length, cohort=cohort, value_bound=2 ** (bits - 1))
 
 
 class MaskedMarket:
     """A market's side of ``masked-ckks``: masks, then encrypts; decrypts, then reduces.
 
     Args:
-        value_bound: largest absolute value before masking.
-        cohort: most markets that are added up.
+        bits: values are residues modulo 2 to this.
+        value_bound: largest absolute value before masking; None where values may wrap, which a sum of noised values
+            does by post-processing: it is the same residue as that of the sum without wrapping.
     """
 
     def __init__(
-        self, parameters: CKKSParameters, key: CKKSKey, masks: PairwiseMasks, *, value_bound: int, cohort: int
+        self,
+        parameters: CKKSParameters,
+        key: CKKSKey,
+        masks: PairwiseMasks,
+        *,
+        bits: int,
+        value_bound: int | None,
     ) -> None:
         self._inner = CKKSMarket(parameters, key)
         self.masks = masks
-        self._bound, self._bits = value_bound, mask_bits(cohort, value_bound)
+        self._bound, self._bits = value_bound, bits
+
+    def ready(self, cohort: tuple[str, ...]) -> None:
+        self.masks.partners(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
-        if np.abs(values).max(initial=0) > self._bound:
+        if self._bound is not None and np.abs(values).max(initial=0) > self._bound:
             raise AggregationError(f"a value exceeds ±{self._bound}: the sum could wrap")
-        mask = self.masks.draw(binding, len(values), self._bits)
+        vector = sha256(values.astype("<i8").tobytes()).digest()
+        mask = self.masks.draw(binding, len(values), self._bits, vector)
         return self._inner.protect(_centred(values.astype(np.uint64) + mask, self._bits), binding)
 
     def reveal(self, aggregate: bytes) -> IntVector:

@@ -25,6 +25,9 @@ class PlaintextMarket:
 
     length: int
 
+    def ready(self, cohort: tuple[str, ...]) -> None:
+        """Nothing can be missing."""
+
     def protect(self, values: IntVector, binding: Binding) -> bytes:
         if values.shape != (self.length,):
             raise AggregationError(f"shape {values.shape} where ({self.length},) was expected")

@@ -1,37 +1,70 @@
-"""Noisy sums of users' rows: every user contributes one vector of bounded L2 norm."""
+"""Noisy sums of users' rows: every user contributes one vector of bounded L2 norm, cut to a public grid."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.randomness import IntArray, NoiseSource
 
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NoisyCounts:
+    """What a noisy sum releases.
+
+    Attributes:
+        values: ``(n_items,)``, multiples of the grid's step.
+        spare: ``(spare,)``, noise alone, in grid units.
+    """
+
+    values: FloatArray
+    spare: IntArray
 
 
 def clip_rows(rows: sparse.csr_array, norm: float = 1.0) -> sparse.csr_array:
     """Scale down each row ``(n_users, n_items)`` whose L2 norm exceeds ``norm``; shorter rows stay.
 
-    Whatever a user's row holds, and however many entries, its norm is at most ``norm`` afterwards.
+    Whatever a user's row holds, and however many entries, its norm is at most ``norm`` afterwards, up to rounding.
     """
     length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1), dtype=np.float64)).ravel()
     factor = np.minimum(1.0, norm / np.maximum(length, 1e-300))
     return sparse.csr_array(sparse.diags_array(factor) @ rows)
 
 
-def noisy_counts(rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource) -> FloatArray:
-    """Column sums ``(n_items,)`` of rows clipped to norm 1, plus ``N(0, noise_multiplier²)``.
+def merged(rows: sparse.csr_array) -> sparse.csr_array:
+    """A copy of rows ``(n_users, n_items)`` in double precision, in which each item is one coordinate of a row."""
+    found = rows.astype(np.float64, copy=True)
+    found.sum_duplicates()
+    return found
 
-    L2 sensitivity 1: adding or removing one user moves the sum by that user's clipped row.
+
+def integer_rows(rows: sparse.csr_array, grid: Grid) -> sparse.csr_array:
+    """Rows ``(n_users, n_items)`` clipped to norm 1 and cut to a grid whose unit of sensitivity is 1.
+
+    The bound holds for the integers themselves, checked exactly: a row that broke it, by rounding or because it is not
+    made of numbers, counts as empty. Each row's integers follow from that row alone.
     """
-    total = np.asarray(clip_rows(rows).sum(axis=0), dtype=np.float64).ravel()
-    return total + gaussian(total.shape, noise_multiplier, noise)
+    with np.errstate(invalid="ignore", over="ignore"):
+        clipped = clip_rows(merged(rows))
+        cut = sparse.csr_array((grid.cut(clipped.data), clipped.indices, clipped.indptr), shape=clipped.shape)
+    kept = grid.fits(cut)
+    return sparse.csr_array((cut.data * np.repeat(kept, np.diff(cut.indptr)), cut.indices, cut.indptr), shape=cut.shape)
 
 
-def gaussian(shape: tuple[int, ...], scale: float, noise: NoiseSource) -> FloatArray:
-    """Noise ``N(0, scale²)`` of the given shape, in double precision."""
-    drawn = torch.randn(shape, generator=noise.generator, dtype=torch.float64)
-    return np.asarray(scale * drawn.numpy())
+def noisy_counts(rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0) -> NoisyCounts:
+    """Column sums ``(n_items,)`` of rows clipped to norm 1, plus discrete Gaussian noise of ``noise_multiplier``.
+
+    L2 sensitivity 1, exactly: adding or removing one user moves the integer sum by that user's integers, whose squared
+    norm is at most the grid's bound.
+    """
+    grid = Grid.of(noise_multiplier)
+    # int64 holds the sum of 2^32 users: each moves an entry by less than 2^31
+    total = np.asarray(integer_rows(rows, grid).sum(axis=0, dtype=np.int64)).ravel()
+    drawn, left = noise.gaussian_with_spare(len(total), spare, levels=grid.levels)
+    return NoisyCounts(grid.real(total + drawn), left)

@@ -1,36 +1,32 @@
-"""DP-SGD (Abadi et al., CCS 2016) with Opacus' optimizer, one example = one privacy unit.
+"""DP-SGD (Abadi et al., CCS 2016): Poisson samples, per-example clipping, exact integer sums, discrete Gaussian noise.
 
-Poisson sampling, per-example clipping over all parameters together, Gaussian noise on all of them, division
-by the *expected* batch size: the realised one is itself private.
+Every example's clipped gradient is cut to integers on a public grid, and their norm is checked exactly; sums are exact
+whatever the order, so one example moves a sum by its own integers and by nothing else.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+import numpy as np
 import torch
 from dp_accounting.dp_event import DpEvent
-from opacus.grad_sample import GradSampleModule
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
 
 from privacy.accounting.events import dp_sgd_event
-from privacy.mechanisms.noise import NoiseSource
-
-# Opacus' hooks warn where a module's inputs are data and need no gradient themselves; per-example gradients of the
-# parameters are complete all the same (a test compares them with single backward passes)
-warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook is firing.*", category=UserWarning)
+from privacy.mechanisms.discrete_gaussian import scale
+from privacy.mechanisms.grid import SHRINK, Grid
+from privacy.mechanisms.per_example import Batch, PerExampleGradients, padded
+from privacy.mechanisms.randomness import LEVELS, IntArray, NoiseSource
 
 Clipping = Literal["flat", "automatic"]
-Batch = tuple[Tensor, ...]
-BatchLoss = Callable[[nn.Module, Tensor], Tensor]
-ExampleLoss = Callable[[Callable[..., Tensor], Batch], Tensor]
-MAX_PHYSICAL_BATCH = 512
+LARGEST_BLOCK = 256
 AUTOMATIC_STABILITY = 0.01  # of the clipping norm
+_CACHED = 2**17  # entries of gradients that are cut at a time: 1 MB
+_EXACT = 2.0**53  # integers below it, and sums of such, are exact in double precision
 
 
 @dataclass(frozen=True)
@@ -43,18 +39,54 @@ class DPSGD:
         sampling_rate: probability with which each example enters a batch.
         clipping: ``flat`` scales down what exceeds the norm; ``automatic`` scales every gradient to about the norm
             (Bu, Wang, Zha, Karypis, "Automatic clipping", NeurIPS 2023). Sensitivity is the norm either way.
-        max_physical_batch: examples whose gradients are held in memory at a time; changes no result.
+        largest_block: examples whose gradients are held in memory at a time, at most.
     """
 
     noise_multiplier: float
     clipping_norm: float
     sampling_rate: float
     clipping: Clipping = "flat"
-    max_physical_batch: int = MAX_PHYSICAL_BATCH
+    largest_block: int = LARGEST_BLOCK
 
     def event(self, steps: int) -> DpEvent:
         """What ``steps`` steps release."""
         return dp_sgd_event(self.noise_multiplier, self.sampling_rate, steps)
+
+    def expected_batch(self, n_examples: int) -> int:
+        """Divisor of noised sums: a public constant, whatever the batch drawn."""
+        return max(1, round(self.sampling_rate * n_examples))
+
+    def block(self, n_examples: int) -> int:
+        """Slots of a block: a whole number of blocks mostly fits a batch. Follows from public numbers alone."""
+        expected = self.expected_batch(n_examples)
+        mostly = expected + 3.0 * expected**0.5
+        return int(8 * math.ceil(mostly / math.ceil(mostly / self.largest_block) / 8))
+
+
+@dataclass(frozen=True)
+class SharedGroup:
+    """A parameter whose noised sum is handed out as integers, to be added to other parties' before it is used.
+
+    Each party's noise on it is a part: only ``honest_parts`` of them together are what its sensitivity needs.
+
+    Attributes:
+        parameter: it gets no gradient here.
+        step: grid unit of its gradient; the same for all parties.
+        honest_parts: parties whose noise is in the sum after others may have subtracted theirs.
+    """
+
+    parameter: nn.Parameter
+    step: float
+    honest_parts: int
+
+    @staticmethod
+    def step_for(noise_multiplier: float, clipping_norm: float, honest_parts: int) -> float:
+        """The grid unit at which ``honest_parts`` draws add up to ``noise_multiplier`` clipping norms.
+
+        ``noise_multiplier`` is that of the most sensitive party. A sum of discrete Gaussians of scale S is one of scale
+        ``sqrt(honest_parts) S``, pointwise to within ``2 exp(-π² S²)``: the argument of ``discrete_gaussian``'s levels.
+        """
+        return noise_multiplier * clipping_norm / (math.sqrt(honest_parts) * scale(LEVELS))
 
 
 @dataclass(frozen=True)
@@ -72,63 +104,20 @@ class StepStatistics:
     signal_to_noise: float
 
 
-class PerExampleGradients(Protocol):
-    """Sets ``grad_sample`` of every parameter ``(n, *shape)`` for a batch; returns losses ``(n,)``."""
+@dataclass(frozen=True)
+class NoisedSteps:
+    """Steps just taken.
 
-    @property
-    def parameters(self) -> Sequence[nn.Parameter]: ...
-
-    def __call__(self, batch: Batch, /) -> Tensor: ...
-
-
-class HookGradients:
-    """Through Opacus' hooks: fast, for modules whose layers have a gradient sampler.
-
-    ``loss`` maps (model, examples ``(n, …)``) to losses ``(n,)``; the loss of one example must depend on that
-    example alone.
+    Attributes:
+        statistics: private.
+        spare: ``(steps, spare)``, noised sums of parameters that no example reaches, in grid units; public.
+        shared: ``(steps, size)``, noised sums of the shared group in units of its step; private until enough parties'
+            are added up. Empty without such a group.
     """
 
-    def __init__(self, model: nn.Module, loss: BatchLoss) -> None:
-        self._wrapped = GradSampleModule(model, loss_reduction="sum")
-        self._loss = loss
-        self.parameters: Sequence[nn.Parameter] = list(self._wrapped.parameters())
-        self._wrapped.disable_hooks()
-
-    def __call__(self, batch: Batch) -> Tensor:
-        self._wrapped.enable_hooks()
-        try:
-            return self._backward(batch)
-        finally:  # ordinary steps on rows that cost no budget need no gradients of single examples
-            self._wrapped.disable_hooks()
-
-    def _backward(self, batch: Batch) -> Tensor:
-        losses = self._loss(self._wrapped, batch[0])
-        losses.sum().backward()
-        return losses.detach()
-
-
-class FunctionalGradients:
-    """Through ``torch.func``: for any module, and for examples that are bags of rows.
-
-    ``loss`` maps (forward, one example) to a scalar, where ``forward`` is the model with its parameters bound.
-    """
-
-    def __init__(self, model: nn.Module, loss: ExampleLoss) -> None:
-        self._named = dict(model.named_parameters())
-        self.parameters: Sequence[nn.Parameter] = list(self._named.values())
-
-        def one(parameters: Mapping[str, Tensor], *example: Tensor) -> Tensor:
-            return loss(lambda *inputs: functional_call(model, dict(parameters), inputs), example)
-
-        self._differentiate = grad_and_value(one)
-
-    def __call__(self, batch: Batch) -> Tensor:
-        axes = (None, *(0 for _ in batch))
-        detached = {name: parameter.detach() for name, parameter in self._named.items()}
-        gradients, losses = vmap(self._differentiate, in_dims=axes)(detached, *batch)
-        for name, parameter in self._named.items():
-            parameter.grad_sample = gradients[name].detach()  # type: ignore[attr-defined]
-        return torch.as_tensor(losses)
+    statistics: StepStatistics
+    spare: IntArray
+    shared: IntArray
 
 
 class DPSGDTrainer:
@@ -139,9 +128,10 @@ class DPSGDTrainer:
         optimizer: what turns noised gradients into steps; post-processing.
         choices: clipping, noise and sampling.
         n_examples: number of privacy units, a public constant.
-        noise: generator of noise and of Poisson samples.
-        noise_share: by parameter, the part of the noise's standard deviation that is added here; the rest is added
-            by others before anybody observes the sum. Parameters without an entry get all of it.
+        shared: a parameter whose noise other parties complete; all others get the whole of it here.
+
+    Raises:
+        ValueError: so little noise that integers would not be exact.
     """
 
     def __init__(
@@ -150,94 +140,141 @@ class DPSGDTrainer:
         optimizer: torch.optim.Optimizer,
         choices: DPSGD,
         n_examples: int,
-        noise: NoiseSource,
-        noise_share: Mapping[nn.Parameter, float] | None = None,
+        shared: SharedGroup | None = None,
     ) -> None:
         self.choices = choices
-        self._gradients, self._noise = gradients, noise
-        self._optimizer = _SharedNoiseOptimizer(
-            optimizer,
-            noise_multiplier=choices.noise_multiplier,
-            max_grad_norm=choices.clipping_norm,
-            # "mean" divides by this public constant, whatever the batch drawn
-            expected_batch_size=max(1, round(choices.sampling_rate * n_examples)),
-            loss_reduction="mean",
-            generator=noise.generator,
-        )
-        self._optimizer.noise_share = dict(noise_share or {})
+        self._gradients, self._optimizer = gradients, optimizer
+        self._grid = Grid.of(choices.noise_multiplier, choices.clipping_norm)
+        self._expected, self._block = choices.expected_batch(n_examples), choices.block(n_examples)
+        self._parts = shared.honest_parts if shared else 1
+        # In units of the noise: a local integer weighs 1/S², a shared one 1/(h S²), for h parts add up to sqrt(h) S.
+        # Σ local² / S² + Σ shared² / (h S²) <= 1 / noise_multiplier², times h S²:
+        self._bound = math.floor(self._parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
+        if self._bound >= _EXACT / 2:
+            raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
+        own = shared.parameter if shared else None
+        self._local = [parameter for parameter in gradients.parameters if parameter is not own]
+        self._handed = [] if own is None else [own]
+        self._n_local = sum(parameter.numel() for parameter in self._local)
+        self._shared_step = shared.step if shared else self._grid.step
+        size = self._n_local + sum(parameter.numel() for parameter in self._handed)
+        # as many gradients at a time as stay in the processor's cache; of public numbers alone
+        self._units = torch.empty(min(self._block, max(1, _CACHED // size)), size, dtype=torch.float64)
 
-    def steps(self, examples: Tensor | Batch, count: int, after: Callable[[], None] | None = None) -> StepStatistics:
-        """Take ``count`` steps on Poisson samples of ``examples (n_examples, …)``; ``after`` follows each step."""
+    def steps(
+        self,
+        examples: Tensor | Batch,
+        count: int,
+        noise: NoiseSource,
+        after: Callable[[], None] | None = None,
+        *,
+        spare: int = 0,
+    ) -> NoisedSteps:
+        """Take ``count`` steps on Poisson samples of ``examples (n_examples, …)``; ``after`` follows each step.
+
+        ``noise`` serves these steps alone: the same source gives the same noise again. ``spare`` noised sums a step are
+        those of parameters that do not exist.
+        """
         parts = examples if isinstance(examples, tuple) else (examples,)
-        losses, clipped, seen, signal, noise = 0.0, 0, 0, 0.0, 0.0
+        drawn, coins = noise.derive("noise"), noise.derive("sampling")
+        losses, clipped, seen, signal = 0.0, 0, 0, 0.0
+        spares, handed = [], []
         for _ in range(count):
-            chosen = self._sample(len(parts[0]))
-            found, over, size = self._accumulate(tuple(part[chosen] for part in parts))
-            losses, clipped, seen = losses + found, clipped + over, seen + size
+            chosen = self._sample(coins, len(parts[0]))
+            total, found, over = self._sum(parts, chosen)
+            losses, clipped, seen = losses + found, clipped + over, seen + len(chosen)
+            signal += float(np.square(total.astype(np.float64)).sum())
+            values, left = drawn.gaussian_with_spare(len(total), spare, levels=self._grid.levels)
+            spares.append(left)
+            handed.append((total + values)[self._n_local :])
+            self._set_gradients((total + values)[: self._n_local])
             self._optimizer.step()
-            for parameter in self._gradients.parameters:
-                signal += float(parameter.summed_grad.square().sum())  # type: ignore[attr-defined]
-                scale = self._optimizer.noise_share.get(parameter, 1.0)
-                noise += parameter.numel() * (scale * self.choices.noise_multiplier * self.choices.clipping_norm) ** 2
             if after is not None:
                 after()
             self._optimizer.zero_grad()
-        ratio = (signal / noise) ** 0.5 if noise else float("inf")
-        return StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
+        ratio = math.sqrt(signal / max(count * self._units.shape[1], 1)) / scale(self._grid.levels)
+        statistics = StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
+        return NoisedSteps(statistics, np.reshape(spares, (count, spare)), np.reshape(handed, (count, -1)))
 
-    def _sample(self, n_examples: int) -> Tensor:
-        """A Poisson sample: each example by itself, drawn anew for every step."""
-        return torch.rand(n_examples, generator=self._noise.generator) < self.choices.sampling_rate
+    def _sample(self, coins: NoiseSource, n_examples: int) -> Tensor:
+        """Positions of a Poisson sample: each example by its own coin, tossed anew for every step."""
+        return torch.from_numpy(np.flatnonzero(coins.coins(self.choices.sampling_rate, n_examples)))
 
-    def _accumulate(self, batch: Batch) -> tuple[float, int, int]:
-        """Clip and sum a batch, a physical part at a time; the last part is left for the step that adds noise."""
-        size = len(batch[0])
+    def _sum(self, examples: Batch, chosen: Tensor) -> tuple[IntArray, float, int]:
+        """Exact sum of the sample's clipped integers, its loss, and how many gradients exceeded the norm."""
+        total = np.zeros(self._units.shape[1], dtype=np.int64)
         losses, over = 0.0, 0
-        self._optimizer.zero_grad()
-        starts = range(0, size, self.choices.max_physical_batch)
-        for start in starts:
-            part = tuple(tensor[start : start + self.choices.max_physical_batch] for tensor in batch)
-            losses += float(self._gradients(part).sum())
-            over += self._bound()
-            if start != starts[-1]:
-                self._optimizer.signal_skip_step(do_skip=True)
-                self._optimizer.step()
-                self._optimizer.zero_grad()
-        if not size:  # an empty sample still adds its noise
-            for parameter in self._gradients.parameters:
-                parameter.grad_sample = torch.zeros(1, *parameter.shape)  # type: ignore[attr-defined]
-        self._optimizer.signal_skip_step(do_skip=False)
-        return losses, over, size
+        for start in range(0, len(chosen), self._block):
+            slots = chosen[start : start + self._block]
+            self._clear()
+            found = self._gradients(padded(examples, slots, self._block))
+            losses += float(found[: len(slots)].sum())
+            for first in range(0, len(slots), len(self._units)):
+                over += self._cut(first, len(slots))
+                # integers of at most 2^26 in at most 2^20 rows: their sum is exact in double precision
+                total += self._units.sum(dim=0).numpy().astype(np.int64)
+        self._clear()
+        return total, losses, over
 
-    def _bound(self) -> int:
-        """How many gradients exceed the norm; under automatic clipping all are scaled to about the norm first."""
-        parameters = self._gradients.parameters
-        norms = torch.stack([_sample_norms(parameter) for parameter in parameters]).norm(dim=0)
-        norm = self.choices.clipping_norm
+    def _cut(self, first: int, filled: int) -> int:
+        """Clip gradients of the slots from ``first`` on and cut them to integers; returns how many exceeded the norm.
+
+        Everything here is a function of one slot's own gradient. Slots from ``filled`` on become zeros.
+        """
+        units, norm = self._units, self.choices.clipping_norm
+        self._load(first)
+        norms = torch.linalg.vector_norm(units, dim=1)
         if self.choices.clipping == "automatic":
             factor = norm / (norms + AUTOMATIC_STABILITY * norm)
-            for parameter in parameters:
-                samples: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-                parameter.grad_sample = torch.einsum("i,i...->i...", factor, samples)  # type: ignore[attr-defined]
-        return int((norms > norm).sum())
+        else:
+            factor = norm / norms.clamp(min=norm)
+        factor[filled - first :] = 0.0
+        local, shared = units[:, : self._n_local], units[:, self._n_local :]
+        local.mul_((factor * (SHRINK / self._grid.step))[:, None])
+        if self._handed:
+            shared.mul_((factor * (SHRINK / self._shared_step))[:, None])
+        units.trunc_()
+        squares = self._parts * _squared_norms(local) + _squared_norms(shared)
+        # rounding is far below a part in 10^9; what it could hide is looked at exactly
+        if not bool((squares <= self._bound * (1.0 - 1e-9)).all()):
+            self._drop_what_exceeds()
+        return int((norms[: filled - first] > norm).sum())
+
+    def _load(self, first: int) -> None:
+        """Gradients of the slots from ``first`` on, in double precision."""
+        used = min(len(self._units), self._block - first)
+        self._units[used:] = 0.0
+        start = 0
+        for parameter in [*self._local, *self._handed]:
+            gradient: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+            self._units[:used, start : start + parameter.numel()] = gradient[first : first + used].flatten(1)
+            start += parameter.numel()
+
+    def _drop_what_exceeds(self) -> None:
+        """Zero the slots whose integers are longer than the bound: each by its own gradient alone.
+
+        A sum of squares below 2^53 is exact, and one above is not rounded below it. A gradient that is not made of
+        numbers compares false.
+        """
+        values = self._units.numpy()
+        local, shared = values[:, : self._n_local], values[:, self._n_local :]
+        squares = self._parts * np.einsum("ij,ij->i", local, local) + np.einsum("ij,ij->i", shared, shared)
+        values[~(squares <= self._bound)] = 0.0
+
+    def _set_gradients(self, noised: IntArray) -> None:
+        gradient = torch.from_numpy(noised * (self._grid.step / self._expected))
+        start = 0
+        for parameter in self._local:
+            part = gradient[start : start + parameter.numel()]
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            start += parameter.numel()
+
+    def _clear(self) -> None:
+        """Forget gradients of the block before: those of single examples, and their raw sums."""
+        for parameter in self._gradients.parameters:
+            parameter.grad = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
 
 
-class _SharedNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer with less noise where others add the rest; equal to it without shares."""
-
-    noise_share: dict[nn.Parameter, float]
-
-    def add_noise(self) -> None:
-        if not self.noise_share:
-            super().add_noise()
-            return
-        for parameter in self.params:
-            scale = self.noise_share.get(parameter, 1.0) * self.noise_multiplier * self.max_grad_norm
-            summed = parameter.summed_grad
-            drawn = torch.randn(summed.shape, generator=self.generator, dtype=summed.dtype)
-            parameter.grad = (summed + scale * drawn).view_as(parameter)
-
-
-def _sample_norms(parameter: nn.Parameter) -> Tensor:
-    gradient: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-    return torch.as_tensor(gradient.flatten(1).norm(dim=1))
+def _squared_norms(units: Tensor) -> Tensor:
+    return torch.as_tensor(torch.linalg.vector_norm(units, dim=1).square())

@@ -7,12 +7,18 @@ Hardt, Price, "The noisy power method", NeurIPS 2014.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
-from privacy.mechanisms.counts import FloatArray, clip_rows, gaussian
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.counts import FloatArray, clip_rows, integer_rows, merged
+from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.randomness import IntArray, NoiseSource
+
+GRAM_LEVELS = 3  # a row has the square root of the grid's resolution: thousands of units with three levels, 16 with two
+_BLOCK_ENTRIES = 2**22  # of users' products that are held at a time
 
 
 @dataclass(frozen=True)
@@ -23,48 +29,107 @@ class PrivateFactors:
         factors: ``(n_items, rank)``, orthonormal columns, in descending order of eigenvalue.
         eigenvalues: ``(rank,)``, of the noisy matrix.
         noise_edge: spectral norm that noise alone is expected to have; eigenvalues below it are noise.
+        spare: ``(releases, spare)``, noise alone, in grid units, of each noisy matrix.
     """
 
     factors: FloatArray
     eigenvalues: FloatArray
     noise_edge: float
+    spare: IntArray
 
 
-def noisy_gram(rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource) -> FloatArray:
-    """``XᵀX + (Z + Zᵀ)/2`` of rows ``(n_users, n_items)`` clipped to norm 1; ``Z`` is iid ``N(0, noise_multiplier²)``.
+def noisy_gram(
+    rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+) -> tuple[FloatArray, IntArray]:
+    """``XᵀX + (Z + Zᵀ)/2`` of rows ``(n_users, n_items)`` clipped to norm 1, and the spare values ``(spare,)``.
 
-    Frobenius sensitivity 1: one user's ``x xᵀ`` has norm ``‖x‖² ≤ 1``. Noise on every entry of the full matrix covers
-    that; making the released matrix symmetric is post-processing, and halves the variance off the diagonal.
+    ``Z`` is discrete Gaussian of ``noise_multiplier``, on every entry. Frobenius sensitivity 1, exactly: one user's
+    integers ``z`` add ``z zᵀ`` of norm ``‖z‖²``, which is within the grid's bound. Making the released matrix symmetric
+    is post-processing, and halves the variance off the diagonal.
+
+    Raises:
+        ValueError: more users than an exact sum of 62 bits has room for.
     """
-    clipped = clip_rows(rows)
-    gram = np.asarray((clipped.T @ clipped).todense(), dtype=np.float64)
-    z = gaussian(gram.shape, noise_multiplier, noise)
-    return np.asarray(gram + (z + z.T) / 2.0)
+    grid = Grid.of(noise_multiplier, levels=GRAM_LEVELS)
+    roots = grid.of_products()
+    if rows.shape[0] * roots.squared_bound >= 2**62:  # what an entry of the sum may reach
+        raise ValueError(f"{rows.shape[0]} users at a noise multiplier of {noise_multiplier} leave 62 bits")
+    integers = integer_rows(rows, roots)
+    gram = np.asarray((integers.T @ integers).todense(), dtype=np.int64)
+    drawn, left = noise.gaussian_with_spare(gram.size, spare, levels=grid.levels)
+    noisy = grid.real(gram + drawn.reshape(gram.shape))
+    return (noisy + noisy.T) / 2.0, left
 
 
-def factors_by_gram(rows: sparse.csr_array, rank: int, noise_multiplier: float, noise: NoiseSource) -> PrivateFactors:
+def factors_by_gram(
+    rows: sparse.csr_array, rank: int, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+) -> PrivateFactors:
     """Eigenvectors of the noisy Gram matrix: one Gaussian mechanism. Memory grows with ``n_items²``."""
-    values, vectors = np.linalg.eigh(noisy_gram(rows, noise_multiplier, noise))
+    noisy, left = noisy_gram(rows, noise_multiplier, noise, spare=spare)
+    values, vectors = np.linalg.eigh(noisy)
     order = np.argsort(-values)[:rank]
     edge = noise_multiplier * float(np.sqrt(2.0 * rows.shape[1]))
-    return PrivateFactors(fix_signs(vectors[:, order]), values[order], edge)
+    return PrivateFactors(fix_signs(vectors[:, order]), values[order], edge, left[None, :])
 
 
 def factors_by_subspace_iteration(
-    rows: sparse.csr_array, rank: int, noise_multiplier: float, iterations: int, noise: NoiseSource
+    rows: sparse.csr_array, rank: int, noise_multiplier: float, iterations: int, noise: NoiseSource, *, spare: int = 0
 ) -> PrivateFactors:
     """Noisy subspace iteration: ``iterations`` Gaussian mechanisms; memory grows with ``n_items · rank``.
 
-    With orthonormal ``Q``, one user adds ``x (xᵀQ)`` to an iterate: ``‖x (xᵀQ)‖_F = ‖x‖ ‖Qᵀx‖ ≤ 1``.
+    ``spare`` values come with each of them.
     """
-    clipped = clip_rows(rows)
-    basis, _ = np.linalg.qr(gaussian((rows.shape[1], rank), 1.0, noise))  # reads no row
-    lengths = np.zeros(rank)
+    grid = Grid.of(noise_multiplier)
+    own = merged(rows)
+    start = noise.derive("start").discrete_gaussian(rows.shape[1] * rank)  # reads no row
+    basis, _ = np.linalg.qr(start.reshape(-1, rank).astype(np.float64))
+    lengths, left = np.zeros(rank), []
     for _ in range(iterations):
-        product = np.asarray(clipped.T @ (clipped @ basis)) + gaussian(basis.shape, noise_multiplier, noise)
-        basis, lengths, _ = np.linalg.svd(product, full_matrices=False)
+        total = integer_products(own, basis, grid)
+        drawn, over = noise.gaussian_with_spare(total.size, spare, levels=grid.levels)
+        left.append(over)
+        basis, lengths, _ = np.linalg.svd(grid.real(total + drawn.reshape(total.shape)), full_matrices=False)
     edge = noise_multiplier * float(np.sqrt(rows.shape[1]) + np.sqrt(rank))
-    return PrivateFactors(fix_signs(basis), lengths, edge)
+    return PrivateFactors(fix_signs(basis), lengths, edge, np.stack(left))
+
+
+def integer_products(rows: sparse.csr_array, basis: FloatArray, grid: Grid) -> IntArray:
+    """Sum ``(n_items, rank)`` of every user's ``x (xᵀQ)``, each cut to the grid.
+
+    With orthonormal ``Q``, ``‖x (xᵀQ)‖_F = ‖x‖ ‖Qᵀx‖ <= 1``. ``Q`` follows from earlier releases, a user's products
+    from that and from the own row ``x`` alone; their integers are checked exactly, and a user who breaks the bound
+    counts as absent.
+    """
+    n_items, rank = rows.shape[1], basis.shape[1]
+    total = np.zeros((n_items, rank), dtype=np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        clipped = clip_rows(rows)
+        projected = np.asarray(clipped @ basis)
+    for start, stop in _blocks(clipped.indptr, max(1, _BLOCK_ENTRIES // rank)):
+        of_block = slice(clipped.indptr[start], clipped.indptr[stop])
+        entries = np.diff(clipped.indptr[start : stop + 1])
+        with np.errstate(invalid="ignore", over="ignore"):
+            products = grid.cut(clipped.data[of_block, None] * np.repeat(projected[start:stop], entries, axis=0))
+        # one row a user, so that the check is over all entries of one user
+        starts = (clipped.indptr[start : stop + 1] - clipped.indptr[start]) * rank
+        shape = (stop - start, products.size)
+        flat = sparse.csr_array((products.ravel(), np.arange(products.size), starts), shape=shape)
+        products *= np.repeat(grid.fits(flat), entries)[:, None]
+        items = clipped.indices[of_block]
+        chosen = sparse.csr_array(
+            (np.ones(len(items), dtype=np.int64), (items, np.arange(len(items)))), shape=(n_items, len(items))
+        )
+        total += np.asarray(chosen @ products)
+    return total
+
+
+def _blocks(indptr: NDArray[np.integer], entries: int) -> list[tuple[int, int]]:
+    """Ranges of users with about so many entries each, one user at least."""
+    bounds, n_users = [0], len(indptr) - 1
+    while bounds[-1] < n_users:
+        stop = int(np.searchsorted(indptr, indptr[bounds[-1]] + entries, side="right")) - 1
+        bounds.append(min(max(stop, bounds[-1] + 1), n_users))
+    return list(pairwise(bounds))
 
 
 def fix_signs(factors: FloatArray) -> FloatArray:

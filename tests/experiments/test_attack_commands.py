@@ -11,6 +11,8 @@ import yaml
 from attacks.auditing.faults import FAULTS
 from attacks.membership.scores import SCORES
 from experiments.attack import ATTACKS
+from experiments.compliance.evidence import read_attacks
+from experiments.run_directory import read_noise
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
@@ -54,7 +56,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     status, out, _ = fedmm(capsys, "attack", run, "--market", "m0", "--shadows", 4, "--json")
     assert status == 0
     found = json.loads(out)
-    assert found == json.loads((run / "attacks" / "attacks.json").read_text())
+    assert found == read_attacks(run)
     assert set(found) == set(ATTACKS)
     assert set(SCORES) < {result["attack"] for result in found["membership"]}
     assert {result["view"]: result["exact_share"]["value"] for result in found["inversion"]} == {
@@ -63,7 +65,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
         "collusion": 1.0,
     }
     assert fedmm(capsys, "attack", run, "--attack", "inversion")[0] == 0  # keeps the other attacks' results
-    assert json.loads((run / "attacks" / "attacks.json").read_text()) == found
+    assert read_attacks(run) == found
     table = pd.read_parquet(run / "attacks" / "results.parquet")
     assert len(table) == sum(map(len, found.values()))
     scores = pd.read_parquet(run / "attacks" / "scores" / "m0-user-fedmm.parquet")
@@ -143,12 +145,12 @@ def test_audit_of_a_configuration_prints_a_verdict_for_each_stage(capsys, tmp_pa
 
 
 def test_audit_fails_where_the_ledger_claims_more_than_the_noise_gives(private_run, copied, capsys):
-    """The run added a tenth of the noise that its ledger states."""
+    """The mechanisms add a tenth of the noise that the ledger states."""
     run = copied(private_run)
-    path = run / "state" / "budget" / "m0.json"
-    path.write_text(json.dumps({stage: 0.1 * value for stage, value in json.loads(path.read_text()).items()}))
-    # ten times as far apart as claimed, scores of fifty canaries in and fifty out do not overlap
-    status, out, _ = fedmm(capsys, "audit", run, "--market", "m0", "--canaries", 100)
+    tenth = {stage: 0.1 * value for stage, value in read_noise(run, "m0").items()}
+    with patch("experiments.audit.read_noise", lambda directory, market: tenth):
+        # ten times as far apart as claimed, scores of fifty canaries in and fifty out do not overlap
+        status, out, _ = fedmm(capsys, "audit", run, "--market", "m0", "--canaries", 100)
     assert status == 1
     assert "VIOLATED" in out
 

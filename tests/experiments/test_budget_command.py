@@ -5,7 +5,7 @@ from dp_accounting.dp_event import ComposedDpEvent
 
 from experiments.budget import market_budget
 from fedmm_secure.data.prepare import load_markets
-from fedmm_secure.federation.setup import planned_stages
+from fedmm_secure.guarantee.multipliers import planned_stages
 from privacy.accounting.accountants import pld_epsilon
 from tests.conftest import tiny
 from tests.experiments.test_cli import fedmm

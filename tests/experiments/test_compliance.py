@@ -3,27 +3,53 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
+from unittest.mock import patch
 
 import jsonschema
 import pytest
 import yaml
 
+from experiments.attack import attack_run
+from experiments.audit import _plan as plan_of
 from experiments.compliance.build import build_document
+from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
-from experiments.compliance.judgement import judge
+from experiments.compliance.evidence import (
+    SELF_SIGNED,
+    UNSIGNED,
+    add_statement,
+    attacks_file,
+    audit_file,
+    examine,
+    make_statement,
+    read_evidence_file,
+)
+from experiments.compliance.judgement import colour, judge
 from experiments.compliance.signing import page
+from fedmm_secure.federation.closing import closing_text
+from privacy.accounting.ledger import GENESIS, encode_line
+from privacy.aggregation.identities import Identity
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
 DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
+LIMIT = ("--max-epsilon", 20)
+AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 0.5, "low_gaussian": None,
+         "low_one_run": None, "canaries": 500, "verdict": "consistent", "needed": None, "seconds": 1.0}  # fmt: skip
+BETTER = {"value": 0.9, "low": 0.8, "high": 1.0}
+BOUND = {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}
+MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release", "auc": BETTER,
+              "tpr_at_1_percent_fpr": BETTER, "bound": BOUND}  # fmt: skip
 
 
-def run_tiny(out, **settings):
+def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump({**TINY, "ctr": {"baselines": ["popularity"]}}))
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    assert call("run", config, "--out", out, "--quiet", *changes) == 0
+    signing = () if signer is None else ("--sign", signer)
+    assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
     return out
 
 
@@ -35,10 +61,17 @@ def auditor(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory, auditor):
-    """A run with a budget for everything, and its signed report."""
-    out = run_tiny(tmp_path_factory.mktemp("runs") / "run", **DP)
-    assert call("report", out, "--compliance", "--sign", auditor, "--max-epsilon", 10) == 0
+def owner(tmp_path_factory):
+    keys = tmp_path_factory.mktemp("keys") / "owner"
+    assert call("keys", "join", "owner", "--keys", keys) == 0
+    return keys
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, auditor, owner):
+    """A run with a budget for everything, closed by its owner, and its signed report."""
+    out = run_tiny(tmp_path_factory.mktemp("runs") / "run", owner, **DP)
+    assert call("report", out, "--compliance", "--sign", auditor, *LIMIT) == 0
     return out
 
 
@@ -125,7 +158,7 @@ def test_one_changed_number_is_noticed_wherever_it_is(signed, tmp_path, capsys):
 
 
 def test_a_changed_number_in_an_unsigned_report_is_found_against_the_run(signed, capsys):
-    assert call("report", signed, "--compliance") == 0
+    assert call("report", signed, "--compliance", *LIMIT) == 0
     assert fedmm(capsys, "verify", signed / "compliance.json")[0] == 0
     report = data(signed)
     report["document"]["markets"]["m1"]["views"]["release"]["epsilon"] = 0.5
@@ -137,7 +170,7 @@ def test_a_changed_number_in_an_unsigned_report_is_found_against_the_run(signed,
 
 
 def test_an_unsigned_report_away_from_its_run_proves_nothing(signed, tmp_path, capsys):
-    assert call("report", signed, "--compliance") == 0
+    assert call("report", signed, "--compliance", *LIMIT) == 0
     alone = shutil.copy(signed / "compliance.json", tmp_path / "alone.json")
     status, _, err = fedmm(capsys, "verify", alone)
     assert status == 1
@@ -157,7 +190,7 @@ def test_a_page_that_shows_another_number_is_noticed(signed, capsys):
 
 def test_another_signer_is_not_taken_for_the_expected_one(signed, tmp_path, capsys):
     assert call("keys", "join", "auditor", "--keys", tmp_path / "mallory") == 0
-    assert call("report", signed, "--compliance", "--sign", tmp_path / "mallory") == 0
+    assert call("report", signed, "--compliance", "--sign", tmp_path / "mallory", *LIMIT) == 0
     right, wrong = tmp_path / "mallory" / "card.json", tmp_path / "other" / "card.json"
     assert call("keys", "join", "auditor", "--keys", tmp_path / "other") == 0
     assert fedmm(capsys, "verify", signed / "compliance.json", "--card", right)[0] == 0
@@ -171,7 +204,7 @@ def test_a_self_signed_lie_does_not_follow_from_its_contents(signed, tmp_path, c
     from experiments.compliance.signing import sign, write_report_files
     from privacy.aggregation.identities import Identity
 
-    document = build_document(signed, Declarations(sole_run=False, max_epsilon=0.5))
+    document = build_document(signed, Declarations(sole_run=False, max_epsilon=0.5, max_delta=None))
     assert not document.verdict.compliant
     lie = document.model_copy(
         update={"verdict": document.verdict.model_copy(update={"compliant": True, "reasons": []})}
@@ -182,27 +215,44 @@ def test_a_self_signed_lie_does_not_follow_from_its_contents(signed, tmp_path, c
     assert "verdict does not follow" in err
 
 
-def test_a_rewritten_ledger_no_longer_fits_the_report(signed, capsys):
-    """A whole ledger rewritten consistently passes a check of the run alone; the signed head hash gives it away."""
-    from dataclasses import replace
+def rewritten(path, run, signer):
+    """The ledger of a market on other data, chained and closed anew."""
+    lines, head = [], GENESIS
+    for number, raw in enumerate(path.read_bytes().splitlines()):
+        found = json.loads(raw)
+        kind, body = found["kind"], found["body"]
+        if kind == "open":
+            body["commitments"]["data"] = "ab" * 32
+        if kind == "charge" and body["data"]:
+            body["data"] = "ab" * 32
+        if kind == "close":
+            statement = {key: value for key, value in body["statement"].items() if key not in ("card", "signature")}
+            value = signer.sign(closing_text(path.stem, run, head, statement)).hex()
+            body = {"statement": {**statement, "card": asdict(signer.card), "signature": value}}
+        line, head = encode_line(kind, body, number, head)
+        lines.append(line)
+    path.write_bytes(b"".join(lines))
+    return head
 
-    from privacy.accounting.ledger import Ledger, read_ledger
 
+def test_a_ledger_that_its_owner_rewrites_no_longer_fits_the_report(signed, owner, capsys):
+    """It passes a check of the run alone: nothing in it is secret from its owner. The signed head hash tells."""
+    document = data(signed)["document"]
     path = signed / "ledger" / "m0.jsonl"
-    entries, head = read_ledger(path)
-    path.unlink()
-    forged = Ledger(path)
-    for entry in entries:
-        forged.append(replace(entry, mechanism=entry.mechanism + " "))
+    head = rewritten(path, document["run"]["id"], Identity.load(owner))
     assert call("verify", signed) == 0
     status, _, err = fedmm(capsys, "verify", signed / "compliance.json")
     assert status == 1
     assert "markets.m0.ledger.head" in err
     assert head in err
+    rewritten(path, document["run"]["id"], Identity.generate("somebody"))  # who lacks the owner's key signs as another
+    assert "markets.m0.ledger.closed_by" in fedmm(capsys, "verify", signed / "compliance.json")[2]
 
 
 def refusal(run, capsys, *options):
-    status, out, _ = fedmm(capsys, "report", run, "--compliance", *options)
+    status, out, _ = fedmm(
+        capsys, "report", run, "--compliance", *(() if "--max-epsilon" in options else LIMIT), *options
+    )
     assert (status == 0) == ("not compliant" not in out)
     assert data(run)["document"]["verdict"]["compliant"] == (status == 0)
     return "\n".join(line for line in out.splitlines() if line.startswith("not compliant"))
@@ -229,34 +279,257 @@ def test_it_refuses_a_ledger_that_does_not_verify(signed, capsys):
     assert "does not verify" in refusal(signed, capsys)
 
 
-def test_it_refuses_when_an_audit_says_violated(signed, capsys):
-    folder = signed / "audit" / "m2"
-    folder.mkdir(parents=True)
-    result = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 2.0, "low_gaussian": None,
-              "low_one_run": None, "canaries": 500, "verdict": "VIOLATED", "needed": None, "seconds": 1.0}  # fmt: skip
-    (folder / "audit.json").write_text(json.dumps({"level": 0.05, "results": [result]}))
-    assert "m2: the audit refutes the claim of ctr" in refusal(signed, capsys)
+def audited(run, market, identity=None, folder=None, **changes):
+    """Write the results of an audit as ``fedmm audit`` does."""
+    statement = make_statement(
+        run, "audit", {"level": 0.05}, {"audit": [{**AUDIT, "market": market, **changes}]}, identity
+    )
+    add_statement(run, audit_file(run, folder or market), statement)
 
 
-def test_it_refuses_an_attack_beyond_the_bound(signed):
-    document = build_document(signed, Declarations(sole_run=False, max_epsilon=None))
-    attack = {
-        "attack": "a",
-        "view": "release",
-        "measure": "AUC",
-        "success": 0.9,
-        "low": 0.8,
-        "high": 1.0,
-        "chance": 0.5,
-    }
-    raw = document.model_dump(mode="json")
-    for within, compliant in ((True, True), (False, False), (None, True)):
-        changed = type(document).model_validate({**raw, "attacks": [{**attack, "within": within}]})
-        assert judge(changed).compliant is compliant
+def attacked(run, identity=None, **changes):
+    statement = make_statement(run, "attack", {"shadows": 4}, {"membership": [{**MEMBERSHIP, **changes}]}, identity)
+    add_statement(run, attacks_file(run), statement)
+
+
+def document_of(run, **declared):
+    return build_document(run, Declarations(**{"sole_run": False, "max_epsilon": 10, "max_delta": None, **declared}))
+
+
+@pytest.fixture(scope="module")
+def judge_of_evidence():
+    return Identity.generate("auditor")
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_it_refuses_when_an_audit_says_violated(signed, judge_of_evidence, is_signed):
+    """Nobody has to sign what speaks against a claim."""
+    audited(signed, "m2", judge_of_evidence if is_signed else None, verdict="VIOLATED", low=2.0)
+    assert document_of(signed).verdict.reasons == ["m2: the audit refutes the claim of ctr (crafted user)"]
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_it_refuses_an_attack_beyond_the_bound(signed, judge_of_evidence, is_signed):
+    identity = judge_of_evidence if is_signed else None
+    for within, compliant in ((True, True), (False, False)):
+        attacked(signed, identity, bound={"epsilon": 8.0, "delta": 1e-3, "within": {"at": within}})
+        assert document_of(signed).verdict.compliant is compliant
+    attacked(signed, identity, bound=None)
+    assert document_of(signed).verdict.compliant
+
+
+def test_evidence_that_counts_leaves_nothing_open(signed, judge_of_evidence):
+    for market in ("m0", "m1", "m2"):
+        assert colour(document_of(signed)) == "open"
+        audited(signed, market, judge_of_evidence)
+    assert document_of(signed).verdict.open == ["not attacked: no attack on this run counts"]
+    attacked(signed, judge_of_evidence)
+    document = document_of(signed)
+    assert document.verdict.open == []
+    assert colour(document) == "good"
+    assert {item.fingerprint for item in document.evidence} == {judge_of_evidence.card.fingerprint}
+    assert "1 attacks" in next(q.answer for q in document.questions if q.topic.startswith("testing"))
+
+
+def test_unsigned_evidence_counts_for_nothing(signed):
+    audited(signed, "m0")
+    attacked(signed)
+    document = document_of(signed)
+    assert document.verdict.compliant
+    assert f"audit/m0/audit.json#1: {UNSIGNED}" in document.verdict.open
+    assert f"attacks/attacks.json#1: {UNSIGNED}" in document.verdict.open
+    assert any(item.startswith("not audited: m0, m1, m2") for item in document.verdict.open)
+    assert any(item.startswith("not attacked") for item in document.verdict.open)
+
+
+def test_a_key_of_the_run_itself_vouches_for_nothing(signed):
+    audited(signed, "m0", Identity.load(signed / "state" / "keys" / "m1"))
+    assert f"audit/m0/audit.json#1: {SELF_SIGNED}" in document_of(signed).verdict.open
+
+
+def edited(path, change):
+    data = json.loads(path.read_text())
+    change(data["statements"][0])
+    path.write_text(json.dumps(data))
+
+
+def test_a_violated_audit_that_was_edited_is_noticed(signed, judge_of_evidence, auditor, capsys):
+    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low=2.0)
+    path = audit_file(signed, "m0")
+    edited(path, lambda statement: statement["results"]["audit"][0].update(verdict="consistent"))
+    assert "audit/m0/audit.json#1: its signature does not hold" in refusal(signed, capsys)
+    edited(path, lambda statement: statement.update(signature=None))  # then it is nobody's
+    assert "unsigned" in fedmm(capsys, "report", signed, "--compliance", *LIMIT)[1]
+    path.unlink()
+    assert any(item.startswith("not audited: m0") for item in document_of(signed).verdict.open)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda statement: statement["results"].pop("audit"),
+        lambda statement: statement["results"]["audit"].clear(),
+        lambda statement: statement["settings"].update(level=0.5),
+        lambda statement: statement["binding"].update(code="0" * 64),
+        lambda statement: statement.update(created="2020-01-01T00:00:00+00:00"),
+        lambda statement: statement["signature"]["card"].update(name="somebody"),
+    ],
+)
+def test_nothing_in_a_signed_statement_can_be_changed_or_left_out(signed, judge_of_evidence, change):
+    audited(signed, "m0", judge_of_evidence)
+    edited(audit_file(signed, "m0"), change)
+    assert not document_of(signed).verdict.compliant
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory, owner):
+    """Another run of the same configuration."""
+    return run_tiny(tmp_path_factory.mktemp("runs") / "second", owner, **DP)
+
+
+def test_evidence_of_another_run_is_not_evidence_of_this_one(signed, second, tmp_path, judge_of_evidence):
+    other = shutil.copytree(second, tmp_path / "other")
+    audited(other, "m0", judge_of_evidence)
+    attacked(other, judge_of_evidence)
+    for path in (audit_file(signed, "m0"), attacks_file(signed)):
+        path.parent.mkdir(parents=True)
+        shutil.copy(other / path.relative_to(signed), path)
+    assert [item.stated.standing for item in examine(other)] == ["counts", "counts"]
+    verdict = document_of(signed).verdict
+    assert "audit/m0/audit.json#1: of another run" in verdict.open
+    assert "attacks/attacks.json#1: of another run" in verdict.open
+    assert any(item.startswith("not audited: m0, m1, m2") for item in verdict.open)
+
+
+def test_evidence_of_another_market_or_kind_does_not_stand_for_this_one(signed, judge_of_evidence):
+    audited(signed, "m0", judge_of_evidence, folder="m1")
+    assert any(item.startswith("not audited: m1, m2;") for item in document_of(signed).verdict.open)
+    attacks_file(signed).parent.mkdir()
+    shutil.copy(audit_file(signed, "m1"), attacks_file(signed))
+    assert "holds results of an audit" in "".join(document_of(signed).verdict.reasons)
+
+
+def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_evidence):
+    audited(signed, "m0", judge_of_evidence)
+    path = signed / "ledger" / "m2.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(b"".join(content.splitlines(keepends=True)[:-1]))
+    assert "audit/m0/audit.json#1: of another state of the ledgers" in document_of(signed).verdict.open
+    path.write_bytes(content)
+    audit_file(signed, "m0").unlink()
+    with patch("experiments.compliance.evidence.code_version", lambda: "f" * 64):
+        audited(signed, "m0", judge_of_evidence)
+    assert "audit/m0/audit.json#1: computed by other code than that of the run" in document_of(signed).verdict.open
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 10_000,
+        '{"level": 0.05, "results": []}',  # of an earlier version
+        '{"format": "fedmm-secure evidence", "version": 1, "statements": [{}]}',
+    ],
+)
+def test_results_that_cannot_be_read_are_named(signed, content):
+    path = audit_file(signed, "m0")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert "audit/m0/audit.json: not " in "".join(document_of(signed).verdict.reasons)
+
+
+def test_signed_nonsense_is_not_read_as_results(signed, judge_of_evidence):
+    attacks = make_statement(signed, "attack", {}, {"membership": [{"market": "m0"}]}, judge_of_evidence)
+    add_statement(signed, attacks_file(signed), attacks)
+    assert "attacks/attacks.json#1: its results cannot be read" in document_of(signed).verdict.reasons
+
+
+def test_results_outside_the_run_directory_are_not_followed(signed, judge_of_evidence, tmp_path):
+    audited(signed, "m0", judge_of_evidence)
+    path = audit_file(signed, "m0")
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    assert "leads out of the run directory" in "".join(document_of(signed).verdict.reasons)
+
+
+def test_an_unsigned_rerun_does_not_replace_what_somebody_signed(signed, judge_of_evidence):
+    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low=2.0)
+    audited(signed, "m0")
+    audited(signed, "m0")
+    statements = read_evidence_file(signed, audit_file(signed, "m0"))
+    assert [statement.signature is not None for statement in statements] == [True, False]
+    assert not document_of(signed).verdict.compliant
+    audited(signed, "m0", judge_of_evidence)  # who signed it may
+    assert document_of(signed).verdict.compliant
+
+
+def test_whoever_signs_takes_no_game_in_the_directory_for_played(signed, auditor):
+    """Games that were planted in a run directory would be signed as the auditor's own."""
+    audit = ("audit", signed, "--market", "m0", "--canaries", 16, "--quiet")
+    with patch("experiments.audit._plan", lambda *given: plan_of(*given)[:1]):
+        assert call(*audit) == 0
+        games = signed / "audit" / "m0" / "games"
+        before = sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz"))
+        assert before
+        with patch("experiments.audit.Store.arrays", side_effect=AssertionError("a kept game was read")):
+            assert call(*audit, "--sign", auditor) == 0
+    assert sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz")) == before
+    assert [item.stated.standing for item in examine(signed)] == ["counts"]  # the unsigned one is replaced
+
+
+def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
+    kept = []
+
+    def membership(attacked):
+        kept.append(attacked.shadows.directory)
+        return [MEMBERSHIP]
+
+    with patch.dict("experiments.attack.ATTACKS", {"membership": membership}):
+        attack_run(signed, attacks=["membership"])
+        attack_run(signed, attacks=["membership"], identity=Identity.generate("auditor"))
+    assert kept[0] == signed / "attacks"
+    assert not kept[1].is_relative_to(signed.parent)
+    assert [item.stated.standing for item in examine(signed)] == ["counts"]
+
+
+def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence):
+    def screens():
+        call("report", signed)
+        call("report", signed, "--compliance", *LIMIT)
+        pages = (signed / "report.html").read_text(), (signed / "compliance.html").read_text()
+        return [re.search(r'class="glance (\w+)"', html)[1] for html in pages], pages
+
+    colours, pages = screens()
+    assert colours == ["open", "open"]
+    for html in pages:
+        first = html.split("</section>")[0]
+        assert "not audited" in first
+        assert "not attacked" in first
+        assert "outside the guarantee" in first
+        assert 'class="figure good"' not in first
+    for market in ("m0", "m1", "m2"):
+        audited(signed, market, judge_of_evidence)
+    attacked(signed, judge_of_evidence)
+    assert screens()[0] == ["good", "good"]
+    edited(audit_file(signed, "m0"), lambda statement: statement.update(created="then"))
+    assert screens()[0] == ["bad", "bad"]
 
 
 def test_it_refuses_an_epsilon_beyond_the_limit(signed, capsys):
     assert "exceeds the limit 2" in refusal(signed, capsys, "--max-epsilon", 2)
+
+
+def test_noisy_test_figures_are_told_from_exact_ones(signed):
+    document = document_of(signed)
+    assert "test figures (AUC, LogLoss and others) are exact" in document.not_guaranteed[0]
+    path = signed / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for views in metrics["privacy"]["markets"].values():
+        views["stages"]["evaluation"] = views["stages"]["ctr"]
+    path.write_text(json.dumps(metrics))
+    document = document_of(signed)
+    assert not any("test figures" in found for found in document.not_guaranteed)
+    assert document.not_guaranteed[0].startswith("the success of attacks")
 
 
 def test_runs_on_the_same_data_count_and_later_ones_too(signed, capsys):
@@ -269,6 +542,48 @@ def test_runs_on_the_same_data_count_and_later_ones_too(signed, capsys):
     assert together["runs"] == 2
     assert single * 1.2 < together["epsilon"]["release"] < 2 * single
     assert "of all runs on the data" in document["questions"][1]["answer"]
+
+
+def test_it_refuses_a_delta_above_one_over_n(signed, capsys):
+    users = {name: market.users for name, market in document_of(signed).markets.items()}
+    assert document_of(signed, max_delta=max(n**-1.1 for n in users.values())).verdict.compliant
+    assert "exceeds the limit 1e-05" in refusal(signed, capsys, "--max-delta", 1e-5)
+    path = signed / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["markets"]["m1"]["n_users"] = 8_000  # at which the delta of 80 users is no longer small
+    path.write_text(json.dumps(metrics))
+    found = refusal(signed, capsys)
+    assert "m1: δ 8.1e-03 exceeds 1/n^1.1 of its 8000 users, 5.1e-05" in found
+    assert "exceeds 1/n^1.1" in refusal(signed, capsys, "--max-delta", 0.5)  # a policy can only ask for more
+
+
+def test_it_refuses_a_ledger_that_the_run_closed_itself(tmp_path, capsys):
+    run = run_tiny(tmp_path / "runs" / "own", **DP)
+    assert refusal(run, capsys) == (
+        "not compliant: m0, m1, m2: the ledger is closed with a key that the run made itself: whoever has the "
+        "directory could rewrite it"
+    )
+
+
+def test_it_refuses_a_ledger_without_its_end(signed, capsys):
+    for path in (signed / "ledger").glob("*.jsonl"):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert "m0, m1, m2: the ledger is not closed" in refusal(signed, capsys)
+
+
+def test_the_owner_who_closed_the_ledgers_is_named(signed, owner):
+    fingerprint = Identity.load(owner).card.fingerprint
+    for market in document_of(signed).markets.values():
+        assert (market.ledger.closed_by, market.ledger.self_signed, market.ledger.exact) == (fingerprint, False, True)
+    assert fingerprint in (signed / "compliance.html").read_text()
+
+
+def test_it_refuses_tuning_on_private_rows_under_a_claimed_release(signed):
+    document = document_of(signed)
+    tuned = document.model_copy(update={"run": document.run.model_copy(update={"tuned": True})})
+    assert "tuned on private validation rows" in "".join(judge(tuned).reasons)
+    inside = tuned.run.model_copy(update={"protect": "federation", "claimed_views": ["server", "market", "collusion"]})
+    assert judge(tuned.model_copy(update={"run": inside})).compliant  # the model stays in the market
 
 
 def test_tuning_without_a_budget_is_refused_unless_it_is_declared_away(signed, capsys):
@@ -307,7 +622,14 @@ def test_the_page_escapes_what_it_shows(signed):
     [
         (["report"], "which run?"),
         (["report", "nowhere", "--max-epsilon", "3"], "go with --compliance"),
-        (["report", "nowhere", "--compliance"], "is this a run directory?"),
+        (["report", "nowhere", "--max-delta", "1e-5"], "go with --compliance"),
+        (["report", "nowhere", "--compliance"], "without your organisation's limit on ε, any ε would be compliant"),
+        (["report", "nowhere", "--compliance", "--max-epsilon", "inf"], "a finite number above 0"),
+        (["report", "nowhere", "--compliance", "--max-epsilon", "nan"], "a finite number above 0"),
+        (["report", "nowhere", "--compliance", "--max-epsilon", "0"], "a finite number above 0"),
+        (["report", "nowhere", "--compliance", "--max-epsilon", "8", "--max-delta", "1"], "between 0 and 1"),
+        (["report", "nowhere", "--compliance", "--max-epsilon", "8"], "is this a run directory?"),
+        (["audit", "quickstart", "--sign", "keys"], "--sign goes with the audit of a run"),
         (["verify", "nowhere", "--run", "x"], "are for compliance reports"),
         (["verify", "README.md"], "not valid JSON"),
         (["verify", "pyproject.toml"], "not valid JSON"),
@@ -318,3 +640,17 @@ def test_usage_errors_are_one_line(capsys, arguments, message):
     assert status == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_catalogue_is_stated_under_what_the_signer_declares_and_compared_with_the_run(signed):
+    stated = data(signed)["document"]["markets"]["m0"]["catalogue"]
+    metrics = json.loads((signed / "metrics.json").read_text())
+    assert stated == metrics["privacy"]["catalogue"]["m0"]
+    html = (signed / "compliance.html").read_text()
+    declared = html[html.index("What the signer declares") : html.index("The guarantee, market by market")]
+    assert "Item catalogue of the generator of synthetic markets: m0, m1, m2." in declared
+    report = data(signed)
+    report["document"]["markets"]["m0"]["catalogue"]["kind"] = "file"
+    (signed / "compliance.json").write_text(json.dumps(report))
+    _, found = verify_report(signed / "compliance.json")
+    assert any("catalogue.kind" in finding.what for finding in found)

@@ -81,9 +81,9 @@ def test_dp_sgd_is_reported_as_what_it_is(tmp_path):
         alone = views["stages"]["quantizer"]
         assert 2.8 < alone["epsilon"] <= 3.0  # over both repetitions
         assert alone["basis"] == "conditional on the outputs of: embedding"
-        entries, _ = read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl")
-        assert all(entry.seeded for entry in entries if entry.message_sha256)
-        assert len([entry for entry in entries if entry.stage.startswith("quantizer")]) == 6
+        ledger = read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl")
+        assert all(charge.entry.seeded for charge in ledger.charges)
+        assert len([charge for charge in ledger.charges if charge.entry.stage.startswith("quantizer")]) == 6
 
 
 OPTIONS = {
@@ -111,8 +111,8 @@ def test_every_option_runs_to_sensible_metrics(tmp_path, name):
         assert 0.3 < values["auc"] <= 1
         assert 0 < values["logloss"] < 2
         assert values["quantizer"]["global_used"] >= 2
-    entries, _ = read_ledger(tmp_path / "run" / "ledger" / "m0.jsonl")
-    remarks = {entry.remark for entry in entries if entry.message_sha256}
+    ledger = read_ledger(tmp_path / "run" / "ledger" / "m0.jsonl")
+    remarks = {charge.entry.remark for charge in ledger.charges}
     assert remarks == {None} if name != "two markets, forced" else "cohort of 2, forced" in remarks.pop()
 
 
@@ -158,7 +158,8 @@ def sent_without_a_line(directory):
         return []
     known = set()
     for ledger in (directory / "ledger").glob("*.jsonl"):
-        known |= {json.loads(line)["entry"]["message_sha256"] for line in ledger.read_text().splitlines()}
+        lines = [json.loads(line) for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        known |= {line["body"]["digest"] for line in lines if line["kind"] == "seal"}
     records = [json.loads(line) for line in index.read_text().splitlines(keepends=True) if line.endswith("\n")]
     outgoing = ("update", "publication")
     return [record for record in records if record["kind"] in outgoing and record["sha256"] not in known]
@@ -205,9 +206,9 @@ def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_n
     metrics = json.loads((directory / "metrics.json").read_text())
     for name, views in metrics["privacy"]["markets"].items():
         assert views["release"]["epsilon"] <= 4.0
-        entries, _ = read_ledger(directory / "ledger" / f"{name}.jsonl")
-        stages = [entry.stage for entry in entries if entry.round is None]
-        assert len(stages) == len(set(stages))
+        ledger = read_ledger(directory / "ledger" / f"{name}.jsonl")
+        charged = [charge.entry.identity for charge in ledger.charges]
+        assert len(charged) == len(set(charged)) == len(ledger.seals)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.stacked import fit_together
 from fedmm_secure.ctr.training import NeuralChoices, NeuralModel
-from fedmm_secure.federation.setup import open_federation
+from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.pipeline import train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.stacked import federate_stacked, mean_movement, train_local_stacked

@@ -7,11 +7,11 @@ import pytest
 from attacks.auditing.audit import CHAIN, CODEBOOK, MASKS, USER, gather, plan_audits, stage_games
 from attacks.auditing.faults import FAULTS
 from attacks.auditing.verdicts import LEVEL, Verdict, is_violated
-from fedmm_secure.federation.setup import plan_noise, planned_stages
-from privacy.mechanisms.noise import NoiseSource
+from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
+from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 
-N_ITEMS, DELTA, SLOW_GAMES, FEW_GAMES = 300, 1e-4, 30, 100
+N_ITEMS, DELTA, FEW_GAMES, SLOW_GAMES = 300, 1e-4, 100, {"quantizer": 30, "ctr": 60}
 CONFIG = tiny(
     privacy={"epsilon": 8.0, "protect": "release", "ctr": {"steps": 20}, "quantizer": {"steps_per_round": 2}},
     embedding={"private": {"dim": 4}},
@@ -36,7 +36,7 @@ def seeded(seed):
 
 
 def played(audit, seed=0, games=None):
-    games = games or (min(audit.games, SLOW_GAMES) if audit.game.slow else audit.games)
+    games = games or (min(audit.games, SLOW_GAMES[audit.game.stage]) if audit.game.slow else audit.games)
     smaller = replace(audit, level=LEVEL, games=games)
     return smaller, gather(smaller.play(make_noise=seeded(seed)))
 

@@ -8,7 +8,7 @@ from attacks.membership.evaluate import infer
 from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.scores import lira_online
 from attacks.membership.shadow import ShadowPlan, train_shadows
-from fedmm_secure.federation.setup import plan_noise
+from fedmm_secure.guarantee.multipliers import plan_noise
 from fedmm_secure.storage import Store
 from tests.conftest import tiny
 

@@ -79,8 +79,9 @@ def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_pro
     assert {address for address, _ in seen} == {"0100007F"}  # 127.0.0.1
     assert not {port for _, port in seen} & {port for _, port in listening()}  # all have stopped
     homes = tmp_path / "demo"
-    for market in ("m0", "m1", "m2"):  # each holds its own file alone
-        assert [path.name for path in (homes / "markets" / market / "data").iterdir()] == [f"{market}.csv"]
+    for market in ("m0", "m1", "m2"):  # each holds its own files alone
+        found = sorted(path.name for path in (homes / "markets" / market / "data").iterdir())
+        assert found == [f"{market}.csv", f"{market}.items.txt"]
     assert not list((homes / "server").rglob("*.csv"))
     logs = "".join(path.read_text(errors="replace") for path in (homes / "logs").iterdir())
     assert "telemetry" not in logs.lower()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reports.text import delta_text, epsilon_text, worst
+from experiments.reports.text import catalogue_lines, delta_text, epsilon_text, worst
 
 
 @given(st.floats(1e-12, 1e4))
@@ -30,3 +30,11 @@ def test_what_has_no_bound_has_no_number():
 @pytest.mark.parametrize(("delta", "text"), [(0.0, "0"), (1e-5, "1.0e-05"), (1.01e-5, "1.1e-05"), (9.99e-5, "1.0e-04")])
 def test_delta_has_two_digits(delta, text):
     assert delta_text(delta) == text
+
+
+def test_what_has_to_be_believed_of_catalogues_comes_first_and_names_its_markets():
+    lines = catalogue_lines({"ca": "file", "de": "declared", "fr": "declared", "jp": "discovered"})
+    assert len(lines) == 3
+    assert lines[0].startswith("Declared, not shown: that the items found in users' rows are public")
+    assert lines[0].endswith(": de, fr.")
+    assert lines[1].endswith(": ca.")

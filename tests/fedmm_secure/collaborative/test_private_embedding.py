@@ -11,7 +11,7 @@ from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
 from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import interaction_matrix
 from fedmm_secure.errors import DataError
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 CHOICES = [
     ContributionConfig(),

@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import EmbeddingConfig
-from fedmm_secure.ctr.dataset import ExampleSource, Labelled, held_out_folds, training_part
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema, History
 from fedmm_secure.ctr.neural import NeuralCTR
 from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
@@ -38,7 +38,8 @@ def test_schema_names_every_column(prepared):
 def test_features_do_not_change_when_a_row_outside_the_history_does(prepared):
     """Leak test: validation and test rows, and held-out rows, must not show in features."""
     market = prepared.market
-    folds = held_out_folds(market, prepared.split.train, last=1, random=1, rng=np.random.default_rng(0))
+    train = prepared.split.train
+    folds = latest_folds(market, train, 1) + random_folds(market, train, 1, np.random.default_rng(0))
     for fold in folds:
         changed = market.item.copy()
         outside = np.setdiff1d(np.arange(market.n_rows), fold.kept)
@@ -61,7 +62,8 @@ def test_code_features_need_codes(prepared):
 
 def test_folds_hold_out_one_row_per_user_and_keep_the_others(prepared):
     market, train = prepared.market, prepared.split.train
-    last, second, random = held_out_folds(market, train, last=2, random=1, rng=np.random.default_rng(0))
+    last, second = latest_folds(market, train, 2)
+    (random,) = random_folds(market, train, 1, np.random.default_rng(0))
     for fold in (last, second, random):
         assert len(np.unique(market.user[fold.held_out])) == len(fold.held_out)
         assert not np.isin(fold.held_out, fold.kept).any()

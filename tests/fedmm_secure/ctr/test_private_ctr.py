@@ -13,10 +13,12 @@ from fedmm_secure.ctr.features import Features
 from fedmm_secure.ctr.neural import NeuralCTR
 from fedmm_secure.ctr.private import PrivateBench, bag_loss
 from fedmm_secure.quantization.build import initial_model
-from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, FunctionalGradients
-from privacy.mechanisms.noise import NoiseSource
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
+from privacy.mechanisms.per_example import FunctionalGradients
+from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 from tests.fedmm_secure.collaborative.test_private_embedding import changed_rows, embedding
+from tests.noise import silent
 
 CONFIG = tiny(
     privacy={"epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
@@ -98,16 +100,18 @@ def update(bags, choices):
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
     n = len(bags.mask)
-    trainer = DPSGDTrainer(FunctionalGradients(network, bag_loss), optimizer, choices, n, NoiseSource.from_seed(0))
-    trainer.steps(bags.tensors(), 1)
+    with silent():
+        DPSGDTrainer(FunctionalGradients(network, bag_loss), optimizer, choices, n).steps(
+            bags.tensors(), 1, NoiseSource.from_seed(0)
+        )
     return (before - torch.cat([p.detach().flatten() for p in network.parameters()])) * n
 
 
 @pytest.mark.parametrize("clipping", ["flat", "automatic"])
-@pytest.mark.parametrize("physical", [7, 512])
-def test_one_user_moves_the_update_by_at_most_the_clipping_norm(tiny_markets, clipping, physical):
+@pytest.mark.parametrize("largest", [8, 512])
+def test_one_user_moves_the_update_by_at_most_the_clipping_norm(tiny_markets, clipping, largest):
     bags = bags_of(tiny_markets["m0"])
-    choices = DPSGD(0.0, 0.05, 1.0, clipping, physical)
+    choices = DPSGD(1.0, 0.05, 1.0, clipping, largest)
     whole = update(bags, choices)
     for user in range(12):
         masked = replace(bags, mask=bags.mask.clone())
@@ -115,16 +119,16 @@ def test_one_user_moves_the_update_by_at_most_the_clipping_norm(tiny_markets, cl
         assert float((whole - update(masked, choices)).norm()) <= 0.05 * 1.001
 
 
-def test_physical_batches_change_nothing(tiny_markets):
+def test_blocks_change_nothing_but_rounding(tiny_markets):
     bags = bags_of(tiny_markets["m0"])
-    left, right = (update(bags, DPSGD(0.0, 0.05, 1.0, "flat", size)) for size in (7, 512))
+    left, right = (update(bags, DPSGD(1.0, 0.05, 1.0, "flat", size)) for size in (8, 512))
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
 def negatives_ignore_raw_counts(prepared):
     """Whether the distribution of training negatives stays the same when all raw rows change and releases do not."""
     given = embedding(prepared)
-    found = [PrivateBench(rows, given, CONFIG)._negatives() for rows in (prepared, changed_rows(prepared))]
+    found = [PrivateBench(rows, given, CONFIG).negatives() for rows in (prepared, changed_rows(prepared))]
     whole = all(len(pool.items) == prepared.market.n_items for pool in found)
     return whole and np.array_equal(found[0].weights, found[1].weights)
 
@@ -141,7 +145,7 @@ def test_popularity_negatives_follow_noisy_counts(tiny_markets):
     )
     made = bench(tiny_markets["m0"], config)
     counts = np.maximum(made.embedding.counts.values, 0)
-    np.testing.assert_allclose(made._negatives().weights, counts / counts.sum())
+    np.testing.assert_allclose(made.negatives().weights, counts / counts.sum())
 
 
 def test_the_check_catches_negatives_from_raw_counts(tiny_markets, monkeypatch):
@@ -150,13 +154,13 @@ def test_the_check_catches_negatives_from_raw_counts(tiny_markets, monkeypatch):
         counts = np.bincount(market.item[train], minlength=market.n_items) + 1.0
         return private.Pool(np.arange(market.n_items), counts / counts.sum(), 1.0)
 
-    monkeypatch.setattr(PrivateBench, "_negatives", leaky)
+    monkeypatch.setattr(PrivateBench, "negatives", leaky)
     assert not negatives_ignore_raw_counts(tiny_markets["m0"])
 
 
 def standardisation(prepared, given):
     choices = DPSGD(1.0, 0.3, 0.3)
-    model, _ = PrivateBench(prepared, given, CONFIG).train_with(QUANTIZER, 0, choices, NoiseSource.from_seed(0))
+    model = PrivateBench(prepared, given, CONFIG).train_with(QUANTIZER, 0, choices, NoiseSource.from_seed(0)).model
     return np.concatenate([model._centre, model._spread])
 
 
@@ -187,7 +191,10 @@ def test_every_kind_trains_and_predicts(tiny_markets, kind):
         ctr={"model": kind},
     )
     prepared = tiny_markets["m0"]
-    model, builder = bench(prepared, config).train_with(QUANTIZER, 0, DPSGD(0.5, 0.3, 0.5), NoiseSource.from_seed(1))
+    choices, noise = DPSGD(0.5, 0.3, 0.5), NoiseSource.from_seed(1)
+    trained = bench(prepared, config).train_with(QUANTIZER, 0, choices, noise, spare=3)
+    model, builder = trained.model, trained.builder
+    assert trained.steps.spare.shape == (20, 3)
     found = model.predict(builder(prepared.test.user, prepared.test.item))
     assert ((found > 0) & (found < 1)).all()
     copy = private.PrivateCTR(kind, builder.schema(), config, 5)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmm_secure.data.candidates import candidate_pool, click_candidates, pair_keys, with_negatives
+from fedmm_secure.data.candidates import Simulated, candidate_pool, click_candidates, pair_keys, with_negatives
 from fedmm_secure.data.market import build_market
 from fedmm_secure.data.splits import global_date, leave_last_out
 from fedmm_secure.errors import DataError
@@ -87,7 +87,7 @@ def test_popularity_negatives_follow_training_counts():
     pool = candidate_pool(market, split, min_item_train=1, negatives="popularity")
     none = np.zeros(0, dtype=np.int64)
     n = 4000
-    drawn = with_negatives(np.zeros(n, np.int64), np.zeros(n, np.int64), pool, none, market.n_items, 1, rng)
+    drawn = with_negatives(np.zeros(n, np.int64), np.zeros(n, np.int64), pool, none, market.n_items, 1, Simulated(rng))
     share = np.bincount(drawn.item[n:], minlength=market.n_items)[pool.items] / n
     # 5 standard errors of a proportion
     np.testing.assert_array_less(np.abs(share - pool.weights), 5 * np.sqrt(pool.weights / n))
@@ -111,7 +111,9 @@ def test_the_last_free_item_is_found_whatever_the_weights():
     pool = candidate_pool(market, split, min_item_train=1, negatives="popularity")
     touched = pair_keys(market.user, market.item, market.n_items)
     rng = np.random.default_rng(0)
-    drawn = with_negatives(np.zeros(5, np.int64), np.zeros(5, np.int64), pool, touched, market.n_items, 3, rng)
+    drawn = with_negatives(
+        np.zeros(5, np.int64), np.zeros(5, np.int64), pool, touched, market.n_items, 3, Simulated(rng)
+    )
     assert set(drawn.item[5:]) == {11}
 
 

@@ -13,8 +13,8 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.federation.client import OrderError
 from fedmm_secure.federation.in_process import MarketLostError, connect, run_rounds
 from fedmm_secure.federation.messages import MessageError, pack, unpack
+from fedmm_secure.federation.parties import make_clients, open_federation
 from fedmm_secure.federation.server import CohortTooSmallError, Order
-from fedmm_secure.federation.setup import make_clients, open_federation
 from fedmm_secure.federation.transcript import Transcript
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation import AggregationError
@@ -82,8 +82,8 @@ def check_invariants(directory):
         if record.kind == "own-update":
             own[record.round, record.attempt, record.sender] = np.frombuffer(data, "<i8")
         if record.kind == "update":
-            entries, _ = read_ledger(directory / "ledger" / f"{record.sender}.jsonl")
-            assert hashlib.sha256(data).hexdigest() in {entry.message_sha256 for entry in entries}
+            ledger = read_ledger(directory / "ledger" / f"{record.sender}.jsonl")
+            assert hashlib.sha256(data).hexdigest() in ledger.released
     cohorts = []
     for round in range(ROUNDS):
         message = transcript.find(kind="aggregate", stage=STAGE, round=round, sender="server")
@@ -166,7 +166,7 @@ def test_a_server_that_is_killed_goes_on_with_the_same_round(kind, markets, tmp_
     again.rounds()
     assert torch.equal(again.codebook(), undisturbed.codebook())
     assert [cohort for cohort, _ in check_invariants(tmp_path / "b")] == [tuple(markets)] * ROUNDS
-    lines, _ = read_ledger(tmp_path / "b" / "ledger" / "m0.jsonl")
+    lines = read_ledger(tmp_path / "b" / "ledger" / "m0.jsonl").entries
     assert len([line for line in lines if line.round == FAULTY_ROUND]) == 1  # sent again, not drawn again
 
 
@@ -174,7 +174,7 @@ def test_a_second_attempt_charges_nothing_and_sends_the_same_update(markets, tmp
     run = Run.open(configuration("masked-ckks"), markets, tmp_path)
     inject(run, "crashes")
     run.rounds()
-    lines, _ = read_ledger(tmp_path / "ledger" / "m0.jsonl")
+    lines = read_ledger(tmp_path / "ledger" / "m0.jsonl").entries
     first, second = (line for line in lines if line.round == FAULTY_ROUND)
     assert (first.attempt, second.attempt) == (0, 1)
     assert type(second.event).__name__ == "NoOpDpEvent"
@@ -192,6 +192,8 @@ STOPPED_BY_ORDERS = {
     "a stranger in the cohort": {"cohort": ("m0", "m1", "mallory")},
     "a cohort that is too small": {"cohort": ("m0", "m1")},
     "a market twice": {"cohort": ("m0", "m0", "m1")},
+    "an attempt below 0": {"attempt": -1},
+    "an attempt without bound": {"attempt": 4},
 }
 
 

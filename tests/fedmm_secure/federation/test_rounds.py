@@ -8,11 +8,12 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.client import CohortChangedError, OrderError
 from fedmm_secure.federation.in_process import connect, run_rounds
+from fedmm_secure.federation.parties import make_clients, market_sizes, open_federation
 from fedmm_secure.federation.server import CohortTooSmallError, Order
-from fedmm_secure.federation.setup import make_clients, open_federation, planned_views
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.pipeline import train_federated
-from privacy.accounting.accountants import pld_epsilon
+from privacy.mechanisms.dp_sgd import DPSGDTrainer
 from tests.conftest import tiny
 
 
@@ -127,61 +128,56 @@ def test_k_means_initialisation_is_caught(tiny_markets, monkeypatch):
     assert not starts_alike(tiny(), tiny_markets)
 
 
-WIDE = {"clip": 8.0}
+MASKED = {"kind": "masked-ckks"}
 DISTRIBUTED = {"epsilon": 8.0, "distributed_noise": True, "quantizer": {"steps_per_round": 1}}
 
 
 def test_with_distributed_noise_all_markets_take_the_same_step(tiny_markets, tmp_path):
-    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE)
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=MASKED)
     models = list(train(config, tiny_markets, tmp_path).values())
     for other in models[1:]:
         assert torch.equal(models[0].global_codebook.codewords, other.global_codebook.codewords)
         assert not torch.equal(models[0].local_codebook.codewords, other.local_codebook.codewords)
 
 
-def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(tiny_markets, tmp_path):
+def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(tiny_markets, tmp_path, monkeypatch):
     """Updates are noised gradients; users that never enter a batch leave noise alone in them."""
+    monkeypatch.setattr(DPSGDTrainer, "_sample", lambda trainer, coins, n: torch.zeros(0, dtype=torch.long))
     config = tiny(
         embedding={"kind": "svd"},
         federation={"rounds": 12, "local_epochs": 1},
-        privacy={**DISTRIBUTED, "noise_seed": 3, "quantizer": {"steps_per_round": 1, "sampling_rate": 1e-9}},
-        aggregation={"clip": 128.0},
+        privacy={**DISTRIBUTED, "noise_seed": 3, "quantizer": {"steps_per_round": 1}},
+        aggregation=MASKED,
     )
-    federation = open_federation(
-        config, tiny_markets, tmp_path, noise={name: {"quantizer": 1.0} for name in tiny_markets}
-    )
+    federation = open_federation(config, tiny_markets, tmp_path)
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
-    from fedmm_secure.federation.door import Budget
-
-    for door in federation.doors.values():
-        door.budget = Budget(None, 1e-3)
     train_federated(federation, 0, embeddings)
     transcript = Transcript(tmp_path / "transcript")
-    scale = config.aggregation.clip / 2**config.aggregation.bits
+    needed = max(plan.noise["quantizer"] for plan in federation.plans.values())
 
     def values(kind, sender):
         found = [transcript.find(kind=kind, stage="quantizer/0", round=r, sender=sender) for r in range(12)]
-        return np.concatenate([np.frombuffer(data, "<i8") for data in found]) * scale
+        return np.concatenate([np.frombuffer(data, "<i8") for data in found]) * federation.plans["m0"].shared.step
 
-    one, total = values("own-update", "m0").std(), values("sum", "server").std()
+    one, total = values("own-update", "m0").std() / needed, values("sum", "server").std() / needed
     # 384 draws each: a standard error of 4 %
-    assert one == pytest.approx(2**-0.5, rel=0.15)  # one part of two honest ones, clipping norm 1, batches of 1
+    assert one == pytest.approx(2**-0.5, rel=0.15)  # one part of two honest ones, clipping norm 1
     assert total == pytest.approx(1.5**0.5, rel=0.15)  # three parts: full noise once one market has subtracted its own
 
 
-@pytest.mark.parametrize(
-    ("aggregation", "needed"),
-    [({"clip": 4.0}, "aggregation.clip of"), ({"clip": 32.0, "bits": 8}, "more aggregation.bits")],
-)
-def test_with_distributed_noise_fixed_point_must_not_be_felt(tiny_markets, tmp_path, aggregation, needed):
-    """Each part is clipped and rounded before the sum, which post-processing does not cover."""
-    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=aggregation)
-    with pytest.raises(ConfigError, match=needed):
-        open_federation(config, tiny_markets, tmp_path)
+def test_distributed_noise_without_the_size_of_a_market_is_refused(tiny_markets):
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=MASKED)
+    with pytest.raises(ConfigError, match="size of market m2 is missing"):
+        shared_noise(config, market_sizes(config, ["m0", "m1", "m2"], {"m0": tiny_markets["m0"]}, {"m1": (80, 40)}))
+
+
+def test_a_market_whose_size_is_not_what_the_bundle_states_is_refused(tiny_markets):
+    with pytest.raises(ConfigError, match="m0: the federation's bundle states"):
+        market_sizes(tiny(), ["m0", "m1", "m2"], {"m0": tiny_markets["m0"]}, {"m0": (8000, 40)})
 
 
 def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, tmp_path):
-    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE)
+    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=MASKED)
     federation = open_federation(config, tiny_markets, tmp_path)
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
     clients, server = make_clients(federation, 0, embeddings, {}), connect(federation)
@@ -219,20 +215,14 @@ def test_a_plaintext_server_leaves_out_who_exceeds_the_norm(tiny_markets, tmp_pa
         run_rounds("quantizer/0", 1, clients, server, federation.transcript)
 
 
-@pytest.mark.parametrize(("kind", "hidden"), [("ckks", False), ("masked-ckks", True)])
-def test_distributed_noise_holds_against_collusion_where_masks_hide_single_updates(
-    tiny_markets, tmp_path, kind, hidden
-):
+def test_distributed_noise_needs_masks():
     """Who opens one update of ``ckks`` finds a part of the noise; under masks only the sum is ever open."""
-    config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=WIDE | {"kind": kind})
-    federation = open_federation(config, tiny_markets, tmp_path)
-    embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
-    train_federated(federation, 0, embeddings)
-    for name in tiny_markets:
-        events = [entry.event for entry in federation.entries(name) if entry.round is not None]
-        opened = [entry.event_for("collusion") for entry in federation.entries(name) if entry.round is not None]
-        together, alone = pld_epsilon(events, 1e-3), pld_epsilon(opened, 1e-3)
-        assert (alone == together) is hidden
-        assert alone >= together
-        planned = planned_views(config, federation.noise[name], federation.n_items[name], 3)
-        assert (planned["collusion"] == planned["market"]) is hidden
+    for kind in ("plaintext", "ckks"):
+        with pytest.raises(ConfigError, match=r"needs aggregation\.kind: masked-ckks"):
+            tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation={"kind": kind})
+
+
+def test_dates_that_follow_from_everyones_rows_do_not_split_a_private_run():
+    tiny(data={"split": "global-date"})
+    with pytest.raises(ConfigError, match="global-date takes its dates from all users' rows"):
+        tiny(data={"split": "global-date"}, privacy={"epsilon": 8.0})

@@ -36,10 +36,10 @@ def fresh_masks(names=NAMES):
 
 @pytest.fixture
 def federation():
-    parameters = masked_parameters(length=LENGTH, cohort=len(NAMES), value_bound=BOUND)
+    parameters = masked_parameters(length=LENGTH, cohort=len(NAMES), bits=BITS)
     key = CKKSKey.generate(parameters)
     markets = {
-        name: MaskedMarket(parameters, key, masks, value_bound=BOUND, cohort=len(NAMES))
+        name: MaskedMarket(parameters, key, masks, bits=BITS, value_bound=BOUND)
         for name, masks in fresh_masks().items()
     }
     return markets, CKKSServer(parameters, needs_whole_cohort=True), CKKSMarket(parameters, key)
@@ -94,7 +94,7 @@ def test_a_mask_is_never_used_twice(federation):
 
 
 def test_what_a_ledger_says_was_sent_is_not_masked_again():
-    masks = PairwiseMasks("a", X25519PrivateKey.generate(), _used={("run", "quantizer/0", 0, 0)})
+    masks = PairwiseMasks("a", X25519PrivateKey.generate(), _used={("run", "quantizer/0", 0, 0): b""})
     with pytest.raises(MaskReuseError):
         masks.draw(binding(), LENGTH, BITS)
 
@@ -104,7 +104,7 @@ def test_what_a_ledger_says_was_sent_is_not_masked_again():
 )
 def test_whatever_a_mask_is_bound_to_changes_all_of_it(other):
     masks = fresh_masks()["a"]
-    fresh = replace(masks, _used=set())
+    fresh = replace(masks, _used={})
     first, second = masks.draw(binding(), LENGTH, BITS), fresh.draw(binding(**other), LENGTH, BITS)
     assert np.mean(first == second) < 0.01
 
@@ -114,7 +114,7 @@ def test_a_reused_mask_would_show_the_difference():
     masks = fresh_masks()["a"]
     values, sent = vectors(), []
     for name in ("a", "b"):
-        reused = replace(masks, _used=set())
+        reused = replace(masks, _used={})
         sent.append(values[name].astype(np.uint64) + reused.draw(binding(), LENGTH, BITS))
     difference = (sent[0] - sent[1]) % np.uint64(2**BITS)
     np.testing.assert_array_equal(difference, (values["a"] - values["b"]) % 2**BITS)
@@ -193,3 +193,13 @@ def test_values_out_of_range_are_refused_before_a_mask_is_spent(federation):
 def test_a_mask_key_is_not_shown():
     secret = X25519PrivateKey.generate()
     assert "secret" not in repr(PairwiseMasks("a", secret))
+
+
+def test_the_same_vector_may_be_masked_again_and_no_other():
+    """After a failure between masking and sending: the same mask again; another would show the difference."""
+    masks = fresh_masks()["a"]
+    drawn = masks.draw(binding(), LENGTH, BITS, b"one vector")
+    np.testing.assert_array_equal(masks.draw(binding(), LENGTH, BITS, b"one vector"), drawn)
+    for another in ((binding(), b"another vector"), (binding(cohort=NAMES[:3]), b"one vector"), (binding(), b"")):
+        with pytest.raises(MaskReuseError):
+            masks.draw(another[0], LENGTH, BITS, another[1])

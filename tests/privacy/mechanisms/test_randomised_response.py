@@ -11,8 +11,8 @@ from privacy.accounting.events import (
     randomised_response_epsilon,
     randomised_response_event,
 )
-from privacy.mechanisms.noise import NoiseSource
 from privacy.mechanisms.randomised_response import randomise, truth_probability
+from privacy.mechanisms.randomness import NoiseSource
 
 
 @given(st.floats(0.05, 8), st.integers(2, 2000))
@@ -30,7 +30,7 @@ def test_the_ledger_event_gives_the_same_epsilon_back(epsilon, k):
 
 def test_answers_have_the_stated_frequencies():
     n, k, epsilon = 60_000, 5, 1.0
-    answers = randomise(np.full(n, 3), k, epsilon, NoiseSource.from_seed(0))
+    answers = randomise(np.full(n, 3), k, epsilon, NoiseSource.from_seed(0)).values
     share = np.bincount(answers, minlength=k) / n
     truth = truth_probability(epsilon, k)
     expected = np.full(k, (1 - truth) / (k - 1))

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
 from privacy.accounting.accountants import COARSE, Accountant, pld_epsilon
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.exactness import discretisation_slack, epsilon_with_slack
 from privacy.accounting.ledger import Entry, depended_on, stage_group
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
@@ -43,10 +45,36 @@ NOTHING_OBSERVED = "nothing that depends on users' rows is observed"
 CHANGED_ROWS = "implied by the above: changing any rows of one user is a removal and an addition"
 
 
-def view_events(entries: Sequence[Entry], view: str) -> list[DpEvent]:
-    """Events of everything a view observes, with all that it depends on."""
-    visible = [entry for entry in entries if view in entry.audience]
-    return [entry.event_for(view) for entry in depended_on(entries, visible)]
+def view_entries(entries: Sequence[Entry], view: str) -> list[Entry]:
+    """Everything that a view observes, with all that it depends on."""
+    return depended_on(entries, [entry for entry in entries if view in entry.audience])
+
+
+class Drawn(Protocol):
+    """What composition needs to know of a release, or of a run, beside its event."""
+
+    @property
+    def coordinates(self) -> int: ...
+
+    @property
+    def extra_delta(self) -> float: ...
+
+
+def composed_epsilon(
+    events: Sequence[DpEvent], entries: Sequence[Drawn], delta: float, accountant: Accountant = pld_epsilon
+) -> float:
+    """ε at ``delta`` of events whose noise is discrete, drawn as the entries say; ``inf`` if any part is not private.
+
+    The accountant's figure is that of continuous noise; what the discrete law and the sampler may add comes on top
+    (``privacy.accounting.exactness``), and what the entries say of δ comes off.
+    """
+    if gaussian_steps(ComposedDpEvent(list(events))) is None:
+        return math.inf
+    slack = discretisation_slack(sum(entry.coordinates for entry in entries), 1)
+    left = delta - sum(entry.extra_delta for entry in entries)
+    if left <= 0:
+        return math.inf
+    return epsilon_with_slack(lambda at: accountant(events, at), left, slack)
 
 
 def view_guarantee(
@@ -65,10 +93,10 @@ def view_guarantee(
         accountant: composition to use.
     """
     delta, unit = entries[0].delta, entries[0].unit
-    events = view_events(entries, view)
-    if not events:
+    observed = view_entries(entries, view)
+    if not observed:
         return Guarantee(0.0, 0.0, unit, COMPUTATIONAL if encrypted else NOTHING_OBSERVED)
-    return _guarantee(events, delta, unit, DP, accountant)
+    return _guarantee([entry.event_for(view) for entry in observed], observed, delta, unit, DP, accountant)
 
 
 def changed_rows(guarantee: Guarantee) -> Guarantee:
@@ -88,11 +116,14 @@ def changed_rows(guarantee: Guarantee) -> Guarantee:
 def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarantee:
     """Guarantee against a view that observed this run and those before it on the same data."""
     delta, unit = entries[0].delta, entries[0].unit
-    earlier = [entry.event_for(view) for entry in entries if entry.stage == EARLIER_RUNS]
+    others = [entry for entry in entries if entry.stage == EARLIER_RUNS]
+    earlier = [entry.event_for(view) for entry in others]
     basis = "plain composition of this run with the runs before it that the privacy account holds"
     # many runs make many distinct steps: still an upper bound, a fraction of a per mille looser and ten times as fast
     accountant = partial(pld_epsilon, interval=COARSE) if _any_step(earlier) else pld_epsilon
-    return _guarantee([*view_events(entries, view), *earlier], delta, unit, basis, accountant)
+    observed = view_entries(entries, view)
+    events = [entry.event_for(view) for entry in observed]
+    return _guarantee([*events, *earlier], [*observed, *others], delta, unit, basis, accountant)
 
 
 def _any_step(events: Sequence[DpEvent]) -> bool:
@@ -112,11 +143,18 @@ def conditional_guarantee(
         return None
     inputs = sorted({stage_group(name) for entry in stages for name in entry.depends_on})
     basis = f"conditional on the outputs of: {', '.join(inputs) or 'nothing'}"
-    return _guarantee([entry.event for entry in stages], stages[0].delta, stages[0].unit, basis, accountant)
+    return _guarantee([entry.event for entry in stages], stages, stages[0].delta, stages[0].unit, basis, accountant)
 
 
-def _guarantee(events: Sequence[DpEvent], delta: float, unit: str, basis: str, accountant: Accountant) -> Guarantee:
-    epsilon = accountant([ComposedDpEvent(list(events))], delta)
+def _guarantee(
+    events: Sequence[DpEvent],
+    entries: Sequence[Entry],
+    delta: float,
+    unit: str,
+    basis: str,
+    accountant: Accountant,
+) -> Guarantee:
+    epsilon = composed_epsilon(events, entries, delta, accountant)
     if math.isinf(epsilon):
         return Guarantee(None, delta, unit, UNBOUNDED if basis == DP else basis)
     return Guarantee(epsilon, delta, unit, basis)

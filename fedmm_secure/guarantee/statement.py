@@ -10,10 +10,9 @@ from typing import Any
 from dp_accounting.dp_event import RandomizedResponseDpEvent
 
 from fedmm_secure.config import Config
-from fedmm_secure.federation.setup import COUNTS, CTR, DECRYPTED_VIEWS, EMBEDDING, QUANTIZER
+from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS, STAGES, USER_CODES, VIEWS
 from privacy.accounting.events import randomised_response_epsilon
-from privacy.accounting.ledger import Entry
-from privacy.accounting.statement import (
+from privacy.accounting.guarantees import (
     EARLIER_RUNS,
     Guarantee,
     changed_rows,
@@ -21,11 +20,7 @@ from privacy.accounting.statement import (
     guarantee_with_earlier_runs,
     view_guarantee,
 )
-
-VIEWS = ("server", *DECRYPTED_VIEWS)
-ALL_VIEWS = (*VIEWS, "profile")
-USER_CODES = "user-codes"
-STAGES = (COUNTS, EMBEDDING, QUANTIZER, CTR)
+from privacy.accounting.ledger import Entry
 
 
 def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -68,4 +63,4 @@ def _profile(entries: Sequence[Entry]) -> Guarantee:
 def _over_runs(entries: Sequence[Entry]) -> dict[str, Any]:
     earlier = [entry for entry in entries if entry.stage == EARLIER_RUNS]
     views: Mapping[str, Any] = {view: asdict(guarantee_with_earlier_runs(entries, view)) for view in DECRYPTED_VIEWS}
-    return {"earlier_runs": int(earlier[0].remark or 0) if earlier else 0, **views}
+    return {"earlier_runs": sum(int(entry.remark or 0) for entry in earlier), **views}

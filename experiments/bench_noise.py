@@ -1,0 +1,150 @@
+"""``fedmm bench noise``: exact draws against PyTorch's generator, and a DP-SGD step against Opacus' own."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from rich.table import Table
+
+from attacks.metrics import Estimate, mean_estimate
+from experiments.options import JsonFlag, wide_console
+from experiments.reports.text import estimate_text
+from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
+from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
+from fedmm_secure.randomness import torch_generator
+from privacy.mechanisms.discrete_gaussian import MOST_LEVELS
+from privacy.mechanisms.dp_sgd import DPSGD
+from privacy.mechanisms.randomness import NoiseSource
+
+TORCH, OPACUS = "torch.randn, double precision", "Opacus, 32-bit seed, floating point"
+OURS = "exact integers"
+RATE = 0.2  # of Poisson samples
+SHAPE = QuantizerShape(input_dim=8, global_codes=32, local_codes=32)  # of the shipped configurations
+
+
+@dataclass(frozen=True)
+class NoiseCost:
+    """What noise costs on one core.
+
+    Attributes:
+        what: ``draws``, or ``step``: one DP-SGD step of the RQ-VAE.
+        way: how.
+        seconds: of all draws, or of one step.
+        rate: millions of draws a second, or steps a second.
+        slower: seconds over those of the first way, paired by repetition.
+    """
+
+    what: str
+    way: str
+    seconds: Estimate
+    rate: Estimate
+    slower: Estimate
+
+
+def measure_noise(draws: int, batch: int, repetitions: int) -> list[NoiseCost]:
+    """All ways in each repetition, on one thread; the first repetition warms up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        sampling = _costs("draws", _ways_to_draw(draws), repetitions, draws / 1e6)
+        return sampling + _costs("step", _ways_to_step(batch), repetitions, 1.0)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _costs(what: str, ways: Mapping[str, Callable[[], object]], repetitions: int, work: float) -> list[NoiseCost]:
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for repetition in range(-1, repetitions):
+        for way, run in ways.items():
+            start = time.process_time()
+            run()
+            if repetition >= 0:
+                seconds[way].append(time.process_time() - start)
+    taken = {way: np.array(values) for way, values in seconds.items()}
+    first = next(iter(taken.values()))
+    return [
+        NoiseCost(what, way, mean_estimate(own), mean_estimate(work / own), mean_estimate(own / first))
+        for way, own in taken.items()
+    ]
+
+
+def _ways_to_draw(draws: int) -> dict[str, Callable[[], object]]:
+    noise, generator = NoiseSource.from_entropy(), torch_generator("bench-noise")
+    ways: dict[str, Callable[[], object]] = {
+        TORCH: lambda: torch.randn(draws, generator=generator, dtype=torch.float64)
+    }
+    for levels in range(1, MOST_LEVELS + 1):
+        ways[f"discrete Gaussian, levels: {levels}"] = _drawer(noise, draws, levels)
+    return ways
+
+
+def _drawer(noise: NoiseSource, draws: int, levels: int) -> Callable[[], object]:
+    return lambda: noise.discrete_gaussian(draws, levels=levels)
+
+
+def _ways_to_step(batch: int) -> dict[str, Callable[[], object]]:
+    rows = torch.nn.functional.normalize(
+        torch.randn(round(batch / RATE), SHAPE.input_dim, generator=torch_generator("bench-rows")), dim=1
+    )
+    choices, source = DPSGD(1.0, 1.0, RATE), NoiseSource.from_entropy()
+    model = RQVAE(SHAPE, torch_generator("bench-model"))
+    trainer = QuantizerTrainer(model, rows, rows[:0], TrainingSettings(), PrivateSettings(choices, 1))
+    return {OPACUS: _opacus(rows, choices), OURS: lambda: trainer.private_steps(1, source)}
+
+
+def _opacus(rows: torch.Tensor, choices: DPSGD) -> Callable[[], object]:
+    generator, weights = torch_generator("bench-opacus"), LossWeights()
+    wrapped = GradSampleModule(RQVAE(SHAPE, torch_generator("bench-model")), loss_reduction="sum")
+    optimizer = DPOptimizer(
+        torch.optim.Adam(wrapped.parameters()),
+        noise_multiplier=choices.noise_multiplier,
+        max_grad_norm=choices.clipping_norm,
+        expected_batch_size=choices.expected_batch(len(rows)),
+        loss_reduction="mean",
+        generator=generator,
+    )
+
+    def step() -> None:
+        chosen = torch.rand(len(rows), generator=generator) < choices.sampling_rate
+        optimizer.zero_grad()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped(rows[chosen], weights.soft_temperature).total(weights).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+NOISE_HELP = (
+    "Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, beside PyTorch's generator and Opacus.\n\n"
+    "Example: fedmm bench noise --batch 1024"
+)
+
+
+def noise(
+    draws: Annotated[int, typer.Option(min=1000, help="Draws of a repetition.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=8, help="Expected batch of a step.")] = 1024,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    found = measure_noise(draws, batch, repeat)
+    if as_json:
+        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        return
+    table = Table("what", "way", "seconds", "rate", "slower")
+    for cost in found:
+        table.add_row(
+            cost.what, cost.way, *(estimate_text(asdict(one)) for one in (cost.seconds, cost.rate, cost.slower))
+        )
+    wide_console().print(f"{draws} draws; steps on batches of {batch}; one core, {repeat} repetitions", table)
+    print("rate: million draws, or steps, a second; slower: against the first way, in the same repetition")

@@ -1,0 +1,113 @@
+"""The last line of each ledger: what a run left, by hash, and who signed for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.verification.evidence import Evidence
+from fedmm_secure.federation.closing import closing_text, file_digests, transcript_digest
+from privacy.accounting.ledger import LedgerContent
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.identities import Card
+
+_FIELDS = frozenset({"files", "transcript", "lines", "card", "signature"})
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed a ledger's last line.
+
+    Attributes:
+        name: on the card.
+        fingerprint: of the card, to be compared with the signer's own.
+        own: whether the card is one of the run's own federation: a key that the run may have made itself, which proves
+            nothing to others unless they know its fingerprint from elsewhere.
+    """
+
+    name: str
+    fingerprint: str
+    own: bool
+
+    @property
+    def text(self) -> str:
+        """One line for a reader."""
+        of = ", a key of the run's own federation: self-signed, it proves nothing to others" if self.own else ""
+        return f"signed by {self.name} {self.fingerprint}{of}"
+
+
+def signature_of(evidence: Evidence, market: str) -> tuple[Signature, Card] | None:
+    """Who signed a market's ledger; None where it is not closed, or the signature does not hold."""
+    content = evidence.ledgers[market]
+    try:
+        card = _signer(market, evidence, content)
+    except (ValueError, TypeError, KeyError):
+        return None
+    if card is None:
+        return None
+    own = card.signing in {party.signing for party in evidence.bundle.cards.values()}
+    return Signature(card.name, card.fingerprint, own), card
+
+
+def _signer(market: str, evidence: Evidence, content: LedgerContent) -> Card | None:
+    """The card whose signature the closing line carries; raises where it does not hold."""
+    if content.closing is None:
+        return None
+    closing = dict(content.closing)
+    if set(closing) != _FIELDS:
+        raise ValueError(f"holds {', '.join(sorted(closing))}, where {', '.join(sorted(_FIELDS))} are expected")
+    card, signature = Card(**closing.pop("card")), bytes.fromhex(closing.pop("signature"))
+    last = evidence.ledger(market).read_bytes().splitlines()[-1]
+    head = json.loads(last)["previous"]  # the chain was checked: this is the hash of the line before
+    card.verify(signature, closing_text(market, str(content.opening.get("run")), head, closing))
+    return card
+
+
+def closing_findings(evidence: Evidence, signer: Card | None) -> list[Finding]:
+    """What the closing lines do not fit, or who did not sign them.
+
+    Args:
+        evidence: the run.
+        signer: the card that must have signed, from outside the run; None takes any that holds.
+    """
+    findings = []
+    for market, content in evidence.ledgers.items():
+        path = evidence.ledger(market)
+        if content.closing is None:
+            findings.append(
+                Finding(str(path), "is not closed: nothing says what the run left, and that no line is missing")
+            )
+            continue
+        where = f"{path}:{len(content.kinds)}"
+        try:
+            card = _signer(market, evidence, content)
+        except (ValueError, TypeError, KeyError) as error:
+            findings.append(Finding(where, f"its signature does not hold: {error!s:.200}"))
+            continue
+        if signer is not None and card is not None and card != signer:
+            said = f"is signed by {card.name} {card.fingerprint}, not by {signer.name} {signer.fingerprint}"
+            findings.append(Finding(where, said))
+        findings += [
+            Finding(where, what) for what in _differences(evidence, market, content.closing, len(content.kinds))
+        ]
+    return findings
+
+
+def _differences(evidence: Evidence, market: str, closing: Mapping[str, Any], lines: int) -> Iterator[str]:
+    if closing["lines"] != lines or type(closing["lines"]) is not int:
+        yield f"counts {closing['lines']!r:.50} lines, the ledger has {lines}"
+    if closing["transcript"] != transcript_digest(evidence.messages.index):
+        yield "the transcript is not the one that was signed for"
+    named, found = closing["files"], file_digests(evidence.directory, market)
+    if not isinstance(named, Mapping):
+        yield "names no files"
+        return
+    for name in sorted({*named, *found}):
+        if name not in found:
+            yield f"{name!r:.100} was signed for, and is missing"
+        elif name not in named:
+            yield f"{name} is there, and was not signed for"
+        elif named[name] != found[name]:
+            yield f"{name} is not the one that was signed for"

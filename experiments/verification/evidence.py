@@ -1,0 +1,251 @@
+"""What a run directory holds, read by someone who does not trust it.
+
+Nothing in it is executed, followed out of it, or believed: files are regular, of bounded size, and below the directory;
+what cannot be read is a finding. ``state/`` is the run's memory and no evidence: it is never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedmm_secure.config import Config, config_from_data, load_yaml
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
+from fedmm_secure.federation.closing import MARKET_FILES
+from fedmm_secure.federation.parties import market_sizes
+from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.shared_noise import shared_noise
+from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
+from privacy.accounting.ledger_check import Finding, broken_ledger
+from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle
+from privacy.errors import InputError
+
+LEDGER, TRANSCRIPT = "ledger", "transcript"
+MAX_BYTES = 2**30  # of one file; no run writes a larger one
+MAX_TEXT_BYTES = 64 * 2**20  # of a file that is parsed as a whole
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_LEFT_BY_A_KILL = re.compile(r"\..*\.tmp")
+
+
+@dataclass(frozen=True)
+class Messages:
+    """A transcript directory, its files checked against its index.
+
+    Attributes:
+        directory: where it is.
+        index: all records.
+        records: those whose file is there as the index says.
+        content: their bytes, by file.
+    """
+
+    directory: Path
+    index: tuple[Record, ...]
+    records: tuple[Record, ...]
+    content: Mapping[str, bytes]
+
+    def where(self, record: Record) -> str:
+        """How a finding names a record."""
+        return str(self.directory / record.file)
+
+
+@dataclass
+class Evidence:
+    """A run directory.
+
+    Attributes:
+        directory: where it is.
+        config: what it says was configured.
+        metrics: what it says came out.
+        environment: what it says of code and machine.
+        bundle: the parties of the federation.
+        sizes: of their markets, as the bundle states them; ``UNKNOWN`` where it does not.
+        ledgers: by market, those that can be read.
+        messages: its transcript.
+        plans: by market, what the configuration makes of the sizes that a ledger was opened with; filled in when the
+            opening lines are checked.
+    """
+
+    directory: Path
+    config: Config
+    metrics: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    bundle: Bundle
+    sizes: Mapping[str, MarketSize]
+    ledgers: Mapping[str, LedgerContent]
+    messages: Messages
+    plans: dict[str, SpendingPlan] = field(default_factory=dict)
+
+    @property
+    def aggregation(self) -> AggregationPlan:
+        """How updates are protected and added up."""
+        return AggregationPlan.of(self.config, len(self.sizes), shared_noise(self.config, self.sizes))
+
+    def ledger(self, market: str) -> Path:
+        """A market's ledger file."""
+        return ledger_file(self.directory, market)
+
+
+def ledger_file(directory: Path, market: str) -> Path:
+    """A market's ledger file."""
+    return directory / LEDGER / f"{market}.jsonl"
+
+
+def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
+    """Configuration and metrics, without which there is nothing to check.
+
+    Raises:
+        InputError: they are missing or malformed, or the directory leads out of itself.
+    """
+    for name in (CONFIG_FILE, METRICS_FILE):
+        path = directory / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise RunDirectoryError(f"{path}: not a regular file")
+    if not (directory / CONFIG_FILE).is_file():
+        raise RunDirectoryError(f"{directory}: no config.yaml; is this a run directory?")
+    if not (directory / METRICS_FILE).is_file():
+        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
+    _refuse_large(directory / CONFIG_FILE)
+    _refuse_aliases(directory / CONFIG_FILE)
+    config = config_from_data(load_yaml(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
+    return config, _json_object(directory / METRICS_FILE)
+
+
+def irregular(directory: Path) -> list[Finding]:
+    """Links, devices and oversized files among the evidence: no check opens anything while one is there."""
+    findings = []
+    for path in _evidence_paths(directory):
+        try:
+            found = path.lstat()
+        except OSError as error:
+            findings.append(Finding(str(path), f"cannot be read: {error.strerror}"))
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            findings.append(Finding(str(path), "is a link; evidence is what the directory itself holds"))
+        elif stat.S_ISREG(found.st_mode):
+            if found.st_size > MAX_BYTES:
+                findings.append(Finding(str(path), f"{found.st_size} bytes are more than a run writes"))
+        elif not stat.S_ISDIR(found.st_mode):
+            findings.append(Finding(str(path), "is no regular file"))
+    return findings
+
+
+def _evidence_paths(directory: Path) -> Iterator[Path]:
+    for name in (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FILES):
+        start = directory / name
+        if not os.path.lexists(start):
+            continue
+        yield start
+        for folder, folders, files in os.walk(start):  # does not follow links
+            yield from (Path(folder) / name for name in (*folders, *files))
+
+
+def read_evidence(
+    directory: Path, config: Config, metrics: Mapping[str, Any]
+) -> tuple[Evidence | None, dict[str, list[Finding]]]:
+    """The rest of a run directory, and what cannot be read of it, by check; None without a bundle of its parties."""
+    unreadable: dict[str, list[Finding]] = {"markets": [], "ledger chain": [], "transcript": []}
+    bundle_file = directory / TRANSCRIPT / BUNDLE_FILE
+    try:
+        bundle = read_bundle(bundle_file)
+        sizes = market_sizes(config, bundle.markets, {}, bundle.sizes)
+        check_bundle(bundle, AggregationPlan.of(config, len(sizes), shared_noise(config, sizes)), bundle_file)
+        if not all(_NAME.fullmatch(name) for name in bundle.cards):
+            raise RunDirectoryError(f"{bundle_file}: a party's name is none")
+    except InputError as error:
+        unreadable["markets"].append(Finding(str(bundle_file), str(error).removeprefix(f"{bundle_file}: ")))
+        return None, unreadable
+    ledgers = {}
+    for market in bundle.markets:
+        path = ledger_file(directory, market)
+        if path.is_file():
+            try:
+                ledgers[market] = read_ledger(path)
+            except LedgerError as error:
+                unreadable["ledger chain"].append(broken_ledger(path, error))
+    messages, unreadable["transcript"] = read_messages(directory / TRANSCRIPT)
+    try:
+        environment = _json_object(directory / ENVIRONMENT_FILE)
+    except RunDirectoryError as error:
+        unreadable["markets"].append(Finding(str(directory / ENVIRONMENT_FILE), str(error)))
+        environment = {}
+    return Evidence(directory, config, metrics, environment, bundle, sizes, ledgers, messages), unreadable
+
+
+def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
+    """A transcript, and what of it is not what its index says, or not in its index."""
+    nothing = Messages(directory, (), (), {})
+    if not (directory / INDEX).is_file():
+        return nothing, [Finding(str(directory), "missing")]
+    try:
+        records = read_index(directory)
+    except RunDirectoryError as error:
+        return nothing, [Finding(str(directory / INDEX), str(error).removeprefix(f"{directory / INDEX}: "))]
+    content, findings = {}, []
+    for record in records:
+        path = directory / record.file
+        if os.path.isabs(record.file) or ".." in Path(record.file).parts:
+            findings.append(Finding(str(directory / INDEX), f"names a file outside: {record.file!r:.200}"))
+            continue
+        data = path.read_bytes() if path.is_file() else None
+        if data is None or (len(data), hashlib.sha256(data).hexdigest()) != (record.size, record.sha256):
+            findings.append(Finding(str(path), "missing, or its bytes do not match the index"))
+        else:
+            content[record.file] = data
+    known = {record.file for record in records} | {INDEX, BUNDLE_FILE}
+    for path in sorted(directory.rglob("*")):
+        left_behind = _LEFT_BY_A_KILL.fullmatch(path.name)
+        if path.is_file() and path.relative_to(directory).as_posix() not in known and not left_behind:
+            findings.append(Finding(str(path), "is not in the index"))
+    there = tuple(record for record in records if record.file in content)
+    return Messages(directory, tuple(records), there, content), findings
+
+
+def sections(metrics: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """A part of the metrics that maps markets to what is said of them; empty where it does not."""
+    found: Any = metrics
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(market): values for market, values in found.items() if isinstance(values, Mapping)}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    _refuse_large(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{path}: not valid JSON: {error!s:.200}") from error
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{path}: not a JSON object")
+    return found
+
+
+def _refuse_large(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
+        raise RunDirectoryError(f"{path}: larger than any run writes")
+
+
+def _refuse_aliases(path: Path) -> None:
+    """No run writes YAML aliases, with which a short text stands for an endless one."""
+    try:
+        tokens = yaml.scan(path.read_text(encoding="utf-8"))
+        if any(isinstance(token, yaml.AliasToken) for token in tokens):
+            raise RunDirectoryError(f"{path}: holds a YAML alias; no run writes one")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # said better by who parses it

@@ -1,0 +1,172 @@
+"""Messages of a run: who signed them, what they agree on, and every sum added up again with public material."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from experiments.verification.evidence import Evidence, Messages, read_messages
+from experiments.verification.spending import Place, rounds_of
+from experiments.verification.transcript import OF_SERVER, Key, Planned, key_of
+from fedmm_secure.federation.messages import Header, Hello, MessageError, verify
+from fedmm_secure.federation.parties import configuration_hash
+from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, SUM, UPDATE
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation import AggregationError
+from privacy.aggregation.base import IntVector
+from privacy.aggregation.keys import SERVER
+
+Opened = dict[Key, tuple[Header, bytes]]
+
+
+def open_messages(evidence: Evidence, messages: Messages) -> tuple[Opened, list[Finding]]:
+    """Header and payload of every message that is signed by whom its record names, and what is not."""
+    bundle, opened, findings = evidence.bundle, Opened(), []
+    runs = {content.opening.get("run") for content in evidence.ledgers.values()}
+    for record in messages.records:
+        if record.kind not in (HELLO, UPDATE, AGGREGATE):
+            continue
+        try:
+            if record.sender not in bundle.cards:
+                raise MessageError("its sender is not in the federation")
+            header, payload = verify(messages.content[record.file], bundle.cards[record.sender])
+            if (header.kind, header.stage, header.round, header.attempt, header.sender) != key_of(record):
+                raise MessageError("its header is of another message")
+            if header.parameters != bundle.digest:
+                raise MessageError("its header names another bundle")
+            if header.run not in runs:
+                raise MessageError("is of another run than the ledgers")
+            if record.kind == AGGREGATE and record.receivers != len(header.cohort):
+                raise MessageError(f"was sent to {len(header.cohort)}, its record says to {record.receivers}")
+            if not set(header.cohort) <= set(bundle.markets):
+                raise MessageError("its cohort is not of this federation")
+            opened[key_of(record)] = header, payload
+        except MessageError as error:
+            findings.append(Finding(messages.where(record), str(error)))
+    return opened, findings
+
+
+def rounds_without(opened: Opened, markets: Iterable[str]) -> dict[str, set[Place]]:
+    """By market, rounds whose signed sum lacks it."""
+    found: dict[str, set[Place]] = {market: set() for market in markets}
+    for (kind, stage, round, _, _), (header, _) in opened.items():
+        if kind == AGGREGATE:
+            for market in found.keys() - set(header.cohort):
+                found[market].add((stage, round))
+    return found
+
+
+def message_findings(evidence: Evidence, opened: Opened) -> list[Finding]:
+    """What the messages of a market's, or of all markets', directory do not agree on."""
+    here = set(evidence.ledgers)
+    findings = list(_hellos(evidence, evidence.messages, opened, here))
+    findings += _rounds(evidence, opened)
+    return findings + list(_sums(evidence, evidence.messages, opened, here))
+
+
+def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
+    """The server's transcript by itself, and that it is of the same run as the directory's."""
+    messages, findings = read_messages(server / "transcript")
+    if not messages.records:
+        return findings
+    planned = Planned.of(evidence)
+    for record in messages.records:
+        problem = planned.problem(record)
+        if record.kind not in OF_SERVER:
+            problem = f"a {record.kind}: no server sees one"
+        if problem:
+            findings.append(Finding(messages.where(record), problem))
+    opened, unsigned = open_messages(evidence, messages)
+    findings += unsigned
+    known = {record.file: record.sha256 for record in messages.records}
+    for record in evidence.messages.records:
+        absent = record.sha256 if record.kind == UPDATE else None  # the server keeps none that it refused
+        if record.kind in OF_SERVER and known.get(record.file, absent) != record.sha256:
+            findings.append(Finding(evidence.messages.where(record), f"is not what {server} holds"))
+    everyone = set(evidence.bundle.markets)
+    return [*findings, *_hellos(evidence, messages, opened, everyone), *_sums(evidence, messages, opened, everyone)]
+
+
+def _hellos(evidence: Evidence, messages: Messages, opened: Opened, markets: Iterable[str]) -> Iterator[Finding]:
+    """Each market introduced itself, with the configuration that the directory holds."""
+    configuration = configuration_hash(evidence.config)
+    hellos = {sender: payload for (kind, _, _, _, sender), (_, payload) in opened.items() if kind == HELLO}
+    for market in sorted({*markets, *hellos}):
+        if market not in hellos:
+            yield Finding(str(messages.directory), f"no hello of market {market}")
+            continue
+        try:
+            if Hello.from_bytes(hellos[market]).configuration != configuration:
+                yield Finding(str(messages.directory), f"market {market} signed a hello of another configuration")
+        except MessageError as error:
+            yield Finding(str(messages.directory), f"market {market}: {error}")
+
+
+def _rounds(evidence: Evidence, opened: Opened) -> Iterator[Finding]:
+    """One aggregate and one sum of every round, and no more."""
+    directory = str(evidence.messages.directory)
+    plan = next(iter(evidence.plans.values()), None)
+    for stage, round in rounds_of(plan) if plan is not None else ():
+        aggregates = [key for key in opened if key[:3] == (AGGREGATE, stage, round)]
+        if len(aggregates) != 1:
+            yield Finding(directory, f"{stage}, round {round}: {len(aggregates)} aggregates where one is planned")
+    summed = {(found.stage, found.round) for found in evidence.messages.records if found.kind == SUM}
+    for stage, round in rounds_of(plan) if plan is not None else ():
+        if (stage, round) not in summed:
+            yield Finding(directory, f"{stage}, round {round}: its sum is not there")
+
+
+def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]) -> Iterator[Finding]:
+    """Every aggregate is the sum of the recorded updates, and every sum in the clear that of the own updates."""
+    server = evidence.aggregation.server()
+    content = {key_of(record): messages.content[record.file] for record in messages.records}
+    for (kind, stage, round, attempt, _), (header, payload) in opened.items():
+        if kind != AGGREGATE or not set(header.cohort) <= here:
+            continue
+        where = f"{messages.directory} {stage}, round {round}"
+        try:
+            parts = [opened[UPDATE, stage, round, attempt, sender] for sender in header.cohort]
+            if any(part.cohort != header.cohort for part, _ in parts):
+                yield Finding(where, "updates were sealed for another cohort than the aggregate's")
+            same = server.aggregate([part for _, part in parts]) == payload
+        except (KeyError, AggregationError) as error:
+            yield Finding(where, f"the aggregate cannot be added up again: {error}")
+            continue
+        if not same:
+            yield Finding(where, "the aggregate is not the sum of the recorded updates")
+        own = [content.get((OWN_UPDATE, stage, round, attempt, sender)) for sender in header.cohort]
+        total = content.get((SUM, stage, round, 0, SERVER))
+        if total is not None and all(found is not None for found in own):
+            problem = _clear_sum(evidence, total, [found for found in own if found is not None])
+            if problem:
+                yield Finding(where, problem)
+
+
+def _clear_sum(evidence: Evidence, total: bytes, own: list[bytes]) -> str | None:
+    length = 8 * evidence.aggregation.length
+    if any(len(data) != length for data in (total, *own)):
+        return f"a sum or an update in the clear is not of {evidence.aggregation.length} values"
+    difference = np.sum([integers(data) for data in own], axis=0) - integers(total)
+    if evidence.aggregation.masked:  # under masks, sums are residues
+        difference = difference % 2**evidence.aggregation.mask_bits
+    return "the sum in the clear is not that of the markets' own updates" if difference.any() else None
+
+
+def integers(data: bytes) -> IntVector:
+    """Integers as a record holds them."""
+    return np.frombuffer(data, "<i8").astype(np.int64)
+
+
+def sums_of(
+    messages: Messages, opened: Mapping[Key, tuple[Header, bytes]], stage: str
+) -> dict[int, tuple[IntVector, int]]:
+    """By round, the sum in the clear and the number of markets in it."""
+    found = {}
+    content = {key_of(record): messages.content[record.file] for record in messages.records}
+    for (kind, of, round, _, _), (header, _) in opened.items():
+        total = content.get((SUM, stage, round, 0, SERVER))
+        if kind == AGGREGATE and of == stage and total is not None and len(total) % 8 == 0:
+            found[round] = integers(total), len(header.cohort)
+    return found

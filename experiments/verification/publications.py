@@ -1,0 +1,197 @@
+"""What was published, array by array; and that the models and codes that a run leaves are those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from scipy import sparse
+
+from experiments.verification.evidence import Evidence, sections
+from experiments.verification.messages import Opened, sums_of
+from fedmm_secure.artefacts import quantizer_path
+from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.config import Config
+from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.market import IntArray
+from fedmm_secure.federation.transcript import PUBLICATION
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.publications import (
+    Array,
+    PublicationError,
+    Publications,
+    model_arrays,
+    read_tensors,
+)
+from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
+    COUNTS,
+    CTR,
+    EMBEDDING,
+    ITEM_CODES,
+    MODEL,
+    QUANTIZER,
+    USER_CODES,
+    seed_stage,
+)
+from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.quantization.codes import assign_codes
+from privacy.accounting.ledger import stage_group
+from privacy.accounting.ledger_check import Finding
+from privacy.mechanisms.dp_svd import PrivateFactors
+
+_ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
+# Codes are a function of published values, computed in single precision: another processor may round a tie otherwise.
+_CODES_THAT_MAY_DIFFER = 0.01
+WORDS = "global_codebook.codewords"
+
+
+def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
+    """By market, what it published, and what is wrong with it."""
+    found = {market: Publications(plan) for market, plan in evidence.plans.items()}
+    records = [record for record in evidence.messages.records if record.kind == PUBLICATION and record.sender in found]
+    groups = {record.file: stage_group(record.stage) for record in records}
+    findings = []
+    for record in sorted(records, key=lambda record: _rank(groups[record.file])):
+        problem = found[record.sender].problem(record.stage, evidence.messages.content[record.file])
+        if problem:
+            findings.append(Finding(evidence.messages.where(record), problem))
+    for market, publications in found.items():
+        findings += [*_follows(evidence, market, publications), *_found_items(evidence, market, publications)]
+    return found, findings
+
+
+def _rank(group: str) -> int:
+    return _ORDER.index(group) if group in _ORDER else len(_ORDER)
+
+
+def _follows(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
+    """Item codes are what the published model makes of the published factors: post-processing, and nothing more."""
+    config, read = evidence.config, publications.read
+    if EMBEDDING not in read:
+        return
+    embedding = _published_embedding(publications)
+    for seed in config.seed:
+        model, codes = read.get(seed_stage(MODEL, seed)), read.get(seed_stage(ITEM_CODES, seed))
+        if model is not None and codes is not None:
+            again = _codes(config, model, embedding)
+            differing = float((again != codes["codes"]).any(axis=1).mean())
+            if differing > _CODES_THAT_MAY_DIFFER:
+                what = f"{differing:.0%} of market {market}'s item codes are not what its published model gives"
+                yield Finding(f"{evidence.messages.directory} {seed_stage(ITEM_CODES, seed)}", what)
+
+
+def _found_items(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
+    """A discovered catalogue is the one that the metrics state."""
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
+    if CATALOGUE in publications.read:
+        found = Catalogue("discovered", publications.read[CATALOGUE]["items"])
+        if found.sha256 != stated:
+            where = f"{evidence.messages.directory} {CATALOGUE}"
+            yield Finding(where, f"market {market} discovered other items than its metrics state")
+
+
+def _published_embedding(publications: Publications) -> DPSVDEmbedding:
+    """Item factors as published; nobody's rows are needed for them."""
+    read = publications.read[EMBEDDING]
+    nothing = np.zeros((0, 0), np.int64)
+    factors = PrivateFactors(read["factors"], read["eigenvalues"], float(read["noise_edge"]), nothing)
+    nobody = sparse.csr_array((0, publications.plan.size.items))
+    return publications.embedding().set_factors(factors, nobody)
+
+
+def _codes(config: Config, state: Mapping[str, Array], embedding: DPSVDEmbedding) -> IntArray:
+    model = initial_model(config, 0)
+    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
+    return assign_codes(model, np.zeros((0, embedding.item_factors_.shape[1])), embedding.item_factors_).item
+
+
+def artefact_findings(evidence: Evidence, published: dict[str, Publications], opened: Opened) -> list[Finding]:
+    """Models and codes in the directory are what was published, and follow from the sums of the rounds."""
+    findings: list[Finding] = []
+    for market, plan in evidence.plans.items():
+        for seed in evidence.config.seed:
+            findings += _quantizer(evidence, market, seed, published[market], opened)
+            if evidence.config.private_ctr:
+                findings += _ctr(evidence, market, seed)
+        findings += _code_table(evidence, market, plan, published[market])
+    return findings
+
+
+def _quantizer(
+    evidence: Evidence, market: str, seed: int, published: Publications, opened: Opened
+) -> Iterator[Finding]:
+    path = quantizer_path(evidence.directory, market, seed)
+    if not path.is_file():
+        yield Finding(str(path), "missing")
+        return
+    try:
+        state = read_tensors(path.read_bytes(), model_arrays(evidence.config))
+    except (PublicationError, OSError, RuntimeError) as error:
+        yield Finding(str(path), str(error))
+        return
+    released = published.read.get(seed_stage(MODEL, seed))
+    if released is not None:
+        for name, values in state.items():
+            if not np.array_equal(values, released[name]):
+                yield Finding(str(path), f"{name} is not what market {market} published")
+                break
+    words = _summed_codebook(evidence, seed, opened)
+    if words is not None and not np.array_equal(words, state[WORDS]):
+        yield Finding(str(path), "its global codebook is not what the sums of the rounds make of the public start")
+
+
+def _summed_codebook(evidence: Evidence, seed: int, opened: Opened) -> Array | None:
+    """The public start, moved by the mean of every round, as each market does; None where a sum is missing."""
+    sums = sums_of(evidence.messages, opened, seed_stage(QUANTIZER, seed))
+    if set(sums) != set(range(evidence.config.federation.rounds)) or evidence.config.privacy.distributed_noise:
+        return None
+    words: Array = initial_model(evidence.config, seed).global_codebook.codewords.detach().numpy()
+    for round in sorted(sums):
+        total, markets = sums[round]
+        if len(total) != words.size:
+            return None
+        mean = evidence.aggregation.codec.decode(total).reshape(words.shape) / markets
+        words = (words.astype(np.float64) + mean).astype(np.float32)
+    return words
+
+
+def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
+    path = evidence.directory / "models" / market / f"ctr-{seed}.pt"
+    released = [
+        evidence.messages.content[record.file]
+        for record in evidence.messages.records
+        if (record.kind, record.stage, record.sender) == (PUBLICATION, seed_stage(CTR, seed), market)
+    ]
+    if not path.is_file():
+        yield Finding(str(path), "missing")
+    elif released and path.read_bytes() != released[0]:
+        yield Finding(str(path), f"is not what market {market} published")
+
+
+def _code_table(evidence: Evidence, market: str, plan: SpendingPlan, published: Publications) -> Iterator[Finding]:
+    """The market's own table: one row a user and an item and a seed; item codes are the published ones."""
+    path: Path = evidence.directory / "codes" / f"{market}.parquet"
+    if not path.is_file():
+        yield Finding(str(path), "missing")
+        return
+    rows = (plan.size.users + plan.size.items) * len(evidence.config.seed)
+    file = pq.ParquetFile(path)
+    if file.metadata.num_rows != rows:
+        yield Finding(str(path), f"{file.metadata.num_rows} rows where {rows} codes are expected")
+        return
+    table = file.read(columns=["id", "global_code", "local_code", "kind", "seed"]).to_pandas()
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
+    for seed in evidence.config.seed:
+        released = published.read.get(seed_stage(ITEM_CODES, seed))
+        of_items = table[(table.kind == "item") & (table.seed == seed)]
+        items = of_items[["global_code", "local_code"]].to_numpy()
+        if Catalogue("declared", of_items["id"].to_numpy(dtype=object)).sha256 != stated:
+            yield Finding(str(path), f"items of seed {seed} are not those of the catalogue that the metrics state")
+        if len(items) != plan.size.items:
+            yield Finding(str(path), f"{len(items)} items of seed {seed} where {plan.size.items} are expected")
+        elif released is not None and not np.array_equal(items, released["codes"]):
+            yield Finding(str(path), f"item codes of seed {seed} are not what market {market} published")

@@ -1,0 +1,174 @@
+"""Check a run: its ledgers against its configuration, its transcript against its ledgers, its files against both."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.verification.closing import Signature, closing_findings, signature_of
+from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
+from experiments.verification.figures import figure_findings
+from experiments.verification.messages import (
+    Opened,
+    message_findings,
+    open_messages,
+    rounds_without,
+    server_findings,
+)
+from experiments.verification.meter import meter_findings
+from experiments.verification.opening import market_findings, opening_findings, statement_findings
+from experiments.verification.publications import artefact_findings, read_publications
+from experiments.verification.spending import Place, spending_findings
+from experiments.verification.transcript import transcript_findings
+from fedmm_secure.cache import code_version
+from fedmm_secure.guarantee.publications import Publications
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation import AggregationError
+from privacy.aggregation.identities import Card
+from privacy.errors import InputError
+
+# What a check may stumble over in a directory that somebody made up; each is a finding, and never a traceback.
+_MALFORMED = (
+    AggregationError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InputError,
+    LookupError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What verification found.
+
+    Attributes:
+        checks: findings by the check that made them; a check that found nothing has none.
+        signatures: by market, who signed its ledger's last line, where that signature holds.
+        notes: what a reader should know beside them.
+    """
+
+    checks: Mapping[str, tuple[Finding, ...]]
+    signatures: Mapping[str, Signature] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, in the order of the checks."""
+        return [finding for found in self.checks.values() for finding in found]
+
+    def to_data(self) -> dict[str, Any]:
+        """Signatures and notes, for machines."""
+        return {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
+
+
+def verify_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> list[Finding]:
+    """Findings of a run; empty if everything holds. See ``examine_run``."""
+    return examine_run(directory, server, signer).findings
+
+
+def examine_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> Examination:
+    """Check a run from what its directory holds; nothing is changed, executed, or followed out of it.
+
+    A market of a deployed run has its own ledger and messages alone. ``state/`` is no evidence, and not opened.
+
+    Checked: all markets are there; each ledger's hash chain, its first line against configuration, bundle, environment
+    and metrics, its charges and seals against the plan that the configuration gives, its last line's signature and the
+    files that it names; ε per market and view by two accountants; every record of the transcript by kind, signature and
+    seal, and every aggregate added up again; every array of every publication; models and codes; and the noise itself,
+    where spare coordinates show it.
+
+    Args:
+        directory: of the run.
+        server: of a deployed run, the server's directory, whose aggregates are added up again too.
+        signer: the card that must have signed every ledger's last line; None accepts any signature that holds, and
+            ``Examination.signatures`` says whose.
+
+    Raises:
+        InputError: no configuration, or not a finished run.
+    """
+    config, metrics = read_configuration(directory)
+    links = irregular(directory)
+    if links:
+        return Examination({"files": tuple(links)})
+    evidence, unreadable = read_evidence(directory, config, metrics)
+    checks = {name: list(found) for name, found in unreadable.items()}
+    if evidence is None:
+        return Examination({name: tuple(found) for name, found in checks.items()})
+    _Course(evidence, checks, server, signer).run()
+    signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
+    return Examination({name: tuple(found) for name, found in checks.items()}, signatures, _notes(evidence))
+
+
+def _notes(evidence: Evidence) -> tuple[str, ...]:
+    computed_by = {str(content.opening.get("code")) for content in evidence.ledgers.values()} - {code_version()}
+    return tuple(
+        f"computed by code {code[:12]}, checked by {code_version()[:12]}: compare the former with a release you trust"
+        for code in sorted(computed_by)
+    )
+
+
+@dataclass
+class _Course:
+    """The checks in order; later ones build on what earlier ones read."""
+
+    evidence: Evidence
+    checks: dict[str, list[Finding]]
+    server: Path | None
+    signer: Card | None
+
+    def run(self) -> None:
+        evidence = self.evidence
+        self._check("markets", lambda: market_findings(evidence))
+        self._check("opening line", lambda: opening_findings(evidence))
+        opened: Opened = {}
+        self._check("messages", lambda: self._opened(opened))
+        left_out = rounds_without(opened, evidence.ledgers)
+        self._check("plan", lambda: self._spending(left_out))
+        self._check("epsilon", lambda: statement_findings(evidence))
+        self._check("transcript", lambda: transcript_findings(evidence, left_out))
+        self._check("messages", lambda: message_findings(evidence, opened))
+        if self.server is not None:
+            server = self.server
+            self._check("messages", lambda: server_findings(evidence, server))
+        published: dict[str, Publications] = {market: Publications(plan) for market, plan in evidence.plans.items()}
+        self._check("publications", lambda: self._published(published))
+        self._check("test figures", lambda: figure_findings(evidence, published))
+        self._check("models and codes", lambda: artefact_findings(evidence, published, opened))
+        self._check("noise meter", lambda: meter_findings(evidence))
+        self._check("closing line", lambda: closing_findings(evidence, self.signer))
+
+    def _check(self, name: str, check: Callable[[], list[Finding]]) -> None:
+        found = self.checks.setdefault(name, [])
+        try:
+            found += check()
+        except _MALFORMED as error:
+            found.append(Finding(str(self.evidence.directory), f"{name}: cannot be checked: {error!r:.300}"))
+
+    def _opened(self, opened: Opened) -> list[Finding]:
+        found, findings = open_messages(self.evidence, self.evidence.messages)
+        opened.update(found)
+        return findings
+
+    def _spending(self, left_out: Mapping[str, set[Place]]) -> list[Finding]:
+        findings = []
+        for market, plan in self.evidence.plans.items():
+            content = self.evidence.ledgers[market]
+            data = str(content.opening.get("data"))
+            path = self.evidence.ledger(market)
+            findings += spending_findings(path, content, plan, data=data, left_out=left_out[market])
+        return findings
+
+    def _published(self, published: dict[str, Publications]) -> list[Finding]:
+        found, findings = read_publications(self.evidence)
+        published.update(found)
+        return findings

@@ -1,0 +1,240 @@
+"""A ledger against the plan: one charge and one seal for every planned release, in order, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
+
+from fedmm_secure.guarantee.plan import SpendingPlan, again
+from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
+from privacy.accounting.accountants import COARSE, pld_epsilon
+from privacy.accounting.guarantees import EARLIER_RUNS, composed_epsilon
+from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
+from privacy.accounting.ledger_check import Finding, unaccountable
+
+Place = tuple[str, int | None]  # stage and round: what is paid for once
+
+
+@dataclass(frozen=True)
+class Line:
+    """A charge or a note, and where it stands.
+
+    Attributes:
+        number: of the line, from 1.
+        entry: what it says.
+        charge: None for a note.
+    """
+
+    number: int
+    entry: Entry
+    charge: Charge | None
+
+    @property
+    def place(self) -> Place:
+        return self.entry.stage, self.entry.round
+
+
+def spending_findings(
+    path: Path, content: LedgerContent, plan: SpendingPlan, *, data: str, left_out: Collection[Place] = ()
+) -> list[Finding]:
+    """Where a ledger is not that of its plan.
+
+    Right are, beside the plan itself: notes of earlier runs anywhere; further attempts of a round, which send the same
+    for a smaller cohort and spend nothing; a round that this market joined in a later attempt, or not at all where the
+    sum says so.
+
+    Args:
+        path: the ledger.
+        content: what it says.
+        plan: what the configuration makes of the market's sizes.
+        data: fingerprint of the rows that the run was opened on.
+        left_out: rounds whose sum lacks this market.
+    """
+    walk = _Walk(path, plan, left_out)
+    for line in entry_lines(content):
+        walk.take(line)
+    walk.end()
+    seeded = plan.config.privacy.noise_seed is not None
+    findings = [*walk.findings, *_transactions(path, content, data=data, left_out=left_out)]
+    if any(entry.seeded != (seeded and entry.coordinates > 0) for entry in content.entries):
+        findings.append(Finding(str(path), "says of its noise that it came from a seed, or did not, against the plan"))
+    return [*findings, *_over_budget(path, content, plan)]
+
+
+def entry_lines(content: LedgerContent) -> Iterator[Line]:
+    """Charges and notes of a ledger, in order, with their lines."""
+    entries, charges = iter(content.entries), iter(content.charges)
+    for number, kind in enumerate(content.kinds, start=1):
+        if kind in (CHARGE, NOTE):
+            yield Line(number, next(entries), next(charges) if kind == CHARGE else None)
+
+
+def is_note(release: Release) -> bool:
+    """Whether a planned release is noted, not charged: what is raw and belongs to no round stays in the market."""
+    return isinstance(release.event, NonPrivateDpEvent) and release.round is None
+
+
+class _Walk:
+    """Compares the lines of a ledger with the plan, one after the other."""
+
+    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place]) -> None:
+        self.findings: list[Finding] = []
+        self._path, self._plan, self._left_out = path, plan, left_out
+        self._planned = list(plan.releases())
+        self._places = {_place(release): index for index, release in enumerate(self._planned)}
+        self._next, self._attempt = 0, 0
+        self._noted = False
+
+    def take(self, line: Line) -> None:
+        if line.entry.stage == EARLIER_RUNS:
+            self._noted = True
+            self._earlier_runs(line)
+            return
+        index = self._places.get(line.place)
+        if index is None:
+            self._report(line, f"{_name(line.place)} is nothing that this configuration releases")
+        elif index >= self._next:
+            self._skip(index)
+            self._first(line, self._planned[index])
+            self._next = index + 1
+        elif index == self._next - 1 and line.entry.round is not None:
+            self._another_attempt(line, self._planned[index])
+        else:
+            self._report(line, f"{_name(line.place)} again, or out of order")
+
+    def end(self) -> None:
+        self._skip(len(self._planned))
+        if not self._noted:
+            self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
+
+    def _skip(self, until: int) -> None:
+        for release in self._planned[self._next : until]:
+            if _place(release) not in self._left_out:
+                self.findings.append(
+                    Finding(
+                        str(self._path), f"{_name(_place(release))} is missing: planned, and neither charged nor noted"
+                    )
+                )
+
+    def _first(self, line: Line, planned: Release) -> None:
+        if (line.charge is None) != is_note(planned):
+            self._report(line, f"{_name(line.place)} is {'charged' if line.charge else 'noted'}, against the plan")
+            return
+        if planned.round is not None:
+            attempt = line.entry.attempt
+            if not _is_attempt(attempt, 0, self._plan.n_markets):
+                self._report(line, f"{_name(line.place)}: attempt {attempt!r} of {self._plan.n_markets}")
+                return
+            self._attempt = attempt or 0
+            planned = self._plan.round(_seed_of(planned, self._plan), planned.round, self._attempt)
+        self._compare(line, planned)
+
+    def _another_attempt(self, line: Line, planned: Release) -> None:
+        attempt = line.entry.attempt
+        if line.charge is None or not _is_attempt(attempt, self._attempt + 1, self._plan.n_markets):
+            self._report(line, f"{_name(line.place)}: attempt {attempt!r} after attempt {self._attempt}")
+            return
+        self._attempt = attempt or 0
+        first = self._plan.round(_seed_of(planned, self._plan), planned.round or 0, self._attempt)
+        self._compare(line, again(first, self._attempt))
+
+    def _compare(self, line: Line, planned: Release) -> None:
+        seeded = self._plan.config.privacy.noise_seed is not None
+        wanted = planned.entry(self._plan.market, delta=self._plan.delta, seeded=seeded).to_data()
+        found = line.entry.to_data()
+        for name in wanted:
+            if _spelled(found[name]) != _spelled(wanted[name]):
+                what = f"{name} is {_spelled(found[name])}, planned is {_spelled(wanted[name])}"
+                self._report(line, f"{_name(line.place)}: {what}")
+
+    def _earlier_runs(self, line: Line) -> None:
+        """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""
+        entry, plan = line.entry, self._plan
+        fixed = (entry.market, entry.delta, entry.audience, entry.depends_on)
+        right = (
+            line.charge is None
+            and fixed == (plan.market, plan.delta, (), ())
+            and entry.coordinates >= 0
+            and entry.extra_delta >= 0.0
+            and entry.event == NoOpDpEvent()
+            and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
+            and isinstance(entry.remark, str)
+            and entry.remark.isdecimal()
+            and len(entry.remark) < 10
+        )
+        if not right:
+            self._report(line, "is no note of earlier runs")
+
+    def _report(self, line: Line, what: str) -> None:
+        self.findings.append(Finding(f"{self._path}:{line.number}", what))
+
+
+def _transactions(path: Path, content: LedgerContent, *, data: str, left_out: Collection[Place]) -> Iterator[Finding]:
+    """Each charge names the rows that it reads and the key that it draws from, a key of its own, and has its seal."""
+    keys: dict[str, int] = {}
+    for charge in content.charges:
+        where, entry = f"{path}:{charge.line}", charge.entry
+        name = _name((entry.stage, entry.round))
+        reads = not isinstance(entry.event, NoOpDpEvent)
+        if charge.data != (data if reads else ""):
+            yield Finding(where, f"{name}: reads other rows than the run was opened on")
+        draws = entry.coordinates > 0
+        if bool(charge.key) != draws:
+            yield Finding(where, f"{name}: {'has no' if draws else 'has a'} key of randomness, against its mechanism")
+        if charge.key and charge.key in keys:
+            yield Finding(where, f"{name}: draws the same noise as line {keys[charge.key]}")
+        keys.setdefault(charge.key, charge.line)
+        seal = content.seals.get(charge.sequence)
+        if seal is None:
+            if (entry.stage, entry.round) not in left_out:
+                yield Finding(where, f"{name}: is charged, and never sealed")
+        elif bool(seal.meter) != draws:
+            yield Finding(where, f"{name}: its seal {'names no' if draws else 'names'} spare values of noise")
+
+
+def _over_budget(path: Path, content: LedgerContent, plan: SpendingPlan) -> Iterator[Finding]:
+    """ε of the budget's stages, whatever the plan says, by the accountant that the door asks."""
+    if plan.epsilon is None:
+        return
+    entries = [entry for entry in content.entries if stage_group(entry.stage) in plan.noise]
+    if not entries or unaccountable(entries):
+        return
+    events = [entry.event for entry in entries]
+    spent = composed_epsilon(
+        events, entries, plan.delta, lambda found, delta: pld_epsilon(found, delta, interval=COARSE)
+    )
+    if spent > plan.epsilon * (1 + 1e-9):
+        yield Finding(str(path), f"spends epsilon {spent:.4g} at delta {plan.delta:.2g}, of {plan.epsilon:g}")
+
+
+def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:
+    """Stage and round of every sum of a run, in order."""
+    return [(release.stage, release.round) for release in plan.releases() if release.round is not None]
+
+
+def _place(release: Release) -> Place:
+    return release.stage, release.round
+
+
+def _seed_of(planned: Release, plan: SpendingPlan) -> int:
+    stages: Sequence[str] = [plan.round(seed, 0).stage for seed in plan.config.seed]
+    return plan.config.seed[stages.index(planned.stage)]
+
+
+def _is_attempt(attempt: Any, least: int, n_markets: int) -> bool:
+    return type(attempt) is int and least <= attempt < n_markets
+
+
+def _name(place: Place) -> str:
+    stage, round = place
+    return stage if round is None else f"{stage}, round {round}"
+
+
+def _spelled(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,183 @@
+"""A transcript against plan and ledgers: records of fixed kinds, each of which something planned accounts for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.verification.evidence import Evidence, Messages
+from experiments.verification.spending import Place, is_note, rounds_of
+from fedmm_secure.federation.door import SERVER_AND_MARKETS
+from fedmm_secure.federation.messages import HELLO_STAGE
+from fedmm_secure.federation.transcript import (
+    AGGREGATE,
+    HELLO,
+    METER,
+    OWN_UPDATE,
+    PUBLICATION,
+    SUM,
+    UPDATE,
+    Record,
+    record_file,
+)
+from fedmm_secure.guarantee.plan import SpendingPlan
+from privacy.accounting.ledger import Charge, LedgerContent
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.keys import SERVER
+
+Key = tuple[str, str, int, int, str]  # kind, stage, round, attempt, sender
+OF_SERVER = frozenset({HELLO, UPDATE, AGGREGATE})  # what a server's directory holds
+
+
+def key_of(record: Record) -> Key:
+    """What is recorded once."""
+    return record.kind, record.stage, record.round, record.attempt, record.sender
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run may record.
+
+    Attributes:
+        markets: of the federation.
+        here: those whose ledgers are in the directory; of others it holds what the server passes on.
+        rounds: stage and round of every sum.
+        published: by market, stages of what it publishes.
+        drawn: by market, stage and round of what draws noise.
+    """
+
+    markets: tuple[str, ...]
+    here: frozenset[str]
+    rounds: frozenset[tuple[str, int]]
+    published: dict[str, frozenset[str]]
+    drawn: dict[str, frozenset[Place]]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Planned:
+        plans = evidence.plans
+        return cls(
+            evidence.bundle.markets,
+            frozenset(evidence.ledgers),
+            frozenset(place for plan in plans.values() for place in rounds_of(plan)),
+            {market: _published(plan) for market, plan in plans.items()},
+            {market: frozenset(_drawn(plan)) for market, plan in plans.items()},
+        )
+
+    def problem(self, record: Record) -> str | None:
+        """What is wrong with a record by itself; None if something planned accounts for it."""
+        if record.file != record_file(record.stage, record.round, record.attempt, record.kind, record.sender):
+            return "is in another file than its record says"
+        place, sender, owned = (record.stage, record.round), record.sender, (f"owner:{record.sender}",)
+        of_round = place in self.rounds and 0 <= record.attempt < len(self.markets)
+        of_stage = record.round == 0 and record.attempt == 0
+        # what it must be, who sees it, and how many it was sent to (None: as many as its header says)
+        expected: dict[str, tuple[bool, tuple[str, ...], int | None]] = {
+            HELLO: (of_stage and record.stage == HELLO_STAGE and sender in self.markets, SERVER_AND_MARKETS, 1),
+            UPDATE: (of_round and sender in self.markets, ("server",), 1),
+            OWN_UPDATE: (of_round and sender in self.here, owned, 0),
+            AGGREGATE: (of_round and sender == SERVER, SERVER_AND_MARKETS, None),
+            SUM: (of_round and record.attempt == 0 and sender == SERVER, ("markets",), 0),
+            PUBLICATION: (of_stage and record.stage in self.published.get(sender, ()), ("release",), 0),
+            METER: (self._may_be_metered(record), ("release",), 0),
+        }
+        if record.kind not in expected:
+            return f"is of kind {record.kind!r:.50}; there is none such"
+        planned, seen_by, receivers = expected[record.kind]
+        if not planned:
+            return f"a {record.kind} of {sender!r:.50}, {record.stage!r:.50}, round {record.round}: nothing plans it"
+        if record.visible_to != seen_by or (receivers is not None and record.receivers != receivers):
+            return f"a {record.kind} is seen by {', '.join(seen_by)}, not by what its record says"
+        return None
+
+    def _may_be_metered(self, record: Record) -> bool:
+        drawn = self.drawn.get(record.sender, frozenset())
+        if (record.stage, record.round) in drawn:
+            return 0 <= record.attempt < len(self.markets)
+        return (record.stage, None) in drawn and (record.round, record.attempt) == (0, 0)
+
+
+def _published(plan: SpendingPlan) -> frozenset[str]:
+    return frozenset(
+        found.stage for found in plan.releases() if found.round is None and found.audience and not is_note(found)
+    )
+
+
+def _drawn(plan: SpendingPlan) -> Iterator[Place]:
+    return ((found.stage, found.round) for found in plan.releases() if found.draws)
+
+
+def transcript_findings(evidence: Evidence, left_out: dict[str, set[Place]]) -> list[Finding]:
+    """Every record is planned, and is what a market's ledger was sealed with; every seal has its record.
+
+    Args:
+        evidence: the run, its plans made.
+        left_out: by market, rounds whose sum lacks it: what it had charged for them may be missing.
+    """
+    planned, messages = Planned.of(evidence), evidence.messages
+    findings = []
+    for record in messages.records:
+        problem = planned.problem(record)
+        if problem is None and record.kind in (HELLO, UPDATE) and record.sender not in planned.here:
+            problem = f"a {record.kind} of market {record.sender}, whose ledger is not here"
+        if problem:
+            findings.append(Finding(messages.where(record), problem))
+    digests = {key_of(record): record.sha256 for record in messages.records}
+    for market, content in evidence.ledgers.items():
+        if market in evidence.plans:
+            sealed = _Sealed(evidence.ledger(market), market, content, digests, left_out.get(market, set()))
+            findings += sealed.findings(planned.published[market])
+            findings += _unsealed_records(messages, market, content)
+    return findings
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    """One market's charges against what is recorded of them."""
+
+    path: Path
+    market: str
+    content: LedgerContent
+    digests: dict[Key, str]
+    left_out: set[Place]
+
+    def findings(self, published: frozenset[str]) -> Iterator[Finding]:
+        last = {(found.entry.stage, found.entry.round): found.sequence for found in self.content.charges}
+        for charge in self.content.charges:
+            seal, place = self.content.seals.get(charge.sequence), (charge.entry.stage, charge.entry.round)
+            if seal is None:
+                continue  # among the findings about the plan
+            if charge.entry.round is not None:
+                kinds = [UPDATE] if charge.sequence == last[place] else [UPDATE, OWN_UPDATE]  # given up, never sent
+                yield from self._recorded(charge, kinds, seal.digest)
+            elif charge.entry.stage in published:
+                yield from self._recorded(charge, [PUBLICATION], seal.digest)
+            if seal.meter:
+                yield from self._recorded(charge, [METER], seal.meter)
+
+    def _recorded(self, charge: Charge, kinds: list[str], digest: str) -> Iterator[Finding]:
+        found = [self.digests.get(self._key(charge, kind)) for kind in kinds]
+        if digest in found:
+            return
+        entry, name = charge.entry, kinds[0]
+        at = entry.stage if entry.round is None else f"{entry.stage}, round {entry.round}, attempt {entry.attempt}"
+        if any(found):
+            yield Finding(f"{self.path}:{charge.line}", f"{at}: sealed with another {name} than is in the transcript")
+        elif (entry.stage, entry.round) not in self.left_out:
+            yield Finding(f"{self.path}:{charge.line}", f"{at}: its {name} is not in the transcript")
+
+    def _key(self, charge: Charge, kind: str) -> Key:
+        return kind, charge.entry.stage, charge.entry.round or 0, charge.entry.attempt or 0, self.market
+
+
+def _unsealed_records(messages: Messages, market: str, content: LedgerContent) -> Iterator[Finding]:
+    """Records of a market that no sealed charge of its ledger accounts for."""
+    paid = {
+        (charge.entry.stage, charge.entry.round or 0, charge.entry.attempt or 0)
+        for charge in content.charges
+        if charge.sequence in content.seals
+    }
+    for record in messages.records:
+        at = (record.stage, record.round, record.attempt)
+        if record.sender == market and record.kind in (UPDATE, OWN_UPDATE, PUBLICATION, METER) and at not in paid:
+            yield Finding(messages.where(record), f"a {record.kind} of market {market} without a charge in its ledger")

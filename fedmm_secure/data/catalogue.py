@@ -1,0 +1,131 @@
+"""The public items of a market.
+
+Whatever is published has one entry an item, so the set of items must not follow from private rows: one user with an
+item of their own would change the length of what is published. A catalogue comes from elsewhere: a file, the
+synthetic generator, a differentially private discovery, or the operator's word that the items found are public.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import io
+import unicodedata
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedmm_secure.errors import DataError
+
+IntArray = NDArray[np.int64]
+CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
+SHIPPED = "shipped:"  # catalogues that come with the package; data folders may be read-only
+GZIP_MAGIC = b"\x1f\x8b"
+_UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})  # control characters, line and paragraph separators
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Public items of a market.
+
+    Attributes:
+        kind: where it comes from.
+        items: ids, ``(n_items,)``, ascending and distinct; position = item index in everything that is published.
+    """
+
+    kind: CatalogueKind
+    items: NDArray[np.object_]
+
+    @classmethod
+    def of(cls, kind: CatalogueKind, ids: Collection[str]) -> Catalogue:
+        """The catalogue of some ids, in any order."""
+        return cls(kind, np.array(sorted(set(ids)), dtype=object))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def index(self, ids: NDArray[np.object_]) -> IntArray:
+        """Item index of each id ``(n,)``; -1 outside the catalogue."""
+        return np.asarray(pd.Index(self.items).get_indexer(pd.Index(ids)), dtype=np.int64)
+
+    @property
+    def text(self) -> bytes:
+        """The ids, one a line: a sorted catalogue file."""
+        return "".join(f"{item}\n" for item in self.items).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the sorted ids, one a line."""
+        return hashlib.sha256(self.text).hexdigest()
+
+    def stated(self) -> dict[str, Any]:
+        """What a run says of it."""
+        return {"kind": self.kind, "sha256": self.sha256, "size": len(self)}
+
+
+def is_shipped(name: Path) -> bool:
+    """Whether a name means a catalogue that comes with the package, not a file."""
+    return str(name).startswith(SHIPPED)
+
+
+def read_catalogue(name: Path) -> Catalogue:
+    """Read a catalogue file: UTF-8 text, plain or gzip, one item id a line, in any order.
+
+    Args:
+        name: a path, or ``shipped:FOLDER/NAME`` for one that comes with the package.
+
+    Raises:
+        DataError: the file cannot be read, or a line is empty, a duplicate, or holds characters that no id has; the
+            message names file and line.
+    """
+    path = _shipped(str(name)) if is_shipped(name) else name
+    first: dict[str, int] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        if not line:
+            raise DataError(f"{path}:{number}: empty line; a catalogue holds one item id a line")
+        if line != line.strip():
+            raise DataError(f"{path}:{number}: item id {line!r} starts or ends with a blank")
+        if not printable(line):
+            raise DataError(f"{path}:{number}: item id {line!r} holds a control character")
+        if line in first:
+            raise DataError(f"{path}:{number}: item id {line!r} again, after line {first[line]}")
+        first[line] = number
+    return Catalogue.of("file", first)
+
+
+def printable(identifier: str) -> bool:
+    """Whether an id fits on one line of a catalogue: no control character, no line separator."""
+    return not any(unicodedata.category(character) in _UNPRINTABLE for character in identifier)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such catalogue file")
+    try:
+        data = path.read_bytes()
+        if data.startswith(GZIP_MAGIC):
+            data = gzip.decompress(data)
+        return [line.rstrip("\n") for line in io.StringIO(data.decode("utf-8-sig"), newline=None)]
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 text; convert it first") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _shipped(name: str) -> Path:
+    folder = Path(str(resources.files("fedmm_secure.data") / "catalogues"))
+    known = {f"{SHIPPED}{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.txt"))}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"those are {', '.join(known)}"
+        raise DataError(f"{name}: no catalogue of this name comes with the package; {hint}")
+    return known[name]

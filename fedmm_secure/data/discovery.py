@@ -1,0 +1,48 @@
+"""Find a market's catalogue in its users' rows, with differential privacy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedmm_secure.data.catalogue import Catalogue, printable
+from fedmm_secure.data.market import IntArray, Market
+from fedmm_secure.errors import DataError
+from privacy.mechanisms.partition_selection import PartitionSelection
+from privacy.mechanisms.randomness import NoiseSource
+
+FEWEST = 50  # items that a catalogue is worth a run with
+
+
+def discover(
+    market: Market, rows: IntArray, selection: PartitionSelection, noise: NoiseSource, *, spare: int = 0
+) -> tuple[Catalogue, IntArray]:
+    """The items that enough users of a market have: one partition selection; and ``spare`` values of its noise.
+
+    Args:
+        market: the market, whole.
+        rows: those that may be looked at, ascending: training rows, for whatever was chosen by a test row would be
+            measured on itself.
+        selection: the mechanism.
+        noise: the key of this release.
+        spare: values of noise that are shown as they are.
+    """
+    # an id that no catalogue file could hold is left out: what may be published of an item follows from its id alone
+    allowed = np.array([printable(str(item)) for item in market.item_ids], dtype=bool)
+    rows = rows[allowed[market.item[rows]]]
+    # a market's rows are grouped by user, in time order
+    found = selection.select(market.user[rows], market.item[rows], market.n_items, noise, spare=spare)
+    return Catalogue("discovered", market.item_ids[found.items]), found.spare
+
+
+def check_discovered(market: str, catalogue: Catalogue) -> None:
+    """Refuse a catalogue that no run is worth.
+
+    Raises:
+        DataError: fewer than ``FEWEST`` items are left; how many is part of the release, and may be said.
+    """
+    if len(catalogue) < FEWEST:
+        raise DataError(
+            f"market {market}: privacy.catalogue: discovered: only {len(catalogue)} items have enough users, of "
+            f"{FEWEST} that a run needs; give data.markets.{market}.catalogue, or raise privacy.shares.catalogue "
+            "or privacy.epsilon"
+        )

@@ -1,0 +1,121 @@
+"""A run's entries in the privacy account of its markets' data."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
+
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
+from fedmm_secure.storage import write_json
+from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.guarantees import EARLIER_RUNS
+from privacy.accounting.ledger import read_ledger
+
+ACCOUNT_FILE = "privacy.account"
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """What a market knows once its account has let a run in.
+
+    Attributes:
+        data: keyed fingerprint of every row, with rating and time.
+        earlier: notes of what other runs spent on the same data.
+    """
+
+    data: str
+    earlier: list[Release]
+
+
+def account_of(config: Config, directory: Path) -> PrivacyAccount:
+    """The account that a run enters: as configured, or beside the run directory."""
+    return PrivacyAccount(config.privacy.account or directory.resolve().parent / ACCOUNT_FILE)
+
+
+def enter_account(
+    account: PrivacyAccount, directory: Path, run: str, plan: SpendingPlan, prepared: PreparedMarket
+) -> Entrance:
+    """Enter a start of a run, before it spends anything.
+
+    The nonce of each start is kept before it is entered, as one that may have been, and again after: whenever the
+    process is killed, the state knows the account's latest nonce, unless another copy of the state went on.
+    """
+    market = prepared.whole.market
+    pairs = [
+        f"{market.user_ids[user]}\x1f{market.item_ids[item]}".encode()
+        for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)
+    ]
+    rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
+    rows = [pair + f"\x1f{rating!r}\x1f{time}".encode() for pair, (rating, time) in zip(pairs, rest, strict=True)]
+    path = _state_file(directory, market.name)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": {}}
+    fingerprint, nonce = account.fingerprint(pairs), secrets.token_hex(16)
+    known = list(kept["nonces"])
+    write_json(path, {**kept, "fingerprint": fingerprint, "nonces": [*known, nonce]})
+    started = account.start(fingerprint, _spending(run, plan), known=known, nonce=nonce)
+    courses = kept["courses"]
+    if started.again or not courses:
+        courses = {**courses, str(len(courses)): len(started.earlier)}
+    write_json(path, {"fingerprint": fingerprint, "nonces": [nonce], "courses": courses})
+    # the runs before each course of this one, as they were when it began: notes never change
+    notes = [_note(started.earlier[:count]) for count in courses.values()]
+    return Entrance(account.fingerprint(rows), notes)
+
+
+def _note(earlier: Iterable[Spending]) -> Release:
+    runs = list(earlier)
+    events = {
+        view: ComposedDpEvent([run.events[view] for run in runs if view in run.events]) for view in DECRYPTED_VIEWS
+    }
+    return Release(
+        EARLIER_RUNS,
+        "what runs before this one spent on the same data",
+        NoOpDpEvent(),
+        None,
+        audience=(),
+        depends_on=(),
+        remark=str(len(runs)),
+        view_events=events,
+        coordinates=sum(run.coordinates for run in runs),
+        extra_delta=sum(run.extra_delta for run in runs),
+    )
+
+
+def _spending(run: str, plan: SpendingPlan) -> Spending:
+    releases = list(plan.releases())
+    return Spending(
+        run,
+        plan.views(),
+        sum(release.coordinates for release in releases),
+        sum(release.extra_delta for release in releases),
+    )
+
+
+def spent_on_same_data(config: Config, directory: Path, market: str) -> list[Spending]:
+    """What all runs on a market's data spend, this one and later ones included.
+
+    Raises:
+        AccountError: the account is not where the run left it, or the run is not in it.
+    """
+    account = account_of(config, directory)
+    path = _state_file(directory, market)
+    if not path.is_file():
+        raise AccountError(f"{path}: missing; the run's data cannot be found in {account.path}")
+    found = account.spendings(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    run = read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("run")
+    if run not in {spending.run for spending in found}:
+        raise AccountError(f"{account.path}: does not hold this run")
+    return found
+
+
+def _state_file(directory: Path, market: str) -> Path:
+    return directory / "state" / "account" / f"{market}.json"

@@ -1,0 +1,91 @@
+"""The markets of a federation: their key directories, and the keys of one that runs in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.guarantee.multipliers import MarketSize
+from privacy.aggregation import MarketAggregator, PairwiseMasks
+from privacy.aggregation.base import Binding, IntVector
+from privacy.aggregation.identities import Identity
+from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle, KeyDirectory, found_federation
+from privacy.files import read_secret, write_secret
+
+
+@dataclass(frozen=True)
+class Membership:
+    """One market's place in a federation: its key directory, opened."""
+
+    directory: KeyDirectory
+    identity: Identity
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.directory.bundle()
+
+
+@dataclass(frozen=True)
+class MeteredMarket:
+    """Counts each protected vector against what the key may protect."""
+
+    inner: MarketAggregator
+    directory: KeyDirectory
+
+    def ready(self, cohort: tuple[str, ...]) -> None:
+        self.directory.check_allowance(1)
+        self.inner.ready(cohort)
+
+    def protect(self, values: IntVector, binding: Binding) -> bytes:
+        self.directory.use()
+        return self.inner.protect(values, binding)
+
+    def reveal(self, aggregate: bytes) -> IntVector:
+        return self.inner.reveal(aggregate)
+
+
+def local_ceremony(
+    plan: AggregationPlan,
+    directories: Mapping[str, Path],
+    rotate_after: int | None,
+    sizes: Mapping[str, MarketSize],
+) -> tuple[dict[str, Membership], Identity]:
+    """Keys of all parties, made once by one hand: the memberships of the markets, and the server's identity.
+
+    Args:
+        plan: what the keys are for.
+        directories: key directory of each market, and of the server.
+        rotate_after: rounds that the shared key may protect.
+        sizes: public sizes of the markets.
+    """
+    keys = {name: KeyDirectory(path) for name, path in directories.items()}
+    markets = sorted(keys.keys() - {SERVER})
+    identities = {name: _identity(directory, name) for name, directory in keys.items()}
+    if not (keys[SERVER].path / BUNDLE_FILE).exists():
+        founder = identities[markets[0]]
+        others = {name: identity.card for name, identity in identities.items() if name != markets[0]}
+        key = plan.generate_key()
+        stated = {name: (size.users, size.items) for name, size in sizes.items()}
+        bundle, sealed = found_federation(founder, others, plan.public(), key, rotate_after=rotate_after, sizes=stated)
+        for name in (*markets, SERVER):  # the server last: its bundle says that all is there
+            (keys[name].path / BUNDLE_FILE).unlink(missing_ok=True)
+            keys[name].accept(identities[name], bundle, sealed.get(name, b""))
+    return {name: Membership(keys[name], identities[name]) for name in markets}, identities[SERVER]
+
+
+def _identity(keys: KeyDirectory, name: str) -> Identity:
+    """A new identity, or the one that is there already."""
+    if not keys.has_identity:
+        Identity.generate(name).save(keys.path)
+    return keys.identity()
+
+
+def load_masks(market: str, path: Path, used: Sequence[tuple[str, str, int, int]]) -> PairwiseMasks:
+    """A market's mask key of a run, made once, and the attempts that its ledger says were masked with it."""
+    if not path.exists():
+        write_secret(path, X25519PrivateKey.generate().private_bytes_raw())
+    return PairwiseMasks(market, X25519PrivateKey.from_private_bytes(read_secret(path)), _used=dict.fromkeys(used, b""))

@@ -1,0 +1,309 @@
+"""Build the parties of a federation from a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedmm_secure.cache import code_version
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.account import Entrance, enter_account
+from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
+from fedmm_secure.federation.client import ClientPlan, MarketClient
+from fedmm_secure.federation.door import Budget, Channel, Door
+from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
+from fedmm_secure.federation.server import AggregationServer
+from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.shared_noise import shared_noise
+from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.provenance import ENVIRONMENT_FILE
+from fedmm_secure.quantization.build import make_trainer
+from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
+from fedmm_secure.storage import write_atomic, write_json
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.ledger import Charge, Entry, Ledger
+from privacy.accounting.lines import canonical_json
+from privacy.aggregation import PairwiseMasks
+from privacy.aggregation.identities import Identity
+from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
+from privacy.mechanisms.meter import spare_coordinates
+
+
+def run_id(state: Path) -> str:
+    """A random id of the run, kept for a resume."""
+    path = state / "run-id"
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(16).encode())
+    return path.read_text()
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A run as the markets in this process see it: their doors, and the plans that their budgets were translated into.
+
+    Attributes:
+        config: the configuration.
+        directory: the run directory.
+        run: the run's id.
+        bundle: all parties of the federation, those elsewhere too.
+        doors: by market of this process; the only way out.
+        masks: by market of this process.
+        plans: by market of this process, what it will spend.
+        transcript: what each party sees.
+        server: the server's identity; None where it is elsewhere.
+        signers: by market of this process, who signs the ledger's last line.
+    """
+
+    config: Config
+    directory: Path
+    run: str
+    bundle: Bundle
+    doors: Mapping[str, Door]
+    masks: Mapping[str, PairwiseMasks]
+    plans: Mapping[str, SpendingPlan]
+    transcript: Transcript
+    server: Identity | None
+    signers: Mapping[str, Identity] = field(repr=False)
+
+    def entries(self, market: str) -> list[Entry]:
+        return self.doors[market].ledger.entries
+
+    @property
+    def n_markets(self) -> int:
+        """Markets of the whole federation."""
+        return len(self.bundle.markets)
+
+    @property
+    def min_cohort(self) -> int:
+        """Fewest markets whose updates are added up."""
+        return min_cohort(self.config, self.n_markets)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run is over, and every ledger says so."""
+        return all(door.ledger.closing is not None for door in self.doors.values())
+
+    def forget_masks(self) -> None:
+        """Destroy the mask keys after the last round: what was masked cannot be opened by who takes them later."""
+        for market in self.doors:
+            _mask_file(self.directory, market).unlink(missing_ok=True)
+
+
+def min_cohort(config: Config, n_markets: int) -> int:
+    """Fewest markets whose updates are added up; distributed noise is complete only in the sum of all."""
+    return n_markets if config.privacy.distributed_noise else min(MIN_COHORT, n_markets)
+
+
+def open_federation(
+    config: Config,
+    markets: Mapping[str, PreparedMarket],
+    directory: Path,
+    *,
+    run: str | None = None,
+    members: Mapping[str, Membership] | None = None,
+    account: PrivacyAccount | None = None,
+    signer: Identity | None = None,
+    noise: Mapping[str, Mapping[str, float]] | None = None,
+) -> Federation:
+    """Open, or open again, the ledgers, keys and transcript of a run directory.
+
+    Args:
+        config: the configuration.
+        markets: those in this process.
+        directory: the run directory.
+        run: the run's id; by default one of the run directory's own.
+        members: the markets' keys; by default they are made in the run directory, for these markets and a server.
+        account: where the run enters what it spends; None for a rehearsal, whose results are thrown away.
+        signer: who signs the ledgers' last lines; by default each market's own identity.
+        noise: noise multipliers of a rehearsal; by default they are solved from the budget.
+
+    Raises:
+        LedgerError: the run was begun with another configuration, on other data, or by other code.
+    """
+    state, server = directory / "state", None
+    run = run or run_id(state)
+    if members is None:
+        (state / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+        directories = {name: state / "keys" / name for name in (*markets, SERVER)}
+        here = market_sizes(config, sorted(markets), markets)
+        local = AggregationPlan.of(config, len(here), shared_noise(config, here))
+        members, server = local_ceremony(local, directories, config.aggregation.rotate_after, here)
+    first = next(iter(members.values()))
+    bundle = first.bundle
+    sizes = market_sizes(config, bundle.markets, markets, bundle.sizes)
+    plan = AggregationPlan.of(config, len(sizes), shared_noise(config, sizes))
+    check_bundle(bundle, plan, first.directory.path)
+    write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
+    transcript = Transcript(directory / "transcript")
+    doors, masks, plans = {}, {}, {}
+    for name, prepared in markets.items():
+        member, ledger = members[name], Ledger(directory / "ledger" / f"{name}.jsonl")
+        # a run that goes on has its noise from the opening line, which all else is compared with
+        solved = ledger.opening.get("noise") if noise is None else noise[name]
+        plans[name] = SpendingPlan.of(config, name, sizes, solved)
+        entrance = (
+            Entrance("", []) if account is None else enter_account(account, directory, run, plans[name], prepared)
+        )
+        ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
+        masks[name] = load_masks(name, _mask_file(directory, name), _masked_before(run, ledger))
+        aggregator = plan.market(member.directory.key(member.identity), masks[name])
+        doors[name] = Door(
+            name,
+            ledger=ledger,
+            budget=Budget(plans[name].epsilon, plans[name].delta, tuple(plans[name].noise), plans[name].total),
+            channel=Channel(
+                run=run,
+                parameters=bundle.digest,
+                codec=plan.codec,
+                aggregator=MeteredMarket(aggregator, member.directory),
+                identity=member.identity,
+                largest=plan.sum_bound,
+            ),
+            transcript=transcript,
+            keys=state / "charges" / name,
+            data=entrance.data,
+            noise_seed=config.privacy.noise_seed,
+        )
+        if ledger.closing is None:
+            for release in entrance.earlier:
+                doors[name].note(release)
+    signers = {name: signer or members[name].identity for name in markets}
+    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers)
+
+
+def market_sizes(
+    config: Config,
+    names: Sequence[str],
+    markets: Mapping[str, PreparedMarket],
+    signed: Mapping[str, tuple[int, int]] | None = None,
+) -> dict[str, MarketSize]:
+    """Public sizes of the named markets, users and items: those in this process as they are, others as they signed.
+
+    The number of items is 0 where the catalogue is yet to be discovered: what the rows hold is private.
+
+    Raises:
+        ConfigError: the federation's bundle states another size of a market in this process.
+    """
+    found = {name: MarketSize(*size) for name, size in (signed or {}).items()}
+    for name, prepared in markets.items():
+        items = 0 if config.catalogue == "discovered" else prepared.market.n_items
+        own = MarketSize(prepared.market.n_users, items)
+        if found.setdefault(name, own) != own:
+            raise ConfigError(f"market {name}: the federation's bundle states {found[name]}, the data have {own}")
+    return {name: found.get(name, UNKNOWN) for name in names}
+
+
+def _known_catalogue(config: Config, prepared: PreparedMarket) -> dict[str, Any]:
+    return {"kind": config.catalogue} if config.catalogue == "discovered" else prepared.catalogue.stated()
+
+
+def commitments(
+    run: str, plan: SpendingPlan, catalogue: Mapping[str, Any], bundle: Bundle, directory: Path, data: str
+) -> dict[str, Any]:
+    """What a ledger's first line commits to: all that a run is given."""
+    environment = directory / ENVIRONMENT_FILE
+    return {
+        "run": run,
+        "market": plan.market,
+        "configuration": configuration_hash(plan.config).hex(),
+        "data": data,
+        "users": plan.size.users,
+        "items": plan.size.items,
+        "catalogue": dict(catalogue),
+        "delta": plan.delta,
+        "noise": dict(plan.noise),
+        "sizes": {name: asdict(size) for name, size in plan.sizes.items()},
+        "federation": bundle.digest,
+        "code": code_version(),
+        "environment": hashlib.sha256(environment.read_bytes()).hexdigest() if environment.is_file() else "",
+        "seeded": plan.config.privacy.noise_seed is not None,
+    }
+
+
+def _mask_file(directory: Path, market: str) -> Path:
+    return directory / "state" / "masks" / f"{market}.key"
+
+
+def _masked_before(run: str, ledger: Ledger) -> list[tuple[str, str, int, int]]:
+    """Attempts that were sent, by the one record that outlives every crash."""
+
+    def sent(charge: Charge) -> bool:
+        return charge.sequence in ledger.seals and charge.entry.attempt is not None
+
+    return [
+        (run, charge.entry.stage, charge.entry.round or 0, charge.entry.attempt or 0)
+        for charge in ledger.charges
+        if sent(charge)
+    ]
+
+
+def configuration_hash(config: Config) -> bytes:
+    """Hash of all that the parties must agree on: everything but where data, accounts and processors are."""
+    fields = config.model_dump(mode="json", exclude={"workers": True, "device": True, "data": {"markets", "root"}})
+    fields["privacy"].pop("account")
+    return hashlib.sha256(canonical_json(fields)).digest()
+
+
+def make_clients(
+    federation: Federation, seed: int, embeddings: Mapping[str, Embedding], extra_rows: Mapping[str, FloatArray]
+) -> list[MarketClient]:
+    """One client per market for one repetition; ``extra_rows`` are private releases to train on beside the items."""
+    config = federation.config
+    state = federation.directory / "state" / seed_stage(QUANTIZER, seed)
+    clients = []
+    for name, embedding in embeddings.items():
+        plan = ClientPlan(
+            market=name,
+            stage=seed_stage(QUANTIZER, seed),
+            seed=seed,
+            warm_up_rounds=config.federation.warm_up_rounds,
+            spending=federation.plans[name],
+            bundle=federation.bundle,
+            min_cohort=federation.min_cohort,
+            norm=config.aggregation.norm,
+        )
+        private = _private_settings(federation.plans[name])
+        trainer = make_trainer(config, embedding, seed, private, extra_rows.get(name))
+        clients.append(MarketClient(plan, trainer, federation.doors[name], state))
+    return clients
+
+
+def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
+    multiplier = plan.noise.get(QUANTIZER)
+    if multiplier is None:
+        return None
+    privacy = plan.config.privacy.quantizer
+    spare = spare_coordinates(plan.stages[QUANTIZER].steps)
+    choices, shared = privacy.choices(multiplier), plan.shared
+    part = None if shared is None else PartOfNoise(shared.step, shared.honest_parts)
+    return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, spare, part)
+
+
+def make_server(
+    config: Config, directory: Path, run: str, bundle: Bundle, identity: Identity, transcript: Transcript
+) -> AggregationServer:
+    """The server of a run; it gets public material and its own identity only."""
+    n_markets = len(bundle.markets)
+    plan = AggregationPlan.of(
+        config, n_markets, shared_noise(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
+    )
+    check_bundle(bundle, plan, directory)
+    return AggregationServer(
+        run=run,
+        bundle=bundle,
+        identity=identity,
+        min_cohort=min_cohort(config, n_markets),
+        aggregator=plan.server(),
+        transcript=transcript,
+        state_file=directory / "state" / "server" / "order.json",
+    )

@@ -1,0 +1,82 @@
+"""From a budget to noise multipliers: the stages that spend, and how ε is split over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fedmm_secure.config import Config
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.guarantee.stages import CATALOGUE, COUNTS, CTR, EMBEDDING, EVALUATION, QUANTIZER
+from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
+
+# Of ε and δ, kept back from the noise's continuous law: what the discrete law and the sampler cost (see
+# privacy.accounting.exactness) has to fit in here, and the door checks that it does.
+RESERVE = 1e-3
+
+
+@dataclass(frozen=True)
+class MarketSize:
+    """Public numbers of a market.
+
+    Attributes:
+        users: stated by the market, and signed.
+        items: of its catalogue.
+    """
+
+    users: int
+    items: int
+
+
+UNKNOWN = MarketSize(0, 0)  # of a market elsewhere, whose size nothing depends on
+
+
+def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
+    """The stages of a run that spend budget, with their mechanisms over all repetitions; none without DP."""
+    privacy, repetitions = config.privacy, len(config.seed)
+    if privacy.epsilon is None:
+        return []
+    shares, stages = privacy.shares, []
+    if privacy.catalogue == "discovered":
+        stages.append(PlannedStage(CATALOGUE, shares.catalogue))
+    if config.private_embedding:
+        private = config.embedding.private
+        iterations = 1 if private.uses_gram(n_items) else private.iterations
+        stages += [PlannedStage(COUNTS, shares.counts), PlannedStage(EMBEDDING, shares.embedding, iterations)]
+    rounds = config.federation.rounds - config.federation.warm_up_rounds
+    steps = repetitions * rounds * privacy.quantizer.steps_per_round
+    stages.append(PlannedStage(QUANTIZER, shares.quantizer, steps, privacy.quantizer.sampling_rate))
+    if config.private_ctr:
+        stages.append(PlannedStage(CTR, shares.ctr, repetitions * privacy.ctr.steps, privacy.ctr.sampling_rate))
+    if shares.evaluation is not None:
+        stages.append(PlannedStage(EVALUATION, shares.evaluation))
+    return stages
+
+
+def extra_delta_share(config: Config) -> float:
+    """Share of δ for failures that no mechanism's event carries: that an item of one user alone is published."""
+    privacy = config.privacy
+    return privacy.discovery.delta_share if privacy.catalogue == "discovered" and privacy.epsilon is not None else 0.0
+
+
+def plan_noise(config: Config, n_items: int, delta: float) -> dict[str, float]:
+    """Noise multipliers that spend one market's ε over all stages and repetitions; empty without DP."""
+    stages = planned_stages(config, n_items)
+    if not stages or config.privacy.epsilon is None:
+        return {}
+    epsilon, left = (
+        config.privacy.epsilon * (1.0 - RESERVE),
+        delta * (1.0 - extra_delta_share(config)) * (1.0 - RESERVE),
+    )
+    try:
+        return dict(_solved(tuple(stages), epsilon, left))
+    except ValueError as error:
+        raise ConfigError(
+            f"privacy.epsilon: {config.privacy.epsilon:g} at delta {delta:.2g} cannot be planned: {error}"
+        ) from error
+
+
+@lru_cache(maxsize=1024)
+def _solved(stages: tuple[PlannedStage, ...], epsilon: float, delta: float) -> tuple[tuple[str, float], ...]:
+    """Markets of one size, and a run's verification, ask for the same."""
+    return tuple(plan_noise_multipliers(stages, epsilon=epsilon, delta=delta).items())

@@ -1,0 +1,348 @@
+"""What a run will spend of one market's budget, release by release; verification plans it again and compares.
+
+The plan follows from the configuration and from public sizes alone. It is made once, when a run begins, and handed on:
+the door charges its releases, and nothing else may be charged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from dp_accounting.dp_event import (
+    ComposedDpEvent,
+    DpEvent,
+    GaussianDpEvent,
+    NonPrivateDpEvent,
+    NoOpDpEvent,
+    SelfComposedDpEvent,
+)
+
+from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.ctr.private_evaluation import N_BINS
+from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
+from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
+from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
+    COUNTS,
+    CTR,
+    DECRYPTED_VIEWS,
+    EMBEDDING,
+    EVALUATION,
+    ITEM_CODES,
+    MODEL,
+    QUANTIZER,
+    REFINEMENT,
+    RELEASED,
+    USER_CODES,
+    seed_stage,
+)
+from privacy.accounting.budget import PlannedStage
+from privacy.accounting.events import randomised_response_event
+from privacy.mechanisms.histograms import LABELS
+from privacy.mechanisms.meter import ENOUGH, spare_coordinates
+from privacy.mechanisms.partition_selection import PartitionSelection
+
+
+@dataclass(frozen=True)
+class SpendingPlan:
+    """One market's releases of a run, in order, with what each of them spends.
+
+    Attributes:
+        config: of the run.
+        market: its name.
+        sizes: public sizes of all markets of the federation.
+        delta: δ of the market.
+        noise: by stage group, noise multipliers over sensitivity 1; empty without DP.
+    """
+
+    config: Config
+    market: str
+    sizes: Mapping[str, MarketSize]
+    delta: float
+    noise: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, config: Config, market: str, sizes: Mapping[str, MarketSize], noise: Mapping[str, float] | None = None
+    ) -> SpendingPlan:
+        """The plan of a market; ``noise`` where it was solved from the same inputs before.
+
+        Raises:
+            ConfigError: no noise meets the budget.
+        """
+        size = sizes[market]
+        delta = config.privacy.delta_for(size.users)
+        solved = plan_noise(config, size.items, delta) if noise is None else dict(noise)
+        return cls(config, market, sizes, delta, solved)
+
+    @cached_property
+    def shared(self) -> SharedNoise | None:
+        """Noise of the global codebook that only the cohort's sum carries; None where each update carries its own.
+
+        Raises:
+            ConfigError: the size of a market is not known.
+        """
+        return shared_noise(self.config, self.sizes, self.noise.get(QUANTIZER))
+
+    def with_items(self, items: int) -> SpendingPlan:
+        """The plan once the catalogue was found."""
+        size = MarketSize(self.size.users, items)
+        return replace(self, sizes={**self.sizes, self.market: size})
+
+    @property
+    def size(self) -> MarketSize:
+        return self.sizes[self.market]
+
+    @property
+    def n_markets(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def epsilon(self) -> float | None:
+        return self.config.privacy.epsilon
+
+    @property
+    def stages(self) -> dict[str, PlannedStage]:
+        """By name; empty without DP."""
+        return {stage.name: stage for stage in planned_stages(self.config, self.size.items)}
+
+    def stage_event(self, name: str) -> DpEvent:
+        """All of a stage, over all repetitions."""
+        return self.stages[name].event(self.noise[name])
+
+    @property
+    def total(self) -> DpEvent:
+        """All stages together."""
+        return ComposedDpEvent([self.stage_event(name) for name in self.stages])
+
+    def views(self) -> dict[str, DpEvent]:
+        """What each view will have observed once a run is over, upstream stages included."""
+        raw: DpEvent = NonPrivateDpEvent()
+        if not self.stages:
+            return dict.fromkeys(DECRYPTED_VIEWS, raw)
+        market_own = (CTR, EVALUATION)
+        upstream = [self.stage_event(name) for name in self.stages if name not in market_own]
+        if not self.config.private_embedding:
+            upstream.append(raw)
+        models = [self.stage_event(name) for name in self.stages if name in market_own] or [raw]
+        # distributed noise is whole in whatever colluders can open: masks hide every part of it
+        federated, everything = ComposedDpEvent(upstream), ComposedDpEvent([*upstream, *models])
+        return {"market": federated, "collusion": federated, "consumer": everything, "release": everything}
+
+    # releases, in the order in which a run makes them
+
+    def releases(self) -> Iterator[Release]:
+        """Everything that is charged or noted, in order; every round in its first attempt."""
+        config = self.config
+        if CATALOGUE in self.noise:
+            yield self.catalogue()
+        if config.private_embedding:
+            yield self.counts()
+            yield self.embedding()
+        else:
+            yield self.raw_embedding()
+        for seed in config.seed:
+            for round in range(config.federation.rounds):
+                yield self.round(seed, round)
+        if config.private_ctr:
+            for seed in config.seed:
+                yield self.model(seed)
+                yield self.item_codes(seed)
+        if self.refines:
+            yield self.refinement()
+        if config.privacy.user_codes_epsilon is not None:
+            for seed in config.seed:
+                yield self.user_codes(seed)
+        for seed in config.seed:
+            yield self.ctr(seed) if config.private_ctr else self.raw_ctr(seed)
+        if EVALUATION in self.noise:
+            yield self.evaluation()
+
+    @property
+    def refines(self) -> bool:
+        """Whether the market refines codes of its own without DP, which stay inside."""
+        config = self.config
+        return config.private_embedding and not config.private_ctr and config.privacy.refine
+
+    @property
+    def _items_from(self) -> tuple[str, ...]:
+        return (CATALOGUE,) if CATALOGUE in self.noise else ()
+
+    @property
+    def _published(self) -> tuple[str, ...]:
+        return RELEASED if self.config.private_ctr else ()
+
+    def selection(self) -> PartitionSelection:
+        """The mechanism that finds the catalogue."""
+        return self.config.privacy.discovery.choices(self.noise[CATALOGUE], self.delta)
+
+    def catalogue(self) -> Release:
+        """The items that enough users have; everything else is computed of them alone."""
+        found = self.selection()
+        return Release(
+            CATALOGUE,
+            "partition selection, weighted Gaussian thresholding",
+            found.event,
+            1.0,
+            self._published,
+            (),
+            coordinates=found.most_drawn(self.size.users) + ENOUGH,
+            extra_delta=found.delta,
+        )
+
+    def counts(self) -> Release:
+        event = GaussianDpEvent(self.noise[COUNTS])
+        coordinates = self.size.items + ENOUGH
+        return Release(
+            COUNTS, "noisy item counts", event, 1.0, self._published, self._items_from, coordinates=coordinates
+        )
+
+    def embedding(self) -> Release:
+        private, single = self.config.embedding.private, GaussianDpEvent(self.noise[EMBEDDING])
+        chosen = min(private.max_items, self.size.items)
+        if private.uses_gram(self.size.items):
+            event, mechanism = single, "DP-SVD, noisy Gram matrix"
+            coordinates = chosen**2 + ENOUGH
+        else:
+            event = SelfComposedDpEvent(single, private.iterations)
+            mechanism = "DP-SVD, noisy subspace iteration"
+            coordinates = private.iterations * (chosen * private.dim + spare_coordinates(private.iterations))
+        return Release(EMBEDDING, mechanism, event, 1.0, self._published, (COUNTS,), coordinates=coordinates)
+
+    def raw_embedding(self) -> Release:
+        mechanism = f"none: {self.config.embedding.kind} on raw interactions"
+        return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), self._items_from)
+
+    def round(self, seed: int, round: int, attempt: int = 0) -> Release:
+        """The update of one round, in its first attempt; later ones send the same and spend nothing (``again``)."""
+        config, privacy = self.config, self.config.privacy.quantizer
+        audience = (*DECRYPTED_VIEWS, "server") if config.aggregation.kind == "plaintext" else DECRYPTED_VIEWS
+        release = Release(
+            stage=seed_stage(QUANTIZER, seed),
+            mechanism="none: training without differential privacy",
+            event=NonPrivateDpEvent(),
+            sensitivity=None,
+            audience=audience,
+            depends_on=(EMBEDDING,),
+            round=round,
+            attempt=attempt,
+            remark=small_cohort_remark(self.n_markets),
+        )
+        if QUANTIZER not in self.noise:
+            return release
+        if round < config.federation.warm_up_rounds:
+            return replace(release, event=NoOpDpEvent(), mechanism="warm-up: reads no user row", sensitivity=0.0)
+        choices, steps = privacy.choices(self.noise[QUANTIZER]), privacy.steps_per_round
+        mechanism = "DP-SGD"
+        if config.privacy.distributed_noise:
+            mechanism = f"DP-SGD, noise distributed over {self.n_markets} markets"
+        steps_of_run = self.stages[QUANTIZER].steps
+        coordinates = steps * (quantizer_parameters(config) + spare_coordinates(steps_of_run))
+        return replace(
+            release,
+            event=choices.event(steps),
+            mechanism=mechanism,
+            sensitivity=choices.clipping_norm,
+            coordinates=coordinates,
+        )
+
+    def model(self, seed: int) -> Release:
+        """Codebooks, encoder and decoder: post-processing of the rounds and of the item factors."""
+        return self._free(seed_stage(MODEL, seed), "post-processing: RQ-VAE", seed)
+
+    def item_codes(self, seed: int) -> Release:
+        return self._free(seed_stage(ITEM_CODES, seed), "post-processing: item codes", seed)
+
+    def _free(self, stage: str, mechanism: str, seed: int) -> Release:
+        upstream = (EMBEDDING, seed_stage(QUANTIZER, seed))
+        return Release(stage, mechanism, NoOpDpEvent(), None, RELEASED, upstream)
+
+    def user_codes(self, seed: int) -> Release:
+        """User codes, each pair of codes randomised as one of ``n_global · n_local`` values."""
+        quantizer, epsilon = self.config.quantizer, self.config.privacy.user_codes_epsilon
+        if epsilon is None:
+            raise ValueError("no user codes are published")
+        return Release(
+            seed_stage(USER_CODES, seed),
+            "k-ary randomised response on each user's pair of codes",
+            randomised_response_event(epsilon, quantizer.global_codes * quantizer.local_codes),
+            None,
+            audience=("profile",),
+            depends_on=(EMBEDDING, seed_stage(QUANTIZER, seed)),
+            remark="local: protects a change of the user's own rows",
+            coordinates=self.size.users + ENOUGH,
+        )
+
+    def refinement(self) -> Release:
+        """The market's own codes, refined on raw rows against the frozen global codebook; they stay inside."""
+        return Release(
+            REFINEMENT,
+            "none: encoder and local codebook refined on raw interactions; stays in the market",
+            NonPrivateDpEvent(),
+            None,
+            audience=("consumer", "release"),
+            depends_on=tuple(seed_stage(QUANTIZER, seed) for seed in self.config.seed),
+        )
+
+    def ctr(self, seed: int) -> Release:
+        """A CTR model that may be published."""
+        config, choices = self.config, self.config.privacy.ctr
+        one, spare = self.stages[CTR].single_repetition(len(config.seed)), spare_coordinates(self.stages[CTR].steps)
+        return Release(
+            seed_stage(CTR, seed),
+            f"user-level DP-SGD of {config.ctr.model}",
+            one.event(self.noise[CTR]),
+            choices.clipping_norm,
+            audience=("consumer", "release"),
+            depends_on=(COUNTS, EMBEDDING, seed_stage(QUANTIZER, seed)),
+            coordinates=choices.steps * (most_ctr_parameters(config, self.size.items) + spare),
+        )
+
+    def raw_ctr(self, seed: int) -> Release:
+        """A CTR model trained on raw rows, for the views that would see it."""
+        upstream = REFINEMENT if self.refines else EMBEDDING
+        return Release(
+            seed_stage(CTR, seed),
+            f"none: {self.config.ctr.model} on raw interactions; stays in the market",
+            NonPrivateDpEvent(),
+            None,
+            audience=("consumer", "release"),
+            depends_on=(upstream, seed_stage(QUANTIZER, seed)),
+        )
+
+    def evaluation(self) -> Release:
+        """Histograms of the released models' scores by label, of which the test figures are made."""
+        repetitions = len(self.config.seed)
+        return Release(
+            EVALUATION,
+            "noisy histograms of test scores by label",
+            GaussianDpEvent(self.noise[EVALUATION]),  # one mechanism for all models together
+            math.sqrt(2.0 * repetitions),  # in positives: one of them, and negatives that weigh as much, for each model
+            audience=("consumer", "release"),
+            depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
+            coordinates=repetitions * LABELS * N_BINS + ENOUGH,
+        )
+
+
+def again(release: Release, attempt: int) -> Release:
+    """A later attempt of a round: the same update for a smaller cohort, which was charged with the first."""
+    return replace(
+        release,
+        event=NoOpDpEvent(),
+        view_events={},
+        mechanism="the same update, for a smaller cohort",
+        attempt=attempt,
+        coordinates=0,
+    )
+
+
+def small_cohort_remark(n_markets: int) -> str | None:
+    """What every ledger line says where fewer markets than the minimum were forced."""
+    if n_markets >= MIN_COHORT:
+        return None
+    return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"

@@ -1,0 +1,125 @@
+"""Check what is claimed of a ledger without trusting what wrote it: ε by two independent accountants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dp_accounting.dp_event import DpEvent
+
+from privacy.accounting.accountants import pld_epsilon, prv_epsilon
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import composed_epsilon, view_entries
+from privacy.accounting.ledger import Entry, LedgerError, read_ledger, stage_group
+
+RELATIVE_AGREEMENT = 0.01
+# What accountants are asked: beyond it no run has use for an answer, and none comes in bounded time and memory.
+_NOISE_MULTIPLIERS = (1e-2, 1e7)
+_MOST_STEPS, _MOST_COORDINATES = 10**8, 10**15
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not hold; ``where`` names the file, line, market or view."""
+
+    where: str
+    what: str
+
+
+def verify_ledger(path: Path, claims: Mapping[str, float | None]) -> list[Finding]:
+    """Check one market's ledger file against the ε it is claimed to prove.
+
+    Args:
+        path: the ledger.
+        claims: claimed ε by view; None claims nothing (unbounded).
+
+    Returns:
+        Findings; empty if the chain is intact, PLD and PRV agree within 1 %, and every claim holds.
+    """
+    try:
+        entries = read_ledger(path).entries
+    except LedgerError as error:
+        return [broken_ledger(path, error)]
+    return check_claims(path, entries, claims)
+
+
+def broken_ledger(path: Path, error: LedgerError) -> Finding:
+    """What a ledger that cannot be read comes to; its line is in ``where``."""
+    text = str(error).removeprefix(f"{path}:")
+    number, _, what = text.partition(": ")
+    return Finding(f"{path}:{number}", what) if number.isdigit() else Finding(str(path), text.strip())
+
+
+def check_claims(path: Path, entries: Sequence[Entry], claims: Mapping[str, float | None]) -> list[Finding]:
+    """Check the entries of one market's ledger against the ε that they are claimed to prove; each stage alone too.
+
+    Args:
+        path: the ledger, whose name is the market's.
+        entries: charges and notes, in order.
+        claims: claimed ε by view; None claims nothing (unbounded).
+    """
+    if not entries:
+        return [Finding(str(path), "the ledger is empty")]
+    problem = unaccountable(entries)
+    if problem:
+        return [Finding(str(path), problem)]
+    findings = []
+    if any(entry.market != path.stem for entry in entries):
+        findings.append(Finding(str(path), "holds entries of another market"))
+    if len({(entry.delta, entry.unit) for entry in entries}) > 1:
+        findings.append(Finding(str(path), "entries disagree on delta or unit"))
+    delta = entries[0].delta
+    for group in sorted({stage_group(entry.stage) for entry in entries}):
+        alone = [entry for entry in entries if stage_group(entry.stage) == group]
+        pld, prv = _both([entry.event for entry in alone], alone, delta)
+        findings += _disagreement(f"{path} stage {group}", pld, prv)
+    for view, claimed in claims.items():
+        observed, where = view_entries(entries, view), f"{path} view {view}"
+        pld, prv = _both([entry.event_for(view) for entry in observed], observed, delta)
+        findings += _disagreement(where, pld, prv)
+        if claimed is not None and (math.isinf(pld) or pld > claimed * (1 + 1e-6) + 1e-9):
+            findings.append(Finding(where, f"claimed epsilon {claimed:.4g}, the ledger gives {pld:.4g}"))
+        if claimed is None and math.isfinite(pld):
+            findings.append(Finding(where, f"claimed no bound, the ledger gives {pld:.4g}: metrics are stale"))
+    return findings
+
+
+def _both(events: Sequence[DpEvent], entries: Sequence[Entry], delta: float) -> tuple[float, float]:
+    """ε by PLD and by PRV; 0 of nothing."""
+    if not entries:
+        return 0.0, 0.0
+    return (
+        composed_epsilon(events, entries, delta, pld_epsilon),
+        composed_epsilon(events, entries, delta, prv_epsilon),
+    )
+
+
+def _disagreement(where: str, pld: float, prv: float) -> list[Finding]:
+    same = math.isinf(pld) == math.isinf(prv)
+    if same and math.isfinite(pld):
+        same = abs(pld - prv) <= RELATIVE_AGREEMENT * max(pld, prv) + 1e-3
+    return [] if same else [Finding(where, f"the accountants disagree: PLD {pld:.4g}, PRV {prv:.4g}")]
+
+
+def unaccountable(entries: Sequence[Entry]) -> str | None:
+    """Why no accountant should be asked about entries that somebody else wrote; None if one may be."""
+    return next((found for entry in entries if (found := _problem(entry))), None)
+
+
+def _problem(entry: Entry) -> str | None:
+    texts = (entry.market, entry.stage, entry.unit, *entry.audience, *entry.depends_on)
+    if not all(type(text) is str for text in texts):
+        return "an entry whose names are no texts"
+    numbers = (entry.delta, entry.extra_delta, entry.coordinates)
+    if not all(type(number) in (int, float) for number in numbers):
+        return f"{entry.stage}: delta, extra delta or coordinates are no numbers"
+    if not (0 < entry.delta < 1 and 0 <= entry.extra_delta < 1 and 0 <= entry.coordinates <= _MOST_COORDINATES):
+        return f"{entry.stage}: delta {entry.delta:g} or its coordinates are out of all bounds"
+    for event in (entry.event, *entry.view_events.values()):
+        for (noise_multiplier, rate), count in (gaussian_steps(event) or {}).items():
+            within = _NOISE_MULTIPLIERS[0] <= noise_multiplier <= _NOISE_MULTIPLIERS[1] and 0 < rate <= 1
+            if not (within and 1 <= count <= _MOST_STEPS):
+                return f"{entry.stage}: an event of noise multiplier {noise_multiplier:g}, {count} times: out of bounds"
+    return None

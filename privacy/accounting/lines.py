@@ -1,0 +1,54 @@
+"""Append-only files of JSON lines that survive a crash, a full disk and a failing sync."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(data: Mapping[str, Any]) -> bytes:
+    """The one spelling of a JSON object: sorted keys, no spaces; NaN is refused."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line; when this returns, the line survives a crash.
+
+    Where it does not return, what was written of the line is taken back, as far as the disk allows; a line that stays
+    torn is cut off when the file is opened again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    created = not path.exists()
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(line)
+            if written != len(line):
+                raise OSError(28, "the disk took a part of a line", str(path))
+            os.fsync(file.fileno())
+        except BaseException:
+            os.ftruncate(file.fileno(), before)
+            raise
+    if created:
+        sync_directory(path.parent)
+
+
+def drop_torn_tail(path: Path) -> None:
+    """Cut an incomplete last line: its sync never returned, so what it stands for never happened."""
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make a directory's names survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,251 @@
+"""A report that says yes too easily: delta, ceiling, seed, float noise, an open ledger, and results that anyone wrote.
+
+Each attack first works on the rules of the first version, in short, and then fails on the product.
+"""
+
+import json
+import math
+import shutil
+
+import pytest
+from pydantic import ValidationError
+
+from experiments.compliance.document import (
+    AllRuns,
+    AttackStated,
+    CatalogueStated,
+    Declarations,
+    Document,
+    GuaranteeStated,
+    LedgerStated,
+    MarketStated,
+    RunStated,
+    VerdictStated,
+    Verification,
+)
+from experiments.compliance.evidence import (
+    add_statement,
+    attacks_file,
+    audit_file,
+    binding_of,
+    examine,
+    make_statement,
+)
+from experiments.compliance.judgement import colour, judge
+from fedmm_secure.cache import code_version
+from privacy.accounting.ledger import Ledger
+from privacy.aggregation.identities import Identity
+
+N = 400
+VIEWS = ("server", "market", "collusion", "consumer", "release")
+AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 2.0, "low_gaussian": None,
+         "low_one_run": None, "canaries": 500, "verdict": "VIOLATED"}  # fmt: skip
+SUCCESS = {"value": 0.99, "low": 0.98, "high": 1.0}
+ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release",
+          "auc": SUCCESS, "tpr_at_1_percent_fpr": SUCCESS,
+          "bound": {"epsilon": 1.0, "delta": 1e-3, "within": {"at": False}}}  # fmt: skip
+
+
+def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=()):
+    """A report on one market, faultless unless told otherwise."""
+    stated = {view: GuaranteeStated(epsilon=epsilon, delta=delta, unit="user", basis="") for view in VIEWS}
+    held = {"file": "ledger/m.jsonl", "lines": 9, "head": "0" * 64, "seeded": False, "exact": True,
+            "closed_by": "0123", "self_signed": False}  # fmt: skip
+    about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
+             "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False}  # fmt: skip
+    said = {"sole_run": False, "max_epsilon": 8.0, "max_delta": None}
+    market = MarketStated(
+        users=N,
+        items=100,
+        catalogue=CatalogueStated(kind="file", sha256="0" * 64, size=100),
+        views=stated,
+        changed_rows=stated,
+        stages={"ctr": epsilon},
+        noise_multipliers={"ctr": 1.0},
+        all_runs=AllRuns(runs=1, without_bound=0, epsilon=dict.fromkeys(VIEWS, epsilon)),
+        ledger=LedgerStated(**{**held, **dict(ledger)}),
+        audit=[audit for found in evidence for audit in found.audits.get("m", [])],
+    )
+    found = Document(
+        created="now",
+        run=RunStated(**{**about, **dict(run)}),
+        declarations=Declarations(**{**said, **dict(declared)}),
+        verdict=VerdictStated(compliant=False, reasons=[], open=[]),
+        markets={"m": market},
+        verification=Verification(verified=True, findings=[], checked=[]),
+        evidence=[found.stated for found in evidence],
+        attacks=[attack for found in evidence for attack in found.attacks],
+        assumptions=[],
+        not_guaranteed=[],
+        questions=[],
+        environment={},
+    )
+    return found.model_copy(update={"verdict": judge(found)})
+
+
+def old_judge(document, limit=None):
+    """The rules of the first version: no word on delta, exactness or an end, no ceiling unless somebody gave one."""
+    for market in document.markets.values():
+        if market.ledger.seeded or any(audit.verdict == "VIOLATED" for audit in market.audit):
+            return False
+        epsilons = [market.views[view].epsilon for view in document.run.claimed_views]
+        if None in epsilons or (limit is not None and max(epsilons) > limit):
+            return False
+    return not any(attack.within is False for attack in document.attacks)
+
+
+def old_audits(run):
+    """What the first version took for an audit: whatever lay in the directory."""
+    found = []
+    for path in sorted(run.glob("audit/*/audit.json")):
+        held = json.loads(path.read_text())
+        statements = held.get("statements", [held])
+        found += [result for statement in statements for result in statement["results"]["audit"]]
+    return found
+
+
+def make_run(path, number):
+    """As much of a run directory as evidence is bound to."""
+    Ledger(path / "ledger" / "m.jsonl").open({"run": f"{number:032x}", "code": code_version()})
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run", 1)
+
+
+@pytest.fixture(scope="module")
+def auditor():
+    return Identity.generate("auditor")
+
+
+def audited(run, identity, **changes):
+    results = {"audit": [{**AUDIT, **changes}]}
+    add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {}, results, identity))
+
+
+def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, auditor):
+    assert judge(document()).compliant
+    assert colour(document()) == "open"
+    audited(run, auditor, verdict="consistent", low=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    results = {"membership": [{**ATTACK, **kept}]}
+    add_statement(run, attacks_file(run), make_statement(run, "attack", {}, results, auditor))
+    assert colour(document(evidence=examine(run))) == "good"
+
+
+def test_a_delta_of_one_in_fifty_at_four_hundred_users():
+    """At that delta a mechanism that publishes eight users in full, chosen by lot, has an epsilon of 0."""
+    forged = document(delta=0.02)
+    assert old_judge(forged)
+    assert [reason.split(":")[1] for reason in judge(forged).reasons] == [
+        f" δ 2.0e-02 exceeds 1/n^1.1 of its {N} users, {N**-1.1:.1e}"
+    ]
+    assert not judge(document(delta=0.02, declared={"max_delta": 0.5})).compliant  # no policy makes up for it
+    assert not judge(document(delta=N**-1.1, declared={"max_delta": 1e-5})).compliant
+    assert judge(document(delta=1e-6, declared={"max_delta": 1e-5})).compliant
+
+
+def test_no_ceiling():
+    forged = document(epsilon=500.0)
+    assert old_judge(forged)
+    assert "exceeds the limit 8" in "".join(judge(forged).reasons)
+    for ceiling in (None, 0.0, math.inf, math.nan):
+        with pytest.raises(ValidationError):
+            document(epsilon=500.0, declared={"max_epsilon": ceiling})
+
+
+@pytest.mark.parametrize(
+    ("ledger", "reason"),
+    [
+        ({"exact": False}, "exact integer mechanism"),
+        ({"closed_by": None}, "not closed"),
+        ({"self_signed": True}, "the run made itself"),
+        ({"seeded": True}, "known seed"),
+    ],
+)
+def test_a_ledger_that_proves_too_little(ledger, reason):
+    forged = document(ledger=ledger)
+    assert old_judge(forged) == (not forged.markets["m"].ledger.seeded)  # the others were never looked at
+    (found,) = judge(forged).reasons
+    assert reason in found
+
+
+def test_a_model_tuned_on_private_rows():
+    forged = document(run={"tuned": True})
+    assert old_judge(forged)
+    assert "tuned on private validation rows" in "".join(judge(forged).reasons)
+
+
+def test_a_violated_audit_set_to_consistent(run, auditor):
+    audited(run, auditor)
+    path = audit_file(run, "m")
+    path.write_text(path.read_text().replace("VIOLATED", "consistent"))
+    assert old_judge(document(evidence=examine(run)))
+    assert [result["verdict"] for result in old_audits(run)] == ["consistent"]
+    assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
+
+
+def test_the_stage_that_was_refuted_left_out_of_a_signed_audit(run, auditor):
+    results = {"audit": [{**AUDIT, "stage": "counts", "verdict": "consistent"}, AUDIT]}
+    add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {}, results, auditor))
+    path = audit_file(run, "m")
+    held = json.loads(path.read_text())
+    held["statements"][0]["results"]["audit"].pop()
+    path.write_text(json.dumps(held))
+    assert old_judge(document(evidence=examine(run)))
+    assert not judge(document(evidence=examine(run))).compliant
+
+
+def test_a_signature_cut_off_with_what_it_covered(run, auditor):
+    """Anyone can write unsigned results; they are nobody's, and no audit."""
+    audited(run, auditor)
+    path = audit_file(run, "m")
+    held = json.loads(path.read_text())
+    held["statements"][0]["signature"] = None
+    held["statements"][0]["results"]["audit"][0]["verdict"] = "consistent"
+    path.write_text(json.dumps(held))
+    found = document(evidence=examine(run))
+    assert old_audits(run)
+    assert colour(found) == "open"
+    assert "not audited: m; nothing has tried to refute the claims there" in judge(found).open
+    assert any("unsigned" in item for item in judge(found).open)
+
+
+def test_evidence_copied_from_another_run(run, tmp_path, auditor):
+    other = make_run(tmp_path / "other", 2)
+    audited(other, auditor, verdict="consistent", low=0.5)
+    audit_file(run, "m").parent.mkdir(parents=True)
+    shutil.copy(audit_file(other, "m"), audit_file(run, "m"))
+    assert [result["verdict"] for result in old_audits(run)] == ["consistent"]
+    found = document(evidence=examine(run))
+    assert "audit/m/audit.json#1: of another run" in judge(found).open
+    assert any(item.startswith("not audited: m;") for item in judge(found).open)
+
+
+def test_evidence_rebound_to_this_run_loses_its_signature(run, tmp_path, auditor):
+    other = make_run(tmp_path / "other", 2)
+    audited(other, auditor, verdict="consistent", low=0.5)
+    audit_file(run, "m").parent.mkdir(parents=True)
+    text = audit_file(other, "m").read_text().replace(f"{2:032x}", f"{1:032x}")
+    heads = [binding_of(directory).ledgers["m"] for directory in (other, run)]
+    audit_file(run, "m").write_text(text.replace(*heads))
+    assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
+
+
+def test_an_attack_beyond_its_bound_called_within(run, auditor):
+    add_statement(run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [ATTACK]}, auditor))
+    assert "does better than a guarantee admits" in "".join(judge(document(evidence=examine(run))).reasons)
+    path = attacks_file(run)
+    path.write_text(path.read_text().replace('"at": false', '"at": true'))
+    assert old_judge(document(evidence=examine(run)))
+    assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
+
+
+def test_results_that_stand_in_no_evidence_are_worth_nothing():
+    """A document that lists an attack without naming where it is from."""
+    attack = AttackStated(attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6, chance=0.5,
+                          within=True, evidence="nowhere")  # fmt: skip
+    found = document().model_copy(update={"attacks": [attack]})
+    assert "not attacked: no attack on this run counts" in judge(found).open
