@@ -24,11 +24,12 @@ from tests.command_line import call, fedmm
 from tests.conftest import TINY
 from tests.processes import as_multiprocessing
 
+SMALLEST = {**TINY, "ctr": {"baselines": ["popularity"], "max_epochs": 2}}
 GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
 
 
 def write_grid(folder, **fields):
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(SMALLEST))
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump({"base": str(folder / "tiny.yaml"), **GRID, **fields}))
     return path
@@ -126,7 +127,7 @@ def test_failed_cells_are_named_kept_and_retried_on_request(tmp_path, capsys):
     markets = {
         m: {"path": str(data / f"{m}.csv"), "user": "user", "item": "item", "time": "time"} for m in ("m0", "m1", "m2")
     }
-    base = {**TINY, "data": {"markets": markets}}
+    base = {**SMALLEST, "data": {"markets": markets}}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
     grid = tmp_path / "grid.yaml"
     grid.write_text(
@@ -225,7 +226,8 @@ def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
 
 
 def test_sweeps_share_a_cache_that_its_owner_alone_reads(tmp_path):
-    grid = write_grid(tmp_path, blocks=[{"axes": {"aggregation.kind": ["plaintext"]}}], seeds=[0])
+    baselines = {"ctr.baselines": ["popularity", "local-ids"]}
+    grid = write_grid(tmp_path, blocks=[{"axes": {"aggregation.kind": ["plaintext"]}}], seeds=[0], set=baselines)
     shared = tmp_path / "cache"
     for name in ("a", "b"):
         assert call("sweep", grid, "--out", tmp_path / name, "--cache", shared, "--quiet") == 0
