@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fedmm_secure.federation import aggregation
+from fedmm_secure.federation import members
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from tests.conftest import TINY
 from tests.experiments.test_cli import fedmm
@@ -56,7 +56,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as output:
         printed = []
         output.setattr("builtins.print", lambda *values, **_: printed.extend(map(str, values)))
-        patch.setattr(aggregation, "X25519PrivateKey", Recorded)
+        patch.setattr(members, "X25519PrivateKey", Recorded)
         logging.getLogger().addHandler(Keep())
         from tests.experiments.test_cli import call
 
