@@ -126,7 +126,7 @@ def _opacus(rows: torch.Tensor, choices: DPSGD) -> Callable[[], object]:
 
 
 NOISE_HELP = (
-    "Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, against PyTorch's generator and Opacus.\n\n"
+    "Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, beside PyTorch's generator and Opacus.\n\n"
     "Example: fedmm bench noise --batch 1024"
 )
 

@@ -30,12 +30,12 @@ from experiments.execution import execute
 from experiments.keys import PassphraseOption, keys_app, read_passphrase
 from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide_console
 from experiments.progress import RunProgress
-from experiments.reports.commands import REPORT_HELP, check_report, report
+from experiments.reports.commands import REPORT_HELP, report
 from experiments.reports.run import write_report
 from experiments.reports.text import epsilon_text
 from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
-from experiments.verification import verify_run
+from experiments.verification.command import VERIFY_HELP, verify
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
@@ -134,38 +134,7 @@ def _run_directory(name: str | None, overrides: list[str], out: Path | None, res
     return out, kept
 
 
-@app.command(
-    help="Check a run from its ledgers and transcript alone: hash chains, ε by two accountants, every message; or a "
-    "compliance report: its signature, and the run that it is about.\n\n"
-    "Example: fedmm verify runs/x; fedmm verify compliance.html --run runs/x --card card.json"
-)
-def verify(
-    path: Annotated[Path, typer.Argument(metavar="RUN|REPORT", help="A run directory, or a compliance report.")],
-    run: Annotated[
-        Path | None, typer.Option(help="Of a report: the run to compare it with; default: the folder it stands in.")
-    ] = None,
-    card: Annotated[Path | None, typer.Option(help="Of a report: the card of who must have signed it.")] = None,
-    server: Annotated[
-        Path | None, typer.Option(help="Of a deployed run: the server's directory, to add up its aggregates again.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    if path.is_file():
-        verified, findings = check_report(path, run, card)
-    elif run is not None or card is not None:
-        raise ConfigError(f"{path}: --run and --card are for compliance reports")
-    else:
-        verified, findings = "hash chains, epsilon by PLD and PRV, transcript, aggregates", verify_run(path, server)
-    if as_json:
-        print(json.dumps([vars(found) for found in findings]))
-    else:
-        for found in findings:
-            print(f"{found.where}: {found.what}", file=sys.stderr)
-        if not findings:
-            print(f"{path}: verified: {verified}")
-    raise typer.Exit(FINDING if findings else 0)
-
-
+app.command(help=VERIFY_HELP)(verify)
 app.command(help=SWEEP_HELP)(sweep)
 app.command(help=COMPARE_HELP)(compare)
 app.command("runs", help=RUNS_HELP)(runs)

@@ -105,7 +105,7 @@ def init(
     settings = resolve(config, overrides or [])
     markets = sorted({*others, market} - {SERVER})
     stated = dict(_size(text, markets) for text in sizes or [])
-    known = market_sizes(markets, {}, stated)
+    known = market_sizes(settings, markets, {}, stated)
     plan = AggregationPlan.of(settings, len(markets), shared_noise(settings, known))
     identity = own_identity(directory, market, passphrase)
     rotate_after = settings.aggregation.rotate_after

@@ -289,8 +289,18 @@ class Config(Section):
             return "federation.warm_up_rounds must leave at least one round for DP-SGD"
         if self.quantizer.entropy and self.quantizer.temperature < 1e-3:
             return "quantizer.temperature is too small"
-        problem = self._distributed_noise_problem(n_markets) if privacy.distributed_noise else None
+        problem = self._split_problem()
+        if privacy.distributed_noise:
+            problem = problem or self._distributed_noise_problem(n_markets)
         return problem or (self._release_problem() if privacy.protect == "release" else None)
+
+    def _split_problem(self) -> str | None:
+        if self.privacy.epsilon is not None and self.data.split == "global-date":
+            return (
+                "data.split: global-date takes its dates from all users' rows: one user can move the rows of others "
+                "between training and test, which no budget covers; with privacy.epsilon use leave-last-out"
+            )
+        return None
 
     def _release_problem(self) -> str | None:
         """What would leave a stage without DP although everything is to be released."""

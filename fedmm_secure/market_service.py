@@ -30,6 +30,7 @@ from fedmm_secure.federation.introductions import introduce, meet
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.parties import Federation, make_clients, open_federation
+from fedmm_secure.federation.releases import discover_catalogues
 from fedmm_secure.federation.server import Order
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.pipeline import (
@@ -83,10 +84,12 @@ class MarketRun:
     @classmethod
     def open(cls, config: Config, market: str, member: Membership, directory: Path, run: str) -> MarketRun:
         """Load the market's data, open its ledger, embed; what was done before is read from ``directory``."""
-        prepared = {market: prepare(load_one_market(config.data, market), config.data)}
+        prepared: Mapping[str, PreparedMarket] = {market: prepare(load_one_market(config.data, market), config.data)}
         clock = Clock(directory / "state")
         account = account_of(config, directory)
         federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
+        with clock.stage("catalogue"):
+            federation, prepared = discover_catalogues(federation, prepared)
         with clock.stage("embedding"):
             embeddings = embed_markets(federation, prepared)
         return cls(federation, prepared, embeddings, clock)

@@ -35,6 +35,7 @@ from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.parties import Federation, make_clients, open_federation
 from fedmm_secure.federation.releases import (
     begin_ctr,
+    discover_catalogues,
     embed_privately,
     private_training,
     publish_ctr,
@@ -99,6 +100,8 @@ def run_pipeline(
     with clock.stage("budget"):
         account = account_of(config, directory)
         federation = open_federation(config, markets, directory, account=account, signer=signer)
+    with clock.stage("catalogue"):
+        federation, markets = discover_catalogues(federation, markets)
     with clock.stage("embedding"):
         embeddings = embed_markets(federation, markets, cache)
     with clock.stage("quantizer"):

@@ -12,6 +12,8 @@ from tests import accounting_cache
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "xmarket-electronics"
 
+pytest_plugins = ("tests.released",)  # fixtures of runs that many tests read
+
 TINY = {
     "data": {"synthetic": {"markets": 3, "users": 80, "items": 40, "mean_interactions": 10}},
     "embedding": {"dim": 8},

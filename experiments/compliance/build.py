@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 
 CHECKED = [
@@ -76,7 +78,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
             views={view: _guarantee(views[view]) for view in ALL_VIEWS},
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
-            noise_multipliers=read_noise(directory, name),
+            noise_multipliers=_noise(directory, name),
             all_runs=_all_runs(config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
@@ -125,7 +127,7 @@ def _all_runs(
     observed = [view for view in claimed if view != "server"]
     try:
         spendings = spent_on_same_data(config, directory, market)
-    except AccountError:
+    except (AccountError, LedgerError):
         return AllRuns(runs=None, without_bound=0, epsilon=dict.fromkeys(observed))
     delta = views["market"]["delta"]
     unbounded = [run for run in spendings if any(gaussian_steps(run.events[view]) is None for view in observed)]
@@ -134,9 +136,19 @@ def _all_runs(
         if len(spendings) == 1:
             epsilon[view] = views[view]["epsilon"]
         else:
-            total = pld_epsilon([run.events[view] for run in spendings], delta, interval=COARSE)
+            total = composed_epsilon(
+                [run.events[view] for run in spendings], spendings, delta, partial(pld_epsilon, interval=COARSE)
+            )
             epsilon[view] = None if math.isinf(total) else total
     return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
+
+
+def _noise(directory: Path, market: str) -> dict[str, float]:
+    """None where the ledger cannot be read, which is among the findings."""
+    try:
+        return read_noise(directory, market)
+    except LedgerError:
+        return {}
 
 
 def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fedmm_secure.federation.account import spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import composed_epsilon
 from privacy.errors import InputError
 
 FIGURES = "figures"
@@ -122,8 +124,9 @@ def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
         except InputError:
             return {}
         for view in ("market", "release"):
-            events = [run.events[view] for run in spendings if gaussian_steps(run.events[view]) is not None]
-            epsilon = pld_epsilon(events, values["market"]["delta"], interval=COARSE)
+            bounded = [run for run in spendings if gaussian_steps(run.events[view]) is not None]
+            events, delta = [run.events[view] for run in bounded], values["market"]["delta"]
+            epsilon = composed_epsilon(events, bounded, delta, partial(pld_epsilon, interval=COARSE))
             known = found.setdefault(view, {"runs": len(events), "epsilon": 0.0})
             known["epsilon"] = max(known["epsilon"], epsilon)
     return {view: total for view, total in found.items() if total["runs"]}

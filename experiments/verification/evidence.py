@@ -160,7 +160,7 @@ def read_evidence(
     bundle_file = directory / TRANSCRIPT / BUNDLE_FILE
     try:
         bundle = read_bundle(bundle_file)
-        sizes = market_sizes(bundle.markets, {}, bundle.sizes)
+        sizes = market_sizes(config, bundle.markets, {}, bundle.sizes)
         check_bundle(bundle, AggregationPlan.of(config, len(sizes), shared_noise(config, sizes)), bundle_file)
         if not all(_NAME.fullmatch(name) for name in bundle.cards):
             raise RunDirectoryError(f"{bundle_file}: a party's name is none")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from experiments.verification.closing import Signature, closing_findings, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
@@ -21,6 +22,7 @@ from experiments.verification.opening import market_findings, opening_findings, 
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import transcript_findings
+from fedmm_secure.cache import code_version
 from fedmm_secure.guarantee.publications import Publications
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
@@ -51,15 +53,21 @@ class Examination:
     Attributes:
         checks: findings by the check that made them; a check that found nothing has none.
         signatures: by market, who signed its ledger's last line, where that signature holds.
+        notes: what a reader should know beside them.
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
-    signatures: Mapping[str, Signature]
+    signatures: Mapping[str, Signature] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def findings(self) -> list[Finding]:
         """All findings, in the order of the checks."""
         return [finding for found in self.checks.values() for finding in found]
+
+    def to_data(self) -> dict[str, Any]:
+        """Signatures and notes, for machines."""
+        return {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
 
 
 def verify_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> list[Finding]:
@@ -90,14 +98,22 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
     config, metrics = read_configuration(directory)
     links = irregular(directory)
     if links:
-        return Examination({"files": tuple(links)}, {})
+        return Examination({"files": tuple(links)})
     evidence, unreadable = read_evidence(directory, config, metrics)
     checks = {name: list(found) for name, found in unreadable.items()}
     if evidence is None:
-        return Examination({name: tuple(found) for name, found in checks.items()}, {})
+        return Examination({name: tuple(found) for name, found in checks.items()})
     _Course(evidence, checks, server, signer).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
-    return Examination({name: tuple(found) for name, found in checks.items()}, signatures)
+    return Examination({name: tuple(found) for name, found in checks.items()}, signatures, _notes(evidence))
+
+
+def _notes(evidence: Evidence) -> tuple[str, ...]:
+    computed_by = {str(content.opening.get("code")) for content in evidence.ledgers.values()} - {code_version()}
+    return tuple(
+        f"computed by code {code[:12]}, checked by {code_version()[:12]}: compare the former with a release you trust"
+        for code in sorted(computed_by)
+    )
 
 
 @dataclass

@@ -13,8 +13,10 @@ from privacy.mechanisms.randomness import NoiseSource
 FEWEST = 50  # items that a catalogue is worth a run with
 
 
-def discover(market: Market, rows: IntArray, selection: PartitionSelection, noise: NoiseSource) -> Catalogue:
-    """The items that enough users of a market have: one partition selection.
+def discover(
+    market: Market, rows: IntArray, selection: PartitionSelection, noise: NoiseSource, *, spare: int = 0
+) -> tuple[Catalogue, IntArray]:
+    """The items that enough users of a market have: one partition selection; and ``spare`` values of its noise.
 
     Args:
         market: the market, whole.
@@ -22,19 +24,25 @@ def discover(market: Market, rows: IntArray, selection: PartitionSelection, nois
             measured on itself.
         selection: the mechanism.
         noise: the key of this release.
-
-    Raises:
-        DataError: fewer than ``FEWEST`` items are left; how many is part of the release, and may be said.
+        spare: values of noise that are shown as they are.
     """
     # an id that no catalogue file could hold is left out: what may be published of an item follows from its id alone
     allowed = np.array([printable(str(item)) for item in market.item_ids], dtype=bool)
     rows = rows[allowed[market.item[rows]]]
     # a market's rows are grouped by user, in time order
-    found = selection.select(market.user[rows], market.item[rows], market.n_items, noise)
-    if len(found) < FEWEST:
+    found = selection.select(market.user[rows], market.item[rows], market.n_items, noise, spare=spare)
+    return Catalogue("discovered", market.item_ids[found.items]), found.spare
+
+
+def check_discovered(market: str, catalogue: Catalogue) -> None:
+    """Refuse a catalogue that no run is worth.
+
+    Raises:
+        DataError: fewer than ``FEWEST`` items are left; how many is part of the release, and may be said.
+    """
+    if len(catalogue) < FEWEST:
         raise DataError(
-            f"market {market.name}: privacy.catalogue: discovered: only {len(found)} items have enough users, of "
-            f"{FEWEST} that a run needs; give data.markets.{market.name}.catalogue, or raise privacy.shares.catalogue "
+            f"market {market}: privacy.catalogue: discovered: only {len(catalogue)} items have enough users, of "
+            f"{FEWEST} that a run needs; give data.markets.{market}.catalogue, or raise privacy.shares.catalogue "
             "or privacy.epsilon"
         )
-    return Catalogue("discovered", market.item_ids[found])

@@ -61,7 +61,7 @@ def enter_account(
     fingerprint, nonce = account.fingerprint(pairs), secrets.token_hex(16)
     known = list(kept["nonces"])
     write_json(path, {**kept, "fingerprint": fingerprint, "nonces": [*known, nonce]})
-    started = account.start(fingerprint, Spending(run, plan.views()), known=known, nonce=nonce)
+    started = account.start(fingerprint, _spending(run, plan), known=known, nonce=nonce)
     courses = kept["courses"]
     if started.again or not courses:
         courses = {**courses, str(len(courses)): len(started.earlier)}
@@ -85,6 +85,18 @@ def _note(earlier: Iterable[Spending]) -> Release:
         depends_on=(),
         remark=str(len(runs)),
         view_events=events,
+        coordinates=sum(run.coordinates for run in runs),
+        extra_delta=sum(run.extra_delta for run in runs),
+    )
+
+
+def _spending(run: str, plan: SpendingPlan) -> Spending:
+    releases = list(plan.releases())
+    return Spending(
+        run,
+        plan.views(),
+        sum(release.coordinates for release in releases),
+        sum(release.extra_delta for release in releases),
     )
 
 

@@ -135,12 +135,12 @@ def open_federation(
     if members is None:
         (state / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
         directories = {name: state / "keys" / name for name in (*markets, SERVER)}
-        here = market_sizes(sorted(markets), markets)
+        here = market_sizes(config, sorted(markets), markets)
         local = AggregationPlan.of(config, len(here), shared_noise(config, here))
         members, server = local_ceremony(local, directories, config.aggregation.rotate_after, here)
     first = next(iter(members.values()))
     bundle = first.bundle
-    sizes = market_sizes(bundle.markets, markets, bundle.sizes)
+    sizes = market_sizes(config, bundle.markets, markets, bundle.sizes)
     plan = AggregationPlan.of(config, len(sizes), shared_noise(config, sizes))
     check_bundle(bundle, plan, first.directory.path)
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
@@ -154,7 +154,7 @@ def open_federation(
         entrance = (
             Entrance("", []) if account is None else enter_account(account, directory, run, plans[name], prepared)
         )
-        ledger.open(commitments(run, plans[name], prepared.catalogue.stated(), bundle, directory, entrance.data))
+        ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
         masks[name] = load_masks(name, _mask_file(directory, name), _masked_before(run, ledger))
         aggregator = plan.market(member.directory.key(member.identity), masks[name])
         doors[name] = Door(
@@ -182,19 +182,29 @@ def open_federation(
 
 
 def market_sizes(
-    names: Sequence[str], markets: Mapping[str, PreparedMarket], signed: Mapping[str, tuple[int, int]] | None = None
+    config: Config,
+    names: Sequence[str],
+    markets: Mapping[str, PreparedMarket],
+    signed: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, MarketSize]:
     """Public sizes of the named markets, users and items: those in this process as they are, others as they signed.
+
+    The number of items is 0 where the catalogue is yet to be discovered: what the rows hold is private.
 
     Raises:
         ConfigError: the federation's bundle states another size of a market in this process.
     """
     found = {name: MarketSize(*size) for name, size in (signed or {}).items()}
     for name, prepared in markets.items():
-        own = MarketSize(prepared.market.n_users, prepared.market.n_items)
+        items = 0 if config.catalogue == "discovered" else prepared.market.n_items
+        own = MarketSize(prepared.market.n_users, items)
         if found.setdefault(name, own) != own:
             raise ConfigError(f"market {name}: the federation's bundle states {found[name]}, the data have {own}")
     return {name: found.get(name, UNKNOWN) for name in names}
+
+
+def _known_catalogue(config: Config, prepared: PreparedMarket) -> dict[str, Any]:
+    return {"kind": config.catalogue} if config.catalogue == "discovered" else prepared.catalogue.stated()
 
 
 def commitments(
@@ -284,7 +294,9 @@ def make_server(
 ) -> AggregationServer:
     """The server of a run; it gets public material and its own identity only."""
     n_markets = len(bundle.markets)
-    plan = AggregationPlan.of(config, n_markets, shared_noise(config, market_sizes(bundle.markets, {}, bundle.sizes)))
+    plan = AggregationPlan.of(
+        config, n_markets, shared_noise(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
+    )
     check_bundle(bundle, plan, directory)
     return AggregationServer(
         run=run,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +18,13 @@ import numpy as np
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.ctr.private import PrivateTraining
+from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
-from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.federation.door import Result, Transaction
 from fedmm_secure.federation.parties import Federation
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -29,6 +33,33 @@ from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
+
+
+def discover_catalogues(
+    federation: Federation, markets: Mapping[str, PreparedMarket]
+) -> tuple[Federation, Mapping[str, PreparedMarket]]:
+    """Find the catalogues, where configured: everything after this knows the items that were found, and no others.
+
+    Raises:
+        DataError: a catalogue is too small for a run.
+    """
+    if federation.config.catalogue != "discovered":
+        return federation, markets
+    found, plans = {}, {}
+    for name, prepared in markets.items():
+        whole, plan = prepared.whole, federation.plans[name]
+
+        def draw(noise: NoiseSource, whole: WholeMarket = whole, plan: SpendingPlan = plan) -> Result:
+            catalogue, spare = discover(whole.market, whole.split.train, plan.selection(), noise, spare=ENOUGH)
+            return Result(catalogue.text, spare)
+
+        keep = private_store(federation.directory, name).directory / "catalogue.txt"
+        data = federation.doors[name].perform(plan.catalogue(), draw, keep)
+        catalogue = Catalogue.of("discovered", data.decode().splitlines())
+        check_discovered(name, catalogue)
+        found[name] = within(whole, catalogue, federation.config.data)
+        plans[name] = plan.with_items(len(catalogue))
+    return replace(federation, plans=plans), found
 
 
 def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEmbedding:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
+from fedmm_secure.guarantee.stages import CATALOGUE, COUNTS, CTR, EMBEDDING, QUANTIZER
 from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
 
 # Of ε and δ, kept back from the noise's continuous law: what the discrete law and the sampler cost (see
@@ -37,6 +37,8 @@ def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
     if privacy.epsilon is None:
         return []
     shares, stages = privacy.shares, []
+    if privacy.catalogue == "discovered":
+        stages.append(PlannedStage(CATALOGUE, shares.catalogue))
     if config.private_embedding:
         private = config.embedding.private
         iterations = 1 if private.uses_gram(n_items) else private.iterations
@@ -49,14 +51,23 @@ def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
     return stages
 
 
+def extra_delta_share(config: Config) -> float:
+    """Share of δ for failures that no mechanism's event carries: that an item of one user alone is published."""
+    privacy = config.privacy
+    return privacy.discovery.delta_share if privacy.catalogue == "discovered" and privacy.epsilon is not None else 0.0
+
+
 def plan_noise(config: Config, n_items: int, delta: float) -> dict[str, float]:
     """Noise multipliers that spend one market's ε over all stages and repetitions; empty without DP."""
     stages = planned_stages(config, n_items)
     if not stages or config.privacy.epsilon is None:
         return {}
-    epsilon = config.privacy.epsilon * (1.0 - RESERVE)
+    epsilon, left = (
+        config.privacy.epsilon * (1.0 - RESERVE),
+        delta * (1.0 - extra_delta_share(config)) * (1.0 - RESERVE),
+    )
     try:
-        return dict(_solved(tuple(stages), epsilon, delta * (1.0 - RESERVE)))
+        return dict(_solved(tuple(stages), epsilon, left))
     except ValueError as error:
         raise ConfigError(
             f"privacy.epsilon: {config.privacy.epsilon:g} at delta {delta:.2g} cannot be planned: {error}"

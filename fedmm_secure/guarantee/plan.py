@@ -25,6 +25,7 @@ from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_s
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
     COUNTS,
     CTR,
     DECRYPTED_VIEWS,
@@ -40,6 +41,7 @@ from fedmm_secure.guarantee.stages import (
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import randomised_response_event
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
+from privacy.mechanisms.partition_selection import PartitionSelection
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class SpendingPlan:
             ConfigError: the size of a market is not known.
         """
         return shared_noise(self.config, self.sizes, self.noise.get(QUANTIZER))
+
+    def with_items(self, items: int) -> SpendingPlan:
+        """The plan once the catalogue was found."""
+        size = MarketSize(self.size.users, items)
+        return replace(self, sizes={**self.sizes, self.market: size})
 
     @property
     def size(self) -> MarketSize:
@@ -127,6 +134,8 @@ class SpendingPlan:
     def releases(self) -> Iterator[Release]:
         """Everything that is charged or noted, in order; every round in its first attempt."""
         config = self.config
+        if CATALOGUE in self.noise:
+            yield self.catalogue()
         if config.private_embedding:
             yield self.counts()
             yield self.embedding()
@@ -154,13 +163,37 @@ class SpendingPlan:
         return config.private_embedding and not config.private_ctr and config.privacy.refine
 
     @property
+    def _items_from(self) -> tuple[str, ...]:
+        return (CATALOGUE,) if CATALOGUE in self.noise else ()
+
+    @property
     def _published(self) -> tuple[str, ...]:
         return RELEASED if self.config.private_ctr else ()
+
+    def selection(self) -> PartitionSelection:
+        """The mechanism that finds the catalogue."""
+        return self.config.privacy.discovery.choices(self.noise[CATALOGUE], self.delta)
+
+    def catalogue(self) -> Release:
+        """The items that enough users have; everything else is computed of them alone."""
+        found = self.selection()
+        return Release(
+            CATALOGUE,
+            "partition selection, weighted Gaussian thresholding",
+            found.event,
+            1.0,
+            self._published,
+            (),
+            coordinates=found.most_drawn(self.size.users) + ENOUGH,
+            extra_delta=found.delta,
+        )
 
     def counts(self) -> Release:
         event = GaussianDpEvent(self.noise[COUNTS])
         coordinates = self.size.items + ENOUGH
-        return Release(COUNTS, "noisy item counts", event, 1.0, self._published, (), coordinates=coordinates)
+        return Release(
+            COUNTS, "noisy item counts", event, 1.0, self._published, self._items_from, coordinates=coordinates
+        )
 
     def embedding(self) -> Release:
         private, single = self.config.embedding.private, GaussianDpEvent(self.noise[EMBEDDING])
@@ -176,7 +209,7 @@ class SpendingPlan:
 
     def raw_embedding(self) -> Release:
         mechanism = f"none: {self.config.embedding.kind} on raw interactions"
-        return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), ())
+        return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), self._items_from)
 
     def round(self, seed: int, round: int, attempt: int = 0) -> Release:
         """The update of one round, in its first attempt; later ones send the same and spend nothing (``again``)."""

@@ -237,10 +237,10 @@ def read_tensors(data: bytes, expected: Expected) -> dict[str, Array]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         _refuse_large(sum(entry.file_size for entry in archive.infolist()), expected)
         storages = sum("/data/" in entry.filename for entry in archive.infolist())
-        if storages != len(expected):
-            raise PublicationError(f"{storages} storages where {len(expected)} tensors are expected")
     tensors = _flat(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     _compare_names(set(tensors), expected, len(tensors))
+    if storages != len(expected):
+        raise PublicationError(f"{storages} storages for {len(expected)} tensors")
     found = {}
     for name, tensor in tensors.items():
         _compare(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), expected)

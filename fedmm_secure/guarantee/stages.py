@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+CATALOGUE = "catalogue"
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 MODEL, ITEM_CODES, USER_CODES = "quantizer-model", "item-codes", "user-codes"
-STAGES = (COUNTS, EMBEDDING, QUANTIZER, CTR)
-PUBLISHING = (COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES)
+STAGES = (CATALOGUE, COUNTS, EMBEDDING, QUANTIZER, CTR)
+PUBLISHING = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES)
 
 DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
 VIEWS = ("server", *DECRYPTED_VIEWS)

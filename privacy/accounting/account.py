@@ -39,10 +39,14 @@ class Spending:
     Attributes:
         run: id of the run.
         events: by view, everything that the view will observe, upstream stages included.
+        coordinates: values of discrete noise that are drawn in all, at most.
+        extra_delta: probability of failure that the events do not carry.
     """
 
     run: str
     events: Mapping[str, DpEvent]
+    coordinates: int = 0
+    extra_delta: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class PrivacyAccount:
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "nonce": nonce}
             if going_on is None:
                 line["events"] = {view: event_to_data(event) for view, event in spending.events.items()}
+                line |= {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
             else:
                 line["follows"] = going_on.nonce
             append_line(self.path, canonical_json(line) + b"\n")
@@ -141,7 +146,8 @@ class PrivacyAccount:
                     course.nonce = nonce
                 else:
                     events = {view: event_from_data(data) for view, data in line["events"].items()}
-                    found.append(_Course(Spending(line["run"], events), nonce))
+                    drawn, failing = int(line["coordinates"]), float(line["extra_delta"])
+                    found.append(_Course(Spending(line["run"], events, drawn, failing), nonce))
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
@@ -49,8 +50,18 @@ def view_entries(entries: Sequence[Entry], view: str) -> list[Entry]:
     return depended_on(entries, [entry for entry in entries if view in entry.audience])
 
 
+class Drawn(Protocol):
+    """What composition needs to know of a release, or of a run, beside its event."""
+
+    @property
+    def coordinates(self) -> int: ...
+
+    @property
+    def extra_delta(self) -> float: ...
+
+
 def composed_epsilon(
-    events: Sequence[DpEvent], entries: Sequence[Entry], delta: float, accountant: Accountant = pld_epsilon
+    events: Sequence[DpEvent], entries: Sequence[Drawn], delta: float, accountant: Accountant = pld_epsilon
 ) -> float:
     """ε at ``delta`` of events whose noise is discrete, drawn as the entries say; ``inf`` if any part is not private.
 
@@ -105,13 +116,14 @@ def changed_rows(guarantee: Guarantee) -> Guarantee:
 def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarantee:
     """Guarantee against a view that observed this run and those before it on the same data."""
     delta, unit = entries[0].delta, entries[0].unit
-    earlier = [entry.event_for(view) for entry in entries if entry.stage == EARLIER_RUNS]
+    others = [entry for entry in entries if entry.stage == EARLIER_RUNS]
+    earlier = [entry.event_for(view) for entry in others]
     basis = "plain composition of this run with the runs before it that the privacy account holds"
     # many runs make many distinct steps: still an upper bound, a fraction of a per mille looser and ten times as fast
     accountant = partial(pld_epsilon, interval=COARSE) if _any_step(earlier) else pld_epsilon
     observed = view_entries(entries, view)
     events = [entry.event_for(view) for entry in observed]
-    return _guarantee([*events, *earlier], observed, delta, unit, basis, accountant)
+    return _guarantee([*events, *earlier], [*observed, *others], delta, unit, basis, accountant)
 
 
 def _any_step(events: Sequence[DpEvent]) -> bool:

@@ -55,7 +55,7 @@ class Bundle:
         aggregation: kind, fixed-point format and encryption parameters.
         key_fingerprint: of the shared CKKS key; empty where there is none.
         rotate_after: rounds that the key may protect; None is no limit.
-        sizes: public numbers of users and items of the markets that stated them.
+        sizes: public numbers of users and items of the markets that stated them; 0 items are yet to be found.
         signature: of the rest, by the founder.
     """
 
@@ -69,7 +69,8 @@ class Bundle:
     signature: str
 
     def __post_init__(self) -> None:
-        if not self.sizes.keys() <= set(self.markets) or min(map(min, self.sizes.values()), default=1) < 1:
+        positive = all(users >= 1 and items >= 0 for users, items in self.sizes.values())
+        if not positive or not self.sizes.keys() <= set(self.markets):
             raise ValueError("sizes of markets are positive, and of markets in the federation")
         if self.epoch < 1 or SERVER not in self.cards or self.founder not in self.markets:
             raise ValueError("an epoch, a server and a founder among the markets are expected")

@@ -68,6 +68,19 @@ def threshold(items_per_user: int, noise_multiplier: float, delta: float) -> flo
 
 
 @dataclass(frozen=True)
+class Selected:
+    """What partition selection releases.
+
+    Attributes:
+        items: ascending, ``(n_selected,)``.
+        spare: ``(spare,)``, noise alone, in grid units.
+    """
+
+    items: IntArray
+    spare: IntArray
+
+
+@dataclass(frozen=True)
 class PartitionSelection:
     """The mechanism.
 
@@ -113,16 +126,20 @@ class PartitionSelection:
         np.add.at(total, item, weight[user])
         return total
 
-    def select(self, user: IntArray, item: IntArray, n_items: int, noise: NoiseSource) -> IntArray:
-        """Items that enough users have, ascending ``(n_selected,)``.
+    def most_drawn(self, users: int) -> int:
+        """Values of noise that are drawn for ``users`` users at most: how many items they have is private."""
+        return users * self.items_per_user
+
+    def select(self, user: IntArray, item: IntArray, n_items: int, noise: NoiseSource, *, spare: int = 0) -> Selected:
+        """Items that enough users have, and ``spare`` values of the noise.
 
         Noise is drawn for the items that occur, each its own: an item that no user has is never published, whatever a
         draw for it would have been, and the threshold pays for the difference that this makes.
         """
         total = self.sums(user, item, n_items)
         present = np.flatnonzero(total)
-        noisy = total[present] + noise.discrete_gaussian(len(present), levels=self.grid.levels)
-        return np.asarray(present[noisy > self.grid_threshold])
+        drawn, left = noise.gaussian_with_spare(len(present), spare, levels=self.grid.levels)
+        return Selected(np.asarray(present[total[present] + drawn > self.grid_threshold]), left)
 
 
 def _last_items(user: IntArray, item: IntArray, most: int) -> tuple[IntArray, IntArray]:

@@ -11,7 +11,7 @@ import pytest
 
 from fedmm_secure.collaborative.private import DPSVDEmbedding, release_counts
 from fedmm_secure.config import config_from_data
-from fedmm_secure.data.discovery import discover
+from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import history_matrix
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import DataError
@@ -134,7 +134,7 @@ def test_a_discovery_of_many_draws_never_shows_it_and_finds_the_common_items(pre
     source = NoiseSource.from_seed(1)
     lengths = set()
     for index in range(300):
-        found = selection.select(whole.user, whole.item, whole.n_items, source.derive(index))
+        found = selection.select(whole.user, whole.item, whole.n_items, source.derive(index)).items
         assert target not in found
         lengths.add(len(found))
     assert max(lengths) == 20
@@ -143,6 +143,8 @@ def test_a_discovery_of_many_draws_never_shows_it_and_finds_the_common_items(pre
 def test_a_discovery_too_small_to_run_with_is_refused_in_words_that_follow_from_the_release(prepared):
     _, market = prepared(True, "discovered")
     whole = market.whole
+    selection = PartitionSelection(8, 0.5, 1e-9)
+    catalogue, _ = discover(whole.market, whole.split.train, selection, NoiseSource.from_seed(1))
     with pytest.raises(DataError, match="only 20 items have enough users") as caught:
-        discover(whole.market, whole.split.train, PartitionSelection(8, 0.5, 1e-9), NoiseSource.from_seed(1))
+        check_discovered(whole.market.name, catalogue)
     assert RARE not in str(caught.value)

@@ -12,6 +12,7 @@ from attacks.auditing.faults import FAULTS
 from attacks.membership.scores import SCORES
 from experiments.attack import ATTACKS
 from experiments.compliance.evidence import read_attacks
+from experiments.run_directory import read_noise
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
@@ -144,11 +145,11 @@ def test_audit_of_a_configuration_prints_a_verdict_for_each_stage(capsys, tmp_pa
 
 
 def test_audit_fails_where_the_ledger_claims_more_than_the_noise_gives(private_run, copied, capsys):
-    """The run added a tenth of the noise that its ledger states."""
+    """The mechanisms add a tenth of the noise that the ledger states."""
     run = copied(private_run)
-    path = run / "state" / "budget" / "m0.json"
-    path.write_text(json.dumps({stage: 0.1 * value for stage, value in json.loads(path.read_text()).items()}))
-    status, out, _ = fedmm(capsys, "audit", run, "--market", "m0", "--canaries", 300)
+    tenth = {stage: 0.1 * value for stage, value in read_noise(run, "m0").items()}
+    with patch("experiments.audit.read_noise", lambda directory, market: tenth):
+        status, out, _ = fedmm(capsys, "audit", run, "--market", "m0", "--canaries", 300)
     assert status == 1
     assert "VIOLATED" in out
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from unittest.mock import patch
 
 import jsonschema
@@ -26,6 +27,8 @@ from experiments.compliance.evidence import (
 )
 from experiments.compliance.judgement import colour, judge
 from experiments.compliance.signing import page
+from fedmm_secure.federation.closing import closing_text
+from privacy.accounting.ledger import GENESIS, encode_line
 from privacy.aggregation.identities import Identity
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
@@ -212,23 +215,38 @@ def test_a_self_signed_lie_does_not_follow_from_its_contents(signed, tmp_path, c
     assert "verdict does not follow" in err
 
 
-def test_a_rewritten_ledger_no_longer_fits_the_report(signed, capsys):
-    """A whole ledger rewritten consistently passes a check of the run alone; the signed head hash gives it away."""
-    from dataclasses import replace
+def rewritten(path, run, signer):
+    """The ledger of a market on other data, chained and closed anew."""
+    lines, head = [], GENESIS
+    for number, raw in enumerate(path.read_bytes().splitlines()):
+        found = json.loads(raw)
+        kind, body = found["kind"], found["body"]
+        if kind == "open":
+            body["commitments"]["data"] = "ab" * 32
+        if kind == "charge" and body["data"]:
+            body["data"] = "ab" * 32
+        if kind == "close":
+            statement = {key: value for key, value in body["statement"].items() if key not in ("card", "signature")}
+            value = signer.sign(closing_text(path.stem, run, head, statement)).hex()
+            body = {"statement": {**statement, "card": asdict(signer.card), "signature": value}}
+        line, head = encode_line(kind, body, number, head)
+        lines.append(line)
+    path.write_bytes(b"".join(lines))
+    return head
 
-    from privacy.accounting.ledger import Ledger, read_ledger
 
+def test_a_ledger_that_its_owner_rewrites_no_longer_fits_the_report(signed, owner, capsys):
+    """It passes a check of the run alone: nothing in it is secret from its owner. The signed head hash tells."""
+    document = data(signed)["document"]
     path = signed / "ledger" / "m0.jsonl"
-    entries, head = read_ledger(path)
-    path.unlink()
-    forged = Ledger(path)
-    for entry in entries:
-        forged.append(replace(entry, mechanism=entry.mechanism + " "))
+    head = rewritten(path, document["run"]["id"], Identity.load(owner))
     assert call("verify", signed) == 0
     status, _, err = fedmm(capsys, "verify", signed / "compliance.json")
     assert status == 1
     assert "markets.m0.ledger.head" in err
     assert head in err
+    rewritten(path, document["run"]["id"], Identity.generate("somebody"))  # who lacks the owner's key signs as another
+    assert "markets.m0.ledger.closed_by" in fedmm(capsys, "verify", signed / "compliance.json")[2]
 
 
 def refusal(run, capsys, *options):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedmm_secure.config_privacy import DiscoveryConfig
-from fedmm_secure.data.discovery import FEWEST, discover
+from fedmm_secure.data.discovery import FEWEST, check_discovered, discover
 from fedmm_secure.data.market import build_market
 from fedmm_secure.data.prepare import prepare, within
 from fedmm_secure.errors import DataError
@@ -32,7 +32,8 @@ def everything(found):
 
 def test_common_items_are_found_and_a_users_own_are_not():
     found = market()
-    catalogue = discover(found, everything(found), EASY, NoiseSource.from_seed(0))
+    catalogue, spare = discover(found, everything(found), EASY, NoiseSource.from_seed(0), spare=5)
+    assert spare.shape == (5,)
     assert catalogue.kind == "discovered"
     assert catalogue.items.tolist() == [f"i{item:03d}" for item in range(60)]
 
@@ -41,21 +42,21 @@ def test_an_id_that_no_catalogue_can_hold_is_not_published_however_common():
     found = market(own="plain")
     rows = everything(found)
     wide = PartitionSelection(10, 0.5, 1e-3)
-    assert "plain" in discover(found, rows, wide, NoiseSource.from_seed(0)).items
+    assert "plain" in discover(found, rows, wide, NoiseSource.from_seed(0))[0].items
     found = market(own="x\ty")
-    assert "x\ty" not in discover(found, rows, wide, NoiseSource.from_seed(0)).items
+    assert "x\ty" not in discover(found, rows, wide, NoiseSource.from_seed(0))[0].items
 
 
 def test_only_the_given_rows_are_looked_at():
     found = market()
     early = np.flatnonzero(found.item_ids[found.item] != "i007")
-    assert "i007" not in discover(found, early, EASY, NoiseSource.from_seed(0)).items
+    assert "i007" not in discover(found, early, EASY, NoiseSource.from_seed(0))[0].items
 
 
 def test_too_few_items_end_the_run_with_one_line():
     found = market(n_items=30, name="in")
     with pytest.raises(DataError, match=r"market in: privacy.catalogue: discovered: only 30 items .* of 50") as caught:
-        discover(found, everything(found), EASY, NoiseSource.from_seed(0))
+        check_discovered(found.name, discover(found, everything(found), EASY, NoiseSource.from_seed(0))[0])
     assert "\n" not in str(caught.value)
     assert FEWEST == 50
 
@@ -63,7 +64,7 @@ def test_too_few_items_end_the_run_with_one_line():
 def test_a_market_goes_on_with_what_was_found():
     config = tiny(data={"synthetic": {"markets": 3, "users": 300, "items": 120}}).data
     prepared = prepare(market(), config)
-    catalogue = discover(prepared.whole.market, prepared.whole.split.train, EASY, NoiseSource.from_seed(1))
+    catalogue, _ = discover(prepared.whole.market, prepared.whole.split.train, EASY, NoiseSource.from_seed(1))
     narrowed = within(prepared.whole, catalogue, config)
     assert narrowed.market.item_ids.tolist() == catalogue.items.tolist()
     assert narrowed.whole.test.sha256() == prepared.whole.test.sha256()

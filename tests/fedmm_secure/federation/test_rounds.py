@@ -168,12 +168,12 @@ def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(t
 def test_distributed_noise_without_the_size_of_a_market_is_refused(tiny_markets):
     config = tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation=MASKED)
     with pytest.raises(ConfigError, match="size of market m2 is missing"):
-        shared_noise(config, market_sizes(["m0", "m1", "m2"], {"m0": tiny_markets["m0"]}, {"m1": (80, 40)}))
+        shared_noise(config, market_sizes(config, ["m0", "m1", "m2"], {"m0": tiny_markets["m0"]}, {"m1": (80, 40)}))
 
 
 def test_a_market_whose_size_is_not_what_the_bundle_states_is_refused(tiny_markets):
     with pytest.raises(ConfigError, match="m0: the federation's bundle states"):
-        market_sizes(["m0", "m1", "m2"], {"m0": tiny_markets["m0"]}, {"m0": (8000, 40)})
+        market_sizes(tiny(), ["m0", "m1", "m2"], {"m0": tiny_markets["m0"]}, {"m0": (8000, 40)})
 
 
 def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, tmp_path):
@@ -220,3 +220,9 @@ def test_distributed_noise_needs_masks():
     for kind in ("plaintext", "ckks"):
         with pytest.raises(ConfigError, match=r"needs aggregation\.kind: masked-ckks"):
             tiny(embedding={"kind": "svd"}, privacy=DISTRIBUTED, aggregation={"kind": kind})
+
+
+def test_dates_that_follow_from_everyones_rows_do_not_split_a_private_run():
+    tiny(data={"split": "global-date"})
+    with pytest.raises(ConfigError, match="global-date takes its dates from all users' rows"):
+        tiny(data={"split": "global-date"}, privacy={"epsilon": 8.0})

@@ -1,15 +1,25 @@
 import json
+import os
 
 import pytest
 from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting import ledger_check
 from privacy.accounting.events import dp_sgd_event
 from privacy.accounting.guarantees import conditional_guarantee, view_guarantee
-from privacy.accounting.ledger import Entry, Ledger, LedgerError, depended_on, read_ledger
-from privacy.accounting.ledger_check import verify_ledger
+from privacy.accounting.ledger import (
+    CHARGE,
+    GENESIS,
+    Entry,
+    Ledger,
+    LedgerError,
+    depended_on,
+    encode_line,
+    read_ledger,
+)
+
+OPENING = {"run": "r", "users": 10}
 
 
 def entry(stage="quantizer/0", event=None, audience=("market",), depends_on=(), **more):
@@ -29,53 +39,137 @@ def entry(stage="quantizer/0", event=None, audience=("market",), depends_on=(), 
 
 @pytest.fixture
 def path(tmp_path):
+    """An opening line, and two rounds, each charged and sealed."""
     ledger = Ledger(tmp_path / "de.jsonl")
-    for round in range(4):
-        ledger.append(entry(round=round))
+    ledger.open(OPENING)
+    for round in range(2):
+        ledger.seal(ledger.charge(entry(round=round), data="rows", key=f"key {round}"), f"digest {round}", "meter")
     return ledger.path
 
 
+def lines_of(path):
+    return path.read_bytes().splitlines(keepends=True)
+
+
 def test_a_ledger_reads_back_what_was_written(path):
-    entries, head = read_ledger(path)
-    assert [found.round for found in entries] == [0, 1, 2, 3]
-    assert head == Ledger(path).head
+    found = read_ledger(path)
+    assert found.kinds == ("open", "charge", "seal", "charge", "seal")
+    assert found.opening == OPENING
+    assert [charge.entry.round for charge in found.charges] == [0, 1]
+    assert [(charge.data, charge.key, charge.line) for charge in found.charges] == [
+        ("rows", "key 0", 2),
+        ("rows", "key 1", 4),
+    ]
+    assert {sequence: seal.digest for sequence, seal in found.seals.items()} == {1: "digest 0", 3: "digest 1"}
+    assert found.released == {"digest 0", "digest 1"}
+    assert found.closing is None
+    assert found.head == Ledger(path).head
 
 
 def test_a_reopened_ledger_goes_on_with_the_chain(path):
-    Ledger(path).append(entry(round=4))
-    assert len(read_ledger(path)[0]) == 5
+    ledger = Ledger(path)
+    ledger.open(OPENING)  # the same again is nothing new
+    ledger.note(entry("refinement"))
+    ledger.close({"lines": 7})
+    found = read_ledger(path)
+    assert found.kinds == ("open", "charge", "seal", "charge", "seal", "note", "close")
+    assert [one.stage for one in found.entries] == ["quantizer/0", "quantizer/0", "refinement"]
+    assert len(found.charges) == 2
+    assert found.closing == {"lines": 7}
+
+
+def test_a_run_that_was_opened_with_something_else_is_refused(path):
+    with pytest.raises(LedgerError, match=r"de.jsonl:1: the run was opened with another users"):
+        Ledger(path).open({**OPENING, "users": 11})
+
+
+def test_a_charge_is_sealed_once_and_nothing_follows_the_last_line(path):
+    ledger = Ledger(path)
+    with pytest.raises(LedgerError, match="is sealed already"):
+        ledger.seal(ledger.charges[0], "another digest")
+    ledger.close({})
+    with pytest.raises(LedgerError, match="is closed"):
+        ledger.charge(entry(round=2))
+
+
+def test_an_append_that_fails_leaves_the_ledger_unusable_and_the_file_as_it_was(path, monkeypatch):
+    """What is on the disk is the truth: the same charge is not lost, nor counted when nothing says so."""
+    before, ledger = path.read_bytes(), Ledger(path)
+
+    def failing(descriptor):
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="input/output"):
+            ledger.charge(entry(round=2))
+    with pytest.raises(LedgerError, match="open the ledger again"):
+        ledger.charge(entry(round=2))
+    assert path.read_bytes() == before
+    assert len(Ledger(path).charges) == 2
 
 
 def test_an_edited_line_is_named(path):
-    lines = path.read_text().splitlines(keepends=True)
-    lines[1] = lines[1].replace('"noise_multiplier":1.0', '"noise_multiplier":9.0')
-    path.write_text("".join(lines))
+    lines = lines_of(path)
+    lines[1] = lines[1].replace(b'"noise_multiplier":1.0', b'"noise_multiplier":9.0')
+    path.write_bytes(b"".join(lines))
     with pytest.raises(LedgerError, match=r"de.jsonl:2: its hash does not match"):
         read_ledger(path)
 
 
 def test_an_edited_line_with_a_recomputed_hash_breaks_the_next_one(path):
-    lines = path.read_bytes().splitlines(keepends=True)
-    from privacy.accounting.ledger import _line
-
+    lines = lines_of(path)
     previous = json.loads(lines[0])["hash"]
-    lines[1], _ = _line(entry(event=dp_sgd_event(9.0, 0.1, 10), round=1), 1, previous)
+    body = {"entry": entry(event=dp_sgd_event(9.0, 0.1, 10), round=0).to_data(), "data": "rows", "key": "key 0"}
+    lines[1], _ = encode_line(CHARGE, body, 1, previous)
     path.write_bytes(b"".join(lines))
     with pytest.raises(LedgerError, match=r"de.jsonl:3: does not follow"):
         read_ledger(path)
 
 
-def test_a_dropped_line_is_named(path):
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:1] + lines[2:]))
-    with pytest.raises(LedgerError, match=r"de.jsonl:2"):
+@pytest.mark.parametrize(
+    ("order", "line"),
+    [([0, 2, 3, 4], 2), ([0, 2, 1, 3, 4], 2), ([1, 2, 3, 4], 1), ([0, 1, 3, 2, 4], 3)],
+    ids=["dropped", "swapped", "without its first", "two swapped"],
+)
+def test_a_dropped_or_moved_line_is_named(path, order, line):
+    lines = lines_of(path)
+    path.write_bytes(b"".join(lines[index] for index in order))
+    with pytest.raises(LedgerError, match=rf"de.jsonl:{line}: "):
         read_ledger(path)
 
 
-def test_swapped_lines_are_named(path):
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([lines[0], lines[2], lines[1], lines[3]]))
-    with pytest.raises(LedgerError, match=r"de.jsonl:2"):
+def chained(path, *lines):
+    head, written = GENESIS, b""
+    for number, (kind, body) in enumerate(lines):
+        raw, head = encode_line(kind, body, number, head)
+        written += raw
+    path.write_bytes(written)
+
+
+CHARGED = ("charge", {"entry": entry().to_data(), "data": "", "key": ""})
+OPENED = ("open", {"commitments": {}})
+SEALED = ("seal", {"charge": 1, "digest": "", "meter": ""})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([CHARGED], "begins with its opening line"),
+        ([OPENED, OPENED], "begins with its opening line, and has one"),
+        ([OPENED, SEALED], "no charge without a seal"),
+        ([OPENED, CHARGED, SEALED, SEALED], "no charge without a seal"),
+        ([OPENED, ("close", {"statement": {}}), CHARGED], "follows the closing line"),
+        ([OPENED, ("paid", {})], "unknown kind"),
+        ([OPENED, ("charge", {"entry": {}, "data": "", "key": ""})], "not a ledger line"),
+        ([OPENED, ("charge", [])], "not a ledger line"),
+        ([("open", {"commitments": 3})], "not a ledger line"),
+    ],
+)
+def test_a_chain_that_holds_does_not_make_a_ledger(tmp_path, lines, message):
+    path = tmp_path / "de.jsonl"
+    chained(path, *lines)
+    with pytest.raises(LedgerError, match=rf"de.jsonl:{len(lines)}: .*{message}"):
         read_ledger(path)
 
 
@@ -84,8 +178,9 @@ def test_swapped_lines_are_named(path):
 def test_no_changed_byte_is_accepted(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("ledger") / "de.jsonl"
     ledger = Ledger(path)
-    ledger.append(entry())
-    ledger.append(entry(round=1))
+    ledger.open(OPENING)
+    ledger.seal(ledger.charge(entry()), "digest")
+    ledger.close({"lines": 4})
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= data.draw(st.integers(1, 255))
@@ -96,11 +191,20 @@ def test_no_changed_byte_is_accepted(tmp_path_factory, data):
 
 def test_a_torn_last_line_is_cut_when_a_run_goes_on(path):
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"entry":{"aud')
+    path.write_bytes(whole + b'{"body":{"ent')
     with pytest.raises(LedgerError, match="incomplete"):
         read_ledger(path)  # an auditor sees it
-    assert len(Ledger(path).entries) == 4
+    assert len(Ledger(path).charges) == 2
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1e999", "NaN"], ids=["long", "infinite", "not a number"])
+def test_numbers_that_are_none_end_in_one_line(path, number):
+    lines = lines_of(path)
+    lines[1] = lines[1].replace(b'"noise_multiplier":1.0', f'"noise_multiplier":{number}'.encode())
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(LedgerError, match=r"de.jsonl:2"):
+        read_ledger(path)
 
 
 def test_what_a_stage_depends_on_counts():
@@ -133,39 +237,3 @@ def test_a_view_that_sees_ciphertexts_rests_on_encryption():
     assert found.epsilon == 0.0
     assert found.basis.startswith("computational")
     assert view_guarantee([entry(audience=("market", "server"))], "server").epsilon > 0
-
-
-def test_verification_accepts_what_the_ledger_proves(path):
-    epsilon = view_guarantee(Ledger(path).entries, "market").epsilon
-    assert verify_ledger(path, {"market": epsilon}) == []
-
-
-def test_verification_rejects_a_claim_below_what_was_spent(path):
-    epsilon = view_guarantee(Ledger(path).entries, "market").epsilon
-    found = verify_ledger(path, {"market": epsilon * 0.9})
-    assert len(found) == 1
-    assert "claimed epsilon" in found[0].what
-
-
-def test_verification_compares_the_accountants_on_a_stage_whose_inputs_are_not_private(tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path / "de.jsonl")
-    ledger.append(entry("embedding", dp_event.NonPrivateDpEvent(), audience=()))
-    ledger.append(entry("quantizer/0", depends_on=("embedding",)))
-    assert verify_ledger(ledger.path, {"market": None}) == []
-    halved = ledger_check.prv_epsilon
-    monkeypatch.setattr(ledger_check, "prv_epsilon", lambda events, delta: 0.5 * halved(events, delta))
-    (found,) = verify_ledger(ledger.path, {"market": None})
-    assert "stage quantizer" in found.where
-    assert "accountants disagree" in found.what
-
-
-def test_verification_rejects_another_markets_ledger(path):
-    other = path.with_name("fr.jsonl")
-    path.rename(other)
-    assert any("another market" in found.what for found in verify_ledger(other, {}))
-
-
-def test_verification_rejects_a_missing_or_empty_ledger(tmp_path):
-    assert verify_ledger(tmp_path / "de.jsonl", {})
-    (tmp_path / "de.jsonl").touch()
-    assert verify_ledger(tmp_path / "de.jsonl", {})

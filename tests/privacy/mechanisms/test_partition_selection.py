@@ -182,7 +182,7 @@ def test_what_is_drawn_follows_the_law():
     law, user_item = output_law(selection, pairs), arrays(pairs)
     n = 4000
     source = NoiseSource.from_seed(5)
-    drawn = [tuple(selection.select(*user_item, N_ITEMS, source.derive(i)).tolist()) for i in range(n)]
+    drawn = [tuple(selection.select(*user_item, N_ITEMS, source.derive(i)).items.tolist()) for i in range(n)]
     assert {output for output, p in law.items() if p == 0}.isdisjoint(drawn)
     common = [output for output, p in law.items() if p * n >= 5]
     observed = [drawn.count(output) for output in common]
@@ -202,8 +202,8 @@ def test_items_of_many_users_are_found_and_nothing_else_is(recwarn):
     pairs += [(100 + item, item) for item in range(3, 200)]
     user, item = np.array(pairs).T
     selection = PartitionSelection(4, 1.0, 1e-8)
-    found = selection.select(user, item, 200, NoiseSource.from_seed(0))
+    found = selection.select(user, item, 200, NoiseSource.from_seed(0)).items
     assert found.tolist() == [0, 1, 2]
-    nothing = selection.select(np.zeros(0, np.int64), np.zeros(0, np.int64), 7, NoiseSource.from_seed(0))
+    nothing = selection.select(np.zeros(0, np.int64), np.zeros(0, np.int64), 7, NoiseSource.from_seed(0)).items
     assert nothing.tolist() == []
     assert not recwarn.list

@@ -1,0 +1,77 @@
+"""``fedmm verify``: a run, or a compliance report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.options import FINDING, JsonFlag
+from experiments.reports.commands import check_report
+from experiments.verification.run import Examination, examine_run
+from fedmm_secure.errors import ConfigError
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.identities import read_card
+
+VERIFY_HELP = (
+    "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
+    "accountants, and the noise by its spare values; or a compliance report: its signature, and the run that it is "
+    "about.\n\n"
+    "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
+)
+_CHECKED = "ledgers against the plan, transcript, publications, files, epsilon by PLD and PRV, noise meter"
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="RUN|REPORT", help="A run directory, or a compliance report.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Of a report: the run to compare it with; default: the folder it stands in.")
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Of a report: the card of who must have signed it.")] = None,
+    server: Annotated[
+        Path | None, typer.Option(help="Of a deployed run: the server's directory, to add up its aggregates again.")
+    ] = None,
+    signer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CARD", help="Of a run: the card of who must have signed every ledger's last line; got from them."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    if path.is_file():
+        if server is not None or signer is not None:
+            raise ConfigError(f"{path}: --server and --signer are for run directories")
+        verified, findings = check_report(path, run, card)
+        _tell(path, verified, findings, [], {}, as_json)
+    if run is not None or card is not None:
+        raise ConfigError(f"{path}: --run and --card are for compliance reports")
+    examined = examine_run(path, server, None if signer is None else read_card(signer))
+    _tell(path, _CHECKED, examined.findings, _notes(examined), examined.to_data(), as_json)
+
+
+def _notes(examined: Examination) -> list[str]:
+    """Who signed, and what else a reader should know of a run that verifies."""
+    by_text: dict[str, list[str]] = {}
+    for market, signature in examined.signatures.items():
+        by_text.setdefault(signature.text, []).append(market)
+    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + list(examined.notes)
+
+
+def _tell(
+    path: Path, verified: str, findings: Sequence[Finding], notes: Sequence[str], more: Mapping[str, Any], as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps({"findings": [vars(found) for found in findings], **more}))
+    else:
+        for found in findings:
+            print(f"{found.where}: {found.what}", file=sys.stderr)
+        if not findings:
+            print(f"{path}: verified: {verified}")
+        for note in notes:
+            print(note)
+    raise typer.Exit(FINDING if findings else 0)

@@ -1,0 +1,56 @@
+"""A small run that publishes everything, signed with a key from outside: one for a test session, and never changed."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import run_directory
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.pipeline import run_pipeline
+from privacy.aggregation.identities import CARD_FILE, Identity
+from tests.conftest import tiny
+
+RELEASE = {"epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}, "quantizer": {"steps_per_round": 1}}
+PRIVATE = {"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}}
+BASELINES = {"baselines": ["popularity", "noisy-popularity", "noisy-recent-popularity"]}
+
+
+def release_configuration(**privacy):
+    """Everything released, in seconds."""
+    return tiny(privacy={**RELEASE, **privacy}, embedding=PRIVATE, ctr=BASELINES)
+
+
+def run_release(directory: Path, settings, signer: Identity | None = None):
+    """The metrics of a new run."""
+    run_directory.create(directory, settings)
+    return run_pipeline(settings, prepare_markets(settings.data), directory, signer=signer)
+
+
+def signers_card(run: Path) -> Path:
+    """Card of who signed the session's run."""
+    return run.parent / "auditor" / CARD_FILE
+
+
+@pytest.fixture(scope="session")
+def released_run(tmp_path_factory) -> Path:
+    """Directory of the session's run; the processes of a session share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "released"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            auditor = Identity.generate("auditor")
+            auditor.save(folder / "auditor")
+            run_release(folder / "run", release_configuration(user_codes_epsilon=2.0), auditor)
+            (folder / "done").touch()
+    return folder / "run"
+
+
+@pytest.fixture
+def released_copy(released_run, tmp_path) -> Path:
+    """A copy of it that may be changed."""
+    return Path(shutil.copytree(released_run, tmp_path / "run"))
