@@ -7,7 +7,7 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
-from privacy.mechanisms.meter import ENOUGH, response_findings, spare_coordinates
+from privacy.mechanisms.meter import ENOUGH, repeats, response_findings, spare_coordinates
 from privacy.mechanisms.meter import meter_findings as meter_findings_of
 from privacy.mechanisms.randomness import LEVELS
 
@@ -50,12 +50,13 @@ class Reading:
 def meter_findings(evidence: Evidence) -> list[Finding]:
     """Noise that is missing, or not what the ledgers state."""
     readings = list(_readings(evidence))
-    findings = list(_copies(evidence))
+    level = LEVEL / (len(readings) + 1)  # one more: whether any two of them share noise
+    findings = list(_shared(evidence, readings, level))
     for reading in readings:
         where = f"{evidence.messages.directory} market {reading.market}, {reading.group}"
         findings += [Finding(where, f"noise meter: {what}") for what in reading.missing]
         if len(reading.values):
-            problem = _problem(evidence.plans[reading.market], reading, LEVEL / len(readings))
+            problem = _problem(evidence.plans[reading.market], reading, level)
             if problem:
                 findings.append(Finding(where, f"noise meter: {problem}"))
     return findings
@@ -109,17 +110,27 @@ def _problem(plan: SpendingPlan, reading: Reading, level: float) -> str | None:
         n_values = quantizer.global_codes * quantizer.local_codes
         found = response_findings(reading.values, n_values=n_values, epsilon=epsilon, level=level)
     else:
-        gram = reading.group == EMBEDDING and config.embedding.private.uses_gram(plan.size.items)
-        found = meter_findings_of(reading.values, scale=scale(GRAM_LEVELS if gram else LEVELS), level=level)
+        found = meter_findings_of(reading.values, scale=_scale(plan, reading.group), level=level)
     alarms = [f"{finding.test}: {finding.seen}" for finding in found if finding.alarm]
     return "; ".join(alarms) or None
 
 
-def _copies(evidence: Evidence) -> Iterator[Finding]:
-    """Two releases never have the same noise: a record that is another's copy is no reading of its own."""
-    seen: dict[str, str] = {}
-    for record in evidence.messages.records:
-        if record.kind == METER:
-            if record.sha256 in seen:
-                yield Finding(evidence.messages.where(record), f"noise meter: the same values as {seen[record.sha256]}")
-            seen.setdefault(record.sha256, record.file)
+def _scale(plan: SpendingPlan, group: str) -> float:
+    """Standard deviation of a stage's noise in grid units."""
+    gram = group == EMBEDDING and plan.config.embedding.private.uses_gram(plan.size.items)
+    return scale(GRAM_LEVELS if gram else LEVELS)
+
+
+def _shared(evidence: Evidence, readings: Sequence[Reading], level: float) -> Iterator[Finding]:
+    """No two stages, rounds or markets have the same noise: a copy is no reading of its own."""
+    plans = evidence.plans
+    scales = {_scale(plans[reading.market], reading.group) for reading in readings if reading.group != USER_CODES}
+    for size in sorted(scales):
+        parts = [
+            reading.values
+            for reading in readings
+            if reading.group != USER_CODES and _scale(plans[reading.market], reading.group) == size
+        ]
+        found = repeats(parts, scale=size, level=level / len(scales))
+        if found.alarm:
+            yield Finding(str(evidence.messages.directory), f"noise meter: {found.seen}, over all markets and stages")

@@ -58,7 +58,8 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
             findings.append(Finding(str(evidence.ledger(market)), "the ledger is empty"))
             continue
         try:
-            evidence.plans[market] = plan = _plan(evidence, market, content.opening)
+            plan = _plan(evidence, market, content.opening)
+            evidence.plans[market] = _with_catalogue(evidence, market, plan)
         except (ConfigError, ValueError, TypeError, KeyError, OverflowError) as error:
             findings.append(Finding(where, f"no plan can be made of what it commits to: {error!s:.300}"))
             continue
@@ -73,15 +74,41 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
             Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")
             for field, expected, found in differences(wanted, dict(content.opening), same=_close)
         ]
-        findings += _against_policy(where, plan)
+        findings += _against_policy(where, plan) + _kind_of_catalogue(evidence, market)
     findings += _across_ledgers(evidence)
     return findings + _against_metrics(evidence)
 
 
 def _catalogue(evidence: Evidence, market: str, plan: SpendingPlan) -> dict[str, Any]:
-    """What the metrics state of a market's items, with the number that everything published has."""
-    stated = sections(evidence.metrics, "privacy", "catalogue").get(market)
-    return {**(stated if isinstance(stated, dict) else {}), "size": plan.size.items}
+    """What a first line says of a market's items: what the metrics state, with the number that everything has."""
+    if evidence.config.catalogue == "discovered":
+        return {"kind": "discovered"}  # they were not known then
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {})
+    return {**stated, "size": plan.size.items}
+
+
+def _with_catalogue(evidence: Evidence, market: str, plan: SpendingPlan) -> SpendingPlan:
+    """The plan once a catalogue was discovered; it is compared with the publication elsewhere.
+
+    Raises:
+        ValueError: the metrics do not say how many items were found.
+    """
+    if evidence.config.catalogue != "discovered":
+        return plan
+    size = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("size")
+    if type(size) is not int or not 1 <= size <= _MOST_ITEMS:
+        raise ValueError(f"a catalogue of {size!r:.50} items was discovered")
+    return plan.with_items(size)
+
+
+def _kind_of_catalogue(evidence: Evidence, market: str) -> list[Finding]:
+    """Items come from where the configuration says; markets in memory may bring the generator's for a file's."""
+    kind = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("kind")
+    configured = evidence.config.catalogue
+    if kind == configured or (kind, configured) == ("synthetic", "file"):
+        return []
+    what = f"market {market}, catalogue: says {kind!r:.50}, configured is {configured}"
+    return [Finding(str(evidence.directory / METRICS_FILE), what)]
 
 
 def _plan(evidence: Evidence, market: str, opening: Mapping[str, Any]) -> SpendingPlan:

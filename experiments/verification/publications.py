@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import torch
 from scipy import sparse
 
-from experiments.verification.evidence import Evidence
+from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import Opened, sums_of
 from fedmm_secure.artefacts import quantizer_path
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import Config
+from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.federation.transcript import PUBLICATION
 from fedmm_secure.guarantee.plan import SpendingPlan
@@ -26,6 +27,7 @@ from fedmm_secure.guarantee.publications import (
     read_tensors,
 )
 from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
     COUNTS,
     CTR,
     EMBEDDING,
@@ -41,7 +43,7 @@ from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.mechanisms.dp_svd import PrivateFactors
 
-_ORDER = (COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
+_ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 # Codes are a function of published values, computed in single precision: another processor may round a tie otherwise.
 _CODES_THAT_MAY_DIFFER = 0.01
 WORDS = "global_codebook.codewords"
@@ -58,7 +60,7 @@ def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list
         if problem:
             findings.append(Finding(evidence.messages.where(record), problem))
     for market, publications in found.items():
-        findings += _follows(evidence, market, publications)
+        findings += [*_follows(evidence, market, publications), *_found_items(evidence, market, publications)]
     return found, findings
 
 
@@ -80,6 +82,16 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
             if differing > _CODES_THAT_MAY_DIFFER:
                 what = f"{differing:.0%} of market {market}'s item codes are not what its published model gives"
                 yield Finding(f"{evidence.messages.directory} {seed_stage(ITEM_CODES, seed)}", what)
+
+
+def _found_items(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
+    """A discovered catalogue is the one that the metrics state."""
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
+    if CATALOGUE in publications.read:
+        found = Catalogue("discovered", publications.read[CATALOGUE]["items"])
+        if found.sha256 != stated:
+            where = f"{evidence.messages.directory} {CATALOGUE}"
+            yield Finding(where, f"market {market} discovered other items than its metrics state")
 
 
 def _published_embedding(publications: Publications) -> DPSVDEmbedding:
@@ -171,10 +183,14 @@ def _code_table(evidence: Evidence, market: str, plan: SpendingPlan, published: 
     if file.metadata.num_rows != rows:
         yield Finding(str(path), f"{file.metadata.num_rows} rows where {rows} codes are expected")
         return
-    table = file.read(columns=["global_code", "local_code", "kind", "seed"]).to_pandas()
+    table = file.read(columns=["id", "global_code", "local_code", "kind", "seed"]).to_pandas()
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
     for seed in evidence.config.seed:
         released = published.read.get(seed_stage(ITEM_CODES, seed))
-        items = table[(table.kind == "item") & (table.seed == seed)][["global_code", "local_code"]].to_numpy()
+        of_items = table[(table.kind == "item") & (table.seed == seed)]
+        items = of_items[["global_code", "local_code"]].to_numpy()
+        if Catalogue("declared", of_items["id"].to_numpy(dtype=object)).sha256 != stated:
+            yield Finding(str(path), f"items of seed {seed} are not those of the catalogue that the metrics state")
         if len(items) != plan.size.items:
             yield Finding(str(path), f"{len(items)} items of seed {seed} where {plan.size.items} are expected")
         elif released is not None and not np.array_equal(items, released["codes"]):

@@ -22,8 +22,19 @@ from torch import Tensor
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
+from fedmm_secure.data.catalogue import Catalogue, printable
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, ITEM_CODES, MODEL, PUBLISHING, USER_CODES
+from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
+    COUNTS,
+    CTR,
+    EMBEDDING,
+    EVALUATION,
+    ITEM_CODES,
+    MODEL,
+    PUBLISHING,
+    USER_CODES,
+)
 from privacy.accounting.ledger import stage_group
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
@@ -78,6 +89,8 @@ class Publications:
         group = stage_group(stage)
         if group not in PUBLISHING:
             raise PublicationError("is not a stage that publishes anything")
+        if group == CATALOGUE:
+            return {"items": read_items(data, self._items)}
         if group in (MODEL, CTR):
             expected = model_arrays(self.plan.config) if group == MODEL else ctr_arrays(self.plan.config, self._items)
             found = read_tensors(data, expected)
@@ -156,6 +169,20 @@ class Publications:
         if not np.isfinite(counts).all() or not np.array_equal(integers / weights, counts):
             return "counts are not multiples of the public grid's step: no discrete noise was added to them"
         return None
+
+
+def read_items(data: bytes, count: int) -> Array:
+    """Ids of a discovered catalogue: one a line, ascending, distinct, as many as everything else has items.
+
+    Raises:
+        PublicationError: the bytes are another text, or none.
+    """
+    found = Catalogue.of("discovered", data.decode().split("\n")[:-1])
+    if found.text != data or not all(found.items) or not all(map(printable, found.items)):
+        raise PublicationError("is no list of distinct ids in ascending order")
+    if len(found) != count:
+        raise PublicationError(f"holds {len(found)} items, where everything else has {count}")
+    return found.items
 
 
 def on_grid(values: Array, grid: Grid) -> bool:

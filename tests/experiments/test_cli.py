@@ -136,13 +136,13 @@ def _edit_bundle(run):
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
-        (_edit_ledger, "m1.jsonl: 3"),
+        (_edit_ledger, "m1.jsonl:3: "),
         (_claim("market", "epsilon", 8.0), "view market: claimed epsilon 8"),
         (_claim("market", "delta", 1e-9), "market m1, market.delta: says 1e-09"),
         (_claim("profile", "epsilon", 1.0), "market m1, profile.epsilon: says 1.0, the ledger gives None"),
         (_swap_ledgers, "another market"),
         (_edit_message, "0001-update-m1.bin"),
-        (_add_unledgered_message, "without a line in its ledger"),
+        (_add_unledgered_message, "is in another file than its record says"),
         (_rewrite_aggregate(_round_before), "its header is of another message"),
         (_rewrite_aggregate(_another_sum), "round 2: the aggregate is not the sum of the recorded updates"),
         (_rewrite_aggregate(_another_signer), "0002-aggregate-server.bin: not signed by server"),
