@@ -156,10 +156,12 @@ class _Walk:
     def _earlier_runs(self, line: Line) -> None:
         """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""
         entry, plan = line.entry, self._plan
-        fixed = (entry.market, entry.delta, entry.audience, entry.depends_on, entry.coordinates, entry.extra_delta)
+        fixed = (entry.market, entry.delta, entry.audience, entry.depends_on)
         right = (
             line.charge is None
-            and fixed == (plan.market, plan.delta, (), (), 0, 0.0)
+            and fixed == (plan.market, plan.delta, (), ())
+            and entry.coordinates >= 0
+            and entry.extra_delta >= 0.0
             and entry.event == NoOpDpEvent()
             and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
             and isinstance(entry.remark, str)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
 
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
@@ -137,6 +137,10 @@ class PrivacyAccount:
             try:
                 line: dict[str, Any] = json.loads(raw)
                 if line["fingerprint"] != fingerprint:
+                    continue
+                if "nonce" not in line:  # of a version whose noise had a seed of 32 bits, which can be found
+                    raw_events = dict.fromkeys(line["events"], NonPrivateDpEvent())
+                    found.append(_Course(Spending(line["run"], raw_events), ""))
                     continue
                 nonce = str(line["nonce"])
                 if "follows" in line:

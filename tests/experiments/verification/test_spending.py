@@ -347,7 +347,8 @@ def test_a_ledger_says_what_earlier_runs_spent(tmp_path):
         {"audience": ("release",)},
         {"delta": 0.5},
         {"view_events": {"somebody": NoOpDpEvent()}},
-        {"coordinates": 5},
+        {"coordinates": -5},
+        {"extra_delta": -1e-9},
     ],
 )
 def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):
@@ -355,3 +356,10 @@ def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):
     for release in planned(written):
         written.add(release)
     assert "m0.jsonl:3: is no note of earlier runs" in written.findings()
+
+
+def test_a_note_of_earlier_runs_says_what_their_noise_was_drawn_from(written):
+    written.note(EARLIER, coordinates=10_000, extra_delta=1e-6)
+    for release in planned(written):
+        written.add(release)
+    assert written.findings() == []

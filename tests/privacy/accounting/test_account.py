@@ -155,3 +155,13 @@ def test_an_account_that_cannot_be_written_says_what_to_set(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AccountError, match=r"set privacy\.account"):
         PrivacyAccount(tmp_path / "file" / "privacy.account").fingerprint(ROWS)
+
+
+def test_a_run_of_a_version_whose_noise_could_be_removed_counts_as_one_without(account):
+    print_ = account.fingerprint(ROWS)
+    event = {"kind": "gaussian", "noise_multiplier": 10.0}
+    account.path.write_text(json.dumps({"fingerprint": print_, "run": "old", "events": {"market": event}}) + "\n")
+    (earlier,) = Copy(account, "new").start().earlier
+    assert earlier.run == "old"
+    assert pld_epsilon([earlier.events["market"]], 1e-5) == float("inf")
+    assert charged(account) == ["old", "new"]

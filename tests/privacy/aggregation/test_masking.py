@@ -196,7 +196,7 @@ def test_a_mask_key_is_not_shown():
 
 
 def test_the_same_vector_may_be_masked_again_and_no_other():
-    """After a failure between masking and sending: the same mask once more; another vector would show the difference."""
+    """After a failure between masking and sending: the same mask again; another would show the difference."""
     masks = fresh_masks()["a"]
     drawn = masks.draw(binding(), LENGTH, BITS, b"one vector")
     np.testing.assert_array_equal(masks.draw(binding(), LENGTH, BITS, b"one vector"), drawn)
