@@ -28,23 +28,25 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
 
     Signal-to-noise is what the stage could reach at best. Counts: an item of average popularity, over the noise.
     Embedding: users spread evenly over the factors, over the noise's spectral norm. DP-SGD: a step on which all
-    gradients agree, over the noise's norm.
+    gradients agree, over the noise's norm. None where it depends on rows, or on items that are yet to be discovered:
+    how many those are is private, so nothing here may follow from it.
     """
     delta = config.privacy.delta_for(market.n_users)
     others = {f"market {number}": MarketSize(0, 0) for number in range(1, n_markets)}
-    plan = SpendingPlan.of(config, market.name, {market.name: MarketSize(market.n_users, market.n_items), **others})
+    items = None if config.catalogue == "discovered" else market.n_items
+    plan = SpendingPlan.of(config, market.name, {market.name: MarketSize(market.n_users, items or 0), **others})
     noise, stages, views = plan.noise, plan.stages, plan.views()
     events = {name: plan.stage_event(name) for name in stages}
-    ratios = _signal_to_noise(config, market, noise)
+    ratios = _signal_to_noise(config, market.n_users, items, noise)
     return {
         "users": market.n_users,
-        "items": market.n_items,
+        "items": items,
         "delta": delta,
         "stages": {
             name: {
                 "epsilon": pld_epsilon([events[name]], delta),
                 "noise_multiplier": noise[name],
-                "signal_to_noise": ratios[name],
+                "signal_to_noise": ratios.get(name),
             }
             for name in stages
         },
@@ -57,14 +59,13 @@ def _bounded(epsilon: float) -> float | None:
     return None if math.isinf(epsilon) else epsilon
 
 
-def _signal_to_noise(config: Config, market: Market, noise: Mapping[str, float]) -> dict[str, float]:
-    users, privacy = market.n_users, config.privacy
-    found = {}
-    if COUNTS in noise:
-        found[COUNTS] = users * math.sqrt(TYPICAL_ROWS) / market.n_items / noise[COUNTS]
+def _signal_to_noise(config: Config, users: int, items: int | None, noise: Mapping[str, float]) -> dict[str, float]:
+    privacy, found = config.privacy, {}
+    if COUNTS in noise and items is not None:
+        found[COUNTS] = users * math.sqrt(TYPICAL_ROWS) / items / noise[COUNTS]
         private = config.embedding.private
-        items = min(private.max_items, market.n_items)
-        found[EMBEDDING] = users / private.dim / (noise[EMBEDDING] * math.sqrt(2.0 * items))
+        chosen = min(private.max_items, items)
+        found[EMBEDDING] = users / private.dim / (noise[EMBEDDING] * math.sqrt(2.0 * chosen))
     quantizer = sum(parameter.numel() for parameter in initial_model(config, 0).parameters())
     found[QUANTIZER] = privacy.quantizer.sampling_rate * users / (noise[QUANTIZER] * math.sqrt(quantizer))
     if CTR in noise:

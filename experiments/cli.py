@@ -256,7 +256,8 @@ def _print_budget(found: dict[str, dict[str, Any]]) -> None:
     for market, plan in found.items():
         head = [market, str(plan["users"]), f"{plan['delta']:.2g}"]
         for name, stage in plan["stages"].items():
-            ratio = f"{stage['signal_to_noise']:.2g}"
+            best = stage["signal_to_noise"]
+            ratio = "–" if best is None else f"{best:.2g}"
             table.add_row(*head, name, epsilon_text(stage["epsilon"]), f"{stage['noise_multiplier']:.4g}", ratio)
             head = ["", "", ""]
     console.print(table)
@@ -267,6 +268,9 @@ def _print_budget(found: dict[str, dict[str, Any]]) -> None:
         table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
     console.print(table)
     console.print("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
+    unknown = ", ".join(market for market, plan in found.items() if plan["items"] is None)
+    if unknown:
+        console.print(f"Items are yet to be discovered, and how many there are is private, in: {unknown}")
 
 
 def main() -> None:

@@ -125,9 +125,10 @@ def _plan(evidence: Evidence, market: str, opening: Mapping[str, Any]) -> Spendi
     if sizes[market] == UNKNOWN:
         sizes[market] = MarketSize(opening["users"], opening["items"])
     own = sizes[market]
-    if not (
-        type(own.users) is type(own.items) is int and 1 <= own.users <= _MOST_USERS and 1 <= own.items <= _MOST_ITEMS
-    ):
+    whole, fewest = type(own.users) is type(own.items) is int, 1
+    if evidence.config.catalogue == "discovered":
+        fewest = 0  # how many items there are is not known yet
+    if not (whole and 1 <= own.users <= _MOST_USERS and fewest <= own.items <= _MOST_ITEMS):
         raise ValueError(f"{own.users!r:.50} users and {own.items!r:.50} items")
     plan = SpendingPlan.of(evidence.config, market, sizes)
     committed = opening["noise"]

@@ -30,6 +30,8 @@ def plan(**privacy):
     private = privacy["protect"] == "release"
     config = tiny(seed=[0, 1], privacy=privacy, **({"ctr": {"baselines": []}} if private else {}))
     noise = NOISE if private else {stage: value for stage, value in NOISE.items() if stage != "ctr"}
+    if config.private_evaluation:
+        noise = {**noise, "evaluation": 20.0}
     return SpendingPlan.of(config, "m0", SIZES, noise)
 
 
@@ -88,6 +90,7 @@ def planned(written):
     [
         {},
         {"user_codes_epsilon": 2.0},
+        {"shares": {"evaluation": 0.1}},
         {"protect": "federation"},
         {"noise_seed": 3},
     ],
@@ -102,6 +105,19 @@ def test_the_ledger_of_the_plan_is_right(tmp_path, privacy):
     assert [content.kinds[line.number - 1] for line in lines] == [
         "note" if line.charge is None else "charge" for line in lines
     ]
+
+
+def test_noisy_test_figures_come_last_and_read_every_model():
+    """Their noise: two histograms for each of two seeds, and the meter."""
+    found = list(plan(shares={"evaluation": 0.1}).releases())[-1]
+    assert found.stage == "evaluation"
+    assert found.event == GaussianDpEvent(20.0)
+    assert found.depends_on == ("counts", "ctr/0", "ctr/1")
+    assert found.audience == ("consumer", "release")
+    assert found.coordinates == 2 * 2 * 34 + 1500
+    views = plan(shares={"evaluation": 0.1}).views()
+    assert views["consumer"] == views["release"]
+    assert len(views["release"].events) == len(views["market"].events) + 2  # the models, and this
 
 
 def test_a_run_without_privacy_has_a_plan_too(tmp_path):

@@ -13,6 +13,7 @@ from fedmm_secure.ctr.features import Features
 from fedmm_secure.ctr.neural import NeuralCTR
 from fedmm_secure.ctr.private import PrivateBench, bag_loss
 from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.storage import torch_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
 from privacy.mechanisms.per_example import FunctionalGradients
 from privacy.mechanisms.randomness import NoiseSource
@@ -211,3 +212,24 @@ def test_labels_from_ratings_train_too(tiny_markets):
     bags = bags_of(tiny_markets["m0"], config)
     assert bags.mask.shape[1] == 3
     assert 0 < bags.label.sum() < bags.mask.sum()
+
+
+@pytest.mark.parametrize("kind", ["deepfm", "dcnv2", "logistic"])
+def test_a_score_is_its_pairs_alone_whoever_is_beside_it(tiny_markets, tmp_path, kind):
+    """To the last bit, of a model read from a file; the plain prediction agrees to rounding."""
+    config = tiny(
+        privacy={"epsilon": 8.0, "protect": "release"},
+        embedding={"private": {"dim": 4, "max_items": 20}},
+        ctr={"model": kind},
+    )
+    prepared = tiny_markets["m0"]
+    made = bench(prepared, config)
+    trained = made.train_with(QUANTIZER, 0, DPSGD(0.5, 0.3, 0.5), NoiseSource.from_seed(1)).model
+    (tmp_path / "ctr.pt").write_bytes(torch_bytes(trained.state_dict()))
+    model, builder = made.load(tmp_path / "ctr.pt", QUANTIZER, 0)
+    user, item = prepared.test.user, prepared.test.item
+    whole = model.predict_alone(builder(user, item))
+    np.testing.assert_allclose(whole, trained.predict(builder(user, item)), rtol=1e-5)
+    order = np.random.default_rng(0).permutation(len(user))[:97]
+    np.testing.assert_array_equal(model.predict_alone(builder(user[order], item[order])), whole[order])
+    assert len(model.predict_alone(builder(user[:0], item[:0]))) == 0

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fedmm_secure.quantization.codebook import Codebook
-from fedmm_secure.quantization.codes import codebook_use, unit_rows
+from fedmm_secure.quantization.codes import assign_codes, codebook_use, unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import QuantizerTrainer, TrainingSettings
 
@@ -119,3 +119,13 @@ def test_use_and_perplexity_of_known_codes():
 def test_unit_rows_keeps_zero_rows():
     found = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_a_code_is_its_rows_alone_whoever_is_beside_it(model):
+    """To the last bit: the kernels that multiply blocks of one shape treat every slot alike, here too."""
+    users = np.random.default_rng(0).normal(size=(600, 8))
+    whole = assign_codes(model, users, users[:0]).user
+    np.testing.assert_array_equal(whole, model.assign(unit_rows(users)))
+    order = np.random.default_rng(1).permutation(600)[:301]
+    np.testing.assert_array_equal(assign_codes(model, users[order], users[:0]).user, whole[order])
+    assert assign_codes(model, users[:0], users[:0]).user.shape == (0, 2)
