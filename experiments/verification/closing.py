@@ -43,7 +43,7 @@ def signature_of(evidence: Evidence, market: str) -> tuple[Signature, Card] | No
     content = evidence.ledgers[market]
     try:
         card = _signer(market, evidence, content)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OSError):
         return None
     if card is None:
         return None

@@ -128,8 +128,11 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
         where = f"{messages.directory} {stage}, round {round}"
         try:
             parts = [opened[UPDATE, stage, round, attempt, sender] for sender in header.cohort]
-            if any(part.cohort != header.cohort for part, _ in parts):
-                yield Finding(where, "updates were sealed for another cohort than the aggregate's")
+            asked = {part.cohort for part, _ in parts}
+            if len(asked) > 1 or not all(set(header.cohort) <= set(cohort) for cohort in asked):
+                yield Finding(where, "updates were sealed for other cohorts than the aggregate's")
+            if evidence.aggregation.masked and asked != {header.cohort}:
+                yield Finding(where, "under masks, a sum needs all that its updates were sealed for")
             same = server.aggregate([part for _, part in parts]) == payload
         except (KeyError, AggregationError) as error:
             yield Finding(where, f"the aggregate cannot be added up again: {error}")

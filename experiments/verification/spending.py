@@ -156,12 +156,11 @@ class _Walk:
     def _earlier_runs(self, line: Line) -> None:
         """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""
         entry, plan = line.entry, self._plan
-        fixed = (entry.market, entry.delta, entry.audience, entry.depends_on)
+        fixed = (entry.market, entry.delta, entry.audience, entry.depends_on, entry.round, entry.attempt)
         right = (
             line.charge is None
-            and fixed == (plan.market, plan.delta, (), ())
-            and entry.coordinates >= 0
-            and entry.extra_delta >= 0.0
+            and fixed == (plan.market, plan.delta, (), (), None, None)
+            and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()
             and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
             and isinstance(entry.remark, str)

@@ -133,7 +133,7 @@ def test_seals_may_come_later_and_notes_of_earlier_runs_anywhere(written):
     charges = []
     for release in planned(written):
         charges.append(written.charge(release))
-    written.note(EARLIER, remark="2", view_events={"market": GaussianDpEvent(1.0)})
+    written.note(EARLIER, remark="2", view_events={"market": GaussianDpEvent(1.0)}, coordinates=5, extra_delta=1e-9)
     for charge in reversed(charges):
         written.seal(charge)
     assert written.findings() == []
@@ -349,6 +349,7 @@ def test_a_ledger_says_what_earlier_runs_spent(tmp_path):
         {"view_events": {"somebody": NoOpDpEvent()}},
         {"coordinates": -5},
         {"extra_delta": -1e-9},
+        {"round": 1},
     ],
 )
 def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):

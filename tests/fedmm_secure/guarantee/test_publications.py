@@ -259,6 +259,16 @@ def test_an_array_with_bytes_behind_it_is_found(counts):
     assert "more bytes, or fewer" in Publications(plan()).problem("item-codes/0", npy(np.zeros((ITEMS, 2), int)) + b"x")
 
 
+def test_discovered_items_are_a_list_of_distinct_ids_in_order():
+    ids = [f"item {number:03d}" for number in range(ITEMS)]
+    text = "".join(f"{found}\n" for found in ids).encode()
+    assert Publications(plan()).problem("catalogue", text) is None
+    assert "holds 39 items" in Publications(plan()).problem("catalogue", text.split(b"\n", 1)[1])
+    wrong = (text[:-1], text + text, text + b"a", b"\n" + text, text.replace(b"001", b"0\x0b1"), b"\xff" + text)
+    for found in wrong:
+        assert Publications(plan()).problem("catalogue", found) is not None
+
+
 def test_stages_that_publish_nothing_publish_nothing():
     assert "is not a stage that publishes" in Publications(plan()).problem("quantizer/0", b"")
 

@@ -1,0 +1,109 @@
+"""Runs of other kinds than the session's: nothing is found where nothing is wrong."""
+
+import pytest
+
+from experiments.verification import examine_run, verify_run
+from fedmm_secure.federation.client import MarketClient
+from tests.conftest import tiny
+from tests.faults import configuration
+from tests.forgery import Forgery
+from tests.released import RELEASE, run_release
+
+PRIVATE = {"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}}
+FEW = {"baselines": ["popularity"]}
+
+
+def texts(directory):
+    return [f"{finding.where}: {finding.what}" for finding in verify_run(directory)]
+
+
+KINDS = {
+    "without privacy": {"ctr": FEW},
+    "two seeds, plaintext": {"seed": [0, 3], "aggregation": {"kind": "plaintext"}, "ctr": FEW},
+    "protect: federation, with a warm-up": {
+        "privacy": {"epsilon": 4.0},
+        "embedding": PRIVATE,
+        "federation": {"warm_up_rounds": 1},
+        "ctr": FEW,
+    },
+    "raw embeddings under a budget": {"privacy": {"epsilon": 4.0}, "embedding": {"kind": "svd"}, "ctr": FEW},
+    "released, subspace iteration, two seeds": {
+        "seed": [0, 1],
+        "privacy": RELEASE,
+        "embedding": {"kind": "dp-svd", "private": {**PRIVATE["private"], "method": "subspace"}},
+        "ctr": {**FEW, "model": "dcnv2"},
+    },
+    "seeded, masked": {
+        "privacy": {**RELEASE, "noise_seed": 7},
+        "embedding": PRIVATE,
+        "aggregation": {"kind": "masked-ckks"},
+        "ctr": FEW,
+    },
+    "a discovered catalogue": {
+        "data": {"synthetic": {"markets": 3, "users": 200, "items": 60, "mean_interactions": 25}},
+        "privacy": {**RELEASE, "epsilon": 20.0, "catalogue": "discovered", "shares": {"catalogue": 5.0}},
+        "embedding": PRIVATE,
+        "ctr": FEW,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_verifies(tmp_path, kind):
+    run_release(tmp_path / "run", tiny(**KINDS[kind]))
+    assert texts(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("aggregation", ["ckks", "masked-ckks"])
+def test_a_run_with_a_market_that_fails_in_a_round_verifies(tmp_path, monkeypatch, aggregation):
+    """Under masks the round is given up and charged, and comes again without the market."""
+    honest = MarketClient.local_update
+
+    def crash(client, order, send):
+        if (client.plan.market, order.round) == ("m2", 1):
+            raise OSError("disk full")
+        honest(client, order, send)
+
+    monkeypatch.setattr(MarketClient, "local_update", crash)
+    run_release(tmp_path / "run", configuration(aggregation).model_copy(update={"workers": 1}))
+    assert texts(tmp_path / "run") == []
+    rounds = {record.attempt for record in Forgery(tmp_path / "run").records.values() if record.kind == "aggregate"}
+    assert rounds == ({0, 1} if aggregation == "masked-ckks" else {0})
+
+
+def test_a_round_that_a_market_left_out_by_itself_is_found(tmp_path, monkeypatch):
+    """The sum says who was in it: a ledger that lacks a round in which its market took part does not verify."""
+    run_release(tmp_path / "run", tiny(ctr=FEW))
+    forgery = Forgery(tmp_path / "run")
+    forgery.drop("m1", lambda line: line.body["entry"]["round"] == 1)
+    forgery.remove(lambda record: record.sender == "m1" and record.round == 1)
+    forgery.finish(owner=True)
+    checks = {check for check, findings in examine_run(tmp_path / "run").checks.items() if findings}
+    assert checks == {"plan", "messages"}
+
+
+def test_one_market_of_a_deployment_is_no_missing_market(tmp_path):
+    """A deployed market has its own ledger and messages alone."""
+    run_release(tmp_path / "run", tiny(ctr=FEW))
+    forgery = Forgery(tmp_path / "run")
+    for market in ("m1", "m2"):
+        forgery.markets.remove(market)
+        (tmp_path / "run" / "ledger" / f"{market}.jsonl").unlink()
+        for path in (
+            *(tmp_path / "run" / "codes").glob(f"{market}.*"),
+            *(tmp_path / "run" / "predictions").glob(f"{market}.*"),
+        ):
+            path.unlink()
+        for path in (tmp_path / "run" / "models" / market).iterdir():
+            path.unlink()
+        (tmp_path / "run" / "models" / market).rmdir()
+    forgery.remove(lambda record: record.sender in ("m1", "m2"))
+
+    def only_m0(metrics):
+        for section in (metrics["markets"], metrics["privacy"]["markets"], metrics["privacy"]["catalogue"]):
+            for market in ("m1", "m2"):
+                section.pop(market, None)
+
+    forgery.json("metrics.json", only_m0)
+    forgery.finish(owner=True)
+    assert texts(tmp_path / "run") == []
