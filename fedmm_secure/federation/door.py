@@ -11,6 +11,7 @@ under-count.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -367,9 +368,12 @@ class Door:
         asked = composed_epsilon(events, entries, self.budget.delta, partial(pld_epsilon, interval=COARSE))
         at = "" if release.round is None else f", round {release.round}"
         if asked > self.budget.epsilon * (1 + 1e-9):
+            brought = f"epsilon to {asked:.4g}"
+            if math.isinf(asked):
+                brought = "epsilon beyond any bound (it is not private, or the noise sampler is proven for less)"
             raise BudgetExceededError(
                 f"market {self.market}, stage {release.stage}{at}: this release would bring "
-                f"epsilon to {asked:.4g}, the budget is {self.budget.epsilon:.4g}; nothing was sent"
+                f"{brought}, the budget is {self.budget.epsilon:.4g}; nothing was sent"
             )
 
     def _make_key(self, release: Release) -> bytes | None:
