@@ -15,7 +15,7 @@ from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
-from fedmm_secure.provenance import begin
+from fedmm_secure.provenance import CONFIG_FILE, begin
 from fedmm_secure.serving import MarketScorer
 
 
@@ -72,7 +72,8 @@ class FedMM:
         self._scorers: dict[str, MarketScorer] = {}
         self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
-        begin(self.directory_, config)
+        if not (self.directory_ / CONFIG_FILE).is_file():  # one that was killed goes on
+            begin(self.directory_, config)
         self.metrics_ = run_pipeline(config, prepared, self.directory_, tell_all(callbacks))
         return self
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privacy.files import sync_directory
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -25,6 +27,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

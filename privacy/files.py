@@ -26,6 +26,7 @@ def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
         temporary.unlink()
         raise KeyFileError(f"{path}: exists already")
     temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def read_secret(path: Path) -> bytes:
@@ -51,3 +52,12 @@ def erase(path: Path) -> None:
     except FileNotFoundError:
         return
     path.unlink()
+
+
+def sync_directory(path: Path) -> None:
+    """Make a directory's names survive a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,8 @@ from fedmm_secure.federation.transcript import (
     record_file,
 )
 from fedmm_secure.guarantee.plan import SpendingPlan
-from privacy.accounting.ledger import Charge, LedgerContent
+from fedmm_secure.guarantee.stages import USER_CODES
+from privacy.accounting.ledger import Charge, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import SERVER
 
@@ -33,6 +34,11 @@ OF_SERVER = frozenset({HELLO, UPDATE, AGGREGATE})  # what a server's directory h
 def key_of(record: Record) -> Key:
     """What is recorded once."""
     return record.kind, record.stage, record.round, record.attempt, record.sender
+
+
+def _readers(record: Record) -> tuple[str, ...]:
+    """Randomised user codes are for the profile view, whose ε counts them."""
+    return ("profile",) if stage_group(record.stage) == USER_CODES else ("release",)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Planned:
             OWN_UPDATE: (of_round and sender in self.here, owned, 0),
             AGGREGATE: (of_round and sender == SERVER, SERVER_AND_MARKETS, None),
             SUM: (of_round and record.attempt == 0 and sender == SERVER, ("markets",), 0),
-            PUBLICATION: (of_stage and record.stage in self.published.get(sender, ()), ("release",), 0),
+            PUBLICATION: (of_stage and record.stage in self.published.get(sender, ()), _readers(record), 0),
             METER: (self._may_be_metered(record), ("release",), 0),
         }
         if record.kind not in expected:

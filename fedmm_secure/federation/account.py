@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
@@ -30,10 +31,28 @@ class Entrance:
     Attributes:
         data: keyed fingerprint of every row, with rating and time.
         earlier: notes of what other runs spent on the same data.
+        course: 0, and one more for each time that an old copy of the run's state was resumed.
+        standing: where each charge is taken down; None for a rehearsal.
     """
 
     data: str
     earlier: list[Release]
+    course: int = 0
+    standing: Standing | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run's place in its account, as long as it is started nowhere else."""
+
+    account: PrivacyAccount
+    fingerprint: str
+    run: str
+    nonce: str = field(repr=False)
+
+    def charging(self, charges: int) -> AbstractContextManager[None]:
+        """Hold the account while the ``charges``-th release is charged; raises ``AccountError`` where it may not be."""
+        return self.account.charging(self.fingerprint, self.run, self.nonce, charges)
 
 
 def account_of(config: Config, directory: Path) -> PrivacyAccount:
@@ -42,9 +61,9 @@ def account_of(config: Config, directory: Path) -> PrivacyAccount:
 
 
 def enter_account(
-    account: PrivacyAccount, directory: Path, run: str, plan: SpendingPlan, prepared: PreparedMarket
+    account: PrivacyAccount, directory: Path, run: str, plan: SpendingPlan, prepared: PreparedMarket, charges: int
 ) -> Entrance:
-    """Enter a start of a run, before it spends anything.
+    """Enter a start of a run whose ledger has charged so many releases, before it spends anything.
 
     The nonce of each start is kept before it is entered, as one that may have been, and again after: whenever the
     process is killed, the state knows the account's latest nonce, unless another copy of the state went on.
@@ -61,14 +80,16 @@ def enter_account(
     fingerprint, nonce = account.fingerprint(pairs), secrets.token_hex(16)
     known = list(kept["nonces"])
     write_json(path, {**kept, "fingerprint": fingerprint, "nonces": [*known, nonce]})
-    started = account.start(fingerprint, _spending(run, plan), known=known, nonce=nonce)
+    started = account.start(fingerprint, _spending(run, plan), known=known, nonce=nonce, charges=charges)
     courses = kept["courses"]
     if started.again or not courses:
         courses = {**courses, str(len(courses)): len(started.earlier)}
     write_json(path, {"fingerprint": fingerprint, "nonces": [nonce], "courses": courses})
     # the runs before each course of this one, as they were when it began: notes never change
     notes = [_note(started.earlier[:count]) for count in courses.values()]
-    return Entrance(account.fingerprint(rows), notes)
+    # in their order: the latest of two rows of one time is the one that comes last
+    data = account.fingerprint(rows, ordered=True)
+    return Entrance(data, notes, len(courses) - 1, Standing(account, fingerprint, run, nonce))
 
 
 def _note(earlier: Iterable[Spending]) -> Release:
@@ -91,6 +112,8 @@ def _note(earlier: Iterable[Spending]) -> Release:
 
 
 def _spending(run: str, plan: SpendingPlan) -> Spending:
+    if plan.config.catalogue == "discovered":  # at most: how many items are found is not known yet
+        plan = plan.with_items(plan.selection().most_drawn(plan.size.users))
     releases = list(plan.releases())
     return Spending(
         run,

@@ -73,6 +73,7 @@ class MarketClient:
         self.last: StepStatistics | None = None
         self._pending: dict[str, Any] | None = None
         self._start = self._codebook()
+        self._stale = False
         if not self._state_file.exists():
             self._save()
         self._load()
@@ -89,6 +90,7 @@ class MarketClient:
             CohortChangedError: the cohort lacks a part of the noise that the ledger counts on.
             BudgetExceededError: the ledger does not allow it; nothing was computed.
         """
+        self._restore()
         self._check(order)
         self.door.ready(order.cohort)
         first = self.door.charged(order.stage, order.round)
@@ -97,13 +99,15 @@ class MarketClient:
             first = self.door.begin(release)
         elif first.charge.entry.attempt != order.attempt:
             release = again(release, order.attempt)
+        self._stale = True  # what private rows moved must not stay if anything fails: the disk is the truth then
         try:
             if self._pending is None:
                 self._pending = self._trained(order.round, first)
             self._send(order, release, first, send)
         except BaseException:
-            self._load()  # what is on the disk is the truth: the model must not keep what private rows moved
+            self._restore()  # or, where that fails too, before anything else happens
             raise
+        self._stale = False
 
     def _trained(self, round: int, paid: Transaction) -> dict[str, Any]:
         """The update of a round, from the randomness that was charged for it."""
@@ -177,13 +181,16 @@ class MarketClient:
             CohortChangedError: the sum lacks a part of the noise that its ledger lines count on.
             AggregationError: the sum is outside the range of its cohort.
         """
+        self._restore()
         header, payload = self._open(message)
         total = self.door.receive(header, message, payload)
+        self._stale = True
         self._move(header, total)
         self._start = self._codebook()
         self.next_round = header.round + 1
         self._pending = None
         self._save()
+        self._stale = False
         return total
 
     def _move(self, header: Header, total: IntVector) -> None:
@@ -202,7 +209,7 @@ class MarketClient:
         header, payload = verify(message, plan.bundle.cards[SERVER])
         found = (header.kind, header.run, header.stage, header.round, header.parameters)
         wanted = ("aggregate", channel.run, plan.stage, self.next_round, channel.parameters)
-        if found != wanted:
+        if found != wanted or self.next_round >= plan.spending.config.federation.rounds:
             raise MessageError(f"market {plan.market}: an aggregate of {found}, {wanted} was expected")
         if not set(header.cohort) <= set(plan.bundle.markets) or len(header.cohort) < plan.min_cohort:
             raise MessageError(f"market {plan.market}: a sum over {header.cohort}, {plan.min_cohort} are needed")
@@ -238,6 +245,12 @@ class MarketClient:
             "pending": self._pending,
         }
         write_atomic(self._state_file, torch_bytes(state))
+
+    def _restore(self) -> None:
+        """After a failure, the state that was kept last; before anything else happens."""
+        if self._stale:
+            self._load()
+            self._stale = False
 
     def _load(self) -> None:
         state = torch.load(self._state_file, weights_only=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from dp_accounting.dp_event import DpEvent, NoOpDpEvent
 
 from fedmm_secure.errors import LostResultError
+from fedmm_secure.federation.account import Standing
 from fedmm_secure.federation.messages import HELLO_STAGE, Header, Hello, hello_header, pack
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, Transcript
 from fedmm_secure.guarantee.releases import Release
@@ -129,6 +131,7 @@ class Door:
         keys: directory for keys of releases in hand.
         data: keyed fingerprint of the market's rows.
         noise_seed: for tests: keys follow from it, which is unfit for compliance.
+        standing: the run's place in its privacy account, where each charge is taken down; None for a rehearsal.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class Door:
         keys: Path,
         data: str = "",
         noise_seed: int | None = None,
+        standing: Standing | None = None,
     ) -> None:
         self.market = market
         self.ledger = ledger
@@ -149,6 +153,7 @@ class Door:
         self.channel = channel
         self._transcript = transcript
         self._keys, self._data, self._noise_seed = keys, data, noise_seed
+        self._standing = standing
 
     def introduce(self, hello: Hello, send: Callable[[bytes], None]) -> None:
         """Say who is there: a public key of this run and a hash of the configuration, nothing of the data."""
@@ -183,14 +188,22 @@ class Door:
             if charge.entry.identity == release.identity:
                 if charge.entry != self._entry(release):
                     raise LedgerError(f"{self.ledger.path}:{charge.line}: charged as another release than is asked for")
+                if charge.sequence not in self.ledger.seals:
+                    with self._charging(len(self.ledger.charges)):
+                        pass  # it may have been interrupted between the ledger and the account
                 return self._transaction(charge)
         self.ledger.ready()
         self._refuse_overspending(release)
-        key = self._make_key(release)
-        digest = hashlib.sha256(key).hexdigest() if key else ""
-        reads_rows = self._data if not isinstance(release.event, NoOpDpEvent) else ""
-        charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
+        # ledger first, account second: rows are read after both, so the account never knows of fewer than were read for
+        with self._charging(len(self.ledger.charges) + 1):
+            key = self._make_key(release)
+            digest = hashlib.sha256(key).hexdigest() if key else ""
+            reads_rows = self._data if not isinstance(release.event, NoOpDpEvent) else ""
+            charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
         return Transaction(charge, None, key)
+
+    def _charging(self, charges: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._standing is None else self._standing.charging(charges)
 
     def charged(self, stage: str, round: int) -> Transaction | None:
         """The first transaction of a round, which paid for its training; None if there is none yet."""
@@ -215,7 +228,7 @@ class Door:
                 )
         else:
             self.ledger.seal(transaction.charge, digest, hashlib.sha256(data).hexdigest() if data else "")
-        erase(self._key_path(transaction.charge.sequence))
+        erase(self._key_path(transaction.charge.key))
         if data:
             self._record(transaction.charge.entry, METER, data, "release")
 
@@ -254,8 +267,11 @@ class Door:
         data = keep.read_bytes()
         meter = np.frombuffer(meter_file.read_bytes(), "<i8") if meter_file.is_file() else None
         self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
-        if transaction.charge.entry.audience:
-            self._record(transaction.charge.entry, PUBLICATION, data, "release")
+        audience = transaction.charge.entry.audience
+        if audience:  # user codes are for the profile view, whose ε counts them, and no part of what "release" means
+            self._record(
+                transaction.charge.entry, PUBLICATION, data, "release" if "release" in audience else audience[0]
+            )
 
     def publish(self, release: Release, data: bytes) -> None:
         """Let out what was computed from other releases alone.
@@ -377,7 +393,7 @@ class Door:
             )
 
     def _make_key(self, release: Release) -> bytes | None:
-        """A fresh key, on the disk before the charge that names its hash; one that no charge names is replaced."""
+        """A fresh key, on the disk before the charge that names its hash."""
         if not release.draws:
             return None
         if self._noise_seed is None:
@@ -385,13 +401,13 @@ class Door:
         else:
             source = NoiseSource.from_seed(self._noise_seed).derive(self.market, *map(str, release.identity))
         key = source.words(KEY_BYTES // 8).tobytes()
-        write_secret(self._key_path(self.ledger.length), key, replace=True)
+        write_secret(self._key_path(hashlib.sha256(key).hexdigest()), key, replace=True)
         return key
 
     def _key_of(self, charge: Charge) -> bytes | None:
         if not charge.key:
             return None
-        path = self._key_path(charge.sequence)
+        path = self._key_path(charge.key)
         key = read_secret(path) if path.exists() else b""
         if hashlib.sha256(key).hexdigest() != charge.key:
             raise LostResultError(
@@ -400,8 +416,9 @@ class Door:
             )
         return key
 
-    def _key_path(self, sequence: int) -> Path:
-        return self._keys / f"{sequence:06d}.key"
+    def _key_path(self, digest: str) -> Path:
+        """A key's file has its hash for a name: that of one charge never takes the place of another's."""
+        return self._keys / f"{digest[:32]}.key"
 
     def _record(self, release: Release | Entry, kind: str, data: bytes, visible_to: str, receivers: int = 0) -> None:
         self._transcript.add(

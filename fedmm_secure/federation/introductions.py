@@ -36,7 +36,7 @@ def meet(federation: Federation, hellos: Mapping[str, bytes]) -> None:
         wanted = hello_header(federation.run, name, federation.bundle.digest)
         payload = expect(message, wanted, federation.bundle.cards[name])
         keys[name] = Hello.from_bytes(payload).mask_key
-    path = federation.directory / "state" / "masks" / "met.json"
+    path = federation.directory / "state" / "masks" / str(federation.course) / "met.json"
     met = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, key in keys.items():
         if met.get(name, key.hex()) != key.hex():

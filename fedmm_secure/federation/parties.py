@@ -36,6 +36,7 @@ from privacy.accounting.lines import canonical_json
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
+from privacy.files import erase
 from privacy.mechanisms.meter import spare_coordinates
 
 
@@ -62,6 +63,7 @@ class Federation:
         transcript: what each party sees.
         server: the server's identity; None where it is elsewhere.
         signers: by market of this process, who signs the ledger's last line.
+        course: 0, and one more for each time that an old copy of the run's state was resumed.
     """
 
     config: Config
@@ -74,6 +76,7 @@ class Federation:
     transcript: Transcript
     server: Identity | None
     signers: Mapping[str, Identity] = field(repr=False)
+    course: int = 0
 
     def entries(self, market: str) -> list[Entry]:
         return self.doors[market].ledger.entries
@@ -95,8 +98,8 @@ class Federation:
 
     def forget_masks(self) -> None:
         """Destroy the mask keys after the last round: what was masked cannot be opened by who takes them later."""
-        for market in self.doors:
-            _mask_file(self.directory, market).unlink(missing_ok=True)
+        for path in (self.directory / "state" / "masks").rglob("*.key"):
+            erase(path)
 
 
 def min_cohort(config: Config, n_markets: int) -> int:
@@ -145,17 +148,20 @@ def open_federation(
     check_bundle(bundle, plan, first.directory.path)
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(directory / "transcript")
-    doors, masks, plans = {}, {}, {}
+    doors, masks, plans, course = {}, {}, {}, 0
     for name, prepared in markets.items():
         member, ledger = members[name], Ledger(directory / "ledger" / f"{name}.jsonl")
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
         entrance = (
-            Entrance("", []) if account is None else enter_account(account, directory, run, plans[name], prepared)
+            Entrance("", [])
+            if account is None
+            else enter_account(account, directory, run, plans[name], prepared, len(ledger.charges))
         )
         ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
-        masks[name] = load_masks(name, _mask_file(directory, name), _masked_before(run, ledger))
+        masks[name] = load_masks(name, _mask_file(directory, name, entrance.course), _masked_before(run, ledger))
+        course = max(course, entrance.course)
         aggregator = plan.market(member.directory.key(member.identity), masks[name])
         doors[name] = Door(
             name,
@@ -173,12 +179,13 @@ def open_federation(
             keys=state / "charges" / name,
             data=entrance.data,
             noise_seed=config.privacy.noise_seed,
+            standing=entrance.standing,
         )
         if ledger.closing is None:
             for release in entrance.earlier:
                 doors[name].note(release)
     signers = {name: signer or members[name].identity for name in markets}
-    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers)
+    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course)
 
 
 def market_sizes(
@@ -230,8 +237,9 @@ def commitments(
     }
 
 
-def _mask_file(directory: Path, market: str) -> Path:
-    return directory / "state" / "masks" / f"{market}.key"
+def _mask_file(directory: Path, market: str, course: int) -> Path:
+    """A copy that goes on as another run has a mask key of its own: two vectors under one show their difference."""
+    return directory / "state" / "masks" / str(course) / f"{market}.key"
 
 
 def _masked_before(run: str, ledger: Ledger) -> list[tuple[str, str, int, int]]:

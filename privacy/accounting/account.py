@@ -65,33 +65,37 @@ class Started:
 
 @dataclass
 class _Course:
-    """One course of a run: its spending, and the nonce of its latest start."""
+    """One course of a run: its spending, the nonce of its latest start, and how many releases it has charged."""
 
     spending: Spending
     nonce: str
+    charges: int = 0
 
 
 class PrivacyAccount:
-    """An append-only file, one line for each start of a run on a data set.
+    """An append-only file, a line for each start of a run on a data set and for each release that it charges.
 
-    Each start enters a nonce, which the run keeps beside its state. A resumption names the nonces it knows; if the
-    account's latest is among them, the same course goes on. A run directory that was copied and resumed twice names a
-    nonce that is no longer the latest the second time: two courses draw noise of their own from there on, and each is
-    charged.
+    Each start enters a nonce, which the run keeps beside its state. A resumption names the nonces it knows, and how
+    many releases its ledger has charged; if the account's latest nonce is among them, and the account knows of no more
+    charges, the same course goes on. Whatever else is resumed, a copy that was made earlier or a ledger that was lost,
+    draws noise of its own from there on, and is charged as another run. A process whose run was started elsewhere in
+    the meantime may charge nothing any more.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._key_path = path.with_name(f"{path.name}.key")
 
-    def fingerprint(self, rows: Iterable[bytes]) -> str:
-        """Keyed hash of a data set; the order of rows does not matter."""
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
+        """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``."""
         digest = hmac.new(self._key(), digestmod=hashlib.sha256)
-        for row in sorted(rows):
+        for row in rows if ordered else sorted(rows):
             digest.update(len(row).to_bytes(4, "big") + row)
         return digest.hexdigest()
 
-    def start(self, fingerprint: str, spending: Spending, *, known: Collection[str], nonce: str) -> Started:
+    def start(
+        self, fingerprint: str, spending: Spending, *, known: Collection[str], nonce: str, charges: int = 0
+    ) -> Started:
         """Enter a start of a run, before it spends anything.
 
         Args:
@@ -99,14 +103,13 @@ class PrivacyAccount:
             spending: what the run will have spent when it is over.
             known: nonces that the state says were entered, or may have been.
             nonce: a fresh one, which the state holds already.
+            charges: releases that the run's ledger has charged.
         """
         with self._locked():
-            if self.path.exists():
-                drop_torn_tail(self.path)
-            courses = self._read(fingerprint)
+            courses = self._repaired(fingerprint)
             mine = [course for course in courses if course.spending.run == spending.run]
-            going_on = next((course for course in mine if course.nonce in known), None)
-            line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "nonce": nonce}
+            going_on = next((one for one in mine if one.nonce in known and one.charges <= charges), None)
+            line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "nonce": nonce, "charges": charges}
             if going_on is None:
                 line["events"] = {view: event_to_data(event) for view, event in spending.events.items()}
                 line |= {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
@@ -115,6 +118,30 @@ class PrivacyAccount:
             append_line(self.path, canonical_json(line) + b"\n")
         before = courses if going_on is None else courses[: courses.index(going_on)]
         return Started([course.spending for course in before], again=going_on is None and bool(mine))
+
+    @contextmanager
+    def charging(self, fingerprint: str, run: str, nonce: str, charges: int) -> Iterator[None]:
+        """Hold the account while a ledger charges a release, its ``charges``-th, and take it down.
+
+        Raises:
+            AccountError: the run was started elsewhere since the start with this nonce.
+        """
+        with self._locked():
+            courses = self._repaired(fingerprint)
+            course = next((one for one in courses if (one.spending.run, one.nonce) == (run, nonce)), None)
+            if course is None:
+                raise AccountError(
+                    f"{self.path}: run {run} was started elsewhere since; this process may charge nothing"
+                )
+            yield
+            if course.charges < charges:
+                line = {"fingerprint": fingerprint, "run": run, "at": nonce, "charges": charges}
+                append_line(self.path, canonical_json(line) + b"\n")
+
+    def _repaired(self, fingerprint: str) -> list[_Course]:
+        if self.path.exists():
+            drop_torn_tail(self.path)
+        return self._read(fingerprint)
 
     def spendings(self, fingerprint: str) -> list[Spending]:
         """What all runs on a data set spend, in the order in which they were entered; a run that was resumed from an
@@ -138,6 +165,11 @@ class PrivacyAccount:
                 line: dict[str, Any] = json.loads(raw)
                 if line["fingerprint"] != fingerprint:
                     continue
+                if "at" in line:
+                    place = (line["run"], line["at"])
+                    course = next(one for one in found if (one.spending.run, one.nonce) == place)
+                    course.charges = max(course.charges, int(line["charges"]))
+                    continue
                 if "nonce" not in line:  # of a version whose noise had a seed of 32 bits, which can be found
                     raw_events = dict.fromkeys(line["events"], NonPrivateDpEvent())
                     found.append(_Course(Spending(line["run"], raw_events), ""))
@@ -147,11 +179,11 @@ class PrivacyAccount:
                     course = next(
                         one for one in found if (one.spending.run, one.nonce) == (line["run"], line["follows"])
                     )
-                    course.nonce = nonce
+                    course.nonce, course.charges = nonce, max(course.charges, int(line["charges"]))
                 else:
                     events = {view: event_from_data(data) for view, data in line["events"].items()}
                     drawn, failing = int(line["coordinates"]), float(line["extra_delta"])
-                    found.append(_Course(Spending(line["run"], events, drawn, failing), nonce))
+                    found.append(_Course(Spending(line["run"], events, drawn, failing), nonce, int(line["charges"])))
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found

@@ -170,7 +170,8 @@ class LedgerContent:
 class Ledger:
     """Appends lines to ``path``; each is synced before the call that appends it returns.
 
-    An append that fails leaves the ledger unusable until it is opened again: what is on the disk is then the truth.
+    An append that fails leaves the ledger unusable until it is opened again: what is on the disk is then the truth. So
+    does a line that somebody else appended: of two processes or threads in one run directory, the slower one stops.
     """
 
     def __init__(self, path: Path) -> None:
@@ -180,9 +181,10 @@ class Ledger:
         self.seals: dict[int, Seal] = {}
         self.opening: Mapping[str, Any] = {}
         self.closing: Mapping[str, Any] | None = None
-        self.head, self.length, self._failed = GENESIS, 0, False
+        self.head, self.length, self._failed, self._size = GENESIS, 0, False, 0
         if path.exists():
             drop_torn_tail(path)
+            self._size = path.stat().st_size
             found = read_ledger(path)
             self.entries, self.charges, self.seals = list(found.entries), list(found.charges), dict(found.seals)
             self.opening, self.closing = found.opening, found.closing
@@ -242,10 +244,10 @@ class Ledger:
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
         self.ready()
         line, head = encode_line(kind, body, self.length, self.head)
-        self._failed = True
-        append_line(self.path, line)
+        self._failed = True  # until the line is there
+        append_line(self.path, line, after=self._size)
         self._failed = False
-        self.head, self.length = head, self.length + 1
+        self.head, self.length, self._size = head, self.length + 1, self._size + len(line)
 
 
 def read_ledger(path: Path) -> LedgerContent:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from privacy.errors import InputError
+from privacy.files import sync_directory
+
+
+class ConcurrentWriteError(InputError):
+    """Two processes or threads write to one file."""
 
 
 def canonical_json(data: Mapping[str, Any]) -> bytes:
@@ -14,16 +22,27 @@ def canonical_json(data: Mapping[str, Any]) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def append_line(path: Path, line: bytes) -> None:
+def append_line(path: Path, line: bytes, *, after: int | None = None) -> None:
     """Add a line; when this returns, the line survives a crash.
 
     Where it does not return, what was written of the line is taken back, as far as the disk allows; a line that stays
     torn is cut off when the file is opened again.
+
+    Args:
+        path: the file.
+        line: with its line feed.
+        after: bytes that the file must have before; others may write to it as well, one at a time.
+
+    Raises:
+        ConcurrentWriteError: it has another size.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     created = not path.exists()
     with path.open("ab", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         before = file.seek(0, os.SEEK_END)
+        if after is not None and before != after:
+            raise ConcurrentWriteError(f"{path}: was written to by somebody else; open it again")
         try:
             written = file.write(line)
             if written != len(line):
@@ -43,12 +62,3 @@ def drop_torn_tail(path: Path) -> None:
         with path.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
             os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Make a directory's names survive a crash."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

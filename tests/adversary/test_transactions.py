@@ -1,6 +1,7 @@
 """Ways to make a market compute on private rows more often than its ledger says, or to lose what it was charged."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from fedmm_secure.federation.in_process import connect
 from fedmm_secure.federation.parties import make_clients, open_federation
 from fedmm_secure.federation.server import Order
 from fedmm_secure.pipeline import embed_markets, run_pipeline
+from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import pld_epsilon
-from privacy.accounting.ledger import read_ledger
+from privacy.accounting.ledger import LedgerError, read_ledger
+from privacy.accounting.lines import ConcurrentWriteError
 from privacy.aggregation import AggregationError
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
@@ -125,7 +128,7 @@ def test_a_ledger_that_fails_once_costs_no_charge(clients, monkeypatch, tmp_path
     """The line fails, then an order for the next attempt: the update that is sent then has to be paid for."""
     client, sent = clients[0], []
 
-    def fails(path, line):
+    def fails(path, line, **options):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
@@ -197,3 +200,118 @@ def test_a_copied_run_directory_is_charged_as_another_run(tiny_markets, tmp_path
     notes = [entry for entry in read_ledger(second / "ledger" / "m0.jsonl").entries if entry.stage == "earlier-runs"]
     assert [note.remark for note in notes] == ["0", "1"]
     assert account.is_file()
+
+
+# -- a run directory copied while its process is alive, rolled back, or held twice -----------------------------------
+
+
+def begin_counts(federation):
+    return federation.doors["m0"].begin(federation.plans["m0"].counts())
+
+
+def test_a_copy_of_a_living_run_is_charged_as_another_run_and_stops_the_first(tiny_markets, tmp_path):
+    config = tiny(privacy={"epsilon": 8.0})
+    first, second = tmp_path / "first", tmp_path / "second"
+    account = account_of(config, first)
+    living = open_federation(config, tiny_markets, first, account=account)
+    shutil.copytree(first, second)
+    drawn = begin_counts(living).key
+    # the copy knows the account's latest nonce: with that alone it would go on as the same run, and draw again
+    copied = open_federation(config, tiny_markets, second, account=account)
+    assert begin_counts(copied).key != drawn
+    assert len(spent_on_same_data(config, second, "m0")) == 2
+
+
+def test_a_process_whose_run_was_resumed_elsewhere_charges_nothing_any_more(tiny_markets, tmp_path):
+    config = tiny(privacy={"epsilon": 8.0})
+    first, second = tmp_path / "first", tmp_path / "second"
+    account = account_of(config, first)
+    living = open_federation(config, tiny_markets, first, account=account)
+    shutil.copytree(first, second)
+    copied = open_federation(config, tiny_markets, second, account=account)
+    begin_counts(copied)
+    with pytest.raises(AccountError, match="was started elsewhere since"):
+        begin_counts(living)
+    assert living.doors["m0"].ledger.charges == []
+    assert len(spent_on_same_data(config, first, "m0")) == 1
+
+
+def test_a_ledger_that_was_lost_is_charged_again(tiny_markets, tmp_path):
+    config, directory = tiny(privacy={"epsilon": 8.0}), tmp_path / "run"
+    account = account_of(config, directory)
+    drawn = begin_counts(open_federation(config, tiny_markets, directory, account=account)).key
+    shutil.rmtree(directory / "ledger")
+    shutil.rmtree(directory / "state" / "charges")
+    again = open_federation(config, tiny_markets, directory, account=account)
+    assert begin_counts(again).key != drawn
+    assert len(spent_on_same_data(config, directory, "m0")) == 2
+
+
+def test_two_processes_in_one_directory_do_not_both_charge(tiny_markets, tmp_path):
+    config = tiny(privacy={"epsilon": 8.0})
+    one, other = (open_federation(config, tiny_markets, tmp_path) for _ in range(2))
+    begin_counts(one)
+    with pytest.raises(ConcurrentWriteError, match="by somebody else"):
+        begin_counts(other)
+    assert len(read_ledger(tmp_path / "ledger" / "m0.jsonl").charges) == 1
+
+
+def test_a_copy_masks_with_a_key_of_its_own(tiny_markets, tmp_path):
+    config = tiny(privacy={"epsilon": 8.0}, aggregation={"kind": "masked-ckks"})
+    first, second = tmp_path / "first", tmp_path / "second"
+    account = account_of(config, first)
+    living = open_federation(config, tiny_markets, first, account=account)
+    shutil.copytree(first, second)
+    begin_counts(living)
+    resumed = open_federation(config, tiny_markets, first, account=account)
+    copied = open_federation(config, tiny_markets, second, account=account)
+    assert resumed.masks["m0"].public == living.masks["m0"].public
+    assert copied.masks["m0"].public != living.masks["m0"].public
+
+
+# -- the same key for other rows ---------------------------------------------------------------------------------------
+
+
+def test_rows_in_another_order_are_other_data(tiny_markets, tmp_path):
+    """Of two rows of one time the later in the file counts as the latest: order changes what is computed."""
+    config, directory = tiny(privacy={"epsilon": 8.0}), tmp_path / "run"
+    account = account_of(config, directory)
+    open_federation(config, tiny_markets, directory, account=account)
+    whole = tiny_markets["m0"].whole
+    swap = np.arange(whole.market.n_rows)
+    swap[[0, 1]] = [1, 0]
+    market = replace(
+        whole.market,
+        user=whole.market.user[swap],
+        item=whole.market.item[swap],
+        rating=whole.market.rating[swap],
+        time=whole.market.time[swap],
+    )
+    turned = replace(tiny_markets["m0"], whole=replace(whole, market=market))
+    with pytest.raises(LedgerError, match="opened with another data"):
+        open_federation(config, {**tiny_markets, "m0": turned}, directory, account=account)
+
+
+# -- two failures at once ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_could_not_be_restored_is_restored_before_it_is_used(clients, monkeypatch):
+    client, seen, sent = clients[0], Trainings(monkeypatch), []
+    before = weights(client)
+
+    def fails(*arguments, **options):
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedmm_secure.federation.door.pack", fails)
+        patch.setattr(MarketClient, "_load", fails)
+        with pytest.raises(OSError, match="too many"):
+            client.local_update(order(), sent.append)
+    assert not torch.equal(weights(client), before)
+    client.local_update(order(), sent.append)
+    own = client.door._transcript.find(kind="own-update", stage=STAGE, round=0, sender="m0")
+    once = np.frombuffer(own, "<i8")
+    assert seen.distinct == 1
+    reference = MarketClient(client.plan, client.trainer, client.door, client._state_file.parent)
+    np.testing.assert_array_equal(reference._pending["values"].numpy(), once)
+    assert len(sent) == 1

@@ -97,7 +97,7 @@ def test_secret_files_are_for_their_owner_alone_and_masks_are_gone(run):
     secret = [path for path in keys.rglob("*") if path.name in ("identity.pem", "federation.key")]
     assert len(secret) == 7  # the server has no shared key
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
-    assert list((run[0] / "state" / "masks").glob("*.key")) == []
+    assert list((run[0] / "state" / "masks").rglob("*.key")) == []
 
 
 def test_the_server_side_of_a_run_holds_no_market_secret(run):
