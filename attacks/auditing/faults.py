@@ -76,13 +76,13 @@ def noise_on_spare_alone() -> Iterator[None]:
 def unclipped(skipped: Callable[[Tensor], bool]) -> Iterator[None]:
     """Gradients of some parameters are left out of the norm and added as they are; nothing checks the integers."""
 
-    def cut(trainer: dp_sgd.DPSGDTrainer, first: int, filled: int) -> int:
+    def cut(trainer: dp_sgd.DPSGDTrainer, first: int, filled: Tensor) -> int:
         trainer._load(first)
         units, norm = trainer._units, trainer.choices.clipping_norm
         clipped = torch.cat([torch.full((value.numel(),), not skipped(value)) for value in trainer._local])
         factor = norm / (units * clipped).norm(dim=1).clamp(min=norm)
         units.mul_(torch.where(clipped, factor[:, None], 1.0) / trainer._grid.step).trunc_()
-        units[filled - first :] = 0.0
+        units[~trainer._taken(first, filled)] = 0.0
         return 0
 
     with mock.patch.object(dp_sgd.DPSGDTrainer, "_cut", cut):

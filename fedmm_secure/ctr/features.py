@@ -42,11 +42,6 @@ class Features:
     def __len__(self) -> int:
         return len(self.categories)
 
-    def padded(self, size: int) -> Features:
-        """The same with rows of zeros up to ``size``."""
-        rows = ((0, size - len(self)), (0, 0))
-        return Features(np.pad(self.categories, rows), np.pad(self.numbers, rows))
-
 
 @dataclass(frozen=True)
 class FeatureSchema:

@@ -30,7 +30,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
-from privacy.mechanisms.per_example import FunctionalGradients
+from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 from privacy.mechanisms.randomness import NoiseSource
 
 PRETRAIN_EPOCHS = 6
@@ -123,12 +123,17 @@ class PrivateCTR:
 
         A sum that is rounded otherwise when a neighbour leaves could move a score over the edge of a bin.
         """
-        found = np.zeros(len(features))
-        for start in range(0, len(found), PREDICTION_BLOCK):
-            rows = slice(start, start + PREDICTION_BLOCK)
-            block = Features(features.categories[rows], features.numbers[rows])
-            found[rows] = self.predict(block.padded(PREDICTION_BLOCK))[: len(block)]
+        found, inputs = np.zeros(len(features)), self._tensors(features)
+        with torch.no_grad():
+            slots = equal_slots(self._probabilities, inputs, PREDICTION_BLOCK)
+            for start in range(0, len(found), len(slots)):
+                chosen = torch.arange(start, min(start + len(slots), len(found)))
+                block = self._probabilities(padded(inputs, chosen, PREDICTION_BLOCK, slots))
+                found[chosen.numpy()] = block[slots[: len(chosen)]].double().numpy()
         return found
+
+    def _probabilities(self, block: tuple[Tensor, ...]) -> Tensor:
+        return torch.sigmoid(self.network(*block))
 
     def state_dict(self) -> dict[str, Any]:
         """Weights of the network, and the standardisation of its numbers."""

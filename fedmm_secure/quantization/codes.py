@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.rqvae import RQVAE
+from privacy.mechanisms.per_example import equal_slots, padded
 
 BLOCK = 256  # rows that are assigned codes at a time
 
@@ -48,11 +49,19 @@ def _assign(model: RQVAE, rows: torch.Tensor) -> IntArray:
     the user contributes to later stages.
     """
     found = np.zeros((len(rows), 2), dtype=np.int64)
-    for start in range(0, len(rows), BLOCK):
-        part = rows[start : start + BLOCK]
-        padded = torch.nn.functional.pad(part, (0, 0, 0, BLOCK - len(part)))
-        found[start : start + BLOCK] = model.assign(padded).numpy()[: len(part)]
+    slots = equal_slots(lambda block: _distances(model, block[0]), (rows,), BLOCK)
+    for start in range(0, len(rows), len(slots)):
+        chosen = torch.arange(start, min(start + len(slots), len(rows)))
+        (block,) = padded((rows,), chosen, BLOCK, slots)
+        found[chosen.numpy()] = model.assign(block)[slots[: len(chosen)]].numpy()
     return found
+
+
+@torch.no_grad()
+def _distances(model: RQVAE, rows: torch.Tensor) -> torch.Tensor:
+    """What codes are chosen by, ``(n, n_codes)``: the latent's, and its distances to the global codewords."""
+    latent = model.encode(rows)
+    return torch.cat([latent, model.global_codebook(latent), model.local_codebook(latent)], dim=1)
 
 
 def codebook_use(codes: NDArray[np.int64], n_codes: int) -> CodebookUse:

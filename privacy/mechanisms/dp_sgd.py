@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from privacy.accounting.events import dp_sgd_event
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.grid import SHRINK, Grid
-from privacy.mechanisms.per_example import Batch, PerExampleGradients, padded
+from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, gradient_rows, padded
 from privacy.mechanisms.randomness import LEVELS, IntArray, NoiseSource
 
 Clipping = Literal["flat", "automatic"]
@@ -160,6 +161,7 @@ class DPSGDTrainer:
         size = self._n_local + sum(parameter.numel() for parameter in self._handed)
         # as many gradients at a time as stay in the processor's cache; of public numbers alone
         self._units = torch.empty(min(self._block, max(1, _CACHED // size)), size, dtype=torch.float64)
+        self._slots: Tensor | None = None
 
     def steps(
         self,
@@ -176,6 +178,8 @@ class DPSGDTrainer:
         those of parameters that do not exist.
         """
         parts = examples if isinstance(examples, tuple) else (examples,)
+        if self._slots is None:
+            self._slots = equal_slots(partial(gradient_rows, self._gradients), parts, self._block)
         drawn, coins = noise.derive("noise"), noise.derive("sampling")
         losses, clipped, seen, signal = 0.0, 0, 0, 0.0
         spares, handed = [], []
@@ -203,23 +207,27 @@ class DPSGDTrainer:
     def _sum(self, examples: Batch, chosen: Tensor) -> tuple[IntArray, float, int]:
         """Exact sum of the sample's clipped integers, its loss, and how many gradients exceeded the norm."""
         total = np.zeros(self._units.shape[1], dtype=np.int64)
-        losses, over = 0.0, 0
-        for start in range(0, len(chosen), self._block):
-            slots = chosen[start : start + self._block]
+        losses, over, usable = 0.0, 0, self._slots
+        assert usable is not None
+        for start in range(0, len(chosen), len(usable)):
+            part = chosen[start : start + len(usable)]
+            slots = usable[: len(part)]
             self._clear()
-            found = self._gradients(padded(examples, slots, self._block))
-            losses += float(found[: len(slots)].sum())
-            for first in range(0, len(slots), len(self._units)):
-                over += self._cut(first, len(slots))
+            found = self._gradients(padded(examples, part, self._block, slots))
+            losses += float(found[slots].sum())
+            filled = torch.zeros(self._block, dtype=torch.bool)
+            filled[slots] = True
+            for first in range(0, int(slots[-1]) + 1, len(self._units)):
+                over += self._cut(first, filled)
                 # integers of at most 2^26 in at most 2^20 rows: their sum is exact in double precision
                 total += self._units.sum(dim=0).numpy().astype(np.int64)
         self._clear()
         return total, losses, over
 
-    def _cut(self, first: int, filled: int) -> int:
+    def _cut(self, first: int, filled: Tensor) -> int:
         """Clip gradients of the slots from ``first`` on and cut them to integers; returns how many exceeded the norm.
 
-        Everything here is a function of one slot's own gradient. Slots from ``filled`` on become zeros.
+        Everything here is a function of one slot's own gradient. Slots that are not ``filled (block,)`` become zeros.
         """
         units, norm = self._units, self.choices.clipping_norm
         self._load(first)
@@ -228,7 +236,8 @@ class DPSGDTrainer:
             factor = norm / (norms + AUTOMATIC_STABILITY * norm)
         else:
             factor = norm / norms.clamp(min=norm)
-        factor[filled - first :] = 0.0
+        taken = self._taken(first, filled)
+        factor[~taken] = 0.0
         local, shared = units[:, : self._n_local], units[:, self._n_local :]
         local.mul_((factor * (SHRINK / self._grid.step))[:, None])
         if self._handed:
@@ -238,7 +247,13 @@ class DPSGDTrainer:
         # rounding is far below a part in 10^9; what it could hide is looked at exactly
         if not bool((squares <= self._bound * (1.0 - 1e-9)).all()):
             self._drop_what_exceeds()
-        return int((norms[: filled - first] > norm).sum())
+        return int((norms[taken] > norm).sum())
+
+    def _taken(self, first: int, filled: Tensor) -> Tensor:
+        """Which rows of ``_units`` hold examples, when its first one is slot ``first`` of a block."""
+        taken = torch.zeros(len(self._units), dtype=torch.bool)
+        taken[: self._block - first] = filled[first : first + len(taken)]
+        return taken
 
     def _load(self, first: int) -> None:
         """Gradients of the slots from ``first`` on, in double precision."""

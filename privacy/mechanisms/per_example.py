@@ -2,14 +2,17 @@
 
 What DP-SGD cuts to a grid must be a function of one example alone, to the last bit: a sum that is rounded differently
 when a neighbour leaves can flip a code and move another example's whole gradient. A block always has the same number
-of slots, empty ones holding zeros, so that every example goes through the same kernels whoever sits beside it. That a
-gradient is then the same in every slot is a property of the linear algebra underneath, which a test measures.
+of slots, empty ones holding zeros, so that every example goes through the same kernels whoever sits beside it. Which
+slots treat an example alike is a property of the linear algebra underneath: it is measured on public probes, and no
+other slots are used.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Protocol
 
 import torch
@@ -22,6 +25,7 @@ from torch.func import functional_call, grad_and_value, vmap
 warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook is firing.*", category=UserWarning)
 
 Batch = tuple[Tensor, ...]
+_PROBES = 3
 BatchLoss = Callable[[nn.Module, Tensor], Tensor]
 ExampleLoss = Callable[[Callable[..., Tensor], Batch], Tensor]
 
@@ -85,11 +89,59 @@ class FunctionalGradients:
         return torch.as_tensor(losses)
 
 
-def padded(examples: Batch, chosen: Tensor, size: int) -> Batch:
-    """The chosen examples in the first slots of a block of ``size``, zeros in the others."""
+def padded(examples: Batch, chosen: Tensor, size: int, slots: Tensor | None = None) -> Batch:
+    """The chosen examples in some slots of a block of ``size``, by default the first ones; zeros in the others."""
     block = []
     for part in examples:
-        slots = part.new_zeros((size, *part.shape[1:]))
-        slots[: len(chosen)] = part[chosen]
-        block.append(slots)
+        rows = part.new_zeros((size, *part.shape[1:]))
+        rows[torch.arange(len(chosen)) if slots is None else slots[: len(chosen)]] = part[chosen]
+        block.append(rows)
     return tuple(block)
+
+
+def gradient_rows(gradients: PerExampleGradients, block: Batch) -> Tensor:
+    """Gradients of a block's examples over all parameters, ``(size, n_parameters)``; leaves none behind."""
+    for parameter in gradients.parameters:
+        parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+    gradients(block)
+    rows = torch.cat([parameter.grad_sample.flatten(1) for parameter in gradients.parameters], dim=1)  # type: ignore[attr-defined]
+    for parameter in gradients.parameters:
+        parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+    return rows
+
+
+def equal_slots(rows_of: Callable[[Batch], Tensor], like: Batch, size: int) -> Tensor:
+    """Slots of a block in which the same example gives the same numbers to the last bit, ``(n_slots,)``, ascending.
+
+    On some processors the linear algebra treats the last rows of a block by another path, and rounds them otherwise. If
+    an example stood there only because others are absent, its gradient would depend on them. So only slots are used
+    that treat public probes alike: which path a slot takes follows from the shape of the block, not from what is in it.
+
+    Args:
+        rows_of: from a block to numbers ``(size, …)``.
+        like: examples whose shapes the probes have; their values are not read.
+        size: of the block.
+
+    Raises:
+        RuntimeError: hardly any two slots are treated alike.
+    """
+    marks = [b""] * size
+    for probe in range(_PROBES):
+        found = rows_of(tuple(_probe(part, size, probe) for part in like)).detach().contiguous().numpy()
+        marks = [mark + sha256(row.tobytes()).digest() for mark, row in zip(marks, found, strict=True)]
+    most, count = Counter(marks).most_common(1)[0]
+    if count < max(1, size // 16):
+        raise RuntimeError(
+            f"only {count} of {size} slots of a block are treated alike by this machine's linear algebra: a user's "
+            "gradient would depend on others"
+        )
+    return torch.tensor([slot for slot, mark in enumerate(marks) if mark == most])
+
+
+def _probe(part: Tensor, size: int, number: int) -> Tensor:
+    """The same public example in every slot: real numbers of all sizes, category 0."""
+    shape = part.shape[1:]
+    if not part.is_floating_point():
+        return part.new_zeros((size, *shape))
+    values = torch.sin(torch.arange(1.0, max(1, shape.numel()) + 1.0) * (1.3 + number)).to(part.dtype)
+    return values.reshape(1, *shape).repeat(size, *(1 for _ in shape))

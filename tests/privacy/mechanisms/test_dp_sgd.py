@@ -308,7 +308,7 @@ def test_a_codebook_left_out_of_the_clipping_norm_is_caught():
 def test_clipping_after_summing_is_caught(monkeypatch):
     def clip_the_sum(self, first, filled):
         self._load(first)
-        total = self._units[: filled - first].sum(dim=0)
+        total = self._units[self._taken(first, filled)].sum(dim=0)
         # the sum of twelve users may be as long as twelve clipped users
         self._units.zero_()
         self._units[0] = total * min(1.0, 12 * self.choices.clipping_norm / float(total.norm())) / self._grid.step

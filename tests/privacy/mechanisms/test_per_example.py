@@ -7,7 +7,7 @@ from opacus import GradSampleModule
 from fedmm_secure.ctr.neural import NeuralCTR
 from fedmm_secure.ctr.private import bag_loss
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
-from privacy.mechanisms.per_example import FunctionalGradients, HookGradients, padded
+from privacy.mechanisms.per_example import FunctionalGradients, HookGradients, equal_slots, padded
 
 WEIGHTS = LossWeights(entropy=0.1)
 
@@ -100,3 +100,23 @@ def test_a_gradient_is_the_same_to_the_last_bit_in_every_slot_and_beside_anybody
             assert torch.equal(found, reference[slot % 5]), slot
     finally:
         torch.set_num_threads(before)
+
+
+def rounds_the_last_otherwise(block):
+    """A stand-in for linear algebra whose last rows take another path: one of five differs by the last bit."""
+    rows = block[0].sum(dim=1, keepdim=True) + 1.0
+    rows[-1] = torch.nextafter(rows[-1], torch.tensor(9.0))
+    return rows
+
+
+def test_only_slots_that_treat_an_example_alike_are_used():
+    like = (torch.zeros(1, 4), torch.zeros(1, 2, dtype=torch.long))
+    assert equal_slots(rounds_the_last_otherwise, like, 5).tolist() == [0, 1, 2, 3]
+    assert equal_slots(lambda block: block[0], like, 5).tolist() == [0, 1, 2, 3, 4]
+    (block, _) = padded((torch.ones(3, 4), torch.ones(3, 2)), torch.tensor([2, 0]), 5, torch.tensor([1, 3, 4]))
+    assert block.sum(dim=1).tolist() == [0, 4, 0, 4, 0]
+
+
+def test_where_no_two_slots_are_alike_nothing_is_trained():
+    with pytest.raises(RuntimeError, match="would depend on others"):
+        equal_slots(lambda block: torch.arange(64.0)[:, None], (torch.zeros(1, 4),), 64)
