@@ -13,23 +13,29 @@ from tests import accounting_cache
 TESTS = Path(__file__).parent
 REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
-# folders and modules that train whole runs or start processes, by the beginning of their path: not in make test-fast
+# what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
 LONG = (
     "adversary/test_failing_disks",
     "adversary/test_manipulations",
     "adversary/test_transactions",
+    "adversary/test_units",
     "attacks/auditing/test_audit",
+    "attacks/inversion/test_deltas",
     "attacks/membership/test_shadow",
     "attacks/poisoning/",
+    "attacks/test_views",
     "experiments/deploy/",
     "experiments/reports/test_pages",
     "experiments/reports/test_run_figures",
     "experiments/sweep/test_sweep",
     "experiments/test_",
     "experiments/verification/",
+    "fedmm_secure/federation/test_faults",
     "fedmm_secure/test_cache",
     "fedmm_secure/test_pipeline",
     "fedmm_secure/test_serving",
+    "privacy/accounting/test_accountants",
+    "privacy/accounting/test_budget",
     "test_docs",
     "test_readme",
 )
