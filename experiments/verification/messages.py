@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.verification.evidence import Evidence, Messages, read_messages
+from experiments.verification.evidence import Evidence, Messages, irregular, read_messages
 from experiments.verification.spending import Place, rounds_of
 from experiments.verification.transcript import OF_SERVER, Key, Planned, key_of
 from fedmm_secure.federation.messages import Header, Hello, MessageError, verify
@@ -68,6 +68,9 @@ def message_findings(evidence: Evidence, opened: Opened) -> list[Finding]:
 
 def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
     """The server's transcript by itself, and that it is of the same run as the directory's."""
+    links = irregular(server)
+    if links:
+        return links
     messages, findings = read_messages(server / "transcript")
     if not messages.records:
         return findings

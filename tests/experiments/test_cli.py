@@ -169,7 +169,8 @@ def test_json_output_is_the_metrics(config_file, tmp_path, capsys):
 
 RELEASE = ["run", "--set", "privacy.epsilon=8", "--set", "privacy.protect=release", "--set"]
 DISTRIBUTED = ["run", "--set", "privacy.epsilon=8", "--set", "privacy.distributed_noise=true",
-               "--set", "privacy.quantizer.steps_per_round=1", "--set"]  # fmt: skip
+               "--set", "privacy.quantizer.steps_per_round=1",
+               "--set", "aggregation.kind=masked-ckks", "--set"]  # fmt: skip
 USER_MISTAKES = [
     (["run", "quickstrt"], "did you mean 'quickstart'"),
     (["run", "--set", "privacy.epsilom=8"], "privacy.epsilom: unknown key; did you mean 'epsilon'"),
@@ -189,7 +190,7 @@ USER_MISTAKES = [
     (["run", "--set", "privacy.user_codes_epsilon=2"], "privacy.user_codes_epsilon needs privacy.epsilon"),
     (["run", "--set", "embedding.kind=dp-svd"], "dp-svd needs privacy.epsilon"),
     (["run", "--set", "ctr.baselines=[noisy-popularity]"], "noisy-popularity needs privacy.epsilon"),
-    ([*DISTRIBUTED, "aggregation.kind=plaintext"], "plaintext shows each update"),
+    ([*DISTRIBUTED, "aggregation.kind=ckks"], "whoever opens a single update finds a part of the noise"),
     ([*DISTRIBUTED, "privacy.quantizer.steps_per_round=2"], "so that noise adds up"),
     ([*DISTRIBUTED, "privacy.colluding_markets=2"], "must leave two honest markets of 3"),
     (["budget", "quickstart"], "privacy.epsilon is not set"),

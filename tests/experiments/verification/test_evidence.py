@@ -69,6 +69,18 @@ def test_a_link_is_found_and_nothing_behind_it_is_read(released_copy, tmp_path, 
     assert "is a link" in found.what
 
 
+def test_a_link_in_the_servers_directory_is_not_followed_either(released_run, tmp_path):
+    server = tmp_path / "server"
+    shutil.copytree(released_run / "transcript", server / "transcript")
+    assert not any("is a link" in finding.what for finding in verify_run(released_run, server))
+    index = server / "transcript" / INDEX
+    index.rename(tmp_path / "outside")
+    index.symlink_to(tmp_path / "outside")
+    assert [finding.what for finding in verify_run(released_run, server)] == [
+        "is a link; evidence is what the directory itself holds"
+    ]
+
+
 def test_a_pipe_is_found_and_not_waited_for(released_copy):
     path = released_copy / "transcript" / "counts" / "0000-meter-m0.bin"
     path.unlink()
