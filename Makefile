@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test lint test-slow docs clean
+.PHONY: install run test lint test-fast test-slow docs clean
 install: $(STAMP)
 
 # torch first and by exact version: a looser requirement would pull the CUDA build.
@@ -26,6 +26,9 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m 'not slow and not long'
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

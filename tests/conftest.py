@@ -10,7 +10,35 @@ from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.prepare import prepare_markets
 from tests import accounting_cache
 
-REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "xmarket-electronics"
+TESTS = Path(__file__).parent
+REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
+
+# what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
+LONG = (
+    "adversary/test_failing_disks",
+    "adversary/test_manipulations",
+    "adversary/test_transactions",
+    "adversary/test_units",
+    "attacks/auditing/test_audit",
+    "attacks/inversion/test_deltas",
+    "attacks/membership/test_shadow",
+    "attacks/poisoning/",
+    "attacks/test_views",
+    "experiments/deploy/",
+    "experiments/reports/test_pages",
+    "experiments/reports/test_run_figures",
+    "experiments/sweep/test_sweep",
+    "experiments/test_",
+    "experiments/verification/",
+    "fedmm_secure/federation/test_faults",
+    "fedmm_secure/test_cache",
+    "fedmm_secure/test_pipeline",
+    "fedmm_secure/test_serving",
+    "privacy/accounting/test_accountants",
+    "privacy/accounting/test_budget",
+    "test_docs",
+    "test_readme",
+)
 
 pytest_plugins = ("tests.released",)  # fixtures of runs that many tests read
 
@@ -39,6 +67,12 @@ def pytest_configure(config):
         os.environ[accounting_cache.FOLDER] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     accounting_cache.share_answers()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(LONG):
+            item.add_marker("long")
 
 
 @pytest.fixture(autouse=True)

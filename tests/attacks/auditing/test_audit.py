@@ -12,6 +12,7 @@ from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 
 N_ITEMS, DELTA, FEW_GAMES, SLOW_GAMES = 300, 1e-4, 100, {"quantizer": 30, "ctr": 60}
+NEXT_TO_NO_NOISE = ("no noise", "noise on spare coordinates alone", "noise at a tenth")  # a few games find it
 CONFIG = tiny(
     privacy={"epsilon": 8.0, "protect": "release", "ctr": {"steps": 20}, "quantizer": {"steps_per_round": 2}},
     embedding={"private": {"dim": 4}},
@@ -82,8 +83,7 @@ def test_a_broken_mechanism_is_caught(audits, name):
             continue
         if kind == USER and audit.game.slow and name in ("noise at half",):
             continue
-        # ten times less noise needs no more than a few games
-        few = name in ("no noise", "noise at a tenth") and not audit.game.slow
+        few = name in NEXT_TO_NO_NOISE and not audit.game.slow
         with fault.broken():
             smaller, found = played(audit, games=min(audit.games, FEW_GAMES) if few else None)
         verdict = smaller.judge(found).verdict

@@ -47,6 +47,7 @@ def random_requirements(rng):
     return {"length": length, "cohort": cohort, "value_bound": int(2 ** rng.uniform(0, 31))}
 
 
+@pytest.mark.long
 def test_ten_thousand_vectors_under_random_parameters_sum_exactly():
     rng, vectors, packings = np.random.default_rng(0), 0, set()
     while vectors < 10_000:
