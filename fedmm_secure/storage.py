@@ -30,6 +30,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a killed ``write_atomic`` left below a directory that this process alone writes to."""
+    for path in directory.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON with sorted keys; NaN is refused."""
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())

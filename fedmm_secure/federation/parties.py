@@ -29,7 +29,7 @@ from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.provenance import ENVIRONMENT_FILE
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
-from fedmm_secure.storage import write_atomic, write_json
+from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import Charge, Entry, Ledger
 from privacy.accounting.lines import canonical_json
@@ -133,6 +133,7 @@ def open_federation(
     Raises:
         LedgerError: the run was begun with another configuration, on other data, or by other code.
     """
+    remove_unfinished(directory)
     state, server = directory / "state", None
     run = run or run_id(state)
     if members is None:

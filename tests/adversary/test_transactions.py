@@ -315,3 +315,14 @@ def test_a_model_that_could_not_be_restored_is_restored_before_it_is_used(client
     reference = MarketClient(client.plan, client.trainer, client.door, client._state_file.parent)
     np.testing.assert_array_equal(reference._pending["values"].numpy(), once)
     assert len(sent) == 1
+
+
+def test_a_file_that_a_kill_left_half_written_is_gone_after_a_resume(tiny_markets, tmp_path):
+    """Verification wants no file beside the transcript's index: a killed run has to verify too."""
+    config = tiny(privacy={"epsilon": 8.0})
+    open_federation(config, tiny_markets, tmp_path)
+    left = tmp_path / "transcript" / "counts" / ".0000-meter-m0.bin.123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    open_federation(config, tiny_markets, tmp_path)
+    assert not left.exists()

@@ -16,6 +16,7 @@ from fedmm_secure import pipeline
 from fedmm_secure.data.prepare import prepare, prepare_markets
 from fedmm_secure.federation import releases
 from fedmm_secure.federation.door import BudgetExceededError
+from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.quantization.codes import assign_codes
 from privacy.accounting.events import event_from_data, is_part_of
@@ -67,13 +68,20 @@ def test_what_changes_of_rows_mean_is_twice_epsilon(tmp_path):
     assert changed["delta"] == pytest.approx((1 + np.exp(epsilon)) * delta)
 
 
-def test_the_release_view_holds_models_and_items_and_only_randomised_user_codes(released):
+def test_the_release_view_holds_models_and_items_and_no_user_codes(released):
+    """Randomised ones are for the ``profile`` view, whose ε counts them."""
     view = release_view(released[1])
     assert {found.kind for found in view.observations} == {"publication", "meter"}  # spare values are noise alone
     published = [found for found in view.observations if found.kind == "publication"]
     stages = {found.stage.split("/")[0] for found in published}
-    assert stages == {"counts", "embedding", "quantizer-model", "item-codes", "ctr", "user-codes"}
+    assert stages == {"counts", "embedding", "quantizer-model", "item-codes", "ctr"}
     assert len(published) == 3 * len(stages)
+    kept = [record for record in Transcript(released[1] / "transcript").records if record.stage == "user-codes/0"]
+    assert {(record.kind, record.visible_to) for record in kept} == {
+        ("publication", ("profile",)),
+        ("meter", ("release",)),
+    }
+    assert len(kept) == 6
 
 
 def test_what_publishing_user_codes_costs_is_measured(released):
@@ -89,10 +97,9 @@ def test_user_codes_are_stated_under_profile_alone(released):
 
 
 def test_published_user_codes_are_mostly_not_the_true_ones(released):
-    view = release_view(released[1])
-    wanted = ("publication", "user-codes/0", "m0")
-    published = next(found for found in view.observations if (found.kind, found.stage, found.sender) == wanted)
-    codes = np.load(io.BytesIO(published.data))["codes"]
+    transcript = Transcript(released[1] / "transcript")
+    published = transcript.find(kind="publication", stage="user-codes/0", round=0, sender="m0")
+    codes = np.load(io.BytesIO(published))["codes"]
     frame = pd.read_parquet(released[1] / "codes" / "m0.parquet")
     true = frame[frame.kind == "user"][["global_code", "local_code"]].to_numpy()
     same = (codes == true).all(axis=1).mean()
