@@ -12,7 +12,7 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.guarantee.multipliers import MarketSize
 from privacy.aggregation import MarketAggregator, PairwiseMasks
 from privacy.aggregation.base import Binding, IntVector
-from privacy.aggregation.identities import Identity
+from privacy.aggregation.identities import IDENTITY_FILE, Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle, KeyDirectory, found_federation
 from privacy.files import read_secret, write_secret
 
@@ -80,6 +80,7 @@ def local_ceremony(
 def _identity(keys: KeyDirectory, name: str) -> Identity:
     """A new identity, or the one that is there already."""
     if not keys.has_identity:
+        (keys.path / IDENTITY_FILE).unlink(missing_ok=True)  # killed before its card was there: nobody knows it
         Identity.generate(name).save(keys.path)
     return keys.identity()
 

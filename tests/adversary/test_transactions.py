@@ -326,3 +326,12 @@ def test_a_file_that_a_kill_left_half_written_is_gone_after_a_resume(tiny_market
     left.write_bytes(b"half")
     open_federation(config, tiny_markets, tmp_path)
     assert not left.exists()
+
+
+def test_a_kill_between_a_key_and_its_card_is_no_dead_end(tiny_markets, tmp_path):
+    config = tiny(privacy={"epsilon": 8.0})
+    open_federation(config, tiny_markets, tmp_path / "whole")
+    keys = tmp_path / "killed" / "state" / "keys" / "m1"
+    shutil.copytree(tmp_path / "whole" / "state" / "keys" / "m1", keys)
+    (keys / "card.json").unlink()
+    assert len(open_federation(config, tiny_markets, tmp_path / "killed").doors) == 3
