@@ -15,7 +15,6 @@ from privacy.accounting.lines import append_line
 INDEX = "index.jsonl"
 HELLO, UPDATE, AGGREGATE = "hello", "update", "aggregate"
 PUBLICATION, OWN_UPDATE, SUM, METER = "publication", "own-update", "sum", "meter"
-KINDS = frozenset({HELLO, UPDATE, AGGREGATE, PUBLICATION, OWN_UPDATE, SUM, METER})
 
 
 @dataclass(frozen=True)

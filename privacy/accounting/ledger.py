@@ -24,7 +24,6 @@ from privacy.errors import InputError
 GENESIS = "0" * 64
 FORMAT_VERSION = 4
 OPEN, CHARGE, SEAL, NOTE, CLOSE = "open", "charge", "seal", "note", "close"
-KINDS = (OPEN, CHARGE, SEAL, NOTE, CLOSE)
 
 
 class LedgerError(InputError):

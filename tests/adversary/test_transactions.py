@@ -209,25 +209,29 @@ def begin_counts(federation):
     return federation.doors["m0"].begin(federation.plans["m0"].counts())
 
 
-def test_a_copy_of_a_living_run_is_charged_as_another_run_and_stops_the_first(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0})
+def copied_alive(config, markets, tmp_path):
+    """A process with a run in hand, the two directories after a copy, and the account of both."""
     first, second = tmp_path / "first", tmp_path / "second"
     account = account_of(config, first)
-    living = open_federation(config, tiny_markets, first, account=account)
+    living = open_federation(config, markets, first, account=account)
     shutil.copytree(first, second)
+    return living, first, second, account
+
+
+def test_a_copy_of_a_living_run_is_charged_as_another_run(tiny_markets, tmp_path):
+    config = tiny(privacy={"epsilon": 8.0})
+    living, first, second, account = copied_alive(config, tiny_markets, tmp_path)
     drawn = begin_counts(living).key
     # the copy knows the account's latest nonce: with that alone it would go on as the same run, and draw again
     copied = open_federation(config, tiny_markets, second, account=account)
     assert begin_counts(copied).key != drawn
-    assert len(spent_on_same_data(config, second, "m0")) == 2
+    for run in (first, second):
+        assert len(spent_on_same_data(config, run, "m0")) == 2
 
 
 def test_a_process_whose_run_was_resumed_elsewhere_charges_nothing_any_more(tiny_markets, tmp_path):
     config = tiny(privacy={"epsilon": 8.0})
-    first, second = tmp_path / "first", tmp_path / "second"
-    account = account_of(config, first)
-    living = open_federation(config, tiny_markets, first, account=account)
-    shutil.copytree(first, second)
+    living, first, second, account = copied_alive(config, tiny_markets, tmp_path)
     copied = open_federation(config, tiny_markets, second, account=account)
     begin_counts(copied)
     with pytest.raises(AccountError, match="was started elsewhere since"):
@@ -258,10 +262,7 @@ def test_two_processes_in_one_directory_do_not_both_charge(tiny_markets, tmp_pat
 
 def test_a_copy_masks_with_a_key_of_its_own(tiny_markets, tmp_path):
     config = tiny(privacy={"epsilon": 8.0}, aggregation={"kind": "masked-ckks"})
-    first, second = tmp_path / "first", tmp_path / "second"
-    account = account_of(config, first)
-    living = open_federation(config, tiny_markets, first, account=account)
-    shutil.copytree(first, second)
+    living, first, second, account = copied_alive(config, tiny_markets, tmp_path)
     begin_counts(living)
     resumed = open_federation(config, tiny_markets, first, account=account)
     copied = open_federation(config, tiny_markets, second, account=account)
