@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from privacy.mechanisms.dp_sgd import DPSGD, Clipping
+from privacy.mechanisms.clipped_sums import Clipping
+from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.partition_selection import PartitionSelection
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB

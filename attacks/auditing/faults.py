@@ -6,7 +6,7 @@ it was. Nothing else may import this module but the audit of the audits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,8 @@ from attacks.auditing.gradients import CODEBOOK
 from fedmm_secure.collaborative import private
 from privacy.aggregation import PairwiseMasks
 from privacy.mechanisms import counts, dp_sgd, dp_svd
+from privacy.mechanisms.clipped_sums import DenseSums
+from privacy.mechanisms.factored_sums import FactoredSums, LayerGradient
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
@@ -76,16 +78,24 @@ def noise_on_spare_alone() -> Iterator[None]:
 def unclipped(skipped: Callable[[Tensor], bool]) -> Iterator[None]:
     """Gradients of some parameters are left out of the norm and added as they are; nothing checks the integers."""
 
-    def cut(trainer: dp_sgd.DPSGDTrainer, first: int, filled: Tensor) -> int:
-        trainer._load(first)
-        units, norm = trainer._units, trainer.choices.clipping_norm
-        clipped = torch.cat([torch.full((value.numel(),), not skipped(value)) for value in trainer._local])
+    def cut(sums: DenseSums, first: int, filled: Tensor) -> int:
+        sums._load(first)
+        units, norm = sums._units, sums._clip.norm
+        clipped = torch.cat([torch.full((value.numel(),), not skipped(value)) for value in sums._parameters])
         factor = norm / (units * clipped).norm(dim=1).clamp(min=norm)
-        units.mul_(torch.where(clipped, factor[:, None], 1.0) / trainer._grid.step).trunc_()
-        units[~trainer._taken(first, filled)] = 0.0
+        units.mul_(torch.where(clipped, factor[:, None], 1.0) / sums._clip.step).trunc_()
+        units[~sums._taken(first, filled)] = 0.0
         return 0
 
-    with mock.patch.object(dp_sgd.DPSGDTrainer, "_cut", cut):
+    def cut_layers(sums: FactoredSums, layers: Sequence[LayerGradient]) -> tuple[Tensor, Tensor]:
+        norm, own = sums._clip.norm, [not skipped(layer.parameters[0]) for layer in layers]
+        counted = [layer.squares() * clipped for layer, clipped in zip(layers, own, strict=True)]
+        factor = norm / torch.stack(counted).sum(dim=0).sqrt().clamp(min=norm)
+        for layer, clipped in zip(layers, own, strict=True):
+            layer.cut((factor if clipped else torch.ones_like(factor)) / sums._clip.step)
+        return factor, torch.ones_like(factor, dtype=torch.bool)
+
+    with mock.patch.object(DenseSums, "_cut", cut), mock.patch.object(FactoredSums, "_cut", cut_layers):
         yield
 
 

@@ -22,7 +22,8 @@ from fedmm_secure.ctr.features import FeatureSchema
 from fedmm_secure.ctr.private import PrivateCTR, bag_loss
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
-from privacy.mechanisms.dp_sgd import AUTOMATIC_STABILITY, DPSGD, DPSGDTrainer
+from privacy.mechanisms.clipped_sums import AUTOMATIC_STABILITY
+from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
 
 STEEP = 1e3  # clipping norms of a canary's gradient before it is clipped
 ENOUGH = 2  # values of the noise in the open, as in the pipeline; the adversary of these games has no use for them

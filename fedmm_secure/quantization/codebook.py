@@ -1,15 +1,14 @@
 """A codebook whose codewords are parameters, trained by gradient.
 
 Codewords are reached by gradients in one way only, through their squared distances to an input. One rule for
-per-example gradients (registered with Opacus below) therefore covers every loss that touches a codebook,
-so that DP-SGD clips and noises all of it. Exponential-moving-average updates, k-means initialisation and
+gradients of single examples (below) therefore covers every loss that touches a codebook, so that DP-SGD clips and
+noises all of it. Exponential-moving-average updates, k-means initialisation and
 revival of dead codes from data rows are absent on purpose: they read users' rows outside DP-SGD.
 """
 
 from __future__ import annotations
 
 import torch
-from opacus.grad_sample import register_grad_sampler
 from torch import Tensor, nn
 
 
@@ -36,8 +35,40 @@ class Codebook(nn.Module):
         return self.codewords[codes]
 
 
-@register_grad_sampler(Codebook)  # type: ignore[untyped-decorator]
-def _codebook_grad_sample(layer: Codebook, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
-    """Per-example gradient of the codewords: ``d||x - c_k||^2 / dc_k = 2 (c_k - x)``."""
-    gap = layer.codewords[None, :, :] - activations[0][:, None, :]
-    return {layer.codewords: 2.0 * backprops[:, :, None] * gap}
+class CodebookGradient:
+    """Gradients of single examples in a codebook: ``d||x - c_k||² / dc_k = 2 (c_k - x)``.
+
+    Args:
+        codebook: the codebook.
+        inputs: ``(n, dim)``.
+        outgoing: gradients of the distances, ``(n, n_codes)``.
+        chosen_alone: every loss reaches one codeword of an example; otherwise all of them.
+    """
+
+    def __init__(self, codebook: Codebook, inputs: Tensor, outgoing: Tensor, *, chosen_alone: bool) -> None:
+        self.parameters = [codebook.codewords]
+        words = codebook.codewords.detach().double()
+        x, back = inputs.double(), outgoing.double()
+        self._at: Tensor | None = None
+        if chosen_alone:
+            self._at = back.abs().argmax(dim=1)
+            self._values = 2.0 * back.gather(1, self._at[:, None]) * (words[self._at] - x)
+        else:
+            self._values = (2.0 * back[:, :, None] * (words[None] - x[:, None])).flatten(1)
+
+    def rows(self) -> Tensor:
+        return torch.cat([self._values, self.squares()[:, None]], dim=1)
+
+    def squares(self) -> Tensor:
+        return self._values.square().sum(dim=1)
+
+    def cut(self, per_unit: Tensor) -> Tensor:
+        self._values = (self._values * per_unit[:, None]).trunc()
+        return self.squares()
+
+    def total(self, kept: Tensor) -> list[Tensor]:
+        values = torch.where(kept[:, None], self._values, 0.0)
+        if self._at is None:
+            return [values.sum(dim=0)]
+        shape = self.parameters[0].shape
+        return [values.new_zeros(shape).index_add_(0, self._at, values)]

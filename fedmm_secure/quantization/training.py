@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedmm_secure.quantization.codebook import Codebook, CodebookGradient
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, Quantized
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps, SharedGroup, StepStatistics
-from privacy.mechanisms.per_example import HookGradients
+from privacy.mechanisms.factored_sums import FactoredGradients, LinearGradient, Rule
+from privacy.mechanisms.per_example import BatchLoss
 from privacy.mechanisms.randomness import IntArray, NoiseSource
 
 
@@ -89,7 +92,7 @@ class QuantizerTrainer:
             if private.shared is not None:
                 shared = SharedGroup(codewords, private.shared.step, private.shared.honest_parts)
             self._private_trainer = DPSGDTrainer(
-                HookGradients(model, self._per_example),
+                factored_gradients(model, self._per_example, settings.weights),
                 self._noised,
                 private.choices,
                 len(user_rows),
@@ -172,3 +175,10 @@ class QuantizerTrainer:
 
 def _unnoised(loss: float) -> NoisedSteps:
     return NoisedSteps(StepStatistics(loss, 0.0, float("inf")), _NO_STEPS, _NO_STEPS)
+
+
+def factored_gradients(model: RQVAE, loss: BatchLoss, weights: LossWeights) -> FactoredGradients:
+    """Gradients of single rows of an RQ-VAE: the entropy of soft assignments alone reaches codewords not chosen."""
+    codebook = partial(CodebookGradient, chosen_alone=not weights.entropy)
+    rules: dict[type[nn.Module], Rule] = {nn.Linear: LinearGradient, Codebook: codebook}
+    return FactoredGradients(model, loss, rules)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,16 +16,12 @@ from dp_accounting.dp_event import DpEvent
 from torch import Tensor, nn
 
 from privacy.accounting.events import dp_sgd_event
+from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, Clipping, DenseSums
 from privacy.mechanisms.discrete_gaussian import scale
-from privacy.mechanisms.grid import SHRINK, Grid
-from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, gradient_rows, padded
+from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
+from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, padded
 from privacy.mechanisms.randomness import LEVELS, IntArray, NoiseSource
-
-Clipping = Literal["flat", "automatic"]
-LARGEST_BLOCK = 256
-AUTOMATIC_STABILITY = 0.01  # of the clipping norm
-_CACHED = 2**17  # entries of gradients that are cut at a time: 1 MB
-_EXACT = 2.0**53  # integers below it, and sums of such, are exact in double precision
 
 
 @dataclass(frozen=True)
@@ -40,14 +34,14 @@ class DPSGD:
         sampling_rate: probability with which each example enters a batch.
         clipping: ``flat`` scales down what exceeds the norm; ``automatic`` scales every gradient to about the norm
             (Bu, Wang, Zha, Karypis, "Automatic clipping", NeurIPS 2023). Sensitivity is the norm either way.
-        largest_block: examples whose gradients are held in memory at a time, at most.
+        largest_block: examples that are held in memory at a time, at most; None leaves it to how they are added up.
     """
 
     noise_multiplier: float
     clipping_norm: float
     sampling_rate: float
     clipping: Clipping = "flat"
-    largest_block: int = LARGEST_BLOCK
+    largest_block: int | None = None
 
     def event(self, steps: int) -> DpEvent:
         """What ``steps`` steps release."""
@@ -57,11 +51,11 @@ class DPSGD:
         """Divisor of noised sums: a public constant, whatever the batch drawn."""
         return max(1, round(self.sampling_rate * n_examples))
 
-    def block(self, n_examples: int) -> int:
+    def block(self, n_examples: int, largest: int) -> int:
         """Slots of a block: a whole number of blocks mostly fits a batch. Follows from public numbers alone."""
-        expected = self.expected_batch(n_examples)
+        largest, expected = self.largest_block or largest, self.expected_batch(n_examples)
         mostly = expected + 3.0 * expected**0.5
-        return int(8 * math.ceil(mostly / math.ceil(mostly / self.largest_block) / 8))
+        return int(8 * math.ceil(mostly / math.ceil(mostly / largest) / 8))
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ class DPSGDTrainer:
     """Takes noised steps on a model.
 
     Args:
-        gradients: how per-example gradients are computed.
+        gradients: how gradients of single examples are computed.
         optimizer: what turns noised gradients into steps; post-processing.
         choices: clipping, noise and sampling.
         n_examples: number of privacy units, a public constant.
@@ -137,30 +131,31 @@ class DPSGDTrainer:
 
     def __init__(
         self,
-        gradients: PerExampleGradients,
+        gradients: PerExampleGradients | FactoredGradients,
         optimizer: torch.optim.Optimizer,
         choices: DPSGD,
         n_examples: int,
         shared: SharedGroup | None = None,
     ) -> None:
         self.choices = choices
-        self._gradients, self._optimizer = gradients, optimizer
+        self._parameters, self._optimizer = gradients.parameters, optimizer
         self._grid = Grid.of(choices.noise_multiplier, choices.clipping_norm)
-        self._expected, self._block = choices.expected_batch(n_examples), choices.block(n_examples)
-        self._parts = shared.honest_parts if shared else 1
+        parts = shared.honest_parts if shared else 1
         # In units of the noise: a local integer weighs 1/S², a shared one 1/(h S²), for h parts add up to sqrt(h) S.
         # Σ local² / S² + Σ shared² / (h S²) <= 1 / noise_multiplier², times h S²:
-        self._bound = math.floor(self._parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
-        if self._bound >= _EXACT / 2:
+        bound = math.floor(parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
+        if bound >= EXACT / 2:
             raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
-        own = shared.parameter if shared else None
-        self._local = [parameter for parameter in gradients.parameters if parameter is not own]
-        self._handed = [] if own is None else [own]
+        handed = [] if shared is None else [shared.parameter]
+        self._local = [parameter for parameter in gradients.parameters if not any(parameter is one for one in handed)]
         self._n_local = sum(parameter.numel() for parameter in self._local)
-        self._shared_step = shared.step if shared else self._grid.step
-        size = self._n_local + sum(parameter.numel() for parameter in self._handed)
-        # as many gradients at a time as stay in the processor's cache; of public numbers alone
-        self._units = torch.empty(min(self._block, max(1, _CACHED // size)), size, dtype=torch.float64)
+        self._size = self._n_local + sum(parameter.numel() for parameter in handed)
+        shared_step = shared.step if shared else self._grid.step
+        clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
+        kind = FactoredSums if isinstance(gradients, FactoredGradients) else DenseSums
+        self._expected = choices.expected_batch(n_examples)
+        self._block = choices.block(n_examples, kind.largest_block)
+        self._sums: ClippedSums = kind(gradients, clip, handed, self._block)  # type: ignore[arg-type]
         self._slots: Tensor | None = None
 
     def steps(
@@ -179,7 +174,7 @@ class DPSGDTrainer:
         """
         parts = examples if isinstance(examples, tuple) else (examples,)
         if self._slots is None:
-            self._slots = equal_slots(partial(gradient_rows, self._gradients), parts, self._block)
+            self._slots = equal_slots(self._sums.rows, parts, self._block)
         drawn, coins = noise.derive("noise"), noise.derive("sampling")
         losses, clipped, seen, signal = 0.0, 0, 0, 0.0
         spares, handed = [], []
@@ -196,7 +191,7 @@ class DPSGDTrainer:
             if after is not None:
                 after()
             self._optimizer.zero_grad()
-        ratio = math.sqrt(signal / max(count * self._units.shape[1], 1)) / scale(self._grid.levels)
+        ratio = math.sqrt(signal / max(count * self._size, 1)) / scale(self._grid.levels)
         statistics = StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
         return NoisedSteps(statistics, np.reshape(spares, (count, spare)), np.reshape(handed, (count, -1)))
 
@@ -206,75 +201,15 @@ class DPSGDTrainer:
 
     def _sum(self, examples: Batch, chosen: Tensor) -> tuple[IntArray, float, int]:
         """Exact sum of the sample's clipped integers, its loss, and how many gradients exceeded the norm."""
-        total = np.zeros(self._units.shape[1], dtype=np.int64)
+        total = np.zeros(self._size, dtype=np.int64)
         losses, over, usable = 0.0, 0, self._slots
         assert usable is not None
         for start in range(0, len(chosen), len(usable)):
             part = chosen[start : start + len(usable)]
             slots = usable[: len(part)]
-            self._clear()
-            found = self._gradients(padded(examples, part, self._block, slots))
-            losses += float(found[slots].sum())
-            filled = torch.zeros(self._block, dtype=torch.bool)
-            filled[slots] = True
-            for first in range(0, int(slots[-1]) + 1, len(self._units)):
-                over += self._cut(first, filled)
-                # integers of at most 2^26 in at most 2^20 rows: their sum is exact in double precision
-                total += self._units.sum(dim=0).numpy().astype(np.int64)
-        self._clear()
+            loss, exceeding = self._sums.add(padded(examples, part, self._block, slots), slots, total)
+            losses, over = losses + loss, over + exceeding
         return total, losses, over
-
-    def _cut(self, first: int, filled: Tensor) -> int:
-        """Clip gradients of the slots from ``first`` on and cut them to integers; returns how many exceeded the norm.
-
-        Everything here is a function of one slot's own gradient. Slots that are not ``filled (block,)`` become zeros.
-        """
-        units, norm = self._units, self.choices.clipping_norm
-        self._load(first)
-        norms = torch.linalg.vector_norm(units, dim=1)
-        if self.choices.clipping == "automatic":
-            factor = norm / (norms + AUTOMATIC_STABILITY * norm)
-        else:
-            factor = norm / norms.clamp(min=norm)
-        taken = self._taken(first, filled)
-        factor[~taken] = 0.0
-        local, shared = units[:, : self._n_local], units[:, self._n_local :]
-        local.mul_((factor * (SHRINK / self._grid.step))[:, None])
-        if self._handed:
-            shared.mul_((factor * (SHRINK / self._shared_step))[:, None])
-        units.trunc_()
-        squares = self._parts * _squared_norms(local) + _squared_norms(shared)
-        # rounding is far below a part in 10^9; what it could hide is looked at exactly
-        if not bool((squares <= self._bound * (1.0 - 1e-9)).all()):
-            self._drop_what_exceeds()
-        return int((norms[taken] > norm).sum())
-
-    def _taken(self, first: int, filled: Tensor) -> Tensor:
-        """Which rows of ``_units`` hold examples, when its first one is slot ``first`` of a block."""
-        taken = torch.zeros(len(self._units), dtype=torch.bool)
-        taken[: self._block - first] = filled[first : first + len(taken)]
-        return taken
-
-    def _load(self, first: int) -> None:
-        """Gradients of the slots from ``first`` on, in double precision."""
-        used = min(len(self._units), self._block - first)
-        self._units[used:] = 0.0
-        start = 0
-        for parameter in [*self._local, *self._handed]:
-            gradient: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-            self._units[:used, start : start + parameter.numel()] = gradient[first : first + used].flatten(1)
-            start += parameter.numel()
-
-    def _drop_what_exceeds(self) -> None:
-        """Zero the slots whose integers are longer than the bound: each by its own gradient alone.
-
-        A sum of squares below 2^53 is exact, and one above is not rounded below it. A gradient that is not made of
-        numbers compares false.
-        """
-        values = self._units.numpy()
-        local, shared = values[:, : self._n_local], values[:, self._n_local :]
-        squares = self._parts * np.einsum("ij,ij->i", local, local) + np.einsum("ij,ij->i", shared, shared)
-        values[~(squares <= self._bound)] = 0.0
 
     def _set_gradients(self, noised: IntArray) -> None:
         gradient = torch.from_numpy(noised * (self._grid.step / self._expected))
@@ -283,13 +218,3 @@ class DPSGDTrainer:
             part = gradient[start : start + parameter.numel()]
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
             start += parameter.numel()
-
-    def _clear(self) -> None:
-        """Forget gradients of the block before: those of single examples, and their raw sums."""
-        for parameter in self._gradients.parameters:
-            parameter.grad = None
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-
-
-def _squared_norms(units: Tensor) -> Tensor:
-    return torch.as_tensor(torch.linalg.vector_norm(units, dim=1).square())

@@ -1,4 +1,4 @@
-"""Gradients of single examples, in two ways; both work on blocks of one fixed shape.
+"""Gradients of single examples, in blocks of one fixed shape.
 
 What DP-SGD cuts to a grid must be a function of one example alone, to the last bit: a sum that is rounded differently
 when a neighbour leaves can flip a code and move another example's whole gradient. A block always has the same number
@@ -9,20 +9,14 @@ other slots are used.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Protocol
 
 import torch
-from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-
-# Opacus' hooks warn where a module's inputs are data and need no gradient themselves; per-example gradients of the
-# parameters are complete all the same (a test compares them with single backward passes)
-warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook is firing.*", category=UserWarning)
 
 Batch = tuple[Tensor, ...]
 _PROBES = 3
@@ -37,32 +31,6 @@ class PerExampleGradients(Protocol):
     def parameters(self) -> Sequence[nn.Parameter]: ...
 
     def __call__(self, batch: Batch, /) -> Tensor: ...
-
-
-class HookGradients:
-    """Through Opacus' hooks: fast, for modules whose layers have a gradient sampler.
-
-    ``loss`` maps (model, examples ``(n, …)``) to losses ``(n,)``; the loss of one example must depend on that
-    example alone.
-    """
-
-    def __init__(self, model: nn.Module, loss: BatchLoss) -> None:
-        self._wrapped = GradSampleModule(model, loss_reduction="sum")
-        self._loss = loss
-        self.parameters: Sequence[nn.Parameter] = list(self._wrapped.parameters())
-        self._wrapped.disable_hooks()
-
-    def __call__(self, batch: Batch) -> Tensor:
-        self._wrapped.enable_hooks()
-        try:
-            return self._backward(batch)
-        finally:  # ordinary steps on rows that cost no budget need no gradients of single examples
-            self._wrapped.disable_hooks()
-
-    def _backward(self, batch: Batch) -> Tensor:
-        losses = self._loss(self._wrapped, batch[0])
-        losses.sum().backward()
-        return losses.detach()
 
 
 class FunctionalGradients:

@@ -4,10 +4,11 @@ import torch
 from scipy import stats
 
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
+from fedmm_secure.quantization.training import factored_gradients
 from privacy.accounting.events import gaussian_steps
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, SharedGroup
-from privacy.mechanisms.per_example import HookGradients
+from privacy.mechanisms.factored_sums import FactoredSums
 from privacy.mechanisms.randomness import NoiseSource
 from tests.noise import silent
 
@@ -29,7 +30,7 @@ def loss(net, batch):
 
 def trainer(net, choices, n, *, learning_rate=1.0, shared=None):
     optimizer = torch.optim.SGD(net.parameters(), lr=learning_rate)
-    return DPSGDTrainer(HookGradients(net, loss), optimizer, choices, n, shared)
+    return DPSGDTrainer(factored_gradients(net, loss, WEIGHTS), optimizer, choices, n, shared)
 
 
 def source(seed=3):
@@ -135,8 +136,9 @@ def test_clipped_sums_are_what_single_backward_passes_add_up_to():
         gradient = torch.cat([p.grad.flatten() for p in single.parameters()]).double()
         expected += gradient * min(1.0, norm / float(gradient.norm()))
     for block in (8, 256):
-        moved = summed_update(x, norm, len(x), block=block)
-        torch.testing.assert_close(moved.double(), expected, rtol=2e-4, atol=2e-5)
+        moved = summed_update(x, norm, len(x), block=block).double()
+        # what goes into a layer is cut to eight bits: far less than the noise of any step
+        assert float((moved - expected).norm()) < 0.01 * float(expected.norm())
 
 
 def test_the_realised_batch_size_does_not_enter_the_update():
@@ -153,9 +155,9 @@ def test_the_event_is_what_the_steps_do():
 def test_blocks_follow_from_public_numbers_and_mostly_hold_a_batch():
     choices = DPSGD(1.0, 1.0, 0.2)
     for n_examples in (1, 40, 1000, 5120, 60_000):
-        block, expected = choices.block(n_examples), choices.expected_batch(n_examples)
+        block, expected = choices.block(n_examples, 256), choices.expected_batch(n_examples)
         assert block % 8 == 0
-        assert block <= choices.largest_block
+        assert block <= 256
         assert -(-(expected + 3 * expected**0.5) // block) * block >= expected + 3 * expected**0.5
 
 
@@ -244,7 +246,7 @@ def test_a_gradient_that_is_not_made_of_numbers_counts_as_absent_and_harms_nobod
 
 def test_an_integer_vector_that_breaks_the_bound_is_dropped_by_itself(monkeypatch):
     """The fault: gradients are scaled a thousandth too far; the exact check takes the example out."""
-    monkeypatch.setattr("privacy.mechanisms.dp_sgd.SHRINK", 1.001)
+    monkeypatch.setattr("privacy.mechanisms.clipped_sums.SHRINK", 1.001)
     long, short = torch.tensor([[30.0, 0, 0, 0]]), torch.tensor([[0.1, 0.2, 0.0, 0.1]])
     assert (integer_sums(long, DPSGD(1.0, 1.0, 1.0))[0] == 0).all()
     together, _ = integer_sums(torch.cat([long, short]), DPSGD(1.0, 1.0, 1.0))
@@ -306,16 +308,22 @@ def test_a_codebook_left_out_of_the_clipping_norm_is_caught():
 
 
 def test_clipping_after_summing_is_caught(monkeypatch):
-    def clip_the_sum(self, first, filled):
-        self._load(first)
-        total = self._units[self._taken(first, filled)].sum(dim=0)
+    def clip_the_sum(self, block, slots, total):
+        _, layers = self._gradients(block)
+        kept = torch.zeros(self._block, dtype=torch.bool)
+        kept[slots] = True
+        for layer in layers:
+            layer.cut(torch.full((self._block,), 1e6))
+        parts = [part.flatten() / 1e6 for layer in layers for part in layer.total(kept)]
         # the sum of twelve users may be as long as twelve clipped users
-        self._units.zero_()
-        self._units[0] = total * min(1.0, 12 * self.choices.clipping_norm / float(total.norm())) / self._grid.step
-        self._units.trunc_()
-        return 0
+        factor = min(1.0, 12 * self._clip.norm / float(torch.cat(parts).norm()))
+        for layer in layers:
+            for parameter, part in zip(layer.parameters, layer.total(kept), strict=True):
+                units = part.flatten().numpy() / 1e6 * factor / self._clip.step
+                total[self._place[parameter]] += units.astype(np.int64)
+        return 0.0, 0
 
-    monkeypatch.setattr(DPSGDTrainer, "_cut", clip_the_sum)
+    monkeypatch.setattr(FactoredSums, "add", clip_the_sum)
     assert largest_influence(0.1) > 0.1 * 1.001
 
 
