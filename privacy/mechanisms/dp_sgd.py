@@ -146,7 +146,7 @@ class DPSGDTrainer:
         bound = math.floor(parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
         if bound >= EXACT / 2:
             raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
-        handed = [] if shared is None else [shared.parameter]
+        handed = self._handed = [] if shared is None else [shared.parameter]
         self._local = [parameter for parameter in gradients.parameters if not any(parameter is one for one in handed)]
         self._n_local = sum(parameter.numel() for parameter in self._local)
         self._size = self._n_local + sum(parameter.numel() for parameter in handed)
@@ -212,6 +212,8 @@ class DPSGDTrainer:
         return total, losses, over
 
     def _set_gradients(self, noised: IntArray) -> None:
+        for parameter in self._handed:
+            parameter.grad = None  # whatever an ordinary step left there: it is not stepped here
         gradient = torch.from_numpy(noised * (self._grid.step / self._expected))
         start = 0
         for parameter in self._local:

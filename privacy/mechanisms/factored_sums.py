@@ -62,7 +62,7 @@ class LinearGradient:
     """``nn.Linear``: inputs ``(n, d)``, gradients of its outputs ``(n, m)``."""
 
     def __init__(self, layer: nn.Linear, inputs: Tensor, outgoing: Tensor) -> None:
-        self.parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        self.parameters: Sequence[nn.Parameter] = list(layer.parameters(recurse=False))  # weight, then bias
         right = inputs.double()
         if layer.bias is not None:
             right = torch.cat([right, right.new_ones(len(right), 1)], dim=1)
