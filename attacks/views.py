@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
 from privacy.aggregation import CKKSKey
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, KeyDirectory, read_bundle
 
@@ -84,11 +84,11 @@ def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> Vie
         name,
         markets,
         tuple(
-            Observation(record.kind, record.stage, record.round, record.sender, _read(directory, record))
+            Observation(record.kind, record.stage, record.round, record.sender, read_record(directory, record))
             for record in _records(run)
             if tags & set(record.visible_to)
         ),
-        read_bundle(bundle) if bundle.is_file() else None,
+        read_bundle(bundle, below=run) if bundle.is_file() else None,
     )
 
 
@@ -97,10 +97,3 @@ def _records(run: Path) -> list[Record]:
     if not (directory / INDEX).is_file():
         raise RunDirectoryError(f"{run}: no transcript; is this a run directory?")
     return read_index(directory)
-
-
-def _read(directory: Path, record: Record) -> bytes:
-    path = (directory / record.file).resolve()
-    if not path.is_relative_to(directory.resolve()) or not path.is_file():
-        raise RunDirectoryError(f"{directory / INDEX}: {record.file} is missing or outside the transcript")
-    return path.read_bytes()

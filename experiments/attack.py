@@ -6,7 +6,7 @@ the membership attacks; figures stand beside them.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -36,12 +36,13 @@ from attacks.metrics import within_bound
 from attacks.poisoning.evaluate import poison
 from attacks.views import View, collusion_view, market_view, owner_values, server_view
 from experiments.compliance.evidence import Results, add_statement, attacks_file, make_statement
+from experiments.configuration import readers_data
 from experiments.options import choose_market
 from experiments.reports.attack_figures import draw_reconstruction, draw_roc
-from experiments.run_directory import read_config, read_noise
+from experiments.run_directory import read_foreign_config, read_noise
 from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.artefacts import write_parquet
-from fedmm_secure.config import Config
+from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
@@ -54,6 +55,7 @@ from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage import Store
 from privacy.accounting.guarantees import Guarantee, changed_rows
 from privacy.aggregation.identities import Identity
+from privacy.foreign import ForeignDirectory
 
 DEFAULT_SHADOWS = 16
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -104,6 +106,7 @@ def attack_run(
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
     identity: Identity | None = None,
+    data: Path | DataConfig | None = None,
 ) -> Results:
     """Attack a run; results are written beside those of attacks made before, as a statement about the run as it is now.
 
@@ -117,6 +120,8 @@ def attack_run(
         workers: processes; by default as configured.
         progress: told of pipelines done.
         identity: signs what is found; None leaves it unsigned.
+        data: folder of the markets' files, where the run read any, or all that says where they are; the run's own word
+            for it is not taken.
 
     Returns:
         All results that the run directory now holds.
@@ -125,9 +130,8 @@ def attack_run(
         ConfigError: unknown attack, market or target, or an attack that the run does not admit.
         RunDirectoryError: not a finished run.
     """
-    config, metrics = read_config(run), read_metrics(run)
-    if workers is not None:
-        config = config.model_copy(update={"workers": workers})
+    config, metrics = read_foreign_config(run), read_metrics(run)
+    config = config.model_copy(update={"workers": workers or min(config.workers, os.cpu_count() or 1)})
     market = choose_market(market, {name: values["n_users"] for name, values in metrics["markets"].items()})
     for attack in attacks or ():
         if attack not in ATTACKS:
@@ -143,6 +147,7 @@ def attack_run(
         raise ConfigError("--attack poisoning: measured on runs without privacy.epsilon; this run has one")
     if attacks is None:
         attacks = [name for name in ATTACKS if name != "poisoning" or config.privacy.epsilon is None]
+    markets = prepare_markets(data if isinstance(data, DataConfig) else readers_data(config.data, data))
     settings = {"market": market, "targets": list(targets), "units": list(units), "shadows": n_shadows}
     found: Results = {}
     made: Results = {}
@@ -152,7 +157,7 @@ def attack_run(
             run,
             config,
             metrics,
-            prepare_markets(config.data),
+            markets,
             market,
             tuple(targets),
             tuple(units),
@@ -345,8 +350,8 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
 
 
 def _tuned_choice(run: Path, market: str, target: str) -> int:
-    path = run / "state" / "ctr" / market / f"tuned-{target}.json"
-    return int(json.loads(path.read_text())["choice"]) if path.is_file() else 0
+    directory, name = ForeignDirectory(run), f"state/ctr/{market}/tuned-{target}.json"
+    return int(directory.json(name)["choice"]) if directory.has(name) else 0
 
 
 # -- poisoning ---------------------------------------------------------------------------------------------------------

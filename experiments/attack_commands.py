@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from experiments.progress import RunProgress
 from experiments.reports.attacks import strongest
 from experiments.reports.run import write_report
 from experiments.reports.text import epsilon_text, estimate_text
+from experiments.run_directory import examining
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
@@ -53,6 +55,10 @@ def attack(
     ] = None,
     shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
     workers: Workers = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the markets' files, where the run read any; default: that in FEDMM_DATA."),
+    ] = None,
     keys: SignOption = None,
     passphrase_file: PassphraseOption = None,
     quiet: Quiet = False,
@@ -63,7 +69,7 @@ def attack(
     unknown = sorted(set(unit or ()) - set(UNITS))
     if unknown:
         raise ConfigError(f"--unit {unknown[0]}: choose from {', '.join(UNITS)}")
-    with RunProgress(quiet=quiet or as_json) as progress:
+    with RunProgress(quiet=quiet or as_json) as progress, examining(run):
         found = attack_run(
             run,
             attacks=attacks,
@@ -74,8 +80,9 @@ def attack(
             workers=workers,
             progress=lambda done, total: progress.update("shadow pipelines", done, total),
             identity=identity,
+            data=data,
         )
-    report = write_report(run)
+        report = write_report(run)
     if as_json:
         print(json.dumps(found, sort_keys=True))
     else:
@@ -109,14 +116,15 @@ def audit(
     identity = read_signer(keys, passphrase_file)
     from experiments import audit as audits  # jax, for the statistics, takes a second to load
 
-    audited = audits.read_audited(source, overrides or [], market, workers)
-    with RunProgress(quiet=quiet or as_json) as progress:
+    run = Path(source) if Path(source).is_dir() else None
+    with RunProgress(quiet=quiet or as_json) as progress, nullcontext() if run is None else examining(run):
+        audited = audits.read_audited(source, overrides or [], market, workers)
         if faults:
             found = audits.audit_faults(audited, canaries=canaries, report=progress.update)
         else:
             found = audits.audit(audited, canaries=canaries, level=level, report=progress.update, identity=identity)
-            if Path(source).is_dir():
-                write_report(Path(source))
+            if run is not None:
+                write_report(run)
     if as_json:
         print(json.dumps(found, sort_keys=True))
     elif faults:

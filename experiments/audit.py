@@ -21,7 +21,7 @@ from experiments.compliance.evidence import AUDIT, add_statement, audit_file, ma
 from experiments.configuration import resolve
 from experiments.options import choose_market
 from experiments.reports.attack_figures import draw_audit
-from experiments.run_directory import read_config, read_noise
+from experiments.run_directory import read_foreign_config, read_noise
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
@@ -93,7 +93,7 @@ def _with_workers(audited: Audited, workers: int | None) -> Audited:
 
 
 def _of_run(run: Path, market: str | None) -> Audited:
-    config, metrics = read_config(run), read_metrics(run)
+    config, metrics = read_foreign_config(run), read_metrics(run)
     _check_budget(config, str(run))
     name = choose_market(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
     noise = read_noise(run, name)

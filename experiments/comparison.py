@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from experiments.compliance.evidence import read_attacks, read_audits
 from experiments.options import JsonFlag, wide_console
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
 from experiments.reports.text import difference_text, epsilon_text, figure_text, worst
-from experiments.run_directory import read_config, read_environment
+from experiments.run_directory import examining, read_environment, read_foreign_config
 from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.artefacts import write_parquet
@@ -29,9 +30,12 @@ from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.foreign import parse_table
 from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import write_json
+from privacy.errors import InputError
+from privacy.foreign import ForeignDirectory
 
 COMPARE_HELP = (
     "Runs side by side: test AUC, and the differences from the first with 95 % intervals, paired where the runs ranked "
@@ -107,10 +111,10 @@ def _paired(run: Path, first: Path, market: str, model: str) -> Interval:
 
 
 def _predictions(run: Path, market: str, model: str) -> tuple[Candidates, list[FloatArray]]:
-    path = run / "predictions" / f"{market}.parquet"
-    if not path.is_file():
-        raise RunDirectoryError(f"{path}: missing; differences are computed from predictions")
-    frame = pd.read_parquet(path)
+    directory, name = ForeignDirectory(run), f"predictions/{market}.parquet"
+    if not directory.has(name):
+        raise RunDirectoryError(f"{run / name}: missing; differences are computed from predictions")
+    frame = parse_table(directory.bytes(name), run / name)
     candidates = Candidates(frame["user"].to_numpy(), frame["item"].to_numpy(), frame["label"].to_numpy())
     columns = [name for name in frame.columns if name.rsplit("/", 1)[0] == model]
     return candidates, [frame[name].to_numpy(dtype=np.float64) for name in columns]
@@ -149,6 +153,13 @@ def comparison_table(found: Sequence[Difference]) -> pd.DataFrame:
     ).astype({"auc": "float64", "difference": "float64", "low": "float64", "high": "float64"})
 
 
+def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON; what is missing is null."""
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")
+    ]
+
+
 @styled
 def draw_comparison(table: pd.DataFrame) -> Drawing:
     """Differences from the first run, by market, with 95 % intervals."""
@@ -180,21 +191,26 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the table and a figure here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    found = compare_runs(runs, model)
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(examining(run))
+        found = compare_runs(runs, model)
+        metrics = [read_metrics(run) for run in runs]
+        epsilons = {view: [epsilon_text(_epsilon(own, view)) for own in metrics] for view in ("market", "release")}
     table = comparison_table(found)
     if out is not None:
         write_parquet(out / TABLE, table)
-        write_json(out / "comparison.json", json.loads(table.to_json(orient="records")))
+        write_json(out / "comparison.json", records_of(table))
         write_drawing(out, draw_comparison(table))
     if as_json:
-        print(table.to_json(orient="records"))
+        print(json.dumps(records_of(table)))
         return
-    _print_comparison(runs, found)
+    _print_comparison(found, epsilons)
     if out is not None:
         print(f"\ntable and figure  {out}")
 
 
-def _print_comparison(runs: Sequence[Path], found: Sequence[Difference]) -> None:
+def _print_comparison(found: Sequence[Difference], epsilons: Mapping[str, Sequence[str]]) -> None:
     names = list(dict.fromkeys(row.run for row in found))
     by_place = {(row.run, row.market): row for row in found}
     table = Table("test AUC", *names)
@@ -202,9 +218,8 @@ def _print_comparison(runs: Sequence[Path], found: Sequence[Difference]) -> None
         table.add_row(market, *(_cell(by_place.get((name, market))) for name in names))
     macro = [_macro(found, name, names[0]) for name in names]
     table.add_row("macro", *macro)
-    metrics = [read_metrics(run) for run in runs]
-    for view in ("market", "release"):
-        table.add_row(f"ε {view}", *(epsilon_text(_epsilon(own, view)) for own in metrics))
+    for view, texts in epsilons.items():
+        table.add_row(f"ε {view}", *texts)
     wide_console().print(table)
     if any(row.difference is not None and not row.paired for row in found):
         print("~ not paired: other candidates; the interval is Welch's t over seeds, and there is none with one seed")
@@ -244,8 +259,18 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """
     if not folder.is_dir():
         raise RunDirectoryError(f"{folder}: no such folder; runs go to ./runs unless --out says otherwise")
-    found = [_describe(path) for path in folder.iterdir() if (path / CONFIG_FILE).is_file() or is_sweep(path)]
+    found = [_described(path) for path in folder.iterdir() if (path / CONFIG_FILE).is_file() or is_sweep(path)]
     return sorted(found, key=lambda row: (row["created"], row["name"]))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """One that cannot be read is listed with why, and hides no other."""
+    try:
+        with examining(path):
+            return _describe(path)
+    except InputError as error:
+        why = str(error).removeprefix(f"{path}/").removeprefix(f"{path}: ")
+        return {"name": path.name, "created": "", "status": f"unreadable: {why}"}
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -254,7 +279,7 @@ def _describe(path: Path) -> dict[str, Any]:
         finished = sum((cell.parent / DONE_FILE).exists() for cell in cells)
         created = min((_created(cell.parent) for cell in cells), default="")
         return {"name": path.name, "created": created, "status": f"sweep, {finished} of {len(cells)} cells begun"}
-    config = read_config(path)
+    config = read_foreign_config(path)
     row: dict[str, Any] = {
         "name": path.name,
         "created": _created(path),
@@ -279,7 +304,7 @@ def _describe(path: Path) -> dict[str, Any]:
 def _created(path: Path) -> str:
     try:
         return str(read_environment(path)["created"])
-    except (OSError, ValueError, KeyError):
+    except (InputError, KeyError):
         return ""
 
 

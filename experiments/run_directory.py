@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.config import Config, config_from_data, load_yaml
+from fedmm_secure.config import Config, config_from_data, foreign_config, load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, begin
 from privacy.accounting.ledger import read_ledger
+from privacy.errors import InputError
+from privacy.files import open_private, private_folder
+from privacy.foreign import ForeignDirectory
+
+LOG_FILE = "log.jsonl"
+# What a reader may stumble over in a directory that somebody made up; each is a finding or one line, never a traceback.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InputError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 
 
 def default_directory(label: str) -> Path:
@@ -37,8 +59,8 @@ def locked(directory: Path) -> Iterator[None]:
         RunDirectoryError: another process holds it.
     """
     path = directory / "state" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    private_folder(path.parent)
+    with os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -47,16 +69,45 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def read_config(directory: Path) -> Config:
-    """The configuration of a run."""
-    path = directory / CONFIG_FILE
-    if not path.is_file():
+    """The configuration of a run that goes on: with the paths that its own user gave it."""
+    _refuse_other(directory)
+    return config_from_data(load_yaml(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
+
+
+def read_foreign_config(directory: Path) -> Config:
+    """The configuration of a run, whoever made it: without the paths of its account and its data."""
+    _refuse_other(directory)
+    return foreign_config(directory, CONFIG_FILE)
+
+
+def _refuse_other(directory: Path) -> None:
+    if not (directory / CONFIG_FILE).is_file():
         raise RunDirectoryError(f"{directory}: no config.yaml; is this a run directory?")
-    return config_from_data(load_yaml(path), source=str(path))
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
     """Versions, commit and machine that a run began with."""
-    return dict(json.loads((directory / ENVIRONMENT_FILE).read_text(encoding="utf-8")))
+    return ForeignDirectory(directory).json(ENVIRONMENT_FILE)
+
+
+@contextmanager
+def examining(directory: Path) -> Iterator[None]:
+    """Read a run or a sweep that anyone may have made, and write results beside what it holds.
+
+    Nothing in it may be a link or a device, so that no name in it leads elsewhere; and what its files say that no run
+    says ends in one line.
+
+    Raises:
+        InputError: the directory cannot be used.
+    """
+    ForeignDirectory(directory).refuse_irregular()
+    try:
+        yield
+    except InputError:
+        raise
+    except MALFORMED as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RunDirectoryError(f"{directory}: holds what no run writes: {what}") from error
 
 
 def read_noise(directory: Path, market: str) -> dict[str, float]:
@@ -68,11 +119,11 @@ class Log:
     """``log.jsonl``: one line per event. It holds private values and stays with the run's owner."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "log.jsonl"
+        self._path = directory / LOG_FILE
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         line = {"time": round(time.time(), 3), "event": event, **fields}
-        with self._path.open("a", encoding="utf-8") as file:
+        with os.fdopen(open_private(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file:
             file.write(json.dumps(finite(line), sort_keys=True) + "\n")
 
 

@@ -38,7 +38,7 @@ def federated_truth(run: Path, config: Config, prepared: PreparedMarket) -> Trut
     """What the rounds worked on and left, for the first seed."""
     embedding = load_embedding(run, config, prepared, refined=False)
     path = quantizer_path(run, prepared.market.name, config.seed[0])
-    return Truth(embedding, load_quantizer(path, config, embedding))
+    return Truth(embedding, load_quantizer(path, run, config, embedding))
 
 
 def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
@@ -47,7 +47,7 @@ def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     if not path.is_file():
         return federated_truth(run, config, prepared)
     embedding = load_embedding(run, config, prepared, refined=True)
-    return Truth(embedding, load_quantizer(path, config, embedding))
+    return Truth(embedding, load_quantizer(path, run, config, embedding))
 
 
 def popularity(prepared: PreparedMarket) -> FloatArray:

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.foreign import parse_table, parse_tensors
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage import torch_bytes, write_atomic
+from privacy.foreign import ForeignDirectory, read_bytes
+
+CODE_COLUMNS = ("id", "global_code", "local_code", "kind", "seed")
+
+
+def read_codes(directory: Path, name: str, columns: Sequence[str] = CODE_COLUMNS) -> pd.DataFrame:
+    """A market's codes, as ``save_codes`` or somebody else wrote them.
+
+    Raises:
+        ForeignFileError: no such table.
+    """
+    return parse_table(ForeignDirectory(directory).bytes(name), directory / name, columns)
+
+
+def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
+    """Give a model the tensors of a file in a run directory.
+
+    Raises:
+        ForeignFileError: no such file, or not tensors.
+        RunDirectoryError: they are those of another model.
+    """
+    tensors = parse_tensors(read_bytes(path, below=below), path)
+    try:
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError) as error:
+        raise RunDirectoryError(f"{path}: holds another model: {str(error).splitlines()[0][:200]}") from error
 
 
 def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:

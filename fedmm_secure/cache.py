@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import numpy as np
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.storage import Arrays, Store, write_json
 from privacy.accounting.lines import canonical_json
+from privacy.files import open_private, private_folder
 
 _SOURCES = ("fedmm_secure", "privacy")
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
@@ -49,7 +51,7 @@ class Cache:
         named = {**inputs, "code": code_version()}
         digest = hashlib.sha256(canonical_json(named)).hexdigest()
         folder = self.directory / digest[:2]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         store = Store(folder)
         with _locked(folder / f"{digest}.lock"):
             path = store.path(digest)
@@ -62,7 +64,7 @@ class Cache:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    with os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fedmm_secure.config_privacy import GRAM_LIMIT, PrivacyConfig, PrivateEmbeddingConfig, Section
@@ -18,6 +17,8 @@ from fedmm_secure.data.catalogue import CatalogueKind
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.foreign import MAX_YAML_BYTES, parse_yaml
+from privacy.foreign import ForeignFileError, read_bytes
 
 MIN_COHORT = 3
 
@@ -378,15 +379,30 @@ def config_from_data(data: Any, *, source: str) -> Config:
 
 
 def load_yaml(path: Path) -> Any:
-    """Parse a YAML file; raises ``ConfigError`` with the line at fault."""
+    """Parse a YAML file of the caller's own, aliases and all; raises ``ConfigError`` with the line at fault."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        return parse_yaml(read_bytes(path, MAX_YAML_BYTES), path, aliases=True) or {}
+    except ForeignFileError as error:
+        raise ConfigError(str(error)) from error
+
+
+def foreign_config(directory: Path, name: str) -> Config:
+    """The configuration that a run was made with, as far as a reader takes its word.
+
+    A run names no path that its reader opens: where its account and its data were is left out of what this returns,
+    and comes from the reader.
+
+    Raises:
+        ConfigError: no such file, or no configuration.
+    """
+    path = directory / name
+    try:
+        data = parse_yaml(read_bytes(path, MAX_YAML_BYTES, below=directory), path) or {}
+    except ForeignFileError as error:
+        raise ConfigError(str(error)) from error
+    config = config_from_data(data, source=str(path))
+    privacy = config.privacy.model_copy(update={"account": None})
+    return config.model_copy(update={"privacy": privacy, "data": config.data.model_copy(update={"root": None})})
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import skops.io
 import torch
 
-from fedmm_secure.artefacts import quantizer_path
+from fedmm_secure.artefacts import load_state, quantizer_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
@@ -89,10 +89,10 @@ def load_embedding(run: Path, config: Config, prepared: PreparedMarket, *, refin
     return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))
 
 
-def load_quantizer(path: Path, config: Config, embedding: Embedding) -> RQVAE:
-    """An RQ-VAE as ``save_quantizer`` kept it."""
+def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) -> RQVAE:
+    """An RQ-VAE as ``save_quantizer`` kept it in a run."""
     model = model_for(config, embedding)
-    model.load_state_dict(torch.load(_existing(path), weights_only=True))
+    load_state(model, _existing(path), run)
     return model
 
 
@@ -103,7 +103,7 @@ def _load_model(
     path = quantizer_path(run, name, seed, refined=True)
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
-    quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), config, embedding)
+    quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
     folder = run / "models" / name
     if config.private_ctr:
         return PrivateBench(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.files import sync_directory
+from fedmm_secure.foreign import parse_arrays
+from privacy.files import PRIVATE, PUBLIC, write_atomic
+from privacy.foreign import parse_json, read_bytes
 
+__all__ = ["PRIVATE", "PUBLIC", "Arrays", "Store", "remove_unfinished", "torch_bytes", "write_atomic", "write_json"]
 Arrays = dict[str, NDArray[Any]]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write so that the file is either absent, old, or complete; survives a crash once this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -65,12 +55,11 @@ class Store:
             buffer = io.BytesIO()
             np.savez(buffer, **compute())  # type: ignore[arg-type]
             write_atomic(path, buffer.getvalue())
-        with np.load(path, allow_pickle=False) as kept:
-            return {key: kept[key] for key in kept.files}
+        return parse_arrays(read_bytes(path, below=self.directory), path)
 
     def json(self, name: str, compute: Callable[[], Any]) -> Any:
         """A JSON value, from ``<name>.json`` if it is there."""
         path = self.directory / f"{name}.json"
         if not path.exists():
             write_json(path, compute())
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path, below=self.directory), path)

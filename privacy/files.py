@@ -1,32 +1,77 @@
-"""Files that only their owner may read."""
+"""Files that only their owner may read, written so that nobody's link is followed."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from privacy.errors import InputError
+
+PRIVATE, PUBLIC = 0o600, 0o644
+_FOLDER = 0o700
 
 
 class KeyFileError(InputError):
     """A key, card, bundle or invitation that is missing, malformed, forged, or may be read by others."""
 
 
+def private_folder(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for their owner alone, whatever the umask."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=_FOLDER, exist_ok=True)
+
+
+def open_private(path: Path, flags: int, mode: int = PRIVATE) -> int:
+    """A descriptor of a file that, where it is made, only its owner may read; a link at its name is refused."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = PRIVATE, *, replace: bool = True) -> None:
+    """Write so that the file is either absent, old, or complete; survives a crash once this returns.
+
+    What is written first has a name that nobody can foresee, and is made anew or not at all: a link that somebody put
+    there is not followed. A link at ``path`` itself is replaced, not followed.
+
+    Args:
+        path: the file.
+        data: all of it.
+        mode: of the file, whatever the umask.
+        replace: whether a file that is there gives way.
+
+    Raises:
+        FileExistsError: it does not.
+    """
+    private_folder(path.parent)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        if replace:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path, follow_symlinks=False)
+            temporary.unlink()
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
 def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
     """A file of mode 0600 in a directory of mode 0700."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists() and not replace:
-        temporary.unlink()
-        raise KeyFileError(f"{path}: exists already")
-    temporary.replace(path)
-    sync_directory(path.parent)
+    try:
+        write_atomic(path, data, replace=replace)
+    except FileExistsError:
+        raise KeyFileError(f"{path}: exists already") from None
 
 
 def read_secret(path: Path) -> bytes:
@@ -45,7 +90,7 @@ def erase(path: Path) -> None:
     Overwriting is best effort: file systems that copy on write and flash memory keep what they keep.
     """
     try:
-        with path.open("r+b") as file:
+        with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
             file.write(bytes(path.stat().st_size))
             file.flush()
             os.fsync(file.fileno())

@@ -25,15 +25,14 @@ from experiments.compliance.document import (
 from experiments.compliance.evidence import binding_of, examine
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
-from experiments.run_directory import read_config, read_environment, read_noise
+from experiments.run_directory import read_environment, read_foreign_config, read_noise
 from experiments.verification.closing import Signature
 from experiments.verification.run import examine_run
-from fedmm_secure.config import Config
-from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.account import default_account, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.parties import configuration_hash
 from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
-from privacy.accounting.account import AccountError
+from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import composed_epsilon
@@ -52,19 +51,23 @@ CLAIMS = {
 }
 
 
-def build_document(directory: Path, declarations: Declarations, *, created: str | None = None) -> Document:
+def build_document(
+    directory: Path, declarations: Declarations, *, created: str | None = None, account: Path | None = None
+) -> Document:
     """The document of a finished run.
 
     Args:
         directory: the run directory.
         declarations: what the signer says.
         created: time of the report, ISO 8601; by default now.
+        account: the reader's privacy account; by default beside the run, and never where the run says.
 
     Raises:
         RunDirectoryError: not a finished run.
     """
-    config, metrics = read_config(directory), read_metrics(directory)
+    config, metrics = read_foreign_config(directory), read_metrics(directory)
     examination = examine_run(directory)
+    known_runs = PrivacyAccount(account or default_account(directory))
     findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
     evidence = examine(directory)
@@ -78,7 +81,7 @@ def build_document(directory: Path, declarations: Declarations, *, created: str 
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=_noise(directory, name),
-            all_runs=_all_runs(config, directory, name, views, claimed),
+            all_runs=_all_runs(known_runs, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
         )
@@ -117,7 +120,7 @@ def _guarantee(found: Mapping[str, Any]) -> GuaranteeStated:
 
 
 def _all_runs(
-    config: Config, directory: Path, market: str, views: Mapping[str, Any], claimed: tuple[str, ...]
+    account: PrivacyAccount, directory: Path, market: str, views: Mapping[str, Any], claimed: tuple[str, ...]
 ) -> AllRuns:
     """Composition of every run that the account holds on the market's data, later ones too.
 
@@ -125,7 +128,7 @@ def _all_runs(
     """
     observed = [view for view in claimed if view != "server"]
     try:
-        spendings = spent_on_same_data(config, directory, market)
+        spendings = spent_on_same_data(account, directory, market)
     except (AccountError, LedgerError):
         return AllRuns(runs=None, without_bound=0, epsilon=dict.fromkeys(observed))
     delta = views["market"]["delta"]
@@ -158,8 +161,7 @@ def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: S
         seeded = any(entry.seeded for entry in content.entries)
         exact = all(charge.entry.coordinates > 0 for charge in content.charges if _draws(charge.entry.event))
     except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
-        lines = len(path.read_bytes().splitlines()) if path.is_file() else 0
-        head, seeded, exact = GENESIS, views["seeded"], False
+        lines, head, seeded, exact = 0, GENESIS, views["seeded"], False
     return LedgerStated(
         file=f"ledger/{path.name}",
         lines=max(lines, 1),

@@ -10,13 +10,14 @@ from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, read_report, signature_problem
 from experiments.differences import differences
+from experiments.run_directory import examining
 from fedmm_secure.provenance import CONFIG_FILE
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 
 
 def verify_report(
-    path: Path, run: Path | None = None, trusted: Card | None = None
+    path: Path, run: Path | None = None, trusted: Card | None = None, account: Path | None = None
 ) -> tuple[SignedReport, list[Finding]]:
     """A report and what does not hold of it; no findings if everything does.
 
@@ -24,6 +25,7 @@ def verify_report(
         path: ``compliance.json`` or ``compliance.html``.
         run: the run's directory; by default the folder that the report stands in, if that is a run.
         trusted: the signer's card.
+        account: the privacy account that holds the run; by default beside it.
 
     Raises:
         ReportError: not a compliance report.
@@ -45,7 +47,8 @@ def verify_report(
     if html is not None and html != page(report):
         findings.append(Finding(where, "the page does not show what the report inside it says"))
     if run is not None:
-        again = build_document(run, document.declarations, created=document.created)
+        with examining(run):
+            again = build_document(run, document.declarations, created=document.created, account=account)
         stated, found = document.model_dump(mode="json"), again.model_dump(mode="json")
         findings += [
             Finding(where, f"{field}: says {said!r}, the run gives {given!r}")

@@ -37,11 +37,11 @@ from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
+from privacy.foreign import ForeignDirectory, ForeignFileError
 
 Kind = Literal["attack", "audit"]
 Results = dict[str, list[dict[str, Any]]]
 AUDIT = "audit"  # under which the results of an audit stand
-MAX_BYTES = 64 * 2**20
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
 SELF_SIGNED = "signed with a key of the run's own federation, which vouches for nothing outside it"
 _DOMAIN = b"fedmm-secure evidence\0"
@@ -159,19 +159,14 @@ def read_evidence_file(run: Path, path: Path) -> list[Statement]:
     Raises:
         EvidenceError: it cannot be read, or leads out of the run directory.
     """
-    name = path.relative_to(run)
+    name = path.relative_to(run).as_posix()
     try:
-        if not path.resolve().is_relative_to(run.resolve()):
-            raise EvidenceError(f"{name}: leads out of the run directory")
-        if path.stat().st_size > MAX_BYTES:
-            raise EvidenceError(f"{name}: too large for results")
-        return EvidenceFile.model_validate(json.loads(path.read_text(encoding="utf-8"))).statements
-    except OSError as error:
-        raise EvidenceError(f"{name}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise EvidenceError(f"{name}: not evidence of this version: {error.errors()[0]['msg']}") from error
-    except (ValueError, RecursionError) as error:
-        raise EvidenceError(f"{name}: not valid JSON") from error
+        return EvidenceFile.model_validate(ForeignDirectory(run).json(name)).statements
+    except ForeignFileError as error:
+        raise EvidenceError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
+    except (ValidationError, ValueError, RecursionError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "malformed"
+        raise EvidenceError(f"{name}: not evidence of this version: {what}") from error
 
 
 def read_attacks(run: Path) -> Results:
@@ -340,7 +335,7 @@ def _worth(
 def _own_keys(run: Path) -> frozenset[bytes]:
     """Signing keys of the run's own parties; where they cannot be read, verification says so."""
     try:
-        bundle = read_bundle(run / "transcript" / BUNDLE_FILE)
+        bundle = read_bundle(run / "transcript" / BUNDLE_FILE, below=run)
     except InputError:
         return frozenset()
     return frozenset(bytes.fromhex(card.signing) for card in bundle.cards.values())

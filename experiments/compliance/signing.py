@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,9 +17,10 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
+from privacy.foreign import ForeignFileError, decode, parse_json, read_bytes
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 32 * 2**20  # a page carries the JSON beside what it shows of it
 _DOMAIN = b"fedmm-secure compliance report\0"
 _EMBEDDED = re.compile(r'<script type="application/json" id="report">(.*?)</script>', re.DOTALL)
 
@@ -92,13 +92,9 @@ def read_report(path: Path) -> tuple[SignedReport, str | None]:
         ReportError: no such file, or not a report.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ReportError(f"{path}: too large for a report")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{path}: not a text file") from error
+        text = decode(read_bytes(path, MAX_BYTES), path)
+    except ForeignFileError as error:
+        raise ReportError(str(error)) from error
     html = text if text.lstrip().lower().startswith("<!doctype html") else None
     return _parse(path, text if html is None else _embedded(path, html)), html
 
@@ -112,12 +108,13 @@ def _embedded(path: Path, html: str) -> str:
 
 def _parse(path: Path, text: str) -> SignedReport:
     try:
-        data: Any = json.loads(text)
-        report = SignedReport.model_validate(data, strict=True)
+        report = SignedReport.model_validate(parse_json(text, path), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         raise ReportError(f"{path}: not a compliance report: {field}: {problem['msg']}") from error
+    except ForeignFileError as error:
+        raise ReportError(str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path}: not valid JSON") from error
+        raise ReportError(f"{path}: not a compliance report") from error
     return report

@@ -16,6 +16,7 @@ from experiments.keys import PassphraseOption, SignOption, read_signer
 from experiments.options import FINDING
 from experiments.reports.run import write_report
 from experiments.reports.sweep import open_sweep, write_sweep_report
+from experiments.run_directory import examining
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.ledger_check import Finding
@@ -50,6 +51,10 @@ def report(
             help="Declare that nothing of other runs on the data left the machine, nor was this one chosen by them.",
         ),
     ] = False,
+    account: Annotated[
+        Path | None,
+        typer.Option(help="Privacy account that holds the runs; default: beside the run or the sweep."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
 ) -> None:
     if schema:
@@ -60,14 +65,18 @@ def report(
     if not compliance:
         if keys is not None or max_epsilon is not None or max_delta is not None or sole_run:
             raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
-        print(write_sweep_report(open_sweep(run)) if is_sweep(run) else write_report(run))
+        with examining(run):
+            path = write_sweep_report(open_sweep(run), account=account) if is_sweep(run) else write_report(run)
+        print(path)
         return
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
     declarations = _declarations(max_epsilon, max_delta, sole_run)
     identity = read_signer(keys, passphrase_file)
-    document = build_document(run, declarations)
-    for path in write_report_files(run, sign(document, identity)):
+    with examining(run):
+        document = build_document(run, declarations, account=account)
+        written = write_report_files(run, sign(document, identity))
+    for path in written:
         print(path)
     for reason in document.verdict.reasons:
         print(f"not compliant: {reason}")
@@ -89,9 +98,11 @@ def _declarations(max_epsilon: float | None, max_delta: float | None, sole_run: 
     return Declarations(sole_run=sole_run, max_epsilon=max_epsilon, max_delta=max_delta)
 
 
-def check_report(path: Path, run: Path | None, card: Path | None) -> tuple[str, list[Finding]]:
+def check_report(
+    path: Path, run: Path | None, card: Path | None, account: Path | None = None
+) -> tuple[str, list[Finding]]:
     """What was checked of a compliance report, and what does not hold."""
-    found, findings = verify_report(path, run, None if card is None else read_card(card))
+    found, findings = verify_report(path, run, None if card is None else read_card(card), account)
     signer = found.signature
     who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
     verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"

@@ -13,7 +13,7 @@ from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import write_page
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.text import catalogue_lines, worst
-from experiments.run_directory import read_config, read_environment
+from experiments.run_directory import read_environment, read_foreign_config
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.federation.closing import read_metrics
@@ -36,7 +36,7 @@ def write_report(directory: Path) -> Path:
     Raises:
         RunDirectoryError: not a finished run.
     """
-    config, metrics = read_config(directory), read_metrics(directory)
+    config, metrics = read_foreign_config(directory), read_metrics(directory)
     statements = metrics["privacy"]["markets"]
     first = next(iter(statements.values()))
     rows, audits, evidence = attack_rows(read_attacks(directory)), read_audits(directory), examine(directory)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from experiments.reports.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.reports.text import figure_text
-from fedmm_secure.artefacts import quantizer_path
+from experiments.run_directory import LOG_FILE
+from fedmm_secure.artefacts import quantizer_path, read_codes
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.transcript import INDEX, read_index
+from fedmm_secure.federation.transcript import INDEX, read_index, read_record
+from fedmm_secure.guarantee.publications import WORDS, model_arrays, read_tensors
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
+from privacy.foreign import ForeignDirectory
 
 _WIDTH = 7.0
 
@@ -80,7 +81,7 @@ def draw_loss(directory: Path) -> Drawing | None:
     """RQ-VAE training loss of each market by round, first seed; from the market-side log."""
     rows = [
         {"seed": event["seed"], "round": event["round"], "market": market, "loss": found["loss"]}
-        for event in _events(directory / "log.jsonl", "round")
+        for event in _events(directory, "round")
         for market, found in event["markets"].items()
     ]
     if not rows:
@@ -127,10 +128,11 @@ def draw_movement(directory: Path, config: Config) -> Drawing | None:
 def draw_map(directory: Path, config: Config, markets: list[str]) -> Drawing | None:
     """Global codewords on their first two principal components, as large as the share of rows on them."""
     path = quantizer_path(directory, markets[0], config.seed[0])
-    if not path.is_file():
+    run = ForeignDirectory(directory)
+    name = path.relative_to(directory).as_posix()
+    if not run.has(name):
         return None
-    weights = torch.load(path, weights_only=True)
-    words = weights["global_codebook.codewords"].double().numpy()
+    words = read_tensors(run.bytes(name), model_arrays(config))[WORDS].astype(np.float64)
     share = np.mean(list(_shares(directory, config).values()), axis=0)
     places = PCA(2, svd_solver="full").fit_transform(words)
     figure, axes = _figure(4.2)
@@ -175,7 +177,7 @@ def _shares(directory: Path, config: Config) -> dict[str, FloatArray]:
     """
     found = {}
     for path in sorted((directory / "codes").glob("*.parquet")):
-        codes = pd.read_parquet(path)
+        codes = read_codes(directory, f"codes/{path.name}")
         if config.private_evaluation:
             codes = codes[codes["kind"] == "item"]
         chosen = codes.loc[codes["seed"] == config.seed[0], "global_code"]
@@ -193,20 +195,20 @@ def _sums(directory: Path, config: Config) -> dict[int, FloatArray]:
     transcript = directory / "transcript"
     if not (transcript / INDEX).is_file() or not (transcript / BUNDLE_FILE).is_file():
         return {}
-    bundle = read_bundle(transcript / BUNDLE_FILE)  # all markets, those of other machines too
+    bundle = read_bundle(transcript / BUNDLE_FILE, below=directory)  # all markets, those of other machines too
     codec = AggregationPlan.from_public(bundle.aggregation).codec
     stage, shape = seed_stage(QUANTIZER, config.seed[0]), (config.quantizer.global_codes, config.quantizer.latent_dim)
     found = {}
     for record in read_index(transcript):
         if record.kind == "sum" and record.stage == stage:
-            values = np.frombuffer((transcript / record.file).read_bytes(), dtype="<i8").astype(np.int64)
+            values = np.frombuffer(read_record(transcript, record), dtype="<i8").astype(np.int64)
             found[record.round] = codec.decode(values)[: shape[0] * shape[1]].reshape(shape) / len(bundle.markets)
     return dict(sorted(found.items()))
 
 
-def _events(log: Path, kind: str) -> Iterator[dict[str, Any]]:
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        event = json.loads(line)
+def _events(directory: Path, kind: str) -> Iterator[dict[str, Any]]:
+    run = ForeignDirectory(directory)
+    for event in run.lines(LOG_FILE) if run.has(LOG_FILE) else []:
         if event["event"] == kind:
             yield event
 

@@ -13,15 +13,16 @@ from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
 from experiments.reports.run import REPORT, WHO, Figures
 from experiments.reports.sweep_figures import sweep_drawings
-from experiments.run_directory import read_config, read_environment
+from experiments.run_directory import read_environment
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.account import default_account, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import composed_epsilon
@@ -36,12 +37,18 @@ def open_sweep(directory: Path) -> Sweep:
     Raises:
         RunDirectoryError: not a sweep's directory.
     """
-    grid, overrides = read_grid(directory)
-    return Sweep(directory, grid, overrides, tuple(expand(grid, overrides)))
+    asked = read_grid(directory)
+    cells = expand(asked.grid, asked.overrides, bases=asked.bases)
+    return Sweep(directory, asked.grid, asked.overrides, tuple(cells))
 
 
-def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None) -> Path:
+def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account: Path | None = None) -> Path:
     """Write ``report.html``, and ``figures/`` as SVG, PNG and CSV.
+
+    Args:
+        sweep: the sweep.
+        frame: its table, where it is known.
+        account: the privacy account that holds its runs; by default beside it.
 
     Raises:
         RunDirectoryError: not a sweep, or none of its cells has finished.
@@ -70,7 +77,7 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None) -> Path:
         by_market=_by_market(sweep, frame),
         markets=markets_of(frame),
         attacks=_attacks(frame, sweep.grid.axes),
-        spent=_spent(sweep),
+        spent=_spent(sweep, account),
         who=WHO,
         seeded=any(c.config.privacy.epsilon and c.config.privacy.noise_seed is not None for c in finished),
         reports={cell.name: _link(directory, sweep.path(cell) / REPORT) for cell in sweep.cells},
@@ -106,7 +113,7 @@ def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
+def _spent(sweep: Sweep, account: Path | None) -> dict[str, dict[str, Any]]:
     """By view: how many runs with a budget for it the privacy account holds on the data, and ε of all, worst market.
 
     Whoever chooses among the cells has looked at all of them.
@@ -115,11 +122,11 @@ def _spent(sweep: Sweep) -> dict[str, dict[str, Any]]:
     if not private:
         return {}
     directory = sweep.path(private[-1])
-    config = read_config(directory)
+    known_runs = PrivacyAccount(account or default_account(directory))
     found: dict[str, dict[str, Any]] = {}
     for market, values in read_metrics(directory)["privacy"]["markets"].items():
         try:
-            spendings = spent_on_same_data(config, directory, market)
+            spendings = spent_on_same_data(known_runs, directory, market)
         except InputError:
             return {}
         for view in ("market", "release"):

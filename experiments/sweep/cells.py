@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -23,6 +22,7 @@ from fedmm_secure.cache import Cache
 from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.storage import write_json
 from privacy.errors import InputError
+from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
 
 DONE_FILE, FAILURE_FILE = "cell.json", "failure.json"
 Status = Literal["done", "failed", "open"]
@@ -70,6 +70,7 @@ def run_cell(directory: Path, cell: Cell, cache: Path) -> None:
                 units=plan.units,
                 n_shadows=plan.shadows,
                 workers=1,
+                data=config.data,
             )
         findings = [f"{found.where}: {found.what}" for found in verify_run(directory)]
     except Exception as error:
@@ -83,7 +84,7 @@ def _plan(cell: Cell) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return json_object(read_bytes(path, MAX_TEXT_BYTES, below=path.parent), path)
 
 
 def note_failure(directory: Path, error: BaseException) -> None:

@@ -18,11 +18,11 @@ from experiments.progress import SweepProgress
 from experiments.reports.sweep import write_sweep_report
 from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
-from experiments.sweep.scheduler import CELLS, Sweep, read_grid, run_cells, write_grid
+from experiments.sweep.scheduler import Sweep, read_grid, run_cells, write_grid
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import TABLE, write_table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.account import ACCOUNT_FILE
+from fedmm_secure.federation.account import ACCOUNT_FILE, CELLS
 
 SWEEP_HELP = (
     "Run a grid of configurations and seeds, on several processes; results are one table, figures and a report.\n\n"
@@ -80,7 +80,8 @@ def _asked(
     else:
         if out is None:
             raise RunDirectoryError("--resume needs --out: the sweep to go on with")
-        grid, changes = read_grid(out)
+        asked = read_grid(out)
+        grid, changes = asked.grid, asked.overrides
         if name is not None:  # a grid that has grown: cells that are equal are kept
             grid, changes = load_grid(name), tuple(overrides)
         elif overrides:

@@ -25,6 +25,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.parties import configuration_hash
 
 FOLDER, MARKETS = "grids", "markets"
+MOST_CELLS = 100_000
 _SHORT = 40
 
 
@@ -137,13 +138,19 @@ def grid_from_data(data: Any, *, source: str) -> Grid:
         raise ConfigError(f"{source}: {key}: {message}" if key else f"{source}: {message}") from error
 
 
-def expand(grid: Grid, overrides: Sequence[str] = (), account: Path | None = None) -> list[Cell]:
+def expand(
+    grid: Grid,
+    overrides: Sequence[str] = (),
+    account: Path | None = None,
+    bases: Mapping[str, Any] | None = None,
+) -> list[Cell]:
     """The cells of a grid, in its order; configurations that are equal appear once.
 
     Args:
         grid: what to run.
         overrides: ``key=value`` for every cell, stronger than the grid.
         account: privacy account of cells that name none.
+        bases: configurations by the name of their file; where they are given, no file that the grid names is opened.
 
     Raises:
         ConfigError: a cell's configuration is not valid; names the cell.
@@ -155,22 +162,30 @@ def expand(grid: Grid, overrides: Sequence[str] = (), account: Path | None = Non
                 raise ConfigError(
                     f"--set {override}: {axis} is an axis of the grid; its cells would not be what they say"
                 )
+    if sum(len(ParameterGrid(block.axes)) for block in grid.blocks) * len(grid.seeds) > MOST_CELLS:
+        raise ConfigError(f"the grid has more than {MOST_CELLS} cells")
     cells: dict[str, Cell] = {}
     for block in grid.blocks:
         for point, seed in product(ParameterGrid(block.axes), grid.seeds):
-            cell = _cell(grid, block, point, seed, overrides, account)
+            cell = _cell(grid, block, point, seed, overrides, account, bases)
             cells.setdefault(cell.name, cell)
     return list(cells.values())
 
 
 def _cell(
-    grid: Grid, block: Block, point: Mapping[str, Any], seed: int, overrides: Sequence[str], account: Path | None
+    grid: Grid,
+    block: Block,
+    point: Mapping[str, Any],
+    seed: int,
+    overrides: Sequence[str],
+    account: Path | None,
+    bases: Mapping[str, Any] | None,
 ) -> Cell:
     label = _label(grid.axes, point, seed)
     values = {**grid.set, **block.set, **point, "seed": seed}
     markets = values.pop(MARKETS, None)
     try:
-        config = resolve(block.base or grid.base, overrides, values)
+        config = resolve(block.base or grid.base, overrides, values, bases)
         config = config if markets is None else _with_markets(config, markets)
     except ConfigError as error:
         raise ConfigError(f"cell {label}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pebble import ProcessExpired, ProcessPool
 
+from experiments.configuration import locate, shipped
 from experiments.run_directory import read_environment
 from experiments.sweep.cells import (
     Failure,
@@ -27,9 +28,13 @@ from experiments.sweep.grid import Cell, Grid, grid_from_data
 from fedmm_secure.cache import code_version
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.account import CELLS, GRID_FILE
+from fedmm_secure.foreign import MAX_YAML_BYTES, parse_yaml
 from fedmm_secure.storage import write_atomic
+from privacy.files import private_folder
+from privacy.foreign import ForeignDirectory
 
-GRID_FILE, CELLS, CACHE = "sweep.yaml", "cells", "cache"
+CACHE = "cache"
 Report = Callable[[Cell, Status, int, int], None]
 
 
@@ -81,13 +86,31 @@ def is_sweep(directory: Path) -> bool:
 
 
 def write_grid(sweep: Sweep) -> None:
-    """Keep what was asked, for a resume and for reports."""
-    data = {"grid": sweep.grid.model_dump(mode="json"), "set": list(sweep.overrides)}
+    """Keep what was asked, for a resume and for reports; and the configurations that it names by their files, so that
+    who reads a sweep opens no file that it names."""
+    named = {sweep.grid.base, *(block.base for block in sweep.grid.blocks if block.base is not None)}
+    bases = {name: load_yaml(locate(name)) for name in sorted(named - set(shipped()))}
+    data = {"grid": sweep.grid.model_dump(mode="json"), "set": list(sweep.overrides), "bases": bases}
     write_atomic(sweep.directory / GRID_FILE, yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode())
 
 
-def read_grid(directory: Path) -> tuple[Grid, tuple[str, ...]]:
-    """The grid and the overrides of a sweep.
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep's directory says was asked.
+
+    Attributes:
+        grid: the grid.
+        overrides: ``key=value`` of the command line.
+        bases: configurations by the name of their file.
+    """
+
+    grid: Grid
+    overrides: tuple[str, ...]
+    bases: Mapping[str, Any]
+
+
+def read_grid(directory: Path) -> Asked:
+    """What was asked of a sweep, whoever made it.
 
     Raises:
         RunDirectoryError: not a sweep's directory.
@@ -95,8 +118,11 @@ def read_grid(directory: Path) -> tuple[Grid, tuple[str, ...]]:
     path = directory / GRID_FILE
     if not path.is_file():
         raise RunDirectoryError(f"{directory}: no {GRID_FILE}; is this a sweep?")
-    data = load_yaml(path)
-    return grid_from_data(data["grid"], source=str(path)), tuple(data["set"])
+    data = parse_yaml(ForeignDirectory(directory).bytes(GRID_FILE, MAX_YAML_BYTES), path)
+    if not isinstance(data, Mapping) or not isinstance(data.get("set"), list):
+        raise RunDirectoryError(f"{path}: not the grid of a sweep")
+    bases = data.get("bases") or {}
+    return Asked(grid_from_data(data.get("grid"), source=str(path)), tuple(map(str, data["set"])), dict(bases))
 
 
 def run_cells(
@@ -119,7 +145,7 @@ def run_cells(
     wanted = {"open", "failed"} if retry else {"open"}
     missing = [cell for cell in sweep.cells if cell_status(sweep.path(cell), cell) in wanted]
     folder = cache or sweep.directory / CACHE
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     context = multiprocessing.get_context("spawn")  # torch's and OpenMP's threads do not survive a fork
     with ProcessPool(max_workers=workers, context=context, initializer=start_worker) as pool:
         futures = {pool.schedule(run_cell, args=[sweep.path(cell), cell, folder]): cell for cell in missing}

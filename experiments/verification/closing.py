@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,9 +58,7 @@ def _signer(market: str, evidence: Evidence, content: LedgerContent) -> Card | N
     if set(closing) != _FIELDS:
         raise ValueError(f"holds {', '.join(sorted(closing))}, where {', '.join(sorted(_FIELDS))} are expected")
     card, signature = Card(**closing.pop("card")), bytes.fromhex(closing.pop("signature"))
-    last = evidence.ledger(market).read_bytes().splitlines()[-1]
-    head = json.loads(last)["previous"]  # the chain was checked: this is the hash of the line before
-    card.verify(signature, closing_text(market, str(content.opening.get("run")), head, closing))
+    card.verify(signature, closing_text(market, str(content.opening.get("run")), content.previous, closing))
     return card
 
 

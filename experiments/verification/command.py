@@ -41,15 +41,18 @@ def verify(
             metavar="CARD", help="Of a run: the card of who must have signed every ledger's last line; got from them."
         ),
     ] = None,
+    account: Annotated[
+        Path | None, typer.Option(help="Of a report: the privacy account that holds its run; default: beside the run.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     if path.is_file():
         if server is not None or signer is not None:
             raise ConfigError(f"{path}: --server and --signer are for run directories")
-        verified, findings = check_report(path, run, card)
+        verified, findings = check_report(path, run, card, account)
         _tell(path, verified, findings, [], {}, as_json)
-    if run is not None or card is not None:
-        raise ConfigError(f"{path}: --run and --card are for compliance reports")
+    if run is not None or card is not None or account is not None:
+        raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
     examined = examine_run(path, server, None if signer is None else read_card(signer))
     _tell(path, _CHECKED, examined.findings, _notes(examined), examined.to_data(), as_json)
 

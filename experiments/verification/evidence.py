@@ -7,23 +7,19 @@ what cannot be read is a finding. ``state/`` is the run's memory and no evidence
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedmm_secure.config import Config, config_from_data, load_yaml
+from experiments.run_directory import read_environment, read_foreign_config
+from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
-from fedmm_secure.federation.closing import MARKET_FILES
+from fedmm_secure.federation.closing import MARKET_FILES, read_metrics
 from fedmm_secure.federation.parties import market_sizes
-from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_noise import shared_noise
@@ -32,10 +28,9 @@ from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle
 from privacy.errors import InputError
+from privacy.foreign import ForeignDirectory, ForeignFileError, is_inside
 
 LEDGER, TRANSCRIPT = "ledger", "transcript"
-MAX_BYTES = 2**30  # of one file; no run writes a larger one
-MAX_TEXT_BYTES = 64 * 2**20  # of a file that is parsed as a whole
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _LEFT_BY_A_KILL = re.compile(r"\..*\.tmp")
 
@@ -109,47 +104,15 @@ def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
     Raises:
         InputError: they are missing or malformed, or the directory leads out of itself.
     """
-    for name in (CONFIG_FILE, METRICS_FILE):
-        path = directory / name
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise RunDirectoryError(f"{path}: not a regular file")
-    if not (directory / CONFIG_FILE).is_file():
-        raise RunDirectoryError(f"{directory}: no config.yaml; is this a run directory?")
-    if not (directory / METRICS_FILE).is_file():
-        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
-    _refuse_large(directory / CONFIG_FILE)
-    _refuse_aliases(directory / CONFIG_FILE)
-    config = config_from_data(load_yaml(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
-    return config, _json_object(directory / METRICS_FILE)
+    for path, problem in ForeignDirectory(directory).irregular((CONFIG_FILE, METRICS_FILE)):
+        raise RunDirectoryError(f"{path}: {problem}")
+    return read_foreign_config(directory), read_metrics(directory)
 
 
 def irregular(directory: Path) -> list[Finding]:
     """Links, devices and oversized files among the evidence: no check opens anything while one is there."""
-    findings = []
-    for path in _evidence_paths(directory):
-        try:
-            found = path.lstat()
-        except OSError as error:
-            findings.append(Finding(str(path), f"cannot be read: {error.strerror}"))
-            continue
-        if stat.S_ISLNK(found.st_mode):
-            findings.append(Finding(str(path), "is a link; evidence is what the directory itself holds"))
-        elif stat.S_ISREG(found.st_mode):
-            if found.st_size > MAX_BYTES:
-                findings.append(Finding(str(path), f"{found.st_size} bytes are more than a run writes"))
-        elif not stat.S_ISDIR(found.st_mode):
-            findings.append(Finding(str(path), "is no regular file"))
-    return findings
-
-
-def _evidence_paths(directory: Path) -> Iterator[Path]:
-    for name in (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FILES):
-        start = directory / name
-        if not os.path.lexists(start):
-            continue
-        yield start
-        for folder, folders, files in os.walk(start):  # does not follow links
-            yield from (Path(folder) / name for name in (*folders, *files))
+    evidence = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FILES)
+    return [Finding(str(path), problem) for path, problem in ForeignDirectory(directory).irregular(evidence)]
 
 
 def read_evidence(
@@ -159,7 +122,7 @@ def read_evidence(
     unreadable: dict[str, list[Finding]] = {"markets": [], "ledger chain": [], "transcript": []}
     bundle_file = directory / TRANSCRIPT / BUNDLE_FILE
     try:
-        bundle = read_bundle(bundle_file)
+        bundle = read_bundle(bundle_file, below=directory)
         sizes = market_sizes(config, bundle.markets, {}, bundle.sizes)
         check_bundle(bundle, AggregationPlan.of(config, len(sizes), shared_noise(config, sizes)), bundle_file)
         if not all(_NAME.fullmatch(name) for name in bundle.cards):
@@ -177,8 +140,8 @@ def read_evidence(
                 unreadable["ledger chain"].append(broken_ledger(path, error))
     messages, unreadable["transcript"] = read_messages(directory / TRANSCRIPT)
     try:
-        environment = _json_object(directory / ENVIRONMENT_FILE)
-    except RunDirectoryError as error:
+        environment = read_environment(directory)
+    except ForeignFileError as error:
         unreadable["markets"].append(Finding(str(directory / ENVIRONMENT_FILE), str(error)))
         environment = {}
     return Evidence(directory, config, metrics, environment, bundle, sizes, ledgers, messages), unreadable
@@ -191,17 +154,16 @@ def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
         return nothing, [Finding(str(directory), "missing")]
     try:
         records = read_index(directory)
-    except RunDirectoryError as error:
+    except InputError as error:
         return nothing, [Finding(str(directory / INDEX), str(error).removeprefix(f"{directory / INDEX}: "))]
     content, findings = {}, []
     for record in records:
-        path = directory / record.file
-        if os.path.isabs(record.file) or ".." in Path(record.file).parts:
+        if not is_inside(record.file):
             findings.append(Finding(str(directory / INDEX), f"names a file outside: {record.file!r:.200}"))
             continue
-        data = path.read_bytes() if path.is_file() else None
+        data = _bytes_of(directory, record)
         if data is None or (len(data), hashlib.sha256(data).hexdigest()) != (record.size, record.sha256):
-            findings.append(Finding(str(path), "missing, or its bytes do not match the index"))
+            findings.append(Finding(str(directory / record.file), "missing, or its bytes do not match the index"))
         else:
             content[record.file] = data
     known = {record.file for record in records} | {INDEX, BUNDLE_FILE}
@@ -213,6 +175,13 @@ def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
     return Messages(directory, tuple(records), there, content), findings
 
 
+def _bytes_of(directory: Path, record: Record) -> bytes | None:
+    try:
+        return read_record(directory, record)
+    except ForeignFileError:
+        return None
+
+
 def sections(metrics: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     """A part of the metrics that maps markets to what is said of them; empty where it does not."""
     found: Any = metrics
@@ -221,31 +190,3 @@ def sections(metrics: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         return {}
     return {str(market): values for market, values in found.items() if isinstance(values, Mapping)}
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    _refuse_large(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{path}: not valid JSON: {error!s:.200}") from error
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{path}: not a JSON object")
-    return found
-
-
-def _refuse_large(path: Path) -> None:
-    if path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
-        raise RunDirectoryError(f"{path}: larger than any run writes")
-
-
-def _refuse_aliases(path: Path) -> None:
-    """No run writes YAML aliases, with which a short text stands for an endless one."""
-    try:
-        tokens = yaml.scan(path.read_text(encoding="utf-8"))
-        if any(isinstance(token, yaml.AliasToken) for token in tokens):
-            raise RunDirectoryError(f"{path}: holds a YAML alias; no run writes one")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # said better by who parses it

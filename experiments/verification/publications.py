@@ -6,20 +6,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from scipy import sparse
 
 from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import Opened, sums_of
-from fedmm_secure.artefacts import quantizer_path
+from fedmm_secure.artefacts import CODE_COLUMNS, quantizer_path
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.federation.transcript import PUBLICATION
+from fedmm_secure.foreign import parse_table
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
+    WORDS,
     Array,
     PublicationError,
     Publications,
@@ -41,12 +42,12 @@ from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
+from privacy.foreign import ForeignFileError, read_bytes
 from privacy.mechanisms.dp_svd import PrivateFactors
 
 _ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 # Codes are a function of published values, computed in single precision: another processor may round a tie otherwise.
 _CODES_THAT_MAY_DIFFER = 0.01
-WORDS = "global_codebook.codewords"
 
 
 def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
@@ -125,11 +126,11 @@ def _quantizer(
     evidence: Evidence, market: str, seed: int, published: Publications, opened: Opened
 ) -> Iterator[Finding]:
     path = quantizer_path(evidence.directory, market, seed)
-    if not path.is_file():
-        yield Finding(str(path), "missing")
-        return
     try:
-        state = read_tensors(path.read_bytes(), model_arrays(evidence.config))
+        state = read_tensors(read_bytes(path, below=evidence.directory), model_arrays(evidence.config))
+    except ForeignFileError as error:
+        yield Finding(str(path), _said(path, error))
+        return
     except (PublicationError, OSError, RuntimeError) as error:
         yield Finding(str(path), str(error))
         return
@@ -166,24 +167,28 @@ def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
         for record in evidence.messages.records
         if (record.kind, record.stage, record.sender) == (PUBLICATION, seed_stage(CTR, seed), market)
     ]
-    if not path.is_file():
-        yield Finding(str(path), "missing")
-    elif released and path.read_bytes() != released[0]:
+    try:
+        data = read_bytes(path, below=evidence.directory)
+    except ForeignFileError as error:
+        yield Finding(str(path), _said(path, error))
+        return
+    if released and data != released[0]:
         yield Finding(str(path), f"is not what market {market} published")
+
+
+def _said(path: Path, error: ForeignFileError) -> str:
+    return str(error).removeprefix(f"{path}: ")
 
 
 def _code_table(evidence: Evidence, market: str, plan: SpendingPlan, published: Publications) -> Iterator[Finding]:
     """The market's own table: one row a user and an item and a seed; item codes are the published ones."""
     path: Path = evidence.directory / "codes" / f"{market}.parquet"
-    if not path.is_file():
-        yield Finding(str(path), "missing")
-        return
     rows = (plan.size.users + plan.size.items) * len(evidence.config.seed)
-    file = pq.ParquetFile(path)
-    if file.metadata.num_rows != rows:
-        yield Finding(str(path), f"{file.metadata.num_rows} rows where {rows} codes are expected")
+    try:
+        table = parse_table(read_bytes(path, below=evidence.directory), path, CODE_COLUMNS, rows=rows)
+    except ForeignFileError as error:
+        yield Finding(str(path), _said(path, error))
         return
-    table = file.read(columns=["id", "global_code", "local_code", "kind", "seed"]).to_pandas()
     stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
     for seed in evidence.config.seed:
         released = published.read.get(seed_stage(ITEM_CODES, seed))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.run_directory import MALFORMED
 from experiments.verification.closing import Signature, closing_findings, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
@@ -28,23 +28,6 @@ from fedmm_secure.guarantee.publications import Publications
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
-from privacy.errors import InputError
-
-# What a check may stumble over in a directory that somebody made up; each is a finding, and never a traceback.
-_MALFORMED = (
-    AggregationError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    InputError,
-    LookupError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -151,7 +134,7 @@ class _Course:
         found = self.checks.setdefault(name, [])
         try:
             found += check()
-        except _MALFORMED as error:
+        except (AggregationError, *MALFORMED) as error:
             found.append(Finding(str(self.evidence.directory), f"{name}: cannot be checked: {error!r:.300}"))
 
     def _opened(self, opened: Opened) -> list[Finding]:

@@ -20,8 +20,10 @@ from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.guarantees import EARLIER_RUNS
 from privacy.accounting.ledger import read_ledger
+from privacy.foreign import ForeignDirectory, ForeignFileError
 
 ACCOUNT_FILE = "privacy.account"
+GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,16 @@ class Standing:
 
 def account_of(config: Config, directory: Path) -> PrivacyAccount:
     """The account that a run enters: as configured, or beside the run directory."""
-    return PrivacyAccount(config.privacy.account or directory.resolve().parent / ACCOUNT_FILE)
+    return PrivacyAccount(config.privacy.account or default_account(directory))
+
+
+def default_account(directory: Path) -> Path:
+    """Where a run enters its spending unless it is configured otherwise: beside its directory, and a cell of a sweep
+    beside the sweep. Nothing inside a run says where its account is: who reads the run does."""
+    parent = directory.resolve().parent
+    if parent.name == CELLS and (parent.parent / GRID_FILE).is_file():
+        parent = parent.parent.parent
+    return parent / ACCOUNT_FILE
 
 
 def enter_account(
@@ -123,17 +134,23 @@ def _spending(run: str, plan: SpendingPlan) -> Spending:
     )
 
 
-def spent_on_same_data(config: Config, directory: Path, market: str) -> list[Spending]:
-    """What all runs on a market's data spend, this one and later ones included.
+def spent_on_same_data(account: PrivacyAccount, directory: Path, market: str) -> list[Spending]:
+    """What all runs on a market's data spend, this one and later ones included; changes nothing.
+
+    Args:
+        account: the reader's, whatever the run says.
+        directory: of the run.
+        market: in it.
 
     Raises:
-        AccountError: the account is not where the run left it, or the run is not in it.
+        AccountError: it is no account, or the run is not in it.
     """
-    account = account_of(config, directory)
-    path = _state_file(directory, market)
-    if not path.is_file():
-        raise AccountError(f"{path}: missing; the run's data cannot be found in {account.path}")
-    found = account.spendings(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    name = _state_file(directory, market).relative_to(directory).as_posix()
+    try:
+        fingerprint = ForeignDirectory(directory).json(name)["fingerprint"]
+    except (ForeignFileError, KeyError) as error:
+        raise AccountError(f"{directory / name}: the run's data cannot be found in {account.path}") from error
+    found = account.spendings(str(fingerprint))
     run = read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("run")
     if run not in {spending.run for spending in found}:
         raise AccountError(f"{account.path}: does not hold this run")

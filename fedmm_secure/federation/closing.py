@@ -7,7 +7,6 @@ changed since by who lacks it, and nothing about who ran it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedmm_secure.results import Metrics
 from fedmm_secure.storage import write_json
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
+from privacy.foreign import ForeignDirectory, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
 MARKET_FILES = ("codes", "models", "predictions")
@@ -34,13 +34,9 @@ def is_closed(directory: Path, markets: Iterable[str]) -> bool:
 
 def read_metrics(directory: Path) -> Metrics:
     """The metrics of a finished run."""
-    path = directory / METRICS_FILE
-    if not path.is_file():
+    if not (directory / METRICS_FILE).is_file():
         raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunDirectoryError(f"{path}: not valid JSON: {error}") from error
+    return ForeignDirectory(directory).json(METRICS_FILE)
 
 
 def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
@@ -70,7 +66,7 @@ def file_digests(directory: Path, market: str) -> dict[str, str]:
     for folder in MARKET_FILES:
         paths += [directory / folder / f"{market}.parquet", *sorted((directory / folder / market).rglob("*"))]
     return {
-        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(directory).as_posix(): hashlib.sha256(read_bytes(path, below=directory)).hexdigest()
         for path in paths
         if path.is_file()
     }

@@ -11,6 +11,8 @@ from typing import Any
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import append_line
+from privacy.files import private_folder
+from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
 
 INDEX = "index.jsonl"
 HELLO, UPDATE, AGGREGATE = "hello", "update", "aggregate"
@@ -52,7 +54,7 @@ class Transcript:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        private_folder(directory)
         self.records = read_index(directory) if (directory / INDEX).exists() else []
         self._known = {record.file: record for record in self.records}
 
@@ -89,7 +91,7 @@ class Transcript:
             if (found.kind, found.stage, found.round, found.sender) == (kind, stage, round, sender)
         ]
         record = max(attempts, key=lambda found: found.attempt, default=None)
-        return None if record is None else (self.directory / record.file).read_bytes()
+        return None if record is None else read_record(self.directory, record)
 
 
 def record_file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:
@@ -102,23 +104,23 @@ def read_index(directory: Path) -> list[Record]:
     """Records of a transcript; the last line of a file counts, an incomplete last line of the index does not.
 
     Raises:
-        RunDirectoryError: it cannot be read, or a line is no record.
+        InputError: it cannot be read, or a line is no record.
     """
     index = directory / INDEX
-    try:
-        text = index.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunDirectoryError(f"{index}: cannot be read: {error}") from error
     latest: dict[str, Record] = {}
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    # nor may the folder itself be a link: it is a part of the run
+    for number, line in lines_of(read_bytes(index, MAX_LINES_BYTES, below=directory.parent), index):
         try:
-            record = _record(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            record = _record(json_object(line, f"{index}:{number}"))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunDirectoryError(f"{index}:{number}: not a transcript record: {error}") from error
         latest[record.file] = record
     return list(latest.values())
+
+
+def read_record(directory: Path, record: Record) -> bytes:
+    """The bytes of a record of a transcript; raises ``ForeignFileError`` where its file is missing, or elsewhere."""
+    return ForeignDirectory(directory).bytes(record.file)
 
 
 def _record(fields: dict[str, Any]) -> Record:

@@ -15,7 +15,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
 from fedmm_secure.data.catalogue import Catalogue, printable
+from fedmm_secure.foreign import unpickle_tensors
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
@@ -36,6 +36,7 @@ from fedmm_secure.guarantee.stages import (
     USER_CODES,
 )
 from privacy.accounting.ledger import stage_group
+from privacy.foreign import ForeignFileError
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
@@ -193,6 +194,9 @@ def on_grid(values: Array, grid: Grid) -> bool:
     return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))
 
 
+WORDS = "global_codebook.codewords"
+
+
 def model_arrays(config: Config) -> Expected:
     """Tensors of the RQ-VAE's state."""
     quantizer = config.quantizer
@@ -284,7 +288,10 @@ def read_tensors(data: bytes, expected: Expected) -> dict[str, Array]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         _refuse_large(sum(entry.file_size for entry in archive.infolist()), expected)
         storages = sum("/data/" in entry.filename for entry in archive.infolist())
-    tensors = _flat(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    try:
+        tensors = _flat(unpickle_tensors(data, "cannot be read"))
+    except ForeignFileError as error:
+        raise PublicationError(str(error)) from error
     _compare_names(set(tensors), expected, len(tensors))
     if storages != len(expected):
         raise PublicationError(f"{storages} storages for {len(expected)} tensors")

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
-from privacy.files import write_secret
+from privacy.files import open_private, private_folder, write_secret
 
 _KEY_BYTES = 32
 
@@ -200,8 +201,9 @@ class PrivacyAccount:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
+            private_folder(self.path.parent)
+            name = self.path.with_name(f".{self.path.name}.lock")
+            with os.fdopen(open_private(name, os.O_RDWR | os.O_CREAT), "r+b") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
         except OSError as error:

@@ -9,7 +9,6 @@ is spent, whether or not a seal follows: a crash over-counts, and never under-co
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from dp_accounting.dp_event import DpEvent
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
+from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, json_object, lines_of, read_bytes
 
 GENESIS = "0" * 64
 FORMAT_VERSION = 4
@@ -150,6 +150,7 @@ class LedgerContent:
         closing: what the last line commits to; None while the ledger is open.
         kinds: kind of each line.
         head: hash of the last line.
+        previous: hash of the line before it.
     """
 
     opening: Mapping[str, Any]
@@ -159,6 +160,7 @@ class LedgerContent:
     closing: Mapping[str, Any] | None
     kinds: tuple[str, ...]
     head: str
+    previous: str
 
     @property
     def released(self) -> frozenset[str]:
@@ -250,21 +252,21 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> LedgerContent:
-    """What a ledger says, the chain and the order of kinds checked; changes nothing.
+    """What a ledger says, the chain and the order of kinds checked; changes nothing, and follows no link.
 
     Raises:
         LedgerError: naming the first line that does not follow from the one before.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(f"{path}: cannot be read: {error.strerror}") from error
-    if content and not content.endswith(b"\n"):
-        last = len(content.splitlines())
-        raise LedgerError(f"{path}:{last}: the last line is incomplete")
     reader = _Reader(path)
-    for raw in content.splitlines(keepends=True):
-        reader.take(raw)
+    try:
+        # nor does the folder that it stands in: that is a part of the run
+        content = read_bytes(path, MAX_LINES_BYTES, below=path.parent.parent)
+        for _, raw in lines_of(content, path):
+            reader.take(raw)
+    except ForeignFileError as error:
+        raise LedgerError(str(error)) from error
+    if content and not content.endswith(b"\n"):
+        raise LedgerError(f"{path}:{len(content.splitlines())}: the last line is incomplete")
     return reader.content()
 
 
@@ -279,7 +281,7 @@ class _Reader:
         self._charges: dict[int, Charge] = {}
         self._seals: dict[int, Seal] = {}
         self._kinds: list[str] = []
-        self._head = GENESIS
+        self._head = self._previous = GENESIS
 
     def content(self) -> LedgerContent:
         return LedgerContent(
@@ -290,13 +292,14 @@ class _Reader:
             self._closing,
             tuple(self._kinds),
             self._head,
+            self._previous,
         )
 
     def take(self, raw: bytes) -> None:
         sequence = len(self._kinds)
         where = f"{self._path}:{sequence + 1}"
         try:
-            data = json.loads(raw)
+            data = json_object(raw, where)
             version, kind, body = data["version"], data["kind"], data["body"]
             if version != FORMAT_VERSION:
                 raise LedgerError(f"{where}: format {version!r}; this version reads format {FORMAT_VERSION}")
@@ -313,7 +316,7 @@ class _Reader:
         if problem:
             raise LedgerError(f"{where}: {problem}")
         self._kinds.append(kind)
-        self._head = head
+        self._previous, self._head = self._head, head
 
     def _keep(self, kind: str, body: Mapping[str, Any], sequence: int) -> str | None:
         """Take in a line; what is wrong with its place, if anything."""

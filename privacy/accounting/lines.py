@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import InputError
-from privacy.files import sync_directory
+from privacy.files import open_private, private_folder, sync_directory
 
 
 class ConcurrentWriteError(InputError):
@@ -36,9 +36,9 @@ def append_line(path: Path, line: bytes, *, after: int | None = None) -> None:
     Raises:
         ConcurrentWriteError: it has another size.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     created = not path.exists()
-    with path.open("ab", buffering=0) as file:
+    with os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = file.seek(0, os.SEEK_END)
         if after is not None and before != after:
@@ -56,9 +56,12 @@ def append_line(path: Path, line: bytes, *, after: int | None = None) -> None:
 
 
 def drop_torn_tail(path: Path) -> None:
-    """Cut an incomplete last line: its sync never returned, so what it stands for never happened."""
+    """Cut an incomplete last line: its sync never returned, so what it stands for never happened.
+
+    For the one who goes on writing alone: readers leave a file as it is.
+    """
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
+        with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
             os.fsync(file.fileno())

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privacy.accounting.lines import canonical_json
-from privacy.files import KeyFileError, read_secret, write_secret
+from privacy.files import PUBLIC, KeyFileError, read_secret, write_atomic, write_secret
+from privacy.foreign import ForeignFileError, parse_json, read_bytes
 
 IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"
 MAX_FILE_BYTES = 2**20
@@ -147,7 +148,7 @@ def _box(shared: bytes, ephemeral: bytes, recipient: bytes) -> ChaCha20Poly1305:
 
 
 def read_card(path: Path) -> Card:
-    """A card whose proof holds; raises ``KeyFileError``."""
+    """A card whose proof holds, from a file that the caller's own user named; raises ``KeyFileError``."""
     try:
         return Card(**read_public(path))
     except (ValueError, TypeError) as error:
@@ -165,18 +166,17 @@ def fingerprint(text: bytes) -> str:
 
 
 def write_public(path: Path, fields: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """JSON that is made to be handed out, and readable by all."""
+    write_atomic(path, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode(), PUBLIC)
 
 
-def read_public(path: Path) -> Any:
+def read_public(path: Path, below: Path | None = None) -> Any:
+    """What ``write_public`` wrote, or somebody else; of a file inside a foreign directory, ``below`` is that.
+
+    Raises:
+        KeyFileError: it cannot be read, or is no JSON.
+    """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise KeyFileError(f"{path}: too large")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise KeyFileError(f"{path}: not valid JSON") from error
+        return parse_json(read_bytes(path, MAX_FILE_BYTES, below=below), path)
+    except ForeignFileError as error:
+        raise KeyFileError(str(error)) from error

@@ -252,10 +252,10 @@ def check_server_directory(directory: Path) -> None:
         raise KeyFileError(f"{directory}: holds the identity of market {name}; the server refuses to start")
 
 
-def read_bundle(path: Path) -> Bundle:
-    """A bundle whose signatures hold; raises ``KeyFileError``."""
+def read_bundle(path: Path, below: Path | None = None) -> Bundle:
+    """A bundle whose signatures hold; of one inside a foreign directory, ``below`` is that. Raises ``KeyFileError``."""
     try:
-        return Bundle.from_json(read_public(path))
+        return Bundle.from_json(read_public(path, below))
     except ValueError as error:
         raise KeyFileError(f"{path}: not a valid bundle: {error}") from error
 

@@ -187,7 +187,7 @@ def test_a_copied_run_directory_is_charged_as_another_run(tiny_markets, tmp_path
     shutil.copytree(first, second)
 
     run_pipeline(config, tiny_markets, first)
-    assert len(spent_on_same_data(config, first, "m0")) == 1  # a resumed run is one run
+    assert len(spent_on_same_data(account_of(config, first), first, "m0")) == 1  # a resumed run is one run
     run_pipeline(config, tiny_markets, second)
 
     def counts(run):
@@ -196,7 +196,7 @@ def test_a_copied_run_directory_is_charged_as_another_run(tiny_markets, tmp_path
 
     assert counts(first) != counts(second)  # the attack works: two draws of the same counts are out ...
     for run in (first, second):
-        assert len(spent_on_same_data(config, run, "m0")) == 2  # ... and both of them are charged
+        assert len(spent_on_same_data(account_of(config, run), run, "m0")) == 2  # ... and both of them are charged
     notes = [entry for entry in read_ledger(second / "ledger" / "m0.jsonl").entries if entry.stage == "earlier-runs"]
     assert [note.remark for note in notes] == ["0", "1"]
     assert account.is_file()
@@ -226,7 +226,7 @@ def test_a_copy_of_a_living_run_is_charged_as_another_run(tiny_markets, tmp_path
     copied = open_federation(config, tiny_markets, second, account=account)
     assert begin_counts(copied).key != drawn
     for run in (first, second):
-        assert len(spent_on_same_data(config, run, "m0")) == 2
+        assert len(spent_on_same_data(account_of(config, run), run, "m0")) == 2
 
 
 def test_a_process_whose_run_was_resumed_elsewhere_charges_nothing_any_more(tiny_markets, tmp_path):
@@ -237,7 +237,7 @@ def test_a_process_whose_run_was_resumed_elsewhere_charges_nothing_any_more(tiny
     with pytest.raises(AccountError, match="was started elsewhere since"):
         begin_counts(living)
     assert living.doors["m0"].ledger.charges == []
-    assert len(spent_on_same_data(config, first, "m0")) == 1
+    assert len(spent_on_same_data(account_of(config, first), first, "m0")) == 1
 
 
 def test_a_ledger_that_was_lost_is_charged_again(tiny_markets, tmp_path):
@@ -248,7 +248,7 @@ def test_a_ledger_that_was_lost_is_charged_again(tiny_markets, tmp_path):
     shutil.rmtree(directory / "state" / "charges")
     again = open_federation(config, tiny_markets, directory, account=account)
     assert begin_counts(again).key != drawn
-    assert len(spent_on_same_data(config, directory, "m0")) == 2
+    assert len(spent_on_same_data(account_of(config, directory), directory, "m0")) == 2
 
 
 def test_two_processes_in_one_directory_do_not_both_charge(tiny_markets, tmp_path):

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.verification import examine_run, verify_run
-from experiments.verification.evidence import MAX_BYTES
 from fedmm_secure.federation.transcript import INDEX
 from privacy.errors import InputError
+from privacy.foreign import MAX_BYTES
 from tests.forgery import Forgery
 
 

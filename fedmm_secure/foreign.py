@@ -1,0 +1,264 @@
+"""Formats of somebody else's files: YAML, arrays, tensors, tables; each of bounded size once it is unpacked.
+
+What the bytes are read with is ``privacy.foreign``; here they are parsed. A small file can unpack into an endless one:
+by aliases, by compression, by a shape that its bytes do not fill, by a word that a table repeats.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from privacy.foreign import MAX_BYTES, MAX_DEPTH, ForeignFileError, decode
+
+MAX_YAML_BYTES = 2**20
+MAX_NODES = 100_000
+MAX_SCALAR = 10_000  # characters of one value: some forms of number take quadratic time
+MAX_CELLS = 2**27  # of a table
+_BATCH_ROWS = 4096
+_SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_OPENS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+_CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+
+
+# -- YAML --------------------------------------------------------------------------------------------------------------
+
+
+class _Loader(_SAFE):  # type: ignore[misc, valid-type]
+    """Refuses a key that is there twice."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    found: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        try:
+            twice = key in found
+        except TypeError:
+            raise yaml.MarkedYAMLError(None, None, "a key that is no text", key_node.start_mark) from None
+        if twice:
+            raise yaml.MarkedYAMLError(None, None, f"{str(key)[:100]!r} is there twice", key_node.start_mark)
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def parse_yaml(data: bytes, where: Path | str, *, aliases: bool = False) -> Any:
+    """A YAML value.
+
+    Args:
+        data: UTF-8.
+        where: names the file.
+        aliases: whether it may hold them, for files of one's own; no run writes one. What they stand for is bounded.
+
+    Raises:
+        ForeignFileError: naming the line at fault.
+    """
+    text = decode(data, where)
+    try:
+        nodes = _nodes(text, where, aliases=aliases)
+        found = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 1}" if mark else str(where)
+        problem = getattr(error, "problem", None) or error
+        raise ForeignFileError(f"{line}: not valid YAML: {str(problem).splitlines()[0][:200]}") from error
+    if aliases and nodes <= MAX_NODES:
+        _refuse_expansion(found, where)
+    return found
+
+
+def _nodes(text: str, where: Path | str, *, aliases: bool) -> int:
+    """The number of values, none of which is built yet."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_SAFE):
+        nodes += 1
+        if isinstance(event, _OPENS):
+            depth += 1
+        elif isinstance(event, _CLOSES):
+            depth -= 1
+        line = event.start_mark.line + 1 if event.start_mark is not None else 1
+        if isinstance(event, yaml.AliasEvent) and not aliases:
+            raise ForeignFileError(f"{where}:{line}: holds a YAML alias; no run writes one")
+        too_long = isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR
+        if depth > MAX_DEPTH or nodes > MAX_NODES or too_long:
+            raise ForeignFileError(f"{where}:{line}: nested too deep, or too long")
+    return nodes
+
+
+def _refuse_expansion(found: Any, where: Path | str) -> None:
+    """Aliases stand for the value that they name: what is read by walking it may not go on for ever."""
+    waiting, seen = [found], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MAX_NODES:
+            raise ForeignFileError(f"{where}: its YAML aliases stand for more than {MAX_NODES} values")
+        if isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+
+
+# -- arrays and tensors ------------------------------------------------------------------------------------------------
+
+
+def parse_arrays(data: bytes, where: Path | str, limit: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
+    """Named arrays of a file that ``numpy.savez`` wrote.
+
+    Raises:
+        ForeignFileError: it is none, or an array is not as large as its bytes.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _refuse_bomb(archive, where, limit)
+            return {
+                name.removesuffix(".npy"): _array(archive.read(name), f"{where} {name[:100]}")
+                for name in archive.namelist()
+            }
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError, LookupError) as error:
+        raise ForeignFileError(f"{where}: no arrays: {str(error)[:200]}") from error
+
+
+def _array(data: bytes, where: str) -> NDArray[Any]:
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError("an array format that nothing here writes")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if len(data) != stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize:
+        raise ForeignFileError(f"{where}: more bytes, or fewer, than its values have")
+    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+
+
+def parse_tensors(data: bytes, where: Path | str, limit: int = MAX_BYTES) -> dict[str, torch.Tensor]:
+    """Named tensors of a file that ``torch.save`` wrote; nothing but tensors is in it, and no code is run.
+
+    Raises:
+        ForeignFileError: it holds something else, or a tensor that is larger than its bytes.
+    """
+    found = unpickle_tensors(data, where, limit)
+    if not isinstance(found, Mapping) or not all(_is_plain(name, tensor) for name, tensor in found.items()):
+        raise ForeignFileError(f"{where}: holds something other than named tensors of their own size")
+    return dict(found)
+
+
+def unpickle_tensors(data: bytes, where: Path | str, limit: int = MAX_BYTES) -> Any:
+    """Whatever ``torch.save`` wrote, of bounded size; no code is run. Raises ``ForeignFileError``."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _refuse_bomb(archive, where, limit)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except ForeignFileError:
+        raise
+    except Exception as error:  # whatever torch's reader stumbles over
+        raise ForeignFileError(f"{where}: no tensors: {_first_line(error)}") from error
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.is_contiguous()
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    )
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, where: Path | str, limit: int) -> None:
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise ForeignFileError(f"{where}: holds a member twice")
+    if sum(entry.file_size for entry in archive.infolist()) > limit:
+        raise ForeignFileError(f"{where}: unpacks to more than {limit} bytes")
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def parse_table(
+    data: bytes,
+    where: Path | str,
+    columns: Sequence[str] | None = None,
+    *,
+    rows: int | None = None,
+    limit: int = MAX_BYTES,
+) -> pd.DataFrame:
+    """A table of a Parquet file; columns of text are categorical, so that a word which it repeats is there once.
+
+    Args:
+        data: the file.
+        where: names it.
+        columns: those that are wanted, all of them where left out.
+        rows: how many it must have; any number where left out.
+        limit: most bytes in memory.
+
+    Raises:
+        ForeignFileError: it is none, a column is missing, or it is larger than it may be.
+    """
+    try:
+        schema = pq.read_schema(io.BytesIO(data))
+        texts = [field.name for field in schema if _is_text(field.type)]
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts, pre_buffer=False)
+        names = list(columns) if columns is not None else schema.names
+        problem = _table_problem(file, schema, names, rows)
+        if problem:
+            raise ForeignFileError(f"{where}: {problem}")
+        batches, size = [], 0
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names, use_threads=False):
+            size += batch.nbytes
+            if size > limit:
+                raise ForeignFileError(f"{where}: more than {limit} bytes in memory")
+            batches.append(batch)
+        empty = file.schema_arrow.empty_table().select(names)
+        table = pa.Table.from_batches(batches) if batches else empty
+        if table.num_rows != file.metadata.num_rows:
+            raise ForeignFileError(f"{where}: {table.num_rows} rows where it says {file.metadata.num_rows}")
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+        return frame
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError) as error:
+        raise ForeignFileError(f"{where}: no table: {_first_line(error)}") from error
+
+
+def _table_problem(file: pq.ParquetFile, schema: pa.Schema, names: Sequence[str], rows: int | None) -> str | None:
+    if len(set(schema.names)) != len(schema.names):
+        return "a column is there twice"
+    missing = [name for name in names if name not in schema.names]
+    if missing:
+        return f"no column {missing[0]!r}"
+    nested = [name for name in names if not _is_flat(schema.field(name).type)]
+    if nested:
+        return f"column {nested[0][:100]!r} holds no plain values"
+    found = file.metadata.num_rows
+    if rows is not None and found != rows:
+        return f"{found} rows where {rows} are expected"
+    return f"{found} rows of {len(names)} columns" if found * max(len(names), 1) > MAX_CELLS else None
+
+
+def _is_flat(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or _is_text(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

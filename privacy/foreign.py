@@ -1,0 +1,300 @@
+"""The one way to read what somebody else wrote: run directories, transcripts, cards, bundles, reports, evidence.
+
+Nothing here believes a file. It is read only if it is a regular file of bounded size; below a directory, no part of its
+path may be a link, so that nothing outside is read, whatever lies inside; parsed text has a bounded depth; and reading
+never changes anything. Every refusal is one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from privacy.errors import InputError
+
+MAX_BYTES = 2**30  # of one file; no run writes a larger one
+MAX_TEXT_BYTES = 16 * 2**20  # of a file that is parsed as a whole
+MAX_LINES_BYTES = 256 * 2**20  # of one that is parsed line by line
+MAX_LINE_BYTES = 8 * 2**20
+MAX_DEPTH = 100
+MAX_FILES = 1_000_000
+MAX_NAME_BYTES = 4096
+_CHUNK = 2**20
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # possessive, and ends anyway: linear time
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+class ForeignFileError(InputError):
+    """A file of somebody else's that is not there, or is no file to be read; names it."""
+
+
+# -- bytes -------------------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: the file.
+        limit: most bytes that it may have.
+        below: a directory above it: from there on, no part of the path may be a link. Without it the caller's own user
+            has named the file, and where it leads is that user's business.
+
+    Raises:
+        ForeignFileError: no such file, no regular file, behind a link, or too large.
+    """
+    descriptor = _open(path, below)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ForeignFileError(f"{path}: not a regular file")
+        if found.st_size > limit:
+            raise ForeignFileError(f"{path}: too large: {found.st_size} bytes, at most {limit} are read")
+        return _read(path, descriptor, limit)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, descriptor: int, limit: int) -> bytes:
+    parts, left = [], limit + 1
+    try:
+        while left and (part := os.read(descriptor, min(_CHUNK, left))):
+            parts.append(part)
+            left -= len(part)
+    except OSError as error:
+        raise ForeignFileError(f"{path}: cannot be read: {error.strerror}") from error
+    if not left:  # it grew while it was read
+        raise ForeignFileError(f"{path}: too large: at most {limit} bytes are read")
+    return b"".join(parts)
+
+
+def _open(path: Path, below: Path | None) -> int:
+    """A descriptor that waits for nobody: a pipe without a writer opens at once, and is refused by its kind."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        if below is None:
+            return os.open(path, flags)
+        *folders, last = inside(path, below)
+        folder = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in folders:
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            return os.open(last, flags | os.O_NOFOLLOW, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except ValueError:
+        raise ForeignFileError(f"{path}: no name of a file") from None
+    except FileNotFoundError:
+        raise ForeignFileError(f"{path}: missing") from None
+    except OSError as error:
+        link = error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and below is not None)
+        what = "is a link, or leads through one" if link else f"cannot be read: {error.strerror}"
+        raise ForeignFileError(f"{path}: {what}") from error
+
+
+def inside(path: Path, below: Path) -> tuple[str, ...]:
+    """The parts of a path below a directory.
+
+    Raises:
+        ForeignFileError: it leads out of the directory, or is the directory itself.
+    """
+    try:
+        parts = path.relative_to(below).parts
+    except ValueError:
+        parts = ()
+    if not parts or ".." in parts or len(os.fsencode(path)) > MAX_NAME_BYTES:
+        raise ForeignFileError(f"{below}: names a file outside: {str(path)[:200]!r}")
+    return parts
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name in somebody's file is one of a file below its directory."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name and len(name) <= 1000
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes, where: Path | str) -> str:
+    """UTF-8 text; raises ``ForeignFileError``."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ForeignFileError(f"{where}: not a text file: byte {error.start} is no UTF-8") from error
+
+
+def parse_json(data: bytes | str, where: Path | str) -> Any:
+    """A JSON value: no key twice, no NaN or infinity, no number without end, not nested without end.
+
+    Raises:
+        ForeignFileError: naming ``where``.
+    """
+    text = decode(data, where) if isinstance(data, bytes) else data
+    if _depth(text) > MAX_DEPTH:
+        raise ForeignFileError(f"{where}: not valid JSON: nested deeper than {MAX_DEPTH}")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ForeignFileError(f"{where}: not valid JSON: {str(error)[:200]}") from error
+
+
+def _depth(text: str) -> int:
+    """How deep brackets outside of strings are nested."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    for found in _BRACKET.finditer(_STRING.sub("", text)):
+        depth += 1 if found[0] in "[{" else -1
+        deepest = max(deepest, depth)
+        if deepest > MAX_DEPTH:
+            break
+    return deepest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:100]!r} is there twice")
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if math.isinf(found):
+        raise ValueError(f"{text[:50]} is out of all bounds")
+    return found
+
+
+def json_object(data: bytes | str, where: Path | str) -> dict[str, Any]:
+    """A JSON object; raises ``ForeignFileError``."""
+    found = parse_json(data, where)
+    if not isinstance(found, dict):
+        raise ForeignFileError(f"{where}: not a JSON object")
+    return found
+
+
+def lines_of(data: bytes, where: Path | str) -> Iterator[tuple[int, bytes]]:
+    """Number, from 1, and bytes of every line that ends in a line feed; what follows the last one never happened.
+
+    Raises:
+        ForeignFileError: a line is longer than any that is written.
+    """
+    start, number = 0, 0
+    while (end := data.find(b"\n", start)) >= 0:
+        number += 1
+        if end - start > MAX_LINE_BYTES:
+            raise ForeignFileError(f"{where}:{number}: a line of {end - start} bytes")
+        yield number, data[start : end + 1]
+        start = end + 1
+
+
+# -- directories -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ForeignDirectory:
+    """A directory of somebody else's. Names are relative to it, with forward slashes.
+
+    Attributes:
+        path: where it is; the directory itself may be a link, since the caller's own user named it.
+    """
+
+    path: Path
+
+    def file(self, name: str) -> Path:
+        """The path of a name; raises ``ForeignFileError`` where it would lead out."""
+        if not is_inside(name):
+            raise ForeignFileError(f"{self.path}: names a file outside: {name[:200]!r}")
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether a regular file of this name is there, behind no link."""
+        try:
+            descriptor = _open(self.file(name), self.path)
+        except ForeignFileError:
+            return False
+        try:
+            return stat.S_ISREG(os.fstat(descriptor).st_mode)
+        finally:
+            os.close(descriptor)
+
+    def bytes(self, name: str, limit: int = MAX_BYTES) -> bytes:
+        """The bytes of a file; raises ``ForeignFileError``."""
+        return read_bytes(self.file(name), limit, below=self.path)
+
+    def text(self, name: str, limit: int = MAX_TEXT_BYTES) -> str:
+        """The text of a file; raises ``ForeignFileError``."""
+        return decode(self.bytes(name, limit), self.path / name)
+
+    def json(self, name: str, limit: int = MAX_TEXT_BYTES) -> dict[str, Any]:
+        """The JSON object in a file; raises ``ForeignFileError``."""
+        return json_object(self.bytes(name, limit), self.path / name)
+
+    def lines(self, name: str, limit: int = MAX_LINES_BYTES) -> list[dict[str, Any]]:
+        """The JSON objects in a file, one a line; raises ``ForeignFileError``."""
+        path = self.path / name
+        return [
+            json_object(line, f"{path}:{number}")
+            for number, line in lines_of(self.bytes(name, limit), path)
+            if line.strip()
+        ]
+
+    def irregular(self, names: Sequence[str] = ("",)) -> Iterator[tuple[Path, str]]:
+        """Links, pipes, devices and oversized files below some names of it, and what is wrong with each.
+
+        Args:
+            names: files and folders of it that matter; all of it where left out.
+        """
+        for seen, path in enumerate(self._walk(names)):
+            if seen >= MAX_FILES:
+                yield self.path, f"holds more than {MAX_FILES} files"
+                return
+            problem = _irregular(path)
+            if problem:
+                yield path, problem
+
+    def refuse_irregular(self) -> None:
+        """Raises ``ForeignFileError`` where anything in it is no plain file or folder: then a name in it leads nowhere
+        else, for those who read and for those who write."""
+        for path, problem in self.irregular():
+            raise ForeignFileError(f"{path}: {problem}")
+
+    def _walk(self, names: Sequence[str]) -> Iterator[Path]:
+        for name in names:
+            start = self.path / name
+            if not os.path.lexists(start):
+                continue
+            if name:
+                yield start
+            for folder, folders, files in os.walk(start):  # does not follow links
+                yield from (Path(folder) / name for name in (*folders, *files))
+
+
+def _irregular(path: Path) -> str | None:
+    try:
+        found = path.lstat()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if stat.S_ISLNK(found.st_mode):
+        return "is a link; evidence is what the directory itself holds"
+    if stat.S_ISDIR(found.st_mode):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return "is no regular file"
+    return f"{found.st_size} bytes are more than a run writes" if found.st_size > MAX_BYTES else None
