@@ -27,7 +27,7 @@ from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
 from experiments.run_directory import read_environment, read_foreign_config, read_noise
 from experiments.verification.closing import Signature
-from experiments.verification.run import examine_run
+from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.federation.account import default_account, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.parties import configuration_hash
@@ -38,12 +38,6 @@ from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 
-CHECKED = [
-    "hash chain of every ledger",
-    "epsilon of every view and stage by PLD (dp-accounting) and PRV (Opacus), within 1 %",
-    "every message and publication against its ledger line",
-    "signatures of all messages, and every encrypted sum added up again",
-]
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
 CLAIMS = {
     "federation": ("server", "market", "collusion"),
@@ -103,7 +97,7 @@ def build_document(
         declarations=declarations,
         verdict=_PENDING,
         markets=markets,
-        verification=Verification(verified=not findings, findings=findings, checked=CHECKED),
+        verification=Verification(verified=not findings, findings=findings, checked=list(CHECKS.values())),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=ASSUMPTIONS,

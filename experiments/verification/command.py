@@ -12,7 +12,7 @@ import typer
 
 from experiments.options import FINDING, JsonFlag
 from experiments.reports.commands import check_report
-from experiments.verification.run import Examination, examine_run
+from experiments.verification.run import CHECKS, Examination, examine_run
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import read_card
@@ -23,7 +23,7 @@ VERIFY_HELP = (
     "about.\n\n"
     "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
 )
-_CHECKED = "ledgers against the plan, transcript, publications, files, epsilon by PLD and PRV, noise meter"
+_CHECKED = ", ".join(CHECKS)
 
 
 def verify(

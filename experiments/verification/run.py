@@ -29,6 +29,22 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
 
+# Every check, and what it looks at; reports print these words.
+CHECKS: Mapping[str, str] = {
+    "files": "the directory holds plain files alone",
+    "markets": "all markets of the federation are there",
+    "opening line": "each ledger's hash chain, and its first line against configuration, bundle, environment and sizes",
+    "messages": "signatures of all messages, and every sum added up again",
+    "plan": "one charge and one seal for every release that the configuration plans, in order, and nothing else",
+    "epsilon": "epsilon of every view and stage by PLD (dp-accounting) and PRV (Opacus), within 1 %",
+    "transcript": "every message and publication against its ledger line",
+    "publications": "every array of every publication by name, shape and type",
+    "test figures": "test figures that the budget paid for, against the published histograms",
+    "models and codes": "models and codes, computed again or by hash",
+    "noise meter": "the size and the law of the noise, on spare coordinates",
+    "closing line": "each ledger's last line: its signature, and the files that it names",
+}
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -64,11 +80,7 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
 
     A market of a deployed run has its own ledger and messages alone. ``state/`` is no evidence, and not opened.
 
-    Checked: all markets are there; each ledger's hash chain, its first line against configuration, bundle, environment
-    and metrics, its charges and seals against the plan that the configuration gives, its last line's signature and the
-    files that it names; ε per market and view by two accountants; every record of the transcript by kind, signature and
-    seal, and every aggregate added up again; every array of every publication; models and codes; and the noise itself,
-    where spare coordinates show it.
+    ``CHECKS`` says what is checked.
 
     Args:
         directory: of the run.
@@ -131,6 +143,8 @@ class _Course:
         self._check("closing line", lambda: closing_findings(evidence, self.signer))
 
     def _check(self, name: str, check: Callable[[], list[Finding]]) -> None:
+        if name not in CHECKS:
+            raise KeyError(name)
         found = self.checks.setdefault(name, [])
         try:
             found += check()
