@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,21 +13,24 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.configuration import QUICKSTART, resolve
-from experiments.deploy.certificates import make_certificates, make_node_key
-from experiments.deploy.homes import Homes, prepare_homes
+from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
+from experiments.deploy.homes import ADDRESS, Homes, prepare_homes
 from experiments.deploy.market import run_market
-from experiments.deploy.processes import DeploymentError, Processes, federation_up, run_lines, submit
+from experiments.deploy.processes import DeploymentError, Processes
+from experiments.deploy.proxies import FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, write_market_proxy, write_server_proxy
 from experiments.deploy.simulation import simulate
-from experiments.keys import read_passphrase
+from experiments.deploy.tools import flower_tool
+from experiments.keys import KeysOption, PassphraseOption, read_passphrase
 from experiments.options import FINDING, SetOption
 from experiments.reports.text import figure_text
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.market_service import run_directories
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.provenance import begin
+from privacy.aggregation.keys import SERVER, KeyDirectory
+from privacy.files import KeyFileError
 
 HOUR = 3600.0
 
@@ -38,9 +42,17 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped
 LifetimeOption = Annotated[float, typer.Option("--for", min=1, help="Seconds after which everything stops by itself.")]
 
 
+@deploy_app.callback()
+def private_files(context: typer.Context) -> None:
+    """What these commands and their processes write is for their owner alone."""
+    previous = os.umask(0o077)
+    context.call_on_close(lambda: os.umask(previous))
+
+
 @deploy_app.command(
-    help="Start a federation on this machine: SuperLink, and a SuperNode and a process for each market. Makes homes, "
-    "keys and certificates in DIR if there are none. Stops when all markets have concluded --runs runs.\n\n"
+    help="Start a federation on this machine: SuperLink and its proxy, and for each market a process of its own, a "
+    "SuperNode and a proxy. Makes homes, keys and certificates in DIR if there are none. Stops when all markets have "
+    "concluded --runs runs.\n\n"
     "Example: fedmm deploy up federation quickstart; then, elsewhere: fedmm deploy submit federation"
 )
 def up(
@@ -54,6 +66,8 @@ def up(
         homes = Homes(directory.absolute())
     else:
         homes = prepare_homes(resolve(config, overrides or []), directory)
+    from experiments.deploy.federation import federation_up  # Flower is an extra
+
     with federation_up(homes, runs=runs, lifetime=lifetime) as processes:
         print(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
         print(f"submit a run with: fedmm deploy submit {directory}", flush=True)
@@ -65,21 +79,80 @@ def up(
 
 @deploy_app.command(
     "submit",
-    help="Submit a run to a federation that is up, and follow it.\n\nExample: fedmm deploy submit federation",
+    help="On the server's host: start a run of the app that the founder signed, and follow it. DIR is the server's "
+    "home, or the folder of a federation that fedmm deploy up started.\n\nExample: fedmm deploy submit federation",
 )
 def submit_run(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The server's home, or the federation's folder.")],
     run: Annotated[str, typer.Option(help="Id of a run to go on with, after its server was stopped.")] = "",
     wait: Annotated[float, typer.Option(min=1, help="Seconds that the server waits for markets.")] = 120.0,
 ) -> None:
+    flower_tool("flwr")
+    from experiments.deploy import control  # Flower is an extra
+
     homes = Homes(directory.absolute())
-    if not (homes.operator / "config.toml").is_file():
-        raise RunDirectoryError(f"{directory}: not started; see fedmm deploy up")
-    status, printed = submit(homes, run=run, wait=wait)
-    lines = run_lines(printed)
+    server = homes.server if homes.server.is_dir() else homes.root
+    printed = control.submit(server, run=run, wait=wait)
+    lines = control.run_lines(printed)
     print("\n".join(lines) or printed)
-    if status != 0 or not any(line.startswith("finished") for line in lines):
+    if not any(line.startswith("finished") for line in lines):
         raise typer.Exit(FINDING)
+
+
+@deploy_app.command(
+    help="On the server's host: make SuperNodes known to the SuperLink, which must be up, and keep in the server's "
+    "home where it listens.\n\nExample: fedmm deploy register /srv/fedmm/server /srv/fedmm/tls de/node.pub uk/node.pub"
+)
+def register(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="The server's home.")],
+    tls: Annotated[Path, typer.Argument(metavar="TLS", help="The server's folder of fedmm deploy certificates.")],
+    nodes: Annotated[list[Path], typer.Argument(metavar="NODE.pub...", help="Public keys of SuperNodes.")],
+    port: Annotated[int, typer.Option(help="Port of the SuperLink on the loopback.")] = SUPERLINK_PORT,
+) -> None:
+    flower_tool("flwr")
+    from experiments.deploy import control  # Flower is an extra
+
+    control.write_tls_connection(home, f"{ADDRESS}:{port}", tls / LOOPBACK_CA)
+    for node in nodes:
+        control.register(home, node)
+        print(f"{node}: known to the SuperLink")
+
+
+@deploy_app.command(
+    help="The founder: build the app that SuperNodes run, and sign it. OUT goes into the server's home.\n\n"
+    "Example: fedmm deploy sign app --keys keys/ca"
+)
+def sign(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write app.fab and app.json into.")],
+    keys: KeysOption,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    flower_tool("flwr")
+    from experiments.deploy.signed_app import sign_app  # Flower is an extra
+
+    directory = KeyDirectory(keys)
+    identity, bundle = directory.identity(read_passphrase(passphrase_file)), directory.bundle()
+    if identity.card.name != bundle.founder:
+        raise KeyFileError(f"{keys}: {bundle.founder} founded this federation, and SuperNodes run what it signed")
+    app = sign_app(identity)
+    app.save(out)
+    print(f"{out}: signed by {app.signer}; sha256 {app.digest}")
+
+
+@deploy_app.command(
+    help="A market: whom its SuperNode trusts with an app: the founder of the market's bundle.\n\n"
+    "Example: fedmm deploy trust /etc/fedmm/de/trusted.yaml --keys keys/de"
+)
+def trust(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="File for flower-supernode --trusted-entities.")],
+    keys: KeysOption,
+) -> None:
+    flower_tool("flwr")
+    from experiments.deploy.signed_app import write_trusted  # Flower is an extra
+
+    bundle = KeyDirectory(keys).bundle()
+    write_trusted(out, bundle)
+    print(f"{out}: apps that {bundle.founder} signed")
 
 
 @deploy_app.command(
@@ -98,19 +171,25 @@ def market(
 
 
 @deploy_app.command(
-    help="TLS certificates of a SuperLink, and node keys of markets.\n\n"
+    help="Certificates, keys and proxies of a federation: a folder for the server's host and one for each market's.\n\n"
     "Example: fedmm deploy certificates tls --host superlink.example.org --node de --node uk"
 )
 def certificates(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
-    hosts: Annotated[list[str], typer.Option("--host", help="Name or address of the SuperLink; repeat.")],
-    nodes: Annotated[list[str] | None, typer.Option("--node", help="Market to make a node key for; repeat.")] = None,
+    hosts: Annotated[list[str], typer.Option("--host", help="Name or address of the server's host; repeat.")],
+    nodes: Annotated[list[str] | None, typer.Option("--node", help="Market to make a folder for; repeat.")] = None,
     days: Annotated[int, typer.Option(min=1, help="Days until they expire.")] = 365,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that markets reach.")] = FLEET_PORT,
 ) -> None:
-    make_certificates(out, hosts, days)
-    for node in nodes or []:
-        make_node_key(out / node)
-    print(f"{out}: ca.crt for every SuperNode; server.crt and server.key for the SuperLink alone")
+    names = nodes or []
+    make_certificates(out, hosts, names, days)
+    write_server_proxy(out / SERVER, listen=f"0.0.0.0:{port}")
+    host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    for node in names:
+        write_market_proxy(out / node, server=f"{host}:{port}")
+    print(f"{out / SERVER}: for the server's host alone; its proxy listens on port {port}")
+    for node in names:
+        print(f"{out / node}: for the host of {node} alone; its proxy listens on {ADDRESS}:{RELAY_PORT}")
 
 
 @deploy_app.command(
@@ -124,10 +203,13 @@ def demo(
     lifetime: LifetimeOption = HOUR,
 ) -> None:
     homes = prepare_homes(resolve(config, overrides or []), out)
+    from experiments.deploy import control  # Flower is an extra
+    from experiments.deploy.federation import federation_up
+
     with federation_up(homes, runs=1, lifetime=lifetime) as processes:
         print(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
-        _, printed = submit(homes, timeout=lifetime)
-        print("\n".join(run_lines(printed)), flush=True)
+        printed = control.submit(homes.server, timeout=lifetime)
+        print("\n".join(control.run_lines(printed)), flush=True)
         _until_concluded(processes, homes, time.monotonic() + lifetime)
     same = compare_with_in_process(homes, out / "in-process")
     table = Table("market", "stage", "deployed and in process")

@@ -1,20 +1,21 @@
 """Homes of all parties of a federation on one machine: what a real installation spreads over many.
 
 ``DIR/server/`` and ``DIR/markets/<market>/`` hold a party each: ``config.yaml``, ``keys/``, and in a market the one
-file of its data. ``DIR/tls/`` holds certificates, ``DIR/operator/`` what submits runs.
+file of its data; in the server the signed app. ``DIR/tls/<party>/`` is what faces the network on that party's host:
+certificates, proxy, and a SuperNode's keys and whom it trusts.
 """
 
 from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from experiments.data import synthesize_files
-from experiments.deploy.certificates import make_certificates, make_node_key
+from experiments.deploy.certificates import make_certificates
+from experiments.deploy.tools import flower_tool
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.data.catalogue import is_shipped
 from fedmm_secure.data.prepare import load_markets
@@ -27,7 +28,7 @@ from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
 
-ADDRESS, CONNECTION = "127.0.0.1", "fedmm"
+ADDRESS = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,9 @@ class Homes:
     def tls(self) -> Path:
         return self.root / "tls"
 
-    @property
-    def operator(self) -> Path:
-        """``FLWR_HOME`` of whoever submits runs."""
-        return self.root / "operator"
-
-    @property
-    def app(self) -> Path:
-        return self.root / "app"
+    def network(self, party: str) -> Path:
+        """What faces the network on the host of a market or the server."""
+        return self.tls / party
 
     def market(self, name: str) -> Path:
         return self.root / "markets" / name
@@ -69,7 +65,11 @@ def prepare_homes(config: Config, root: Path) -> Homes:
 
     Raises:
         RunDirectoryError: ``root`` is not empty.
+        ConfigError: Flower is not installed.
     """
+    flower_tool("flower-superlink")
+    from experiments.deploy.signed_app import TRUSTED_FILE, sign_app, write_trusted  # Flower is an extra
+
     if root.exists() and any(root.iterdir()):
         raise RunDirectoryError(f"{root}: not empty")
     homes, files = Homes(root.absolute()), root.absolute() / "files"
@@ -79,7 +79,10 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     plan = AggregationPlan.of(config, len(names), shared_noise(config, sizes))
     homes_of = {name: homes.market(name) for name in names} | {SERVER: homes.server}
     directories = {name: home / "keys" for name, home in homes_of.items()}
-    local_ceremony(plan, directories, config.aggregation.rotate_after, sizes)
+    members, _ = local_ceremony(plan, directories, config.aggregation.rotate_after, sizes)
+    bundle = members[names[0]].bundle
+    make_certificates(homes.tls, [ADDRESS, "localhost"], names)
+    sign_app(members[bundle.founder].identity).save(homes.server)
     for name, home in homes_of.items():
         own = _with_root(config, home / "data")
         if name != SERVER:
@@ -87,12 +90,9 @@ def prepare_homes(config: Config, root: Path) -> Homes:
             for file in _files(config, name):
                 (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
-            make_node_key(home)
+            write_trusted(homes.network(name) / TRUSTED_FILE, bundle)
         write_atomic(home / "config.yaml", to_yaml(own).encode())
     shutil.rmtree(files, ignore_errors=True)
-    make_certificates(homes.tls, [ADDRESS, "localhost"])
-    shutil.copytree(Path(str(resources.files("experiments.deploy"))) / "flower_app", homes.app, dirs_exist_ok=True)
-    shutil.rmtree(homes.app / "fedmm_flower" / "__pycache__", ignore_errors=True)
     return homes
 
 
@@ -126,10 +126,10 @@ def _with_root(config: Config, root: Path) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
 
 
-def write_connection(homes: Homes, port: int, settings: Sequence[str]) -> None:
-    """Tell ``flwr`` where the SuperLink is and, as lines of TOML, how to talk to it."""
-    lines = (f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]', f'address = "{ADDRESS}:{port}"')
-    write_atomic(homes.operator / "config.toml", ("\n".join((*lines, *settings)) + "\n").encode())
+def copy_app(folder: Path) -> None:
+    """The shipped app, as ``flwr`` takes it."""
+    shutil.copytree(Path(str(resources.files("experiments.deploy"))) / "flower_app", folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "fedmm_flower" / "__pycache__", ignore_errors=True)
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from experiments.deploy.framing import receive, send
+from experiments.deploy.processes import interruptible
 from experiments.reports.run import write_report
 from experiments.reports.text import figure_text
 from experiments.run_directory import Log, read_config
@@ -22,8 +23,8 @@ from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
 from fedmm_secure.pipeline import Listener
 from privacy.aggregation.keys import KeyDirectory
 
-SOCKET = "market.sock"
-_PATIENCE = 60.0  # seconds that a caller may take to hand over a request
+SOCKET, LOCK = "market.sock", "market.lock"
+_PATIENCE = 10.0  # seconds that a caller may take to hand over a request, and to take the reply
 
 
 def run_market(
@@ -41,31 +42,67 @@ def run_market(
     Raises:
         InputError: configuration, keys or data cannot be used, or another process answers for this home.
     """
-    service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
-    market = service.market
-    _check_private(home)
+    with _private_files(), _alone(home), interruptible():
+        service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
+        _check_private(home)
+        with _listening(home, 0o007 if group_socket else 0o077) as listener:
+            print(f"market {service.market}: waiting for the federation", flush=True)
+            return _answer(listener, service, home, max_runs, lifetime)
+
+
+def _answer(listener: socket.socket, service: MarketService, home: Path, max_runs: int, lifetime: float | None) -> int:
+    """Until ``max_runs`` runs are concluded, the time is over, or the process is told to stop."""
     deadline = None if lifetime is None else time.monotonic() + lifetime
-    concluded = 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _listening(home, 0o007 if group_socket else 0o077) as listener:
-        print(f"market {market}: waiting for the federation", flush=True)
-        try:
-            while concluded < max_runs:
-                left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-                if left <= 0:
-                    break
-                if select.select([listener], [], [], left)[0]:
-                    caller, _ = listener.accept()
-                    _serve(caller, service)
-                for run, metrics in service.conclude_finished():
-                    directory = home / "runs" / run
-                    write_report(directory)
-                    concluded += 1
-                    auc = figure_text(metrics["markets"][market]["auc"])
-                    print(f"market {market}: run {run}: AUC {auc}", flush=True)
-        except KeyboardInterrupt:
-            print(f"market {market}: stopped", flush=True)
+    market, concluded = service.market, 0
+    try:
+        while concluded < max_runs:
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if left <= 0:
+                break
+            if select.select([listener], [], [], left)[0]:
+                caller, _ = listener.accept()
+                _serve(caller, service)
+            for run, metrics in service.conclude_finished():
+                directory = home / "runs" / run
+                write_report(directory)
+                concluded += 1
+                auc = figure_text(metrics["markets"][market]["auc"])
+                print(f"market {market}: run {run}: AUC {auc}", flush=True)
+    except KeyboardInterrupt:
+        print(f"market {market}: stopped", flush=True)
     return concluded
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """What is written inside is for its owner alone."""
+    previous = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold a home's lock, which the kernel gives back however the process ends.
+
+    Raises:
+        RunDirectoryError: there is no such home, or another process holds it.
+    """
+    path = home / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be opened: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(f"{home}: another process answers for this market") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_private(home: Path) -> None:
@@ -97,26 +134,22 @@ def open_service(
 
 def _serve(caller: socket.socket, service: MarketService) -> None:
     """One request of one caller; whoever is slow or breaks off is let go."""
-    with Connection(caller.detach()) as connection:
+    with caller:
         try:
-            if connection.poll(_PATIENCE):
-                connection.send_bytes(service.answer(connection.recv_bytes(MAX_REQUEST_BYTES)))
-        except (OSError, EOFError):
+            send(caller, service.answer(receive(caller, MAX_REQUEST_BYTES, _PATIENCE)), _PATIENCE)
+        except OSError:
             return
 
 
 @contextmanager
 def _listening(home: Path, umask: int) -> Iterator[socket.socket]:
-    """The market's socket; a home has one process."""
+    """The market's socket; the home is locked, so what lies there was left behind by a killed process."""
     path = home / SOCKET
     folder = os.open(home, os.O_RDONLY)
     short = f"/proc/self/fd/{folder}/{SOCKET}"  # paths of sockets are limited to 107 bytes
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists():
-            if _answers(short):
-                raise RunDirectoryError(f"{path}: another process answers for this market")
-            path.unlink()  # left behind by a killed process
+        path.unlink(missing_ok=True)
         previous = os.umask(umask)
         try:
             listener.bind(short)
@@ -128,14 +161,3 @@ def _listening(home: Path, umask: int) -> Iterator[socket.socket]:
     finally:
         listener.close()
         os.close(folder)
-
-
-def _answers(path: str) -> bool:
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(path)
-        return True
-    except OSError:
-        return False
-    finally:
-        probe.close()

@@ -14,18 +14,10 @@ from typing import Any
 
 import joblib
 
-from experiments.deploy.homes import ADDRESS, Homes, free_ports, write_connection
+from experiments.deploy.homes import ADDRESS, Homes, copy_app, free_ports
 from experiments.deploy.market import open_service
-from experiments.deploy.processes import (
-    HOME_VARIABLE,
-    DeploymentError,
-    Processes,
-    bounded,
-    flower_tool,
-    run_lines,
-    search_path,
-    submit,
-)
+from experiments.deploy.processes import HOME_VARIABLE, DeploymentError, Processes, interruptible
+from experiments.deploy.tools import bounded, flower_tool, search_path
 from fedmm_secure.market_service import run_directories
 
 SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
@@ -48,6 +40,8 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
     Raises:
         DeploymentError: the run did not finish.
     """
+    from experiments.deploy import control  # Flower is an extra
+
     markets, processes = homes.markets, Processes(homes.root / "logs")
     (port,) = free_ports(1)
     engine = (
@@ -56,7 +50,8 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
         "options.backend.client-resources.num-cpus = 1",
         f"options.backend.init-args.num-cpus = {workers}",
     )
-    write_connection(homes, port, engine)
+    control.write_connection(homes.server, f"{ADDRESS}:{port}", engine)
+    copy_app(homes.root / "app")  # no SuperNodes, no signatures: all keys are in one place anyway
     environment = {
         HOME_VARIABLE: str(homes.server),
         SIMULATION_VARIABLE: str(homes.root),
@@ -67,13 +62,16 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
     }
     command = [*bounded(lifetime), flower_tool("flower-superlink"), "--insecure", "--simulation"]
     command += ["--host", ADDRESS, "--port", str(port), "--disable-runtime-dependency-installation"]
-    try:
-        processes.start("superlink", command, environment)
-        processes.wait_for("superlink", "Uvicorn running on http://")
-        _, printed = submit(homes, timeout=lifetime)
-    finally:
-        processes.stop_all()
-    lines = run_lines(printed)
+    with interruptible():
+        try:
+            processes.start("superlink", command, environment)
+            processes.wait_for("superlink", "Uvicorn running on http://")
+            printed = control.flwr(
+                homes.server, lifetime, "run", str(homes.root / "app"), control.CONNECTION, "--stream"
+            )
+        finally:
+            processes.stop_all()
+    lines = control.run_lines(printed)
     for line in lines:
         say(line)
     if not any(line.startswith("finished") for line in lines):

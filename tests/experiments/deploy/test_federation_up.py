@@ -1,5 +1,6 @@
-"""Real processes: SuperLink with TLS, authenticated SuperNodes, a process for each market."""
+"""Real processes: SuperLink behind its proxy, authenticated SuperNodes behind theirs, a process for each market."""
 
+import itertools
 import json
 import re
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.deploy.certificates import CA_CERTIFICATE, NODE_KEY, make_certificates, make_node_key
+from experiments.deploy.certificates import CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, NODE_KEY, SERVER_CERTIFICATE
 from experiments.deploy.commands import compare_with_in_process
-from experiments.deploy.homes import ADDRESS, Homes, free_ports, prepare_homes
-from experiments.deploy.processes import Processes, federation_up, run_lines, start_superlink, start_supernode, submit
+from experiments.deploy.control import operator_home, run_lines, submit
+from experiments.deploy.federation import federation_up, start_superlink
+from experiments.deploy.homes import Homes, prepare_homes
+from experiments.deploy.proxies import nginx
 from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.transcript import Transcript
@@ -27,6 +30,7 @@ from tests.experiments.test_cli import fedmm
 from tests.faults import AGAIN, COUNTED, LEFT_OUT, ONCE, configuration
 
 ROOT = Path(__file__).parents[3]
+needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
 
 
 @contextmanager
@@ -62,11 +66,12 @@ def listening():
 @pytest.fixture
 def port_of():
     def find(homes):
-        return int(re.search(r":(\d+)", (homes.operator / "config.toml").read_text()).group(1))
+        return int(re.search(r":(\d+)", (operator_home(homes.server) / "config.toml").read_text()).group(1))
 
     return find
 
 
+@needs_nginx
 def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_process(tmp_path, capfd):
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(TINY | {"aggregation": {"kind": "masked-ckks"}, "federation": {"rounds": 2}}))
@@ -87,20 +92,45 @@ def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_pro
     assert "telemetry" not in logs.lower()
 
 
-def test_certificates_are_for_the_hosts_that_were_named(tmp_path, capsys):
+def test_certificates_are_for_the_hosts_that_were_named_and_for_one_purpose(tmp_path, capsys):
     arguments = ("--host", "superlink.example.org", "--host", "10.0.0.7", "--node", "de")
     assert fedmm(capsys, "deploy", "certificates", tmp_path / "tls", *arguments)[0] == 0
-    check = ["openssl", "verify", "-CAfile", tmp_path / "tls" / CA_CERTIFICATE, "-purpose", "sslserver"]
+    server, market = tmp_path / "tls" / "server", tmp_path / "tls" / "de"
+
+    def verified(file, purpose, *more):
+        command = ["openssl", "verify", "-CAfile", server / CA_CERTIFICATE, "-purpose", purpose, *more, file]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
     for host in (("-verify_hostname", "superlink.example.org"), ("-verify_ip", "10.0.0.7")):
-        subprocess.run([*check, *host, tmp_path / "tls" / "server.crt"], check=True, capture_output=True)
-    another = [*check, "-verify_hostname", "example.com", tmp_path / "tls" / "server.crt"]
-    stranger = subprocess.run(another, check=False, capture_output=True)
-    assert stranger.returncode != 0
-    for secret in (tmp_path / "tls" / "server.key", tmp_path / "tls" / "de" / NODE_KEY):
-        assert secret.stat().st_mode & 0o077 == 0
+        assert verified(server / SERVER_CERTIFICATE, "sslserver", *host)
+    assert not verified(server / SERVER_CERTIFICATE, "sslserver", "-verify_hostname", "example.com")
+    assert verified(market / CLIENT_CERTIFICATE, "sslclient")
+    assert not verified(server / SERVER_CERTIFICATE, "sslclient")
+    assert not verified(market / CLIENT_CERTIFICATE, "sslserver")
+    assert (market / CA_CERTIFICATE).read_bytes() == (server / CA_CERTIFICATE).read_bytes()
+    secrets = (server / "server.key", market / CLIENT_KEY, market / NODE_KEY, *(tmp_path / "tls").rglob("loopback.key"))
+    assert len(secrets) == 5
+    assert [secret for secret in secrets if secret.stat().st_mode & 0o077] == []
+    key = (market / NODE_KEY).read_bytes()
+    assert fedmm(capsys, "deploy", "certificates", tmp_path / "tls", *arguments)[0] == 0  # renewed
+    assert (market / NODE_KEY).read_bytes() == key  # which the SuperLink knows
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--node", "server"), *itertools.product(["--node", "--host"], ["../../x", "", "a;b", "/etc/x", "\x1b[2J"])],
+)
+def test_names_that_are_none_are_refused(option, name, tmp_path, capsys):
+    others = {"--node": "de", "--host": "superlink.example.org"} | {option: name}
+    arguments = [argument for pair in others.items() for argument in pair]
+    status, _, err = fedmm(capsys, "deploy", "certificates", tmp_path / "tls", *arguments)
+    assert status == 2
+    assert f"not a name of a {option[2:]}" in err
+    assert not (tmp_path / "tls").exists()
 
 
 @pytest.mark.slow
+@needs_nginx
 def test_faults_over_the_network_and_a_server_that_is_killed(tmp_path, port_of):
     """One run, a fault of one market in each round; in the round after them the SuperLink is killed."""
     faults = [fault for fault in dict.fromkeys(fault for fault, _ in EXPECTED) if "8 times" not in fault]
@@ -114,13 +144,13 @@ def test_faults_over_the_network_and_a_server_that_is_killed(tmp_path, port_of):
         command = ["sh", "-c", again, sys.executable, script, str(homes.market("m3")), *faults]
         processes.start("market-m3", command, {"PYTHONPATH": str(ROOT)})
         processes.wait_for("market-m3", "waiting for the federation")
-        first = threading.Thread(target=submit, args=(homes,), kwargs={"timeout": 1200.0}, daemon=True)
+        first = threading.Thread(target=submit, args=(homes.server,), kwargs={"timeout": 1200.0}, daemon=True)
         first.start()
         run = wait_for_round(homes, killed_at)
         processes.stop("superlink", signal.SIGKILL)
         start_superlink(processes, homes, port_of(homes), 1200.0)
         time.sleep(15)  # SuperNodes find it again
-        _, printed = submit(homes, run=run, timeout=600.0)
+        printed = submit(homes.server, run=run, timeout=600.0)
         assert any(line.startswith("finished: m0, m1, m2, m3") for line in run_lines(printed)), printed[-3000:]
         wait_until_concluded(processes, homes)
     server = homes.server / "runs" / run
@@ -154,28 +184,6 @@ def wait_until_concluded(processes, homes):
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not all(processes.ended(f"market-{name}") for name in homes.markets):
         time.sleep(1)
-
-
-@pytest.mark.slow
-def test_a_node_that_is_not_registered_and_a_link_without_the_authority_are_refused(tmp_path, port_of):
-    homes = prepare_homes(configuration(markets=3), tmp_path / "f")
-    with federation_up(homes, runs=1, lifetime=300.0) as processes:
-        link = port_of(homes)
-        before = processes.log("superlink").count("Activated node_id")
-        stranger = homes.market("m0")
-        (stranger / NODE_KEY).rename(stranger / "registered.key")
-        make_node_key(stranger)
-        others = Processes(tmp_path / "logs")
-        try:
-            start_supernode(others, homes, "m0", link, *free_ports(1), 30.0)
-            time.sleep(12)
-            assert processes.log("superlink").count("Activated node_id") == before
-            make_certificates(homes.tls, [ADDRESS])  # another authority than the SuperLink's
-            start_supernode(others, homes, "m1", link, *free_ports(1), 30.0)
-            time.sleep(12)
-            assert processes.log("superlink").count("Activated node_id") == before
-        finally:
-            others.stop_all()
 
 
 @pytest.mark.slow

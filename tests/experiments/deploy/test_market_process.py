@@ -4,15 +4,19 @@ import json
 import os
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from experiments.deploy import market
+from experiments.deploy.federation import start_market
 from experiments.deploy.flower_app.fedmm_flower.client_app import ask
 from experiments.deploy.homes import prepare_homes
 from experiments.deploy.market import SOCKET
-from experiments.deploy.processes import Processes, bounded, start_market
+from experiments.deploy.processes import Processes
+from experiments.deploy.tools import bounded
 from tests.experiments.deploy.test_flower_engine import HOSTILE
 from tests.experiments.test_cli import fedmm
 from tests.faults import configuration
@@ -56,10 +60,45 @@ def test_callers_that_break_off_leave_it_running(home):
     assert "message" in json.loads(ask(home, hello()))
 
 
+def test_callers_that_are_slow_are_let_go_and_others_served_after_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(market, "_PATIENCE", 0.5)
+    home = prepare_homes(configuration(markets=3), tmp_path / "f").market("m1")
+    process = threading.Thread(target=market.run_market, args=(home,), kwargs={"lifetime": 12.0})
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (home / SOCKET).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    folder = os.open(home, os.O_RDONLY)
+    stalled = []
+    for sent in (b"", b"\x00\x00\x00\x10half", b"\x00\x00\x00\x10"):  # nothing, a length and half a body, a length
+        caller = socket.socket(socket.AF_UNIX)
+        caller.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+        caller.sendall(sent)
+        stalled.append(caller)
+    os.close(folder)
+    start = time.monotonic()
+    answer = json.loads(ask(home, b"{}"))
+    assert "absent" in answer
+    assert 1.4 < time.monotonic() - start < 8  # the three in front were given half a second each
+    for caller in stalled:
+        caller.settimeout(5)
+        assert caller.recv(1) == b""  # hung up
+        caller.close()
+    process.join()
+
+
 def test_a_second_process_for_the_same_market_is_refused(home, capsys):
     status, _, err = fedmm(capsys, "deploy", "market", home, "--for", 20)
     assert status == 2
     assert "another process answers for this market" in err
+    assert "absent" in json.loads(ask(home, b"{}"))  # the first still has the socket
+
+
+def test_what_it_writes_is_for_its_owner_alone(home):
+    ask(home, hello())
+    written = [home / market.LOCK, home / "log.jsonl", *(home / "runs").rglob("*")]
+    assert len(written) >= 2
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 def test_data_that_others_may_read_is_refused(tmp_path, capsys):
@@ -71,10 +110,12 @@ def test_data_that_others_may_read_is_refused(tmp_path, capsys):
 
 
 def test_it_stops_by_itself(tmp_path, capsys):
-    homes = prepare_homes(configuration(markets=3), tmp_path / "f")
+    home = prepare_homes(configuration(markets=3), tmp_path / "f").market("m1")
+    (home / SOCKET).touch()  # left behind by one that was killed, as the lock is not
     start = time.monotonic()
-    assert fedmm(capsys, "deploy", "market", homes.market("m1"), "--for", 2)[0] == 0
+    assert fedmm(capsys, "deploy", "market", home, "--for", 2)[0] == 0
     assert time.monotonic() - start < 60
+    assert not (home / SOCKET).exists()
 
 
 def test_processes_are_bounded_and_ended_with_all_that_they_started(tmp_path):

@@ -1,0 +1,270 @@
+"""Attacks: run code on every host of a federation by its SuperLink's port, or by an app that nobody reviewed.
+
+By anyone who reaches the server's host. Flower serves SuperNodes, whoever submits runs and the processes that carry
+them out on one port, and asks SuperNodes alone who they are: with ``ca.crt``, which every market has, ``flwr run``
+shipped code to all hosts; without anything, runs and nodes could be listed and a task taken. The port itself is that
+broken copy: it still does all this, on the loopback. What others reach is the proxy; all programs are the real ones.
+"""
+
+import dataclasses
+import http.client
+import re
+import ssl
+
+import httpx
+import pytest
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.serde import fab_to_proto
+from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, ListRunsResponse, StartRunRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+
+from experiments.deploy import control
+from experiments.deploy.certificates import (
+    CA_CERTIFICATE,
+    CLIENT_CERTIFICATE,
+    CLIENT_KEY,
+    LOOPBACK_CA,
+    NODE_PUBLIC_KEY,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+    make_certificates,
+)
+from experiments.deploy.federation import start_market_proxy, start_server, start_supernode
+from experiments.deploy.homes import ADDRESS, copy_app, free_ports, prepare_homes
+from experiments.deploy.processes import Processes
+from experiments.deploy.proxies import FLEET_CALLS, nginx
+from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
+from privacy.aggregation.keys import SERVER, KeyDirectory
+from privacy.files import KeyFileError
+from tests.faults import configuration
+
+pytestmark = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
+
+LIFETIME = 280.0
+PROTOBUF = "application/x-protobuf"
+OPERATORS = (
+    "control/list-runs",
+    "control/list-nodes",
+    "control/start-run",
+    "control/register-node",
+    "control/stream-logs",
+    "runtime/acquire-task",
+    "runtime/get-nodes",
+    "runtime/pull-task-input",
+    "fleet/register-node",
+    "fleet/unregister-node",
+    "fleet/",
+    "fleet/pull-messages/",
+    "fleet/pull-messages-of-others",
+)
+# paths that two programs could read in two ways; the SuperLink must not see any of them as a call of the operator
+DISGUISED = (
+    "/v1/fleet/../control/list-runs",
+    "/v1/fleet/get-run/../../control/list-runs",
+    "/v1/fleet/%2e%2e/control/list-runs",
+    "/v1/fleet/get-run%2f..%2f..%2fcontrol%2flist-runs",
+    "/v1/fleet/get-run/..%2f..%2fcontrol/list-runs",
+    "/v1/fleet/get-run;/../../control/list-runs",
+    "/v1/control/list-runs?/v1/fleet/get-run",
+    "/v1/control/list-runs#/../../fleet/get-run",
+    "/v1/control/list-runs%00/v1/fleet/get-run",
+    "/v1/control/list-runs%23/../../fleet/get-run",
+    "/v1/control/list-runs%3f/../../fleet/get-run",
+    "//v1/control/list-runs",
+    "/v1//control//list-runs",
+    "/./v1/control/list-runs",
+    "/V1/CONTROL/LIST-RUNS",
+    "https://127.0.0.1/v1/control/list-runs",
+    "https://127.0.0.1/v1/fleet/get-run/../../control/list-runs",
+)
+
+
+@dataclasses.dataclass
+class Hosts:
+    """The server's host, and that of one market of three, without its own process."""
+
+    homes: object
+    processes: Processes
+    link: int
+    fleet: int
+    relay: int
+
+    def context(self, folder=None, certificate=CLIENT_CERTIFICATE, key=CLIENT_KEY):
+        """What a caller from outside has: ``ca.crt``, and maybe a certificate."""
+        found = ssl.create_default_context(cafile=self.homes.network("m0") / CA_CERTIFICATE)
+        if folder is not None:
+            found.load_cert_chain(folder / certificate, folder / key)
+        return found
+
+    def status(self, port, path, context, method="POST"):
+        """HTTP status of a call, its path sent as it stands."""
+        connection = http.client.HTTPSConnection(ADDRESS, port, context=context, timeout=20)
+        try:
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putheader("Content-Type", PROTOBUF)
+            connection.putheader("Content-Length", "0")
+            connection.endheaders()
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def served(self):
+        """Calls that the SuperLink answered otherwise than SuperNodes'."""
+        return [
+            line for line in self.processes.log("superlink").splitlines() if re.search("/v1/(control|runtime)", line)
+        ]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    homes = prepare_homes(configuration(markets=3), tmp_path_factory.mktemp("hosts") / "f")
+    processes = Processes(homes.root / "logs")
+    link, fleet, relay, own = free_ports(4)
+    try:
+        start_server(processes, homes, link, fleet, LIFETIME)
+        control.register(homes.server, homes.network("m0") / NODE_PUBLIC_KEY)
+        start_market_proxy(processes, homes, "m0", relay, fleet, LIFETIME)
+        start_supernode(processes, homes, "m0", relay, own, LIFETIME)
+        processes.wait_for("supernode-m0", "SuperNode ID")  # its calls pass through both proxies
+        yield Hosts(homes, processes, link, fleet, relay)
+    finally:
+        processes.stop_all()
+
+
+@pytest.fixture
+def loopback(hosts):
+    return ssl.create_default_context(cafile=hosts.homes.network(SERVER) / LOOPBACK_CA)
+
+
+def operator(hosts, port, authority, context=None):
+    """Flower's own client, as ``flwr run`` and ``flwr ls`` use it."""
+    client = ControlHttpClient.from_server_address(f"{ADDRESS}:{port}", False, authority.read_bytes(), [])
+    if context is not None:
+        client._client = httpx.Client(verify=context, timeout=20)
+    return client
+
+
+def test_on_the_loopback_the_port_still_does_what_it_did(hosts, loopback):
+    """The positive control: nodes and runs are listed without any certificate of one's own, and tasks are given out."""
+    client = operator(hosts, hosts.link, hosts.homes.network(SERVER) / LOOPBACK_CA)
+    assert client.ListNodes(ListNodesRequest()).nodes_info
+    assert isinstance(client.ListRuns(ListRunsRequest()), ListRunsResponse)
+    assert hosts.status(hosts.link, "/v1/control/list-runs", loopback) == 200
+    assert hosts.status(hosts.link, "/v1/runtime/acquire-task", loopback) == 200
+
+
+@pytest.mark.parametrize("whose", ["nobody", "a market"])
+def test_flowers_client_is_refused_with_the_authority_alone_and_with_a_markets_certificate(whose, hosts):
+    """Code on every host by ``flwr run``, and lists of nodes and runs by ``flwr ls``."""
+    context = hosts.context(hosts.homes.network("m0") if whose == "a market" else None)
+    client = operator(hosts, hosts.fleet, hosts.homes.network("m0") / CA_CERTIFICATE, context)
+    app = SignedApp.load(hosts.homes.server, KeyDirectory(hosts.homes.server / "keys").bundle())
+    runs = StartRunRequest(fab=fab_to_proto(Fab(app.digest, app.content, {})))
+    before = len(hosts.served())
+    for call, request in (("StartRun", runs), ("ListRuns", ListRunsRequest()), ("ListNodes", ListNodesRequest())):
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            getattr(client, call)(request)
+        assert refused.value.response.status_code == (403 if whose == "a market" else 400)
+        assert b"flwr" not in refused.value.response.content.lower()
+    assert len(hosts.served()) == before
+
+
+@pytest.mark.parametrize("path", OPERATORS)
+def test_calls_of_the_operator_and_of_tasks_do_not_pass(path, hosts):
+    before = len(hosts.served())
+    for port, context in ((hosts.fleet, hosts.context(hosts.homes.network("m0"))), (hosts.relay, own_host(hosts))):
+        assert hosts.status(port, f"/v1/{path}", context) == 403
+    assert hosts.status(hosts.fleet, f"/v1/{path}", hosts.context()) == 400
+    assert len(hosts.served()) == before
+
+
+def own_host(hosts):
+    """A caller on the market's own host."""
+    return ssl.create_default_context(cafile=hosts.homes.network("m0") / LOOPBACK_CA)
+
+
+@pytest.mark.parametrize("path", DISGUISED)
+def test_disguised_calls_of_the_operator_do_not_pass(path, hosts):
+    before = len(hosts.served())
+    for port, context in ((hosts.fleet, hosts.context(hosts.homes.network("m0"))), (hosts.relay, own_host(hosts))):
+        assert hosts.status(port, path, context) in (400, 403)
+    assert len(hosts.served()) == before
+
+
+def strangers(hosts, tmp_path):
+    """Certificates that are not a market's: none, another authority's, and the server's own."""
+    make_certificates(tmp_path / "other", [ADDRESS], ["m0"])
+    server = hosts.homes.network(SERVER)
+    return (
+        hosts.context(),
+        hosts.context(tmp_path / "other" / "m0"),
+        hosts.context(server, SERVER_CERTIFICATE, SERVER_KEY),
+    )
+
+
+def test_calls_of_supernodes_pass_with_a_markets_certificate_alone(hosts, tmp_path):
+    member = hosts.context(hosts.homes.network("m0"))
+    before = len(hosts.processes.log("superlink"))
+    for call in FLEET_CALLS:
+        assert hosts.status(hosts.fleet, f"/v1/fleet/{call}", member) == 401  # Flower asks for a node's key too
+        for stranger in strangers(hosts, tmp_path):
+            assert hosts.status(hosts.fleet, f"/v1/fleet/{call}", stranger) == 400
+        assert hosts.status(hosts.fleet, f"/v1/fleet/{call}", member, "GET") == 403
+    ours = [line for line in hosts.processes.log("superlink")[before:].splitlines() if " 401" in line]
+    assert len(ours) == len(FLEET_CALLS)  # the market's calls, and none of the others, arrived
+
+
+def test_a_certificate_does_not_make_one_market_another(hosts, loopback):
+    """A market that asks for another's messages: refused by Flower, which wants the other's key."""
+    (node,) = (
+        operator(hosts, hosts.link, hosts.homes.network(SERVER) / LOOPBACK_CA).ListNodes(ListNodesRequest()).nodes_info
+    )
+    with httpx.Client(verify=hosts.context(hosts.homes.network("m1")), timeout=20) as client:
+        for call, request in (
+            ("pull-messages", PullMessagesRequest(node=Node(node_id=node.node_id))),
+            ("activate-node", ActivateNodeRequest(public_key=node.public_key, heartbeat_interval=30)),
+        ):
+            reply = client.post(
+                f"https://{ADDRESS}:{hosts.fleet}/v1/fleet/{call}",
+                content=request.SerializeToString(),
+                headers={"content-type": PROTOBUF},
+            )
+            assert reply.status_code == 401
+
+
+def test_a_supernode_runs_what_the_founder_signed_and_not_with_one_byte_changed(hosts, tmp_path):
+    """The server ships it, and even vouches for it by the signature of the app that was signed."""
+    homes, processes = hosts.homes, hosts.processes
+    signed = SignedApp.load(homes.server, KeyDirectory(homes.server / "keys").bundle())
+    copy_app(tmp_path / "app")
+    code = tmp_path / "app" / "fedmm_flower" / "client_app.py"
+    code.write_text(code.read_text().replace("LONGEST_WAIT = 1800.0", "LONGEST_WAIT = 1800.1"))
+    changed = dataclasses.replace(signed, content=build_fab_from_disk(tmp_path / "app"))
+    assert len(changed.content) == pytest.approx(len(signed.content), abs=20)
+    for app, sign in ((signed, "Sent successfully"), (changed, "FAB verification failed")):
+        assert sign not in processes.log("supernode-m0")
+        start(homes.server, app)
+        processes.wait_for("supernode-m0", sign)
+
+
+def start(server, app):
+    with control._control(server) as client:
+        store_app(server / control.DATABASE, app)
+        client.StartRun(StartRunRequest(fab=fab_to_proto(Fab(app.digest, b"", {})), app_spec=APP_ID))
+
+
+def test_an_app_is_not_submitted_unless_the_founder_signed_it(hosts, tmp_path):
+    """The operator's own check, before anything is sent."""
+    bundle = KeyDirectory(hosts.homes.server / "keys").bundle()
+    signed = SignedApp.load(hosts.homes.server, bundle)
+    for broken in (
+        dataclasses.replace(signed, content=signed.content[:-1] + bytes([signed.content[-1] ^ 1])),
+        dataclasses.replace(signed, signed_at=signed.signed_at + 1),
+        dataclasses.replace(signed, signature=signed.signature[:-1] + bytes([signed.signature[-1] ^ 1])),
+    ):
+        broken.save(tmp_path)
+        with pytest.raises(KeyFileError, match=r"not a signature of m0 over app\.fab"):
+            SignedApp.load(tmp_path, bundle)
