@@ -13,8 +13,9 @@ from rich.table import Table
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
+from experiments.console import one_line, say, wide_console
 from experiments.keys import PassphraseOption, SignOption, read_signer
-from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
+from experiments.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.progress import RunProgress
 from experiments.reports.attacks import strongest
 from experiments.reports.run import write_report
@@ -84,13 +85,13 @@ def attack(
         )
         report = write_report(run)
     if as_json:
-        print(json.dumps(found, sort_keys=True))
+        say(json.dumps(found, sort_keys=True))
     else:
         _print_attacks(found)
-        print(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
+        say(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
     beyond = beyond_bounds(found)
     for line in beyond:
-        print(line)
+        say(one_line(line))
     raise typer.Exit(FINDING if beyond else 0)
 
 
@@ -126,7 +127,7 @@ def audit(
             if run is not None:
                 write_report(run)
     if as_json:
-        print(json.dumps(found, sort_keys=True))
+        say(json.dumps(found, sort_keys=True))
     elif faults:
         _print_faults(found)
     else:
@@ -151,7 +152,7 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
             f"{result['seconds']:.0f}",
         )
     wide_console().print(f"audit of market {market}, δ {found[0]['delta']:.2g}", table)
-    print("lower bounds: no assumption / Gaussian trade-off curve / one run; needed: canaries to see half the noise")
+    say("lower bounds: no assumption / Gaussian trade-off curve / one run; needed: canaries to see half the noise")
 
 
 def _print_faults(found: list[dict[str, Any]]) -> None:
@@ -169,7 +170,7 @@ def _print_faults(found: list[dict[str, Any]]) -> None:
         )
     wide_console().print(table)
     caught = sum(result["caught"] for result in found)
-    print(f"caught {caught} of {len(found)}, at 95 % confidence each")
+    say(f"caught {caught} of {len(found)}, at 95 % confidence each")
 
 
 def _bounds_text(result: Mapping[str, Any]) -> str:

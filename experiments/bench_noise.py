@@ -17,7 +17,8 @@ from opacus.optimizers import DPOptimizer
 from rich.table import Table
 
 from attacks.metrics import Estimate, mean_estimate
-from experiments.options import JsonFlag, wide_console
+from experiments.console import say, wide_console
+from experiments.options import JsonFlag
 from experiments.reports.text import estimate_text
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
@@ -139,7 +140,7 @@ def noise(
 ) -> None:
     found = measure_noise(draws, batch, repeat)
     if as_json:
-        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
         return
     table = Table("what", "way", "seconds", "rate", "slower")
     for cost in found:
@@ -147,4 +148,4 @@ def noise(
             cost.what, cost.way, *(estimate_text(asdict(one)) for one in (cost.seconds, cost.rate, cost.slower))
         )
     wide_console().print(f"{draws} draws; steps on batches of {batch}; one core, {repeat} repetitions", table)
-    print("rate: million draws, or steps, a second; slower: against the first way, in the same repetition")
+    say("rate: million draws, or steps, a second; slower: against the first way, in the same repetition")

@@ -20,7 +20,8 @@ from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
 from experiments.configuration import QUICKSTART, resolve
-from experiments.options import JsonFlag, SetOption, choose_market, wide_console
+from experiments.console import say, wide_console
+from experiments.options import JsonFlag, SetOption, choose_market
 from experiments.reports.text import estimate_text
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
@@ -135,7 +136,7 @@ def shadows(
     name = market or next(iter(sorted(settings.data.markets)), "m0")
     found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
     if as_json:
-        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
         return
     table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
     for cost in found:

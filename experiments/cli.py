@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -23,12 +24,13 @@ from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
 from experiments.configuration import QUICKSTART, resolve, shipped
+from experiments.console import one_line, say, wide_console
 from experiments.data import check_markets, market_summary, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
 from experiments.keys import PassphraseOption, keys_app, read_passphrase
-from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption, wide_console
+from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption
 from experiments.progress import RunProgress
 from experiments.reports.commands import REPORT_HELP, report
 from experiments.reports.run import write_report
@@ -116,10 +118,10 @@ def run(
         metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
     report_path = write_report(directory)
     if as_json:
-        print(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
+        say(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
         return
     _print_metrics(metrics)
-    print(f"\nrun directory  {directory}\nreport         {report_path}")
+    say(f"\nrun directory  {directory}\nreport         {report_path}")
 
 
 def _run_directory(name: str | None, overrides: list[str], out: Path | None, resume: bool) -> tuple[Path, Config]:
@@ -157,7 +159,7 @@ def budget(
     markets = load_markets(settings.data)
     found = {market.name: market_budget(settings, market, len(markets)) for market in markets}
     if as_json:
-        print(json.dumps(found, sort_keys=True))
+        say(json.dumps(found, sort_keys=True))
     else:
         _print_budget(found)
 
@@ -175,7 +177,7 @@ def data_info(
 ) -> None:
     summary = market_summary(prepare_markets(resolve(config, overrides or []).data))
     if as_json:
-        print(json.dumps(summary, sort_keys=True))
+        say(json.dumps(summary, sort_keys=True))
         return
     columns = list(next(iter(summary.values())))
     table = Table("market", *columns)
@@ -193,12 +195,12 @@ def data_check(
 ) -> None:
     catalogues, problems = check_markets(resolve(config, overrides or []).data)
     for name, catalogue in catalogues.items():
-        print(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
+        say(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
     for problem in problems:
-        print(problem, file=sys.stderr)
+        say(one_line(problem), error=True)
     if problems:
         raise typer.Exit(USAGE)
-    print(f"{config}: all markets are fit to use")
+    say(f"{config}: all markets are fit to use")
 
 
 @data_app.command(
@@ -215,7 +217,7 @@ def data_synthesize(
 ) -> None:
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
     for file in synthesize_files(spec, out).values():
-        print(*(out / path for path in (file.path, file.catalogue) if path is not None), sep="\n")
+        say(*(out / path for path in (file.path, file.catalogue) if path is not None))
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -275,13 +277,14 @@ def _print_budget(found: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     """Entry point of the ``fedmm`` command."""
+    os.umask(0o077)  # what a run leaves is private, whatever the shell says
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|opacus)\.")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         app()
     except InputError as error:
-        print(f"fedmm: {error}", file=sys.stderr)
+        say(one_line(f"fedmm: {error}"), error=True)
         sys.exit(USAGE)
     except STOPPED as error:
-        print(f"fedmm: {error}", file=sys.stderr)
+        say(one_line(f"fedmm: {error}"), error=True)
         sys.exit(FINDING)

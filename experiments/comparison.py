@@ -17,7 +17,8 @@ from rich.table import Table
 from scipy import stats
 
 from experiments.compliance.evidence import read_attacks, read_audits
-from experiments.options import JsonFlag, wide_console
+from experiments.console import say, wide_console
+from experiments.options import JsonFlag
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
 from experiments.reports.text import difference_text, epsilon_text, figure_text, worst
 from experiments.run_directory import examining, read_environment, read_foreign_config
@@ -203,11 +204,11 @@ def compare(
         write_json(out / "comparison.json", records_of(table))
         write_drawing(out, draw_comparison(table))
     if as_json:
-        print(json.dumps(records_of(table)))
+        say(json.dumps(records_of(table)))
         return
     _print_comparison(found, epsilons)
     if out is not None:
-        print(f"\ntable and figure  {out}")
+        say(f"\ntable and figure  {out}")
 
 
 def _print_comparison(found: Sequence[Difference], epsilons: Mapping[str, Sequence[str]]) -> None:
@@ -222,8 +223,8 @@ def _print_comparison(found: Sequence[Difference], epsilons: Mapping[str, Sequen
         table.add_row(f"ε {view}", *texts)
     wide_console().print(table)
     if any(row.difference is not None and not row.paired for row in found):
-        print("~ not paired: other candidates; the interval is Welch's t over seeds, and there is none with one seed")
-    print("macro: over the markets that all runs have")
+        say("~ not paired: other candidates; the interval is Welch's t over seeds, and there is none with one seed")
+    say("macro: over the markets that all runs have")
 
 
 def _cell(row: Difference | None) -> str:
@@ -314,7 +315,7 @@ def runs(
 ) -> None:
     found = list_runs(folder)
     if as_json:
-        print(json.dumps(found))
+        say(json.dumps(found))
         return
     table = Table("name", "created", "status", "markets", "seeds", "protect", "macro AUC", "ε market", "ε release")
     for row in found:

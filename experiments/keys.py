@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.configuration import resolve
+from experiments.console import one_line, say
 from experiments.options import JsonFlag, SetOption
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
@@ -298,11 +299,12 @@ def _print_file(path: Path) -> None:
             bundle, _ = read_invitation(path)
         _print_bundle(bundle)
         return
-    print(f"party        {card.name}\nfingerprint  {card.fingerprint}")
+    say(one_line(f"party        {card.name}"), f"fingerprint  {card.fingerprint}")
 
 
 def _print_bundle(bundle: Bundle) -> None:
-    print(f"federation   epoch {bundle.epoch}, founded by {bundle.founder}, {bundle.aggregation.get('kind')}")
+    kind = bundle.aggregation.get("kind")
+    say(one_line(f"federation   epoch {bundle.epoch}, founded by {bundle.founder}, {kind}"))
     for name, card in bundle.cards.items():
-        print(f"  {name:<10} {card.fingerprint}")
+        say(one_line(f"  {name:<10} {card.fingerprint}"))
     print(f"  all of it  {bundle.fingerprint}\nCompare these by telephone: every party must read the same.")

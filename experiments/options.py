@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fedmm_secure.errors import ConfigError
 
 FINDING, USAGE = 1, 2
-_PIPED_WIDTH = 160
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
@@ -30,9 +28,3 @@ def choose_market(market: str | None, users: Mapping[str, int]) -> str:
     if name not in users:
         raise ConfigError(f"--market {name}: the markets are {', '.join(users)}")
     return name
-
-
-def wide_console() -> Console:
-    """For wide tables: as wide as the terminal, or wide enough where the output goes elsewhere."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PIPED_WIDTH)

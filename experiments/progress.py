@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from experiments.console import PlainConsole, one_line
 from experiments.sweep.cells import Status
 from experiments.sweep.grid import Cell
 
@@ -36,7 +36,7 @@ class SweepProgress(_Shown):
     """One bar of cells on a terminal, one line a cell elsewhere, both with the time left."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(stderr=True)
+        self._console = PlainConsole(stderr=True)
         self._quiet, self._start = quiet, time.monotonic()
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
         disable = quiet or not self._console.is_terminal
@@ -50,9 +50,7 @@ class SweepProgress(_Shown):
             return
         left = (time.monotonic() - self._start) / done * (total - done)
         remaining = f", about {_duration(left)} left" if done < total else ""
-        self._console.print(
-            f"[{done}/{total}] {cell.name}: {status}{remaining}", highlight=False, markup=False, soft_wrap=True
-        )
+        self._console.print(f"[{done}/{total}] {cell.name}: {status}{remaining}", highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
@@ -63,13 +61,13 @@ class RunProgress(_Shown):
     """One bar per stage, with loss and the ε spent so far."""
 
     def __init__(self, *, quiet: bool) -> None:
-        console = Console(stderr=True)
+        console = PlainConsole(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=quiet or not console.is_terminal,
         )
@@ -88,6 +86,7 @@ class RunProgress(_Shown):
 
     def update(self, label: str, done: int, total: int, note: str = "") -> None:
         """Move one bar; it is made on first use."""
+        label = one_line(label)
         if label not in self._tasks:
             self._tasks[label] = self._progress.add_task(label, total=total, note="")
         self._progress.update(self._tasks[label], completed=done, note=note)

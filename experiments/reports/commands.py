@@ -12,6 +12,7 @@ from experiments.compliance.build import build_document
 from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, schema_text
 from experiments.compliance.signing import sign, write_report_files
+from experiments.console import one_line, say
 from experiments.keys import PassphraseOption, SignOption, read_signer
 from experiments.options import FINDING
 from experiments.reports.run import write_report
@@ -58,7 +59,7 @@ def report(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
 ) -> None:
     if schema:
-        print(schema_text(), end="")
+        say(schema_text(), end="")
         return
     if run is None:
         raise ConfigError("which run? give a directory of a run or a sweep")
@@ -67,7 +68,7 @@ def report(
             raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
         with examining(run):
             path = write_sweep_report(open_sweep(run), account=account) if is_sweep(run) else write_report(run)
-        print(path)
+        say(path)
         return
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
@@ -77,11 +78,11 @@ def report(
         document = build_document(run, declarations, account=account)
         written = write_report_files(run, sign(document, identity))
     for path in written:
-        print(path)
+        say(path)
     for reason in document.verdict.reasons:
-        print(f"not compliant: {reason}")
+        say(one_line(f"not compliant: {reason}"))
     for item in document.verdict.open:
-        print(f"open: {item}")
+        say(one_line(f"open: {item}"))
     raise typer.Exit(0 if document.verdict.compliant else FINDING)
 
 

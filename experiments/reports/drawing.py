@@ -37,9 +37,11 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
 }
 _PNG_DPI = 150
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -116,4 +118,13 @@ def inline(drawing: Drawing) -> Markup:
 
 
 def _csv(drawing: Drawing) -> bytes:
-    return drawing.data.to_csv(index=False).encode()
+    """The numbers; a text that a spreadsheet would take for a formula is marked as text."""
+    table = drawing.data.rename(columns=_as_text)
+    for column in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            table[column] = [_as_text(value) for value in table[column]]
+    return table.to_csv(index=False).encode()
+
+
+def _as_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,8 @@ import typer
 from rich.table import Table
 
 from experiments import run_directory
-from experiments.options import FINDING, JsonFlag, Quiet, SetOption, wide_console
+from experiments.console import one_line, say, wide_console
+from experiments.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.progress import SweepProgress
 from experiments.reports.sweep import write_sweep_report
 from experiments.reports.text import figure_text
@@ -56,7 +56,7 @@ def sweep(
     account = directory.absolute().parent / ACCOUNT_FILE  # where runs beside the sweep have theirs
     found = Sweep(directory, grid, changes, tuple(expand(grid, changes, account)))
     if dry_run:
-        print("\n".join(cell.name for cell in found.cells))
+        say("\n".join(cell.name for cell in found.cells))
         return
     if not resume and directory.exists() and any(directory.iterdir()):
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
@@ -95,7 +95,7 @@ def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
     report = write_sweep_report(found, results) if found.finished() else None
     table = found.directory / TABLE
     if as_json:
-        print(
+        say(
             json.dumps(
                 {
                     "directory": str(found.directory),
@@ -110,15 +110,15 @@ def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
         )
     else:
         _print(found, results)
-        print(f"\ncells          {found.directory / CELLS}\ntable          {table}")
+        say(f"\ncells          {found.directory / CELLS}\ntable          {table}")
         if report is not None:
-            print(f"report         {report}")
+            say(f"report         {report}")
     for failure in failures:
-        print(f"cell {failure.cell}: {failure.error}", file=sys.stderr)
+        say(one_line(f"cell {failure.cell}: {failure.error}"), error=True)
     for name, finding in findings:
-        print(f"cell {name}: {finding}", file=sys.stderr)
+        say(one_line(f"cell {name}: {finding}"), error=True)
     if foreign:
-        print(f"{len(foreign)} cells were run by another version of the code, e.g. {foreign[0]}", file=sys.stderr)
+        say(f"{len(foreign)} cells were run by another version of the code, e.g. {foreign[0]}", error=True)
     raise typer.Exit(FINDING if failures or findings else 0)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from experiments.console import one_line, say
 from experiments.options import FINDING, JsonFlag
 from experiments.reports.commands import check_report
 from experiments.verification.run import CHECKS, Examination, examine_run
@@ -69,12 +69,12 @@ def _tell(
     path: Path, verified: str, findings: Sequence[Finding], notes: Sequence[str], more: Mapping[str, Any], as_json: bool
 ) -> None:
     if as_json:
-        print(json.dumps({"findings": [vars(found) for found in findings], **more}))
+        say(json.dumps({"findings": [vars(found) for found in findings], **more}))
     else:
         for found in findings:
-            print(f"{found.where}: {found.what}", file=sys.stderr)
+            say(one_line(f"{found.where}: {found.what}"), error=True)
         if not findings:
-            print(f"{path}: verified: {verified}")
+            say(f"{path}: verified: {verified}")
         for note in notes:
-            print(note)
+            say(one_line(note))
     raise typer.Exit(FINDING if findings else 0)

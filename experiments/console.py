@@ -1,0 +1,77 @@
+"""What reaches the terminal: text that somebody else wrote does nothing there but be read.
+
+Names, findings and errors quote run directories, cards and bundles. A control character in one could move the cursor,
+change what stands beside it or set the terminal's title; a bracket could be taken for markup. Everything that the
+commands print goes through here.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from typing import Any
+
+from rich.console import Console, JustifyMethod, OverflowMethod
+from rich.style import Style
+from rich.text import Text
+
+_PIPED_WIDTH = 160
+_INSTEAD = "\N{REPLACEMENT CHARACTER}"
+# control, formatting (of direction too), surrogates, line and paragraph separators
+_ACTIVE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str) -> str:
+    """Text without anything that a terminal acts on, line feeds apart."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character == "\n" or unicodedata.category(character) not in _ACTIVE else _INSTEAD
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """The same on one line: what is quoted cannot look like a line of ours."""
+    return printable(" ".join(text.splitlines()) if "\n" in text else text)
+
+
+def say(*texts: object, error: bool = False, end: str = "\n", flush: bool = False) -> None:
+    """Print, to stderr where it is an ``error``."""
+    print(*(printable(str(text)) for text in texts), sep="\n", end=end, flush=flush, file=sys.stderr if error else None)
+
+
+class PlainConsole(Console):
+    """A console that takes no text for markup, and lets none act on the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(
+        self,
+        text: str,
+        *,
+        style: str | Style = "",
+        justify: JustifyMethod | None = None,
+        overflow: OverflowMethod | None = None,
+        emoji: bool | None = None,
+        markup: bool | None = None,
+        highlight: bool | None = None,
+        highlighter: Any = None,
+    ) -> Text:
+        return super().render_str(
+            printable(text),
+            style=style,
+            justify=justify,
+            overflow=overflow,
+            emoji=False,
+            markup=False,
+            highlight=highlight,
+            highlighter=highlighter,
+        )
+
+
+def wide_console() -> Console:
+    """For wide tables: as wide as the terminal, or wide enough where the output goes elsewhere."""
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=_PIPED_WIDTH)
