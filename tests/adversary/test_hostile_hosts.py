@@ -14,12 +14,13 @@ import ssl
 import httpx
 import pytest
 from flwr.cli.build import build_fab_from_disk
-from flwr.common.serde import fab_to_proto
+from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, ListRunsResponse, StartRunRequest
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as PROTOBUF
 
 from experiments.deploy import control
 from experiments.deploy.certificates import (
@@ -44,7 +45,6 @@ from tests.faults import configuration
 pytestmark = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
 
 LIFETIME = 280.0
-PROTOBUF = "application/x-protobuf"
 OPERATORS = (
     "control/list-runs",
     "control/list-nodes",
@@ -190,7 +190,8 @@ def own_host(hosts):
 def test_disguised_calls_of_the_operator_do_not_pass(path, hosts):
     before = len(hosts.served())
     for port, context in ((hosts.fleet, hosts.context(hosts.homes.network("m0"))), (hosts.relay, own_host(hosts))):
-        assert hosts.status(port, path, context) in (400, 403)
+        # where the path is read as a call of SuperNodes, it arrives as that: 401, without a node's key
+        assert hosts.status(port, path, context) in (400, 401, 403)
     assert len(hosts.served()) == before
 
 
@@ -241,7 +242,9 @@ def test_a_supernode_runs_what_the_founder_signed_and_not_with_one_byte_changed(
     signed = SignedApp.load(homes.server, KeyDirectory(homes.server / "keys").bundle())
     copy_app(tmp_path / "app")
     code = tmp_path / "app" / "fedmm_flower" / "client_app.py"
-    code.write_text(code.read_text().replace("LONGEST_WAIT = 1800.0", "LONGEST_WAIT = 1800.1"))
+    text = code.read_bytes()
+    code.write_bytes(text.replace(b"1800.0", b"1800.1"))
+    assert sum(a != b for a, b in zip(text, code.read_bytes(), strict=True)) == 1
     changed = dataclasses.replace(signed, content=build_fab_from_disk(tmp_path / "app"))
     assert len(changed.content) == pytest.approx(len(signed.content), abs=20)
     for app, sign in ((signed, "Sent successfully"), (changed, "FAB verification failed")):
@@ -253,7 +256,8 @@ def test_a_supernode_runs_what_the_founder_signed_and_not_with_one_byte_changed(
 def start(server, app):
     with control._control(server) as client:
         store_app(server / control.DATABASE, app)
-        client.StartRun(StartRunRequest(fab=fab_to_proto(Fab(app.digest, b"", {})), app_spec=APP_ID))
+        fields = {"override_config": user_config_to_proto({"wait": 3}), "app_spec": APP_ID}
+        client.StartRun(StartRunRequest(fab=fab_to_proto(Fab(app.digest, b"", {})), **fields))
 
 
 def test_an_app_is_not_submitted_unless_the_founder_signed_it(hosts, tmp_path):
