@@ -6,10 +6,13 @@ shipped code to all hosts; without anything, runs and nodes could be listed and 
 broken copy: it still does all this, on the loopback. What others reach is the proxy; all programs are the real ones.
 """
 
+import contextlib
 import dataclasses
 import http.client
+import os
 import re
 import ssl
+from pathlib import Path
 
 import httpx
 import pytest
@@ -36,7 +39,7 @@ from experiments.deploy.certificates import (
 from experiments.deploy.federation import start_market_proxy, start_server, start_supernode
 from experiments.deploy.homes import ADDRESS, copy_app, free_ports, prepare_homes
 from experiments.deploy.processes import Processes
-from experiments.deploy.proxies import FLEET_CALLS, nginx
+from experiments.deploy.proxies import FLEET_CALLS, FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, nginx
 from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
@@ -91,6 +94,7 @@ class Hosts:
     link: int
     fleet: int
     relay: int
+    node: int
 
     def context(self, folder=None, certificate=CLIENT_CERTIFICATE, key=CLIENT_KEY):
         """What a caller from outside has: ``ca.crt``, and maybe a certificate."""
@@ -129,9 +133,50 @@ def hosts(tmp_path_factory):
         start_market_proxy(processes, homes, "m0", relay, fleet, LIFETIME)
         start_supernode(processes, homes, "m0", relay, own, LIFETIME)
         processes.wait_for("supernode-m0", "SuperNode ID")  # its calls pass through both proxies
-        yield Hosts(homes, processes, link, fleet, relay)
+        yield Hosts(homes, processes, link, fleet, relay, own)
     finally:
         processes.stop_all()
+
+
+def listening(processes):
+    """Program, address and port of everything that processes of these groups, or with their mark, listen on."""
+    ports = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                address, port = fields[1].split(":")
+                ports[f"socket:[{fields[9]}]"] = (address, int(port, 16))
+    marked, groups = set(processes.survivors()), {process.pid for process in processes.running.values()}
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            pid = int(folder.name)
+            if pid in marked or os.getpgid(pid) in groups:
+                names = re.split(rb"[\0 :]", (folder / "cmdline").read_bytes())[:2]
+                program = next(Path(name.decode()).name for name in reversed(names) if b"python" not in name)
+                if names[0] == b"nginx":
+                    program = "nginx"
+                links = {os.readlink(link) for link in (folder / "fd").iterdir()}
+                found |= {(program, *ports[link]) for link in links & ports.keys()}
+    return found
+
+
+def test_the_table_of_what_listens_where_is_true(hosts):
+    """Of the processes that are up; and of the ports that units and generated proxies have."""
+    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    rows = re.findall(r"^\| (server|market) \| (proxy|SuperLink|SuperNode) \| `([\d.]+):(\d+)` \|", page, re.MULTILINE)
+    stated = {(host, process): (address, int(port)) for host, process, address, port in rows}
+    assert stated == {
+        ("server", "proxy"): ("0.0.0.0", FLEET_PORT),
+        ("server", "SuperLink"): ("127.0.0.1", SUPERLINK_PORT),
+        ("market", "proxy"): ("127.0.0.1", RELAY_PORT),
+        ("market", "SuperNode"): ("127.0.0.1", 9094),
+    }
+    ours = {"proxy": "nginx", "SuperLink": "flower-superlink", "SuperNode": "flower-supernode"}
+    ports = dict(zip(stated, (hosts.fleet, hosts.link, hosts.relay, hosts.node), strict=True))
+    loopback = "0100007F"  # on one machine the server's proxy too
+    assert listening(hosts.processes) == {(ours[process], loopback, ports[host, process]) for host, process in stated}
 
 
 @pytest.fixture
