@@ -16,6 +16,7 @@ REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 # what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
 LONG = (
     "adversary/test_failing_disks",
+    "adversary/test_hostile_hosts",
     "adversary/test_manipulations",
     "adversary/test_transactions",
     "adversary/test_units",

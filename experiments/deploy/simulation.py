@@ -76,7 +76,9 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
         say(line)
     if not any(line.startswith("finished") for line in lines):
         raise DeploymentError(f"the run did not finish; the end of its log:\n{printed[-2000:]}")
-    found: list[Any] = joblib.Parallel(n_jobs=workers)(joblib.delayed(_conclude)(homes, market) for market in markets)
+    with interruptible():
+        jobs = (joblib.delayed(_conclude)(homes, market) for market in markets)
+        found: list[Any] = joblib.Parallel(n_jobs=workers)(jobs)
     return dict(zip(markets, found, strict=True))
 
 

@@ -1,0 +1,148 @@
+"""Signals to the commands that start processes: none of the federation is left, however its parent ends."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.deploy.proxies import nginx
+from experiments.deploy.tools import KILL_AFTER, bounded
+from tests.conftest import TINY
+
+TOKEN = "FEDMM_TEST_TOKEN"
+needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
+
+
+class Command:
+    """``fedmm deploy …`` in a process of its own, whose descendants are known by a token in their environment."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder, self.token = folder, secrets.token_hex(8)
+        config = folder / "tiny.yaml"
+        config.write_text(yaml.safe_dump(TINY | {"federation": {"rounds": 30}}))
+        run = "import sys; from experiments.cli import main; main()"
+        command = [
+            sys.executable,
+            "-c",
+            run,
+            "deploy",
+            arguments[0],
+            *self._paths(arguments[0], config),
+            "--for",
+            "200",
+        ]
+        self.process = subprocess.Popen(
+            [*command, *arguments[1:], "--for", "200"],
+            env={**os.environ, TOKEN: self.token},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def _paths(self, name, config):
+        return (str(self.folder / "f"), str(config)) if name == "up" else (str(config), "--out", str(self.folder / "f"))
+
+    def log(self, name):
+        path = self.folder / "f" / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait_for(self, name, text):
+        deadline = time.monotonic() + 150
+        while text not in self.log(name):
+            assert self.process.poll() is None, "ended early"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def living(self):
+        text, found = f"{TOKEN}={self.token}".encode(), {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if text in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ")[:120]
+        return found
+
+    def ends_with_all(self, how, seconds):
+        assert len(self.living()) > 3
+        self.process.send_signal(how)
+        self.process.wait(seconds)
+        deadline = time.monotonic() + (0 if how != signal.SIGKILL else seconds)
+        while (left := self.living()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert left == {}
+
+
+@pytest.fixture
+def command(tmp_path):
+    started = []
+
+    def start(*arguments):
+        started.append(Command(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+        for pid in one.living():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@needs_nginx
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_federation_starts_leaves_nothing(how, command):
+    up = command("up")
+    up.wait_for("superlink", "Started server process")
+    up.ends_with_all(how, 40)
+
+
+@needs_nginx
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_in_the_middle_of_a_run_leaves_nothing(how, command):
+    """SIGKILL leaves no time to end anything: the kernel ends what was started, and that what it started."""
+    demo = command("demo")
+    demo.wait_for("supernode-m0", "Sent successfully")
+    demo.ends_with_all(how, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_in_the_middle_of_a_simulation_leaves_nothing(how, command):
+    pytest.importorskip("ray", reason="pip install 'fedmm-secure[simulation]'")
+    simulation = command("simulate")
+    simulation.wait_for("superlink", "fedmm: markets")
+    simulation.ends_with_all(how, 60)
+
+
+def test_a_process_ends_soon_after_its_parent_is_killed(tmp_path):
+    """One that hears SIGTERM at once; one that does not after ``KILL_AFTER`` seconds."""
+    deaf = "trap '' TERM; echo up > deaf; while true; do sleep 1; done"
+    script = (
+        "import subprocess, time\n"
+        f"subprocess.Popen({[*bounded(60), 'sleep', '50']!r})\n"
+        f"subprocess.Popen({[*bounded(60), 'sh', '-c', deaf]!r})\n"
+        "time.sleep(50)\n"
+    )
+    token = secrets.token_hex(8)
+    parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, TOKEN: token}, cwd=tmp_path)
+    watched = Command.__new__(Command)
+    watched.token = token
+    while not (tmp_path / "deaf").exists():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + KILL_AFTER + 5
+    times = {}
+    start = time.monotonic()
+    while (left := watched.living()) and time.monotonic() < deadline:
+        times.update({text: time.monotonic() - start for text in left.values()})
+        time.sleep(0.1)
+    assert left == {}
+    assert max((seen for text, seen in times.items() if text.startswith(b"sleep 50")), default=0.0) < 3
