@@ -18,6 +18,7 @@ from fedmm_secure.data.catalogue import CatalogueKind
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
+from privacy.aggregation.kinds import TRAITS, Traits
 
 MIN_COHORT = 3
 
@@ -122,6 +123,11 @@ class AggregationConfig(Section):
         None, gt=0, description="largest Euclidean norm of one market's update; a larger one is scaled down to it"
     )
     rotate_after: int | None = Field(None, ge=1, description="rounds that one shared key may protect")
+
+    @property
+    def traits(self) -> Traits:
+        """What the kind has and lacks."""
+        return TRAITS[self.kind]
 
 
 class CrossFitConfig(Section):
@@ -240,7 +246,7 @@ class Config(Section):
 
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
-        if self.aggregation.kind == "masked-ckks" and n_markets < MIN_COHORT:
+        if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
             return f"aggregation.kind: masked-ckks needs {MIN_COHORT} markets: with two, each opens the other's update"
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
@@ -332,7 +338,7 @@ class Config(Section):
 
     def _distributed_noise_problem(self, n_markets: int) -> str | None:
         privacy = self.privacy
-        if self.aggregation.kind != "masked-ckks":
+        if not self.aggregation.traits.hides_single_updates:
             return (
                 "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds "
                 "a part of the noise alone"

@@ -2,10 +2,15 @@
 
 from functools import cache
 
+from fedmm_secure.federation.agreement import Agreement
+from fedmm_secure.federation.messages import pack
+from fedmm_secure.federation.orders import Start, Statement
+from fedmm_secure.federation.transcript import Transcript
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle, found_federation
 
 MARKETS = ("a", "b", "c", "d")
+START = Start(bytes(32), ("s",), 9)
 
 
 @cache
@@ -17,3 +22,36 @@ def identity(name: str) -> Identity:
 def bundle(markets: tuple[str, ...] = MARKETS) -> Bundle:
     others = {name: identity(name).card for name in (*markets[1:], SERVER)}
     return found_federation(identity(markets[0]), others, {"kind": "plaintext"}, None)[0]
+
+
+def agreement(market, directory, *, min_cohort=3, run="run", start=START):
+    """What a market of the small federation agrees to."""
+    transcript = Transcript(directory / "transcript")
+    parts = {"run": run, "start": start, "bundle": bundle(), "identity": identity(market), "transcript": transcript}
+    return Agreement(market=market, min_cohort=min_cohort, directory=directory, **parts)
+
+
+class Agreeing:
+    """Markets that state what they are asked to, and send what ``update`` gives."""
+
+    def __init__(self, server, update):
+        self.server, self.update_of = server, update
+
+    def state(self, order):
+        statement = Statement(order, self.server._history(order.place))
+        return {
+            market: pack(statement.header("run", market, bundle().digest), statement.history, identity(market).sign)
+            for market in order.cohort
+        }
+
+    def update(self, order, statements):
+        return self.update_of(order)
+
+
+def agree(clients, order):
+    """Let the real clients of a cohort state an order to each other."""
+    cohort = [client for client in clients if client.plan.market in order.cohort]
+    statements = {client.plan.market: client.state(order) for client in cohort}
+    for client in cohort:
+        client.agree(order, statements)
+    return statements

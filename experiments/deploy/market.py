@@ -18,7 +18,8 @@ from experiments.run_directory import Log, read_config
 from fedmm_secure import provenance
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.members import Membership
-from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
+from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
+from fedmm_secure.market_service import MarketService
 from fedmm_secure.pipeline import Listener
 from privacy.aggregation.keys import KeyDirectory
 
@@ -103,6 +104,7 @@ def _serve(caller: socket.socket, service: MarketService) -> None:
                 connection.send_bytes(service.answer(connection.recv_bytes(MAX_REQUEST_BYTES)))
         except (OSError, EOFError):
             return
+    service.settle()  # once the caller has its answer
 
 
 @contextmanager

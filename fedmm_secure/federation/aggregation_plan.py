@@ -27,6 +27,7 @@ from privacy.aggregation import (
     masked_parameters,
 )
 from privacy.aggregation.keys import Bundle
+from privacy.aggregation.kinds import TRAITS
 from privacy.aggregation.masking import mask_bits, sum_bits
 
 
@@ -84,12 +85,12 @@ class AggregationPlan:
 
     @property
     def masked(self) -> bool:
-        return self.kind == "masked-ckks"
+        return TRAITS[self.kind].hides_single_updates
 
     @cached_property
     def parameters(self) -> CKKSParameters | None:
         """Encryption parameters; None for ``plaintext``."""
-        if self.kind == "plaintext":
+        if TRAITS[self.kind].server_reads_updates:
             return None
         if self.masked:
             return masked_parameters(length=self.length, cohort=self.cohort, bits=self.mask_bits)
