@@ -32,7 +32,7 @@ from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
 from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError, stage_group
-from privacy.aggregation import AggregationError, Binding, FixedPointCodec, MarketAggregator
+from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
 from privacy.files import erase, read_secret, write_secret
@@ -335,12 +335,13 @@ class Door:
         """Open a sum ``(length,)`` whose message was verified, and record both; the one way in.
 
         Raises:
-            AggregationError: it cannot be opened, or is outside the range of its cohort.
+            ForgedSumError: it is not what the cohort sent, or is outside the cohort's range.
         """
-        total = self.channel.aggregator.reveal(payload)
+        bound = Binding(header.run, header.stage, header.round, header.attempt, header.cohort)
+        total = self.channel.aggregator.reveal(payload, bound)
         largest = self.channel.largest or len(header.cohort) * 2**self.channel.codec.bits
         if np.abs(total).max(initial=0) > largest:
-            raise AggregationError(f"market {self.market}, round {header.round}: a sum is outside ±{largest}")
+            raise ForgedSumError
         where: dict[str, Any] = {"stage": header.stage, "round": header.round, "sender": header.sender}
         self._transcript.add(
             message,
