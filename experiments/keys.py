@@ -31,6 +31,7 @@ from privacy.aggregation.keys import (
 )
 from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
 from privacy.files import KeyFileError
+from privacy.names import NAME_RULE, is_name
 
 PASSPHRASE_VARIABLE = "FEDMM_PASSPHRASE"
 
@@ -259,8 +260,8 @@ def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -
     Raises:
         KeyFileError: it is another party's.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"party name {name!r}: use letters, digits, - and _")
+    if not is_name(name):
+        raise ConfigError(f"party name {name!a:.80}: use {NAME_RULE}")
     if not directory.has_identity:
         Identity.generate(name).save(directory.path, passphrase)
     identity = directory.identity(passphrase)

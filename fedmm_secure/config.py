@@ -19,6 +19,7 @@ from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.kinds import TRAITS, Traits
+from privacy.names import NAME_RULE, is_name
 
 MIN_COHORT = 3
 
@@ -55,8 +56,8 @@ class DataConfig(Section):
         if bool(self.markets) == (self.synthetic is not None):
             raise ValueError("give either data.markets or data.synthetic")
         for name, file in self.markets.items():
-            if not name.replace("-", "").replace("_", "").isalnum() or name == "server":
-                raise ValueError(f"market name {name!r}: use letters, digits, - and _, and not 'server'")
+            if not is_name(name) or name == "server":
+                raise ValueError(f"market name {name!a:.80}: use {NAME_RULE}, and not 'server'")
             if self.split == "global-date" and file.time is None:
                 raise ValueError(f"data.split: global-date needs data.markets.{name}.time")
             if self.label == "like" and file.rating is None:

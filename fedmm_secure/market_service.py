@@ -53,12 +53,13 @@ from fedmm_secure.pipeline import (
     publish_quantizers,
 )
 from fedmm_secure.results import Metrics, describe
-from privacy.aggregation.keys import KeyExhaustedError
+from privacy.aggregation.keys import KeyBurnedError, KeyExhaustedError
 
 # what a server may learn of a refusal: errors whose text comes from its own request, and fixed words for the rest
 _FIXED: Mapping[type[Exception], str] = {
     BudgetExceededError: "its privacy budget is spent",
     KeyExhaustedError: "its key must be rotated",
+    KeyBurnedError: str(RunEndedError()),  # a crash between the key and the mark of the run: nobody can tell
 }
 _IN_FULL = 20  # refusals of one kind that are logged with all that is known of them
 
@@ -301,6 +302,7 @@ class MarketService:
         taken = len(run_directories(self._folder))
         if taken >= self._max_runs:
             raise ConsentError(f"its operator agreed to {self._max_runs} runs, and {taken} were made")
+        self._member.directory.key(self._member.identity)
         self._member.directory.check_allowance(self._config.federation.rounds * len(self._config.seed))
 
     def _agreement(self, run: str) -> Agreement:

@@ -208,7 +208,7 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     transcript, log = Transcript(directory / "transcript"), Log(directory)
     server = make_server(config, directory, run, bundle, identity, transcript)
     schedule, timeout = start_of(config).places, config.federation.round_timeout or DEFAULT_TIMEOUT
-    waits = config.aggregation.traits.hides_single_updates
+    waits = config.aggregation.traits.needs_whole_cohort
     engine = Engine(grid, server, run, transcript, schedule, timeout, log, waits)
     say(f"run {run}")
     engine.meet(len(bundle.markets), float(run_config.get("wait", 120)))

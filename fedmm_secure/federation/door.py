@@ -34,7 +34,7 @@ from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
 from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError, stage_group
-from privacy.aggregation import AggregationError, Binding, FixedPointCodec, MarketAggregator
+from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
 from privacy.files import erase, read_secret, write_secret
@@ -339,7 +339,7 @@ class Door:
 
         Raises:
             MessageError: nothing was taken, or not what may be.
-            AggregationError: it cannot be opened, or is outside the range of its cohort.
+            ForgedSumError: it is not what the cohort sent, or is outside the cohort's range.
         """
         message = self.agreement.taken(place)
         if message is None:
@@ -365,14 +365,17 @@ class Door:
 
     def give_up(self) -> None:
         """End the run at this market, and give up the shared key: no second sum is ever opened."""
-        self.agreement.end()
-        self.channel.burn()
+        try:
+            self.channel.burn()  # first: without the key nothing is opened, whatever else is lost
+        finally:
+            self.agreement.end()
 
     def _open(self, header: Header, payload: bytes) -> IntVector:
-        total = self.channel.aggregator.reveal(payload)
+        bound = Binding(header.run, header.stage, header.round, header.attempt, header.cohort)
+        total = self.channel.aggregator.reveal(payload, bound)
         largest = self.channel.largest or len(header.cohort) * 2**self.channel.codec.bits
         if np.abs(total).max(initial=0) > largest:
-            raise AggregationError(f"market {self.market}, round {header.round}: a sum is outside ±{largest}")
+            raise ForgedSumError
         return total
 
     def close(self, statement: Mapping[str, Any]) -> None:

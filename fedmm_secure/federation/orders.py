@@ -22,7 +22,7 @@ class RunEndedError(Exception):
     """The run is over at this market: a sum was not what the markets sent. One text for all reasons."""
 
     def __init__(self) -> None:
-        super().__init__("this run is over at this market")
+        super().__init__("this run is over at this market; going on takes new keys and another run")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def min_cohort(config: Config, n_markets: int) -> int:
     Who joins two cohorts in one round learns the difference of their sums. Distributed noise, which is complete in the
     sum of all alone, is so never short of a part.
     """
-    return n_markets if config.aggregation.traits.hides_single_updates else min(MIN_COHORT, n_markets)
+    return n_markets if config.aggregation.traits.needs_whole_cohort else min(MIN_COHORT, n_markets)
 
 
 def start_of(config: Config) -> Start:
@@ -202,6 +202,7 @@ def open_federation(
                 aggregator=MeteredMarket(aggregator, member.directory),
                 identity=member.identity,
                 largest=plan.sum_bound,
+                burn=member.directory.burn,
             ),
             agreement=agreement,
             transcript=transcript,

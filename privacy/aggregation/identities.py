@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from privacy.accounting.lines import canonical_json
 from privacy.files import KeyFileError, read_secret, write_secret
+from privacy.names import NAME_RULE, is_name
 
 IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"
 MAX_FILE_BYTES = 2**20
@@ -50,6 +51,8 @@ class Card:
     proof: str
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"a party's name has {NAME_RULE}; {self.name!a:.80} has not")
         for value in (self.signing, self.sealing):
             if len(bytes.fromhex(value)) != 32:
                 raise ValueError("a public key has 32 bytes")

@@ -18,6 +18,11 @@ class Traits:
     server_reads_updates: bool = False
     hides_single_updates: bool = False
 
+    @property
+    def needs_whole_cohort(self) -> bool:
+        """Whether a sum is over all markets of the federation or none."""
+        return self.hides_single_updates
+
 
 TRAITS = {
     "plaintext": Traits(server_reads_updates=True),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.aggregation import CKKSKey, CKKSParameters
+from privacy.aggregation import CKKSParameters, SharedKey
 from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, read_card, seal
 from privacy.aggregation.keys import (
     BUNDLE_FILE,
@@ -36,7 +36,7 @@ def identities():
 
 @pytest.fixture(scope="module")
 def key():
-    return CKKSKey.generate(PARAMETERS)
+    return SharedKey.generate(PARAMETERS)
 
 
 def found(identities, key, **options):
@@ -78,7 +78,7 @@ def test_a_sealed_key_belongs_to_its_bundle(identities, key, federation):
 
 def test_another_key_than_the_bundle_names_is_refused(identities, federation):
     bundle, _ = federation
-    swapped = seal(CKKSKey.generate(PARAMETERS).secret, identities["b"].card, bytes.fromhex(bundle.digest))
+    swapped = seal(SharedKey.generate(PARAMETERS).to_bytes(), identities["b"].card, bytes.fromhex(bundle.digest))
     with pytest.raises(ValueError, match="not the one that the bundle names"):
         open_key(identities["b"], bundle, swapped)
 
@@ -191,7 +191,7 @@ def test_an_invitation_is_for_one_market(tmp_path, directory, identities, federa
 def test_rotation_replaces_the_key_by_a_newer_one_only(directory, identities, federation):
     keys, (first, sealed) = directory("b"), federation
     keys.accept(identities["b"], first, sealed["b"])
-    newer_key = CKKSKey.generate(PARAMETERS)
+    newer_key = SharedKey.generate(PARAMETERS)
     second, resealed = found(identities, newer_key, epoch=2)
     keys.accept(identities["b"], second, resealed["b"])
     assert keys.key(identities["b"]) == newer_key
@@ -211,7 +211,7 @@ def test_a_key_protects_as_many_rounds_as_its_bundle_allows(directory, identitie
         keys.use()
     with pytest.raises(KeyExhaustedError, match="has protected 3 of 3 rounds, 1 more are asked for; rotate it"):
         keys.use()
-    rotated, resealed = found(identities, CKKSKey.generate(PARAMETERS), epoch=2, rotate_after=3)
+    rotated, resealed = found(identities, SharedKey.generate(PARAMETERS), epoch=2, rotate_after=3)
     keys.accept(identities["b"], rotated, resealed["b"])
     assert keys.used_rounds() == 0
     keys.use(3)
@@ -258,5 +258,6 @@ def test_nothing_secret_is_shown(identities, key, federation):
     shown = repr(identities["b"]) + repr(federation[0]) + str(federation[0].to_json())
     private = identities["b"]._signing.private_bytes_raw().hex()
     assert private not in shown
-    assert key.secret.hex() not in shown
-    assert np.frombuffer(key.secret, np.uint8).size > 1000
+    for secret in (key.tag, key.ckks.secret):
+        assert secret.hex() not in shown + repr(key)
+    assert np.frombuffer(key.ckks.secret, np.uint8).size > 1000
