@@ -17,6 +17,7 @@ from privacy.aggregation import (
     PlaintextMarket,
     PlaintextServer,
 )
+from privacy.aggregation import seal as seal_module
 from privacy.aggregation.packing import pack_values, pack_words, unpack_values, unpack_words
 from privacy.aggregation.parameters import ERROR_BOUND, ERROR_STD, MAX_MODULUS_BITS
 from privacy.aggregation.seal import Ring
@@ -101,6 +102,7 @@ def test_admitted_parameters_are_secure_and_cannot_wrap(length, cohort, bits):
     except AggregationError:
         return
     assert found.prime_bits <= MAX_MODULUS_BITS[found.degree]
+    assert found.degree != 2048 or found.prime_bits <= 53
     per, base = found.values_per_coefficient, 2 * cohort * 2**bits + 1
     largest_sum = sum(cohort * 2**bits * base**power for power in range(per))
     assert (largest_sum * 2**found.scale_bits + 22 * cohort) * 4 < 2**found.prime_bits
@@ -234,7 +236,7 @@ def test_words_survive_packing_and_only_one_byte_string_stands_for_them(data, bi
 def test_packed_digits_are_read_back_from_any_sum(data):
     length, cohort = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 5))
     per = data.draw(st.integers(1, 3))
-    parameters = CKKSParameters(length, cohort, 100, 2048, 54, 15, per)
+    parameters = CKKSParameters(length, cohort, 100, 2048, 53, 15, per)
     values = st.lists(st.integers(-100, 100), min_size=length, max_size=length)
     vectors = [np.array(data.draw(values)) for _ in range(cohort)]
     total = np.sum([pack_values(one, parameters) for one in vectors], axis=0)
@@ -253,3 +255,10 @@ def test_plaintext_sums_and_rejects_what_is_out_of_range():
     for bad in (b"123", market.protect(np.full(4, 2**41 + 1), BINDING), market.protect(least, BINDING)):
         with pytest.raises(AggregationError):
             server.check(bad)
+
+
+@pytest.mark.parametrize("written", [b"", b"\x5e\xa1\x10\x04\x02\x02", b"\x5e\xa1\x10\x04\x03\x01", b"PK\x03\x04zz"])
+def test_another_version_of_seal_is_named(written):
+    seal_module.refuse_other_versions(b"\x5e\xa1\x10\x04\x03\x02" + bytes(10))
+    with pytest.raises(ImportError, match=r"5ea1100403 and 00 or 02 are expected \(SEAL 4.3"):
+        seal_module.refuse_other_versions(written)
