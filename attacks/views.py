@@ -32,7 +32,8 @@ class View:
         markets: markets whose own values the adversary holds too.
         observations: in the order of the transcript.
         bundle: the federation's public material; None in a run without one.
-        key: the markets' shared secret key, which every market holds; None where no market is part of the adversary.
+        key: the markets' shared encryption key, which every market holds; None where there is none, or no market is
+            part of the adversary.
     """
 
     name: str
@@ -62,7 +63,7 @@ def collusion_view(run: Path, markets: Sequence[str]) -> View:
     keys = KeyDirectory(run / "state" / "keys" / markets[0])
     if not keys.has_identity:
         raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
-    return replace(view, key=keys.key(keys.identity()))
+    return replace(view, key=keys.key(keys.identity()).ckks)
 
 
 def release_view(run: Path) -> View:

@@ -37,7 +37,7 @@ class Way:
 
     protect: Callable[[str, IntVector, Binding], bytes]
     aggregate: Callable[[Sequence[bytes]], bytes]
-    reveal: Callable[[bytes], Any]
+    reveal: Callable[[bytes, Binding], Any]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def measure(clip: float, bits: int, length: int, cohort: int, repeat: int) -> li
             protected = time.perf_counter()
             aggregate = way.aggregate(updates)
             added = time.perf_counter()
-            revealed = way.reveal(aggregate)
+            revealed = way.reveal(aggregate, binding)
             end = time.perf_counter()
             errors[name] = max(errors[name], float(np.abs(np.asarray(revealed) - total).max()))
             sizes[name] = len(updates[0]), len(aggregate)
@@ -192,7 +192,7 @@ def _baseline(length: int) -> Way:
             total += ts.ckks_vector_from(public, update)
         return bytes(total.serialize())
 
-    def reveal(aggregate: bytes) -> list[float]:
+    def reveal(aggregate: bytes, binding: Binding) -> list[float]:
         return list(ts.ckks_vector_from(secret, aggregate).decrypt())[:length]
 
     return Way(protect, aggregate, reveal)

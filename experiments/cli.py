@@ -42,10 +42,10 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.client import CohortChangedError, OrderError
 from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
+from fedmm_secure.federation.orders import OrderError, RunEndedError
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.guarantee.stages import ALL_VIEWS
 from privacy.aggregation import AggregationError
@@ -55,12 +55,12 @@ from privacy.errors import InputError
 STOPPED = (
     AggregationError,
     BudgetExceededError,
-    CohortChangedError,
     CohortTooSmallError,
     DeploymentError,
     MarketLostError,
     MessageError,
     OrderError,
+    RunEndedError,
 )
 
 app = typer.Typer(

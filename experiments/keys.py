@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +17,12 @@ from rich.table import Table
 from experiments.configuration import resolve
 from experiments.console import one_line, say
 from experiments.options import JsonFlag, SetOption
+from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.shared_noise import shared_noise
+from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.identities import CARD_FILE, Identity, read_card
 from privacy.aggregation.keys import (
     BUNDLE_FILE,
@@ -28,10 +32,12 @@ from privacy.aggregation.keys import (
     found_federation,
     read_bundle,
     read_invitation,
+    refuse_few_markets,
     write_invitation,
 )
 from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
 from privacy.files import KeyFileError
+from privacy.names import NAME_RULE, is_name
 
 PASSPHRASE_VARIABLE = "FEDMM_PASSPHRASE"
 
@@ -118,26 +124,59 @@ def init(
 
 @keys_app.command(
     "rotate",
-    help="A new shared key for the same parties; the founder makes it, the others accept new invitations.\n\n"
-    "Example: fedmm keys rotate --keys keys/ca",
+    help="A new shared key; the founder makes it, the others accept new invitations. After a burned key, and without "
+    "markets that leave.\n\nExample: fedmm keys rotate --keys keys/ca; fedmm keys rotate --keys keys/ca --without jp",
 )
-def rotate(keys: KeysOption, passphrase_file: PassphraseOption = None) -> None:
+def rotate(
+    keys: KeysOption,
+    without: Annotated[list[str] | None, typer.Option(metavar="MARKET", help="A market that leaves; repeat.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="CONFIG", help="Needed where a market leaves distributed noise.")
+    ] = None,
+    overrides: SetOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
     directory = KeyDirectory(keys)
     identity, current = directory.identity(read_passphrase(passphrase_file)), directory.bundle()
     if identity.card.name != current.founder:
         raise KeyFileError(f"{keys}: {current.founder} founded this federation and makes its keys")
-    plan = AggregationPlan.from_public(current.aggregation)
-    others = {name: card for name, card in current.cards.items() if name != current.founder}
+    leaving = set(without or [])
+    for name in sorted(leaving):
+        if name not in current.markets or name == current.founder:
+            raise ConfigError(f"--without {name!a:.80}: one of {', '.join(_others(current))} is expected")
+    left = [market for market in current.markets if market not in leaving]
+    if leaving:
+        refuse_few_markets(current, left)
+    sizes = {name: size for name, size in current.sizes.items() if name in left}
+    plan = _plan_for(current, left, sizes, None if config is None else resolve(config, overrides or []))
     bundle, sealed = found_federation(
         identity,
-        others,
-        current.aggregation,
+        {name: current.cards[name] for name in (*left, SERVER) if name != current.founder},
+        plan.public(),
         plan.generate_key(),
         epoch=current.epoch + 1,
         rotate_after=current.rotate_after,
-        sizes=current.sizes,
+        sizes=sizes,
     )
     _keep_and_invite(directory, identity, bundle, sealed)
+
+
+def _others(bundle: Bundle) -> list[str]:
+    return [market for market in bundle.markets if market != bundle.founder]
+
+
+def _plan_for(
+    bundle: Bundle, left: Sequence[str], sizes: Mapping[str, tuple[int, int]], config: Config | None
+) -> AggregationPlan:
+    """The same aggregation for the markets that are left."""
+    plan = AggregationPlan.from_public(bundle.aggregation)
+    if len(left) == plan.cohort:
+        return plan
+    if plan.sum_bound is None:
+        return replace(plan, cohort=len(left))
+    if config is None:
+        raise ConfigError("--without: distributed noise is sized for the markets that are left; give --config CONFIG")
+    return AggregationPlan.of(config, len(left), shared_noise(config, market_sizes(config, left, {}, sizes)))
 
 
 @keys_app.command(
@@ -191,6 +230,10 @@ def explain(
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
     Console().print(table)
+    print(
+        f"Authenticated: {plan.tag_values} values more carry a tag modulo 2^{TAG_PRIME.exponent} - 1; a server without "
+        "a market inside\nforges a sum with probability below 2^-60, and may try once."
+    )
     parameters = plan.parameters
     if parameters is not None:
         print(
@@ -199,13 +242,18 @@ def explain(
             f"(2^{MARGIN_BITS} are required).\n"
             f"Secure: log2 q = {parameters.prime_bits} of at most {MAX_MODULUS_BITS[parameters.degree]} bits for ring "
             f"degree {parameters.degree}, 128-bit security\n"
-            "(Homomorphic Encryption Standard 2018, ternary secret)."
+            "(Homomorphic Encryption Standard 2018, ternary secret; one bit less at degree 2048)."
         )
 
 
 def explanation(plan: AggregationPlan) -> dict[str, Any]:
     """The numbers behind a plan, for readers and for machines."""
-    found: dict[str, Any] = {"values": plan.length, "markets": plan.cohort, "largest_value": plan.value_bound}
+    found: dict[str, Any] = {
+        "values": plan.length,
+        "tag_values": plan.tag_values,
+        "markets": plan.cohort,
+        "largest_value": plan.value_bound,
+    }
     server = plan.server()
     parameters = plan.parameters
     if parameters is not None:
@@ -260,8 +308,8 @@ def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -
     Raises:
         KeyFileError: it is another party's.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"party name {name!r}: use letters, digits, - and _")
+    if not is_name(name):
+        raise ConfigError(f"party name {name!a:.80}: use {NAME_RULE}")
     if not directory.has_identity:
         Identity.generate(name).save(directory.path, passphrase)
     identity = directory.identity(passphrase)
@@ -280,6 +328,8 @@ def _size(text: str, markets: list[str]) -> tuple[str, tuple[int, int]]:
 
 def _keep_and_invite(directory: KeyDirectory, identity: Identity, bundle: Bundle, sealed: dict[str, bytes]) -> None:
     directory.accept(identity, bundle, sealed[identity.card.name])
+    for old in (directory.path / "invitations").glob("*.json"):
+        old.unlink()  # of another epoch
     for market, box in sealed.items():
         if market != identity.card.name:
             path = directory.path / "invitations" / f"{market}.json"

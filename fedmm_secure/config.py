@@ -18,7 +18,9 @@ from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.foreign import MAX_YAML_BYTES, parse_yaml
+from privacy.aggregation.kinds import TRAITS, Traits
 from privacy.foreign import ForeignFileError, read_bytes
+from privacy.names import NAME_RULE, is_name
 
 MIN_COHORT = 3
 
@@ -55,8 +57,8 @@ class DataConfig(Section):
         if bool(self.markets) == (self.synthetic is not None):
             raise ValueError("give either data.markets or data.synthetic")
         for name, file in self.markets.items():
-            if not name.replace("-", "").replace("_", "").isalnum() or name == "server":
-                raise ValueError(f"market name {name!r}: use letters, digits, - and _, and not 'server'")
+            if not is_name(name) or name == "server":
+                raise ValueError(f"market name {name!a:.80}: use {NAME_RULE}, and not 'server'")
             if self.split == "global-date" and file.time is None:
                 raise ValueError(f"data.split: global-date needs data.markets.{name}.time")
             if self.label == "like" and file.rating is None:
@@ -123,6 +125,11 @@ class AggregationConfig(Section):
         None, gt=0, description="largest Euclidean norm of one market's update; a larger one is scaled down to it"
     )
     rotate_after: int | None = Field(None, ge=1, description="rounds that one shared key may protect")
+
+    @property
+    def traits(self) -> Traits:
+        """What the kind has and lacks."""
+        return TRAITS[self.kind]
 
 
 class CrossFitConfig(Section):
@@ -241,7 +248,7 @@ class Config(Section):
 
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
-        if self.aggregation.kind == "masked-ckks" and n_markets < MIN_COHORT:
+        if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
             return f"aggregation.kind: masked-ckks needs {MIN_COHORT} markets: with two, each opens the other's update"
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
@@ -333,7 +340,7 @@ class Config(Section):
 
     def _distributed_noise_problem(self, n_markets: int) -> str | None:
         privacy = self.privacy
-        if self.aggregation.kind != "masked-ckks":
+        if not self.aggregation.traits.hides_single_updates:
             return (
                 "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds "
                 "a part of the noise alone"

@@ -1,22 +1,20 @@
 """One market's part of a deployed run: answers what the server asks, with the same ``MarketClient`` as in process.
 
 A home folder holds all that the market needs: ``config.yaml``, ``keys/``, the market's data, and ``runs/<run id>/``,
-one run directory for each run that it took part in. The server can ask for three things: who are you (``hello``), an
-update (``update``), and to end (``finish``). It gets sealed messages, or a reason that says nothing of the data.
+one run directory for each run that it took part in. The server can ask for four things: who are you (``hello``), a
+statement that you take part in a round (``state``), an update (``update``), and to end (``finish``). It gets signed
+messages, or a reason that says nothing of the data. A sum that it brings is answered before it is opened, so no answer
+depends on what is in it; if it is not what the markets sent, the run is over here, and the shared key is given up.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,14 +22,25 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket, load_one_market, prepare
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import account_of
-from fedmm_secure.federation.client import CohortChangedError, MarketClient, OrderError
+from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
+from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.introductions import introduce, meet
-from fedmm_secure.federation.members import Membership
-from fedmm_secure.federation.messages import MessageError, unpack
-from fedmm_secure.federation.parties import Federation, make_clients, open_federation
+from fedmm_secure.federation.lobby import Lobby
+from fedmm_secure.federation.members import Membership, load_masks
+from fedmm_secure.federation.messages import MessageError
+from fedmm_secure.federation.orders import Order, OrderError, RunEndedError
+from fedmm_secure.federation.parties import (
+    Federation,
+    make_agreement,
+    make_clients,
+    mask_file,
+    open_federation,
+    start_of,
+)
 from fedmm_secure.federation.releases import discover_catalogues
-from fedmm_secure.federation.server import Order
+from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id
+from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.pipeline import (
     Clock,
@@ -44,24 +53,22 @@ from fedmm_secure.pipeline import (
     publish_quantizers,
 )
 from fedmm_secure.results import Metrics, describe
-from privacy.aggregation.keys import KeyExhaustedError
+from privacy.aggregation.keys import KeyBurnedError, KeyExhaustedError
 
-MAX_REQUEST_BYTES = 64 * 2**20
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 # what a server may learn of a refusal: errors whose text comes from its own request, and fixed words for the rest
-_ITS_OWN = (OrderError, MessageError, CohortChangedError)
 _FIXED: Mapping[type[Exception], str] = {
     BudgetExceededError: "its privacy budget is spent",
     KeyExhaustedError: "its key must be rotated",
+    KeyBurnedError: str(RunEndedError()),  # a crash between the key and the mark of the run: nobody can tell
 }
+_IN_FULL = 20  # refusals of one kind that are logged with all that is known of them
 
 
 class ConsentError(Exception):
     """The market's operator has not agreed to another run."""
 
 
-class RequestError(Exception):
-    """A request that no honest server sends."""
+_ITS_OWN = (OrderError, MessageError, RunEndedError, ConsentError, RequestError)
 
 
 @dataclass
@@ -109,29 +116,46 @@ class MarketRun:
             (self.clients[stage],) = make_clients(self.federation, seed, self.embeddings, rows)
         return self.clients[stage]
 
-    def hello(self) -> bytes:
-        (message,) = introduce(self.federation).values()
+    @property
+    def agreement(self) -> Agreement:
+        (door,) = self.federation.doors.values()
+        return door.agreement
+
+    def hello(self, start: bytes) -> bytes:
+        (message,) = introduce(self.federation, start).values()
         return message
 
     def update(self, order: Order, send: Callable[[bytes], None]) -> None:
+        """Carry out an order that the cohort has agreed on."""
         client = self.client(order.stage)
         with self.clock.stage("quantizer"):
             client.local_update(order, send)
 
-    def apply(self, message: bytes) -> None:
-        """Apply an aggregate, unless that was done before."""
-        header, _ = unpack(message)
-        client = self.client(header.stage)
-        if header.round >= client.next_round:
-            client.apply(message)
+    def take(self, message: bytes, statements: Mapping[str, bytes] | None) -> None:
+        """Keep the aggregate of the round that this market is in, unopened; one that it has already changes nothing."""
+        if self.agreement.already_taken(message):
+            return
+        client = self._current()
+        if client is None:
+            raise MessageError("a sum after the last round")
+        client.take(message, statements)
 
-    def behind(self) -> tuple[str, int] | None:
-        """The first round whose aggregate this market lacks; None once it has all."""
+    def settle(self) -> None:
+        """Open the aggregate that was taken, if there is one."""
+        client = self._current()
+        if client is not None:
+            client.settle()
+
+    @property
+    def settled(self) -> bool:
+        """Whether every aggregate that was taken has been opened."""
+        client = self._current()
+        return client is None or self.agreement.taken(client.place) is None
+
+    def _current(self) -> MarketClient | None:
+        """The client of the first stage with rounds left."""
         rounds = self.federation.config.federation.rounds
-        for stage in self.stages:
-            if self.client(stage).next_round < rounds:
-                return stage, self.client(stage).next_round
-        return None
+        return next((self.client(stage) for stage in self.stages if self.client(stage).next_round < rounds), None)
 
     def conclude(self, listener: Listener) -> Metrics:
         """Codes, CTR models and metrics of this market; nothing of them is sent."""
@@ -155,7 +179,7 @@ class MarketService:
         runs: folder of the run directories.
         max_runs: how many runs the operator agrees to, earlier ones included.
         log: told what happened as (event, fields); stays in the market.
-        begin: told of the directory of a new run before anything is written to it.
+        begin: told of the directory of a new run before anything of its data is written to it.
     """
 
     def __init__(
@@ -175,66 +199,136 @@ class MarketService:
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
+        self._lobby, self._refused = Lobby(runs), Counter[str]()
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
 
     def answer(self, request: bytes) -> bytes:
-        """The reply to a request; never raises, and tells the server nothing of the data."""
-        try:
-            reply = self._dispatch(_parse(request))
-        except Exception as error:
-            self._log("refused", {"error": repr(error), "traceback": traceback.format_exc()})
-            reply = {"absent": self._reason(error)}
-        return json.dumps(reply, sort_keys=True).encode()
+        """The reply to a request; never raises, and tells the server nothing of the data.
 
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, (*_ITS_OWN, ConsentError, RequestError)):
-            return str(error)
+        What it brings to be opened is opened by ``settle``, which is to be called once the reply is on its way.
+        """
+        self.settle()
+        try:
+            reply = self._dispatch(Request.from_bytes(request))
+        except Exception as error:
+            self._note_refusal(error)
+            reply = Reply(absent=str(error) if isinstance(error, _ITS_OWN) else self._words(error))
+        return reply.to_bytes()
+
+    def settle(self) -> None:
+        """Open the sums that were taken; a run whose sum is not what the markets sent is over. Never raises."""
+        for run, found in list(self._runs.items()):
+            self._settle(run, found)
+
+    def _settle(self, run: str, found: MarketRun) -> None:
+        try:
+            found.settle()
+        except Exception as error:
+            self._note_refusal(error)
+            if found.agreement.ended:
+                self._runs.pop(run, None)
+
+    @staticmethod
+    def _words(error: Exception) -> str:
         return _FIXED.get(type(error), "failed; its operator's log says why")
 
-    def _dispatch(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        step, run = request["step"], request["run"]
-        if step == "hello":
-            return {"message": encode_bytes(self._open(run).hello())}
-        found = self._open(run)
-        for message in request["aggregates"]:
-            found.apply(_bytes(message))
-        if step == "finish":
-            missing = found.behind()
-            if missing is None and run not in self.finished:
-                self.finished.append(run)
-            return {"done": True} if missing is None else {"behind": missing}
-        fields = request["order"]
-        order = Order(fields["stage"], fields["round"], fields["attempt"], tuple(fields["cohort"]))
-        missing = found.behind()
-        if missing != (order.stage, order.round):
-            return {"behind": missing}
-        meet(found.federation, {name: _bytes(hello) for name, hello in request["hellos"].items()})
+    def _note_refusal(self, error: Exception) -> None:
+        """The first of each kind in full, then how many there were, at each doubling: a log that stays small."""
+        kind = type(error).__name__
+        self._refused[kind] += 1
+        count = self._refused[kind]
+        if count <= _IN_FULL:
+            text = "".join(traceback.format_exception(error))
+            self._log("refused", {"kind": kind, "error": repr(error)[:500], "traceback": text[-2000:]})
+        elif count & (count - 1) == 0:
+            self._log("refused", {"kind": kind, "count": count})
+
+    def _dispatch(self, request: Request) -> Reply:
+        run = request.run
+        if ended_file(self._folder / run, self.market).exists():
+            raise RunEndedError
+        if not (self._folder / run).exists():
+            return self._before(request)
+        return self._within(request, self._open(run))
+
+    def _before(self, request: Request) -> Reply:
+        """Answers of a run that has not begun: it is announced, at most. Reads no row, charges nothing."""
+        run = request.run
+        if request.step == "hello":
+            check_start(request.start, run, start_of(self._config), self._member.bundle)
+            self._refuse_more_runs()
+            directory = self._lobby.enter(run)
+            masks = load_masks(self.market, mask_file(directory, self.market), [])
+            return Reply(message=self._agreement(run).hello(request.start, masks.public))
+        if run not in self._lobby or request.order is None:
+            raise RequestError("no run of that name was announced")
+        agreement = self._agreement(run)
+        if request.step == "state":
+            if request.hellos:
+                agreement.meet(request.hellos)
+            return Reply(message=agreement.state(request.order))
+        agreement.agree(request.order, request.statements)
+        self._refuse_more_runs()
+        self._begin(self._lobby.path(run))
+        self._lobby.leave(run)
+        return self._within(request, self._open(run))
+
+    def _within(self, request: Request, run: MarketRun) -> Reply:
+        """Answers of a run that has begun."""
+        if request.step == "hello":
+            return Reply(message=run.hello(request.start))
+        if request.aggregate:
+            run.take(request.aggregate, request.statements or None)
+        place, order = run.agreement.place, request.order
+        if order is None:  # finish
+            if place is None and request.run not in self.finished:
+                self.finished.append(request.run)
+            return Reply(done=True) if place is None else Reply(behind=place)
+        if place is not None and order.place != place:
+            return Reply(behind=place)
+        if request.step == "state":
+            if request.hellos:
+                meet(run.federation, request.hellos)
+            return Reply(message=run.agreement.state(order))
+        run.agreement.agree(order, request.statements)
         sent: list[bytes] = []
-        found.update(order, sent.append)
-        self._log("update", {"run": run, "stage": order.stage, "round": order.round, "attempt": order.attempt})
-        return {"message": encode_bytes(sent[0])}
+        run.update(order, sent.append)
+        fields = {"run": request.run, "stage": order.stage, "round": order.round, "attempt": order.attempt}
+        self._log("update", fields)
+        return Reply(message=sent[0])
+
+    def _refuse_more_runs(self) -> None:
+        taken = len(run_directories(self._folder))
+        if taken >= self._max_runs:
+            raise ConsentError(f"its operator agreed to {self._max_runs} runs, and {taken} were made")
+        self._member.directory.key(self._member.identity)
+        self._member.directory.check_allowance(self._config.federation.rounds * len(self._config.seed))
+
+    def _agreement(self, run: str) -> Agreement:
+        """What was agreed on in a run that has not begun."""
+        directory = self._lobby.path(run)
+        transcript = Transcript(directory / "transcript")
+        return make_agreement(self._config, self.market, self._member, directory, run, transcript)
 
     def _open(self, run: str) -> MarketRun:
-        """A run that the operator agreed to; its directory is made with the first request."""
+        """A run that has begun, from where its kept state stands."""
         if run not in self._runs:
-            directory = self._folder / run
-            if not directory.exists():
-                taken = len(run_directories(self._folder))
-                if taken >= self._max_runs:
-                    raise ConsentError(f"its operator agreed to {self._max_runs} runs, and {taken} were made")
-                rounds = self._config.federation.rounds * len(self._config.seed)
-                self._member.directory.check_allowance(rounds)
-                self._begin(directory)
-            found = self._runs[run] = MarketRun.open(self._config, self.market, self._member, directory, run)
+            found = MarketRun.open(self._config, self.market, self._member, self._folder / run, run)
+            self._runs[run] = found
             self._note(run, "market", {"market": self.market, **describe(found.prepared[self.market])})
+            self._settle(run, found)  # a process that was killed had taken it and not opened it
+        if run not in self._runs or not self._runs[run].settled:
+            raise RunEndedError  # or a disk that fails: the server cannot tell
         return self._runs[run]
 
     def conclude_finished(self) -> list[tuple[str, Metrics]]:
         """Train and measure the market's own models of runs whose rounds are over."""
+        self.settle()
         done = []
         while self.finished:
-            done.append((self.finished[0], self.conclude(self.finished[0])))
+            if self.finished[0] in self._runs:
+                done.append((self.finished[0], self.conclude(self.finished[0])))
             self.finished.pop(0)
         return done
 
@@ -242,47 +336,10 @@ class MarketService:
         """The market's own stages of one run."""
         return self._open(run).conclude(partial(self._note, run))
 
-    def _note(self, run: str, event: str, fields: Mapping[str, Any]) -> None:
+    def _note(self, run: str, event: str, fields: Mapping[str, object]) -> None:
         self._log(event, {"run": run, **fields})
 
 
 def run_directories(folder: Path) -> list[Path]:
     """Run directories in a folder, by name."""
-    return sorted(path for path in folder.glob("*") if _RUN_ID.fullmatch(path.name))
-
-
-def _parse(request: bytes) -> Mapping[str, Any]:
-    if len(request) > MAX_REQUEST_BYTES:
-        raise RequestError(f"a request of {len(request)} bytes")
-    try:
-        fields = json.loads(request)
-        well_formed = (
-            fields["step"] in ("hello", "update", "finish")
-            and _RUN_ID.fullmatch(fields["run"]) is not None
-            and (fields["step"] == "hello" or isinstance(fields["aggregates"], list))
-            and (fields["step"] != "update" or isinstance(fields["hellos"], dict))
-            and (fields["step"] != "update" or _is_order(fields["order"]))
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        well_formed = False
-    if not well_formed:
-        raise RequestError("a malformed request")
-    return dict(fields)
-
-
-def _is_order(fields: Mapping[str, Any]) -> bool:
-    numbers = (fields["round"], fields["attempt"])
-    texts = (fields["stage"], *fields["cohort"])
-    return all(type(number) is int for number in numbers) and all(type(text) is str for text in texts)
-
-
-def encode_bytes(data: bytes) -> str:
-    """Bytes as they stand in requests and replies."""
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, TypeError, ValueError):
-        raise RequestError("a malformed request") from None
+    return sorted(path for path in folder.glob("*") if is_run_id(path.name))

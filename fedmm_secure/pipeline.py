@@ -32,6 +32,7 @@ from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, read_metrics
 from fedmm_secure.federation.in_process import connect, run_rounds
+from fedmm_secure.federation.orders import Rejection
 from fedmm_secure.federation.parties import Federation, make_clients, open_federation
 from fedmm_secure.federation.releases import (
     begin_ctr,
@@ -44,7 +45,6 @@ from fedmm_secure.federation.releases import (
     published_user_codes,
     release_test_figures,
 )
-from fedmm_secure.federation.server import Rejection
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_inter
 from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record, Transcript
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
@@ -203,10 +204,17 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
 def communication(transcript: Path, rounds: int) -> dict[str, int]:
     """Bytes of the real messages: up from markets, down to each receiver."""
     records = Transcript(transcript).records
-    hellos = [record.size for record in records if record.kind == "hello"]  # each goes on to every market
+    # each hello goes on to every market of the run, and each statement to every market of its cohort
+    hellos = [record.size for record in records if record.kind == HELLO]
+    stated = Counter(_place(record) for record in records if record.kind == STATEMENT)
     return {
-        "bytes_up": sum(hellos) + sum(record.size for record in records if record.kind == "update"),
+        "bytes_up": sum(hellos) + sum(record.size for record in records if record.kind in (STATEMENT, UPDATE)),
         "bytes_down": sum(hellos) * len(hellos)
-        + sum(record.size * record.receivers for record in records if record.kind == "aggregate"),
+        + sum(record.size * stated[_place(record)] for record in records if record.kind == STATEMENT)
+        + sum(record.size * record.receivers for record in records if record.kind in (START, AGGREGATE)),
         "rounds": rounds,
     }
+
+
+def _place(record: Record) -> tuple[str, int, int]:
+    return record.stage, record.round, record.attempt

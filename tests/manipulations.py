@@ -438,7 +438,7 @@ BY_OWNER: Mapping[str, str] = {
     "raw rows as one more record of kind `sum`": "transcript",
     "`state/` edited": "",
     "hellos removed": "messages",
-    "a whole market removed": "markets",
+    "a whole market removed": "markets, messages",
     "a VIOLATED audit set to consistent": "signed evidence",
     "ledger: all events no-op, ε = 0 stated": "plan",
     "ledger: noise × 10": "opening line, plan",

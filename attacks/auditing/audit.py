@@ -124,7 +124,7 @@ def plan_audits(
     if len(first) > 1:
         chain = Game(CHAIN, "sum of ratios", partial(_together, tuple(game.play for game in first.values())))
         claims.append((chain, Claim(tuple(events[stage] for stage in first), delta)))
-    if config.aggregation.kind == "masked-ckks":
+    if config.aggregation.traits.hides_single_updates:
         bits = mask_bits(n_markets, 2**config.aggregation.bits)
         masks = Game(MASKS, "two rounds", partial(play_masks, bits), most=_MASK_GAMES, broken=_PLAIN)
         claims.append((masks, Claim((), delta)))

@@ -118,13 +118,13 @@ def _reader(view: View) -> Callable[[bytes], NDArray[np.float64]]:
         raise ValueError(f"the {view.name} view lacks the federation's public material")
     plan = AggregationPlan.from_public(view.bundle.aggregation)
     if view.key is None or plan.parameters is None:
-        return lambda message: read_update(message, plan.length)
+        return lambda message: read_update(message, plan.carried)[: plan.length]
     server, market = CKKSServer(plan.parameters), CKKSMarket(plan.parameters, view.key)
     bits = plan.mask_bits if plan.masked else None
 
     def opened(message: bytes) -> NDArray[np.float64]:
         _, payload = unpack(message)
-        values = market.reveal(server.aggregate([payload]))  # a sum over one market
+        values = market.reveal(server.aggregate([payload]))[: plan.length]  # a sum over one market, without its tag
         if bits is not None:  # masked values are residues: centre them, as the sum's would be
             values = (values + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
         return values.astype(np.float64)

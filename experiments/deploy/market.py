@@ -19,7 +19,8 @@ from experiments.run_directory import Log, read_config
 from fedmm_secure import provenance
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.members import Membership
-from fedmm_secure.market_service import MAX_REQUEST_BYTES, MarketService
+from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
+from fedmm_secure.market_service import MarketService
 from fedmm_secure.pipeline import Listener
 from privacy.aggregation.keys import KeyDirectory
 
@@ -139,6 +140,7 @@ def _serve(caller: socket.socket, service: MarketService) -> None:
             send(caller, service.answer(receive(caller, MAX_REQUEST_BYTES, _PATIENCE)), _PATIENCE)
         except OSError:
             return
+    service.settle()  # once the caller has its answer
 
 
 @contextmanager

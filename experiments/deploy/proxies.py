@@ -17,7 +17,7 @@ import jinja2
 
 from experiments.deploy.certificates import SERVER_NAME
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.market_service import MAX_REQUEST_BYTES
+from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
 from fedmm_secure.storage import write_atomic
 
 PROXY_CONFIGURATION = "nginx.conf"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,22 @@ from flwr.serverapp import Grid
 
 from experiments.deploy.processes import HOME_VARIABLE
 from experiments.run_directory import Log, read_config
-from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.messages import MessageError, unpack
-from fedmm_secure.federation.parties import configuration_hash, make_server
-from fedmm_secure.federation.server import Absence, AggregationServer, CohortTooSmallError, Order, Rejection
-from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
-from fedmm_secure.market_service import encode_bytes
+from fedmm_secure.federation.orders import Absence, Order, Place, Rejection
+from fedmm_secure.federation.parties import make_server, start_of
+from fedmm_secure.federation.requests import Reply, Request, RequestError
+from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
+from fedmm_secure.federation.transcript import AGGREGATE, Transcript
 from fedmm_secure.storage import write_json
 from privacy.aggregation.keys import BUNDLE_FILE, KeyDirectory, check_server_directory
 
 RECORD = "fedmm"
 DEFAULT_TIMEOUT = 600.0
 _PAUSE = 1.0
-_NO_ANSWER = Absence("no answer in time")
+_NO_ANSWER = Absence("no answer in time", passing=True)
+_NODE_ERROR = Absence("its node reports an error", passing=True)
+_NO_PROCESS = "its market process does not answer"  # the ClientApp's words
 
 
 @dataclass
@@ -46,128 +45,149 @@ class Engine:
         schedule: all rounds of the run as (stage, round).
         timeout: seconds that a market may take.
         log: told what happened.
+        waits: whether a market that does not answer is asked again until then, for a sum needs all of them.
         nodes: node of each market.
-        hellos: signed hello of each market.
-        at: index into ``schedule`` of the first aggregate that a market lacks, as far as known.
+        told: markets that have all hellos.
+        at: by market, the round whose aggregate it lacks first, where that is known.
     """
 
     grid: Grid
     server: AggregationServer
     run: str
     transcript: Transcript
-    schedule: list[tuple[str, int]]
+    schedule: list[Place]
     timeout: float
     log: Log
+    waits: bool = False
     nodes: dict[str, int] = field(default_factory=dict)
-    hellos: dict[str, bytes] = field(default_factory=dict)
-    at: dict[str, int] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+    at: dict[str, Place] = field(default_factory=dict)
 
-    def meet(self, markets: int, wait: float, configuration: bytes) -> None:
+    def meet(self, markets: int, wait: float) -> None:
         """Ask nodes who they are until all markets have answered, or ``wait`` seconds have passed."""
         deadline, asked = time.monotonic() + wait, set[int]()
-        while len(self.hellos) < markets and time.monotonic() < deadline:
+        question = Request("hello", self.run, start=self.server.start())
+        while len(self.nodes) < markets and time.monotonic() < deadline:
             fresh = [node for node in self.grid.get_node_ids() if node not in asked]
             asked |= set(fresh)
             if not fresh:
                 time.sleep(_PAUSE)
                 continue
-            for node, reply in self._ask({node: {"step": "hello", "run": self.run} for node in fresh}).items():
-                if "message" not in reply:
-                    self.log("refused", {"node": str(node), "reason": reply.get("absent", _NO_ANSWER.reason)})
-                    continue
-                self._welcome(node, base64.b64decode(reply["message"]), configuration)
+            for node, reply in self._ask(dict.fromkeys(fresh, question)).items():
+                if isinstance(reply, Absence):
+                    self.log("refused", {"node": str(node), "reason": reply.reason})
+                else:
+                    self._welcome(node, reply.message)
 
-    def _welcome(self, node: int, message: bytes, configuration: bytes) -> None:
+    def _welcome(self, node: int, message: bytes) -> None:
         try:
             market = unpack(message)[0].sender
         except MessageError as error:
             self.log("refused", {"node": str(node), "reason": str(error)})
             return
-        welcome, rejections = self.server.welcome({market: message}, configuration)
+        welcome, rejections = self.server.welcome({market: message})
         for rejection in rejections:
             self.log("rejected", asdict(rejection))
         if market in welcome and market not in self.nodes:
-            self.nodes[market], self.hellos[market] = node, message
+            self.nodes[market] = node
             self.log("joined", {"market": market})
 
-    def collect(self, order: Order) -> dict[str, bytes | Absence]:
-        """Updates of a cohort; a market that lacks earlier aggregates gets them and is asked again, once."""
-        hellos = {market: encode_bytes(message) for market, message in self.hellos.items()}
-        fields = {"step": "update", "order": asdict(order), "hellos": hellos}
-        replies: dict[str, bytes | Absence] = {}
-        asked = [market for market in order.cohort if market in self.nodes]
-        for _ in range(2):
-            found = self._ask({self.nodes[market]: self._with_aggregates(fields, market) for market in asked})
-            behind = []
-            for market in asked:
-                reply = found.get(self.nodes[market], {})
-                if "message" in reply:
-                    replies[market] = base64.b64decode(reply["message"])
-                    self.at[market] = self.schedule.index((order.stage, order.round))
-                elif reply.get("behind") and self._move(market, reply["behind"]):
-                    behind.append(market)
-                    replies[market] = Absence("lacks earlier rounds")
-                else:
-                    replies[market] = Absence(str(reply.get("absent", _NO_ANSWER.reason)))
-            asked = behind
+    def state(self, order: Order) -> dict[str, bytes | Absence]:
+        """Statements of a cohort; markets get the sum of the round before with the question."""
+
+        def question(market: str) -> Request:
+            hellos = {} if market in self.told else self.server.hellos
+            return self._with_aggregate(Request("state", self.run, hellos=hellos, order=order), market)
+
+        replies = self._gather(order, question)
+        self.told |= {market for market, reply in replies.items() if isinstance(reply, bytes)}
         return replies
+
+    def update(self, order: Order, statements: Mapping[str, bytes]) -> dict[str, bytes | Absence]:
+        """Updates of a cohort that has agreed."""
+        question = Request("update", self.run, order=order, statements=statements)
+        return self._gather(order, lambda market: question)
 
     def finish(self) -> list[str]:
         """Send what is left, tell all markets that the rounds are over; returns those that have all of them."""
-        done: list[str] = []
-        for _ in range(2):
-            asked = [market for market in self.nodes if market not in done]
-            requests = {self.nodes[market]: self._with_aggregates({"step": "finish"}, market) for market in asked}
-            found = self._ask(requests) if requests else {}
-            for market in asked:
-                reply = found.get(self.nodes[market], {})
-                if reply.get("done"):
-                    done.append(market)
-                elif reply.get("behind"):
-                    self._move(market, reply["behind"])
-        return done
+        question = Request("finish", self.run)
+        replies = self._catch_up(self.nodes, lambda market: self._with_aggregate(question, market))
+        return [market for market, reply in replies.items() if isinstance(reply, Reply) and reply.done]
 
-    def _with_aggregates(self, fields: Mapping[str, Any], market: str) -> dict[str, Any]:
-        messages = []
-        for stage, round in self.schedule[self.at.get(market, 0) :]:
-            message = self.transcript.find(kind="aggregate", stage=stage, round=round, sender="server")
-            if message is None:
+    def _gather(self, order: Order, question: Callable[[str], Request]) -> dict[str, bytes | Absence]:
+        """Messages of a cohort; where a sum needs all, whoever does not answer is asked again until the time is up."""
+        deadline = time.monotonic() + self.timeout
+        found: dict[str, bytes | Absence] = {}
+        asked = [market for market in order.cohort if market in self.nodes]
+        while asked:
+            for market, reply in self._catch_up(asked, question).items():
+                found[market] = reply if isinstance(reply, Absence) else reply.message
+                if not isinstance(reply, Absence):
+                    self.at[market] = order.place
+            asked = [market for market in asked if getattr(found[market], "passing", False)]
+            if not self.waits or time.monotonic() > deadline:
                 break
-            messages.append(encode_bytes(message))
-        return {**fields, "run": self.run, "aggregates": messages}
+            if asked:
+                time.sleep(_PAUSE)
+        return found
 
-    def _move(self, market: str, place: Any) -> bool:
-        """Believe a market that says which aggregate it lacks first, if that is one of the run's."""
-        try:
-            at = self.schedule.index((place[0], place[1]))
-        except (ValueError, TypeError, IndexError, KeyError):
-            return False
-        self.at[market] = at
-        return True
+    def _catch_up(self, asked: Iterable[str], question: Callable[[str], Request]) -> dict[str, Reply | Absence]:
+        """Replies by market; one that lacks a round gets it with the question, and is asked again."""
+        found: dict[str, Reply | Absence] = {}
+        left = list(asked)
+        for _ in range(len(self.schedule) + 1):
+            replies = self._ask({self.nodes[market]: question(market) for market in left})
+            behind = []
+            for market in left:
+                reply = replies.get(self.nodes[market], _NO_ANSWER)
+                found[market] = reply
+                if isinstance(reply, Reply) and reply.behind is not None:
+                    found[market] = Absence("lacks earlier rounds")
+                    if reply.behind in self.schedule and self.at.get(market) != reply.behind:
+                        self.at[market] = reply.behind
+                        behind.append(market)
+            left = behind
+            if not left:
+                break
+        return found
 
-    def _ask(self, requests: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-        """Replies by node; a node that fails or is late is missing, and one that sends nonsense has sent nothing."""
+    def _with_aggregate(self, request: Request, market: str) -> Request:
+        """The question with the sum that the market lacks, and its cohort's statements where it was not in it."""
+        if market not in self.at:
+            return request
+        stage, round = self.at[market]
+        message = self.transcript.find(kind=AGGREGATE, stage=stage, round=round, sender="server")
+        if message is None:
+            return request
+        header, _ = unpack(message)
+        statements = {} if market in header.cohort else self.server.statements(header)
+        return replace(request, aggregate=message, statements=statements)
+
+    def _ask(self, requests: Mapping[int, Request]) -> dict[int, Reply | Absence]:
+        """Replies by node; a node that is late is missing, and one that fails or sends nonsense has a reason."""
+        if not requests:
+            return {}
         messages = [
             Message(
-                content=RecordDict({RECORD: ConfigRecord({"request": json.dumps(request).encode()})}),
+                content=RecordDict({RECORD: ConfigRecord({"request": request.to_bytes()})}),
                 dst_node_id=node,
                 message_type="query",
             )
             for node, request in requests.items()
         ]
-        found: dict[int, dict[str, Any]] = {}
+        found: dict[int, Reply | Absence] = {}
         for message in self.grid.send_and_receive(messages, timeout=self.timeout):
             node = message.metadata.src_node_id
-            if message.has_error():
-                found[node] = {"absent": "its node reports an error"}
-                continue
-            try:
-                reply = json.loads(str(message.content[RECORD]["reply"], "utf-8"))  # type: ignore[arg-type]
-                base64.b64decode(reply.get("message", ""), validate=True)
-                found[node] = dict(reply)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                found[node] = {"absent": "sent a malformed reply"}
+            found[node] = _NODE_ERROR if message.has_error() else _read(message)
         return found
+
+
+def _read(message: Message) -> Reply | Absence:
+    try:
+        reply = Reply.from_bytes(bytes(message.content[RECORD]["reply"]))  # type: ignore[arg-type]
+    except (RequestError, KeyError, TypeError, AttributeError, ValueError):
+        return Absence("sent a malformed reply")
+    return Absence(reply.absent, reply.absent == _NO_PROCESS) if reply.absent else reply
 
 
 def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
@@ -187,18 +207,18 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
     transcript, log = Transcript(directory / "transcript"), Log(directory)
     server = make_server(config, directory, run, bundle, identity, transcript)
-    schedule = [(stage, round) for stage in _stages(config) for round in range(config.federation.rounds)]
-    timeout = config.federation.round_timeout or DEFAULT_TIMEOUT
-    engine = Engine(grid, server, run, transcript, schedule, timeout, log)
+    schedule, timeout = start_of(config).places, config.federation.round_timeout or DEFAULT_TIMEOUT
+    waits = config.aggregation.traits.needs_whole_cohort
+    engine = Engine(grid, server, run, transcript, schedule, timeout, log, waits)
     say(f"run {run}")
-    engine.meet(len(bundle.markets), float(run_config.get("wait", 120)), configuration_hash(config))
+    engine.meet(len(bundle.markets), float(run_config.get("wait", 120)))
     say(f"markets: {', '.join(sorted(engine.nodes)) or 'none'}")
     rejections: list[Rejection] = []
     try:
         for stage, round in schedule:
-            if transcript.find(kind="aggregate", stage=stage, round=round, sender="server") is not None:
+            if transcript.find(kind=AGGREGATE, stage=stage, round=round, sender="server") is not None:
                 continue  # a restarted server goes on
-            result = server.run_round(stage, round, sorted(engine.nodes), engine.collect)
+            result = server.run_round(stage, round, sorted(engine.nodes), engine)
             rejections += result.rejections
             for rejection in result.rejections:
                 log("rejected", asdict(rejection))
@@ -215,10 +235,6 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
         {"run": run, "markets": sorted(done), "rejections": [asdict(rejection) for rejection in rejections]},
     )
     say(f"finished: {', '.join(sorted(done))}")
-
-
-def _stages(config: Config) -> list[str]:
-    return [seed_stage(QUANTIZER, seed) for seed in config.seed]
 
 
 def say(text: str) -> None:

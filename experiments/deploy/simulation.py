@@ -26,7 +26,10 @@ SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
 def answer(partition: int, request: bytes) -> bytes:
     """The reply of the market with this number."""
     homes = Homes(Path(os.environ[SIMULATION_VARIABLE]))
-    return open_service(homes.market(_names(homes.root)[partition])).answer(request)
+    service = open_service(homes.market(_names(homes.root)[partition]))
+    reply = service.answer(request)
+    service.settle()
+    return reply
 
 
 @lru_cache(maxsize=1)

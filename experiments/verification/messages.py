@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.verification.agreements import agreement_findings
 from experiments.verification.evidence import Evidence, Messages, irregular, read_messages
 from experiments.verification.spending import Place, rounds_of
-from experiments.verification.transcript import OF_SERVER, Key, Planned, key_of
+from experiments.verification.transcript import OF_SERVER, Key, Opened, Planned, key_of
 from fedmm_secure.federation.messages import Header, Hello, MessageError, verify
 from fedmm_secure.federation.parties import configuration_hash
-from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, SUM, UPDATE
+from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.keys import SERVER
-
-Opened = dict[Key, tuple[Header, bytes]]
 
 
 def open_messages(evidence: Evidence, messages: Messages) -> tuple[Opened, list[Finding]]:
@@ -26,7 +25,7 @@ def open_messages(evidence: Evidence, messages: Messages) -> tuple[Opened, list[
     bundle, opened, findings = evidence.bundle, Opened(), []
     runs = {content.opening.get("run") for content in evidence.ledgers.values()}
     for record in messages.records:
-        if record.kind not in (HELLO, UPDATE, AGGREGATE):
+        if record.kind not in OF_SERVER:
             continue
         try:
             if record.sender not in bundle.cards:
@@ -62,6 +61,7 @@ def message_findings(evidence: Evidence, opened: Opened) -> list[Finding]:
     """What the messages of a market's, or of all markets', directory do not agree on."""
     here = set(evidence.ledgers)
     findings = list(_hellos(evidence, evidence.messages, opened, here))
+    findings += agreement_findings(evidence, evidence.messages, opened)
     findings += _rounds(evidence, opened)
     return findings + list(_sums(evidence, evidence.messages, opened, here))
 
@@ -85,11 +85,13 @@ def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
     findings += unsigned
     known = {record.file: record.sha256 for record in messages.records}
     for record in evidence.messages.records:
-        absent = record.sha256 if record.kind == UPDATE else None  # the server keeps none that it refused
+        absent = record.sha256 if record.kind in (STATEMENT, UPDATE) else None  # it keeps none that came too late
         if record.kind in OF_SERVER and known.get(record.file, absent) != record.sha256:
             findings.append(Finding(evidence.messages.where(record), f"is not what {server} holds"))
     everyone = set(evidence.bundle.markets)
-    return [*findings, *_hellos(evidence, messages, opened, everyone), *_sums(evidence, messages, opened, everyone)]
+    findings += _hellos(evidence, messages, opened, everyone)
+    findings += agreement_findings(evidence, messages, opened)
+    return findings + list(_sums(evidence, messages, opened, everyone))
 
 
 def _hellos(evidence: Evidence, messages: Messages, opened: Opened, markets: Iterable[str]) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ import torch
 from scipy import sparse
 
 from experiments.verification.evidence import Evidence, sections
-from experiments.verification.messages import Opened, sums_of
+from experiments.verification.messages import sums_of
+from experiments.verification.transcript import Opened
 from fedmm_secure.artefacts import CODE_COLUMNS, quantizer_path
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import Config

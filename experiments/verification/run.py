@@ -12,7 +12,6 @@ from experiments.verification.closing import Signature, closing_findings, signat
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
 from experiments.verification.messages import (
-    Opened,
     message_findings,
     open_messages,
     rounds_without,
@@ -22,7 +21,7 @@ from experiments.verification.meter import meter_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
-from experiments.verification.transcript import transcript_findings
+from experiments.verification.transcript import Opened, transcript_findings
 from fedmm_secure.cache import code_version
 from fedmm_secure.guarantee.publications import Publications
 from privacy.accounting.ledger_check import Finding

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from experiments.verification.evidence import Evidence, Messages
 from experiments.verification.spending import Place, is_note, rounds_of
-from fedmm_secure.federation.door import SERVER_AND_MARKETS
-from fedmm_secure.federation.messages import HELLO_STAGE
+from fedmm_secure.federation.messages import HELLO_STAGE, Header
 from fedmm_secure.federation.transcript import (
     AGGREGATE,
     HELLO,
     METER,
     OWN_UPDATE,
     PUBLICATION,
+    SERVER_AND_MARKETS,
+    START,
+    STATEMENT,
     SUM,
     UPDATE,
     Record,
@@ -28,7 +30,9 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import SERVER
 
 Key = tuple[str, str, int, int, str]  # kind, stage, round, attempt, sender
-OF_SERVER = frozenset({HELLO, UPDATE, AGGREGATE})  # what a server's directory holds
+Opened = dict[Key, tuple[Header, bytes]]
+OF_SERVER = frozenset({START, HELLO, STATEMENT, UPDATE, AGGREGATE})  # what a server's directory holds
+_MOST_COURSES = 1000  # copies of one state that were resumed
 
 
 def key_of(record: Record) -> Key:
@@ -77,9 +81,13 @@ class Planned:
         place, sender, owned = (record.stage, record.round), record.sender, (f"owner:{record.sender}",)
         of_round = place in self.rounds and 0 <= record.attempt < len(self.markets)
         of_stage = record.round == 0 and record.attempt == 0
+        of_keys = record.stage == HELLO_STAGE
+        of_course = record.round == 0 and 0 <= record.attempt < _MOST_COURSES
         # what it must be, who sees it, and how many it was sent to (None: as many as its header says)
         expected: dict[str, tuple[bool, tuple[str, ...], int | None]] = {
-            HELLO: (of_stage and record.stage == HELLO_STAGE and sender in self.markets, SERVER_AND_MARKETS, 1),
+            START: (of_stage and of_keys and sender == SERVER, SERVER_AND_MARKETS, len(self.markets)),
+            HELLO: (of_keys and of_course and sender in self.markets, SERVER_AND_MARKETS, 1),
+            STATEMENT: (of_round and sender in self.markets, SERVER_AND_MARKETS, 1),
             UPDATE: (of_round and sender in self.markets, ("server",), 1),
             OWN_UPDATE: (of_round and sender in self.here, owned, 0),
             AGGREGATE: (of_round and sender == SERVER, SERVER_AND_MARKETS, None),
@@ -124,7 +132,7 @@ def transcript_findings(evidence: Evidence, left_out: dict[str, set[Place]]) -> 
     findings = []
     for record in messages.records:
         problem = planned.problem(record)
-        if problem is None and record.kind in (HELLO, UPDATE) and record.sender not in planned.here:
+        if problem is None and record.kind == UPDATE and record.sender not in planned.here:
             problem = f"a {record.kind} of market {record.sender}, whose ledger is not here"
         if problem:
             findings.append(Finding(messages.where(record), problem))

@@ -13,7 +13,8 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.shared_noise import SharedNoise
 from privacy.aggregation import (
     AggregationError,
-    CKKSKey,
+    AuthenticatedMarket,
+    Carrier,
     CKKSMarket,
     CKKSParameters,
     CKKSServer,
@@ -24,9 +25,13 @@ from privacy.aggregation import (
     PlaintextMarket,
     PlaintextServer,
     ServerAggregator,
+    SharedKey,
+    SumTags,
     masked_parameters,
 )
+from privacy.aggregation.authentication import limb_count
 from privacy.aggregation.keys import Bundle
+from privacy.aggregation.kinds import TRAITS
 from privacy.aggregation.masking import mask_bits, sum_bits
 
 
@@ -41,6 +46,7 @@ class AggregationPlan:
         codec: fixed-point format.
         norm: largest Euclidean norm of an update, None where nothing bounds it.
         sum_bound: where only the sum carries the noise, its range: updates wrap around it and are clipped nowhere.
+        colluders: markets that may collude with each other and the server.
     """
 
     kind: str
@@ -49,6 +55,7 @@ class AggregationPlan:
     codec: FixedPointCodec
     norm: float | None = None
     sum_bound: int | None = None
+    colluders: int = 0
 
     @classmethod
     def of(cls, config: Config, n_markets: int, shared: SharedNoise | None = None) -> AggregationPlan:
@@ -60,7 +67,8 @@ class AggregationPlan:
         length = config.quantizer.global_codes * config.quantizer.latent_dim
         codec = FixedPointCodec(config.aggregation.clip, config.aggregation.bits)
         sum_bound = None if shared is None else max(shared.bound, n_markets * 2**codec.bits)
-        plan = cls(config.aggregation.kind, length, n_markets, codec, config.aggregation.norm, sum_bound)
+        norm, colluders = config.aggregation.norm, config.privacy.colluding_markets
+        plan = cls(config.aggregation.kind, length, n_markets, codec, norm, sum_bound, colluders)
         try:
             plan.parameters  # noqa: B018 - derived now, so that it is refused now
         except AggregationError as error:
@@ -71,7 +79,15 @@ class AggregationPlan:
     def from_public(cls, fields: Mapping[str, Any]) -> AggregationPlan:
         """The plan that a bundle was made for."""
         codec = FixedPointCodec(fields["clip"], fields["bits"])
-        return cls(fields["kind"], fields["length"], fields["cohort"], codec, fields["norm"], fields.get("sum_bound"))
+        return cls(
+            fields["kind"],
+            fields["length"],
+            fields["cohort"],
+            codec,
+            fields["norm"],
+            fields.get("sum_bound"),
+            fields["colluders"],
+        )
 
     @property
     def mask_bits(self) -> int:
@@ -84,43 +100,72 @@ class AggregationPlan:
 
     @property
     def masked(self) -> bool:
-        return self.kind == "masked-ckks"
+        return TRAITS[self.kind].hides_single_updates
+
+    @property
+    def needs_whole_cohort(self) -> bool:
+        """Whether a sum is over all markets of the federation or none.
+
+        Masks hide an update from colluders as long as all honest markets mask for one cohort; colluders would agree
+        to two of them.
+        """
+        return self.masked
+
+    @property
+    def tag_values(self) -> int:
+        """Values behind an update, which hold its tag."""
+        return limb_count(self.codec.bits)
+
+    @property
+    def carried(self) -> int:
+        """Values that travel."""
+        return self.length + self.tag_values
 
     @cached_property
     def parameters(self) -> CKKSParameters | None:
         """Encryption parameters; None for ``plaintext``."""
-        if self.kind == "plaintext":
+        if TRAITS[self.kind].server_reads_updates:
             return None
         if self.masked:
-            return masked_parameters(length=self.length, cohort=self.cohort, bits=self.mask_bits)
-        return CKKSParameters.derive(length=self.length, cohort=self.cohort, value_bound=self.value_bound)
+            return masked_parameters(length=self.carried, cohort=self.cohort, bits=self.mask_bits)
+        return CKKSParameters.derive(length=self.carried, cohort=self.cohort, value_bound=self.value_bound)
 
     def public(self) -> dict[str, Any]:
         """The part of a bundle that all parties check against their own configuration."""
         fields: dict[str, Any] = {"kind": self.kind, "length": self.length, "cohort": self.cohort, "norm": self.norm}
-        fields |= asdict(self.codec)
+        fields |= {"colluders": self.colluders, **asdict(self.codec)}
         if self.sum_bound is not None:
             fields["sum_bound"] = self.sum_bound
         return fields | ({"ckks": asdict(self.parameters)} if self.parameters else {})
 
-    def generate_key(self) -> CKKSKey | None:
-        return CKKSKey.generate(self.parameters) if self.parameters else None
+    def generate_key(self) -> SharedKey:
+        return SharedKey.generate(self.parameters)
 
     def server(self) -> ServerAggregator:
         """The server's side, from public material alone."""
         if self.parameters is None:
             bound = None if self.norm is None else self.norm * self.codec.scale
-            return PlaintextServer(self.length, self.value_bound, bound)
-        return CKKSServer(self.parameters, needs_whole_cohort=self.masked)
+            return PlaintextServer(self.carried, self.value_bound, bound, self.tag_values)
+        return CKKSServer(self.parameters)
 
-    def market(self, key: CKKSKey | None, masks: PairwiseMasks) -> MarketAggregator:
-        """A market's side."""
-        if self.parameters is None or key is None:
-            return PlaintextMarket(self.length)
-        if self.masked:
-            bound = self.value_bound if self.sum_bound is None else None
-            return MaskedMarket(self.parameters, key, masks, bits=self.mask_bits, value_bound=bound)
-        return CKKSMarket(self.parameters, key)
+    def market(self, key: SharedKey, masks: PairwiseMasks) -> MarketAggregator:
+        """A market's side.
+
+        Raises:
+            AggregationError: the shared key lacks the encryption key, or it is one of other parameters.
+        """
+        authenticated = AuthenticatedMarket(self._carrier(key), SumTags(key.tag, self.length, self.codec.bits), masks)
+        if not self.masked:
+            return authenticated
+        bound = self.value_bound if self.sum_bound is None else None
+        return MaskedMarket(authenticated, masks, bits=self.mask_bits, value_bound=bound)
+
+    def _carrier(self, key: SharedKey) -> Carrier:
+        if self.parameters is None:
+            return PlaintextMarket(self.carried)
+        if key.ckks is None:
+            raise AggregationError(f"the shared key has no part that encrypts, which {self.kind} needs")
+        return CKKSMarket(self.parameters, key.ckks)
 
 
 def check_bundle(bundle: Bundle, plan: AggregationPlan, where: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,16 @@ import numpy as np
 import torch
 
 from fedmm_secure.federation.door import Door, Transaction
-from fedmm_secure.federation.messages import Header, MessageError, verify
-from fedmm_secure.federation.server import Order
+from fedmm_secure.federation.messages import Header, MessageError, unpack
+from fedmm_secure.federation.orders import Order, OrderError, Place
 from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.quantization.training import QuantizerTrainer
 from fedmm_secure.randomness import torch_generator
 from fedmm_secure.storage import torch_bytes, write_atomic
 from privacy.aggregation.base import IntVector
-from privacy.aggregation.keys import SERVER, Bundle
 from privacy.mechanisms.dp_sgd import NoisedSteps, StepStatistics
 from privacy.mechanisms.randomness import NoiseSource
-
-
-class CohortChangedError(Exception):
-    """A sum that lacks markets whose noise the guarantee counts on."""
-
-
-class OrderError(Exception):
-    """The server asks for what a market must not send."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,6 @@ class ClientPlan:
         seed: seed of the public choices (never of noise).
         warm_up_rounds: first rounds, in which DP training reads no user row.
         spending: what its releases spend.
-        bundle: the parties of the federation.
-        min_cohort: fewer markets than this are not joined in a sum.
         norm: largest Euclidean norm of an update, None where nothing bounds it.
     """
 
@@ -52,8 +41,6 @@ class ClientPlan:
     seed: int
     warm_up_rounds: int
     spending: SpendingPlan
-    bundle: Bundle
-    min_cohort: int
     norm: float | None = None
 
 
@@ -78,6 +65,27 @@ class MarketClient:
             self._save()
         self._load()
 
+    @property
+    def place(self) -> Place:
+        """The round that this market is in."""
+        return self.plan.stage, self.next_round
+
+    def state(self, order: Order) -> bytes:
+        """This market's signed statement that it takes part in an attempt of a round.
+
+        Raises:
+            OrderError: see ``Agreement.state``.
+        """
+        return self.door.agreement.state(order)
+
+    def agree(self, order: Order, statements: Mapping[str, bytes]) -> None:
+        """See that all markets of a cohort have stated the same as this one; only then it trains.
+
+        Raises:
+            OrderError, MessageError: see ``Agreement.agree``.
+        """
+        self.door.agreement.agree(order, statements)
+
     def local_update(self, order: Order, send: Callable[[bytes], None]) -> None:
         """Train from the round's start and release the difference of the global codebook.
 
@@ -85,14 +93,13 @@ class MarketClient:
         out before is answered with the same bytes. An order that fails leaves everything as it was, but for the charge.
 
         Raises:
-            OrderError: another stage or round, a cohort that is too small or lacks this market, or an attempt that
-                is out of bounds or contradicts an earlier one.
-            CohortChangedError: the cohort lacks a part of the noise that the ledger counts on.
+            OrderError: its cohort has not agreed on it, or it is of another round than this market is in.
             BudgetExceededError: the ledger does not allow it; nothing was computed.
         """
         self._restore()
-        self._check(order)
-        self.door.ready(order.cohort)
+        self.door.ready(order)
+        if order.place != self.place:
+            raise OrderError(f"market {self.plan.market}: {order.stage}, round {order.round} is not where it is")
         first = self.door.charged(order.stage, order.round)
         release = self.plan.spending.round(self.plan.seed, order.round, order.attempt)
         if first is None:
@@ -151,39 +158,38 @@ class MarketClient:
             return delta
         return delta * (self.plan.norm / norm)
 
-    def _check(self, order: Order) -> None:
-        plan = self.plan
-        known = set(order.cohort) <= set(plan.bundle.markets) and order.cohort == tuple(sorted(set(order.cohort)))
-        problem = None
-        if (order.stage, order.round) != (plan.stage, self.next_round):
-            problem = f"asks for {order.stage}, round {order.round}; round {self.next_round} of {plan.stage} is next"
-        elif not known or plan.market not in order.cohort:
-            problem = f"the cohort {', '.join(order.cohort)} is not one of this market's"
-        elif not 0 <= order.attempt < len(plan.bundle.markets):
-            problem = f"asks for attempt {order.attempt}; each has fewer markets than the one before"
-        elif len(order.cohort) < plan.min_cohort:
-            problem = f"a cohort of {len(order.cohort)}, {plan.min_cohort} are needed"
-        elif self._pending is not None and self._pending["attempt"] is not None:
-            kept = tuple(self._pending["cohort"])
-            same = order.attempt == self._pending["attempt"] and order.cohort == kept
-            fewer = order.attempt > self._pending["attempt"] and set(order.cohort) < set(kept)
-            if not same and not fewer:
-                problem = f"attempt {order.attempt} contradicts attempt {self._pending['attempt']}"
-        if problem:
-            raise OrderError(f"market {plan.market}, {plan.stage}, round {self.next_round}: the server {problem}")
-        self._need_whole_noise(order.round, order.cohort)
-
-    def apply(self, message: bytes) -> np.ndarray:
-        """Move the global codebook by the cohort's mean; returns the integer sum.
+    def take(self, message: bytes, statements: Mapping[str, bytes] | None = None) -> None:
+        """Keep the aggregate of this round, unopened; ``statements`` of its cohort where this market was not in it.
 
         Raises:
-            MessageError: not the server's aggregate of the round that this market is in.
-            CohortChangedError: the sum lacks a part of the noise that its ledger lines count on.
-            AggregationError: the sum is outside the range of its cohort.
+            MessageError: see ``Agreement.take``, or it counts an update that this market did not send.
         """
         self._restore()
-        header, payload = self._open(message)
-        total = self.door.receive(header, message, payload)
+        self._refuse_unsent(message)
+        self.door.take(message, self.place, statements)
+
+    def _refuse_unsent(self, message: bytes) -> None:
+        header, _ = unpack(message)
+        sent = None if self._pending is None else self._pending["attempt"]
+        if self.plan.market in header.cohort and sent != header.attempt:
+            raise MessageError(
+                f"market {self.plan.market}: a sum over {header.cohort} counts an update it did not send"
+            )
+
+    def settle(self) -> np.ndarray | None:
+        """Open the aggregate that was taken, if one was, and move the global codebook by the cohort's mean.
+
+        Returns the integer sum. The door ends the run where the sum is not what the cohort sent.
+
+        Raises:
+            AggregationError: it is not.
+        """
+        self._restore()
+        message = self.door.agreement.taken(self.place)
+        if message is None:
+            return None
+        self._refuse_unsent(message)
+        header, total = self.door.receive(self.place)
         self._stale = True
         self._move(header, total)
         self._start = self._codebook()
@@ -192,6 +198,11 @@ class MarketClient:
         self._save()
         self._stale = False
         return total
+
+    def apply(self, message: bytes) -> np.ndarray | None:
+        """``take`` and ``settle`` at once, where nobody waits for an answer between them."""
+        self.take(message)
+        return self.settle()
 
     def _move(self, header: Header, total: IntVector) -> None:
         shared = self.plan.spending.shared
@@ -203,29 +214,6 @@ class MarketClient:
         moved = (self._start.astype(np.float64) + mean).astype(np.float32)
         with torch.no_grad():
             self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
-
-    def _open(self, message: bytes) -> tuple[Header, bytes]:
-        plan, channel = self.plan, self.door.channel
-        header, payload = verify(message, plan.bundle.cards[SERVER])
-        found = (header.kind, header.run, header.stage, header.round, header.parameters)
-        wanted = ("aggregate", channel.run, plan.stage, self.next_round, channel.parameters)
-        if found != wanted or self.next_round >= plan.spending.config.federation.rounds:
-            raise MessageError(f"market {plan.market}: an aggregate of {found}, {wanted} was expected")
-        if not set(header.cohort) <= set(plan.bundle.markets) or len(header.cohort) < plan.min_cohort:
-            raise MessageError(f"market {plan.market}: a sum over {header.cohort}, {plan.min_cohort} are needed")
-        sent = None if self._pending is None else (self._pending["attempt"], tuple(self._pending["cohort"]))
-        if plan.market in header.cohort and (sent is None or sent[0] != header.attempt):
-            raise MessageError(f"market {plan.market}: a sum over {header.cohort} counts an update it did not send")
-        self._need_whole_noise(header.round, header.cohort)
-        return header, payload
-
-    def _need_whole_noise(self, round: int, cohort: tuple[str, ...]) -> None:
-        everyone = len(self.plan.bundle.markets)
-        if self._sends_gradient(round) and len(cohort) != everyone:
-            raise CohortChangedError(
-                f"market {self.plan.market}, round {round}: {len(cohort)} of {everyone} markets are in the "
-                "sum, whose noise would be short of what the ledger states; stopped"
-            )
 
     def _sends_gradient(self, round: int) -> bool:
         return self.plan.spending.shared is not None and round >= self.plan.warm_up_rounds

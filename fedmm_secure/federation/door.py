@@ -24,21 +24,21 @@ from dp_accounting.dp_event import DpEvent, NoOpDpEvent
 
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation.account import Standing
-from fedmm_secure.federation.messages import HELLO_STAGE, Header, Hello, hello_header, pack
-from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, Transcript
+from fedmm_secure.federation.agreement import Agreement
+from fedmm_secure.federation.messages import Header, MessageError, pack
+from fedmm_secure.federation.orders import Order, Place
+from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
 from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError, stage_group
-from privacy.aggregation import AggregationError, Binding, FixedPointCodec, MarketAggregator
+from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
 from privacy.files import erase, read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
-
-SERVER_AND_MARKETS = ("server", "markets")
 
 
 class BudgetExceededError(Exception):
@@ -70,6 +70,7 @@ class Channel:
         aggregator: the market's side of it.
         identity: the market's.
         largest: largest absolute value of a sum; by default it follows from cohort and format.
+        burn: gives up the markets' shared secrets, once a sum was not what the markets sent.
     """
 
     run: str
@@ -78,6 +79,7 @@ class Channel:
     aggregator: MarketAggregator
     identity: Identity
     largest: int | None = None
+    burn: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Door:
         ledger: where every release is written first.
         budget: what may be spent.
         channel: protection of messages to the server.
+        agreement: what all markets of the run have agreed to.
         transcript: what each party sees.
         keys: directory for keys of releases in hand.
         data: keyed fingerprint of the market's rows.
@@ -141,6 +144,7 @@ class Door:
         ledger: Ledger,
         budget: Budget,
         channel: Channel,
+        agreement: Agreement,
         transcript: Transcript,
         keys: Path,
         data: str = "",
@@ -150,26 +154,10 @@ class Door:
         self.market = market
         self.ledger = ledger
         self.budget = budget
-        self.channel = channel
+        self.channel, self.agreement = channel, agreement
         self._transcript = transcript
         self._keys, self._data, self._noise_seed = keys, data, noise_seed
         self._standing = standing
-
-    def introduce(self, hello: Hello, send: Callable[[bytes], None]) -> None:
-        """Say who is there: a public key of this run and a hash of the configuration, nothing of the data."""
-        channel = self.channel
-        header = hello_header(channel.run, self.market, channel.parameters)
-        message = pack(header, hello.to_bytes(), channel.identity.sign)
-        self._transcript.add(
-            message,
-            kind="hello",
-            stage=HELLO_STAGE,
-            round=0,
-            sender=self.market,
-            visible_to=SERVER_AND_MARKETS,
-            receivers=1,
-        )
-        send(message)
 
     def note(self, release: Release) -> None:
         """Enter a stage that draws nothing and stays in the market, but is built upon; once a stage."""
@@ -183,7 +171,9 @@ class Door:
         Raises:
             BudgetExceededError: the budget does not allow it; nothing was written.
             LostResultError: it was charged, and the key of its randomness is gone.
+            RunEndedError: the run has ended here.
         """
+        self.agreement.require_open()
         for charge in self.ledger.charges:
             if charge.entry.identity == release.identity:
                 if charge.entry != self._entry(release):
@@ -284,9 +274,10 @@ class Door:
         self.seal(transaction, hashlib.sha256(data).hexdigest())
         self._record(release, PUBLICATION, data, "release")
 
-    def ready(self, cohort: tuple[str, ...]) -> None:
-        """Raise whatever would fail after the training: keys that are missing or used up, a cohort without masks."""
-        self.channel.aggregator.ready(cohort)
+    def ready(self, order: Order) -> None:
+        """Raise whatever would fail after the training: no agreement, keys that are missing or used up, no masks."""
+        self.agreement.require(order)
+        self.channel.aggregator.ready(order.cohort)
 
     def protect(self, release: Release, values: IntVector, cohort: tuple[str, ...]) -> bytes:
         """The sealed message of an update ``(length,)``, bound to run, stage, round, attempt and cohort.
@@ -325,33 +316,66 @@ class Door:
             send: hands the message to the engine.
             meter: spare coordinates of all steps.
         """
+        self.agreement.require_open()
         self.seal(transaction, hashlib.sha256(message).hexdigest(), meter)
         release = transaction.charge.entry
         self._record(release, OWN_UPDATE, values.astype("<i8").tobytes(), f"owner:{self.market}")
-        self._record(release, "update", message, "server", receivers=1)
+        self._record(release, UPDATE, message, "server", receivers=1)
         send(message)
 
-    def receive(self, header: Header, message: bytes, payload: bytes) -> IntVector:
-        """Open a sum ``(length,)`` whose message was verified, and record both; the one way in.
+    def take(self, message: bytes, place: Place, statements: Mapping[str, bytes] | None = None) -> None:
+        """Keep the aggregate of a round, unopened.
 
         Raises:
-            AggregationError: it cannot be opened, or is outside the range of its cohort.
+            MessageError: see ``Agreement.take``.
         """
-        total = self.channel.aggregator.reveal(payload)
+        self.agreement.take(message, place, statements)
+
+    def receive(self, place: Place) -> tuple[Header, IntVector]:
+        """Open the sum ``(length,)`` that was taken for a round and record it; the one way in.
+
+        Each round has one sum, so this is the one question that the server can ask of the shared key. If the answer
+        is no, whatever the reason, the run ends here and the key is given up before anything else happens.
+
+        Raises:
+            MessageError: nothing was taken, or not what may be.
+            ForgedSumError: it is not what the cohort sent, or is outside the cohort's range.
+        """
+        message = self.agreement.taken(place)
+        if message is None:
+            raise MessageError(f"market {self.market}: no sum of {place[0]}, round {place[1]} was taken")
+        header, payload = self.agreement.take(message, place)
+        try:
+            total = self._open(header, payload)
+        except OSError:
+            raise  # of this machine, and nothing of the sum: it is opened when the run goes on
+        except Exception:
+            self.give_up()
+            raise
+        self._transcript.add(
+            total.astype("<i8").tobytes(),
+            kind=SUM,
+            stage=header.stage,
+            round=header.round,
+            sender=header.sender,
+            visible_to=("markets",),
+            receivers=0,
+        )
+        return header, total
+
+    def give_up(self) -> None:
+        """End the run at this market, and give up the shared key: no second sum is ever opened."""
+        try:
+            self.channel.burn()  # first: without the key nothing is opened, whatever else is lost
+        finally:
+            self.agreement.end()
+
+    def _open(self, header: Header, payload: bytes) -> IntVector:
+        bound = Binding(header.run, header.stage, header.round, header.attempt, header.cohort)
+        total = self.channel.aggregator.reveal(payload, bound)
         largest = self.channel.largest or len(header.cohort) * 2**self.channel.codec.bits
         if np.abs(total).max(initial=0) > largest:
-            raise AggregationError(f"market {self.market}, round {header.round}: a sum is outside ±{largest}")
-        where: dict[str, Any] = {"stage": header.stage, "round": header.round, "sender": header.sender}
-        self._transcript.add(
-            message,
-            kind="aggregate",
-            attempt=header.attempt,
-            visible_to=SERVER_AND_MARKETS,
-            receivers=len(header.cohort),
-            **where,
-        )
-        data = total.astype("<i8").tobytes()
-        self._transcript.add(data, kind=SUM, visible_to=("markets",), receivers=0, **where)
+            raise ForgedSumError
         return total
 
     def close(self, statement: Mapping[str, Any]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.introductions import introduce, meet
-from fedmm_secure.federation.parties import Federation, configuration_hash, make_server
-from fedmm_secure.federation.server import Absence, AggregationServer, Order, Rejection
-from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.federation.orders import Absence, Order, Rejection
+from fedmm_secure.federation.parties import Federation, make_server
+from fedmm_secure.federation.server import AggregationServer
+from fedmm_secure.federation.transcript import AGGREGATE, Transcript
 from privacy.aggregation import AggregationError
 
 OnRound = Callable[[int, Sequence[MarketClient], Sequence[Rejection]], None]
@@ -30,8 +32,9 @@ def connect(federation: Federation) -> AggregationServer:
         federation.bundle,
         federation.server,
         federation.transcript,
+        federation.course,
     )
-    hellos, rejections = server.welcome(introduce(federation), configuration_hash(federation.config))
+    hellos, rejections = server.welcome(introduce(federation, server.start()))
     if rejections:
         raise AggregationError(f"market {rejections[0].market}: {rejections[0].reason}")
     meet(federation, hellos)
@@ -65,42 +68,63 @@ def run_rounds(
         CohortTooSmallError: too few valid updates; nothing was released.
         MarketLostError: a market exceeded ``timeout``; raised once the others are done.
     """
-    lost: dict[str, int] = {}
+    ways = _Calls({client.plan.market: client for client in clients}, timeout)
     for round in range(min(client.next_round for client in clients), rounds):
-        present = {client.plan.market: client for client in clients if client.plan.market not in lost}
-        message = transcript.find(kind="aggregate", stage=stage, round=round, sender="server")
+        message = transcript.find(kind=AGGREGATE, stage=stage, round=round, sender="server")
         rejections: Sequence[Rejection] = ()
         if message is None:
-
-            def collect(order: Order, present: dict[str, MarketClient] = present) -> dict[str, bytes | Absence]:
-                replies = {
-                    market: _ask(present[market], order, timeout) for market in order.cohort if market in present
-                }
-                lost.update({market: order.round for market, reply in replies.items() if reply is _TOO_LATE})
-                return replies
-
-            result = server.run_round(stage, round, list(present), collect)
+            result = server.run_round(stage, round, list(ways.present), ways)
             message, rejections = result.message, result.rejections
-        for market, client in present.items():
-            if market not in lost and client.next_round == round:
+        for client in ways.present.values():
+            if client.next_round == round:
                 client.apply(message)
         if on_round is not None:
             on_round(round, clients, rejections)
-    if lost:
-        missing = ", ".join(f"{market} (round {round})" for market, round in lost.items())
+    if ways.lost:
+        missing = ", ".join(f"{market} (round {round})" for market, round in ways.lost.items())
         raise MarketLostError(f"{stage}: no answer within {timeout:g} s from {missing}; resume to let it catch up")
 
 
 _TOO_LATE = Absence("no answer in time")
 
 
-def _ask(client: MarketClient, order: Order, timeout: float | None) -> bytes | Absence:
+@dataclass
+class _Calls:
+    """The markets of this process; who was too late once is left out until the run is resumed."""
+
+    clients: Mapping[str, MarketClient]
+    timeout: float | None
+    lost: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def present(self) -> dict[str, MarketClient]:
+        return {market: client for market, client in self.clients.items() if market not in self.lost}
+
+    def state(self, order: Order) -> dict[str, bytes | Absence]:
+        return {market: _statement(self.present[market], order) for market in order.cohort if market in self.present}
+
+    def update(self, order: Order, statements: Mapping[str, bytes]) -> dict[str, bytes | Absence]:
+        asked = {market: self.present[market] for market in order.cohort if market in self.present}
+        replies = {market: _ask(client, order, statements, self.timeout) for market, client in asked.items()}
+        self.lost |= {market: order.round for market, reply in replies.items() if reply is _TOO_LATE}
+        return replies
+
+
+def _statement(client: MarketClient, order: Order) -> bytes | Absence:
+    try:
+        return client.state(order)
+    except OSError as error:
+        return Absence(f"failed: {error}")
+
+
+def _ask(client: MarketClient, order: Order, statements: Mapping[str, bytes], timeout: float | None) -> bytes | Absence:
     """One market's update, or why there is none."""
     inbox: list[bytes] = []
     failure: list[Exception] = []
 
     def answer() -> None:
         try:
+            client.agree(order, statements)
             client.local_update(order, inbox.append)
         except Exception as error:  # handed to the caller's thread
             failure.append(error)

@@ -44,8 +44,8 @@ class MeteredMarket:
         self.directory.use()
         return self.inner.protect(values, binding)
 
-    def reveal(self, aggregate: bytes) -> IntVector:
-        return self.inner.reveal(aggregate)
+    def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        return self.inner.reveal(aggregate, binding)
 
 
 def local_ceremony(
@@ -89,4 +89,4 @@ def load_masks(market: str, path: Path, used: Sequence[tuple[str, str, int, int]
     """A market's mask key of a run, made once, and the attempts that its ledger says were masked with it."""
     if not path.exists():
         write_secret(path, X25519PrivateKey.generate().private_bytes_raw())
-    return PairwiseMasks(market, X25519PrivateKey.from_private_bytes(read_secret(path)), _used=dict.fromkeys(used, b""))
+    return PairwiseMasks(market, X25519PrivateKey.from_private_bytes(read_secret(path)), sent=frozenset(used))

@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 
 from privacy.aggregation.identities import Card
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER_BYTES = 64 * 2**10
 MAX_PAYLOAD_BYTES = 64 * 2**20
 _LENGTH_BYTES = 4
 _SIGNATURE_BYTES = 64
-MessageKind = Literal["hello", "update", "aggregate"]
+MessageKind = Literal["start", "hello", "statement", "update", "aggregate"]
 HELLO_STAGE = "keys"
 Sign = Callable[[bytes], bytes]
 
@@ -28,17 +28,18 @@ class Header:
     """What a message is bound to.
 
     Attributes:
-        kind: ``hello`` and ``update`` (market to server) or ``aggregate`` (server to markets).
+        kind: ``start`` and ``aggregate`` (server to markets), ``hello`` and ``statement`` (market to all), or
+            ``update`` (market to server).
         run: id of the run.
         stage: stage of the run, e.g. ``quantizer/0``.
         round: round number, from 0.
-        attempt: attempt of the round, from 0.
+        attempt: attempt of the round, from 0; in a hello, how often the market's state was restored from a copy.
         sender: market name, or ``server``.
         parameters: hash of the federation's bundle: parties, keys, aggregation.
         cohort: markets whose updates are added up, sorted; empty in a hello.
     """
 
-    kind: MessageKind
+    kind: str
     run: str
     stage: str
     round: int
@@ -140,6 +141,6 @@ class Hello:
         return cls(payload[:32], payload[32:])
 
 
-def hello_header(run: str, market: str, parameters: str) -> Header:
+def hello_header(run: str, market: str, parameters: str, course: int = 0) -> Header:
     """The header of a market's hello."""
-    return Header("hello", run, HELLO_STAGE, 0, 0, market, parameters)
+    return Header("hello", run, HELLO_STAGE, 0, course, market, parameters)

@@ -17,9 +17,11 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import Entrance, enter_account
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
+from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.client import ClientPlan, MarketClient
 from fedmm_secure.federation.door import Budget, Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
+from fedmm_secure.federation.orders import Start
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
@@ -87,11 +89,6 @@ class Federation:
         return len(self.bundle.markets)
 
     @property
-    def min_cohort(self) -> int:
-        """Fewest markets whose updates are added up."""
-        return min_cohort(self.config, self.n_markets)
-
-    @property
     def closed(self) -> bool:
         """Whether the run is over, and every ledger says so."""
         return all(door.ledger.closing is not None for door in self.doors.values())
@@ -103,8 +100,35 @@ class Federation:
 
 
 def min_cohort(config: Config, n_markets: int) -> int:
-    """Fewest markets whose updates are added up; distributed noise is complete only in the sum of all."""
-    return n_markets if config.privacy.distributed_noise else min(MIN_COHORT, n_markets)
+    """Fewest markets whose updates are added up: all of them where single updates are to stay hidden from colluders.
+
+    Who joins two cohorts in one round learns the difference of their sums. Distributed noise, which is complete in the
+    sum of all alone, is so never short of a part.
+    """
+    return n_markets if config.aggregation.traits.needs_whole_cohort else min(MIN_COHORT, n_markets)
+
+
+def start_of(config: Config) -> Start:
+    """What a run of this configuration is."""
+    stages = tuple(seed_stage(QUANTIZER, seed) for seed in config.seed)
+    return Start(configuration_hash(config), stages, config.federation.rounds)
+
+
+def make_agreement(
+    config: Config, market: str, member: Membership, directory: Path, run: str, transcript: Transcript, course: int = 0
+) -> Agreement:
+    """What a market of a run agrees to, from wherever its kept state stands."""
+    return Agreement(
+        market=market,
+        run=run,
+        start=start_of(config),
+        bundle=member.bundle,
+        identity=member.identity,
+        min_cohort=min_cohort(config, len(member.bundle.markets)),
+        transcript=transcript,
+        directory=directory,
+        course=course,
+    )
 
 
 def open_federation(
@@ -161,8 +185,11 @@ def open_federation(
             else enter_account(account, directory, run, plans[name], prepared, len(ledger.charges))
         )
         ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
-        masks[name] = load_masks(name, _mask_file(directory, name, entrance.course), _masked_before(run, ledger))
+        masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
         course = max(course, entrance.course)
+        agreement = make_agreement(config, name, member, directory, run, transcript, entrance.course)
+        agreement.require_open()
+        masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         aggregator = plan.market(member.directory.key(member.identity), masks[name])
         doors[name] = Door(
             name,
@@ -175,7 +202,9 @@ def open_federation(
                 aggregator=MeteredMarket(aggregator, member.directory),
                 identity=member.identity,
                 largest=plan.sum_bound,
+                burn=member.directory.burn,
             ),
+            agreement=agreement,
             transcript=transcript,
             keys=state / "charges" / name,
             data=entrance.data,
@@ -238,7 +267,7 @@ def commitments(
     }
 
 
-def _mask_file(directory: Path, market: str, course: int) -> Path:
+def mask_file(directory: Path, market: str, course: int = 0) -> Path:
     """A copy that goes on as another run has a mask key of its own: two vectors under one show their difference."""
     return directory / "state" / "masks" / str(course) / f"{market}.key"
 
@@ -277,8 +306,6 @@ def make_clients(
             seed=seed,
             warm_up_rounds=config.federation.warm_up_rounds,
             spending=federation.plans[name],
-            bundle=federation.bundle,
-            min_cohort=federation.min_cohort,
             norm=config.aggregation.norm,
         )
         private = _private_settings(federation.plans[name])
@@ -299,7 +326,13 @@ def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
 
 
 def make_server(
-    config: Config, directory: Path, run: str, bundle: Bundle, identity: Identity, transcript: Transcript
+    config: Config,
+    directory: Path,
+    run: str,
+    bundle: Bundle,
+    identity: Identity,
+    transcript: Transcript,
+    course: int = 0,
 ) -> AggregationServer:
     """The server of a run; it gets public material and its own identity only."""
     n_markets = len(bundle.markets)
@@ -309,10 +342,12 @@ def make_server(
     check_bundle(bundle, plan, directory)
     return AggregationServer(
         run=run,
+        start=start_of(config),
         bundle=bundle,
         identity=identity,
         min_cohort=min_cohort(config, n_markets),
         aggregator=plan.server(),
         transcript=transcript,
-        state_file=directory / "state" / "server" / "order.json",
+        state=directory / "state" / "server",
+        course=course,
     )

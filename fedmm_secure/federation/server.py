@@ -7,18 +7,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from fedmm_secure.federation.messages import (
     HELLO_STAGE,
     Header,
     Hello,
     MessageError,
-    MessageKind,
     expect,
     hello_header,
     pack,
 )
-from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.federation.orders import (
+    Absence,
+    Order,
+    Place,
+    Rejection,
+    Start,
+    Statement,
+    after,
+    beginning,
+    start_header,
+)
+from fedmm_secure.federation.transcript import (
+    AGGREGATE,
+    HELLO,
+    SERVER_AND_MARKETS,
+    START,
+    STATEMENT,
+    UPDATE,
+    Transcript,
+)
 from fedmm_secure.storage import write_json
 from privacy.aggregation import AggregationError, ServerAggregator
 from privacy.aggregation.identities import Identity
@@ -27,39 +46,6 @@ from privacy.aggregation.keys import SERVER, Bundle
 
 class CohortTooSmallError(Exception):
     """Too few valid updates: the round stopped and nothing was released."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the server asks of the markets: an update for one attempt of one round.
-
-    Attributes:
-        stage: stage of the run.
-        round: round number.
-        attempt: 0, then 1 more each time the round starts again with fewer markets.
-        cohort: markets whose updates will be added up, sorted.
-    """
-
-    stage: str
-    round: int
-    attempt: int
-    cohort: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Absence:
-    """Why a market sent nothing."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A market that was left out of a round."""
-
-    market: str
-    round: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +58,18 @@ class RoundResult:
 
 
 Replies = Mapping[str, bytes | Absence]
-Collect = Callable[[Order], Replies]
+
+
+class Markets(Protocol):
+    """The way to the markets; each engine has its own."""
+
+    def state(self, order: Order) -> Replies:
+        """Each market's statement that it takes part in an attempt."""
+        ...
+
+    def update(self, order: Order, statements: Mapping[str, bytes]) -> Replies:
+        """Each market's update, once it has seen the statements of all."""
+        ...
 
 
 class AggregationServer:
@@ -80,54 +77,66 @@ class AggregationServer:
 
     Args:
         run: id of the run.
+        start: what the run is.
         bundle: the parties and the aggregation.
         identity: the server's.
         min_cohort: fewer updates are not added up.
         aggregator: the server's side of it.
         transcript: what each party sees.
-        state_file: where the order in hand is kept, so that a restarted server asks for the same again.
+        state: folder where the order in hand is kept, so that a restarted server asks for the same again.
+        course: of the markets' state, where they are in this process.
     """
 
     def __init__(
         self,
         *,
         run: str,
+        start: Start,
         bundle: Bundle,
         identity: Identity,
         min_cohort: int,
         aggregator: ServerAggregator,
         transcript: Transcript,
-        state_file: Path,
+        state: Path,
+        course: int = 0,
     ) -> None:
-        self._run, self._bundle, self._identity = run, bundle, identity
-        self._min_cohort = min_cohort
+        self._run, self._plan, self._bundle, self._identity = run, start, bundle, identity
+        self._min_cohort, self._course = min_cohort, course
         self._aggregator, self._transcript = aggregator, transcript
-        self._state_file = state_file
+        self._order_file, self._roster_file = state / "order.json", state / f"roster-{course}.json"
+        self.hellos = self._roster()
 
-    def welcome(
-        self, hellos: Mapping[str, bytes], configuration: bytes
-    ) -> tuple[dict[str, bytes], tuple[Rejection, ...]]:
+    def start(self) -> bytes:
+        """The order to start, without which no market introduces itself."""
+        message = pack(start_header(self._run, self._bundle), self._plan.to_bytes(), self._identity.sign)
+        everyone = len(self._bundle.markets)
+        self._record(message, START, Order(HELLO_STAGE, 0, 0, ()), SERVER, SERVER_AND_MARKETS, everyone)
+        return message
+
+    def welcome(self, hellos: Mapping[str, bytes]) -> tuple[dict[str, bytes], tuple[Rejection, ...]]:
         """The valid hellos, which all markets get, and who sent no valid one.
 
         Args:
             hellos: by the market that each connection belongs to.
-            configuration: hash of the configuration that all must run.
         """
         valid: dict[str, bytes] = {}
         rejections = []
         for market, message in sorted(hellos.items()):
             try:
-                wanted = hello_header(self._run, market, self._bundle.digest)
-                if Hello.from_bytes(self._expect(message, market, wanted)).configuration != configuration:
+                wanted = hello_header(self._run, market, self._bundle.digest, self._course)
+                if Hello.from_bytes(self._expect(message, market, wanted)).configuration != self._plan.configuration:
                     raise MessageError("runs another configuration")
+                if self._roster_file.exists() and self.hellos.get(market) != message:
+                    raise MessageError("was not there, or was another, when the run began")
                 valid[market] = message
-                self._record(message, "hello", Order(HELLO_STAGE, 0, 0, ()), market, ("server", "markets"), 1)
+                self._record(message, HELLO, Order(HELLO_STAGE, 0, self._course, ()), market, SERVER_AND_MARKETS, 1)
             except MessageError as error:
                 rejections.append(Rejection(market, 0, str(error)))
+        self.hellos |= valid
         return valid, tuple(rejections)
 
-    def run_round(self, stage: str, round: int, present: Sequence[str], collect: Collect) -> RoundResult:
-        """Collect and add up the updates of a round; starts again with fewer where a sum needs its whole cohort.
+    def run_round(self, stage: str, round: int, present: Sequence[str], markets: Markets) -> RoundResult:
+        """Let a cohort agree, collect and add up their updates; starts again with fewer where one is missing.
 
         Raises:
             CohortTooSmallError: fewer valid updates than the minimum cohort.
@@ -136,25 +145,89 @@ class AggregationServer:
         rejections: list[Rejection] = []
         while True:
             self._refuse_small(order, order.cohort, rejections)
-            write_json(self._state_file, asdict(order))
-            payloads, rejected = self._valid(order, collect(order))
+            self._begin(order)
+            statement = Statement(order, self._history(order.place))
+            statements, rejected = self._stated(statement, markets.state(order))
             rejections += rejected
-            self._refuse_small(order, payloads, rejections)
-            complete = tuple(payloads) == order.cohort
-            if complete or not self._aggregator.needs_whole_cohort:
-                return self._close(order, payloads, rejections)
-            order = Order(stage, round, order.attempt + 1, tuple(payloads))  # strictly fewer: this ends
+            found: Mapping[str, bytes] = statements
+            if tuple(statements) == order.cohort:
+                found, rejected = self._valid(order, markets.update(order, statements))
+                rejections += rejected
+                if tuple(found) == order.cohort:
+                    return self._close(order, found, rejections)
+            self._refuse_small(order, found, rejections)
+            order = Order(stage, round, order.attempt + 1, tuple(found))  # strictly fewer: this ends
+
+    def statements(self, header: Header) -> dict[str, bytes]:
+        """What the cohort of an aggregate had stated, for a market that was not in it."""
+        found = {
+            market: self._transcript.record(STATEMENT, header.stage, header.round, header.attempt, market)
+            for market in header.cohort
+        }
+        return {market: self._transcript.read(record) for market, record in found.items() if record is not None}
+
+    def _begin(self, order: Order) -> None:
+        """Keep the order, and with the first one who takes part in this run."""
+        if not self._roster_file.exists():
+            write_json(self._roster_file, sorted(self.hellos))
+        write_json(self._order_file, asdict(order))
+
+    def _roster(self) -> dict[str, bytes]:
+        """Hellos of those who take part, once the run has begun."""
+        if not self._roster_file.exists():
+            return {}
+        names = json.loads(self._roster_file.read_text(encoding="utf-8"))
+        found = {name: self._transcript.record(HELLO, HELLO_STAGE, 0, self._course, name) for name in names}
+        return {name: self._transcript.read(record) for name, record in found.items() if record is not None}
 
     def _order_in_hand(self, stage: str, round: int) -> Order | None:
-        if not self._state_file.exists():
+        if not self._order_file.exists():
             return None
-        kept = json.loads(self._state_file.read_text(encoding="utf-8"))
-        order = Order(kept["stage"], kept["round"], kept["attempt"], tuple(kept["cohort"]))
-        return order if (order.stage, order.round) == (stage, round) else None
+        order = Order.from_data(json.loads(self._order_file.read_text(encoding="utf-8")))
+        return order if order.place == (stage, round) else None
+
+    def _history(self, place: Place) -> bytes:
+        hellos = {market: sha256(message).hexdigest() for market, message in self.hellos.items()}
+        history = beginning(sha256(self.start()).hexdigest(), hellos)
+        for stage, round in self._plan.places[: self._plan.places.index(place)]:
+            record = self._transcript.latest(kind=AGGREGATE, stage=stage, round=round, sender=SERVER)
+            history = after(history, "" if record is None else record.sha256)
+        return history
+
+    def _stated(self, statement: Statement, replies: Replies) -> tuple[dict[str, bytes], list[Rejection]]:
+        """Valid statements of an order's cohort, and who made none."""
+
+        def check(market: str, message: bytes) -> bytes:
+            wanted = statement.header(self._run, market, self._bundle.digest)
+            statement.check(self._expect(message, market, wanted), market)
+            return message
+
+        return self._checked(statement.order, replies, check, STATEMENT, SERVER_AND_MARKETS)
 
     def _valid(self, order: Order, replies: Replies) -> tuple[dict[str, bytes], list[Rejection]]:
-        payloads: dict[str, bytes] = {}
+        """Valid payloads of an order's cohort, and who sent none."""
         seen: set[bytes] = set()
+
+        def check(market: str, message: bytes) -> bytes:
+            payload = self._expect(message, market, self._header(UPDATE, order, market, order.cohort))
+            self._aggregator.check(payload)
+            digest = sha256(payload).digest()
+            if digest in seen:
+                raise MessageError("the same payload as another market's")
+            seen.add(digest)
+            return payload
+
+        return self._checked(order, replies, check, UPDATE, ("server",))
+
+    def _checked(
+        self,
+        order: Order,
+        replies: Replies,
+        check: Callable[[str, bytes], bytes],
+        kind: str,
+        visible_to: tuple[str, ...],
+    ) -> tuple[dict[str, bytes], list[Rejection]]:
+        found: dict[str, bytes] = {}
         rejections = []
         for market in sorted(set(order.cohort) | set(replies)):
             try:
@@ -163,45 +236,44 @@ class AggregationServer:
                 message = replies.get(market, Absence("sent nothing"))
                 if isinstance(message, Absence):
                     raise MessageError(message.reason)
-                payload = self._expect(message, market, self._header("update", order, market, order.cohort))
-                self._aggregator.check(payload)
-                digest = sha256(payload).digest()
-                if digest in seen:
-                    raise MessageError("the same payload as another market's")
-                seen.add(digest)
-                payloads[market] = payload
-                self._record(message, "update", order, market, ("server",), 1)
+                found[market] = check(market, message)
+                self._record(message, kind, order, market, visible_to, 1)
             except (MessageError, AggregationError) as error:
                 rejections.append(Rejection(market, order.round, str(error)))
-        return payloads, rejections
+        return found, rejections
 
     def _expect(self, message: bytes, market: str, wanted: Header) -> bytes:
         if market not in self._bundle.markets:
             raise MessageError("not a market of this federation")
         return expect(message, wanted, self._bundle.cards[market])
 
-    def _header(self, kind: MessageKind, order: Order, sender: str, cohort: tuple[str, ...]) -> Header:
+    def _header(self, kind: str, order: Order, sender: str, cohort: tuple[str, ...]) -> Header:
         return Header(kind, self._run, order.stage, order.round, order.attempt, sender, self._bundle.digest, cohort)
 
     def _refuse_small(self, order: Order, cohort: Sequence[str] | Mapping[str, bytes], found: list[Rejection]) -> None:
-        if len(cohort) < self._min_cohort:
-            reasons = "; ".join(f"{one.market}: {one.reason}" for one in found) or "no more are there"
-            raise CohortTooSmallError(
-                f"{order.stage}, round {order.round}: {len(cohort)} valid updates, {self._min_cohort} are needed "
-                f"({reasons})"
+        if len(cohort) >= self._min_cohort:
+            return
+        reasons = "; ".join(f"{one.market}: {one.reason}" for one in found) or "no more are there"
+        needed = f"{len(cohort)} valid updates, {self._min_cohort} are needed"
+        text = f"{order.stage}, round {order.round}: {needed} ({reasons})"
+        if self._min_cohort == len(self._bundle.markets):
+            missing = ", ".join(market for market in self._bundle.markets if market not in cohort)
+            text += (
+                f"; nobody may be left out of this sum: go on with this run once {missing} is back, or make keys "
+                "without it (fedmm keys rotate --without MARKET) and start another"
             )
+        raise CohortTooSmallError(text)
 
     def _close(self, order: Order, payloads: Mapping[str, bytes], rejections: Sequence[Rejection]) -> RoundResult:
-        cohort = tuple(payloads)
-        header = self._header("aggregate", order, SERVER, cohort)
+        header = self._header(AGGREGATE, order, SERVER, order.cohort)
         message = pack(header, self._aggregator.aggregate(list(payloads.values())), self._identity.sign)
-        self._record(message, "aggregate", order, SERVER, ("server", "markets"), len(cohort))
-        return RoundResult(message, cohort, tuple(rejections))
+        self._record(message, AGGREGATE, order, SERVER, SERVER_AND_MARKETS, len(order.cohort))
+        return RoundResult(message, order.cohort, tuple(rejections))
 
     def _record(
         self,
         message: bytes,
-        kind: MessageKind,
+        kind: str,
         order: Order,
         sender: str,
         visible_to: tuple[str, ...],

@@ -15,8 +15,9 @@ from privacy.files import private_folder
 from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
 
 INDEX = "index.jsonl"
-HELLO, UPDATE, AGGREGATE = "hello", "update", "aggregate"
+START, HELLO, STATEMENT, UPDATE, AGGREGATE = "start", "hello", "statement", "update", "aggregate"
 PUBLICATION, OWN_UPDATE, SUM, METER = "publication", "own-update", "sum", "meter"
+SERVER_AND_MARKETS = ("server", "markets")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Record:
 
     Attributes:
         file: file below the transcript directory.
-        kind: ``hello``, ``update``, ``aggregate``, ``publication``, ``own-update``, ``sum`` or ``meter`` (spare
-            coordinates); all but updates and aggregates are in the clear.
+        kind: ``start``, ``hello``, ``statement``, ``update``, ``aggregate``, ``publication``, ``own-update``, ``sum``
+            or ``meter`` (spare coordinates); all but updates and aggregates are in the clear.
         stage: stage of the run.
         round: round number.
         attempt: attempt of the round.
@@ -56,7 +57,10 @@ class Transcript:
         self.directory = directory
         private_folder(directory)
         self.records = read_index(directory) if (directory / INDEX).exists() else []
-        self._known = {record.file: record for record in self.records}
+        self._known: dict[str, Record] = {}
+        self._latest: dict[tuple[str, str, int, str], Record] = {}
+        for record in self.records:
+            self._note(record)
 
     def add(
         self,
@@ -80,18 +84,31 @@ class Transcript:
         write_atomic(self.directory / file, data)
         append_line(self.directory / INDEX, (json.dumps(asdict(record), sort_keys=True) + "\n").encode())
         self.records = [kept for kept in self.records if kept.file != file] + [record]
-        self._known[file] = record
+        self._note(record)
         return record
+
+    def record(self, kind: str, stage: str, round: int, attempt: int, sender: str) -> Record | None:
+        """The record of one message, None if there is none."""
+        return self._known.get(record_file(stage, round, attempt, kind, sender))
+
+    def read(self, record: Record) -> bytes:
+        """Bytes of a record."""
+        return read_record(self.directory, record)
+
+    def latest(self, *, kind: str, stage: str, round: int, sender: str) -> Record | None:
+        """The record of the latest attempt, None if there is none."""
+        return self._latest.get((kind, stage, round, sender))
+
+    def _note(self, record: Record) -> None:
+        self._known[record.file] = record
+        key = (record.kind, record.stage, record.round, record.sender)
+        if key not in self._latest or self._latest[key].attempt <= record.attempt:
+            self._latest[key] = record
 
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
         """Bytes of the record of the latest attempt, None if there is none."""
-        attempts = [
-            found
-            for found in self.records
-            if (found.kind, found.stage, found.round, found.sender) == (kind, stage, round, sender)
-        ]
-        record = max(attempts, key=lambda found: found.attempt, default=None)
-        return None if record is None else read_record(self.directory, record)
+        record = self.latest(kind=kind, stage=stage, round=round, sender=sender)
+        return None if record is None else self.read(record)
 
 
 def record_file(stage: str, round: int, attempt: int, kind: str, sender: str) -> str:

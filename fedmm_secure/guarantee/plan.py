@@ -221,7 +221,7 @@ class SpendingPlan:
     def round(self, seed: int, round: int, attempt: int = 0) -> Release:
         """The update of one round, in its first attempt; later ones send the same and spend nothing (``again``)."""
         config, privacy = self.config, self.config.privacy.quantizer
-        audience = (*DECRYPTED_VIEWS, "server") if config.aggregation.kind == "plaintext" else DECRYPTED_VIEWS
+        audience = (*DECRYPTED_VIEWS, "server") if config.aggregation.traits.server_reads_updates else DECRYPTED_VIEWS
         release = Release(
             stage=seed_stage(QUANTIZER, seed),
             mechanism="none: training without differential privacy",

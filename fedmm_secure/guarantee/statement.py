@@ -25,7 +25,7 @@ from privacy.accounting.ledger import Entry
 
 def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
     """The (ε, δ) of every view, with what it implies for changed rows, of each stage alone, and over runs."""
-    encrypted = config.aggregation.kind != "plaintext"
+    encrypted = not config.aggregation.traits.server_reads_updates
     found: dict[str, Any] = {}
     for view in VIEWS:
         guarantee = view_guarantee(entries, view, encrypted=encrypted and view == "server")

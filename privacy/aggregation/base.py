@@ -16,6 +16,13 @@ class AggregationError(Exception):
     """A payload that cannot be parsed, has the wrong parameters, or would not sum exactly."""
 
 
+class ForgedSumError(AggregationError):
+    """A sum that is not what its cohort sent. One text, whatever was wrong: size, range, decryption or tag."""
+
+    def __init__(self) -> None:
+        super().__init__("this is not the sum of what the markets of the cohort sent")
+
+
 @dataclass(frozen=True)
 class Binding:
     """What one protected vector is for.
@@ -34,9 +41,32 @@ class Binding:
     attempt: int
     cohort: tuple[str, ...]
 
+    @property
+    def context(self) -> bytes:
+        """All of it, for a key derivation; different bindings have different bytes."""
+        return framed(self.run, self.stage, str(self.round), str(self.attempt), *self.cohort)
+
+
+def framed(*parts: str) -> bytes:
+    """Texts, each behind its length: no two lists of texts have the same bytes."""
+    encoded = [part.encode() for part in parts]
+    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+
+
+class Carrier(Protocol):
+    """How a market's integers travel. A sum that it opens may be anybody's: ``MarketAggregator`` says whose it is."""
+
+    def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Integers ``(length,)`` for transport; raises ``AggregationError`` out of range."""
+        ...
+
+    def reveal(self, aggregate: bytes) -> IntVector:
+        """Integers ``(length,)`` of a sum; raises ``AggregationError`` where there are none."""
+        ...
+
 
 class MarketAggregator(Protocol):
-    """The market's side: holds whatever secret the protection needs."""
+    """The market's side: holds whatever secrets the protection needs. Its sums are authenticated."""
 
     def ready(self, cohort: tuple[str, ...]) -> None:
         """Raise what ``protect`` would raise for this cohort whatever the values are: before they are computed."""
@@ -46,8 +76,12 @@ class MarketAggregator(Protocol):
         """Protect integers ``(length,)`` for transport; raises ``AggregationError`` out of range."""
         ...
 
-    def reveal(self, aggregate: bytes) -> IntVector:
-        """The exact integer sum ``(length,)`` of what the cohort protected."""
+    def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        """The exact integer sum ``(length,)`` of what the cohort protected for this binding.
+
+        Raises:
+            ForgedSumError: it is anything else. The caller asks no second time with the same keys.
+        """
         ...
 
 

@@ -17,17 +17,17 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
-    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
 
 from privacy.accounting.lines import canonical_json
+from privacy.aggregation.passphrases import is_locked, lock, unlock
 from privacy.files import PUBLIC, KeyFileError, read_secret, write_atomic, write_secret
 from privacy.foreign import ForeignFileError, parse_json, read_bytes
+from privacy.names import NAME_RULE, is_name
 
 IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"
 MAX_FILE_BYTES = 2**20
@@ -51,6 +51,8 @@ class Card:
     proof: str
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"a party's name has {NAME_RULE}; {self.name!a:.80} has not")
         for value in (self.signing, self.sealing):
             if len(bytes.fromhex(value)) != 32:
                 raise ValueError("a public key has 32 bytes")
@@ -93,10 +95,9 @@ class Identity:
         """Write ``identity.pem`` and ``card.json``; raises ``KeyFileError`` if there is an identity already."""
         if (directory / IDENTITY_FILE).exists():
             raise KeyFileError(f"{directory}: holds an identity already")
-        how: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
         keys = (self._signing, self._sealing)
-        text = b"".join(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how) for key in keys)
-        write_secret(directory / IDENTITY_FILE, text)
+        text = b"".join(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for key in keys)
+        write_secret(directory / IDENTITY_FILE, lock(text, passphrase) if passphrase else text)
         write_public(directory / CARD_FILE, asdict(self.card))
 
     @classmethod
@@ -107,14 +108,13 @@ class Identity:
             KeyFileError: no identity, wrong passphrase, or a file that others may read.
         """
         card, path = read_card(directory / CARD_FILE), directory / IDENTITY_FILE
-        keys = _PEM.findall(read_secret(path))
+        keys = _PEM.findall(_unlocked(path, passphrase))
         if len(keys) != 2:
             raise KeyFileError(f"{path}: two private keys are expected")
         try:
-            signing, sealing = (load_pem_private_key(key, passphrase) for key in keys)
+            signing, sealing = (load_pem_private_key(key, None) for key in keys)
         except (ValueError, TypeError):
-            problem = "needs the right passphrase" if b"ENCRYPTED" in keys[0] else "is not encrypted, or damaged"
-            raise KeyFileError(f"{path}: {problem}") from None  # the cause could quote key material
+            raise KeyFileError(f"{path}: damaged") from None  # the cause could quote key material
         if not isinstance(signing, Ed25519PrivateKey) or not isinstance(sealing, X25519PrivateKey):
             raise KeyFileError(f"{path}: an Ed25519 and an X25519 key are expected")
         found = cls._from_keys(card.name, signing, sealing)
@@ -145,6 +145,21 @@ def _box(shared: bytes, ephemeral: bytes, recipient: bytes) -> ChaCha20Poly1305:
     info = b"fedmm-secure seal\0" + ephemeral + recipient
     # the key is used once, so the nonce may be constant
     return ChaCha20Poly1305(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(shared))
+
+
+def _unlocked(path: Path, passphrase: bytes | None) -> bytes:
+    """The text of an identity; raises ``KeyFileError`` unless the passphrase is the right one, or none is needed."""
+    text = read_secret(path)
+    if b"ENCRYPTED" in text:
+        raise KeyFileError(
+            f"{path}: an older version locked it, in a way that is too easily guessed at; make a new identity"
+        )
+    if is_locked(text) != (passphrase is not None):
+        raise KeyFileError(f"{path}: {'needs its passphrase' if is_locked(text) else 'has no passphrase; give none'}")
+    try:
+        return text if passphrase is None else unlock(text, passphrase)
+    except ValueError:
+        raise KeyFileError(f"{path}: needs the right passphrase, or is damaged") from None
 
 
 def read_card(path: Path) -> Card:

@@ -1,17 +1,18 @@
 """Keys of a federation: who its parties are, and the secret that its markets share.
 
 Every party has a long-term identity (Ed25519 to sign, X25519 to receive secrets) and hands out a *card* with the public
-halves. The founder, one of the markets, makes the shared CKKS key, names the parties and the aggregation in a *bundle*,
-signs it, and seals the key for each market in an *invitation*. The bundle is public: it is all that the server gets.
+halves. The founder, one of the markets, makes the shared key (of the tags that authenticate sums, and of the
+encryption), names the parties and the aggregation in a *bundle*, signs it, and seals the key for each market in an
+*invitation*. The bundle is public: it is all that the server gets.
 
 On disk, beside the public files, a directory holds ``identity.pem`` and, in a market, ``federation.key``: the shared
 key sealed for this market alone, so that a passphrase on the identity protects both. Secret files are created with mode
-0600 and refused if others may read them.
+0600 and refused if others may read them. A key that was *burned* is never used again, whatever is on the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.lines import canonical_json
-from privacy.aggregation.ckks import CKKSKey
 from privacy.aggregation.identities import (
     CARD_FILE,
     IDENTITY_FILE,
@@ -31,17 +31,24 @@ from privacy.aggregation.identities import (
     seal,
     write_public,
 )
+from privacy.aggregation.shared_key import SharedKey
 from privacy.errors import InputError
-from privacy.files import KeyFileError, read_secret, write_secret
+from privacy.files import KeyFileError, erase, read_secret, write_secret
+from privacy.names import is_name
 
-FORMAT = 2
+FORMAT = 3
 SERVER = "server"
-BUNDLE_FILE, KEY_FILE, USAGE_FILE = "federation.json", "federation.key", "usage.json"
+BUNDLE_FILE, KEY_FILE, USAGE_FILE, BURNED_FILE = "federation.json", "federation.key", "usage.json", "burned.json"
+MIN_MARKETS = 3
 SERVER_FILES = frozenset({IDENTITY_FILE, CARD_FILE, BUNDLE_FILE})
 
 
 class KeyExhaustedError(InputError):
     """The shared key has protected as many rounds as its bundle allows."""
+
+
+class KeyBurnedError(InputError):
+    """The shared key must not be used again: somebody forged a sum, and the next try would be a second question."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Bundle:
         founder: the market that signed it.
         cards: all parties, the server among them.
         aggregation: kind, fixed-point format and encryption parameters.
-        key_fingerprint: of the shared CKKS key; empty where there is none.
+        key_fingerprint: of the shared key.
         rotate_after: rounds that the key may protect; None is no limit.
         sizes: public numbers of users and items of the markets that stated them; 0 items are yet to be found.
         signature: of the rest, by the founder.
@@ -72,8 +79,12 @@ class Bundle:
         positive = all(users >= 1 and items >= 0 for users, items in self.sizes.values())
         if not positive or not self.sizes.keys() <= set(self.markets):
             raise ValueError("sizes of markets are positive, and of markets in the federation")
-        if self.epoch < 1 or SERVER not in self.cards or self.founder not in self.markets:
+        if not _counts(self.epoch) or SERVER not in self.cards or self.founder not in self.markets:
             raise ValueError("an epoch, a server and a founder among the markets are expected")
+        if not (self.rotate_after is None or _counts(self.rotate_after)):
+            raise ValueError("rotate_after counts rounds")
+        if not is_name(self.aggregation.get("kind")) or not 0 <= self.colluders < len(self.cards):
+            raise ValueError("a kind of aggregation and a number of colluders are expected")
         if any(name != card.name for name, card in self.cards.items()):
             raise ValueError("a card under another name")
         self.cards[self.founder].verify(bytes.fromhex(self.signature), self.signed_text)
@@ -81,6 +92,11 @@ class Bundle:
     @property
     def markets(self) -> tuple[str, ...]:
         return tuple(sorted(name for name in self.cards if name != SERVER))
+
+    @property
+    def colluders(self) -> int:
+        """Markets that may collude: what the aggregation and its noise are made for."""
+        return int(self.aggregation.get("colluders", 0))
 
     @cached_property
     def signed_text(self) -> bytes:
@@ -124,13 +140,13 @@ def found_federation(
     founder: Identity,
     others: Mapping[str, Card],
     aggregation: Mapping[str, Any],
-    key: CKKSKey | None,
+    key: SharedKey,
     *,
     epoch: int = 1,
     rotate_after: int | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> tuple[Bundle, dict[str, bytes]]:
-    """A signed bundle, and the shared key sealed for each market (empty where there is no key).
+    """A signed bundle, and the shared key sealed for each market.
 
     Raises:
         KeyFileError: two parties of one name, or no server.
@@ -139,19 +155,17 @@ def found_federation(
     if name in others or SERVER not in others or name == SERVER:
         raise KeyFileError("each party needs a card of its own: the founder, other markets, and one server")
     cards = dict(sorted({**others, name: founder.card}.items()))
-    digest = key.fingerprint if key else ""
     stated = dict(sorted((sizes or {}).items()))
-    text = _bundle_text(epoch, name, cards, aggregation, digest, rotate_after, stated)
-    bundle = Bundle(epoch, name, cards, aggregation, digest, rotate_after, stated, founder.sign(text).hex())
-    sealed = {market: seal(key.secret, cards[market], _context(bundle)) if key else b"" for market in bundle.markets}
+    text = _bundle_text(epoch, name, cards, aggregation, key.fingerprint, rotate_after, stated)
+    signature = founder.sign(text).hex()
+    bundle = Bundle(epoch, name, cards, aggregation, key.fingerprint, rotate_after, stated, signature)
+    sealed = {market: seal(key.to_bytes(), cards[market], _context(bundle)) for market in bundle.markets}
     return bundle, sealed
 
 
-def open_key(identity: Identity, bundle: Bundle, sealed: bytes) -> CKKSKey | None:
+def open_key(identity: Identity, bundle: Bundle, sealed: bytes) -> SharedKey:
     """The shared key of a bundle; raises ``ValueError`` unless it is the one that the founder named."""
-    if not bundle.key_fingerprint:
-        return None
-    key = CKKSKey(identity.open(sealed, _context(bundle)))
+    key = SharedKey.from_bytes(identity.open(sealed, _context(bundle)))
     if key.fingerprint != bundle.key_fingerprint:
         raise ValueError("the sealed key is not the one that the bundle names")
     return key
@@ -173,34 +187,53 @@ class KeyDirectory:
     def bundle(self) -> Bundle:
         return read_bundle(self.path / BUNDLE_FILE)
 
-    def key(self, identity: Identity) -> CKKSKey | None:
+    def key(self, identity: Identity) -> SharedKey:
         """The shared key of the current epoch.
 
         Raises:
+            KeyBurnedError: it must not be used again.
             KeyFileError: there is none, it is not this market's, or others may read the file.
         """
         bundle, path = self.bundle(), self.path / KEY_FILE
+        self._refuse_burned(bundle)
         try:
-            return open_key(identity, bundle, read_secret(path) if bundle.key_fingerprint else b"")
+            return open_key(identity, bundle, read_secret(path))
         except ValueError as error:
             raise KeyFileError(f"{path}: {error}") from None
 
+    def burn(self) -> None:
+        """Never use the shared key of this epoch again. What a crash leaves behind counts as burned."""
+        epoch = self.bundle().epoch
+        write_secret(
+            self.path / BURNED_FILE, canonical_json({"epoch": epoch}), replace=True
+        )  # synced before it returns
+        erase(self.path / KEY_FILE)
+
+    def _refuse_burned(self, bundle: Bundle) -> None:
+        path = self.path / BURNED_FILE
+        if path.exists() and bundle.epoch <= read_public(path)["epoch"]:
+            raise KeyBurnedError(
+                f"{self.path}: the key of epoch {bundle.epoch} was burned by a sum that is not what the markets sent; "
+                "make new keys (fedmm keys rotate)"
+            )
+
     def accept(self, identity: Identity, bundle: Bundle, sealed: bytes) -> None:
-        """Keep a bundle and, in a market, its shared key; a newer epoch replaces an older one of the same parties.
+        """Keep a bundle and, in a market, its shared key.
+
+        A newer epoch replaces an older one of the same founder, and of the same parties or of some of them: markets
+        may leave, none may come or change its keys.
 
         Raises:
+            KeyBurnedError: its key must not be used again.
             KeyFileError: this party is not in it, the key is not the one it names, or it would replace a
-                federation of other parties or a newer epoch.
+                federation of other parties, too large a one, or a newer epoch.
         """
         name = identity.card.name
         if bundle.cards.get(name) != identity.card:
             raise KeyFileError(f"the bundle of {bundle.founder} does not hold the card of {name}")
         if (self.path / BUNDLE_FILE).exists():
-            current = self.bundle()
-            if (current.founder, current.cards) != (bundle.founder, bundle.cards):
-                raise KeyFileError(f"{self.path}: belongs to another federation; use another directory")
-            if bundle.epoch <= current.epoch and bundle != current:
-                raise KeyFileError(f"{self.path}: holds epoch {current.epoch}, not older than {bundle.epoch}")
+            self._refuse_replacing(self.bundle(), bundle)
+        self._refuse_burned(bundle)
         if name != SERVER:
             try:
                 open_key(identity, bundle, sealed)
@@ -208,6 +241,14 @@ class KeyDirectory:
                 raise KeyFileError(f"the invitation for {name}: {error}") from None
             write_secret(self.path / KEY_FILE, sealed, replace=True)
         write_public(self.path / BUNDLE_FILE, bundle.to_json())
+
+    def _refuse_replacing(self, current: Bundle, new: Bundle) -> None:
+        if current.founder != new.founder or not new.cards.items() <= current.cards.items():
+            raise KeyFileError(f"{self.path}: belongs to another federation; use another directory")
+        if new.epoch <= current.epoch and new != current:
+            raise KeyFileError(f"{self.path}: holds epoch {current.epoch}, not older than {new.epoch}")
+        if len(new.markets) < len(current.markets):
+            refuse_few_markets(current, new.markets)
 
     def used_rounds(self) -> int:
         """Rounds that the key of the current epoch has protected."""
@@ -242,6 +283,16 @@ class KeyDirectory:
         return used
 
 
+def refuse_few_markets(bundle: Bundle, left: Collection[str]) -> None:
+    """Raises ``KeyFileError`` if too few markets of a federation are left for one of them to hide among the others."""
+    needed = max(MIN_MARKETS, bundle.colluders + 2)
+    if len(left) < needed:
+        raise KeyFileError(
+            f"{len(left)} markets would be left, {needed} are needed (at least {MIN_MARKETS}, and two beside the "
+            f"{bundle.colluders} that may collude); found a new federation"
+        )
+
+
 def check_server_directory(directory: Path) -> None:
     """Raises ``KeyFileError`` if there is anything but the server's own identity and public material."""
     for path in sorted(directory.iterdir()):
@@ -272,6 +323,10 @@ def read_invitation(path: Path) -> tuple[Bundle, bytes]:
         return Bundle.from_json(fields["bundle"]), bytes.fromhex(fields["sealed"])
     except (ValueError, KeyError, TypeError) as error:
         raise KeyFileError(f"{path}: not a valid invitation: {error}") from error
+
+
+def _counts(number: object) -> bool:
+    return type(number) is int and number >= 1
 
 
 def _context(bundle: Bundle) -> bytes:

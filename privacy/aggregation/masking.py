@@ -1,7 +1,7 @@
-"""Pairwise masks that vanish in the sum (Bonawitz et al., CCS 2017), around CKKS.
+"""Pairwise masks that vanish in the sum (Bonawitz et al., CCS 2017), around an aggregator.
 
 Each pair of markets agrees on a secret (X25519); for every vector both expand it to the same masks, uniform modulo
-``2**bits``, which one adds and the other subtracts. Whoever opens one ciphertext finds a value that is uniform as
+``2**bits``, which one adds and the other subtracts. Whoever opens one vector finds a value that is uniform as
 long as one other market of the cohort is honest; the sum of the whole cohort is the sum of the values. There are no
 shares to recover a missing market's masks from: without one of its cohort, a round starts again with the others and
 fresh masks.
@@ -12,39 +12,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from privacy.aggregation.base import AggregationError, Binding, IntVector
-from privacy.aggregation.ckks import CKKSKey, CKKSMarket
+from privacy.aggregation.base import AggregationError, Binding, IntVector, MarketAggregator, framed
+from privacy.aggregation.mersenne import MersennePrime
 from privacy.aggregation.packing import Words
 from privacy.aggregation.parameters import CKKSParameters
+from privacy.aggregation.streams import derive_key, stream
 
 _WORD = np.dtype("<u8")
+Attempt = tuple[str, str, int, int]  # run, stage, round, attempt
 
 
 class MaskReuseError(AggregationError):
-    """A second vector for a round and attempt whose mask was used: their difference would show through."""
+    """A second vector for a round and attempt whose mask or tag was used: their difference would show through."""
 
 
 @dataclass
 class PairwiseMasks:
-    """One market's masks in one run.
+    """What one market shares with each other market in one run: masks of vectors, and of tags.
 
     Attributes:
         market: its name.
         secret: its X25519 key for this run.
         peers: the other markets' public keys, whose senders were authenticated; set before the first round.
+        sent: attempts that an earlier process of this market sent a vector for.
     """
 
     market: str
     secret: X25519PrivateKey = field(repr=False)
     peers: Mapping[str, X25519PublicKey] = field(default_factory=dict)
-    _used: dict[tuple[str, str, int, int], bytes] = field(default_factory=dict, repr=False)
+    sent: frozenset[Attempt] = frozenset()
+    _claimed: dict[tuple[str, Attempt], bytes] = field(default_factory=dict, repr=False)
+    _agreed: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def public(self) -> bytes:
@@ -54,55 +57,91 @@ class PairwiseMasks:
     def meet(self, peers: Mapping[str, bytes]) -> None:
         """Take the public keys of the other markets, whose senders the caller has authenticated."""
         self.peers = {name: X25519PublicKey.from_public_bytes(key) for name, key in peers.items()}
+        self._agreed.clear()
 
-    def partners(self, cohort: tuple[str, ...]) -> list[str]:
+    def others(self, cohort: tuple[str, ...]) -> list[str]:
         """The other markets of a cohort.
 
         Raises:
-            AggregationError: the cohort lacks this market, has no other, or has one whose key is not known.
+            AggregationError: the cohort lacks this market, or has one whose key is not known.
         """
         others = [name for name in cohort if name != self.market]
-        if self.market not in cohort or not others or not self.peers.keys() >= set(others):
+        if self.market not in cohort or not self.peers.keys() >= set(others):
             raise AggregationError(f"cohort {', '.join(cohort)}: cannot be masked by market {self.market}")
         return others
+
+    def partners(self, cohort: tuple[str, ...]) -> list[str]:
+        """The same, where there must be one to hide behind."""
+        others = self.others(cohort)
+        if not others:
+            raise AggregationError(f"cohort {', '.join(cohort)}: cannot be masked by market {self.market}")
+        return others
+
+    def claim(self, what: Literal["mask", "tag"], binding: Binding, vector: bytes) -> None:
+        """Use up the mask or tag of one attempt of one round.
+
+        ``vector`` is a digest of what is protected: the same vector for the same cohort may use it again, as after a
+        failure between protecting and sending; it gives the same bytes. An empty digest is the same as no other.
+
+        Raises:
+            MaskReuseError: it was used for another vector or cohort.
+        """
+        attempt = (binding.run, binding.stage, binding.round, binding.attempt)
+        used_for = sha256(binding.context + vector).digest() if vector else b""
+        known = self._claimed.get((what, attempt))
+        if attempt in self.sent or (known is not None and (not vector or known != used_for)):
+            raise MaskReuseError(
+                f"market {self.market}, {binding.stage}, round {binding.round}, attempt {binding.attempt}: this {what} "
+                "has been used; nothing was sent"
+            )
+        self._claimed[what, attempt] = used_for
 
     def draw(self, binding: Binding, length: int, bits: int, vector: bytes = b"") -> Words:
         """The sum of this market's masks ``(length,)`` for a vector, modulo ``2**bits``; once for each attempt.
 
-        ``vector`` is a digest of what is masked: the same vector for the same cohort may be masked again, as after a
-        failure between masking and sending; it gives the same bytes.
+        ``vector`` is a digest of what is masked, as in ``claim``.
 
         Raises:
             MaskReuseError: masks of this round and attempt were drawn before, for another vector or cohort.
             AggregationError: the cohort lacks this market, has no other, or has one whose key is not known.
         """
-        use = (binding.run, binding.stage, binding.round, binding.attempt)
-        drawn_for = sha256("\0".join(binding.cohort).encode() + b"\0\0" + vector).digest() if vector else b""
-        if use in self._used and (not vector or self._used[use] != drawn_for):
-            raise MaskReuseError(
-                f"market {self.market}, {binding.stage}, round {binding.round}, attempt {binding.attempt}: this mask "
-                "has been used; nothing was sent"
-            )
+        self.claim("mask", binding, vector)
         others = self.partners(binding.cohort)
-        self._used[use] = drawn_for
         total = np.zeros(length, np.uint64)
         for other in others:
             mask = self._expand(other, binding, length)
             total = total + mask if self.market < other else total - mask  # modulo 2^64, so modulo 2^bits too
         return total & np.uint64(2**bits - 1)
 
+    def zero_share(self, binding: Binding, prime: MersennePrime) -> int:
+        """This market's summand of 0 modulo ``prime``: uniform as long as another market of the cohort is honest."""
+        total = 0
+        for other in self.others(binding.cohort):
+            part = int.from_bytes(self._derive(other, b"fedmm-secure zero share\0", binding), "big")
+            total += part if self.market < other else -part
+        return total % prime.value
+
+    def digest(self, cohort: tuple[str, ...]) -> bytes:
+        """Of the public keys that a cohort has in this run; unknown ones count as empty."""
+        known = {name: key.public_bytes_raw().hex() for name, key in self.peers.items()} | {
+            self.market: self.public.hex()
+        }
+        return sha256(framed(*(text for name in cohort for text in (name, known.get(name, ""))))).digest()
+
     def _expand(self, other: str, binding: Binding, length: int) -> Words:
         """The stream that both markets of a pair derive for one attempt of one round."""
-        parts = (binding.run, binding.stage, str(binding.round), str(binding.attempt), *sorted((self.market, other)))
-        info = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in (*parts, *binding.cohort))
-        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"fedmm-secure mask\0" + info)
-        try:
-            key = derive.derive(self.secret.exchange(self.peers[other]))
-        except ValueError as error:  # a public key of low order
-            raise AggregationError(f"market {other}: its mask key is not usable") from error
-        # the key is used for one stream, so the nonce may be constant
-        stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-        return np.frombuffer(stream.update(bytes(length * _WORD.itemsize)), _WORD).astype(np.uint64)
+        key = self._derive(other, b"fedmm-secure mask\0", binding)
+        return np.frombuffer(stream(key, length * _WORD.itemsize), _WORD).astype(np.uint64)
+
+    def _derive(self, other: str, purpose: bytes, binding: Binding) -> bytes:
+        """A key of 32 bytes that both markets of a pair derive for one attempt of one round."""
+        if other not in self._agreed:
+            try:
+                self._agreed[other] = self.secret.exchange(self.peers[other])
+            except ValueError as error:  # a public key of low order
+                raise AggregationError(f"market {other}: its mask key is not usable") from error
+        pair = framed(*sorted((self.market, other)))
+        return derive_key(self._agreed[other], purpose + pair + binding.context)
 
 
 def mask_bits(cohort: int, value_bound: int) -> int:
@@ -116,7 +155,7 @@ def sum_bits(bound: int) -> int:
 
 
 def masked_parameters(*, length: int, cohort: int, bits: int) -> CKKSParameters:
-    """CKKS parameters that carry masked values, which are summed as integers before they are reduced.
+    """CKKS parameters that carry ``length`` masked values, which are summed as integers before they are reduced.
 
     Raises:
         AggregationError: none are exact and secure.
@@ -125,29 +164,23 @@ def masked_parameters(*, length: int, cohort: int, bits: int) -> CKKSParameters:
 
 
 class MaskedMarket:
-    """A market's side of ``masked-ckks``: masks, then encrypts; decrypts, then reduces.
+    """A market's side of ``masked-ckks``: masks what another aggregator protects, and reduces what that reveals.
 
     Args:
+        inner: carries residues; it authenticates them, so that a sum is what was sent, wraps included.
+        masks: this market's.
         bits: values are residues modulo 2 to this.
         value_bound: largest absolute value before masking; None where values may wrap, which a sum of noised values
             does by post-processing: it is the same residue as that of the sum without wrapping.
     """
 
-    def __init__(
-        self,
-        parameters: CKKSParameters,
-        key: CKKSKey,
-        masks: PairwiseMasks,
-        *,
-        bits: int,
-        value_bound: int | None,
-    ) -> None:
-        self._inner = CKKSMarket(parameters, key)
-        self.masks = masks
+    def __init__(self, inner: MarketAggregator, masks: PairwiseMasks, *, bits: int, value_bound: int | None) -> None:
+        self._inner, self.masks = inner, masks
         self._bound, self._bits = value_bound, bits
 
     def ready(self, cohort: tuple[str, ...]) -> None:
         self.masks.partners(cohort)
+        self._inner.ready(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
         if self._bound is not None and np.abs(values).max(initial=0) > self._bound:
@@ -156,8 +189,8 @@ class MaskedMarket:
         mask = self.masks.draw(binding, len(values), self._bits, vector)
         return self._inner.protect(_centred(values.astype(np.uint64) + mask, self._bits), binding)
 
-    def reveal(self, aggregate: bytes) -> IntVector:
-        return _centred(self._inner.reveal(aggregate).astype(np.uint64), self._bits)
+    def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        return _centred(self._inner.reveal(aggregate, binding).astype(np.uint64), self._bits)
 
 
 def _centred(words: Words, bits: int) -> IntVector:

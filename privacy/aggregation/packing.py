@@ -49,14 +49,13 @@ def pack_values(values: IntVector, parameters: CKKSParameters) -> IntVector:
     return np.asarray(digits.reshape(-1, per) @ weights, dtype=np.int64)
 
 
-def unpack_values(coefficients: IntVector, parameters: CKKSParameters) -> IntVector:
-    """Digits of coefficients, each within ``±digit_bound``; raises ``AggregationError`` on anything left over."""
+def unpack_values(coefficients: IntVector, parameters: CKKSParameters) -> tuple[IntVector, bool]:
+    """Digits ``(length,)`` of coefficients, each within ``±digit_bound``, and whether nothing is left over."""
     rest, digits = coefficients.copy(), []
     for _ in range(parameters.values_per_coefficient):
         digit = (rest + parameters.digit_bound) % parameters.base - parameters.digit_bound
         digits.append(digit)
         rest = (rest - digit) // parameters.base
     values = np.stack(digits, axis=1).ravel()
-    if rest.any() or values[parameters.length :].any():
-        raise AggregationError("a sum outside its range: wrong key or damaged aggregate")
-    return np.asarray(values[: parameters.length], dtype=np.int64)
+    exact = not (rest.any() or values[parameters.length :].any())
+    return np.asarray(values[: parameters.length], dtype=np.int64), exact

@@ -16,8 +16,9 @@ statements make the decrypted sum equal to the integer sum; ``CKKSParameters.der
    so together at most ``4 log2(N) η sqrt(N) V`` in a coefficient; at most 1/8 is admitted.
 4. *Margin.* One half is at least ``2^10`` standard deviations of that noise, in case a build of SEAL draws otherwise.
 
-Security: ``log2 q`` stays within the table of the Homomorphic Encryption Standard for 128 bits, ternary secrets.
-SEAL checks the same when the context is made. One prime suffices: additions need no key switching.
+Security: ``log2 q`` stays within the table of the Homomorphic Encryption Standard for 128 bits, ternary secrets (one
+bit below it at degree 2048). SEAL checks the table when the context is made. One prime suffices: additions need no key
+switching.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from dataclasses import dataclass
 from privacy.aggregation.base import AggregationError
 
 # Homomorphic Encryption Standard (Albrecht et al., 2018), table 1: largest modulus, in bits, at 128-bit classical
-# security with ternary secrets and error of standard deviation 3.2, by ring degree.
-MAX_MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438}
+# security with ternary secrets and error of standard deviation 3.2, by ring degree; at 2048 one bit less than its 54,
+# which later estimates put at the edge of 128 bits.
+MAX_MODULUS_BITS = {1024: 27, 2048: 53, 4096: 109, 8192: 218, 16384: 438}
 MAX_PRIME_BITS = 60
 MIN_PRIME_BITS = 20  # SEAL finds no primes that are 1 modulo 2N much below
 ERROR_BOUND = 21.5

@@ -25,9 +25,6 @@ class PlaintextMarket:
 
     length: int
 
-    def ready(self, cohort: tuple[str, ...]) -> None:
-        """Nothing can be missing."""
-
     def protect(self, values: IntVector, binding: Binding) -> bytes:
         if values.shape != (self.length,):
             raise AggregationError(f"shape {values.shape} where ({self.length},) was expected")
@@ -45,12 +42,14 @@ class PlaintextServer:
         length: values of a vector.
         value_bound: largest absolute value that an honest market sends.
         norm_bound: largest Euclidean norm that it sends, before rounding to integers.
+        tag_values: the last of the values, which hold a tag and count in no norm.
     """
 
     length: int
     value_bound: int
     norm_bound: float | None = None
-    needs_whole_cohort: bool = False
+    tag_values: int = 0
+    needs_whole_cohort: bool = True
 
     @property
     def update_bytes(self) -> int:
@@ -65,7 +64,8 @@ class PlaintextServer:
         if values.min(initial=0) < -self.value_bound or values.max(initial=0) > self.value_bound:
             raise AggregationError(f"a value is outside ±{self.value_bound}")
         if self.norm_bound is not None:
-            norm, rounding = float(np.linalg.norm(values)), 0.5 * self.length**0.5
+            own = values[: self.length - self.tag_values]
+            norm, rounding = float(np.linalg.norm(own)), 0.5 * len(own) ** 0.5
             if norm > self.norm_bound + rounding:
                 raise AggregationError(f"a norm of {norm:.6g} is above {self.norm_bound:.6g}")
 

@@ -36,6 +36,11 @@ _BLAKE2XB = 1
 _SEED_RECORD = struct.Struct("<B64s")
 _FIELDS = struct.Struct("<4QBQQQdQ")  # parameters' hash, whether NTT, polynomials, degree, primes, scale, correction
 _COUNT = struct.Struct("<Q")
+_WANTED = b"\x5e\xa1\x10\x04\x03"  # magic number, size of the header, version 4.3: what every file of SEAL begins with
+
+
+class UnsupportedSealError(ImportError):
+    """A TenSEAL whose SEAL is not the one that this module reads and writes files of."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,6 @@ class Ring:
         if not self._context.parameters_set() or self.modulus <= 4 * needed:
             raise AggregationError(f"SEAL refuses the parameters: {self._context.parameters_error_message()}")
         self._encoder, self._evaluator = seal.CKKSEncoder(self._context), seal.Evaluator(self._context)
-        self._version = _save(seal.Plaintext())[2:5]
         powers = np.array([pow(3, slot, 2 * self.degree) for slot in range(self.degree // 2)])
         self._root_of_slot = (powers - 1) // 2
         self._twist = np.exp(1j * np.pi * np.arange(self.degree) / self.degree)
@@ -153,7 +157,7 @@ class Ring:
     def _file(self, body: bytes) -> bytes:
         """SEAL's file around an uncompressed body."""
         size = (_FILE_HEADER + len(body)).to_bytes(8, "little")
-        return b"\x5e\xa1" + self._version + bytes(3) + size + body
+        return _WANTED + bytes(3) + size + body
 
     def _fields(self, *, ntt: bool) -> bytes:
         return _FIELDS.pack(*self._context.first_parms_id(), ntt, 2, self.degree, 1, self.scale, 1)
@@ -210,3 +214,16 @@ def _save(value: Any) -> bytes:
     with _as_file() as path:
         value.save(path)
         return Path(path).read_bytes()
+
+
+def refuse_other_versions(written: bytes) -> None:
+    """Raises ``UnsupportedSealError`` unless a file that SEAL wrote is of the version that is known here."""
+    found, compression = written[: len(_WANTED)], written[len(_WANTED)] if len(written) > len(_WANTED) else -1
+    if found != _WANTED or compression not in (0, _COMPRESSED):
+        raise UnsupportedSealError(
+            f"TenSEAL writes files that begin with {written[:6].hex()}, {_WANTED.hex()} and 00 or 02 are expected "
+            "(SEAL 4.3, plain or zstd); install the TenSEAL of this project's lock file"
+        )
+
+
+refuse_other_versions(_save(seal.Plaintext()))

@@ -11,10 +11,10 @@ from dp_accounting.dp_event import ComposedDpEvent
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation.account import account_of, spent_on_same_data
-from fedmm_secure.federation.client import MarketClient, OrderError
+from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.in_process import connect
+from fedmm_secure.federation.orders import Order, OrderError
 from fedmm_secure.federation.parties import make_clients, open_federation
-from fedmm_secure.federation.server import Order
 from fedmm_secure.pipeline import embed_markets, run_pipeline
 from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import pld_epsilon
@@ -23,6 +23,7 @@ from privacy.accounting.lines import ConcurrentWriteError
 from privacy.aggregation import AggregationError
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
+from tests.parties import agree
 
 STAGE = "quantizer/0"
 FAILING = 5
@@ -81,6 +82,7 @@ def broken_update(client, order):
 @pytest.mark.parametrize("reason", ["attempt", "hello"])
 def test_orders_that_fail_train_nothing_that_is_not_charged(clients, monkeypatch, reason):
     client, bad = clients[0], order(attempt=-1) if reason == "attempt" else order()
+    agree(clients, order())
     if reason == "hello":  # of one market, so that nothing can be masked
         client.door.channel.aggregator.inner.masks.peers = {}
 
@@ -103,6 +105,7 @@ def test_orders_that_fail_train_nothing_that_is_not_charged(clients, monkeypatch
 def test_failures_between_training_and_sending_repeat_one_computation(clients, monkeypatch):
     """Whatever fails once a round was charged: model and noise are those of the same single computation."""
     client, seen = clients[0], Trainings(monkeypatch)
+    agree(clients, order())
     before, sent = weights(client), []
 
     def fails(*arguments, **options):
@@ -127,6 +130,9 @@ def test_failures_between_training_and_sending_repeat_one_computation(clients, m
 def test_a_ledger_that_fails_once_costs_no_charge(clients, monkeypatch, tmp_path):
     """The line fails, then an order for the next attempt: the update that is sent then has to be paid for."""
     client, sent = clients[0], []
+    for agreement in (found.door.agreement for found in clients):
+        agreement.min_cohort = 2
+    agree(clients, order())
 
     def fails(path, line, **options):
         raise OSError("disk full")
@@ -137,7 +143,7 @@ def test_a_ledger_that_fails_once_costs_no_charge(clients, monkeypatch, tmp_path
             client.local_update(order(), sent.append)
     assert sent == []
     client.door.ledger._failed = False  # the worst: somebody goes on with it
-    client.plan = client.plan.__class__(**{**vars(client.plan), "min_cohort": 2})
+    agree(clients, order(attempt=1, cohort=("m0", "m1")))
     client.local_update(order(attempt=1, cohort=("m0", "m1")), sent.append)
     assert len(sent) == 1
     (charge,) = read_ledger(client.door.ledger.path).charges
@@ -298,6 +304,7 @@ def test_rows_in_another_order_are_other_data(tiny_markets, tmp_path):
 
 def test_a_model_that_could_not_be_restored_is_restored_before_it_is_used(clients, monkeypatch):
     client, seen, sent = clients[0], Trainings(monkeypatch), []
+    agree(clients, order())
     before = weights(client)
 
     def fails(*arguments, **options):

@@ -8,9 +8,10 @@ from fedmm_secure.errors import RunDirectoryError
 
 def test_views_hold_what_they_should_and_nothing_more(runs):
     kinds = {(o.kind, o.sender) for o in market_view(runs["ckks"], "m1").observations}
-    hellos = {("hello", name) for name in ("m0", "m1", "m2")}
-    assert kinds == {("aggregate", "server"), ("sum", "server"), ("own-update", "m1"), *hellos}
-    assert {o.kind for o in server_view(runs["ckks"]).observations} == {"hello", "update", "aggregate"}
+    said = {(kind, name) for kind in ("hello", "statement") for name in ("m0", "m1", "m2")}
+    assert kinds == {("start", "server"), ("aggregate", "server"), ("sum", "server"), ("own-update", "m1"), *said}
+    seen = {o.kind for o in server_view(runs["ckks"]).observations}
+    assert seen == {"start", "hello", "statement", "update", "aggregate"}
     colluding = collusion_view(runs["ckks"], ["m0", "m1"])
     assert {o.sender for o in colluding.select("own-update")} == {"m0", "m1"}
     assert len(colluding.select("update")) == 36

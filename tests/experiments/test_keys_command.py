@@ -72,6 +72,43 @@ def test_rotation_gives_all_a_new_key(ceremony, capsys):
     assert (status, "m0 founded this federation" in err) == (2, True)
 
 
+def test_after_a_burned_key_one_command_and_new_invitations_go_on(ceremony, capsys):
+    accept(ceremony, capsys)
+    for name in ("m0", "m1"):
+        KeyDirectory(ceremony / name).burn()
+    status, _, err = fedmm(capsys, "keys", "show", ceremony / "m1")
+    assert (status, "was burned" in err, err.count("\n")) == (2, True, 1)
+    assert fedmm(capsys, "keys", "rotate", "--keys", ceremony / "m0")[0] == 0
+    accept(ceremony, capsys)
+    assert len(shared_keys(ceremony)) == 1
+
+
+def test_a_market_leaves_by_a_new_bundle(tmp_path, capsys):
+    path = tmp_path / "five.yaml"
+    synthetic = TINY["data"] | {"synthetic": TINY["data"]["synthetic"] | {"markets": 5}}
+    path.write_text(yaml.safe_dump(TINY | {"data": synthetic, "aggregation": {"kind": "masked-ckks"}}))
+    keys, names = tmp_path / "keys", ("m0", "m1", "m2", "m3", "m4", "server")
+    for name in names:
+        assert fedmm(capsys, "keys", "join", name, "--keys", keys / name)[0] == 0
+    cards = [word for name in names[1:] for word in ("--card", keys / name / "card.json")]
+    assert fedmm(capsys, "keys", "init", path, "--market", "m0", "--keys", keys / "m0", *cards)[0] == 0
+    accept(keys, capsys)
+    for wrong, reason in (
+        (["m9"], "one of m1, m2, m3, m4"),
+        (["m0"], "one of m1"),
+        (["m1", "m2", "m3"], "3 are needed"),
+    ):
+        options = [word for name in wrong for word in ("--without", name)]
+        status, _, err = fedmm(capsys, "keys", "rotate", "--keys", keys / "m0", *options)
+        assert (status, reason in err, err.count("\n")) == (2, True, 1)
+    assert fedmm(capsys, "keys", "rotate", "--keys", keys / "m0", "--without", "m4")[0] == 0
+    assert not (keys / "m0" / "invitations" / "m4.json").exists()  # nobody hands it the old key by mistake
+    accept(keys, capsys)
+    bundle = read_bundle(keys / "server" / "federation.json")
+    assert (bundle.markets, bundle.epoch) == (("m0", "m1", "m2", "m3"), 2)
+    assert bundle.aggregation["cohort"] == bundle.aggregation["ckks"]["cohort"] == 4
+
+
 def test_a_passphrase_is_asked_for_where_one_was_set(tmp_path, config, capsys, monkeypatch):
     phrase = tmp_path / "phrase"
     phrase.write_text("correct horse\n")

@@ -50,6 +50,8 @@ class Fleet:
             else:
                 reply = Message(content=RecordDict({RECORD: ConfigRecord({"reply": answer})}), reply_to=message)
             replies.append(reply)
+        for service in self.services.values():
+            service.settle()  # as its process does once the answer is on its way
         return replies
 
     def serve(self, run: str = "") -> None:

@@ -27,7 +27,7 @@ from fedmm_secure.market_service import run_directories
 from tests.conftest import TINY
 from tests.experiments.deploy.test_flower_engine import EXPECTED
 from tests.experiments.test_cli import fedmm
-from tests.faults import AGAIN, COUNTED, LEFT_OUT, ONCE, configuration
+from tests.faults import AGAIN, COUNTED, ONCE, configuration
 
 ROOT = Path(__file__).parents[3]
 needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
@@ -135,7 +135,7 @@ def test_faults_over_the_network_and_a_server_that_is_killed(tmp_path, port_of):
     """One run, a fault of one market in each round; in the round after them the SuperLink is killed."""
     faults = [fault for fault in dict.fromkeys(fault for fault, _ in EXPECTED) if "8 times" not in fault]
     rounds, killed_at = len(faults) + 4, len(faults) + 2
-    config = configuration("masked-ckks", federation={"rounds": rounds, "round_timeout": 30.0})
+    config = configuration("ckks", federation={"rounds": rounds, "round_timeout": 30.0})
     homes = prepare_homes(config, tmp_path / "f")
     with federation_up(homes, runs=1, lifetime=1500.0) as processes:
         processes.stop("market-m3")
@@ -160,8 +160,8 @@ def test_faults_over_the_network_and_a_server_that_is_killed(tmp_path, port_of):
         header, _ = unpack(transcript.find(kind="aggregate", stage="quantizer/0", round=number, sender="server"))
         left_out = "m3" not in header.cohort
         counted = ONCE if fault == "sends twice" else COUNTED
-        found[fault] = (AGAIN if header.attempt else LEFT_OUT) if left_out else counted
-    assert found == {fault: EXPECTED[fault, "masked-ckks"] for fault in faults}
+        found[fault] = AGAIN if left_out and header.attempt else counted
+    assert found == {fault: EXPECTED[fault, "ckks"] for fault in faults}
     for market in homes.markets:
         (directory,) = run_directories(homes.market(market) / "runs")
         assert verify_run(directory, server) == []

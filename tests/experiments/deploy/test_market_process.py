@@ -17,6 +17,8 @@ from experiments.deploy.homes import prepare_homes
 from experiments.deploy.market import SOCKET
 from experiments.deploy.processes import Processes
 from experiments.deploy.tools import bounded
+from fedmm_secure.federation.requests import Request
+from tests.dishonest import DishonestServer
 from tests.experiments.deploy.test_flower_engine import HOSTILE
 from tests.experiments.test_cli import fedmm
 from tests.faults import configuration
@@ -36,13 +38,15 @@ def home(tmp_path_factory):
     assert not (homes.market("m0") / SOCKET).exists()
 
 
-def hello(run="ab" * 16):
-    return json.dumps({"step": "hello", "run": run}).encode()
+def hello(home):
+    """An honest server's first question."""
+    server = DishonestServer(home.parents[1], "ab" * 16)
+    return Request("hello", server.run, start=server.start()).to_bytes()
 
 
 def test_it_answers_on_a_socket_for_its_owner_alone(home):
     assert (home / SOCKET).stat().st_mode & 0o077 == 0
-    assert "message" in json.loads(ask(home, hello()))
+    assert "message" in json.loads(ask(home, hello(home)))
 
 
 @pytest.mark.parametrize("request_", HOSTILE)
@@ -57,7 +61,7 @@ def test_callers_that_break_off_leave_it_running(home):
             caller.connect(f"/proc/self/fd/{folder}/{SOCKET}")
             caller.sendall(sent)
     os.close(folder)
-    assert "message" in json.loads(ask(home, hello()))
+    assert "message" in json.loads(ask(home, hello(home)))
 
 
 def test_callers_that_are_slow_are_let_go_and_others_served_after_them(tmp_path, monkeypatch):

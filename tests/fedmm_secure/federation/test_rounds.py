@@ -6,10 +6,10 @@ import torch
 
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.client import CohortChangedError, OrderError
 from fedmm_secure.federation.in_process import connect, run_rounds
+from fedmm_secure.federation.orders import Order, OrderError
 from fedmm_secure.federation.parties import make_clients, market_sizes, open_federation
-from fedmm_secure.federation.server import CohortTooSmallError, Order
+from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.pipeline import train_federated
@@ -62,7 +62,7 @@ def test_the_broadcast_sum_is_the_sum_of_the_markets_own_updates(by_kind):
 def test_the_transcript_shows_the_server_no_plaintext_under_ckks(by_kind):
     records = Transcript(by_kind["ckks"][1] / "transcript").records
     seen = {record.kind for record in records if "server" in record.visible_to}
-    assert seen == {"hello", "update", "aggregate"}
+    assert seen == {"start", "hello", "statement", "update", "aggregate"}
 
 
 def test_dp_training_reads_no_user_row_in_warm_up(tiny_markets, tmp_path):
@@ -184,10 +184,7 @@ def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, t
     with pytest.raises(CohortTooSmallError, match="2 valid updates, 3 are needed"):
         run_rounds("quantizer/0", 3, clients[:2], server, federation.transcript)
     with pytest.raises(OrderError, match="cohort of 2, 3 are needed"):
-        clients[0].local_update(Order("quantizer/0", 0, 0, ("m0", "m1")), print)
-    clients[0].plan = replace(clients[0].plan, min_cohort=2)
-    with pytest.raises(CohortChangedError, match="2 of 3 markets are in the sum"):
-        clients[0].local_update(Order("quantizer/0", 0, 0, ("m0", "m1")), print)
+        clients[0].state(Order("quantizer/0", 0, 0, ("m0", "m1")))
 
 
 def test_updates_are_scaled_down_to_the_norm_that_was_agreed_on(tiny_markets, tmp_path):

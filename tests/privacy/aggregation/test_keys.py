@@ -4,16 +4,21 @@ import stat
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.aggregation import CKKSKey, CKKSParameters
+from privacy.accounting.lines import canonical_json
+from privacy.aggregation import CKKSParameters, SharedKey
 from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, read_card, seal
 from privacy.aggregation.keys import (
     BUNDLE_FILE,
+    BURNED_FILE,
     KEY_FILE,
     SERVER,
     Bundle,
+    KeyBurnedError,
     KeyDirectory,
     KeyExhaustedError,
     check_server_directory,
@@ -36,7 +41,7 @@ def identities():
 
 @pytest.fixture(scope="module")
 def key():
-    return CKKSKey.generate(PARAMETERS)
+    return SharedKey.generate(PARAMETERS)
 
 
 def found(identities, key, **options):
@@ -78,7 +83,7 @@ def test_a_sealed_key_belongs_to_its_bundle(identities, key, federation):
 
 def test_another_key_than_the_bundle_names_is_refused(identities, federation):
     bundle, _ = federation
-    swapped = seal(CKKSKey.generate(PARAMETERS).secret, identities["b"].card, bytes.fromhex(bundle.digest))
+    swapped = seal(SharedKey.generate(PARAMETERS).to_bytes(), identities["b"].card, bytes.fromhex(bundle.digest))
     with pytest.raises(ValueError, match="not the one that the bundle names"):
         open_key(identities["b"], bundle, swapped)
 
@@ -191,7 +196,7 @@ def test_an_invitation_is_for_one_market(tmp_path, directory, identities, federa
 def test_rotation_replaces_the_key_by_a_newer_one_only(directory, identities, federation):
     keys, (first, sealed) = directory("b"), federation
     keys.accept(identities["b"], first, sealed["b"])
-    newer_key = CKKSKey.generate(PARAMETERS)
+    newer_key = SharedKey.generate(PARAMETERS)
     second, resealed = found(identities, newer_key, epoch=2)
     keys.accept(identities["b"], second, resealed["b"])
     assert keys.key(identities["b"]) == newer_key
@@ -211,7 +216,7 @@ def test_a_key_protects_as_many_rounds_as_its_bundle_allows(directory, identitie
         keys.use()
     with pytest.raises(KeyExhaustedError, match="has protected 3 of 3 rounds, 1 more are asked for; rotate it"):
         keys.use()
-    rotated, resealed = found(identities, CKKSKey.generate(PARAMETERS), epoch=2, rotate_after=3)
+    rotated, resealed = found(identities, SharedKey.generate(PARAMETERS), epoch=2, rotate_after=3)
     keys.accept(identities["b"], rotated, resealed["b"])
     assert keys.used_rounds() == 0
     keys.use(3)
@@ -258,5 +263,129 @@ def test_nothing_secret_is_shown(identities, key, federation):
     shown = repr(identities["b"]) + repr(federation[0]) + str(federation[0].to_json())
     private = identities["b"]._signing.private_bytes_raw().hex()
     assert private not in shown
-    assert key.secret.hex() not in shown
-    assert np.frombuffer(key.secret, np.uint8).size > 1000
+    for secret in (key.tag, key.ckks.secret):
+        assert secret.hex() not in shown + repr(key)
+    assert np.frombuffer(key.ckks.secret, np.uint8).size > 1000
+
+
+def test_a_burned_key_is_never_used_again_whatever_is_on_the_disk(directory, identities, key, federation):
+    keys, (bundle, sealed) = directory("b"), federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+    for _ in range(2):
+        keys.burn()
+        assert not (keys.path / KEY_FILE).exists()
+        with pytest.raises(KeyBurnedError, match=r"epoch 1 was burned .*fedmm keys rotate"):
+            keys.key(identities["b"])
+    with pytest.raises(KeyBurnedError):
+        keys.accept(identities["b"], bundle, sealed["b"])  # the invitation is still about
+    (keys.path / KEY_FILE).write_bytes(sealed["b"])
+    (keys.path / KEY_FILE).chmod(0o600)
+    with pytest.raises(KeyBurnedError):
+        KeyDirectory(keys.path).key(identities["b"])
+    rotated, resealed = found(identities, SharedKey.generate(PARAMETERS), epoch=2)
+    keys.accept(identities["b"], rotated, resealed["b"])
+    assert keys.key(identities["b"]).fingerprint == rotated.key_fingerprint
+
+
+def test_a_kill_while_burning_leaves_a_burned_key(directory, identities, federation, monkeypatch):
+    keys, (bundle, sealed) = directory("b"), federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("privacy.aggregation.keys.erase", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keys.burn()
+    assert (keys.path / KEY_FILE).exists()
+    assert stat.S_IMODE(os.stat(keys.path / BURNED_FILE).st_mode) == 0o600
+    with pytest.raises(KeyBurnedError):
+        keys.key(identities["b"])
+
+
+@pytest.fixture(scope="module")
+def parties():
+    return {name: Identity.generate(name) for name in ("a", "b", "c", "d", "e", "z", SERVER)}
+
+
+def made(parties, markets, epoch, colluders=1):
+    """The bundle of some markets, the first of which founds it."""
+    others = {name: parties[name].card for name in (*markets[1:], SERVER)}
+    about = {"kind": "ckks", "colluders": colluders}
+    return found_federation(parties[markets[0]], others, about, SharedKey.generate(None), epoch=epoch)
+
+
+def test_markets_may_leave_and_none_may_come_or_take_over(tmp_path, parties):
+    keys = KeyDirectory(tmp_path / "b")
+    for markets, epoch, problem in (
+        ("abcde", 1, None),
+        ("abcd", 2, None),
+        ("abcde", 3, "another federation"),  # one comes back
+        ("abcz", 3, "another federation"),
+        ("bacd", 3, "another federation"),  # another founder
+        ("abc", 2, "holds epoch 2"),
+        ("ab", 3, "2 markets would be left, 3 are needed"),
+        ("abc", 3, None),
+    ):
+        bundle, sealed = made(parties, markets, epoch)
+        if problem is None:
+            keys.accept(parties["b"], bundle, sealed["b"])
+        else:
+            with pytest.raises(KeyFileError, match=problem):
+                keys.accept(parties["b"], bundle, sealed["b"])
+
+
+def test_colluders_raise_the_number_that_must_be_left_and_a_new_bundle_cannot_lower_it(tmp_path, parties):
+    keys = KeyDirectory(tmp_path / "b")
+    bundle, sealed = made(parties, "abcde", 1, colluders=2)
+    keys.accept(parties["b"], bundle, sealed["b"])
+    fewer, resealed = made(parties, "abc", 2, colluders=0)
+    with pytest.raises(KeyFileError, match="3 markets would be left, 4 are needed"):
+        keys.accept(parties["b"], fewer, resealed["b"])
+    enough, resealed = made(parties, "abcd", 2, colluders=2)
+    keys.accept(parties["b"], enough, resealed["b"])
+
+
+BAD_NAMES = ["", "../x", "a/b", ".", "-a", "_a", "A", "ä", "a b", "a\n", "a\x1b[2K", "a" * 65, "a\u202eb", "١", "=cmd"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_a_path_or_a_terminal_reads_otherwise_are_refused_on_reading(tmp_path, name):
+    """The card is honestly signed: it is the name that is refused, in one line that shows no escape."""
+    signing, sealing = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+    public = {"signing": signing, "sealing": sealing}
+    public = {use: key.public_key().public_bytes_raw().hex() for use, key in public.items()}
+    text = b"fedmm-secure card\0" + canonical_json({"name": name, **public})
+    path = tmp_path / CARD_FILE
+    path.write_text(json.dumps({"name": name, **public, "proof": signing.sign(text).hex()}))
+    with pytest.raises(KeyFileError, match="a party's name has") as caught:
+        read_card(path)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).isascii()
+
+
+def test_names_that_are_in_use_are_fine():
+    for name in ("de", "m0", "m007", "a-b_c", "0", "a" * 64, SERVER):
+        assert Identity.generate(name).card.name == name
+
+
+@pytest.mark.parametrize("kind", ["ckks\x1b[2J", "", None, 7, "../x"])
+def test_what_is_printed_beside_fingerprints_holds_no_escapes(identities, key, kind):
+    others = {name: one.card for name, one in identities.items() if name != "a"}
+    with pytest.raises(ValueError, match="a kind of aggregation"):
+        found_federation(identities["a"], others, {"kind": kind}, key)
+
+
+def test_a_market_cannot_be_the_server(parties):
+    with pytest.raises(KeyFileError, match="card of its own"):
+        found_federation(parties[SERVER], {"a": parties["a"].card}, {"kind": "ckks"}, SharedKey.generate(None))
+
+
+def test_a_fingerprint_covers_both_secrets(key):
+    other = SharedKey.generate(PARAMETERS)
+    prints = {SharedKey(tag, ckks).fingerprint for tag in (key.tag, other.tag) for ckks in (key.ckks, other.ckks, None)}
+    assert len(prints) == 6
+    assert SharedKey.from_bytes(key.to_bytes()) == key
+    for short in (b"", bytes(31)):
+        with pytest.raises(ValueError, match="32 bytes"):
+            SharedKey.from_bytes(short)

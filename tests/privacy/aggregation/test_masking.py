@@ -11,15 +11,18 @@ from privacy.aggregation import (
     CKKSKey,
     CKKSMarket,
     CKKSServer,
+    ForgedSumError,
     MaskedMarket,
     MaskReuseError,
     PairwiseMasks,
     masked_parameters,
 )
+from privacy.aggregation.authentication import limb_count
 from privacy.aggregation.masking import mask_bits
+from tests.parties import LIMB_BITS, acquainted, authenticated
 
 NAMES = ("a", "b", "c", "d", "e")
-BOUND, LENGTH = 2**16, 1500
+BOUND, LENGTH = 2**LIMB_BITS, 1500
 BITS = mask_bits(len(NAMES), BOUND)
 
 
@@ -27,22 +30,16 @@ def binding(attempt=0, cohort=NAMES, round=0, run="run", stage="quantizer/0"):
     return Binding(run, stage, round, attempt, cohort)
 
 
-def fresh_masks(names=NAMES):
-    masks = {name: PairwiseMasks(name, X25519PrivateKey.generate()) for name in names}
-    for name, own in masks.items():
-        own.meet({other: masks[other].public for other in names if other != name})
-    return masks
-
-
 @pytest.fixture
 def federation():
-    parameters = masked_parameters(length=LENGTH, cohort=len(NAMES), bits=BITS)
-    key = CKKSKey.generate(parameters)
+    """Markets, the server, and what the shared encryption key opens: masked values and, behind them, tags."""
+    parameters = masked_parameters(length=LENGTH + limb_count(LIMB_BITS), cohort=len(NAMES), bits=BITS)
+    carrier, masks = CKKSMarket(parameters, CKKSKey.generate(parameters)), acquainted(NAMES)
     markets = {
-        name: MaskedMarket(parameters, key, masks, bits=BITS, value_bound=BOUND)
-        for name, masks in fresh_masks().items()
+        name: MaskedMarket(inner, masks[name], bits=BITS, value_bound=BOUND)
+        for name, inner in authenticated(dict.fromkeys(NAMES, carrier), LENGTH, masks).items()
     }
-    return markets, CKKSServer(parameters, needs_whole_cohort=True), CKKSMarket(parameters, key)
+    return markets, CKKSServer(parameters), carrier
 
 
 def vectors(seed=0, names=NAMES):
@@ -51,7 +48,7 @@ def vectors(seed=0, names=NAMES):
 
 
 def test_the_masks_of_a_cohort_add_up_to_nothing():
-    masks = fresh_masks()
+    masks = acquainted(NAMES)
     total = sum(own.draw(binding(), LENGTH, BITS) for own in masks.values())
     assert not (total % np.uint64(2**BITS)).any()
 
@@ -63,16 +60,18 @@ def test_the_sum_is_exact(federation):
         updates = [market.protect(values[name], binding(round=2 + sign)) for name, market in markets.items()]
         aggregate = server.aggregate(updates)
         for market in markets.values():
-            np.testing.assert_array_equal(market.reveal(aggregate), sum(values.values()))
+            np.testing.assert_array_equal(market.reveal(aggregate, binding(round=2 + sign)), sum(values.values()))
 
 
 def test_without_one_of_its_cohort_a_sum_is_noise(federation):
-    markets, server, _ = federation
+    markets, server, carrier = federation
     values = vectors()
     updates = [markets[name].protect(values[name], binding()) for name in NAMES]
-    revealed = markets["a"].reveal(server.aggregate(updates[:-1]))
+    revealed = carrier.reveal(server.aggregate(updates[:-1]))[:LENGTH]
     part = sum(values[name] for name in NAMES[:-1])
-    assert np.mean(revealed == part) < 0.01
+    assert np.mean((revealed - part) % 2**BITS == 0) < 0.01
+    with pytest.raises(ForgedSumError):
+        markets["a"].reveal(server.aggregate(updates[:-1]), binding())
 
 
 def test_after_a_dropout_the_others_start_again_with_other_masks(federation):
@@ -81,7 +80,7 @@ def test_after_a_dropout_the_others_start_again_with_other_masks(federation):
     for name in NAMES:
         markets[name].protect(values[name], binding())
     again = [markets[name].protect(values[name], binding(attempt=1, cohort=left)) for name in left]
-    total = markets["a"].reveal(server.aggregate(again))
+    total = markets["a"].reveal(server.aggregate(again), binding(attempt=1, cohort=left))
     np.testing.assert_array_equal(total, sum(values[name] for name in left))
 
 
@@ -94,7 +93,7 @@ def test_a_mask_is_never_used_twice(federation):
 
 
 def test_what_a_ledger_says_was_sent_is_not_masked_again():
-    masks = PairwiseMasks("a", X25519PrivateKey.generate(), _used={("run", "quantizer/0", 0, 0): b""})
+    masks = PairwiseMasks("a", X25519PrivateKey.generate(), sent=frozenset({("run", "quantizer/0", 0, 0)}))
     with pytest.raises(MaskReuseError):
         masks.draw(binding(), LENGTH, BITS)
 
@@ -103,18 +102,18 @@ def test_what_a_ledger_says_was_sent_is_not_masked_again():
     "other", [{"attempt": 1}, {"round": 1}, {"run": "next"}, {"stage": "quantizer/1"}, {"cohort": NAMES[:3]}]
 )
 def test_whatever_a_mask_is_bound_to_changes_all_of_it(other):
-    masks = fresh_masks()["a"]
-    fresh = replace(masks, _used={})
+    masks = acquainted(NAMES)["a"]
+    fresh = replace(masks, _claimed={})
     first, second = masks.draw(binding(), LENGTH, BITS), fresh.draw(binding(**other), LENGTH, BITS)
     assert np.mean(first == second) < 0.01
 
 
 def test_a_reused_mask_would_show_the_difference():
     """What the refusal prevents: broken on purpose, the difference of two vectors shows."""
-    masks = fresh_masks()["a"]
+    masks = acquainted(NAMES)["a"]
     values, sent = vectors(), []
     for name in ("a", "b"):
-        reused = replace(masks, _used={})
+        reused = replace(masks, _claimed={})
         sent.append(values[name].astype(np.uint64) + reused.draw(binding(), LENGTH, BITS))
     difference = (sent[0] - sent[1]) % np.uint64(2**BITS)
     np.testing.assert_array_equal(difference, (values["a"] - values["b"]) % 2**BITS)
@@ -124,7 +123,7 @@ def opened_by_colluders(federation, honest, values):
     """What the server and all but two markets make of the two honest ones' ciphertexts: they hold the CKKS key."""
     markets, server, key_holder = federation
     updates = {name: market.protect(values[name], binding()) for name, market in markets.items()}
-    return {name: key_holder.reveal(server.aggregate([updates[name]])) for name in honest}
+    return {name: key_holder.reveal(server.aggregate([updates[name]]))[:LENGTH] for name in honest}
 
 
 def uniform(words, bits=BITS):
@@ -166,14 +165,14 @@ def test_with_one_honest_market_there_is_nothing_to_hide_behind(federation):
     markets, server, _ = federation
     values = vectors()
     aggregate = server.aggregate([market.protect(values[name], binding()) for name, market in markets.items()])
-    found = markets["a"].reveal(aggregate) - sum(values[name] for name in NAMES if name != "c")
+    found = markets["a"].reveal(aggregate, binding()) - sum(values[name] for name in NAMES if name != "c")
     np.testing.assert_array_equal(found, values["c"])
 
 
 @pytest.mark.parametrize("cohort", [("a",), ("b", "c"), ("a", "z")])
 def test_cohorts_that_cannot_be_masked_are_refused(cohort):
     with pytest.raises(AggregationError, match="cannot be masked"):
-        fresh_masks()["a"].draw(binding(cohort=cohort), LENGTH, BITS)
+        acquainted(NAMES)["a"].draw(binding(cohort=cohort), LENGTH, BITS)
 
 
 def test_a_public_key_of_low_order_is_refused():
@@ -197,7 +196,7 @@ def test_a_mask_key_is_not_shown():
 
 def test_the_same_vector_may_be_masked_again_and_no_other():
     """After a failure between masking and sending: the same mask again; another would show the difference."""
-    masks = fresh_masks()["a"]
+    masks = acquainted(NAMES)["a"]
     drawn = masks.draw(binding(), LENGTH, BITS, b"one vector")
     np.testing.assert_array_equal(masks.draw(binding(), LENGTH, BITS, b"one vector"), drawn)
     for another in ((binding(), b"another vector"), (binding(cohort=NAMES[:3]), b"one vector"), (binding(), b"")):

@@ -1,0 +1,140 @@
+"""Requests of a server to a market's process and what it answers, as bounded JSON; both ends read them here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from fedmm_secure.federation.orders import Order, Place
+
+MAX_REQUEST_BYTES = 64 * 2**20
+MAX_MARKETS = 10_000
+Step = Literal["hello", "state", "update", "finish"]
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+# what reading something made up may run into
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error)
+
+
+class RequestError(Exception):
+    """A request that no honest server sends."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a market.
+
+    Attributes:
+        step: ``hello`` (who are you), ``state`` (state that you take part), ``update``, or ``finish``.
+        run: id of the run.
+        start: the signed order to start, in a ``hello``.
+        hellos: signed hellos of all who take part, in the first ``state``.
+        order: in a ``state`` and an ``update``.
+        statements: of the order's cohort in an ``update``; of the aggregate's where the market was not in it.
+        aggregate: the sum of the round that the market is in, in a ``state`` or ``finish``.
+    """
+
+    step: Step
+    run: str
+    start: bytes = b""
+    hellos: Mapping[str, bytes] = field(default_factory=dict)
+    order: Order | None = None
+    statements: Mapping[str, bytes] = field(default_factory=dict)
+    aggregate: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        fields: dict[str, Any] = {"step": self.step, "run": self.run}
+        for name in ("start", "aggregate"):
+            if getattr(self, name):
+                fields[name] = encode_bytes(getattr(self, name))
+        for name in ("hellos", "statements"):
+            if getattr(self, name):
+                fields[name] = {market: encode_bytes(message) for market, message in getattr(self, name).items()}
+        if self.order is not None:
+            fields["order"] = asdict(self.order)
+        return json.dumps(fields, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Request:
+        """Raises ``RequestError`` on anything that ``to_bytes`` does not write."""
+        if len(data) > MAX_REQUEST_BYTES:
+            raise RequestError(f"a request of {len(data)} bytes")
+        try:
+            fields = json.loads(data)
+            step, run = fields["step"], fields["run"]
+            if step not in get_args(Step) or not _RUN_ID.fullmatch(run):
+                raise ValueError
+            order = Order.from_data(fields["order"]) if step in ("state", "update") else None
+            return cls(
+                step,
+                run,
+                _bytes(fields.get("start", "")),
+                _messages(fields.get("hellos", {})),
+                order,
+                _messages(fields.get("statements", {})),
+                _bytes(fields.get("aggregate", "")),
+            )
+        except _MALFORMED:
+            raise RequestError("a malformed request") from None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a market answers: a message, the round that it is in, that it has all, or why there is nothing."""
+
+    message: bytes = b""
+    behind: Place | None = None
+    done: bool = False
+    absent: str = ""
+
+    def to_bytes(self) -> bytes:
+        fields: dict[str, Any] = {"absent": self.absent}
+        if self.message:
+            fields = {"message": encode_bytes(self.message)}
+        elif self.behind is not None:
+            fields = {"behind": list(self.behind)}
+        elif self.done:
+            fields = {"done": True}
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Reply:
+        """Raises ``RequestError`` on anything that ``to_bytes`` does not write."""
+        if len(data) > MAX_REQUEST_BYTES:
+            raise RequestError(f"a reply of {len(data)} bytes")
+        try:
+            fields = json.loads(data)
+            if "message" in fields:
+                return cls(message=_bytes(fields["message"]))
+            if "behind" in fields:
+                stage, round = fields["behind"]
+                if type(stage) is not str or type(round) is not int:
+                    raise ValueError
+                return cls(behind=(stage, round))
+            return cls(done=fields["done"] is True) if "done" in fields else cls(absent=str(fields["absent"])[:500])
+        except _MALFORMED:
+            raise RequestError("sent a malformed reply") from None
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text is the id of a run, which is the name of its folder too."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def encode_bytes(data: bytes) -> str:
+    """Bytes as they stand in requests and replies."""
+    return base64.b64encode(data).decode()
+
+
+def _messages(fields: Any) -> dict[str, bytes]:
+    if len(fields) > MAX_MARKETS:
+        raise ValueError
+    return {str(market): _bytes(message) for market, message in fields.items()}
+
+
+def _bytes(text: Any) -> bytes:
+    return base64.b64decode(text, validate=True)

@@ -1,0 +1,31 @@
+"""What the kinds of aggregation have and lack, for whoever builds on one: ask a trait, and never for a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Traits of a kind of aggregation.
+
+    Attributes:
+        server_reads_updates: whether updates reach the server in the clear.
+        hides_single_updates: whether who holds the shared key still opens no single update, but the sum of all; then no
+            market may be missing from a sum, for colluders sign two cohorts as easily as one.
+    """
+
+    server_reads_updates: bool = False
+    hides_single_updates: bool = False
+
+    @property
+    def needs_whole_cohort(self) -> bool:
+        """Whether a sum is over all markets of the federation or none."""
+        return self.hides_single_updates
+
+
+TRAITS = {
+    "plaintext": Traits(server_reads_updates=True),
+    "ckks": Traits(),
+    "masked-ckks": Traits(hides_single_updates=True),
+}
