@@ -8,7 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.deploy.framing import receive, send
@@ -135,12 +135,9 @@ def open_service(
 
 def _serve(caller: socket.socket, service: MarketService) -> None:
     """One request of one caller; whoever is slow or breaks off is let go."""
-    with caller:
-        try:
-            send(caller, service.answer(receive(caller, MAX_REQUEST_BYTES, _PATIENCE)), _PATIENCE)
-        except OSError:
-            return
-    service.settle()  # once the caller has its answer
+    with caller, suppress(OSError):
+        send(caller, service.answer(receive(caller, MAX_REQUEST_BYTES, _PATIENCE)), _PATIENCE)
+    service.settle()  # once the caller has its answer, or is gone
 
 
 @contextmanager
