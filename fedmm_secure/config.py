@@ -117,7 +117,7 @@ class AggregationConfig(Section):
     """How the global codebook's movement travels."""
 
     kind: Literal["plaintext", "ckks", "masked-ckks"] = Field(
-        "ckks", description="masked-ckks: a server that colludes with markets opens no single update either"
+        "masked-ckks", description="ckks: a server that colludes with one market opens every single update"
     )
     clip: float = Field(4.0, gt=0, description="largest movement of one coordinate in a round")
     bits: int = Field(20, ge=4, le=30, description="fixed-point bits of that movement")
@@ -249,7 +249,10 @@ class Config(Section):
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
         if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
-            return f"aggregation.kind: masked-ckks needs {MIN_COHORT} markets: with two, each opens the other's update"
+            return (
+                f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
+                "other's update, and masks hide nothing; set aggregation.kind: ckks"
+            )
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
         return None

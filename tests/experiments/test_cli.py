@@ -180,6 +180,10 @@ USER_MISTAKES = [
     (["run", "--set", "data.synthetic.user=30"], "did you mean 'users'"),
     (["run", "--set", "seed"], "expected KEY=VALUE"),
     (["run", "--set", "data.synthetic.markets=2"], "allow_small_cohort"),
+    (
+        ["run", "--set", "data.synthetic.markets=2", "--set", "federation.allow_small_cohort=true"],
+        "set aggregation.kind: ckks",
+    ),
     (["run", "--set", "ctr.features=[user_id]"], "user_id cannot be cross-fitted"),
     ([*RELEASE, "embedding.kind=svd"], "privacy.protect: release needs embedding.kind: dp-svd"),
     ([*RELEASE, "ctr.model=boosted"], "boosted cannot train with DP-SGD"),

@@ -100,7 +100,7 @@ OPTIONS = {
     "free latents": {"quantizer": {"normalise_latent": False}},
     "more codes than items": {"quantizer": {"global_codes": 200, "local_codes": 100}},
     "two markets, forced": {"data": {"synthetic": {"markets": 2, "users": 80, "items": 40}},
-                            "federation": {"allow_small_cohort": True}},
+                            "federation": {"allow_small_cohort": True}, "aggregation": {"kind": "ckks"}},
 }  # fmt: skip
 
 

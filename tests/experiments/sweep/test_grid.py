@@ -31,7 +31,7 @@ def test_cells_are_the_product_of_each_block_and_the_seeds(base):
     )
     points = [(c.config.quantizer.global_codes, c.config.aggregation.kind, c.seed) for c in found]
     assert len(found) == len(set(points)) == 10
-    assert (16, "ckks", 7) in points
+    assert (16, "masked-ckks", 7) in points  # the default
     assert all(cell.config.quantizer.latent_dim == 3 for cell in found)
     assert {cell.config.federation.rounds for cell in found if cell.config.quantizer.global_codes == 16} == {2}
     assert all(cell.config.seed == (cell.seed,) for cell in found)
