@@ -1,6 +1,7 @@
-from dataclasses import replace
+from dataclasses import shutil
 
 import pytest
+import replace
 
 from attacks.views import collusion_view, market_view, owner_values, release_view, server_view
 from fedmm_secure.errors import RunDirectoryError
@@ -38,6 +39,6 @@ def test_a_directory_without_transcript_is_refused(tmp_path):
 
 
 def test_collusion_needs_the_keys_of_a_market(runs, tmp_path):
-    (tmp_path / "transcript").symlink_to(runs["ckks"] / "transcript")
+    shutil.copytree(runs["ckks"] / "transcript", tmp_path / "transcript")
     with pytest.raises(RunDirectoryError, match="no keys"):
         collusion_view(tmp_path, ["m0"])
