@@ -1,7 +1,7 @@
-from dataclasses import shutil
+import shutil
+from dataclasses import replace
 
 import pytest
-import replace
 
 from attacks.views import collusion_view, market_view, owner_values, release_view, server_view
 from fedmm_secure.errors import RunDirectoryError
