@@ -1,18 +1,17 @@
-# Targets: install, run, test, lint, docs, clean.  See README.md.
+# Targets: install, run, test, lint, docs, audit, sbom, lock, clean.  See README.md.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test lint test-fast test-slow docs clean
+.PHONY: install run test lint test-fast test-slow docs audit sbom lock clean
 install: $(STAMP)
 
-# torch first and by exact version: a looser requirement would pull the CUDA build.
-$(STAMP): pyproject.toml
+# every package by version and hash, the CPU build of torch among them; the lock names setuptools, which builds this one
+$(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
 run: install
@@ -37,5 +36,20 @@ test-slow: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# known vulnerabilities of what is locked; status 2 and a line where no advisory database is within reach
+audit: install
+	$(BIN)/pip-audit --require-hashes --disable-pip --progress-spinner off -f json -r requirements.lock 2>/dev/null | $(BIN)/python .ci/audit.py
+
+# what is locked, as CycloneDX
+sbom: install
+	$(BIN)/cyclonedx-py requirements requirements.lock --output-format JSON --output-file sbom.json
+
+# solve the lock file again; where wheels lie in a folder of this machine: make lock UV_FIND_LINKS=FOLDER
+lock: install
+	{ echo "# Every package that make install installs, by version and hash; the CPU build of torch. Made by: make lock"; \
+	  echo 'torch==2.13.0+cpu' | UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip compile pyproject.toml - --extra dev \
+	    --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache site
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache site sbom.json

@@ -113,7 +113,7 @@ def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _spent(sweep: Sweep, account: Path | None) -> dict[str, dict[str, Any]]:
+def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any]]:
     """By view: how many runs with a budget for it the privacy account holds on the data, and ε of all, worst market.
 
     Whoever chooses among the cells has looked at all of them.
