@@ -57,6 +57,18 @@ def quantizer_path(directory: Path, market: str, seed: int, *, refined: bool = F
     return directory / "models" / market / f"{'refined' if refined else 'quantizer'}-{seed}.pt"
 
 
+def ctr_path(directory: Path, market: str, seed: int) -> Path:
+    """Where the weights of a CTR network are kept; boosted trees have another ending."""
+    return directory / "models" / market / f"ctr-{seed}.pt"
+
+
+def published_models(directory: Path, config: Config, market: str) -> list[Path]:
+    """Models that are published; all others are computed from private rows, and stay in the market."""
+    if not config.private_ctr:
+        return []
+    return [path(directory, market, seed) for seed in config.seed for path in (quantizer_path, ctr_path)]
+
+
 def save_codes(
     config: Config,
     directory: Path,

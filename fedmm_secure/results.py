@@ -71,6 +71,7 @@ def collect_metrics(
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
     histograms: Mapping[str, ScoreHistograms] | None = None,
+    commitments: Mapping[str, str] | None = None,
 ) -> Metrics:
     """Per market and macro: the configured model, its baselines, paired differences, codebook use; and the catalogues.
 
@@ -84,6 +85,7 @@ def collect_metrics(
         quantizers: their RQ-VAEs, by seed.
         predictions: of all candidates, ``whole.test`` of each market.
         histograms: what the budget paid for, by market; None where figures are exact.
+        commitments: to the candidates, keyed, by market.
     """
     found: Metrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
     found["privacy"]["evaluation"] = {"private": histograms is not None}
@@ -106,7 +108,7 @@ def collect_metrics(
         found["markets"][name] = {
             **ours,
             **sizes(prepared),
-            "candidates_sha256": prepared.whole.test.sha256(),
+            "candidates": (commitments or {}).get(name),
             "baselines": by_model,
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
         }

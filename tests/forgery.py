@@ -16,7 +16,13 @@ import yaml
 
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config
-from fedmm_secure.federation.closing import closing_text, file_digests, transcript_digest
+from fedmm_secure.federation.closing import (
+    closing_text,
+    file_digests,
+    private_commitments,
+    salt_path,
+    transcript_digest,
+)
 from fedmm_secure.federation.parties import configuration_hash
 from fedmm_secure.federation.transcript import INDEX, Record, read_index
 from fedmm_secure.guarantee.statement import guarantees
@@ -153,8 +159,10 @@ class Forgery:
 
     def _statement(self, market: str, lines: int, head: str) -> dict[str, Any]:
         signer = Identity.load(self.directory / "state" / "keys" / market)
+        salt = salt_path(self.directory, market).read_bytes()
         statement = {
-            "files": file_digests(self.directory, market),
+            "files": file_digests(self.directory, read_config(self.directory), market),
+            "private": private_commitments(self.directory, read_config(self.directory), market, salt),
             "transcript": transcript_digest(self.records.values()),
             "lines": lines,
         }

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import Opened, sums_of
-from fedmm_secure.artefacts import CODE_COLUMNS, quantizer_path
+from fedmm_secure.artefacts import CODE_COLUMNS, ctr_path, quantizer_path
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue
@@ -126,6 +126,8 @@ def _quantizer(
     evidence: Evidence, market: str, seed: int, published: Publications, opened: Opened
 ) -> Iterator[Finding]:
     path = quantizer_path(evidence.directory, market, seed)
+    if not evidence.config.private_ctr and not path.exists():
+        return  # the market's own, which nobody has to show: the last line commits to it
     try:
         state = read_tensors(read_bytes(path, below=evidence.directory), model_arrays(evidence.config))
     except ForeignFileError as error:
@@ -161,7 +163,7 @@ def _summed_codebook(evidence: Evidence, seed: int, opened: Opened) -> Array | N
 
 
 def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
-    path = evidence.directory / "models" / market / f"ctr-{seed}.pt"
+    path = ctr_path(evidence.directory, market, seed)
     released = [
         evidence.messages.content[record.file]
         for record in evidence.messages.records
@@ -183,6 +185,8 @@ def _said(path: Path, error: ForeignFileError) -> str:
 def _code_table(evidence: Evidence, market: str, plan: SpendingPlan, published: Publications) -> Iterator[Finding]:
     """The market's own table: one row a user and an item and a seed; item codes are the published ones."""
     path: Path = evidence.directory / "codes" / f"{market}.parquet"
+    if not path.exists():
+        return  # it holds user codes, which nobody has to show: the last line commits to it
     rows = (plan.size.users + plan.size.items) * len(evidence.config.seed)
     try:
         table = parse_table(read_bytes(path, below=evidence.directory), path, CODE_COLUMNS, rows=rows)

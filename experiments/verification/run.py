@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_directory import MALFORMED
-from experiments.verification.closing import Signature, closing_findings, signature_of
+from experiments.verification.closing import Signature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
 from experiments.verification.messages import (
@@ -106,10 +106,15 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:
     computed_by = {str(content.opening.get("code")) for content in evidence.ledgers.values()} - {code_version()}
-    return tuple(
+    notes = [
         f"computed by code {code[:12]}, checked by {code_version()[:12]}: compare the former with a release you trust"
         for code in sorted(computed_by)
-    )
+    ]
+    for market in evidence.ledgers:
+        absent = not_shown(evidence, market)
+        if absent:
+            notes.append(f"{market}: not shown, or not with the key that stays in the market: {', '.join(absent)}")
+    return tuple(notes)
 
 
 @dataclass

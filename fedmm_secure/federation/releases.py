@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmm_secure.artefacts import ctr_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.ctr.private import PrivateBench, PrivateTraining
@@ -141,7 +142,7 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
 def publish_ctr(federation: Federation, market: str, begun: Mapping[int, Transaction]) -> None:
     """Seal and publish the CTR models of a market, as they were kept when their training ended."""
     for seed, transaction in begun.items():
-        path = federation.directory / "models" / market / f"ctr-{seed}.pt"
+        path = ctr_path(federation.directory, market, seed)
         federation.doors[market].conclude(transaction, path, _ctr_meter(federation.directory, market, seed))
 
 
@@ -186,7 +187,7 @@ def _test_histograms(
     )
     probabilities = []
     for seed in config.seed:
-        path = federation.directory / "models" / market.name / f"ctr-{seed}.pt"
+        path = ctr_path(federation.directory, market.name, seed)
         model, features = bench.load(path, quantizers[seed], seed)
         probabilities.append(model.predict_alone(features(candidates.user, candidates.item)))
     multiplier = federation.plans[market.name].noise[EVALUATION]
