@@ -40,6 +40,7 @@ from fedmm_secure.guarantee.stages import (
 )
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.movement import SharedSteps, move
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignFileError, read_bytes
@@ -142,23 +143,28 @@ def _quantizer(
             if not np.array_equal(values, released[name]):
                 yield Finding(str(path), f"{name} is not what market {market} published")
                 break
-    words = _summed_codebook(evidence, seed, opened)
+    words = _summed_codebook(evidence, evidence.plans[market], seed, opened)
     if words is not None and not np.array_equal(words, state[WORDS]):
         yield Finding(str(path), "its global codebook is not what the sums of the rounds make of the public start")
 
 
-def _summed_codebook(evidence: Evidence, seed: int, opened: Opened) -> Array | None:
-    """The public start, moved by the mean of every round, as each market does; None where a sum is missing."""
+def _summed_codebook(evidence: Evidence, plan: SpendingPlan, seed: int, opened: Opened) -> Array | None:
+    """The public start, moved by the sum of every round by the markets' own code; None where a sum is missing."""
     sums = sums_of(evidence.messages, opened, seed_stage(QUANTIZER, seed))
-    if set(sums) != set(range(evidence.config.federation.rounds)) or evidence.config.privacy.distributed_noise:
+    codewords = initial_model(evidence.config, seed).global_codebook.codewords
+    if set(sums) != set(range(evidence.config.federation.rounds)):
         return None
-    words: Array = initial_model(evidence.config, seed).global_codebook.codewords.detach().numpy()
+    steps = SharedSteps(codewords, evidence.config.privacy.quantizer.learning_rate)
     for round in sorted(sums):
         total, markets = sums[round]
-        if len(total) != words.size:
+        if len(total) != codewords.numel():
             return None
-        mean = evidence.aggregation.codec.decode(total).reshape(words.shape) / markets
-        words = (words.astype(np.float64) + mean).astype(np.float32)
+        if plan.shared is not None and plan.sends_gradient(round):
+            steps.apply(total, plan.shared.unit)
+        else:
+            start = codewords.detach().numpy().copy()
+            move(codewords, start, evidence.aggregation.codec.decode(total).reshape(start.shape) / markets)
+    words: Array = codewords.detach().numpy()
     return words
 
 
