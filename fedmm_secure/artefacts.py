@@ -14,11 +14,12 @@ import torch
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.encoding import tensors_bytes
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.foreign import parse_table, parse_tensors
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.storage import torch_bytes, write_atomic
+from fedmm_secure.storage import write_atomic
 from privacy.foreign import ForeignDirectory, read_bytes
 
 CODE_COLUMNS = ("id", "global_code", "local_code", "kind", "seed")
@@ -49,7 +50,7 @@ def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
 
 def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
     """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
-    write_atomic(quantizer_path(directory, market, seed, refined=refined), torch_bytes(model.state_dict()))
+    write_atomic(quantizer_path(directory, market, seed, refined=refined), tensors_bytes(model.state_dict()))
 
 
 def quantizer_path(directory: Path, market: str, seed: int, *, refined: bool = False) -> Path:

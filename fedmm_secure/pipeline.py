@@ -138,7 +138,7 @@ def conclude(
             config, markets, embeddings, quantizers, predictions, histograms, federation.commitments(markets)
         )
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
-        metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
+        metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()
     metrics = close_ledgers(federation, metrics)

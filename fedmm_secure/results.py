@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_inter
 from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.federation.transcript import Record
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
@@ -202,9 +201,8 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
     return macro
 
 
-def communication(transcript: Path, rounds: int) -> dict[str, int]:
+def communication(records: Sequence[Record], rounds: int) -> dict[str, int]:
     """Bytes of the real messages: up from markets, down to each receiver."""
-    records = Transcript(transcript).records
     hellos = [record.size for record in records if record.kind == "hello"]  # each goes on to every market
     return {
         "bytes_up": sum(hellos) + sum(record.size for record in records if record.kind == "update"),

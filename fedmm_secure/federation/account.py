@@ -19,7 +19,7 @@ from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
-from privacy.accounting.guarantees import EARLIER_RUNS
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import read_ledger
 from privacy.foreign import ForeignDirectory, ForeignFileError
 
@@ -124,7 +124,7 @@ def _note(earlier: Iterable[Spending]) -> Release:
     }
     return Release(
         EARLIER_RUNS,
-        "what runs before this one spent on the same data",
+        EARLIER_RUNS_MECHANISM,
         NoOpDpEvent(),
         None,
         audience=(),

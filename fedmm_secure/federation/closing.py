@@ -76,6 +76,7 @@ def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
         metrics = read_metrics(directory)  # killed between two markets: the first has committed to these
     else:
         write_json(path, metrics)
+    federation.transcript.settle()
     for market, door in federation.doors.items():
         if door.ledger.closing is None:
             statement = {
