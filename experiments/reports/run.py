@@ -67,9 +67,8 @@ def page_findings(directory: Path, findings: Sequence[Finding]) -> tuple[list[Fi
     if shown != again:
         what = "is not the page that the run gives: edited, or of an earlier state or another version (fedmm report)"
         return [Finding(where, what)], []
-    return [], [
-        f"{REPORT} is the page of the run" + (f", then called {name}" if name != directory.resolve().name else "")
-    ]
+    renamed = "" if name == directory.resolve().name else f", then called {name}"
+    return [], [f"{REPORT} is the page of the run{renamed}"]
 
 
 def run_page(directory: Path, name: str, findings: Sequence[Finding]) -> str:
