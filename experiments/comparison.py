@@ -84,7 +84,7 @@ def compare_runs(runs: Sequence[Path], model: str = CONFIGURED) -> list[Differen
             difference, paired = None, False
             if run is not runs[0] and first is not None:
                 # noisy figures say nothing of candidates: their runs are never paired, nor are predictions read
-                ranked = [found.get("candidates_sha256") for found in (values, first)]
+                ranked = [found.get("candidates") for found in (values, first)]
                 paired = None not in ranked and ranked[0] == ranked[1]
                 difference = _paired(run, runs[0], market, model) if paired else _unpaired(values, first, model)
             auc = _section(values, model)["auc"]

@@ -14,11 +14,12 @@ import torch
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.encoding import tensors_bytes
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.foreign import parse_table, parse_tensors
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.storage import torch_bytes, write_atomic
+from fedmm_secure.storage import write_atomic
 from privacy.foreign import ForeignDirectory, read_bytes
 
 CODE_COLUMNS = ("id", "global_code", "local_code", "kind", "seed")
@@ -49,12 +50,24 @@ def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
 
 def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
     """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
-    write_atomic(quantizer_path(directory, market, seed, refined=refined), torch_bytes(model.state_dict()))
+    write_atomic(quantizer_path(directory, market, seed, refined=refined), tensors_bytes(model.state_dict()))
 
 
 def quantizer_path(directory: Path, market: str, seed: int, *, refined: bool = False) -> Path:
     """Where ``save_quantizer`` keeps an RQ-VAE."""
     return directory / "models" / market / f"{'refined' if refined else 'quantizer'}-{seed}.pt"
+
+
+def ctr_path(directory: Path, market: str, seed: int) -> Path:
+    """Where the weights of a CTR network are kept; boosted trees have another ending."""
+    return directory / "models" / market / f"ctr-{seed}.pt"
+
+
+def published_models(directory: Path, config: Config, market: str) -> list[Path]:
+    """Models that are published; all others are computed from private rows, and stay in the market."""
+    if not config.private_ctr:
+        return []
+    return [path(directory, market, seed) for seed in config.seed for path in (quantizer_path, ctr_path)]
 
 
 def save_codes(

@@ -30,7 +30,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
-from fedmm_secure.federation.closing import close_ledgers, is_closed, read_metrics
+from fedmm_secure.federation.closing import close_ledgers, is_closed, read_metrics, refuse_another
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Rejection
 from fedmm_secure.federation.parties import Federation, make_clients, open_federation
@@ -90,8 +90,10 @@ def run_pipeline(
 
     Raises:
         BudgetExceededError: a release would spend more than a market's budget.
+        RunDirectoryError: a finished run of something else is there.
     """
     if is_closed(directory, markets):
+        refuse_another(config, markets, directory)
         return read_metrics(directory)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
     clock = Clock(directory / "state")
@@ -132,9 +134,11 @@ def conclude(
     with clock.stage("evaluation"):
         histograms = release_test_figures(federation, markets, embeddings, quantizers)
     with clock.stage("metrics"):
-        metrics = collect_metrics(config, markets, embeddings, quantizers, predictions, histograms)
+        metrics = collect_metrics(
+            config, markets, embeddings, quantizers, predictions, histograms, federation.commitments(markets)
+        )
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
-        metrics["communication"] = communication(directory / "transcript", config.federation.rounds)
+        metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
     metrics["seconds"] = clock.seconds()
     metrics = close_ledgers(federation, metrics)

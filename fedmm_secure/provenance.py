@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from fedmm_secure.cache import code_version
@@ -45,12 +46,23 @@ def environment() -> dict[str, Any]:
     """Versions, commit and machine."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages(),
         "commit": _commit(),
         "code": code_version(),
-        "machine": {"system": platform.system(), "processor": platform.machine()},
+        "machine": machine(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def packages() -> dict[str, str | None]:
+    """Versions of what the results depend on."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def machine() -> dict[str, str]:
+    """What results depend on to the last bit: system, processor, and the vector instructions that PyTorch uses."""
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return {"system": platform.system(), "processor": platform.machine(), "vectors": vectors}
 
 
 def _version(package: str) -> str | None:

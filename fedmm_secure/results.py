@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_inter
 from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record, Transcript
+from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
@@ -72,6 +71,7 @@ def collect_metrics(
     quantizers: Mapping[int, Mapping[str, RQVAE]],
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
     histograms: Mapping[str, ScoreHistograms] | None = None,
+    commitments: Mapping[str, str] | None = None,
 ) -> Metrics:
     """Per market and macro: the configured model, its baselines, paired differences, codebook use; and the catalogues.
 
@@ -85,6 +85,7 @@ def collect_metrics(
         quantizers: their RQ-VAEs, by seed.
         predictions: of all candidates, ``whole.test`` of each market.
         histograms: what the budget paid for, by market; None where figures are exact.
+        commitments: to the candidates, keyed, by market.
     """
     found: Metrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
     found["privacy"]["evaluation"] = {"private": histograms is not None}
@@ -107,7 +108,7 @@ def collect_metrics(
         found["markets"][name] = {
             **ours,
             **sizes(prepared),
-            "candidates_sha256": prepared.whole.test.sha256(),
+            "candidates": (commitments or {}).get(name),
             "baselines": by_model,
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
         }
@@ -201,9 +202,8 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
     return macro
 
 
-def communication(transcript: Path, rounds: int) -> dict[str, int]:
+def communication(records: Sequence[Record], rounds: int) -> dict[str, int]:
     """Bytes of the real messages: up from markets, down to each receiver."""
-    records = Transcript(transcript).records
     # each hello goes on to every market of the run, and each statement to every market of its cohort
     hellos = [record.size for record in records if record.kind == HELLO]
     stated = Counter(_place(record) for record in records if record.kind == STATEMENT)

@@ -16,7 +16,17 @@ from fedmm_secure.foreign import parse_arrays
 from privacy.files import PRIVATE, PUBLIC, write_atomic
 from privacy.foreign import parse_json, read_bytes
 
-__all__ = ["PRIVATE", "PUBLIC", "Arrays", "Store", "remove_unfinished", "torch_bytes", "write_atomic", "write_json"]
+__all__ = [
+    "PRIVATE",
+    "PUBLIC",
+    "Arrays",
+    "Store",
+    "json_bytes",
+    "remove_unfinished",
+    "torch_bytes",
+    "write_atomic",
+    "write_json",
+]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -28,7 +38,12 @@ def remove_unfinished(directory: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON with sorted keys; NaN is refused."""
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one spelling of a value in the files of a run."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def torch_bytes(value: Any) -> bytes:

@@ -16,10 +16,17 @@ import yaml
 
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config
-from fedmm_secure.federation.closing import closing_text, file_digests, transcript_digest
+from fedmm_secure.federation.closing import (
+    closing_text,
+    file_digests,
+    private_commitments,
+    salt_path,
+    transcript_digest,
+)
 from fedmm_secure.federation.parties import configuration_hash
-from fedmm_secure.federation.transcript import INDEX, Record, read_index
+from fedmm_secure.federation.transcript import INDEX, Record, index_bytes, read_index
 from fedmm_secure.guarantee.statement import guarantees
+from fedmm_secure.storage import json_bytes
 from privacy.accounting.ledger import CHARGE, CLOSE, GENESIS, OPEN, SEAL, Entry, encode_line
 from privacy.aggregation.identities import Identity
 
@@ -52,7 +59,7 @@ class Forgery:
         path = self.directory / name
         content = json.loads(path.read_text(encoding="utf-8"))
         change(content)
-        path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+        path.write_bytes(json_bytes(content))
 
     def configure(self, section: str, **values: Any) -> None:
         path = self.directory / "config.yaml"
@@ -124,9 +131,7 @@ class Forgery:
 
     def finish(self, *, owner: bool) -> None:
         """Write index and ledgers; as the owner, with first lines that fit and last lines that are signed."""
-        index = self.directory / "transcript" / INDEX
-        lines = [json.dumps(asdict(record), sort_keys=True) for record in self.records.values()]
-        index.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (self.directory / "transcript" / INDEX).write_bytes(index_bytes(self.records.values()))
         for market in self.markets:
             if owner:
                 self._fit_opening(market, read_config(self.directory))
@@ -153,8 +158,10 @@ class Forgery:
 
     def _statement(self, market: str, lines: int, head: str) -> dict[str, Any]:
         signer = Identity.load(self.directory / "state" / "keys" / market)
+        salt = salt_path(self.directory, market).read_bytes()
         statement = {
-            "files": file_digests(self.directory, market),
+            "files": file_digests(self.directory, read_config(self.directory), market),
+            "private": private_commitments(self.directory, read_config(self.directory), market, salt),
             "transcript": transcript_digest(self.records.values()),
             "lines": lines,
         }

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ VIOLATED = {
     "canaries": 500,
     "verdict": "VIOLATED",
 }
+ROWS = b"".join(bytes([user, item]) for user in range(80) for item in range(30))
 NO_OP = {"kind": "no-op"}
 COUNTS, MODEL = "counts/0000-publication-m0.bin", "quantizer-model/0/0000-publication-m0.bin"
 ITEM_CODES, CTR = "item-codes/0/0000-publication-m0.bin", "ctr/0/0000-publication-m0.bin"
@@ -339,6 +341,62 @@ def statement_of_another(run: Forgery) -> None:
     run.json("metrics.json", change)
 
 
+def rows_in_the_comment_of_an_archive(run: Forgery) -> None:
+    buffer = io.BytesIO(run.read(COUNTS))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = ROWS[:1000]
+    run.replace(COUNTS, buffer.getvalue())
+
+
+def rows_before_an_archive(run: Forgery) -> None:
+    file = "embedding/0000-publication-m0.bin"
+    run.replace(file, ROWS[:1000] + run.read(file))
+
+
+def rows_as_blanks_of_a_header(run: Forgery) -> None:
+    codes = np.load(io.BytesIO(run.read(ITEM_CODES)))
+    blanks = b"".join(b"\t" if byte >> bit & 1 else b" " for byte in ROWS[:200] for bit in range(8))
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (%d, 2), }" % len(codes) + blanks + b"\n"
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    run.replace(ITEM_CODES, start + header + codes.tobytes())
+
+
+def rows_as_the_mechanism_of_a_note(run: Forgery) -> None:
+    for market in run.markets:
+        for entry in run.entries(market):
+            if entry["stage"] == "earlier-runs":
+                entry["mechanism"] = ROWS.hex()
+
+
+def rows_as_a_metric(run: Forgery) -> None:
+    run.json("metrics.json", lambda found: found.update(rows=ROWS.hex()))
+
+
+def rows_as_a_baseline(run: Forgery) -> None:
+    def change(metrics):
+        baselines = metrics["macro"]["baselines"]
+        baselines[ROWS.hex()] = baselines["popularity"]
+
+    run.json("metrics.json", change)
+
+
+def rows_beside_the_models(run: Forgery) -> None:
+    (run.directory / "models" / "m0.csv").write_bytes(ROWS)
+
+
+def rows_in_a_hidden_file(run: Forgery) -> None:
+    (run.directory / "transcript" / "counts" / ".rows.tmp").write_bytes(ROWS)
+
+
+def rows_as_a_folder(run: Forgery) -> None:
+    (run.directory / ROWS[:100].hex()).mkdir()
+
+
+def a_comment_in_the_configuration(run: Forgery) -> None:
+    path = run.directory / "config.yaml"
+    path.write_bytes(path.read_bytes() + b"# " + ROWS.hex().encode() + b"\n")
+
+
 def audit_whitewashed(run: Forgery) -> None:
     """An auditor's finding, turned in the file; as the owner, signed anew with a key of the run."""
     auditor, path = Identity.generate("auditor"), audit_file(run.directory, "m0")
@@ -415,6 +473,17 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "the note of earlier runs dropped": earlier_runs_forgotten,
     "the note of earlier runs emptied": earlier_runs_belittled,
     "half the ε in the statement": statement_of_another,
+    "rows in the comment of an archive": rows_in_the_comment_of_an_archive,
+    "rows before an archive": rows_before_an_archive,
+    "rows as blanks of an array's header": rows_as_blanks_of_a_header,
+    "rows as the mechanism of a note": rows_as_the_mechanism_of_a_note,
+    "rows as one more metric": rows_as_a_metric,
+    "rows as the name of a baseline": rows_as_a_baseline,
+    "rows as one more field of the environment": _environment(rows=ROWS.hex()),
+    "rows as a comment in the configuration": a_comment_in_the_configuration,
+    "a file of rows beside the models": rows_beside_the_models,
+    "a hidden file of rows": rows_in_a_hidden_file,
+    "a folder with rows for a name": rows_as_a_folder,
 }
 
 # What an owner cannot hide who signs again with a key of the run: the checks that find it.
@@ -425,7 +494,7 @@ BY_OWNER: Mapping[str, str] = {
     "configuration: δ → 1e-9": "opening line, messages, plan, publications",
     "configuration: protect release → federation": "transcript, opening line, messages, plan, publications",
     "configuration: sampling rate": "opening line, messages, plan, publications",
-    "configuration: rounds": "transcript, opening line, messages, plan, noise meter",
+    "configuration: rounds": "files, transcript, opening line, messages, plan, noise meter",
     "configuration: clipping norm": "messages, plan",
     "configuration: a noise seed": "opening line, messages, plan",
     "last charge dropped, with its seal, record and model": "plan, epsilon, models and codes, noise meter",
@@ -437,16 +506,16 @@ BY_OWNER: Mapping[str, str] = {
     "a sum's record zeroed": "messages, models and codes",
     "raw rows as one more record of kind `sum`": "transcript",
     "`state/` edited": "",
-    "hellos removed": "messages",
-    "a whole market removed": "markets, messages",
+    "hellos removed": "files, messages",
+    "a whole market removed": "files, markets, messages",
     "a VIOLATED audit set to consistent": "signed evidence",
     "ledger: all events no-op, ε = 0 stated": "plan",
     "ledger: noise × 10": "opening line, plan",
     "ledger and configuration: δ = .02 at 80 users": "opening line, messages, plan, publications",
-    "ledger: rounds dropped, with their records": "messages, plan",
+    "ledger: rounds dropped, with their records": "files, messages, plan",
     "counts without noise": "publications",
-    "a tensor of 400 rows inside the model": "publications",
-    "rows in the storage behind a tensor": "publications",
+    "a tensor of 400 rows inside the model": "publications, models and codes",
+    "rows in the storage behind a tensor": "publications, models and codes",
     "rows behind the end of a file": "publications",
     "user codes among the item codes": "publications",
     "item codes that no model gives": "publications, models and codes",
@@ -455,7 +524,7 @@ BY_OWNER: Mapping[str, str] = {
     "RQ-VAE of another market": "models and codes",
     "counts drawn and charged twice": "plan, epsilon, noise meter",
     "a publication without a charge": "transcript",
-    "a file beside the index": "transcript",
+    "a file beside the index": "files, transcript",
     "a record of a new kind": "transcript",
     "a publication recorded as seen by its owner alone": "transcript",
     "an own update changed": "messages",
@@ -473,6 +542,17 @@ BY_OWNER: Mapping[str, str] = {
     "the note of earlier runs dropped": "plan",
     "the note of earlier runs emptied": "",
     "half the ε in the statement": "epsilon",
+    "rows in the comment of an archive": "publications",
+    "rows before an archive": "publications",
+    "rows as blanks of an array's header": "publications",
+    "rows as the mechanism of a note": "plan",
+    "rows as one more metric": "files",
+    "rows as the name of a baseline": "files",
+    "rows as one more field of the environment": "files",
+    "rows as a comment in the configuration": "files",
+    "a file of rows beside the models": "files",
+    "a hidden file of rows": "files, transcript",
+    "a folder with rows for a name": "files",
 }
 # An outsider cannot sign: the last lines that the owner signed do not fit what he leaves. More than that finds:
 BY_OUTSIDER_TOO: Mapping[str, str] = {
@@ -480,9 +560,17 @@ BY_OUTSIDER_TOO: Mapping[str, str] = {
     "another commit": "opening line",
     "another hash of the code": "opening line",
     "another version of PyTorch": "opening line",
+    "rows as one more field of the environment": "opening line",
 }
 # Where nobody has signed for it: it is not among what a last line names.
-NOT_SIGNED_FOR = ("`state/` edited", "a VIOLATED audit set to consistent", "a file beside the index")
+NOT_SIGNED_FOR = (
+    "`state/` edited",
+    "a VIOLATED audit set to consistent",
+    "a file beside the index",
+    "a file of rows beside the models",
+    "a hidden file of rows",
+    "a folder with rows for a name",
+)
 BEYOND = "beyond verification"
 NO_EVIDENCE = "nothing: no evidence, and never read"
 

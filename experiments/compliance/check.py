@@ -8,12 +8,13 @@ from experiments.compliance.build import build_document
 from experiments.compliance.document import SignedReport
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
-from experiments.compliance.signing import page, read_report, signature_problem
+from experiments.compliance.signing import MAX_BYTES, page, read_report, report_text, signature_problem
 from experiments.differences import differences
 from experiments.run_directory import examining
 from fedmm_secure.provenance import CONFIG_FILE
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
+from privacy.foreign import read_bytes
 
 
 def verify_report(
@@ -46,6 +47,8 @@ def verify_report(
         findings.append(Finding(where, "its assumptions are not those that its figures rest on"))
     if html is not None and html != page(report):
         findings.append(Finding(where, "the page does not show what the report inside it says"))
+    if html is None and read_bytes(path, MAX_BYTES) != report_text(report).encode():
+        findings.append(Finding(where, "is not spelled as a report is written: it may show readers something else"))
     if run is not None:
         with examining(run):
             again = build_document(run, document.declarations, created=document.created, account=account)

@@ -60,10 +60,14 @@ def signature_problem(report: SignedReport, trusted: Card | None = None) -> str 
 
 def write_report_files(directory: Path, report: SignedReport) -> tuple[Path, Path]:
     """Write ``compliance.json`` and ``compliance.html``; returns both paths."""
-    data = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(directory / JSON_FILE, data.encode() + b"\n")
+    write_atomic(directory / JSON_FILE, report_text(report).encode())
     write_atomic(directory / HTML_FILE, page(report).encode())
     return directory / JSON_FILE, directory / HTML_FILE
+
+
+def report_text(report: SignedReport) -> str:
+    """The one spelling of a report as JSON."""
+    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def page(report: SignedReport) -> str:

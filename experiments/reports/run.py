@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,21 @@ from experiments.compliance.evidence import Evidence, examine, read_attacks, rea
 from experiments.compliance.judgement import evaluation_note
 from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.reports.drawing import Drawing, inline
-from experiments.reports.page import write_page
+from experiments.reports.page import render
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.text import catalogue_lines, worst
-from experiments.run_directory import read_environment, read_foreign_config
+from experiments.run_directory import MALFORMED, read_environment, read_foreign_config
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
+from fedmm_secure.storage import write_atomic
+from privacy.accounting.ledger_check import Finding
+from privacy.foreign import ForeignDirectory
 
 REPORT = "report.html"
+MAX_PAGE_BYTES = 64 * 2**20
+_TITLE = re.compile(r"<title>FedMM run ([\w.-]{1,100})</title>")
 WHO = {
     "server": "the server",
     "market": "another market",
@@ -36,21 +42,50 @@ def write_report(directory: Path) -> Path:
     Raises:
         RunDirectoryError: not a finished run.
     """
+    path = directory / REPORT
+    write_atomic(path, run_page(directory, directory.resolve().name, verify_run(directory)).encode())
+    return path
+
+
+def page_findings(directory: Path, findings: Sequence[Finding]) -> tuple[list[Finding], list[str]]:
+    """Whether the page of a run, where there is one, is what the run gives; and what a reader should know of it.
+
+    Args:
+        directory: of the run.
+        findings: of its verification, which the page shows.
+    """
+    run, where = ForeignDirectory(directory), str(directory / REPORT)
+    if not run.has(REPORT):
+        return [], []
+    shown = run.text(REPORT, MAX_PAGE_BYTES)
+    titled = _TITLE.search(shown)
+    name = titled[1] if titled else directory.resolve().name
+    try:
+        again = run_page(directory, name, findings)
+    except MALFORMED as error:
+        return [Finding(where, f"cannot be compared: {error!r:.200}")], []
+    if shown != again:
+        what = "is not the page that the run gives: edited, or of an earlier state or another version (fedmm report)"
+        return [Finding(where, what)], []
+    renamed = "" if name == directory.resolve().name else f", then called {name}"
+    return [], [f"{REPORT} is the page of the run{renamed}"]
+
+
+def run_page(directory: Path, name: str, findings: Sequence[Finding]) -> str:
+    """The page of a run, of that name, whose verification made those findings."""
     config, metrics = read_foreign_config(directory), read_metrics(directory)
     statements = metrics["privacy"]["markets"]
     first = next(iter(statements.values()))
     rows, audits, evidence = attack_rows(read_attacks(directory)), read_audits(directory), examine(directory)
     private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
-    findings = verify_run(directory)
     violated = [result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"]
     seeded = any(found["seeded"] for found in statements.values())
     open_points = find_open(config, list(metrics["markets"]), evidence)
     red = findings or violated or seeded or any(row.within is False for row in rows) or broken(evidence)
-    return write_page(
-        directory / REPORT,
+    return render(
         "run.html.j2",
-        title=f"FedMM run {directory.resolve().name}",
-        name=directory.resolve().name,
+        title=f"FedMM run {name}",
+        name=name,
         config=config,
         metrics=metrics,
         best=best_baselines(config, metrics),

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from experiments.verification.evidence import Evidence
-from fedmm_secure.federation.closing import closing_text, file_digests, transcript_digest
+from fedmm_secure.federation.closing import (
+    closing_text,
+    commitment,
+    file_digests,
+    private_files,
+    read_salt,
+    transcript_digest,
+)
 from privacy.accounting.ledger import LedgerContent
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 
-_FIELDS = frozenset({"files", "transcript", "lines", "card", "signature"})
+_FIELDS = frozenset({"files", "private", "transcript", "lines", "card", "signature"})
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,8 @@ def _differences(evidence: Evidence, market: str, closing: Mapping[str, Any], li
         yield f"counts {closing['lines']!r:.50} lines, the ledger has {lines}"
     if closing["transcript"] != transcript_digest(evidence.messages.index):
         yield "the transcript is not the one that was signed for"
-    named, found = closing["files"], file_digests(evidence.directory, market)
-    if not isinstance(named, Mapping):
+    named, found = closing["files"], file_digests(evidence.directory, evidence.config, market)
+    if not isinstance(named, Mapping) or not _are_digests(closing["private"]):
         yield "names no files"
         return
     for name in sorted({*named, *found}):
@@ -108,3 +118,36 @@ def _differences(evidence: Evidence, market: str, closing: Mapping[str, Any], li
             yield f"{name} is there, and was not signed for"
         elif named[name] != found[name]:
             yield f"{name} is not the one that was signed for"
+    yield from _private_differences(evidence, market, closing["private"])
+
+
+def _private_differences(evidence: Evidence, market: str, named: Mapping[str, str]) -> Iterator[str]:
+    """Of files that nobody has to show, those that are there and are not what was committed to."""
+    salt = read_salt(evidence.directory, market)
+    there = _private_files(evidence, market)
+    yield from (f"{name} is there, and was not signed for" for name in sorted(there.keys() - named.keys()))
+    if salt is not None:
+        for name in sorted(there.keys() & named.keys()):
+            if commitment(salt, there[name], evidence.directory) != named[name]:
+                yield f"{name} is not the one that was signed for"
+
+
+def not_shown(evidence: Evidence, market: str) -> list[str]:
+    """Private files of a market that are not there, or not with the key of their commitments: nobody checked them."""
+    closing = evidence.ledgers[market].closing
+    named = closing.get("private") if closing is not None else None
+    if not _are_digests(named):
+        return []
+    there = _private_files(evidence, market) if read_salt(evidence.directory, market) is not None else {}
+    return sorted(set(named) - set(there))
+
+
+def _private_files(evidence: Evidence, market: str) -> dict[str, Path]:
+    found = private_files(evidence.directory, evidence.config, market)
+    return {path.relative_to(evidence.directory).as_posix(): path for path in found}
+
+
+def _are_digests(named: Any) -> TypeGuard[Mapping[str, str]]:
+    return isinstance(named, Mapping) and all(
+        type(digest) is str and _DIGEST.fullmatch(digest) for digest in named.values()
+    )

@@ -12,6 +12,7 @@ import typer
 from experiments.console import one_line, say
 from experiments.options import FINDING, JsonFlag
 from experiments.reports.commands import check_report
+from experiments.reports.run import page_findings
 from experiments.verification.run import CHECKS, Examination, examine_run
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.ledger_check import Finding
@@ -54,7 +55,15 @@ def verify(
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
     examined = examine_run(path, server, None if signer is None else read_card(signer))
-    _tell(path, _CHECKED, examined.findings, _notes(examined), examined.to_data(), as_json)
+    on_page, about_page = page_findings(path, examined.findings) if examined.complete else ([], [])
+    _tell(
+        path,
+        _CHECKED,
+        [*examined.findings, *on_page],
+        [*_notes(examined), *about_page],
+        examined.to_data(),
+        as_json,
+    )
 
 
 def _notes(examined: Examination) -> list[str]:

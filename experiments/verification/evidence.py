@@ -32,7 +32,6 @@ from privacy.foreign import ForeignDirectory, ForeignFileError, is_inside
 
 LEDGER, TRANSCRIPT = "ledger", "transcript"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_LEFT_BY_A_KILL = re.compile(r"\..*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Evidence:
         messages: its transcript.
         plans: by market, what the configuration makes of the sizes that a ledger was opened with; filled in when the
             opening lines are checked.
+        notes: what checks have to say beside findings: what they could not look at.
     """
 
     directory: Path
@@ -82,6 +82,7 @@ class Evidence:
     ledgers: Mapping[str, LedgerContent]
     messages: Messages
     plans: dict[str, SpendingPlan] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def aggregation(self) -> AggregationPlan:
@@ -168,8 +169,7 @@ def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
             content[record.file] = data
     known = {record.file for record in records} | {INDEX, BUNDLE_FILE}
     for path in sorted(directory.rglob("*")):
-        left_behind = _LEFT_BY_A_KILL.fullmatch(path.name)
-        if path.is_file() and path.relative_to(directory).as_posix() not in known and not left_behind:
+        if path.is_file() and path.relative_to(directory).as_posix() not in known:
             findings.append(Finding(str(path), "is not in the index"))
     there = tuple(record for record in records if record.file in content)
     return Messages(directory, tuple(records), there, content), findings

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_directory import MALFORMED
-from experiments.verification.closing import Signature, closing_findings, signature_of
+from experiments.verification.closing import Signature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
+from experiments.verification.files import file_findings
+from experiments.verification.layout import has_results
 from experiments.verification.messages import (
     message_findings,
     open_messages,
@@ -19,6 +21,7 @@ from experiments.verification.messages import (
 )
 from experiments.verification.meter import meter_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
+from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
@@ -30,7 +33,7 @@ from privacy.aggregation.identities import Card
 
 # Every check, and what it looks at; reports print these words.
 CHECKS: Mapping[str, str] = {
-    "files": "the directory holds plain files alone",
+    "files": "the directory holds the plain files that a run leaves, with the fields that they may have, alone",
     "markets": "all markets of the federation are there",
     "opening line": "each ledger's hash chain, and its first line against configuration, bundle, environment and sizes",
     "messages": "signatures of all messages, and every sum added up again",
@@ -63,6 +66,11 @@ class Examination:
     def findings(self) -> list[Finding]:
         """All findings, in the order of the checks."""
         return [finding for found in self.checks.values() for finding in found]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there was something to check, and every check ran."""
+        return self.checks.keys() >= CHECKS.keys()
 
     def to_data(self) -> dict[str, Any]:
         """Signatures and notes, for machines."""
@@ -98,17 +106,27 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
     checks = {name: list(found) for name, found in unreadable.items()}
     if evidence is None:
         return Examination({name: tuple(found) for name, found in checks.items()})
-    _Course(evidence, checks, server, signer).run()
+    with one_thread():
+        _Course(evidence, checks, server, signer).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
     return Examination({name: tuple(found) for name, found in checks.items()}, signatures, _notes(evidence))
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:
     computed_by = {str(content.opening.get("code")) for content in evidence.ledgers.values()} - {code_version()}
-    return tuple(
+    notes = [
         f"computed by code {code[:12]}, checked by {code_version()[:12]}: compare the former with a release you trust"
         for code in sorted(computed_by)
-    )
+    ]
+    for market in evidence.ledgers:
+        absent = not_shown(evidence, market)
+        if absent:
+            notes.append(f"{market}: not shown, or not with the key that stays in the market: {', '.join(absent)}")
+    if has_results(evidence.directory):
+        notes.append(
+            "attacks/ and audit/ hold what attackers and auditors wrote: compliance reports say what it is worth"
+        )
+    return (*notes, *evidence.notes)
 
 
 @dataclass
@@ -122,6 +140,7 @@ class _Course:
 
     def run(self) -> None:
         evidence = self.evidence
+        self._check("files", lambda: file_findings(evidence))
         self._check("markets", lambda: market_findings(evidence))
         self._check("opening line", lambda: opening_findings(evidence))
         opened: Opened = {}

@@ -14,7 +14,7 @@ from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting.accountants import COARSE, pld_epsilon
-from privacy.accounting.guarantees import EARLIER_RUNS, composed_epsilon
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
 
@@ -159,6 +159,8 @@ class _Walk:
         fixed = (entry.market, entry.delta, entry.audience, entry.depends_on, entry.round, entry.attempt)
         right = (
             line.charge is None
+            and entry.mechanism == EARLIER_RUNS_MECHANISM
+            and (entry.unit, entry.sensitivity, entry.seeded) == ("user", None, False)
             and fixed == (plan.market, plan.delta, (), (), None, None)
             and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()

@@ -20,6 +20,7 @@ from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_r
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.encoding import tensors_bytes
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
@@ -165,4 +166,6 @@ def code_inputs(config: Config, embedding: Embedding, recipe: Recipe, federated:
 
 def model_bytes(model: NeuralModel | BoostedModel | PrivateCTR) -> bytes:
     """A CTR model as a file: skops for trees (no pickle), torch's weights for networks."""
+    if isinstance(model, PrivateCTR):  # published: nothing but its tensors
+        return tensors_bytes(model.state_dict())
     return bytes(skops.io.dumps(model.trees_)) if isinstance(model, BoostedModel) else torch_bytes(model.state_dict())

@@ -12,13 +12,14 @@ from pathlib import Path
 from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
+from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
-from privacy.accounting.guarantees import EARLIER_RUNS
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import read_ledger
 from privacy.foreign import ForeignDirectory, ForeignFileError
 
@@ -80,15 +81,9 @@ def enter_account(
     process is killed, the state knows the account's latest nonce, unless another copy of the state went on.
     """
     market = prepared.whole.market
-    pairs = [
-        f"{market.user_ids[user]}\x1f{market.item_ids[item]}".encode()
-        for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)
-    ]
-    rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
-    rows = [pair + f"\x1f{rating!r}\x1f{time}".encode() for pair, (rating, time) in zip(pairs, rest, strict=True)]
     path = _state_file(directory, market.name)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": {}}
-    fingerprint, nonce = account.fingerprint(pairs), secrets.token_hex(16)
+    fingerprint, nonce = account.fingerprint(_pairs(market)), secrets.token_hex(16)
     known = list(kept["nonces"])
     write_json(path, {**kept, "fingerprint": fingerprint, "nonces": [*known, nonce]})
     started = account.start(fingerprint, _spending(run, plan), known=known, nonce=nonce, charges=charges)
@@ -98,9 +93,28 @@ def enter_account(
     write_json(path, {"fingerprint": fingerprint, "nonces": [nonce], "courses": courses})
     # the runs before each course of this one, as they were when it began: notes never change
     notes = [_note(started.earlier[:count]) for count in courses.values()]
-    # in their order: the latest of two rows of one time is the one that comes last
-    data = account.fingerprint(rows, ordered=True)
-    return Entrance(data, notes, len(courses) - 1, Standing(account, fingerprint, run, nonce))
+    return Entrance(
+        data_fingerprint(account, prepared), notes, len(courses) - 1, Standing(account, fingerprint, run, nonce)
+    )
+
+
+def data_fingerprint(account: PrivacyAccount, prepared: PreparedMarket) -> str:
+    """Keyed hash of every row, with rating and time, and of their order: the latest of two rows of one time is the one
+    that comes last."""
+    market = prepared.whole.market
+    rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
+    rows = zip(_pairs(market), rest, strict=True)
+    return account.fingerprint(
+        (pair + f"\x1f{rating!r}\x1f{time}".encode() for pair, (rating, time) in rows), ordered=True
+    )
+
+
+def _pairs(market: Market) -> list[bytes]:
+    """User and item of each row."""
+    return [
+        f"{market.user_ids[user]}\x1f{market.item_ids[item]}".encode()
+        for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)
+    ]
 
 
 def _note(earlier: Iterable[Spending]) -> Release:
@@ -110,7 +124,7 @@ def _note(earlier: Iterable[Spending]) -> Release:
     }
     return Release(
         EARLIER_RUNS,
-        "what runs before this one spent on the same data",
+        EARLIER_RUNS_MECHANISM,
         NoOpDpEvent(),
         None,
         audience=(),

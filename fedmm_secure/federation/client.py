@@ -15,6 +15,7 @@ from fedmm_secure.federation.messages import Header, MessageError, unpack
 from fedmm_secure.federation.orders import Order, OrderError, Place
 from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.quantization.movement import move
 from fedmm_secure.quantization.training import QuantizerTrainer
 from fedmm_secure.randomness import torch_generator
 from fedmm_secure.storage import torch_bytes, write_atomic
@@ -143,7 +144,7 @@ class MarketClient:
     def _train(self, round: int, source: NoiseSource | None) -> tuple[NoisedSteps, IntVector]:
         """The steps of a round, and the integers ``(length,)`` that are to be summed."""
         generator = torch_generator("quantizer", self.plan.market, self.plan.seed, round)
-        if self._sends_gradient(round):
+        if self.plan.spending.sends_gradient(round):
             if source is None:
                 raise ValueError("a part of the noise needs randomness")
             return self.trainer.gradient_round(generator, source)
@@ -206,17 +207,11 @@ class MarketClient:
 
     def _move(self, header: Header, total: IntVector) -> None:
         shared = self.plan.spending.shared
-        if shared is not None and self._sends_gradient(header.round):
-            gradient = (total * (shared.step / shared.divisor)).reshape(self._start.shape)
-            self.trainer.apply_gradient(torch.from_numpy(gradient.astype(np.float32)))
+        if shared is not None and self.plan.spending.sends_gradient(header.round):
+            self.trainer.apply_gradient(total, shared.unit)
             return
         mean = self.door.channel.codec.decode(total).reshape(self._start.shape) / len(header.cohort)
-        moved = (self._start.astype(np.float64) + mean).astype(np.float32)
-        with torch.no_grad():
-            self.trainer.model.global_codebook.codewords.copy_(torch.from_numpy(moved))
-
-    def _sends_gradient(self, round: int) -> bool:
-        return self.plan.spending.shared is not None and round >= self.plan.warm_up_rounds
+        move(self.trainer.model.global_codebook.codewords, self._start, mean)
 
     def _codebook(self) -> np.ndarray:
         return self.trainer.model.global_codebook.codewords.detach().numpy().copy()

@@ -1,5 +1,9 @@
 """The end of a run: each ledger's last line commits to what the run left, signed.
 
+A ledger is handed out, so its last line must not show anything of private rows. A plain hash does: whoever has a guess
+at the rows computes it again and compares. What is published is named by plain hash; every other file by an HMAC under
+a random key that stays in the market's state. Whoever has the key and the files, the owner, can check them.
+
 The signature counts where its key is from outside the run: a key that the run made itself shows that nothing was
 changed since by who lacks it, and nothing about who ran it.
 """
@@ -7,29 +11,54 @@ changed since by who lacks it, and nothing about who ran it.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fedmm_secure.artefacts import published_models
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.parties import Federation
+from fedmm_secure.federation.account import account_of, data_fingerprint
+from fedmm_secure.federation.parties import Federation, configuration_hash
 from fedmm_secure.federation.transcript import Record
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from fedmm_secure.results import Metrics
 from fedmm_secure.storage import write_json
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
-from privacy.foreign import ForeignDirectory, read_bytes
+from privacy.files import write_secret
+from privacy.foreign import ForeignDirectory, ForeignFileError, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
 MARKET_FILES = ("codes", "models", "predictions")
+_SALT_BYTES = 32
 
 
 def is_closed(directory: Path, markets: Iterable[str]) -> bool:
     """Whether a run is over and all of its ledgers are closed; changes nothing."""
     paths = [directory / "ledger" / f"{market}.jsonl" for market in markets]
     return all(path.is_file() for path in paths) and all(read_ledger(path).closing is not None for path in paths)
+
+
+def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], directory: Path) -> None:
+    """Raises ``RunDirectoryError`` where a closed run is not of this configuration and these rows; changes nothing."""
+    account, problem = account_of(config, directory), None
+    for name, prepared in markets.items():
+        opening = read_ledger(directory / "ledger" / f"{name}.jsonl").opening
+        if opening.get("configuration") != configuration_hash(config).hex():
+            problem = "another configuration"
+        elif set(opening.get("sizes", {})) != set(markets):
+            problem = "other markets"
+        elif not account.path.is_file():
+            problem = f"rows that cannot be compared: {account.path} is missing"
+        elif opening.get("data") != data_fingerprint(account, prepared):
+            problem = f"other rows of market {name}"
+        if problem:
+            raise RunDirectoryError(f"{directory}: holds a finished run of {problem}; choose another directory")
 
 
 def read_metrics(directory: Path) -> Metrics:
@@ -47,10 +76,12 @@ def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
         metrics = read_metrics(directory)  # killed between two markets: the first has committed to these
     else:
         write_json(path, metrics)
+    federation.transcript.settle()
     for market, door in federation.doors.items():
         if door.ledger.closing is None:
             statement = {
-                "files": file_digests(directory, market),
+                "files": file_digests(directory, federation.config, market),
+                "private": private_commitments(directory, federation.config, market, _salt(directory, market)),
                 "transcript": transcript_digest(federation.transcript.records),
                 "lines": door.ledger.length + 1,
             }
@@ -60,16 +91,59 @@ def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
     return metrics
 
 
-def file_digests(directory: Path, market: str) -> dict[str, str]:
-    """SHA-256 by path of everything that a run leaves of a market: configuration, metrics, models, codes."""
-    paths = [directory / name for name in SHARED_FILES]
-    for folder in MARKET_FILES:
-        paths += [directory / folder / f"{market}.parquet", *sorted((directory / folder / market).rglob("*"))]
+def file_digests(directory: Path, config: Config, market: str) -> dict[str, str]:
+    """SHA-256 by path of what a run shows of a market: configuration, environment, metrics, published models."""
+    paths = [*(directory / name for name in SHARED_FILES), *published_models(directory, config, market)]
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(read_bytes(path, below=directory)).hexdigest()
         for path in paths
         if path.is_file()
     }
+
+
+def private_commitments(directory: Path, config: Config, market: str, salt: bytes) -> dict[str, str]:
+    """HMAC-SHA256 by path of what a run leaves of a market and does not show."""
+    return {
+        path.relative_to(directory).as_posix(): commitment(salt, path, directory)
+        for path in private_files(directory, config, market)
+    }
+
+
+def private_files(directory: Path, config: Config, market: str) -> list[Path]:
+    """Files of a market that are not published: codes, predictions, its own models."""
+    paths = []
+    for folder in MARKET_FILES:
+        paths += [directory / folder / f"{market}.parquet", *sorted((directory / folder / market).rglob("*"))]
+    shown = set(published_models(directory, config, market))
+    return [path for path in paths if path.is_file() and path not in shown]
+
+
+def commitment(salt: bytes, path: Path, directory: Path) -> str:
+    """What the last line says of a private file: its name and its bytes, under a key that stays in the market."""
+    name = path.relative_to(directory).as_posix().encode()
+    return hmac.new(salt, name + b"\0" + read_bytes(path, below=directory), hashlib.sha256).hexdigest()
+
+
+def read_salt(directory: Path, market: str) -> bytes | None:
+    """The key of a market's commitments; None where it is not shown."""
+    path = salt_path(directory, market)
+    try:
+        salt = read_bytes(path, _SALT_BYTES, below=directory)
+    except ForeignFileError:
+        return None
+    return salt if len(salt) == _SALT_BYTES else None
+
+
+def salt_path(directory: Path, market: str) -> Path:
+    """Where a market keeps the key of its commitments."""
+    return directory / "state" / "salts" / f"{market}.key"
+
+
+def _salt(directory: Path, market: str) -> bytes:
+    """Random, and kept for the owner before anything is computed with it."""
+    salt = secrets.token_bytes(_SALT_BYTES)
+    write_secret(salt_path(directory, market), salt, replace=True)  # of an end that was cut short: never handed out
+    return salt
 
 
 def transcript_digest(records: Iterable[Record]) -> str:

@@ -66,6 +66,7 @@ class Federation:
         server: the server's identity; None where it is elsewhere.
         signers: by market of this process, who signs the ledger's last line.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
+        account: where the run is entered; None for a rehearsal.
     """
 
     config: Config
@@ -79,6 +80,16 @@ class Federation:
     server: Identity | None
     signers: Mapping[str, Identity] = field(repr=False)
     course: int = 0
+    account: PrivacyAccount | None = None
+
+    def commitments(self, markets: Mapping[str, PreparedMarket]) -> dict[str, str]:
+        """Keyed hash of each market's test candidates: equal for two runs of one account that ranked the same ones.
+
+        They hold private rows, so a plain hash of them would confirm a guess. Empty for a rehearsal.
+        """
+        if self.account is None:
+            return {}
+        return {name: self.account.fingerprint(found.whole.test.columns()) for name, found in markets.items()}
 
     def entries(self, market: str) -> list[Entry]:
         return self.doors[market].ledger.entries
@@ -215,7 +226,7 @@ def open_federation(
             for release in entrance.earlier:
                 doors[name].note(release)
     signers = {name: signer or members[name].identity for name in markets}
-    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course)
+    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course, account)
 
 
 def market_sizes(

@@ -7,7 +7,6 @@ messages of the rounds leaves; what messages depend on is charged and sealed all
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmm_secure.artefacts import ctr_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.ctr.private import PrivateBench, PrivateTraining
@@ -23,13 +23,14 @@ from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
+from fedmm_secure.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
 from fedmm_secure.federation.door import Result, Transaction
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.storage import Arrays, Store, torch_bytes
+from fedmm_secure.storage import Arrays, Store
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
@@ -105,10 +106,9 @@ def publish_quantizer(federation: Federation, market: str, seed: int, model: RQV
     if not federation.config.private_ctr:
         return
     door, plan = federation.doors[market], federation.plans[market]
-    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    door.publish(plan.model(seed), torch_bytes(weights))
+    door.publish(plan.model(seed), tensors_bytes(model.state_dict()))
     items = assign_codes(model, np.zeros((0, embedding.item_factors_.shape[1])), embedding.item_factors_).item
-    door.publish(plan.item_codes(seed), _array_bytes(items))
+    door.publish(plan.item_codes(seed), array_bytes(items))
 
 
 def begin_ctr(federation: Federation, market: str) -> dict[int, Transaction]:
@@ -141,7 +141,7 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
 def publish_ctr(federation: Federation, market: str, begun: Mapping[int, Transaction]) -> None:
     """Seal and publish the CTR models of a market, as they were kept when their training ended."""
     for seed, transaction in begun.items():
-        path = federation.directory / "models" / market / f"ctr-{seed}.pt"
+        path = ctr_path(federation.directory, market, seed)
         federation.doors[market].conclude(transaction, path, _ctr_meter(federation.directory, market, seed))
 
 
@@ -186,7 +186,7 @@ def _test_histograms(
     )
     probabilities = []
     for seed in config.seed:
-        path = federation.directory / "models" / market.name / f"ctr-{seed}.pt"
+        path = ctr_path(federation.directory, market.name, seed)
         model, features = bench.load(path, quantizers[seed], seed)
         probabilities.append(model.predict_alone(features(candidates.user, candidates.item)))
     multiplier = federation.plans[market.name].noise[EVALUATION]
@@ -234,22 +234,3 @@ def _randomised(federation: Federation, embedding: Embedding, model: RQVAE, nois
     found = randomise(pairs, quantizer.global_codes * quantizer.local_codes, epsilon, noise, spare=ENOUGH)
     both = np.stack([found.values // quantizer.local_codes, found.values % quantizer.local_codes], axis=1)
     return Result(arrays_bytes({"codes": both}), found.spare)
-
-
-def arrays_bytes(arrays: Arrays) -> bytes:
-    """Named arrays as a file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def read_arrays(data: bytes) -> Arrays:
-    """What ``arrays_bytes`` wrote."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-        return {key: kept[key] for key in kept.files}
-
-
-def _array_bytes(values: IntArray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    return buffer.getvalue()

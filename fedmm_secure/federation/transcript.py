@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class Transcript:
         if known is not None and (known.sha256, known.visible_to) == (digest, visible_to):
             return known  # every party of a process records what it sees
         write_atomic(self.directory / file, data)
-        append_line(self.directory / INDEX, (json.dumps(asdict(record), sort_keys=True) + "\n").encode())
+        append_line(self.directory / INDEX, _line(record))
         self.records = [kept for kept in self.records if kept.file != file] + [record]
         self._note(record)
         return record
@@ -105,6 +106,10 @@ class Transcript:
         if key not in self._latest or self._latest[key].attempt <= record.attempt:
             self._latest[key] = record
 
+    def settle(self) -> None:
+        """Write the index anew once nothing is added any more: one line a record, and nothing of what was replaced."""
+        write_atomic(self.directory / INDEX, index_bytes(self.records))
+
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
         """Bytes of the record of the latest attempt, None if there is none."""
         record = self.latest(kind=kind, stage=stage, round=round, sender=sender)
@@ -115,6 +120,15 @@ def record_file(stage: str, round: int, attempt: int, kind: str, sender: str) ->
     """File of a record below the transcript directory."""
     again = f".{attempt}" if attempt else ""
     return f"{stage}/{round:04d}{again}-{kind}-{sender}.bin"
+
+
+def index_bytes(records: Iterable[Record]) -> bytes:
+    """The index of a transcript that is complete, in the order of its files."""
+    return b"".join(_line(record) for record in sorted(records, key=lambda record: record.file))
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(asdict(record), sort_keys=True) + "\n").encode()
 
 
 def read_index(directory: Path) -> list[Record]:

@@ -98,6 +98,10 @@ class SpendingPlan:
     def size(self) -> MarketSize:
         return self.sizes[self.market]
 
+    def sends_gradient(self, round: int) -> bool:
+        """Whether a round's sum is of gradients, not of movements."""
+        return self.shared is not None and round >= self.config.federation.warm_up_rounds
+
     @property
     def n_markets(self) -> int:
         return len(self.sizes)

@@ -45,6 +45,11 @@ class SharedNoise:
     divisor: int
     bound: int
 
+    @property
+    def unit(self) -> float:
+        """What an integer of a sum is worth in the mean gradient of the users that a step expects."""
+        return self.step / self.divisor
+
 
 def shared_noise(config: Config, sizes: Mapping[str, MarketSize], at_least: float | None = None) -> SharedNoise | None:
     """The shared noise of a federation; None where each update carries its own.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmm_secure.quantization.codebook import Codebook, CodebookGradient
+from fedmm_secure.quantization.movement import SharedSteps
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, Quantized
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps, SharedGroup, StepStatistics
 from privacy.mechanisms.factored_sums import FactoredGradients, LinearGradient, Rule
@@ -98,7 +99,7 @@ class QuantizerTrainer:
                 len(user_rows),
                 shared,
             )
-            self._shared = torch.optim.Adam([codewords], lr=private.learning_rate)
+            self._shared = SharedSteps(codewords, private.learning_rate)
 
     def train_round(
         self, generator: torch.Generator, *, warm_up: bool, noise: NoiseSource | None = None
@@ -137,11 +138,9 @@ class QuantizerTrainer:
         found = self.private_steps(1, noise)
         return found, found.shared[0]
 
-    def apply_gradient(self, gradient: Tensor) -> None:
-        """Step the global codebook; the same in every market, for the same gradients."""
-        self.model.global_codebook.codewords.grad = gradient.clone()
-        self._shared.step()
-        self._shared.zero_grad()
+    def apply_gradient(self, total: IntArray, unit: float) -> None:
+        """Step the global codebook by the cohort's sum, in units of ``unit``: ``SharedSteps``."""
+        self._shared.apply(total, unit)
 
     def state_dict(self) -> dict[str, Any]:
         state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}

@@ -16,6 +16,7 @@ from privacy.accounting.exactness import discretisation_slack, epsilon_with_slac
 from privacy.accounting.ledger import Entry, depended_on, stage_group
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
+EARLIER_RUNS_MECHANISM = "what runs before this one spent on the same data"
 
 
 @dataclass(frozen=True)

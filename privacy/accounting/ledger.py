@@ -310,7 +310,7 @@ class _Reader:
                 raise LedgerError(f"{where}: does not follow from the line before: dropped, edited or reordered")
             if raw != line:
                 raise LedgerError(f"{where}: its hash does not match its content")
-            problem = self._keep(kind, body, sequence)
+            problem = self._keep(kind, body, sequence) or self._more_than_is_read(kind, body, sequence)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UnknownEventError) as error:
             raise LedgerError(f"{where}: not a ledger line: {error}") from error
         if problem:
@@ -343,6 +343,20 @@ class _Reader:
             case _:
                 return f"unknown kind {kind!r}"
         return None
+
+    def _more_than_is_read(self, kind: str, body: Mapping[str, Any], sequence: int) -> str | None:
+        """A line holds what is read of it, in its one spelling: there is no room beside."""
+        read: dict[str, Any] = {
+            OPEN: {"commitments": self._opening},
+            NOTE: {"entry": self._entries[-1].to_data() if self._entries else None},
+            CLOSE: {"statement": self._closing},
+        }
+        if kind == CHARGE:
+            charge = self._charges[sequence]
+            read[CHARGE] = {"entry": charge.entry.to_data(), "data": charge.data, "key": charge.key}
+        elif kind == SEAL:
+            read[SEAL] = dict(vars(self._seals[body["charge"]]))
+        return None if canonical_json(read[kind]) == canonical_json(body) else "holds more than a line of its kind does"
 
 
 def depended_on(entries: Sequence[Entry], visible: Sequence[Entry]) -> list[Entry]:

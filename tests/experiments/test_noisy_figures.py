@@ -17,6 +17,7 @@ from experiments.tracking import scalars
 from experiments.verification import verify_run
 from fedmm_secure.ctr.private_evaluation import noisy_figures, release_histograms
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.encoding import arrays_bytes, read_arrays
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation import releases
 from fedmm_secure.federation.closing import read_metrics
@@ -225,8 +226,8 @@ def said_to_be_exact(metrics):
 
 def other_histograms(change):
     def apply(forged):
-        arrays = releases.read_arrays(forged.read(PUBLISHED))
-        forged.replace(PUBLISHED, releases.arrays_bytes(change(arrays)))
+        arrays = read_arrays(forged.read(PUBLISHED))
+        forged.replace(PUBLISHED, arrays_bytes(change(arrays)))
 
     return apply
 

@@ -39,12 +39,16 @@ def test_findings_and_signatures_for_machines(released_run, released_copy, capsy
     assert sorted(found["signatures"]) == ["m0", "m1", "m2"]
     assert {(found["name"], found["own"]) for found in found["signatures"].values()} == {("auditor", False)}
     (released_copy / "codes" / "m0.parquet").unlink()
+    (released_copy / "models" / "m0" / "ctr-0.pt").unlink()
     status, out, _ = fedmm(capsys, "verify", released_copy, "--json")
     assert status == 1
     assert {finding["what"] for finding in json.loads(out)["findings"]} == {
         "missing",
-        "'codes/m0.parquet' was signed for, and is missing",
+        "'models/m0/ctr-0.pt' was signed for, and is missing",
     }
+    (note,) = json.loads(out)["notes"]
+    assert note.startswith("m0: not shown")
+    assert note.endswith(": codes/m0.parquet")
 
 
 def test_other_code_than_the_readers_is_said(released_copy, capsys):

@@ -126,7 +126,8 @@ def test_whatever_is_missing_or_broken_is_a_finding(released_copy, name, how):
     if how != "missing":
         path.write_bytes({"bytes": bytes(range(256)), "half": kept[: len(kept) // 2]}[how])
     found = verify_run(released_copy)
-    assert found
+    kept_by_its_owner = how == "missing" and name.startswith(("codes", "predictions"))  # nobody has to show them
+    assert bool(found) != kept_by_its_owner
     assert all("\n" not in f"{finding.where}{finding.what}" for finding in found)
 
 

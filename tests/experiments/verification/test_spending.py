@@ -9,14 +9,14 @@ from experiments.verification.spending import entry_lines, is_note, rounds_of, s
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
-from privacy.accounting.guarantees import EARLIER_RUNS
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import Ledger, read_ledger
 from tests.conftest import tiny
 
 SIZES = {name: MarketSize(80, 40) for name in ("m0", "m1", "m2")}
 NOISE = {"counts": 20.0, "embedding": 30.0, "quantizer": 20.0, "ctr": 20.0}
 ROWS = "f" * 64
-EARLIER = Release(EARLIER_RUNS, "earlier", NoOpDpEvent(), None, (), (), remark="0", view_events={})
+EARLIER = Release(EARLIER_RUNS, EARLIER_RUNS_MECHANISM, NoOpDpEvent(), None, (), (), remark="0", view_events={})
 
 
 def plan(**privacy):

@@ -20,6 +20,7 @@ from fedmm_secure.data.market import build_market, restrict
 from fedmm_secure.data.prepare import prepare, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
 from fedmm_secure.errors import ConfigError, DataError
+from privacy.accounting.account import PrivacyAccount
 from tests.command_line import fedmm
 from tests.conftest import TINY, tiny
 
@@ -207,7 +208,8 @@ def test_a_run_says_which_catalogue_it_used_and_hides_what_that_left_out(files, 
     for market in declared["data"]["markets"].values():
         del market["catalogue"]
     everything = prepare_markets(config_from_data(declared, source="test").data)["m1"]
-    assert metrics["markets"]["m1"]["candidates_sha256"] == everything.test.sha256()
+    account = PrivacyAccount(files / "privacy.account")
+    assert metrics["markets"]["m1"]["candidates"] == account.fingerprint(everything.test.columns())
     assert metrics["markets"]["m1"]["n_test"] == len(everything.test)
     kept = pd.read_parquet(files / "run" / "predictions" / "m1.parquet")
     outside = kept[kept["item"] < 0]

@@ -12,7 +12,7 @@ from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.federation.releases import arrays_bytes
+from fedmm_secure.encoding import arrays_bytes
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (

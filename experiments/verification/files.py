@@ -1,0 +1,55 @@
+"""Files of a run: those that it may hold, each in its one spelling, with the fields that it may have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from experiments.verification.evidence import TRANSCRIPT, Evidence
+from experiments.verification.layout import layout_findings
+from experiments.verification.schemas import environment_problems, metrics_problems
+from fedmm_secure.federation.transcript import INDEX, index_bytes
+from fedmm_secure.foreign import parse_yaml
+from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from fedmm_secure.results import communication
+from fedmm_secure.storage import json_bytes
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.keys import BUNDLE_FILE
+from privacy.foreign import read_bytes
+
+
+def file_findings(evidence: Evidence) -> list[Finding]:
+    """Files that no run has, spellings that no run writes, and fields that none has."""
+    return [*layout_findings(evidence), *_spellings(evidence), *_fields(evidence)]
+
+
+def _spellings(evidence: Evidence) -> Iterator[Finding]:
+    """Blanks, comments and the order of lines mean nothing, and have room for a message."""
+    directory = evidence.directory
+    expected = {
+        directory / METRICS_FILE: json_bytes(evidence.metrics),
+        directory / ENVIRONMENT_FILE: json_bytes(evidence.environment),
+        directory / TRANSCRIPT / BUNDLE_FILE: json_bytes(evidence.bundle.to_json()),
+        directory / TRANSCRIPT / INDEX: index_bytes(evidence.messages.index),
+        directory / CONFIG_FILE: _yaml(directory / CONFIG_FILE),
+    }
+    for path, written in expected.items():
+        if path.is_file() and read_bytes(path, below=directory) != written:
+            yield Finding(str(path), "is not spelled as a run writes it: holds more than what is read of it")
+
+
+def _yaml(path: Path) -> bytes:
+    found = parse_yaml(read_bytes(path, below=path.parent), path)
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True).encode()
+
+
+def _fields(evidence: Evidence) -> Iterator[Finding]:
+    metrics = evidence.directory / METRICS_FILE
+    yield from (Finding(str(metrics), what) for what in metrics_problems(evidence.config, evidence.metrics))
+    sent = communication(evidence.messages.index, evidence.config.federation.rounds)
+    if evidence.metrics.get("communication") != sent:
+        yield Finding(str(metrics), f"communication: is not that of the transcript, {sent}")
+    environment = evidence.directory / ENVIRONMENT_FILE
+    yield from (Finding(str(environment), what) for what in environment_problems(evidence.environment))

@@ -1,0 +1,80 @@
+"""Every path that a run directory may hold. What is not listed here is no part of a run, whatever it is called.
+
+``state/``, the log and trackers' files are the owner's memory: they are evidence of nothing, and never opened.
+``attacks/`` and ``audit/`` hold what attackers and auditors wrote; compliance reports say what it is worth.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.verification.evidence import LEDGER, TRANSCRIPT, Evidence
+from fedmm_secure.federation.closing import SHARED_FILES
+from fedmm_secure.federation.transcript import INDEX
+from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.keys import BUNDLE_FILE
+
+_MEMORY = ("state", "tensorboard", "attacks/shadows")
+_BESIDE = ("report.html", "compliance.json", "compliance.html", "log.jsonl", "cell.json", "failure.json")
+_FIGURE = r"(svg|png|csv)"
+_RESULTS = re.compile(
+    rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"
+    rf"|scores/[\w-]{{1,150}}\.parquet)"
+    rf"|audit/[\w-]{{1,100}}/(audit\.(json|parquet)|faults\.json|audit\.{_FIGURE}|games/[\w.-]{{1,150}}\.(npz|json))"
+)
+_RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100}(/games)?)?")
+_MOST_REPORTED = 20
+
+
+def layout_findings(evidence: Evidence) -> list[Finding]:
+    """Paths that no run has, hidden ones and empty folders too."""
+    files = set(_files(evidence))
+    folders = {str(parent) for file in files for parent in Path(file).parents}
+    found = [
+        path
+        for path, is_folder in _walk(evidence.directory)
+        if not ((path in folders or _RESULT_FOLDERS.fullmatch(path)) if is_folder else _is_file(path, files))
+    ]
+    findings = [
+        Finding(str(evidence.directory / path)[:1000], "is no part of a run directory")
+        for path in found[:_MOST_REPORTED]
+    ]
+    if len(found) > len(findings):
+        more = len(found) - len(findings)
+        findings.append(
+            Finding(str(evidence.directory), f"{more} more files and folders are no part of a run directory")
+        )
+    return findings
+
+
+def has_results(directory: Path) -> bool:
+    """Whether attackers or auditors left results."""
+    return any((directory / name).is_dir() for name in ("attacks", "audit"))
+
+
+def _is_file(path: str, files: set[str]) -> bool:
+    return path in files or _RESULTS.fullmatch(path) is not None
+
+
+def _files(evidence: Evidence) -> Iterator[str]:
+    yield from (*SHARED_FILES, *_BESIDE, f"{TRANSCRIPT}/{INDEX}", f"{TRANSCRIPT}/{BUNDLE_FILE}")
+    yield from (f"{TRANSCRIPT}/{record.file}" for record in evidence.messages.index)
+    for market in evidence.bundle.markets:
+        yield from (f"{LEDGER}/{market}.jsonl", f"codes/{market}.parquet", f"predictions/{market}.parquet")
+        for seed in evidence.config.seed:
+            names = (f"quantizer-{seed}.pt", f"refined-{seed}.pt", f"ctr-{seed}.pt", f"ctr-{seed}.skops")
+            yield from (f"models/{market}/{name}" for name in names)
+
+
+def _walk(directory: Path) -> Iterator[tuple[str, bool]]:
+    """Every path in a directory but those of the owner's memory, and whether it is a folder; links are not followed."""
+    for folder, folders, files in os.walk(directory):
+        at = Path(folder).relative_to(directory)
+        names = {name: (at / name).as_posix() for name in folders}
+        folders[:] = sorted(name for name, path in names.items() if path not in _MEMORY)
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        yield from ((names[name], name not in links) for name in folders)
+        yield from (((at / name).as_posix(), False) for name in sorted(files))

@@ -1,0 +1,177 @@
+"""What ``metrics.json`` and ``environment.json`` may say: every field, and no other.
+
+What is not a figure of its own kind has no place in a file that is handed out: a further key would carry rows, or exact
+figures beside noisy ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedmm_secure.config import Config
+from fedmm_secure.provenance import PACKAGES
+
+_PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,40}$")]
+Stage = Literal["budget", "catalogue", "embedding", "quantizer", "refinement", "ctr", "evaluation", "metrics"]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Interval(_Closed):
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class _Scores(_Closed):
+    auc: float | None
+    logloss: float | None
+    gauc: float | None
+    ndcg10: float | None
+    auc_interval: _Interval
+
+
+class _BySeed(_Scores):
+    auc_by_seed: list[float | None]
+
+
+class _Baseline(_BySeed):
+    auc_gain_over_it: _Interval
+
+
+class _Quantizer(_Closed):
+    reconstruction_error: float
+    global_used: float
+    global_perplexity: float
+    local_used: float
+    local_perplexity: float
+
+
+class _Market(_BySeed):
+    n_rows: int
+    n_users: int
+    n_items: int
+    n_train: int
+    n_pool: int
+    pool_test_share: float
+    n_test: int
+    n_test_positives: int
+    skipped_rows: int
+    candidates: Digest | None
+    baselines: dict[str, _Baseline]
+    quantizer: _Quantizer
+
+
+class _Macro(_Scores):
+    baselines: dict[str, _Scores]
+
+
+class _NoisyMacro(_Closed):
+    auc: float | None
+    auc_interval: _Interval | None
+    logloss: float | None
+    logloss_interval: _Interval | None
+    baselines: dict[str, _Scores] = Field(max_length=0)
+
+
+class _NoisyMarket(_NoisyMacro):
+    auc_by_seed: list[float | None]
+    n_users: int
+    n_items: int
+
+
+class _Catalogue(_Closed):
+    kind: Literal["file", "discovered", "declared", "synthetic"]
+    sha256: Digest
+    size: int
+
+
+class _Evaluation(_Closed):
+    private: bool
+
+
+class _Privacy(_Closed):
+    catalogue: dict[str, _Catalogue]
+    evaluation: _Evaluation
+    markets: dict[str, Any]  # compared with what the ledgers give, field by field
+
+
+class _Communication(_Closed):
+    bytes_up: int
+    bytes_down: int
+    rounds: int
+
+
+class _Metrics(_Closed):
+    privacy: _Privacy
+    communication: _Communication
+    seconds: dict[Stage, float]
+
+
+class _Exact(_Metrics):
+    markets: dict[str, _Market]
+    macro: _Macro
+
+
+class _Noisy(_Metrics):
+    markets: dict[str, _NoisyMarket]
+    macro: _NoisyMacro
+
+
+class _Machine(_Closed):
+    system: Version
+    processor: Version
+    vectors: Annotated[str, Field(pattern=r"^[A-Za-z0-9 .+_-]{1,40}$")]
+
+
+class _Environment(_Closed):
+    python: Version
+    packages: dict[str, Version | None]
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
+    code: Digest
+    machine: _Machine
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
+
+
+def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What metrics hold that a run with this configuration does not write, or lack."""
+    kind: type[_Exact] | type[_Noisy] = _Noisy if config.private_evaluation else _Exact
+    try:
+        found = kind.model_validate(metrics)
+    except ValidationError as error:
+        yield _said(error)
+        return
+    if set(found.privacy.catalogue) != set(found.markets):
+        yield "privacy.catalogue: is not of the markets that it has figures of"
+    known = {*config.ctr.baselines, _PUBLISHED_CODES}
+    for name, market in found.markets.items():
+        baselines = market.baselines.values() if isinstance(market, _Market) else ()
+        lists = [market.auc_by_seed, *(scores.auc_by_seed for scores in baselines)]
+        if any(len(by_seed) not in (1, len(config.seed)) for by_seed in lists):
+            yield f"market {name}: figures by seed of other than {len(config.seed)} seeds"
+    for section in (found.macro, *found.markets.values()):
+        for name in section.baselines.keys() - known:
+            yield f"baseline {name!r:.100}: was not configured"
+
+
+def environment_problems(environment: Mapping[str, Any]) -> Iterator[str]:
+    """What an environment says that no run writes, or does not say."""
+    try:
+        found = _Environment.model_validate(environment)
+    except ValidationError as error:
+        yield _said(error)
+        return
+    if set(found.packages) != set(PACKAGES):
+        yield "packages: are not those that a run names"
+
+
+def _said(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part)[:50] for part in first['loc'][:6])!r}: {first['msg'][:100]}"

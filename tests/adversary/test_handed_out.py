@@ -1,0 +1,98 @@
+"""What is handed out of a run confirms no guess at private rows, and is enough to verify it."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments.verification import examine_run
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.closing import commitment, read_salt, salt_path
+from fedmm_secure.pipeline import run_pipeline
+from privacy.accounting.ledger import read_ledger
+from privacy.aggregation.identities import read_card
+from tests.released import release_configuration, signers_card
+
+HANDED_OUT = ("ledger", "transcript", "metrics.json", "environment.json", "config.yaml")
+KEPT = ("codes", "predictions", "state")
+
+
+def handed_out(run) -> bytes:
+    files = [
+        path for name in HANDED_OUT for path in ((run / name).rglob("*") if (run / name).is_dir() else [run / name])
+    ]
+    return b"\n".join(path.read_bytes() for path in files if path.is_file())
+
+
+def confirms(text: bytes, guess: bytes) -> bool:
+    """Whether a hash that anyone can compute of a guess stands in a text."""
+    names = ("md5", "sha1", "sha256", "sha384", "sha512", "blake2b", "sha3_256")
+    return any(hashlib.new(name, guess).hexdigest().encode() in text for name in names)
+
+
+def private_bytes(run) -> list[bytes]:
+    """What an outsider would have to guess: files of private rows, and the columns that are computed from rows."""
+    found = [path.read_bytes() for name in ("codes", "predictions") for path in (run / name).iterdir()]
+    for prepared in prepare_markets(release_configuration(user_codes_epsilon=2.0).data).values():
+        market, test = prepared.whole.market, prepared.whole.test
+        found += [b"".join(test.columns()), *test.columns(), np.stack([market.user, market.item]).tobytes()]
+    return found
+
+
+def test_no_hash_in_it_is_one_of_private_rows(released_run):
+    text = handed_out(released_run)
+    guesses = private_bytes(released_run)
+    assert len(guesses) > 6
+    assert not any(confirms(text, guess) for guess in guesses)
+    assert confirms(text, (released_run / "metrics.json").read_bytes())  # what is handed out anyway is named plainly
+
+
+def test_a_plain_hash_of_user_codes_would_confirm_a_guess(released_run):
+    """The last line as it was: the attack, and that the key of the commitments is what ends it."""
+    path = released_run / "codes" / "m0.parquet"
+    guess, wrong = path.read_bytes(), (released_run / "codes" / "m1.parquet").read_bytes()
+    as_it_was = f'{{"codes/m0.parquet": "{hashlib.sha256(guess).hexdigest()}"}}'.encode()
+    assert confirms(as_it_was, guess)
+    assert not confirms(as_it_was, wrong)
+    named = read_ledger(released_run / "ledger" / "m0.jsonl").closing["private"]
+    assert set(named) == {"codes/m0.parquet", "predictions/m0.parquet"}
+    salt = read_salt(released_run, "m0")
+    assert named["codes/m0.parquet"] == commitment(salt, path, released_run)
+    assert named["codes/m0.parquet"] != commitment(bytes(32), path, released_run)
+    assert salt not in handed_out(released_run)
+    assert salt != read_salt(released_run, "m1")
+    assert salt_path(released_run, "m0").stat().st_mode & 0o077 == 0
+
+
+def test_a_run_verifies_without_what_its_owner_keeps(released_run, released_copy):
+    for name in KEPT:
+        shutil.rmtree(released_copy / name)
+    found = examine_run(released_copy, signer=read_card(signers_card(released_run)))
+    assert found.findings == []
+    assert [note.split(": ")[0] for note in found.notes] == ["m0", "m1", "m2"]
+    assert all("not shown" in note and "codes/m" in note and "predictions/m" in note for note in found.notes)
+
+
+def test_a_private_file_that_is_shown_with_the_key_is_the_one_that_was_signed_for(released_copy):
+    path = released_copy / "predictions" / "m0.parquet"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert [finding.what for finding in examine_run(released_copy).findings] == [
+        "predictions/m0.parquet is not the one that was signed for"
+    ]
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_rows_or_another_configuration(released_run):
+    config = release_configuration(user_codes_epsilon=2.0)
+    markets = prepare_markets(config.data)
+    before = sorted(path for path in released_run.parent.rglob("*"))
+    assert run_pipeline(config, markets, released_run)["macro"]["auc"] is not None
+    with pytest.raises(RunDirectoryError, match="finished run of another configuration; choose another directory"):
+        run_pipeline(release_configuration(epsilon=0.5, user_codes_epsilon=2.0), markets, released_run)
+    other = config.data.synthetic.model_copy(update={"seed": 1})
+    with pytest.raises(RunDirectoryError, match="finished run of other rows of market m0"):
+        run_pipeline(config, prepare_markets(config.data.model_copy(update={"synthetic": other})), released_run)
+    with pytest.raises(RunDirectoryError, match="finished run of other markets"):
+        run_pipeline(config, {name: markets[name] for name in ("m0", "m1")}, released_run)
+    assert sorted(path for path in released_run.parent.rglob("*")) == before
