@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,8 @@ from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.parties import configuration_hash
 from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
 from privacy.accounting.account import AccountError, PrivacyAccount
-from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.guarantees import composed_epsilon
+from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
@@ -132,9 +130,7 @@ def _all_runs(
         if len(spendings) == 1:
             epsilon[view] = views[view]["epsilon"]
         else:
-            total = composed_epsilon(
-                [run.events[view] for run in spendings], spendings, delta, partial(pld_epsilon, interval=COARSE)
-            )
+            total = composed_epsilon([run.events[view] for run in spendings], spendings, delta, coarsely)
             epsilon[view] = None if math.isinf(total) else total
     return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
 

@@ -14,7 +14,7 @@ from experiments.compliance.document import (
     Standing,
     VerdictStated,
 )
-from experiments.reports.text import delta_text
+from privacy.accounting.text import delta_text
 
 ASSUMPTIONS = [
     "public: each market's item catalogue (not the counts), the number of its users, the configuration",

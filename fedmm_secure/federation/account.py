@@ -123,8 +123,7 @@ def _note(earlier: Iterable[Spending]) -> Release:
 
 
 def _spending(run: str, plan: SpendingPlan) -> Spending:
-    if plan.config.catalogue == "discovered":  # at most: how many items are found is not known yet
-        plan = plan.with_items(plan.selection().most_drawn(plan.size.users))
+    plan = plan.at_most()  # how many items are found is not known yet
     releases = list(plan.releases())
     return Spending(
         run,
