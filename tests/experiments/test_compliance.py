@@ -47,6 +47,7 @@ def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump({**TINY, "ctr": {"baselines": ["popularity"]}}))
+    settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)
     assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
