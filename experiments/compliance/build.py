@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,24 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import binding_of, examine
-from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
+from experiments.compliance.evidence import binding_of, examine, trusting
+from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.run_directory import read_environment, read_foreign_config, read_noise
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
-from fedmm_secure.federation.account import default_account, spent_on_same_data
+from fedmm_secure.config import Config
+from fedmm_secure.federation.account import default_account, planned_spending, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.parties import configuration_hash
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
-from privacy.accounting.account import AccountError, PrivacyAccount
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from privacy.errors import InputError
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
 CLAIMS = {
@@ -62,7 +66,7 @@ def build_document(
     known_runs = PrivacyAccount(account or default_account(directory))
     findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
-    evidence = examine(directory)
+    evidence = trusting(examine(directory), trusted_fingerprints(declarations))
     statements = metrics["privacy"]["markets"]
     markets = {
         name: MarketStated(
@@ -73,7 +77,7 @@ def build_document(
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=_noise(directory, name),
-            all_runs=_all_runs(known_runs, directory, name, views, claimed),
+            all_runs=_all_runs(known_runs, config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
         )
@@ -112,27 +116,60 @@ def _guarantee(found: Mapping[str, Any]) -> GuaranteeStated:
 
 
 def _all_runs(
-    account: PrivacyAccount, directory: Path, market: str, views: Mapping[str, Any], claimed: tuple[str, ...]
+    account: PrivacyAccount,
+    config: Config,
+    directory: Path,
+    market: str,
+    views: Mapping[str, Any],
+    claimed: tuple[str, ...],
 ) -> AllRuns:
     """Composition of every run that the account holds on the market's data, later ones too.
 
     Whoever chose this run among them, and every market that saw their sums, has observed them all.
     """
     observed = [view for view in claimed if view != "server"]
+    before = views["with_earlier_runs"]
+    by_ledger = {
+        "ledger_runs": before["earlier_runs"] + 1,
+        "ledger_epsilon": {view: before[view]["epsilon"] for view in observed},
+    }
     try:
         spendings = spent_on_same_data(account, directory, market)
-    except (AccountError, LedgerError):
-        return AllRuns(runs=None, without_bound=0, epsilon=dict.fromkeys(observed))
+    except (AccountError, LedgerError) as error:
+        problem = str(error).replace(f"{account.path.parent}/", "").replace(f"{directory}/", "")
+        nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False}
+        return AllRuns(**nothing, epsilon=dict.fromkeys(observed), **by_ledger)
     delta = views["market"]["delta"]
     unbounded = [run for run in spendings if any(gaussian_steps(run.events[view]) is None for view in observed)]
     epsilon: dict[str, float | None] = {}
     for view in observed:
-        if len(spendings) == 1:
-            epsilon[view] = views[view]["epsilon"]
-        else:
-            total = composed_epsilon([run.events[view] for run in spendings], spendings, delta, coarsely)
-            epsilon[view] = None if math.isinf(total) else total
-    return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
+        total = composed_epsilon([run.events[view] for run in spendings], spendings, delta, coarsely)
+        epsilon[view] = None if math.isinf(total) else total
+    return AllRuns(
+        runs=len(spendings),
+        problem=None,
+        without_bound=len(unbounded),
+        as_planned=_as_planned(config, directory, market, spendings),
+        epsilon=epsilon,
+        **by_ledger,
+    )
+
+
+def _as_planned(config: Config, directory: Path, market: str, spendings: Sequence[Spending]) -> bool:
+    """Whether each course of the run is in the account with what its plan spends."""
+    opening = read_ledger(directory / "ledger" / f"{market}.jsonl").opening
+    try:
+        sizes = {name: MarketSize(**size) for name, size in opening["sizes"].items()}
+        expected = planned_spending(str(opening["run"]), SpendingPlan.of(config, market, sizes, opening["noise"]))
+        own = [spending for spending in spendings if spending.run == expected.run]
+    except (KeyError, TypeError, ValueError, AttributeError, InputError):  # verification says what is wrong with it
+        return False
+    return bool(own) and all(_entered(spending) == _entered(expected) for spending in own)
+
+
+def _entered(spending: Spending) -> tuple[Any, ...]:
+    events = {view: event_to_data(event) for view, event in spending.events.items()}
+    return events, spending.coordinates, spending.extra_delta
 
 
 def _noise(directory: Path, market: str) -> dict[str, float]:

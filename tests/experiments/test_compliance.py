@@ -34,6 +34,9 @@ from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
 DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
+JUDGE = Identity.generate("auditor")  # of evidence
+KNOWN = {"name": JUDGE.card.name, "fingerprint": JUDGE.card.fingerprint}
+SAID = {"signer": None, "trusted": [KNOWN], "sole_run": False, "max_epsilon": 10, "max_delta": None}
 LIMIT = ("--max-epsilon", 20)
 AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 0.5, "low_gaussian": None,
          "low_one_run": None, "canaries": 500, "verdict": "consistent", "needed": None, "seconds": 1.0}  # fmt: skip
@@ -108,10 +111,15 @@ def test_it_says_what_the_ledger_gives(signed):
         stated = document["markets"][market]
         for view in ("market", "release", "profile"):
             assert stated["views"][view]["epsilon"] == views[view]["epsilon"]
+        every = {view: views[view]["epsilon"] for view in ("market", "collusion", "consumer", "release")}
         assert stated["all_runs"] == {
             "runs": 1,
+            "problem": None,
             "without_bound": 0,
-            "epsilon": {view: views[view]["epsilon"] for view in ("market", "collusion", "consumer", "release")},
+            "as_planned": True,
+            "epsilon": pytest.approx(every, rel=2e-3),  # composed more coarsely
+            "ledger_runs": 1,
+            "ledger_epsilon": every,
         }
         last = (signed / "ledger" / f"{market}.jsonl").read_text().splitlines()[-1]
         assert stated["ledger"]["head"] == json.loads(last)["hash"]
@@ -205,7 +213,7 @@ def test_a_self_signed_lie_does_not_follow_from_its_contents(signed, tmp_path, c
     from experiments.compliance.signing import sign, write_report_files
     from privacy.aggregation.identities import Identity
 
-    document = build_document(signed, Declarations(sole_run=False, max_epsilon=0.5, max_delta=None))
+    document = build_document(signed, Declarations(**{**SAID, "max_epsilon": 0.5}))
     assert not document.verdict.compliant
     lie = document.model_copy(
         update={"verdict": document.verdict.model_copy(update={"compliant": True, "reasons": []})}
@@ -294,12 +302,12 @@ def attacked(run, identity=None, **changes):
 
 
 def document_of(run, **declared):
-    return build_document(run, Declarations(**{"sole_run": False, "max_epsilon": 10, "max_delta": None, **declared}))
+    return build_document(run, Declarations(**{**SAID, **declared}))
 
 
 @pytest.fixture(scope="module")
 def judge_of_evidence():
-    return Identity.generate("auditor")
+    return JUDGE
 
 
 @pytest.mark.parametrize("is_signed", [True, False])
