@@ -94,11 +94,13 @@ def build_document(
             claimed_views=list(claimed),
             seeds=list(config.seed),
             tuned=config.ctr.tune,
+            shared_users=config.data.shared_users,
             private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
         verdict=_PENDING,
         markets=markets,
+        across_markets=_across_markets(known_runs, directory, statements, claimed, declarations),
         verification=Verification(verified=not findings, findings=findings, checked=list(CHECKS.values())),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
@@ -153,6 +155,30 @@ def _all_runs(
         epsilon=epsilon,
         **by_ledger,
     )
+
+
+def _across_markets(
+    account: PrivacyAccount,
+    directory: Path,
+    statements: Mapping[str, Any],
+    claimed: tuple[str, ...],
+    declarations: Declarations,
+) -> dict[str, float | None]:
+    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown."""
+    observed = [view for view in claimed if view != "server"]
+    try:
+        spendings = [found for market in statements for found in spent_on_same_data(account, directory, market)]
+    except (AccountError, LedgerError):
+        return dict.fromkeys(observed)
+    if declarations.sole_run:
+        run = binding_of(directory).run
+        spendings = [found for found in spendings if found.run == run]
+    delta = max(views["market"]["delta"] for views in statements.values())
+    totals = {
+        view: composed_epsilon([found.events[view] for found in spendings], spendings, delta, coarsely)
+        for view in observed
+    }
+    return {view: None if math.isinf(total) else total for view, total in totals.items()}
 
 
 def _as_planned(config: Config, directory: Path, market: str, spendings: Sequence[Spending]) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedmm_secure.config import SharedUsers
 from fedmm_secure.data.catalogue import CatalogueKind
 
 SCHEMA_FILE = "compliance-report.schema.json"
@@ -167,6 +168,10 @@ class RunStated(Part):
     claimed_views: list[str] = Field(description="views that the run's protection level claims a guarantee for")
     seeds: list[int]
     tuned: bool = Field(description="whether the CTR model's hyper-parameters were chosen on private validation rows")
+    shared_users: SharedUsers = Field(
+        description="user ids that several markets have: refused by the run where it held all rows; one person each, "
+        "whose ε is composed; or declared to be different people"
+    )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
 
@@ -188,6 +193,9 @@ class Document(Part):
     declarations: Declarations
     verdict: VerdictStated
     markets: dict[str, MarketStated] = Field(min_length=1)
+    across_markets: dict[str, Epsilon] = Field(
+        description="by claimed view, ε of a person who has rows in all markets, at the largest δ of a market"
+    )
     verification: Verification
     evidence: list[EvidenceStated]
     attacks: list[AttackStated]

@@ -16,7 +16,7 @@ from experiments.compliance.document import (
     VerdictStated,
 )
 from experiments.reports.text import worst
-from privacy.accounting.text import delta_text
+from privacy.accounting.text import delta_text, epsilon_text
 
 ASSUMPTIONS = [
     "public: each market's item catalogue (not the counts), the number of its users, the configuration",
@@ -29,6 +29,8 @@ ASSUMPTIONS = [
     "integers of bounded norm, so that an error of that arithmetic can shrink a user's part and never enlarge it",
     "the server's ε of 0 under encryption is computational: CKKS (RLWE) at 128 bits, and no market hands it the key",
     "under masked-ckks, single updates stay hidden while at least two markets do not collude",
+    "nobody has rows in several markets: the unit is a user of one market, and what markets state of the same person "
+    "adds up; user ids are compared where one process holds all rows, and between organisations nobody compares them",
     "runs on other copies of the data, or under another privacy account, are not known to the account",
 ]
 _NOT_GUARANTEED = [
@@ -116,7 +118,22 @@ def _broken(document: Document) -> list[str]:
     for attack in document.attacks:
         if attack.within is False and _speaks_against(document, attack.evidence):
             found.append(f"an attack does better than a guarantee admits: {attack.attack}, {attack.view} view")
+    if document.run.shared_users == "composed":
+        found += list(_across_markets(document))
     return found
+
+
+def _across_markets(document: Document) -> Iterator[str]:
+    """Where some people are in several markets, the limit is on what all of those spend on them."""
+    limit = document.declarations.max_epsilon
+    for view, epsilon in document.across_markets.items():
+        if epsilon is None:
+            yield f"people in several markets: no bound on what the {view} view learns of them"
+        elif epsilon > limit:
+            yield (
+                f"people in several markets: ε of the {view} view, composed over all markets, is "
+                f"{epsilon_text(epsilon)}, and exceeds the limit {limit:g}"
+            )
 
 
 def _speaks_against(document: Document, evidence: str) -> bool:
@@ -219,6 +236,8 @@ def _open(document: Document) -> list[str]:
         found.append("not attacked: no attack on this run counts")
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in _UNCOUNTED]
     found += _of_keys(document)
+    if document.run.shared_users == "distinct":
+        found.append("declared, not shown: user ids that several markets have are those of different people")
     if document.declarations.sole_run:
         known = [market.all_runs.runs for market in document.markets.values()]
         most = max(max(found.all_runs.runs or 1, found.all_runs.ledger_runs) for found in document.markets.values())

@@ -49,13 +49,14 @@ ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "v
           "bound": {"epsilon": 1.0, "delta": 1e-3, "within": {"at": False}}}  # fmt: skip
 
 
-def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=()):
+def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
     """A report on one market, faultless unless told otherwise."""
     stated = {view: GuaranteeStated(epsilon=epsilon, delta=delta, unit="user", basis="") for view in VIEWS}
     held = {"file": "ledger/m.jsonl", "lines": 9, "head": "0" * 64, "seeded": False, "exact": True,
             "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
-             "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False}  # fmt: skip
+             "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
+             "shared_users": "refused"}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -79,6 +80,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         declarations=Declarations(**{**said, **dict(declared)}),
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
+        across_markets=dict.fromkeys(VIEWS, across),
         verification=Verification(verified=True, findings=[], checked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
@@ -307,7 +309,7 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if "events" in line["body"]:
-            line["body"]["events"] = dict.fromkeys(line["body"]["events"], {"kind": "no-op"})
+            line["body"]["events"] = {view: {"kind": "no-op"} for view in line["body"]["events"]}
     path.write_text("".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines))
     assert json.loads(path.read_text().splitlines()[1])["body"]["events"]["release"] == {
         "kind": "no-op"

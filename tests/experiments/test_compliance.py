@@ -35,8 +35,9 @@ from tests.conftest import TINY
 
 DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
 JUDGE = Identity.generate("auditor")  # of evidence
-KNOWN = {"name": JUDGE.card.name, "fingerprint": JUDGE.card.fingerprint}
-SAID = {"signer": None, "trusted": [KNOWN], "sole_run": False, "max_epsilon": 10, "max_delta": None}
+OWNER = Identity.generate("owner")
+KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for known in (JUDGE, OWNER)]
+SAID = {"signer": None, "trusted": KNOWN, "sole_run": False, "max_epsilon": 10, "max_delta": None}
 LIMIT = ("--max-epsilon", 20)
 AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 0.5, "low_gaussian": None,
          "low_one_run": None, "canaries": 500, "verdict": "consistent", "needed": None, "seconds": 1.0}  # fmt: skip
@@ -67,7 +68,7 @@ def auditor(tmp_path_factory):
 @pytest.fixture(scope="module")
 def owner(tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "owner"
-    assert call("keys", "join", "owner", "--keys", keys) == 0
+    OWNER.save(keys)
     return keys
 
 
@@ -501,10 +502,13 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
     assert [item.stated.standing for item in examine(signed)] == ["counts"]
 
 
-def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence):
+def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path):
+    judge_of_evidence.save(tmp_path / "judge")
+    trust = ("--trust", owner / "card.json", "--trust", tmp_path / "judge" / "card.json")
+
     def screens():
         call("report", signed)
-        call("report", signed, "--compliance", *LIMIT)
+        call("report", signed, "--compliance", *trust, *LIMIT)
         pages = (signed / "report.html").read_text(), (signed / "compliance.html").read_text()
         return [re.search(r'class="glance (\w+)"', html)[1] for html in pages], pages
 
