@@ -64,7 +64,7 @@ def test_power(n, ratio):
     assert stats.chi2.cdf(critical / ratio**2, n) >= 0.95
 
 
-@pytest.mark.parametrize(("readings", "percent"), [(5, 98), (28, 95), (101, 92), (501, 84)])
+@pytest.mark.parametrize(("readings", "percent"), [(5, 98), (28, 95), (101, 91), (501, 84)])
 def test_the_power_that_the_documentation_states_is_that_of_so_many_readings(readings, percent):
     level = 1e-3 / (readings + 1)
     critical = stats.chi2.ppf(level * 0.97 * 0.97, ENOUGH)
@@ -122,16 +122,6 @@ def test_false_alarms_of_randomised_response_are_as_many_as_stated():
         for seed in range(1000)
     )
     assert alarmed <= stats.binom.ppf(1 - 1e-4, 1000, 0.1)
-
-
-@pytest.mark.parametrize(("readings", "percent"), [(5, 98), (28, 95), (101, 92), (501, 84)])
-def test_the_power_that_the_documentation_states_is_that_of_so_many_readings(readings, percent):
-    level = 1e-3 / (readings + 1)
-    critical = stats.chi2.ppf(level * 0.97 * 0.97, ENOUGH)
-    assert int(100 * stats.chi2.cdf(critical / 0.9**2, ENOUGH)) == percent
-    assert stats.chi2.cdf(critical / 0.85**2, ENOUGH) > 0.999
-    documented = (Path(__file__).parents[3] / "docs" / "verification.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| {readings}\b.*\| {percent} % \| above 99.9 %", documented, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
