@@ -63,6 +63,12 @@ def tiny(**sections) -> Config:
     return config_from_data({**TINY, **data}, source="test")
 
 
+def alone(config: Config, directory: Path) -> Config:
+    """With an account of the run's own, which knows of no other run: for runs that are to be the same."""
+    account = directory.with_name(f"{directory.name}.account")
+    return config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
+
+
 def pytest_configure(config):
     if accounting_cache.FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
         folder = tempfile.mkdtemp(prefix="fedmm-answers-")
