@@ -54,6 +54,7 @@ from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage import Store
 from privacy.accounting.guarantees import Guarantee, changed_rows
+from privacy.accounting.text import epsilon_text
 from privacy.aggregation.identities import Identity
 from privacy.foreign import ForeignDirectory
 
@@ -178,7 +179,7 @@ def beyond_bounds(found: Results) -> list[str]:
     """Membership results that a guarantee of the run rules out, one line each."""
     return [
         f"{result['market']}, {result['target']}, {result['view']}, {result['attack']}, {result['unit']}: beyond "
-        f"epsilon {result['bound']['epsilon']:.4g}"
+        f"epsilon {epsilon_text(result['bound']['epsilon'])}"
         for result in found.get("membership", [])
         if result["bound"] and not all(result["bound"]["within"].values())
     ]

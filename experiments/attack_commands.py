@@ -19,10 +19,11 @@ from experiments.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.progress import RunProgress
 from experiments.reports.attacks import strongest
 from experiments.reports.run import write_report
-from experiments.reports.text import epsilon_text, estimate_text
+from experiments.reports.text import estimate_text
 from experiments.run_directory import examining
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
+from privacy.accounting.text import epsilon_text
 
 ATTACK_HELP = (
     "Attack a run: codebook inversion, reconstruction of embeddings and histories, membership inference, poisoning.\n\n"

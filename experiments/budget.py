@@ -6,7 +6,7 @@ Only public values enter: the number of users and items of each market, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +14,10 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
+from fedmm_secure.guarantee.stages import COUNTS, CTR, DECRYPTED_VIEWS, EMBEDDING, QUANTIZER
 from fedmm_secure.quantization.build import initial_model
-from privacy.accounting.accountants import pld_epsilon
+from privacy.accounting.guarantees import composed_epsilon, view_guarantee
+from privacy.accounting.ledger import Entry, stage_group
 
 TYPICAL_ROWS = 8.0  # rows of a user, for the expected signal of counts; an assumption, not read from the data
 HOPELESS = 1.0
@@ -31,31 +32,38 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
     gradients agree, over the noise's norm. None where it depends on rows, or on items that are yet to be discovered:
     how many those are is private, so nothing here may follow from it.
     """
-    delta = config.privacy.delta_for(market.n_users)
     others = {f"market {number}": MarketSize(0, 0) for number in range(1, n_markets)}
     items = None if config.catalogue == "discovered" else market.n_items
     plan = SpendingPlan.of(config, market.name, {market.name: MarketSize(market.n_users, items or 0), **others})
-    noise, stages, views = plan.noise, plan.stages, plan.views()
-    events = {name: plan.stage_event(name) for name in stages}
+    noise, stages = plan.noise, plan.stages
+    entries = planned_entries(plan)
     ratios = _signal_to_noise(config, market.n_users, items, noise)
     return {
         "users": market.n_users,
         "items": items,
-        "delta": delta,
+        "delta": plan.delta,
         "stages": {
             name: {
-                "epsilon": pld_epsilon([events[name]], delta),
+                "epsilon": _epsilon([entry for entry in entries if stage_group(entry.stage) == name], plan.delta),
                 "noise_multiplier": noise[name],
                 "signal_to_noise": ratios.get(name),
             }
             for name in stages
         },
-        "views": {view: _bounded(pld_epsilon([event], delta)) for view, event in views.items()},
+        "views": {view: view_guarantee(entries, view).epsilon for view in DECRYPTED_VIEWS},
         "too_small_for": sorted(name for name, ratio in ratios.items() if ratio < HOPELESS),
     }
 
 
-def _bounded(epsilon: float) -> float | None:
+def planned_entries(plan: SpendingPlan) -> list[Entry]:
+    """What a run's ledger will hold; of a catalogue that is yet to be discovered, with the most items it may have."""
+    largest = plan.at_most()
+    seeded = plan.config.privacy.noise_seed is not None
+    return [release.entry(plan.market, delta=plan.delta, seeded=seeded) for release in largest.releases()]
+
+
+def _epsilon(entries: Sequence[Entry], delta: float) -> float | None:
+    epsilon = composed_epsilon([entry.event for entry in entries], entries, delta)
     return None if math.isinf(epsilon) else epsilon
 
 

@@ -34,7 +34,7 @@ from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption
 from experiments.progress import RunProgress
 from experiments.reports.commands import REPORT_HELP, report
 from experiments.reports.run import write_report
-from experiments.reports.text import epsilon_text, figure_text
+from experiments.reports.text import figure_text
 from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
 from experiments.verification.command import VERIFY_HELP, verify
@@ -48,6 +48,7 @@ from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.orders import OrderError, RunEndedError
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.guarantee.stages import ALL_VIEWS
+from privacy.accounting.text import delta_text, epsilon_text
 from privacy.aggregation import AggregationError
 from privacy.aggregation.keys import KeyDirectory
 from privacy.errors import InputError
@@ -256,7 +257,7 @@ def _print_budget(found: dict[str, dict[str, Any]]) -> None:
     console = wide_console()
     table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR")
     for market, plan in found.items():
-        head = [market, str(plan["users"]), f"{plan['delta']:.2g}"]
+        head = [market, str(plan["users"]), delta_text(plan["delta"])]
         for name, stage in plan["stages"].items():
             best = stage["signal_to_noise"]
             ratio = "–" if best is None else f"{best:.2g}"

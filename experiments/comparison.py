@@ -20,7 +20,7 @@ from experiments.compliance.evidence import read_attacks, read_audits
 from experiments.console import say, wide_console
 from experiments.options import JsonFlag
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
-from experiments.reports.text import difference_text, epsilon_text, figure_text, worst
+from experiments.reports.text import difference_text, figure_text, worst
 from experiments.run_directory import examining, read_environment, read_foreign_config
 from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
@@ -35,6 +35,7 @@ from fedmm_secure.foreign import parse_table
 from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import write_json
+from privacy.accounting.text import epsilon_text
 from privacy.errors import InputError
 from privacy.foreign import ForeignDirectory
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from experiments.console import PlainConsole, one_line
 from experiments.sweep.cells import Status
 from experiments.sweep.grid import Cell
+from privacy.accounting.text import epsilon_text
 
 
 class _Shown:
@@ -79,7 +80,7 @@ class RunProgress(_Shown):
             if fields["loss"] is not None:
                 notes.append(f"loss {fields['loss']:.3f}")
             if fields["epsilon"] is not None:
-                notes.append(f"ε so far {fields['epsilon']:.3g}")
+                notes.append(f"ε so far {epsilon_text(fields['epsilon'])}")
             self.update(f"rounds, seed {fields['seed']}", fields["round"], fields["rounds"], ", ".join(notes))
         elif event == "ctr":
             self.update("CTR models", fields["done"], fields["markets"], f"market {fields['market']}")

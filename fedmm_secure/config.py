@@ -37,12 +37,18 @@ BaselineName = Literal[
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 
+SharedUsers = Literal["refused", "composed", "distinct"]
+
+
 class DataConfig(Section):
     """Which markets, and how their rows become candidates."""
 
     root: Path | None = Field(None, description="folder that the markets' paths are relative to")
     markets: dict[str, MarketFile] = Field(default_factory=dict, description="one entry a market")
     synthetic: SyntheticSpec | None = Field(None, description="generate markets instead of reading them")
+    shared_users: SharedUsers = Field(
+        "refused", description="user ids of several markets: refused, or one person each (composed), or distinct people"
+    )
     on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
     split: Literal["leave-last-out", "global-date"] = "leave-last-out"
     label: Literal["click", "like"] = "click"

@@ -93,7 +93,7 @@ class MarketRun:
         """Load the market's data, open its ledger, embed; what was done before is read from ``directory``."""
         prepared: Mapping[str, PreparedMarket] = {market: prepare(load_one_market(config.data, market), config.data)}
         clock = Clock(directory / "state")
-        account = account_of(config, directory)
+        account = account_of(config, directory, home=True)
         federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
         with clock.stage("catalogue"):
             federation, prepared = discover_catalogues(federation, prepared)

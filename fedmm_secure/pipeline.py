@@ -28,6 +28,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.bench import bench_market
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, read_metrics, refuse_another
@@ -91,10 +92,12 @@ def run_pipeline(
     Raises:
         BudgetExceededError: a release would spend more than a market's budget.
         RunDirectoryError: a finished run of something else is there.
+        DataError: markets have user ids in common, and the configuration does not say what that means.
     """
     if is_closed(directory, markets):
         refuse_another(config, markets, directory)
         return read_metrics(directory)
+    refuse_shared_users(config, markets)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
     clock = Clock(directory / "state")
     listener("started", {"config": config.model_dump(mode="json")})

@@ -10,6 +10,8 @@ from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.prepare import prepare_markets
 from tests import accounting_cache
 
+STATE = "XDG_STATE_HOME"  # where privacy accounts are by default: never in the home of whoever runs the tests
+
 TESTS = Path(__file__).parent
 REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
@@ -62,12 +64,22 @@ def tiny(**sections) -> Config:
     return config_from_data({**TINY, **data}, source="test")
 
 
+def alone(config: Config, directory: Path) -> Config:
+    """With an account of the run's own, which knows of no other run: for runs that are to be the same."""
+    account = directory.with_name(f"{directory.name}.account")
+    return config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
+
+
 def pytest_configure(config):
     if accounting_cache.FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
         folder = tempfile.mkdtemp(prefix="fedmm-answers-")
         os.environ[accounting_cache.FOLDER] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     accounting_cache.share_answers()
+    folder = tempfile.mkdtemp(prefix="fedmm-state-")
+    os.environ[STATE] = folder  # of fixtures that tests share, and of the processes that they start
+    os.environ.pop("FEDMM_ACCOUNT", None)
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items):
@@ -79,6 +91,20 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_state(tmp_path_factory):
+    """Runs that the tests of a module share know of no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STATE, str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_state(monkeypatch, tmp_path_factory):
+    """Each test starts with an account that knows of no run; fixtures that tests share name theirs."""
+    monkeypatch.setenv(STATE, str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ def release_configuration(**privacy):
 
 def run_release(directory: Path, settings, signer: Identity | None = None):
     """The metrics of a new run."""
+    account = directory.parent / "privacy.account"  # beside it, wherever the session's other accounts are
+    settings = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"account": account})})
     run_directory.create(directory, settings)
     return run_pipeline(settings, prepare_markets(settings.data), directory, signer=signer)
 

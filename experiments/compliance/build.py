@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,24 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import binding_of, examine
-from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
+from experiments.compliance.evidence import binding_of, examine, trusting
+from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.run_directory import read_environment, read_foreign_config, read_noise
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
-from fedmm_secure.federation.account import default_account, spent_on_same_data
+from fedmm_secure.config import Config
+from fedmm_secure.federation.account import default_account, planned_spending, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.parties import configuration_hash
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
-from privacy.accounting.account import AccountError, PrivacyAccount
-from privacy.accounting.accountants import COARSE, pld_epsilon
-from privacy.accounting.events import gaussian_steps
-from privacy.accounting.guarantees import composed_epsilon
+from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.events import event_to_data, gaussian_steps
+from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from privacy.errors import InputError
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
 CLAIMS = {
@@ -64,7 +66,7 @@ def build_document(
     known_runs = PrivacyAccount(account or default_account(directory))
     findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
-    evidence = examine(directory)
+    evidence = trusting(examine(directory), trusted_fingerprints(declarations))
     statements = metrics["privacy"]["markets"]
     markets = {
         name: MarketStated(
@@ -75,7 +77,7 @@ def build_document(
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=_noise(directory, name),
-            all_runs=_all_runs(known_runs, directory, name, views, claimed),
+            all_runs=_all_runs(known_runs, config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
         )
@@ -92,11 +94,13 @@ def build_document(
             claimed_views=list(claimed),
             seeds=list(config.seed),
             tuned=config.ctr.tune,
+            shared_users=config.data.shared_users,
             private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
         verdict=_PENDING,
         markets=markets,
+        across_markets=_across_markets(known_runs, directory, statements, claimed, declarations),
         verification=Verification(verified=not findings, findings=findings, checked=list(CHECKS.values())),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
@@ -114,29 +118,84 @@ def _guarantee(found: Mapping[str, Any]) -> GuaranteeStated:
 
 
 def _all_runs(
-    account: PrivacyAccount, directory: Path, market: str, views: Mapping[str, Any], claimed: tuple[str, ...]
+    account: PrivacyAccount,
+    config: Config,
+    directory: Path,
+    market: str,
+    views: Mapping[str, Any],
+    claimed: tuple[str, ...],
 ) -> AllRuns:
     """Composition of every run that the account holds on the market's data, later ones too.
 
     Whoever chose this run among them, and every market that saw their sums, has observed them all.
     """
     observed = [view for view in claimed if view != "server"]
+    before = views["with_earlier_runs"]
+    by_ledger = {
+        "ledger_runs": before["earlier_runs"] + 1,
+        "ledger_epsilon": {view: before[view]["epsilon"] for view in observed},
+    }
     try:
         spendings = spent_on_same_data(account, directory, market)
-    except (AccountError, LedgerError):
-        return AllRuns(runs=None, without_bound=0, epsilon=dict.fromkeys(observed))
+    except (AccountError, LedgerError) as error:
+        problem = str(error).replace(f"{account.path.parent}/", "").replace(f"{directory}/", "")
+        nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False}
+        return AllRuns(**nothing, epsilon=dict.fromkeys(observed), **by_ledger)
     delta = views["market"]["delta"]
     unbounded = [run for run in spendings if any(gaussian_steps(run.events[view]) is None for view in observed)]
     epsilon: dict[str, float | None] = {}
     for view in observed:
-        if len(spendings) == 1:
-            epsilon[view] = views[view]["epsilon"]
-        else:
-            total = composed_epsilon(
-                [run.events[view] for run in spendings], spendings, delta, partial(pld_epsilon, interval=COARSE)
-            )
-            epsilon[view] = None if math.isinf(total) else total
-    return AllRuns(runs=len(spendings), without_bound=len(unbounded), epsilon=epsilon)
+        total = composed_epsilon([run.events[view] for run in spendings], spendings, delta, coarsely)
+        epsilon[view] = None if math.isinf(total) else total
+    return AllRuns(
+        runs=len(spendings),
+        problem=None,
+        without_bound=len(unbounded),
+        as_planned=_as_planned(config, directory, market, spendings),
+        epsilon=epsilon,
+        **by_ledger,
+    )
+
+
+def _across_markets(
+    account: PrivacyAccount,
+    directory: Path,
+    statements: Mapping[str, Any],
+    claimed: tuple[str, ...],
+    declarations: Declarations,
+) -> dict[str, float | None]:
+    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown."""
+    observed = [view for view in claimed if view != "server"]
+    try:
+        spendings = [found for market in statements for found in spent_on_same_data(account, directory, market)]
+    except (AccountError, LedgerError):
+        return dict.fromkeys(observed)
+    if declarations.sole_run:
+        run = binding_of(directory).run
+        spendings = [found for found in spendings if found.run == run]
+    delta = max(views["market"]["delta"] for views in statements.values())
+    totals = {
+        view: composed_epsilon([found.events[view] for found in spendings], spendings, delta, coarsely)
+        for view in observed
+    }
+    return {view: None if math.isinf(total) else total for view, total in totals.items()}
+
+
+def _as_planned(config: Config, directory: Path, market: str, spendings: Sequence[Spending]) -> bool:
+    """Whether each course of the run is in the account with what its plan spends."""
+    opening = read_ledger(directory / "ledger" / f"{market}.jsonl").opening
+    try:
+        sizes = {name: MarketSize(**size) for name, size in opening["sizes"].items()}
+        expected = planned_spending(str(opening["run"]), SpendingPlan.of(config, market, sizes, opening["noise"]))
+        own = [spending for spending in spendings if spending.run == expected.run]
+    except (KeyError, TypeError, ValueError, AttributeError, InputError):  # verification says what is wrong with it
+        return False
+    return bool(own) and all(_entered(spending) == _entered(expected) for spending in own)
+
+
+def _entered(spending: Spending) -> tuple[Any, ...]:
+    events = {view: event_to_data(event) for view, event in spending.events.items()}
+    return events, spending.coordinates, spending.extra_delta
 
 
 def _noise(directory: Path, market: str) -> dict[str, float]:

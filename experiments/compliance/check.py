@@ -39,6 +39,8 @@ def verify_report(
     problem = signature_problem(report, trusted)
     if problem is not None and (report.signature is not None or trusted is not None or run is None):
         findings.append(Finding(where, problem if run else f"{problem}, and no run is there to compare it with: --run"))
+    if document.declarations.signer != (None if report.signature is None else report.signature.fingerprint):
+        findings.append(Finding(where, "names another card as its signer's than the one it is signed with"))
     if document.verdict != judge(document):
         findings.append(Finding(where, "its verdict does not follow from what it holds"))
     if document.questions != answer_questions(document):

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedmm_secure.config import SharedUsers
 from fedmm_secure.data.catalogue import CatalogueKind
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:2"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:3"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Standing = Literal["counts", "unsigned", "unbound", "broken"]
+Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
 
 
@@ -31,11 +32,15 @@ class GuaranteeStated(Part):
 
 
 class AllRuns(Part):
-    """What all runs on the same data spend together."""
+    """What all runs on the same data spend together, by the privacy account and by the run's own ledger."""
 
     runs: int | None = Field(ge=1, description="runs in the privacy account; null: there is no account to read")
+    problem: str | None = Field(description="why the account cannot be read; null where it can")
     without_bound: int = Field(ge=0, description="runs among them without a budget for some claimed view")
-    epsilon: dict[str, Epsilon] = Field(description="by claimed view")
+    as_planned: bool = Field(description="whether the account holds this run with what its plan spends")
+    epsilon: dict[str, Epsilon] = Field(description="by claimed view, of the runs in the account")
+    ledger_runs: int = Field(ge=1, description="this run and those before it that its ledger names")
+    ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
 
 
 class LedgerStated(Part):
@@ -120,8 +125,20 @@ class Question(Part):
     by: Literal["run", "controller"] = Field(description="who can answer: the evidence of the run, or its controller")
 
 
+class TrustedStated(Part):
+    """A card that the signer knows the owner of."""
+
+    name: str
+    fingerprint: str
+
+
 class Declarations(Part):
     """What the signer says, and no evidence can show."""
+
+    signer: str | None = Field(description="fingerprint of the signer's own card; null: the report is not signed")
+    trusted: list[TrustedStated] = Field(
+        description="cards of others whose closings and evidence count; those of other keys do not"
+    )
 
     sole_run: bool = Field(
         description="nothing of other runs on the data left the machine, nor was this configuration chosen by them"
@@ -151,6 +168,10 @@ class RunStated(Part):
     claimed_views: list[str] = Field(description="views that the run's protection level claims a guarantee for")
     seeds: list[int]
     tuned: bool = Field(description="whether the CTR model's hyper-parameters were chosen on private validation rows")
+    shared_users: SharedUsers = Field(
+        description="user ids that several markets have: refused by the run where it held all rows; one person each, "
+        "whose ε is composed; or declared to be different people"
+    )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
 
@@ -166,12 +187,15 @@ class Document(Part):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations
     verdict: VerdictStated
     markets: dict[str, MarketStated] = Field(min_length=1)
+    across_markets: dict[str, Epsilon] = Field(
+        description="by claimed view, ε of a person who has rows in all markets, at the largest δ of a market"
+    )
     verification: Verification
     evidence: list[EvidenceStated]
     attacks: list[AttackStated]

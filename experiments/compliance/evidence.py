@@ -9,8 +9,8 @@ statements that fit their run and are signed with a key from outside it *count* 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,8 @@ Results = dict[str, list[dict[str, Any]]]
 AUDIT = "audit"  # under which the results of an audit stand
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
 SELF_SIGNED = "signed with a key of the run's own federation, which vouches for nothing outside it"
+UNTRUSTED = "signed with a key that the report's signer does not know the owner of: --trust CARD, once its fingerprint "
+UNTRUSTED += "was compared with the signer"
 _DOMAIN = b"fedmm-secure evidence\0"
 _ABOUT = ("market", "target", "view", "attack", "unit", "aggregation", "strategy", "defence", "stage", "game")
 
@@ -246,6 +248,16 @@ def examine(run: Path) -> list[Evidence]:
     """Every statement of a run directory and whether it counts; changes no file."""
     binding, own_keys = binding_of(run), _own_keys(run)
     return [evidence for kind, path in evidence_files(run) for evidence in _examine(run, kind, path, binding, own_keys)]
+
+
+def trusting(found: Sequence[Evidence], fingerprints: Collection[str]) -> list[Evidence]:
+    """The same evidence, where only what is signed by one of these cards counts: anybody can make a key."""
+    return [
+        replace(evidence, stated=evidence.stated.model_copy(update={"standing": "untrusted", "problem": UNTRUSTED}))
+        if evidence.stated.standing == "counts" and evidence.stated.fingerprint not in fingerprints
+        else evidence
+        for evidence in found
+    ]
 
 
 def _examine(run: Path, kind: Kind, path: Path, binding: Binding, own_keys: frozenset[bytes]) -> Iterator[Evidence]:

@@ -8,13 +8,15 @@ from typing import Literal
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
+    Declarations,
     Document,
     LedgerStated,
     MarketStated,
     Standing,
     VerdictStated,
 )
-from experiments.reports.text import delta_text
+from experiments.reports.text import worst
+from privacy.accounting.text import delta_text, epsilon_text
 
 ASSUMPTIONS = [
     "public: each market's item catalogue (not the counts), the number of its users, the configuration",
@@ -27,6 +29,8 @@ ASSUMPTIONS = [
     "integers of bounded norm, so that an error of that arithmetic can shrink a user's part and never enlarge it",
     "the server's ε of 0 under encryption is computational: CKKS (RLWE) at 128 bits, and no market hands it the key",
     "under masked-ckks, single updates stay hidden while at least two markets do not collude",
+    "nobody has rows in several markets: the unit is a user of one market, and what markets state of the same person "
+    "adds up; user ids are compared where one process holds all rows, and between organisations nobody compares them",
     "runs on other copies of the data, or under another privacy account, are not known to the account",
 ]
 _NOT_GUARANTEED = [
@@ -43,6 +47,7 @@ NOISY_EVALUATION = (
     "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
 )
 ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
+_UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
 
@@ -87,14 +92,20 @@ def counted_attacks(document: Document) -> list[AttackStated]:
 
 
 def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
-    """The ε that a view is claimed to have: over all runs on the data, or of this one where that is declared to do."""
+    """The ε that a view is claimed to have: over all runs on the data, or of this one where that is declared to do.
+
+    Over all runs it is the most that anything says: the account, the ledger's note of earlier runs, the run itself.
+    """
     found = document.markets[market]
+    own = found.views[view].epsilon
     if document.declarations.sole_run:
-        return found.views[view].epsilon
-    if view != "server":
-        return found.all_runs.epsilon[view]
-    # what the server reads in the clear, the markets read too
-    return found.all_runs.epsilon["market"] if document.run.aggregation == "plaintext" else found.views[view].epsilon
+        return own
+    if view == "server":
+        if document.run.aggregation != "plaintext":
+            return own
+        view = "market"  # what the server reads in the clear, the markets read too
+    # whichever says most: no account makes a run spend less than its own ledger says
+    return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
 
 
 def _broken(document: Document) -> list[str]:
@@ -107,12 +118,27 @@ def _broken(document: Document) -> list[str]:
     for attack in document.attacks:
         if attack.within is False and _speaks_against(document, attack.evidence):
             found.append(f"an attack does better than a guarantee admits: {attack.attack}, {attack.view} view")
+    if document.run.shared_users == "composed":
+        found += list(_across_markets(document))
     return found
+
+
+def _across_markets(document: Document) -> Iterator[str]:
+    """Where some people are in several markets, the limit is on what all of those spend on them."""
+    limit = document.declarations.max_epsilon
+    for view, epsilon in document.across_markets.items():
+        if epsilon is None:
+            yield f"people in several markets: no bound on what the {view} view learns of them"
+        elif epsilon > limit:
+            yield (
+                f"people in several markets: ε of the {view} view, composed over all markets, is "
+                f"{epsilon_text(epsilon)}, and exceeds the limit {limit:g}"
+            )
 
 
 def _speaks_against(document: Document, evidence: str) -> bool:
     """Nobody has to sign what refutes a claim; it only has to be about this run."""
-    return standing(document).get(evidence) in ("counts", "unsigned")
+    return standing(document).get(evidence) in ("counts", "untrusted", "unsigned")
 
 
 def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
@@ -134,8 +160,13 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
         if document.declarations.sole_run:
             continue
         if runs.runs is None:
-            yield name, "tuning is not accounted for: there is no privacy account of the run's data to read"
-        elif runs.without_bound:
+            yield name, f"tuning is not accounted for: no privacy account can be read: {runs.problem}"
+            continue
+        if runs.runs < runs.ledger_runs:
+            yield name, f"the privacy account knows {runs.runs} runs on its data, the run's ledger {runs.ledger_runs}"
+        if not runs.as_planned:
+            yield name, "the privacy account does not hold this run with what its plan spends"
+        if runs.without_bound:
             yield (
                 name,
                 f"tuning is not accounted for: {runs.without_bound} of {runs.runs} runs on its data have no budget",
@@ -163,6 +194,27 @@ def _of_delta(document: Document, market: MarketStated) -> Iterator[str]:
         yield f"δ {delta_text(delta)} exceeds the limit {policy:g}"
 
 
+def trusted_fingerprints(declarations: Declarations) -> frozenset[str]:
+    """Cards whose closings and evidence count: the signer's own, and those that the signer names."""
+    named = {card.fingerprint for card in declarations.trusted}
+    return frozenset(named if declarations.signer is None else named | {declarations.signer})
+
+
+def _of_keys(document: Document) -> Iterator[str]:
+    """Whose word the report rests on, where that is less than it seems: anybody can make a key."""
+    closed = {name: found.ledger for name, found in document.markets.items() if found.ledger.closed_by is not None}
+    strangers: dict[str, list[str]] = {}
+    for name, ledger in closed.items():
+        if not ledger.self_signed and ledger.closed_by not in trusted_fingerprints(document.declarations):
+            strangers.setdefault(str(ledger.closed_by), []).append(name)
+    for fingerprint, names in strangers.items():
+        yield f"{', '.join(names)}: closed by card {fingerprint}, which the signer does not vouch for (--trust CARD)"
+    keys = {ledger.closed_by for ledger in closed.values()}
+    keys |= {item.fingerprint for item in document.evidence if item.standing == "counts"}
+    if keys == {document.declarations.signer}:
+        yield f"self-signed: run, evidence and report by one key, card {document.declarations.signer}"
+
+
 def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
     markets: dict[str, list[str]] = {}
     for market, reason in found:
@@ -182,9 +234,13 @@ def _open(document: Document) -> list[str]:
             found.append(f"market {name}: audits too small to see half the noise: {', '.join(weak)}")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
-    found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in ("unsigned", "unbound")]
+    found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in _UNCOUNTED]
+    found += _of_keys(document)
+    if document.run.shared_users == "distinct":
+        found.append("declared, not shown: user ids that several markets have are those of different people")
     if document.declarations.sole_run:
         known = [market.all_runs.runs for market in document.markets.values()]
-        others = "an unknown number of" if None in known else str(max(runs or 1 for runs in known) - 1)
+        most = max(max(found.all_runs.runs or 1, found.all_runs.ledger_runs) for found in document.markets.values())
+        others = "an unknown number of" if None in known else str(most - 1)
         found.append(f"declared, not shown: {others} other runs on the same data were set aside")
     return found

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from experiments.compliance.document import AttackStated, Document, Question
 from experiments.compliance.judgement import claimed_epsilon, counted_attacks, counted_audits, evaluation_note
-from experiments.reports.text import delta_text, epsilon_text, worst
+from experiments.reports.text import worst
+from privacy.accounting.text import delta_text, epsilon_text
 
 NIST = "NIST SP 800-226"
 GDPR = "GDPR Art. 35(7)"

@@ -14,6 +14,7 @@ from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
 from experiments.reports.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
 from privacy.accounting.guarantees import Guarantee
+from privacy.accounting.text import epsilon_text
 
 _LARGEST = 50.0
 
@@ -39,7 +40,7 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
         guarantee = bounds.get(view)
         if guarantee is not None and guarantee.epsilon is not None:
             limit = np.minimum(np.exp(guarantee.epsilon) * rates + guarantee.delta, 1.0)
-            label = f"{view}: most that ε {guarantee.epsilon:.3g} admits"
+            label = f"{view}: most that ε {epsilon_text(guarantee.epsilon)} admits"
             axes.plot(rates, limit, color=colour, linestyle="--", label=label)
     axes.set(
         xscale="log",

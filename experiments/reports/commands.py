@@ -10,7 +10,7 @@ import typer
 
 from experiments.compliance.build import build_document
 from experiments.compliance.check import verify_report
-from experiments.compliance.document import Declarations, schema_text
+from experiments.compliance.document import Declarations, TrustedStated, schema_text
 from experiments.compliance.signing import sign, write_report_files
 from experiments.console import one_line, say
 from experiments.keys import PassphraseOption, SignOption, read_signer
@@ -56,6 +56,13 @@ def report(
         Path | None,
         typer.Option(help="Privacy account that holds the runs; default: beside the run or the sweep."),
     ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="CARD",
+            help="Card of somebody else whose closings and evidence count, compared with its owner; repeat.",
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
 ) -> None:
     if schema:
@@ -64,8 +71,8 @@ def report(
     if run is None:
         raise ConfigError("which run? give a directory of a run or a sweep")
     if not compliance:
-        if keys is not None or max_epsilon is not None or max_delta is not None or sole_run:
-            raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
+        if keys is not None or max_epsilon is not None or max_delta is not None or sole_run or trust:
+            raise ConfigError("--sign, --trust, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
         with examining(run):
             path = write_sweep_report(open_sweep(run), account=account) if is_sweep(run) else write_report(run)
         say(path)
@@ -73,7 +80,13 @@ def report(
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
     declarations = _declarations(max_epsilon, max_delta, sole_run)
-    identity = read_signer(keys, passphrase_file)
+    identity, cards = read_signer(keys, passphrase_file), [read_card(path) for path in trust or []]
+    declarations = declarations.model_copy(
+        update={
+            "signer": None if identity is None else identity.card.fingerprint,
+            "trusted": [TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],
+        }
+    )
     with examining(run):
         document = build_document(run, declarations, account=account)
         written = write_report_files(run, sign(document, identity))
@@ -96,7 +109,7 @@ def _declarations(max_epsilon: float | None, max_delta: float | None, sole_run: 
         raise ConfigError(f"--max-epsilon {max_epsilon:g}: a finite number above 0 is expected")
     if max_delta is not None and not 0 < max_delta < 1:
         raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
-    return Declarations(sole_run=sole_run, max_epsilon=max_epsilon, max_delta=max_delta)
+    return Declarations(signer=None, trusted=[], sole_run=sole_run, max_epsilon=max_epsilon, max_delta=max_delta)
 
 
 def check_report(

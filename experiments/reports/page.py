@@ -7,15 +7,9 @@ from typing import Any
 
 import jinja2
 
-from experiments.reports.text import (
-    delta_text,
-    difference_text,
-    epsilon_text,
-    estimate_text,
-    figure_text,
-    interval_text,
-)
+from experiments.reports.text import difference_text, estimate_text, figure_text, interval_text
 from fedmm_secure.storage import write_atomic
+from privacy.accounting.text import delta_text, epsilon_text
 
 
 def render(template: str, **values: Any) -> str:

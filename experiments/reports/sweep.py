@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import default_account, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
 from privacy.accounting.account import PrivacyAccount
-from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.guarantees import composed_epsilon
+from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.errors import InputError
 
 FIGURES = "figures"
@@ -132,7 +130,7 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
         for view in ("market", "release"):
             bounded = [run for run in spendings if gaussian_steps(run.events[view]) is not None]
             events, delta = [run.events[view] for run in bounded], values["market"]["delta"]
-            epsilon = composed_epsilon(events, bounded, delta, partial(pld_epsilon, interval=COARSE))
+            epsilon = composed_epsilon(events, bounded, delta, coarsely)
             known = found.setdefault(view, {"runs": len(events), "epsilon": 0.0})
             known["epsilon"] = max(known["epsilon"], epsilon)
     return {view: total for view, total in found.items() if total["runs"]}

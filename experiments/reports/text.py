@@ -9,21 +9,6 @@ from typing import Any
 from fedmm_secure.data.catalogue import CatalogueKind
 
 
-def epsilon_text(epsilon: float | None) -> str:
-    """``∞`` for unbounded; otherwise rounded up, so that the text never claims too much."""
-    if epsilon is None or math.isinf(epsilon):
-        return "∞"
-    return f"{math.ceil(epsilon * 1000) / 1000:.3f}".rstrip("0").rstrip(".")
-
-
-def delta_text(delta: float) -> str:
-    """Two digits, rounded up."""
-    if delta <= 0:
-        return "0"
-    scale = 10.0 ** (math.floor(math.log10(delta)) - 1)
-    return f"{math.ceil(delta / scale * (1 - 1e-9)) * scale:.1e}"
-
-
 def figure_text(value: float | None) -> str:
     """Three digits; an en dash where a run says nothing, or noise leaves nothing to say."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"

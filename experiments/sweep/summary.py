@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.reports.text import epsilon_text
 from experiments.sweep.scheduler import Sweep
 from experiments.sweep.table import MACRO, collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.ctr.recipes import CONFIGURED
+from privacy.accounting.text import epsilon_text
 
 
 def grouped(frame: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:

@@ -13,10 +13,10 @@ from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
-from privacy.accounting.accountants import COARSE, pld_epsilon
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, composed_epsilon
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
+from privacy.accounting.text import delta_text, epsilon_text
 
 Place = tuple[str, int | None]  # stage and round: what is paid for once
 
@@ -207,11 +207,11 @@ def _over_budget(path: Path, content: LedgerContent, plan: SpendingPlan) -> Iter
     if not entries or unaccountable(entries):
         return
     events = [entry.event for entry in entries]
-    spent = composed_epsilon(
-        events, entries, plan.delta, lambda found, delta: pld_epsilon(found, delta, interval=COARSE)
-    )
+    spent = composed_epsilon(events, entries, plan.delta, coarsely)
     if spent > plan.epsilon * (1 + 1e-9):
-        yield Finding(str(path), f"spends epsilon {spent:.4g} at delta {plan.delta:.2g}, of {plan.epsilon:g}")
+        yield Finding(
+            str(path), f"spends epsilon {epsilon_text(spent)} at delta {delta_text(plan.delta)}, of {plan.epsilon:g}"
+        )
 
 
 def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:

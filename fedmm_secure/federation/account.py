@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -21,9 +22,9 @@ from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import read_ledger
+from privacy.accounting.places import ACCOUNT_FILE, ACCOUNT_VARIABLE, users_account
 from privacy.foreign import ForeignDirectory, ForeignFileError
 
-ACCOUNT_FILE = "privacy.account"
 GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
 
 
@@ -58,14 +59,29 @@ class Standing:
         return self.account.charging(self.fingerprint, self.run, self.nonce, charges)
 
 
-def account_of(config: Config, directory: Path) -> PrivacyAccount:
-    """The account that a run enters: as configured, or beside the run directory."""
+def account_of(config: Config, directory: Path, *, home: bool = False) -> PrivacyAccount:
+    """The account that a run enters: as configured, or by default; in the ``home`` of a deployed market, kept there."""
+    if home and not os.environ.get(ACCOUNT_VARIABLE):
+        return PrivacyAccount(config.privacy.account or account_beside(directory))
     return PrivacyAccount(config.privacy.account or default_account(directory))
 
 
 def default_account(directory: Path) -> Path:
-    """Where a run enters its spending unless it is configured otherwise: beside its directory, and a cell of a sweep
-    beside the sweep. Nothing inside a run says where its account is: who reads the run does."""
+    """Where a run enters its spending unless it is configured otherwise, and where its reader looks for it.
+
+    That of the user on this machine, outside of all runs, so that it is neither copied nor deleted with them, and
+    every run on the same data enters the same one. Where an account stands beside the run directory already, as in the
+    home of a deployed market, or beside the sweep of a cell, it is that one: it may know of runs on the same data.
+    Nothing inside a run says where its account is: who reads the run does.
+    """
+    if os.environ.get(ACCOUNT_VARIABLE):
+        return users_account()
+    beside = account_beside(directory)
+    return beside if beside.exists() else users_account()
+
+
+def account_beside(directory: Path) -> Path:
+    """Beside a run directory; of a cell, beside its sweep."""
     parent = directory.resolve().parent
     if parent.name == CELLS and (parent.parent / GRID_FILE).is_file():
         parent = parent.parent.parent
@@ -85,8 +101,10 @@ def enter_account(
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": {}}
     fingerprint, nonce = account.fingerprint(_pairs(market)), secrets.token_hex(16)
     known = list(kept["nonces"])
-    write_json(path, {**kept, "fingerprint": fingerprint, "nonces": [*known, nonce]})
-    started = account.start(fingerprint, _spending(run, plan), known=known, nonce=nonce, charges=charges)
+    write_json(path, {"fingerprint": fingerprint, **kept, "nonces": [*known, nonce]})
+    started = account.start(
+        fingerprint, planned_spending(run, plan), known=known, nonce=nonce, charges=charges, begun=bool(kept["courses"])
+    )
     courses = kept["courses"]
     if started.again or not courses:
         courses = {**courses, str(len(courses)): len(started.earlier)}
@@ -105,16 +123,22 @@ def data_fingerprint(account: PrivacyAccount, prepared: PreparedMarket) -> str:
     rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
     rows = zip(_pairs(market), rest, strict=True)
     return account.fingerprint(
-        (pair + f"\x1f{rating!r}\x1f{time}".encode() for pair, (rating, time) in rows), ordered=True
+        (pair + _encoded(repr(rating), repr(time)) for pair, (rating, time) in rows), ordered=True
     )
 
 
 def _pairs(market: Market) -> list[bytes]:
     """User and item of each row."""
     return [
-        f"{market.user_ids[user]}\x1f{market.item_ids[item]}".encode()
+        _encoded(str(market.user_ids[user]), str(market.item_ids[item]))
         for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)
     ]
+
+
+def _encoded(*parts: str) -> bytes:
+    """Each part with its length before it: no two tuples have one encoding, whatever characters ids are made of."""
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
 
 
 def _note(earlier: Iterable[Spending]) -> Release:
@@ -136,9 +160,9 @@ def _note(earlier: Iterable[Spending]) -> Release:
     )
 
 
-def _spending(run: str, plan: SpendingPlan) -> Spending:
-    if plan.config.catalogue == "discovered":  # at most: how many items are found is not known yet
-        plan = plan.with_items(plan.selection().most_drawn(plan.size.users))
+def planned_spending(run: str, plan: SpendingPlan) -> Spending:
+    """What a run enters."""
+    plan = plan.at_most()  # how many items are found is not known yet
     releases = list(plan.releases())
     return Spending(
         run,

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from fedmm_secure.federation.orders import Order, Place
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import is_part_of
-from privacy.accounting.guarantees import composed_epsilon
+from privacy.accounting.guarantees import coarsely, composed_epsilon, roughly
 from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError, stage_group
+from privacy.accounting.text import epsilon_text
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
@@ -387,7 +386,8 @@ class Door:
 
     def spent(self) -> float:
         """ε that the budget's stages have spent so far, rounded up a little; ``inf`` without DP."""
-        return pld_epsilon([entry.event for entry in self._budgeted()], self.budget.delta, interval=ROUGH)
+        entries = self._budgeted()
+        return composed_epsilon([entry.event for entry in entries], entries, self.budget.delta, roughly)
 
     def _entry(self, release: Release) -> Entry:
         return release.entry(self.market, delta=self.budget.delta, seeded=self._noise_seed is not None)
@@ -405,10 +405,10 @@ class Door:
         events = [entry.event for entry in entries]
         if is_part_of(events, [self.budget.plan]):
             events = [self.budget.plan]  # composed once for all releases
-        asked = composed_epsilon(events, entries, self.budget.delta, partial(pld_epsilon, interval=COARSE))
+        asked = composed_epsilon(events, entries, self.budget.delta, coarsely)
         at = "" if release.round is None else f", round {release.round}"
         if asked > self.budget.epsilon * (1 + 1e-9):
-            brought = f"epsilon to {asked:.4g}"
+            brought = f"epsilon to {epsilon_text(asked)}"
             if math.isinf(asked):
                 brought = "epsilon beyond any bound (it is not private, or the noise sampler is proven for less)"
             raise BudgetExceededError(

@@ -94,6 +94,12 @@ class SpendingPlan:
         size = MarketSize(self.size.users, items)
         return replace(self, sizes={**self.sizes, self.market: size})
 
+    def at_most(self) -> SpendingPlan:
+        """The plan with the most items that a catalogue which is yet to be discovered may have."""
+        if self.config.catalogue != "discovered" or CATALOGUE not in self.noise:
+            return self
+        return self.with_items(self.selection().most_drawn(self.size.users))
+
     @property
     def size(self) -> MarketSize:
         return self.sizes[self.market]

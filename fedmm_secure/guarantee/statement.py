@@ -21,6 +21,7 @@ from privacy.accounting.guarantees import (
     view_guarantee,
 )
 from privacy.accounting.ledger import Entry
+from privacy.accounting.text import epsilon_text
 
 
 def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -52,10 +53,12 @@ def _profile(entries: Sequence[Entry]) -> Guarantee:
     implied = changed_rows(view_guarantee(entries, "release"))
     own = sum(randomised_response_epsilon(event) for event in published if isinstance(event, RandomizedResponseDpEvent))
     if implied.epsilon is None or math.isinf(own):
-        return Guarantee(None, delta, implied.unit, f"randomised codes alone: epsilon {own:.4g}; {implied.basis}")
+        return Guarantee(
+            None, delta, implied.unit, f"randomised codes alone: epsilon {epsilon_text(own)}; {implied.basis}"
+        )
     basis = (
-        f"published codes alone, by k-ary randomised response: epsilon {own:.4g}, added to what a change of the user's "
-        "rows means in everything else that is released; scores of the user's own account stay unprotected"
+        f"published codes alone, by k-ary randomised response: epsilon {epsilon_text(own)}, added to what a change of "
+        "the user's rows means in everything else that is released; scores of the user's own account stay unprotected"
     )
     return Guarantee(implied.epsilon + own, implied.delta, implied.unit, basis)
 

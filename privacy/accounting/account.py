@@ -3,6 +3,10 @@
 A run enters what it plans to spend before it releases anything, so that a crash over-counts and never
 under-counts. Data is recognised by a keyed fingerprint (HMAC-SHA256): without the key, which stays beside the
 account and is readable by its owner alone, the fingerprint tells nothing about the rows.
+
+The same key authenticates every line, and with it all lines before: an account in which a line was edited, inserted
+or left out is refused, by runs and by reports. What no chain shows, that last lines are missing, shows as long as the
+machine remembers how far the account had come (``privacy.accounting.places``): an older copy is refused too.
 """
 
 from __future__ import annotations
@@ -19,14 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
+from dp_accounting.dp_event import DpEvent
 
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
+from privacy.accounting.places import Head, recorded_head
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_secret
 
 _KEY_BYTES = 32
+_VERSION = 2
+_GENESIS = "0" * 64
+_LINE, _DATA = b"fedmm-secure privacy account line\0", b"fedmm-secure fingerprint of data\0"
 
 
 class AccountError(InputError):
@@ -81,6 +89,9 @@ class PrivacyAccount:
     charges, the same course goes on. Whatever else is resumed, a copy that was made earlier or a ledger that was lost,
     draws noise of its own from there on, and is charged as another run. A process whose run was started elsewhere in
     the meantime may charge nothing any more.
+
+    The first line commits to the key; each line carries an HMAC under it of its place, of the HMAC before, and of what
+    it says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,13 +100,22 @@ class PrivacyAccount:
 
     def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
         """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``."""
-        digest = hmac.new(self._key(), digestmod=hashlib.sha256)
+        with self._locked():
+            key = self._begun()
+        digest = hmac.new(key, _DATA, digestmod=hashlib.sha256)
         for row in rows if ordered else sorted(rows):
             digest.update(len(row).to_bytes(4, "big") + row)
         return digest.hexdigest()
 
     def start(
-        self, fingerprint: str, spending: Spending, *, known: Collection[str], nonce: str, charges: int = 0
+        self,
+        fingerprint: str,
+        spending: Spending,
+        *,
+        known: Collection[str],
+        nonce: str,
+        charges: int = 0,
+        begun: bool = False,
     ) -> Started:
         """Enter a start of a run, before it spends anything.
 
@@ -105,10 +125,20 @@ class PrivacyAccount:
             known: nonces that the state says were entered, or may have been.
             nonce: a fresh one, which the state holds already.
             charges: releases that the run's ledger has charged.
+            begun: whether the state says that an account has let the run in before.
+
+        Raises:
+            AccountError: that was another account, or this one cannot be read.
         """
         with self._locked():
-            courses = self._repaired(fingerprint)
+            key = self._begun()
+            courses, head = self._read(fingerprint, key)
             mine = [course for course in courses if course.spending.run == spending.run]
+            if begun and not mine:
+                raise AccountError(
+                    f"{self.path}: does not hold run {spending.run}, which was begun under another account, or on "
+                    "other data: name that account in privacy.account, or start a new run"
+                )
             going_on = next((one for one in mine if one.nonce in known and one.charges <= charges), None)
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "nonce": nonce, "charges": charges}
             if going_on is None:
@@ -116,7 +146,7 @@ class PrivacyAccount:
                 line |= {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
             else:
                 line["follows"] = going_on.nonce
-            append_line(self.path, canonical_json(line) + b"\n")
+            self._append(key, head, line)
         before = courses if going_on is None else courses[: courses.index(going_on)]
         return Started([course.spending for course in before], again=going_on is None and bool(mine))
 
@@ -128,7 +158,8 @@ class PrivacyAccount:
             AccountError: the run was started elsewhere since the start with this nonce.
         """
         with self._locked():
-            courses = self._repaired(fingerprint)
+            key = self._begun()
+            courses, head = self._read(fingerprint, key)
             course = next((one for one in courses if (one.spending.run, one.nonce) == (run, nonce)), None)
             if course is None:
                 raise AccountError(
@@ -136,67 +167,117 @@ class PrivacyAccount:
                 )
             yield
             if course.charges < charges:
-                line = {"fingerprint": fingerprint, "run": run, "at": nonce, "charges": charges}
-                append_line(self.path, canonical_json(line) + b"\n")
-
-    def _repaired(self, fingerprint: str) -> list[_Course]:
-        if self.path.exists():
-            drop_torn_tail(self.path)
-        return self._read(fingerprint)
+                self._append(key, head, {"fingerprint": fingerprint, "run": run, "at": nonce, "charges": charges})
 
     def spendings(self, fingerprint: str) -> list[Spending]:
         """What all runs on a data set spend, in the order in which they were entered; a run that was resumed from an
         old copy is there twice. Changes nothing.
 
         Raises:
-            AccountError: there is no account at this path, or it cannot be read.
+            AccountError: there is no account at this path, or it cannot be read, or its lines are not as they were
+                written.
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        return [course.spending for course in self._read(fingerprint)]
+        courses, _ = self._read(fingerprint, self._key())
+        return [course.spending for course in courses]
 
-    def _read(self, fingerprint: str) -> list[_Course]:
-        found: list[_Course] = []
-        if not self.path.exists():
-            return found
-        for number, raw in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
+    # -- lines ---------------------------------------------------------------------------------------------------------
+
+    def _begun(self) -> bytes:
+        """The key of the account, which is made where there is neither account nor key; for who holds the lock."""
+        if self.path.exists():
+            drop_torn_tail(self.path)
+        if self.path.exists() and self.path.stat().st_size:
+            return self._key()
+        if not self._key_path.exists():
+            write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
+        key = self._key()
+        _, head = self._lines(b"", key)  # refused where the machine knows of lines of this key
+        self._append(key, head, {"version": _VERSION, "key": _digest(key)})
+        return key
+
+    def _key(self) -> bytes:
+        try:
+            key = self._key_path.read_bytes()
+        except FileNotFoundError:
+            raise AccountError(
+                f"{self._key_path}: is gone, and without it {self.path} tells of no data what was spent on it: restore "
+                "it from a backup; if it is lost for good, keep the account as a record and name another in "
+                "privacy.account, which will not know of the runs before"
+            ) from None
+        except OSError as error:
+            raise AccountError(f"{self._key_path}: cannot be read: {error.strerror}") from error
+        if len(key) != _KEY_BYTES:
+            raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")
+        return key
+
+    def _append(self, key: bytes, head: Head, body: Mapping[str, Any]) -> None:
+        fields = {"sequence": head.lines, "previous": head.mac, "body": body}
+        mac = _mac(key, fields)
+        seen = recorded_head(_digest(key))
+        with seen.locked():  # a copy of the account may be at another path, with a lock of its own
+            latest = seen.read()
+            if latest is not None and latest != head and latest.lines >= head.lines:
+                raise AccountError(f"{self.path}: {_OLDER}")
+            append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
+            seen.write(Head(head.lines + 1, mac))
+
+    def _lines(self, content: bytes, key: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
+        """What each whole line says, with its number, once all of them are as they were written.
+
+        Raises:
+            AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
+        """
+        bodies: list[tuple[int, dict[str, Any]]] = []
+        head, last_seen = Head(0, _GENESIS), recorded_head(_digest(key)).read()
+        for number, raw in enumerate(content.splitlines(keepends=True), start=1):
             if not raw.endswith(b"\n"):
                 break  # its sync never returned, so that start spent nothing
             try:
                 line: dict[str, Any] = json.loads(raw)
-                if line["fingerprint"] != fingerprint:
-                    continue
-                if "at" in line:
-                    place = (line["run"], line["at"])
-                    course = next(one for one in found if (one.spending.run, one.nonce) == place)
-                    course.charges = max(course.charges, int(line["charges"]))
-                    continue
-                if "nonce" not in line:  # of a version whose noise had a seed of 32 bits, which can be found
-                    raw_events = dict.fromkeys(line["events"], NonPrivateDpEvent())
-                    found.append(_Course(Spending(line["run"], raw_events), ""))
-                    continue
-                nonce = str(line["nonce"])
-                if "follows" in line:
-                    course = next(
-                        one for one in found if (one.spending.run, one.nonce) == (line["run"], line["follows"])
-                    )
-                    course.nonce, course.charges = nonce, max(course.charges, int(line["charges"]))
-                else:
-                    events = {view: event_from_data(data) for view, data in line["events"].items()}
-                    drawn, failing = int(line["coordinates"]), float(line["extra_delta"])
-                    found.append(_Course(Spending(line["run"], events, drawn, failing), nonce, int(line["charges"])))
+                fields = {name: line[name] for name in ("sequence", "previous", "body")}
+                mac = _mac(key, fields)
+                body = dict(line["body"])
+                holds = hmac.compare_digest(str(line["mac"]), mac)
+            except (ValueError, KeyError, TypeError) as error:
+                raise AccountError(
+                    f"{self.path}:{number}: not a line of a privacy account of this version: {error!r}; keep the file "
+                    "as a record, and name another in privacy.account, which will not know of its runs"
+                ) from error
+            if not holds or (line["sequence"], line["previous"]) != (head.lines, head.mac):
+                raise AccountError(
+                    f"{self.path}:{number}: not as it was written, or lines before it are missing, or {self._key_path} "
+                    "is another account's key: restore both from a backup"
+                )
+            head = Head(head.lines + 1, mac)
+            if number == 1:
+                if body != {"version": _VERSION, "key": _digest(key)}:
+                    raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
+            else:
+                bodies.append((number, body))
+            if last_seen is not None and last_seen.lines == head.lines and last_seen != head:
+                raise AccountError(f"{self.path}:{number}: {_OLDER}")
+        if last_seen is not None and last_seen.lines > head.lines:
+            raise AccountError(f"{self.path}: has {head.lines} of {last_seen.lines} lines: {_OLDER}")
+        return bodies, head
+
+    def _read(self, fingerprint: str, key: bytes) -> tuple[list[_Course], Head]:
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
+        bodies, head = self._lines(content, key)
+        if not head.lines:
+            raise AccountError(f"{self.path}: no privacy account is here")
+        found: list[_Course] = []
+        for number, body in bodies:
+            try:
+                if body["fingerprint"] == fingerprint:
+                    _enter(found, body)
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
-        return found
-
-    def _key(self) -> bytes:
-        with self._locked():
-            if not self._key_path.exists():
-                write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
-            key = self._key_path.read_bytes()
-        if len(key) != _KEY_BYTES:
-            raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")
-        return key
+        return found, head
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -208,3 +289,30 @@ class PrivacyAccount:
                 yield
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be used: {error.strerror}; set privacy.account") from error
+
+
+_OLDER = (
+    "this machine has seen a later state of the account: this is an older copy, or one of two that went on apart; "
+    "restore the latest, or keep this one as a record and name another in privacy.account"
+)
+
+
+def _enter(found: list[_Course], body: Mapping[str, Any]) -> None:
+    """Take a line into the courses before it."""
+    run, charges = body["run"], int(body["charges"])
+    if "events" in body:
+        events = {view: event_from_data(data) for view, data in body["events"].items()}
+        spending = Spending(run, events, int(body["coordinates"]), float(body["extra_delta"]))
+        found.append(_Course(spending, str(body["nonce"]), charges))
+        return
+    at = body["at"] if "at" in body else body["follows"]
+    course = next(one for one in found if (one.spending.run, one.nonce) == (run, at))
+    course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
+
+
+def _mac(key: bytes, fields: Mapping[str, Any]) -> str:
+    return hmac.new(key, _LINE + canonical_json(fields), hashlib.sha256).hexdigest()
+
+
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import COARSE, Accountant, pld_epsilon
+from privacy.accounting.accountants import COARSE, ROUGH, Accountant, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.exactness import discretisation_slack, epsilon_with_slack
 from privacy.accounting.ledger import Entry, depended_on, stage_group
+from privacy.accounting.text import delta_text
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
 EARLIER_RUNS_MECHANISM = "what runs before this one spent on the same data"
@@ -61,13 +61,24 @@ class Drawn(Protocol):
     def extra_delta(self) -> float: ...
 
 
+def coarsely(events: Sequence[DpEvent], delta: float) -> float:
+    """PLD, ten times as fast for many distinct steps: still an upper bound, a fraction of a per mille looser."""
+    return pld_epsilon(events, delta, interval=COARSE)
+
+
+def roughly(events: Sequence[DpEvent], delta: float) -> float:
+    """PLD for what is shown while a run goes on: still an upper bound, looser again."""
+    return pld_epsilon(events, delta, interval=ROUGH)
+
+
 def composed_epsilon(
     events: Sequence[DpEvent], entries: Sequence[Drawn], delta: float, accountant: Accountant = pld_epsilon
 ) -> float:
     """ε at ``delta`` of events whose noise is discrete, drawn as the entries say; ``inf`` if any part is not private.
 
     The accountant's figure is that of continuous noise; what the discrete law and the sampler may add comes on top
-    (``privacy.accounting.exactness``), and what the entries say of δ comes off.
+    (``privacy.accounting.exactness``), and what the entries say of δ comes off. So nothing outside this package asks
+    an accountant for an ε: its answer alone does not hold for what is drawn.
     """
     if gaussian_steps(ComposedDpEvent(list(events))) is None:
         return math.inf
@@ -110,7 +121,7 @@ def changed_rows(guarantee: Guarantee) -> Guarantee:
         return Guarantee(None, guarantee.delta, unit, CHANGED_ROWS)
     delta = (1.0 + math.exp(min(guarantee.epsilon, 700.0))) * guarantee.delta
     if delta >= 1.0:
-        return Guarantee(None, guarantee.delta, unit, f"{CHANGED_ROWS}; its delta would be {delta:.2g}")
+        return Guarantee(None, guarantee.delta, unit, f"{CHANGED_ROWS}; its delta would be {delta_text(delta)}")
     return Guarantee(2.0 * guarantee.epsilon, delta, unit, CHANGED_ROWS)
 
 
@@ -120,8 +131,7 @@ def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarante
     others = [entry for entry in entries if entry.stage == EARLIER_RUNS]
     earlier = [entry.event_for(view) for entry in others]
     basis = "plain composition of this run with the runs before it that the privacy account holds"
-    # many runs make many distinct steps: still an upper bound, a fraction of a per mille looser and ten times as fast
-    accountant = partial(pld_epsilon, interval=COARSE) if _any_step(earlier) else pld_epsilon
+    accountant = coarsely if _any_step(earlier) else pld_epsilon
     observed = view_entries(entries, view)
     events = [entry.event_for(view) for entry in observed]
     return _guarantee([*events, *earlier], [*observed, *others], delta, unit, basis, accountant)

@@ -13,6 +13,7 @@ from privacy.accounting.accountants import pld_epsilon, prv_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import composed_epsilon, view_entries
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger, stage_group
+from privacy.accounting.text import epsilon_text
 
 RELATIVE_AGREEMENT = 0.01
 # What accountants are asked: beyond it no run has use for an answer, and none comes in bounded time and memory.
@@ -80,9 +81,13 @@ def check_claims(path: Path, entries: Sequence[Entry], claims: Mapping[str, floa
         pld, prv = _both([entry.event_for(view) for entry in observed], observed, delta)
         findings += _disagreement(where, pld, prv)
         if claimed is not None and (math.isinf(pld) or pld > claimed * (1 + 1e-6) + 1e-9):
-            findings.append(Finding(where, f"claimed epsilon {claimed:.4g}, the ledger gives {pld:.4g}"))
+            findings.append(
+                Finding(where, f"claimed epsilon {epsilon_text(claimed)}, the ledger gives {epsilon_text(pld)}")
+            )
         if claimed is None and math.isfinite(pld):
-            findings.append(Finding(where, f"claimed no bound, the ledger gives {pld:.4g}: metrics are stale"))
+            findings.append(
+                Finding(where, f"claimed no bound, the ledger gives {epsilon_text(pld)}: metrics are stale")
+            )
     return findings
 
 

@@ -24,7 +24,7 @@ from scipy import stats
 from privacy.mechanisms.randomised_response import SPARE_VALUE, truth_probability
 from privacy.mechanisms.randomness import IntArray
 
-ENOUGH = 1_500  # values of a stage in a run: noise at .9 is seen with 95 % power at a level of 3.6e-5
+ENOUGH = 1_500  # values of a stage in a run: noise at .9 is seen with 95 % power at a level of 3.6e-5, that of 28
 _LOWER = 0.97  # of the level of a two-sided test for the side that costs privacy
 _SIZE_SHARE = 0.97  # of the level for the test of size; the rest is for gross faults, which any level sees
 _EXACT_KS = 10_000

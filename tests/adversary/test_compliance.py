@@ -10,6 +10,7 @@ import shutil
 import pytest
 from pydantic import ValidationError
 
+from experiments.compliance.build import build_document
 from experiments.compliance.document import (
     AllRuns,
     AttackStated,
@@ -30,13 +31,15 @@ from experiments.compliance.evidence import (
     binding_of,
     examine,
     make_statement,
+    trusting,
 )
-from experiments.compliance.judgement import colour, judge
+from experiments.compliance.judgement import claimed_epsilon, colour, judge
 from fedmm_secure.cache import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
 
 N = 400
+SIGNER = "4567"
 VIEWS = ("server", "market", "collusion", "consumer", "release")
 AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 2.0, "low_gaussian": None,
          "low_one_run": None, "canaries": 500, "verdict": "VIOLATED"}  # fmt: skip
@@ -46,14 +49,19 @@ ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "v
           "bound": {"epsilon": 1.0, "delta": 1e-3, "within": {"at": False}}}  # fmt: skip
 
 
-def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=()):
+def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
     """A report on one market, faultless unless told otherwise."""
     stated = {view: GuaranteeStated(epsilon=epsilon, delta=delta, unit="user", basis="") for view in VIEWS}
     held = {"file": "ledger/m.jsonl", "lines": 9, "head": "0" * 64, "seeded": False, "exact": True,
             "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
-             "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False}  # fmt: skip
-    said = {"sole_run": False, "max_epsilon": 8.0, "max_delta": None}
+             "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
+             "shared_users": "refused"}  # fmt: skip
+    said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
+            "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
+    every = dict.fromkeys(VIEWS, epsilon)
+    spent = {"runs": 1, "problem": None, "without_bound": 0, "as_planned": True, "epsilon": every, "ledger_runs": 1,
+             "ledger_epsilon": every}  # fmt: skip
     market = MarketStated(
         users=N,
         items=100,
@@ -62,7 +70,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         changed_rows=stated,
         stages={"ctr": epsilon},
         noise_multipliers={"ctr": 1.0},
-        all_runs=AllRuns(runs=1, without_bound=0, epsilon=dict.fromkeys(VIEWS, epsilon)),
+        all_runs=AllRuns(**{**spent, **dict(runs)}),
         ledger=LedgerStated(**{**held, **dict(ledger)}),
         audit=[audit for found in evidence for audit in found.audits.get("m", [])],
     )
@@ -72,6 +80,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         declarations=Declarations(**{**said, **dict(declared)}),
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
+        across_markets=dict.fromkeys(VIEWS, across),
         verification=Verification(verified=True, findings=[], checked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
@@ -249,3 +258,102 @@ def test_results_that_stand_in_no_evidence_are_worth_nothing():
                           within=True, evidence="nowhere")  # fmt: skip
     found = document().model_copy(update={"attacks": [attack]})
     assert "not attacked: no attack on this run counts" in judge(found).open
+
+
+# -- what was spent: the most that anything says -----------------------------------------------------------------------
+
+
+def old_claimed(document, market, view):
+    """The account's word alone, whatever the run's own ledger says."""
+    return document.markets[market].all_runs.epsilon[view]
+
+
+def test_an_account_in_which_the_run_spent_nothing():
+    """The verdict is a function of the document: whatever made the account say so, the run's own ε stays."""
+    forged = document(
+        epsilon=8.0, declared={"max_epsilon": 1.0}, runs={"runs": 2, "epsilon": dict.fromkeys(VIEWS, 0.0)}
+    )
+    assert old_claimed(forged, "m", "release") <= forged.declarations.max_epsilon  # the attack works
+    assert claimed_epsilon(forged, "m", "release") == 8.0
+    assert "exceeds the limit 1" in "".join(judge(forged).reasons)
+
+
+def test_a_ledger_that_names_more_runs_than_the_account():
+    forged = document(
+        declared={"max_epsilon": 10.0}, runs={"ledger_runs": 2, "ledger_epsilon": dict.fromkeys(VIEWS, 12.0)}
+    )
+    assert old_claimed(forged, "m", "release") <= forged.declarations.max_epsilon  # the attack works
+    reasons = "".join(judge(forged).reasons)
+    assert "exceeds the limit 10" in reasons
+    assert "the privacy account knows 1 runs on its data, the run's ledger 2" in reasons
+
+
+def test_an_account_that_holds_another_spending_for_the_run():
+    assert "does not hold this run with what its plan spends" in "".join(
+        judge(document(runs={"as_planned": False})).reasons
+    )
+
+
+def test_an_account_that_cannot_be_read_says_why():
+    unread = {"runs": None, "problem": "privacy.account:3: not as it was written", "epsilon": dict.fromkeys(VIEWS)}
+    assert "privacy.account:3: not as it was written" in "".join(judge(document(runs=unread)).reasons)
+
+
+def test_a_signed_run_with_an_edited_account(released_copy, released_run):
+    """Text edits of the account alone, of lines and of links: the report refuses, and says so."""
+    for name in ("privacy.account", "privacy.account.key"):
+        shutil.copy(released_run.parent / name, released_copy.parent / name)
+    said = Declarations(signer=None, trusted=[], sole_run=False, max_epsilon=20.0, max_delta=None)
+    assert build_document(released_copy, said).verdict.compliant
+    path = released_copy.parent / "privacy.account"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if "events" in line["body"]:
+            line["body"]["events"] = {view: {"kind": "no-op"} for view in line["body"]["events"]}
+    path.write_text("".join(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n" for line in lines))
+    assert json.loads(path.read_text().splitlines()[1])["body"]["events"]["release"] == {
+        "kind": "no-op"
+    }  # as was believed
+    found = build_document(released_copy, said).verdict
+    assert not found.compliant
+    assert "privacy.account:2: not as it was written" in "".join(found.reasons)
+
+
+# -- whose word it is --------------------------------------------------------------------------------------------------
+
+
+def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
+    """Anybody can make a key, and write any name on its card."""
+    stranger = Identity.generate("National Privacy Auditors")
+    audited(run, stranger, verdict="consistent", low=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    statement = make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, stranger)
+    add_statement(run, attacks_file(run), statement)
+    card = stranger.card.fingerprint
+    closed = {"closed_by": card}
+    as_it_was = document(
+        ledger=closed, evidence=examine(run), declared={"trusted": [{"name": "whoever", "fingerprint": card}]}
+    )
+    assert colour(as_it_was) == "good"  # the attack works where every key is believed
+    found = document(ledger=closed, evidence=trusting(examine(run), {SIGNER}), declared={"trusted": []})
+    assert colour(found) == "open"
+    assert f"m: closed by card {card}, which the signer does not vouch for (--trust CARD)" in judge(found).open
+    assert any(item.startswith("not audited: m;") for item in judge(found).open)
+    assert "not attacked: no attack on this run counts" in judge(found).open
+
+
+def test_what_a_stranger_found_against_a_claim_speaks_against_it(run):
+    audited(run, Identity.generate("stranger"))
+    assert not judge(document(evidence=trusting(examine(run), {SIGNER}))).compliant
+
+
+def test_one_person_with_one_key_is_named_for_what_it_is(run):
+    one = Identity.generate("owner")
+    audited(run, one, verdict="consistent", low=0.5)
+    card = one.card.fingerprint
+    found = document(
+        ledger={"closed_by": card}, evidence=trusting(examine(run), {card}), declared={"signer": card, "trusted": []}
+    )
+    assert judge(found).compliant
+    assert f"self-signed: run, evidence and report by one key, card {card}" in judge(found).open
+    assert colour(found) == "open"

@@ -20,6 +20,7 @@ from privacy.accounting.account import AccountError
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.lines import ConcurrentWriteError
+from privacy.accounting.places import users_account
 from privacy.aggregation import AggregationError
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
@@ -186,7 +187,7 @@ def test_a_copied_run_directory_is_charged_as_another_run(tiny_markets, tmp_path
         if event == "market":
             raise StoppedError
 
-    account = tmp_path / "privacy.account"
+    account = users_account()
     first, second = tmp_path / "first", tmp_path / "second"
     federation = open_federation(config, tiny_markets, first, account=account_of(config, first))
     del federation  # stopped before anything was drawn

@@ -3,12 +3,15 @@ import json
 import pytest
 from dp_accounting.dp_event import ComposedDpEvent
 
-from experiments.budget import market_budget
+from experiments.budget import market_budget, planned_entries
 from fedmm_secure.data.prepare import load_markets
-from fedmm_secure.guarantee.multipliers import planned_stages
-from privacy.accounting.accountants import pld_epsilon
+from fedmm_secure.guarantee.multipliers import MarketSize, planned_stages
+from fedmm_secure.guarantee.plan import SpendingPlan
+from privacy.accounting.guarantees import composed_epsilon
 from tests.conftest import tiny
 from tests.experiments.test_cli import fedmm
+
+MARKETS = ("m0", "m1", "m2")
 
 
 def plan(**privacy):
@@ -22,7 +25,8 @@ def test_the_plan_is_what_a_run_would_spend(protect):
     settings, market, found = plan(protect=protect)
     stages = planned_stages(settings, market.n_items)
     composed = [stage.event(found["stages"][stage.name]["noise_multiplier"]) for stage in stages]
-    spent = pld_epsilon([ComposedDpEvent(composed)], found["delta"])
+    plan_of_it = SpendingPlan.of(settings, "m0", {name: MarketSize(market.n_users, market.n_items) for name in MARKETS})
+    spent = composed_epsilon([ComposedDpEvent(composed)], planned_entries(plan_of_it), found["delta"])
     assert 3.9 < spent <= 4.0
     bounded = "release" if protect == "release" else "market"
     assert found["views"][bounded] == pytest.approx(spent)

@@ -34,6 +34,10 @@ from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
 DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
+JUDGE = Identity.generate("auditor")  # of evidence
+OWNER = Identity.generate("owner")
+KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for known in (JUDGE, OWNER)]
+SAID = {"signer": None, "trusted": KNOWN, "sole_run": False, "max_epsilon": 10, "max_delta": None}
 LIMIT = ("--max-epsilon", 20)
 AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 0.5, "low_gaussian": None,
          "low_one_run": None, "canaries": 500, "verdict": "consistent", "needed": None, "seconds": 1.0}  # fmt: skip
@@ -47,6 +51,7 @@ def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump({**TINY, "ctr": {"baselines": ["popularity"]}}))
+    settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)
     assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
@@ -63,7 +68,7 @@ def auditor(tmp_path_factory):
 @pytest.fixture(scope="module")
 def owner(tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "owner"
-    assert call("keys", "join", "owner", "--keys", keys) == 0
+    OWNER.save(keys)
     return keys
 
 
@@ -107,10 +112,15 @@ def test_it_says_what_the_ledger_gives(signed):
         stated = document["markets"][market]
         for view in ("market", "release", "profile"):
             assert stated["views"][view]["epsilon"] == views[view]["epsilon"]
+        every = {view: views[view]["epsilon"] for view in ("market", "collusion", "consumer", "release")}
         assert stated["all_runs"] == {
             "runs": 1,
+            "problem": None,
             "without_bound": 0,
-            "epsilon": {view: views[view]["epsilon"] for view in ("market", "collusion", "consumer", "release")},
+            "as_planned": True,
+            "epsilon": pytest.approx(every, rel=2e-3),  # composed more coarsely
+            "ledger_runs": 1,
+            "ledger_epsilon": every,
         }
         last = (signed / "ledger" / f"{market}.jsonl").read_text().splitlines()[-1]
         assert stated["ledger"]["head"] == json.loads(last)["hash"]
@@ -204,7 +214,7 @@ def test_a_self_signed_lie_does_not_follow_from_its_contents(signed, tmp_path, c
     from experiments.compliance.signing import sign, write_report_files
     from privacy.aggregation.identities import Identity
 
-    document = build_document(signed, Declarations(sole_run=False, max_epsilon=0.5, max_delta=None))
+    document = build_document(signed, Declarations(**{**SAID, "max_epsilon": 0.5}))
     assert not document.verdict.compliant
     lie = document.model_copy(
         update={"verdict": document.verdict.model_copy(update={"compliant": True, "reasons": []})}
@@ -293,12 +303,12 @@ def attacked(run, identity=None, **changes):
 
 
 def document_of(run, **declared):
-    return build_document(run, Declarations(**{"sole_run": False, "max_epsilon": 10, "max_delta": None, **declared}))
+    return build_document(run, Declarations(**{**SAID, **declared}))
 
 
 @pytest.fixture(scope="module")
 def judge_of_evidence():
-    return Identity.generate("auditor")
+    return JUDGE
 
 
 @pytest.mark.parametrize("is_signed", [True, False])
@@ -492,10 +502,13 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
     assert [item.stated.standing for item in examine(signed)] == ["counts"]
 
 
-def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence):
+def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path):
+    judge_of_evidence.save(tmp_path / "judge")
+    trust = ("--trust", owner / "card.json", "--trust", tmp_path / "judge" / "card.json")
+
     def screens():
         call("report", signed)
-        call("report", signed, "--compliance", *LIMIT)
+        call("report", signed, "--compliance", *trust, *LIMIT)
         pages = (signed / "report.html").read_text(), (signed / "compliance.html").read_text()
         return [re.search(r'class="glance (\w+)"', html)[1] for html in pages], pages
 

@@ -169,7 +169,7 @@ def test_runs_on_the_same_data_add_up(tmp_path):
 
 def test_the_account_covers_at_least_what_the_run_released(released_run):
     """Planned and entered beforehand; what the ledger holds in the end is no more."""
-    line = json.loads((released_run.parent / "privacy.account").read_text().splitlines()[0])
+    line = json.loads((released_run.parent / "privacy.account").read_text().splitlines()[1])["body"]
     entries = entries_of(released_run, "m0")
     for view in ("market", "release"):
         observed = view_entries(entries, view)

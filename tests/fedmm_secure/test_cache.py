@@ -10,7 +10,7 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
-from tests.conftest import tiny
+from tests.conftest import alone, tiny
 
 EVERY = ["popularity", "svd", "local-ids", "local-codes", "federated-codes", "boosted-scores"]
 WITHOUT_CODES = {"popularity", "svd", "local-ids", "boosted-scores"}
@@ -25,7 +25,7 @@ def predictions(directory, market="m0"):
 
 
 def run(config, directory, cache=None):
-    return run_pipeline(config, prepare_markets(config.data), directory, cache=cache)
+    return run_pipeline(alone(config, directory), prepare_markets(config.data), directory, cache=cache)
 
 
 @pytest.fixture(scope="module")

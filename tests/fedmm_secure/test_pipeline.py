@@ -9,12 +9,12 @@ from experiments import run_directory
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
-from tests.conftest import tiny
+from tests.conftest import alone, tiny
 from tests.processes import exit_status, kill_when, start
 
 
 def run(directory, config):
-    return run_pipeline(config, prepare_markets(config.data), directory)
+    return run_pipeline(alone(config, directory), prepare_markets(config.data), directory)
 
 
 def comparable(metrics):
@@ -136,7 +136,7 @@ def test_seeded_noise_is_the_same_wherever_a_run_was_interrupted(tmp_path, prote
 
     directory = tmp_path / "interrupted" / "run"
     with pytest.raises(InterruptedRunError):
-        run_pipeline(config, prepare_markets(config.data), directory, stop)
+        run_pipeline(alone(config, directory), prepare_markets(config.data), directory, stop)
     assert comparable(run(directory, config)) == comparable(whole)
 
 
@@ -152,7 +152,7 @@ def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
 
 def go_on(directory):
     config = run_directory.read_config(directory)
-    run_pipeline(config, prepare_markets(config.data), directory)
+    run_pipeline(alone(config, directory), prepare_markets(config.data), directory)
 
 
 def sent_without_a_line(directory):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reports.text import catalogue_lines, delta_text, epsilon_text, worst
+from experiments.reports.text import catalogue_lines, worst
+from privacy.accounting.text import delta_text, epsilon_text
 
 
 @given(st.floats(1e-12, 1e4))

@@ -1,5 +1,6 @@
 import json
 import stat
+from pathlib import Path
 
 import pytest
 from dp_accounting import dp_event
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.accountants import pld_epsilon
+from privacy.accounting.places import users_account
 
 ROWS = [b"alice\x1fi1", b"bob\x1fi2"]
 
@@ -137,17 +139,18 @@ def test_an_interrupted_line_is_dropped_and_a_broken_one_is_named(account):
     assert [found.run for found in Copy(account, "b").start().earlier] == ["a"]
     with account.path.open("ab") as file:
         file.write(b"nonsense\n")
-    with pytest.raises(AccountError, match=r"privacy.account:3: not a line"):
+    with pytest.raises(AccountError, match=r"privacy.account:4: not a line"):
         Copy(account, "c").start()
 
 
 def test_a_line_that_follows_nothing_is_named(account):
+    """One that was signed with the key, for what does not fit its key is refused before."""
     Copy(account, "a").start()
-    line = json.loads(lines(account)[0])
-    del line["events"]
-    with account.path.open("a") as file:
-        file.write(json.dumps({**line, "follows": "a nonce that nobody entered"}) + "\n")
-    with pytest.raises(AccountError, match=r"privacy.account:2: not a line"):
+    key = account.path.with_name("privacy.account.key").read_bytes()
+    body = json.loads(lines(account)[1])["body"]
+    del body["events"]
+    account._append(key, account._read("", key)[1], {**body, "follows": "a nonce that nobody entered"})
+    with pytest.raises(AccountError, match=r"privacy.account:3: not a line"):
         charged(account)
 
 
@@ -157,11 +160,31 @@ def test_an_account_that_cannot_be_written_says_what_to_set(tmp_path):
         PrivacyAccount(tmp_path / "file" / "privacy.account").fingerprint(ROWS)
 
 
-def test_a_run_of_a_version_whose_noise_could_be_removed_counts_as_one_without(account):
+def test_an_account_of_an_earlier_version_is_refused_and_stays(account):
+    """It names data in another way, and nothing vouches for its lines."""
     print_ = account.fingerprint(ROWS)
     event = {"kind": "gaussian", "noise_multiplier": 10.0}
-    account.path.write_text(json.dumps({"fingerprint": print_, "run": "old", "events": {"market": event}}) + "\n")
-    (earlier,) = Copy(account, "new").start().earlier
-    assert earlier.run == "old"
-    assert pld_epsilon([earlier.events["market"]], 1e-5) == float("inf")
-    assert charged(account) == ["old", "new"]
+    old = json.dumps({"fingerprint": print_, "run": "old", "nonce": "n", "events": {"market": event}}) + "\n"
+    account.path.write_text(old)
+    for use in (lambda: Copy(account, "new").start(), lambda: charged(account)):
+        with pytest.raises(AccountError, match="not a line of a privacy account of this version"):
+            use()
+    assert account.path.read_text() == old
+
+
+def test_a_run_that_another_account_let_in_is_not_let_in_as_new(account):
+    print_ = account.fingerprint(ROWS)
+    with pytest.raises(AccountError, match="was begun under another account"):
+        account.start(print_, spending("a"), known=["n0"], nonce="n1", begun=True)
+    assert len(lines(account)) == 1
+
+
+def test_where_accounts_are_by_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert users_account() == tmp_path / "fedmm" / "privacy.account"
+    monkeypatch.setenv("FEDMM_ACCOUNT", str(tmp_path / "mine"))
+    assert users_account() == tmp_path / "mine"
+    monkeypatch.delenv("FEDMM_ACCOUNT")
+    for ignored in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", ignored)
+        assert users_account() == Path.home() / ".local" / "state" / "fedmm" / "privacy.account"

@@ -1,5 +1,8 @@
 """The noise meter: as many false alarms as stated, and as much power as it needs."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -59,6 +62,16 @@ def test_power(n, ratio):
     assert np.mean(seen) > 0.95 - 3.7 * (0.95 * 0.05 / 400) ** 0.5
     critical = stats.chi2.ppf(LEVEL * 0.97 * 0.97, n)
     assert stats.chi2.cdf(critical / ratio**2, n) >= 0.95
+
+
+@pytest.mark.parametrize(("readings", "percent"), [(5, 98), (28, 95), (101, 91), (501, 84)])
+def test_the_power_that_the_documentation_states_is_that_of_so_many_readings(readings, percent):
+    level = 1e-3 / (readings + 1)
+    critical = stats.chi2.ppf(level * 0.97 * 0.97, ENOUGH)
+    assert int(100 * stats.chi2.cdf(critical / 0.9**2, ENOUGH)) == percent
+    assert stats.chi2.cdf(critical / 0.85**2, ENOUGH) > 0.999
+    documented = (Path(__file__).parents[3] / "docs" / "verification.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| {readings}\b.*\| {percent} % \| above 99.9 %", documented, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Where this user of this machine keeps what outlives runs: the privacy account, and how far each account had come.
+
+``$XDG_STATE_HOME/fedmm``, by default ``~/.local/state/fedmm`` (XDG Base Directory Specification 0.8).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from privacy.files import open_private, private_folder, write_atomic
+
+ACCOUNT_FILE = "privacy.account"
+ACCOUNT_VARIABLE = "FEDMM_ACCOUNT"
+
+
+def state_folder() -> Path:
+    """The user's folder; it need not exist. A relative path in the variable is ignored, as the specification asks."""
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".local" / "state") / "fedmm"
+
+
+def users_account() -> Path:
+    """The account of whoever names none: that of ``FEDMM_ACCOUNT``, or the one in the user's folder."""
+    named = os.environ.get(ACCOUNT_VARIABLE)
+    return Path(named) if named else state_folder() / ACCOUNT_FILE
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far an account has come.
+
+    Attributes:
+        lines: how many it has.
+        mac: of the last one, which stands for all.
+    """
+
+    lines: int
+    mac: str
+
+
+@dataclass(frozen=True)
+class RecordedHead:
+    """The head of an account as the machine last saw it, whatever path it had."""
+
+    path: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold it against every process that uses the account, or a copy of it."""
+        private_folder(self.path.parent)
+        with os.fdopen(open_private(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT), "r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def read(self) -> Head | None:
+        """None where it has seen none."""
+        try:
+            found = json.loads(self.path.read_bytes())
+            return Head(int(found["lines"]), str(found["mac"]))
+        except FileNotFoundError:
+            return None
+
+    def write(self, head: Head) -> None:
+        write_atomic(self.path, json.dumps(asdict(head)).encode())
+
+
+def recorded_head(account: str) -> RecordedHead:
+    """Of the account with this hash of its key."""
+    return RecordedHead(state_folder() / "accounts" / f"{account[:32]}.json")
