@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
 from experiments.configuration import QUICKSTART, resolve, shipped
-from experiments.data import check_markets, market_summary, synthesize_files
+from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
@@ -37,7 +38,7 @@ from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
 from experiments.verification.command import VERIFY_HELP, verify
 from fedmm_secure.config import Config
-from fedmm_secure.data.prepare import load_markets, prepare_markets
+from fedmm_secure.data.prepare import PreparedMarket, load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.client import CohortChangedError, OrderError
@@ -173,15 +174,20 @@ def data_info(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    summary = market_summary(prepare_markets(resolve(config, overrides or []).data))
+    prepared = prepare_markets(resolve(config, overrides or []).data)
+    summary = market_summary(prepared)
     if as_json:
-        print(json.dumps(summary, sort_keys=True))
+        readings = {name: found.whole.market.reading for name, found in prepared.items()}
+        stated = {name: None if found is None else asdict(found) for name, found in readings.items()}
+        print(json.dumps({name: {**values, "reading": stated[name]} for name, values in summary.items()}, sort_keys=True))
         return
     columns = list(next(iter(summary.values())))
     table = Table("market", *columns)
     for name, values in summary.items():
         table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
     wide_console().print(table)
+    for name, found in prepared.items():
+        _print_reading(name, found)
 
 
 @data_app.command(
@@ -191,9 +197,10 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    catalogues, problems = check_markets(resolve(config, overrides or []).data)
-    for name, catalogue in catalogues.items():
-        print(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
+    fit, problems = check_markets(resolve(config, overrides or []).data)
+    for name, found in fit.items():
+        print(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
+        _print_reading(name, found)
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
@@ -216,6 +223,11 @@ def data_synthesize(
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
     for file in synthesize_files(spec, out).values():
         print(*(out / path for path in (file.path, file.catalogue) if path is not None), sep="\n")
+
+
+def _print_reading(name: str, prepared: PreparedMarket) -> None:
+    for line in reading_lines(prepared):
+        print(f"{name}: {line}")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

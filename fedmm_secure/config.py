@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from fedmm_secure.config_privacy import GRAM_LIMIT, PrivacyConfig, PrivateEmbeddingConfig, Section
 from fedmm_secure.ctr.features import CODE_GROUPS, PRIVATE_GROUPS, FeatureGroup
 from fedmm_secure.ctr.training import MAX_CATEGORIES, ModelKind
 from fedmm_secure.data.candidates import Negatives
 from fedmm_secure.data.catalogue import CatalogueKind
-from fedmm_secure.data.loaders import BadRows, MarketFile
+from fedmm_secure.data.columns import MISSING
+from fedmm_secure.data.loaders import LARGE_SHARE, BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.foreign import MAX_YAML_BYTES, parse_yaml
 from privacy.foreign import ForeignFileError, read_bytes
 
 MIN_COHORT = 3
+MAX_MARKET_NAME = 64  # bytes: it becomes part of file names, and a common name in certificates
 
 BaselineName = Literal[
     "popularity",
@@ -42,6 +44,10 @@ class DataConfig(Section):
     markets: dict[str, MarketFile] = Field(default_factory=dict, description="one entry a market")
     synthetic: SyntheticSpec | None = Field(None, description="generate markets instead of reading them")
     on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
+    missing: tuple[str, ...] = Field(MISSING, description="spellings of a field in which there is nothing: a bad row")
+    large_share: float = Field(
+        LARGE_SHARE, gt=0, le=1, description="`fedmm data` names every id that holds more than this share of the rows"
+    )
     split: Literal["leave-last-out", "global-date"] = "leave-last-out"
     label: Literal["click", "like"] = "click"
     like_threshold: float = Field(4.0, description="rating from which a row counts as liked")
@@ -50,13 +56,23 @@ class DataConfig(Section):
     negatives_per_positive: int = Field(4, ge=1, le=1000)
     candidate_seed: int = Field(0, description="seed of the evaluation candidates, the same for every model")
 
+    @field_validator("markets", mode="before")
+    @classmethod
+    def _names_are_texts(cls, markets: Any) -> Any:
+        for name in markets if isinstance(markets, Mapping) else ():
+            if not isinstance(name, str):
+                raise ValueError(f"data.markets: the market name {name!r} is no text; in YAML put it in quotes")
+        return markets
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.markets) == (self.synthetic is not None):
             raise ValueError("give either data.markets or data.synthetic")
         for name, file in self.markets.items():
             if not name.replace("-", "").replace("_", "").isalnum() or name == "server":
-                raise ValueError(f"market name {name!r}: use letters, digits, - and _, and not 'server'")
+                raise ValueError(f"market name {name[:100]!r}: use letters, digits, - and _, and not 'server'")
+            if len(name.encode()) > MAX_MARKET_NAME:
+                raise ValueError(f"market name {name[:20]!r}…: {len(name.encode())} bytes, at most {MAX_MARKET_NAME}")
             if self.split == "global-date" and file.time is None:
                 raise ValueError(f"data.split: global-date needs data.markets.{name}.time")
             if self.label == "like" and file.rating is None:
