@@ -177,9 +177,10 @@ def data_info(
     prepared = prepare_markets(resolve(config, overrides or []).data)
     summary = market_summary(prepared)
     if as_json:
-        readings = {name: found.whole.market.reading for name, found in prepared.items()}
-        stated = {name: None if found is None else asdict(found) for name, found in readings.items()}
-        print(json.dumps({name: {**values, "reading": stated[name]} for name, values in summary.items()}, sort_keys=True))
+        for name, found in prepared.items():
+            reading = found.whole.market.reading
+            summary[name]["reading"] = None if reading is None else asdict(reading)
+        print(json.dumps(summary, sort_keys=True))
         return
     columns = list(next(iter(summary.values())))
     table = Table("market", *columns)

@@ -25,7 +25,8 @@ def check_markets(config: DataConfig) -> tuple[dict[str, PreparedMarket], list[s
     """The markets that can be used, and one line for each that cannot."""
     if config.synthetic is not None:
         return prepare_markets(config), []
-    fit, problems = {}, []
+    fit: dict[str, PreparedMarket] = {}
+    problems = []
     for name, file in config.markets.items():
         try:
             fit |= prepare_markets(config.model_copy(update={"markets": {name: file}}))

@@ -11,14 +11,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedmm_secure.data.faults import Faults, Mask
-from fedmm_secure.data.market import FloatArray, IntArray
-from fedmm_secure.data.times import ParsedTimes, TimeUnit, parse_times
+from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.times import PER_UNIT, ParsedTimes, TimeUnit, parse_times
 from fedmm_secure.errors import DataError
 
 MISSING = (
-    "", "NULL", "Null", "null", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "\\N", "None", "none", "nil", "NaT",
-    "undefined",
+    "", "NULL", "Null", "null", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "\\N",
+    "None", "none", "nil", "NaT", "undefined",
 )  # fmt: skip
+_EXPECTED: dict[TimeUnit | None, str] = {
+    None: "neither ISO 8601 (YYYY-MM-DDThh:mm:ss) nor a whole number",
+    "iso": "not ISO 8601 (YYYY-MM-DDThh:mm:ss)",
+    "number": "not a whole number",
+    **{unit: f"not a plain number of {unit}, to the nanosecond" for unit in PER_UNIT},
+}
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
@@ -133,39 +139,36 @@ def read_times(
         found.rows(parsed.outside, null=False),
         lambda row: f"time {found.text(row)!r} is outside 1677-09-22 to 2262-04-10, which nanoseconds in 64 bits reach",
     )
-    expected = "ISO 8601" if unit == "iso" else f"a number of {unit}" if unit else "ISO 8601 (YYYY-MM-DDThh:mm:ss) nor a number"
-    if unit == "number":
-        expected = "a whole number"
-    faults.mark(
-        found.rows(~parsed.ok, null=True), lambda row: f"time {found.text(row)!r} is {_neither(unit)}{expected}"
-    )
+    faults.mark(found.rows(~parsed.ok, null=True), lambda row: f"time {found.text(row)!r} is {_EXPECTED[unit]}")
     if textual and unit is None and not numbers:
         faults.mark(
             found.rows(parsed.number, null=False),
             lambda row: f"time {found.text(row)!r} is a number: on_bad_rows: skip needs its time_unit",
         )
-    value, ok, number, outside = (
-        np.append(array, array.dtype.type(0))[found.codes]
-        for array in (parsed.value, parsed.ok, parsed.number, parsed.outside)
-    )
+    value = np.append(parsed.value, np.int64(0))[found.codes]
+    ok, number, outside = (found.rows(mask, null=False) for mask in (parsed.ok, parsed.number, parsed.outside))
     return ParsedTimes(value, ok, number, outside)
 
 
-def global_codes(parts: Sequence[Encoded]) -> tuple[NDArray[np.object_], IntArray]:
-    """Distinct ids of some columns one after the other, in the order of their code points, and which each row has."""
+def global_codes(parts: list[Encoded]) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
+    """Distinct ids of some columns one after the other, in the order of their code points, and which each row has.
+
+    The list is empty after: of a large file, this is most of what is in memory.
+    """
     values = pa.concat_arrays([part.values.cast(pa.large_string()) for part in parts]).dictionary_encode()
     order = pc.sort_indices(values.dictionary)  # of UTF-8 bytes: the order of code points
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order.to_numpy()] = np.arange(len(order))
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
     local = rank[values.indices.to_numpy()]
-    start, found = 0, []
+    codes = np.empty(sum(len(part.codes) for part in parts), dtype=np.int32)
+    start = row = 0
     for part in parts:
-        found.append(local[start : start + len(part.values)][part.codes])
-        start += len(part.values)
-    codes = np.concatenate(found)
+        codes[row : row + len(part.codes)] = local[start : start + len(part.values)][part.codes]
+        start, row = start + len(part.values), row + len(part.codes)
+    parts.clear()
     used = np.bincount(codes, minlength=len(order)) > 0
     ids = values.dictionary.take(order).filter(pa.array(used)).to_numpy(zero_copy_only=False)
-    return np.asarray(ids, dtype=object), np.asarray((np.cumsum(used) - 1)[codes])
+    return np.asarray(ids, dtype=object), (np.cumsum(used, dtype=np.int32) - np.int32(1))[codes]
 
 
 def _decoded(values: pa.Array) -> tuple[pa.Array, Mask]:
@@ -183,10 +186,6 @@ def _decoded(values: pa.Array) -> tuple[pa.Array, Mask]:
 
 def _none(what: str, text: str) -> str:
     return f"empty {what}" if not text.strip() else f"no {what}: {text!r} says that it is missing (data.missing)"
-
-
-def _neither(unit: TimeUnit | None) -> str:
-    return "neither " if unit is None else "not "
 
 
 def _mask(values: pa.Array) -> Mask:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -185,9 +185,7 @@ class _Found:
         """Read a block's columns, and keep its good rows."""
         faults = block.faults
         named = {role: f"{file.path}: {role} column {column!r}" for role, column in file.roles.items()}
-        ids = {
-            role: read_ids(block.columns[role], role, faults, missing, named[role]) for role in ("user", "item")
-        }
+        ids = {role: read_ids(block.columns[role], role, faults, missing, named[role]) for role in ("user", "item")}
         if file.rating is not None:
             ratings = read_ratings(block.columns["rating"], faults, missing, named["rating"])
         if file.time is not None:
@@ -211,11 +209,13 @@ class _Found:
         self.lines += len(block.lines)
 
     def rows(self, file: MarketFile) -> Rows:
-        """The good rows, in the file's order."""
+        """The good rows, in the file's order; they are no longer here after."""
         user_ids, user = global_codes(self.users)
         item_ids, item = global_codes(self.items)
         rating = None if file.rating is None else np.concatenate(self.ratings)
         time = None if file.time is None else np.concatenate(self.times)
+        self.ratings.clear()
+        self.times.clear()
         return Rows(user_ids, item_ids, user, item, rating, time)
 
     def reading(self, rows: Rows, market: Market, *, header: int) -> Reading:
@@ -257,7 +257,7 @@ def _advice(file: MarketFile, rows: Rows, found: _Found, large_share: float) -> 
     if rows.time is not None and file.time_unit is None and found.first_number is not None:
         middle = float(np.abs(np.median(rows.time)))
         unit = next((unit for unit, low, high in _MAGNITUDES if low <= middle < high), "number")
-        yield f"times are numbers without a unit: their order alone counts; set time_unit: {unit}, if that is what they are"
+        yield f"times are numbers without a unit: their order alone counts; set time_unit: {unit}, if they are that"
     if not file.header and file.width is None and found.widths:
         yield f"how many fields a row has is not checked; set width: {found.widths.most_common(1)[0][0]}"
 
@@ -338,11 +338,12 @@ def _hint(file: MarketFile, market: str, role: str, names: Sequence[str], header
     """What the header holds, and which key of the configuration is likely wrong."""
     key = f"data.markets.{market}"
     wanted = {column for column in file.roles.values() if isinstance(column, str)}
-    for separator in _SEPARATORS if header is not None else ():
-        others = [name.strip().strip('"') for name in header.split(separator)] if header is not None else []
-        if len(others) > len(names) and wanted & set(others) and not wanted & set(names):
-            shown = _NAMED.get(separator, f'"{separator}"')
-            return f"the header is {header[:200]!r}: set {key}.separator: {shown}"
+    if header is not None and not wanted & set(names):
+        for separator in _SEPARATORS:
+            others = [name.strip().strip('"') for name in header.split(separator)]
+            if len(others) > len(names) and wanted & set(others):
+                shown = _NAMED.get(separator, f'"{separator}"')
+                return f"the header is {header[:200]!r}: set {key}.separator: {shown}"
     held = f"the header holds {', '.join(map(repr, names))[:300]}"
     column = str(file.roles[role])
     lowered = {name.lower(): name for name in names if name}

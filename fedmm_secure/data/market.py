@@ -86,8 +86,8 @@ class Rows:
 
     user_ids: NDArray[np.object_]
     item_ids: NDArray[np.object_]
-    user: IntArray
-    item: IntArray
+    user: IntArray | NDArray[np.int32]
+    item: IntArray | NDArray[np.int32]
     rating: FloatArray | None
     time: IntArray | None
     calendar: bool = False
@@ -110,9 +110,7 @@ def build_market(
     return index_market(name, rows, catalogue=catalogue)
 
 
-def index_market(
-    name: str, rows: Rows, *, source: str | None = None, catalogue: Catalogue | None = None
-) -> Market:
+def index_market(name: str, rows: Rows, *, source: str | None = None, catalogue: Catalogue | None = None) -> Market:
     """Keep the latest row of each (user, item) pair, and order each user's rows by time.
 
     Ties in time keep file order. Users and items are indexed in sorted order of their raw ids, so that
@@ -132,7 +130,8 @@ def index_market(
     time = np.arange(n, dtype=np.int64) if rows.time is None else rows.time
     order = np.argsort(time, kind="stable")
     pair = rows.user[order] * np.int64(len(rows.item_ids)) + rows.item[order]
-    order = order[~pd.Series(pair).duplicated(keep="last").to_numpy()]
+    order = order[~pd.Series(pair, copy=False).duplicated(keep="last").to_numpy()]
+    del pair
     order = order[np.argsort(rows.user[order], kind="stable")]
     return Market(
         name=name,

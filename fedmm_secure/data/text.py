@@ -125,7 +125,7 @@ class TextFile:
                 carry = data[cut:]
             else:
                 carry += data
-            if len(carry) > BLOCK_BYTES and b"\n" not in carry:
+            if len(carry) > MAX_LINE_BYTES and b"\n" not in carry:
                 carry = _TOO_LONG
         if carry:
             yield carry if carry.endswith(b"\n") else carry + b"\n"
@@ -144,7 +144,9 @@ def split_header(line: str, dialect: Dialect, where: str) -> list[str]:
     try:
         (fields,) = csv.reader([line], delimiter=dialect.separator, strict=True)
     except csv.Error as error:
-        raise DataError(f"{where}: a quotation mark in the header that is not closed, or stands inside a name") from error
+        raise DataError(
+            f"{where}: a quotation mark in the header that is not closed, or stands inside a name"
+        ) from error
     return [name.strip() for name in fields]
 
 
@@ -212,9 +214,9 @@ def _mark_bytes(data: bytes, starts: IntArray, ends: IntArray, stops: IntArray, 
             codecs.utf_8_decode(view[at:], "strict", True)
             break
         except UnicodeDecodeError as error:
-            line = int(np.searchsorted(starts, at + error.start, side="right")) - 1
-            broken[line] = True
-            at = int(ends[line]) + 1
+            row = int(np.searchsorted(starts, at + error.start, side="right")) - 1
+            broken[row] = True
+            at = int(ends[row]) + 1
     faults.mark(broken, lambda _: "not UTF-8 text; convert the file first")
 
 

@@ -6,6 +6,7 @@ its size and never from other rows. Nothing passes through a float that was not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from fedmm_secure.errors import DataError
 
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
-PER_UNIT = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+PER_UNIT: dict[TimeUnit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 DAY_SECONDS = 86_400
 _LARGEST = 2**63 - 1
 _WIDTH = 48  # longest text of a time
@@ -193,7 +194,7 @@ def _numbers(values: pa.Array, unit: TimeUnit) -> ParsedTimes:
 def _iso(values: pa.Array) -> ParsedTimes:
     """``YYYY-MM-DD``, then ``T`` or a blank and ``hh``, ``hh:mm``, ``hh:mm:ss`` or ``hh:mm:ss.f…``, then a zone."""
     text, length = _matrix(values)
-    digit = (text - ord("0")).astype(np.int64)
+    digit = text - np.uint8(ord("0"))  # wraps where there is none, which ``is_digit`` says
     is_digit = (text >= ord("0")) & (text <= ord("9"))
     rows = np.arange(len(text))
 
@@ -226,7 +227,7 @@ def _iso(values: pa.Array) -> ParsedTimes:
             within = finer & (20 + place < body)
             ok &= ~within | is_digit[:, 20 + place]
             if place < 9:
-                fraction += np.where(within, digit[:, 20 + place] * 10 ** (8 - place), 0)
+                fraction += np.where(within, digit[:, 20 + place].astype(np.int64) * 10 ** (8 - place), 0)
             else:  # finer than nanoseconds: only zeros say nothing that would be lost
                 ok &= ~within | (text[:, 20 + place] == ord("0"))
     year, month, day = number(0, 4), number(5, 7), number(8, 10)
@@ -243,9 +244,10 @@ def _iso(values: pa.Array) -> ParsedTimes:
     return _scaled(np.where(ok, seconds, 0), ok, 10**9, np.where(ok, fraction, 0))
 
 
-def _zones(text: NDArray[np.uint8], length: IntArray, at_end: object) -> tuple[IntArray, IntArray, Mask]:
+def _zones(
+    text: NDArray[np.uint8], length: IntArray, at_end: Callable[[int], NDArray[np.uint8]]
+) -> tuple[IntArray, IntArray, Mask]:
     """Where the zone of each text begins, how many seconds it is ahead of UTC, and whether it is a zone."""
-    assert callable(at_end)
     rows = np.arange(len(text))
     width = np.zeros(len(text), dtype=np.int64)
     last = at_end(1)
@@ -263,8 +265,10 @@ def _zones(text: NDArray[np.uint8], length: IntArray, at_end: object) -> tuple[I
     offset = np.zeros(len(text), dtype=np.int64)
     numeric = (width >= 3) & ~utc
     if numeric.any():
+
         def digit(step: NDArray[np.int64]) -> IntArray:
-            return text[rows, np.minimum(start + step, text.shape[1] - 1)].astype(np.int64) - ord("0")
+            found = text[rows, np.minimum(start + step, text.shape[1] - 1)].astype(np.int64)
+            return np.asarray(found - ord("0"))
 
         one = np.ones(len(text), dtype=np.int64)
         minutes_at = np.where(width == 6, 4, 3)
