@@ -31,7 +31,7 @@ class Entrance:
     """What a market knows once its account has let a run in.
 
     Attributes:
-        data: keyed fingerprint of every row, with rating and time.
+        data: keyed fingerprint of every row, with rating and time, and of what was read of its file.
         earlier: notes of what other runs spent on the same data.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
         standing: where each charge is taken down; None for a rehearsal.
@@ -99,7 +99,8 @@ def enter_account(
     # the runs before each course of this one, as they were when it began: notes never change
     notes = [_note(started.earlier[:count]) for count in courses.values()]
     # in their order: the latest of two rows of one time is the one that comes last
-    data = account.fingerprint(rows, ordered=True)
+    read = [] if market.reading is None else [market.reading.line]
+    data = account.fingerprint([*rows, *read], ordered=True)
     return Entrance(data, notes, len(courses) - 1, Standing(account, fingerprint, run, nonce))
 
 
