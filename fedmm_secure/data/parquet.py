@@ -61,7 +61,26 @@ def _plain(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
     if pa.types.is_string_view(kind):
-        return column.cast(pa.large_string())
+        return _valid(column.cast(pa.large_string(), safe=False))
     if pa.types.is_binary_view(kind):
         return column.cast(pa.large_binary())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _valid(column)
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return column.cast(pa.int64()).cast(pa.timestamp(kind.unit))  # counted in UTC, whatever the zone is called
     return column
+
+
+def _valid(column: pa.Array) -> pa.Array:
+    """The same texts, with a null where bytes are no UTF-8."""
+    try:
+        column.validate(full=True)
+        return column
+    except pa.ArrowInvalid:
+        texts: list[str | None] = []
+        for value in column.cast(pa.large_binary()).to_pylist():
+            try:
+                texts.append(None if value is None else value.decode("utf-8"))
+            except UnicodeDecodeError:
+                texts.append(None)
+        return pa.array(texts, pa.large_string())

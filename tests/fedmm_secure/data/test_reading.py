@@ -201,6 +201,31 @@ def test_what_is_no_id_is_refused_by_its_type(tmp_path, user):
         load_market(table(tmp_path, user), "m", on_bad_rows="skip")
 
 
+def test_a_text_that_is_none_is_a_bad_row_of_its_own(tmp_path):
+    raw = b"".join(b"u%02d" % k for k in range(23)) + b"u\xff2"
+    offsets = np.arange(0, 73, 3, dtype=np.int32)
+    user = pa.StringArray.from_buffers(24, pa.py_buffer(offsets), pa.py_buffer(raw))
+    market = load_market(table(tmp_path, user), "m", on_bad_rows="skip")
+    assert (market.n_users, market.reading.bad) == (23, 1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_damaged_table_is_a_market_or_one_line(tmp_path, changes):
+    times = pa.array([k * 10**9 for k in range(24)], pa.int64()).cast(pa.timestamp("us", "Europe/Berlin"))
+    file = table(tmp_path, pa.array(BIG), rating=pa.array([1.5] * 24), time=times)
+    data = bytearray(file.path.read_bytes())
+    for at, value in changes:
+        data[at % len(data)] = value
+    file.path.write_bytes(data)
+    message = ""
+    try:
+        load_market(file, "m", on_bad_rows="skip")
+    except DataError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
 def test_ids_are_exactly_what_is_written(tmp_path):
     odd = [b"007,i01,3,2020-01-01", b"7,i01,3,2020-01-01", b"7.0,i01,3,2020-01-01", b"1e5,i01,3,2020-01-01"]
     odd += [b" 7,i01,3,2020-01-01", b'"7,""8""",i01,3,2020-01-01', "é,i01,3,2020-01-01".encode()]
