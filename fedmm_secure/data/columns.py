@@ -55,8 +55,13 @@ class Encoded:
         return np.asarray(np.append(of_values, null)[self.codes])
 
     def text(self, row: int) -> str:
+        """What a message shows of a row's value."""
         code = int(self.codes[row])
-        return "" if code < 0 else str(self.values[code].as_py())[:100]
+        if code < 0:
+            return ""
+        if pa.types.is_temporal(self.values.type):  # Python's own types do not reach as far
+            return f"{self.values[code].value} ({self.values.type})"
+        return str(self.values[code].as_py())[:100]
 
 
 def read_ids(column: pa.Array, role: str, faults: Faults, missing: Sequence[str], where: str) -> Encoded:
