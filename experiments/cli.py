@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from experiments.budget import market_budget
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.console import one_line, say, wide_console
-from experiments.data import check_markets, market_summary, synthesize_files
+from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
 from experiments.deploy.commands import deploy_app
 from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
@@ -39,7 +40,7 @@ from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
 from experiments.verification.command import VERIFY_HELP, verify
 from fedmm_secure.config import Config
-from fedmm_secure.data.prepare import load_markets, prepare_markets
+from fedmm_secure.data.prepare import PreparedMarket, load_markets, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.door import BudgetExceededError
@@ -176,8 +177,12 @@ def data_info(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    summary = market_summary(prepare_markets(resolve(config, overrides or []).data))
+    prepared = prepare_markets(resolve(config, overrides or []).data)
+    summary = market_summary(prepared)
     if as_json:
+        for name, found in prepared.items():
+            reading = found.whole.market.reading
+            summary[name]["reading"] = None if reading is None else asdict(reading)
         say(json.dumps(summary, sort_keys=True))
         return
     columns = list(next(iter(summary.values())))
@@ -185,6 +190,8 @@ def data_info(
     for name, values in summary.items():
         table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
     wide_console().print(table)
+    for name, found in prepared.items():
+        _print_reading(name, found)
 
 
 @data_app.command(
@@ -194,9 +201,10 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    catalogues, problems = check_markets(resolve(config, overrides or []).data)
-    for name, catalogue in catalogues.items():
-        say(f"{name}: catalogue of {len(catalogue)} items ({catalogue.kind})")
+    fit, problems = check_markets(resolve(config, overrides or []).data)
+    for name, found in fit.items():
+        say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
+        _print_reading(name, found)
     for problem in problems:
         say(one_line(problem), error=True)
     if problems:
@@ -219,6 +227,11 @@ def data_synthesize(
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
     for file in synthesize_files(spec, out).values():
         say(*(out / path for path in (file.path, file.catalogue) if path is not None))
+
+
+def _print_reading(name: str, prepared: PreparedMarket) -> None:
+    for line in reading_lines(prepared):
+        say(f"{name}: {line}")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from fedmm_secure.config import DataConfig
-from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.loaders import MarketFile
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
@@ -22,18 +21,34 @@ def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str
     return {name: {"catalogue": market.catalogue.kind, **sizes(market)} for name, market in prepared.items()}
 
 
-def check_markets(config: DataConfig) -> tuple[dict[str, Catalogue], list[str]]:
-    """Catalogues of the markets that can be used, and one line for each that cannot."""
+def check_markets(config: DataConfig) -> tuple[dict[str, PreparedMarket], list[str]]:
+    """The markets that can be used, and one line for each that cannot."""
     if config.synthetic is not None:
-        return {name: prepared.catalogue for name, prepared in prepare_markets(config).items()}, []
-    catalogues, problems = {}, []
+        return prepare_markets(config), []
+    fit: dict[str, PreparedMarket] = {}
+    problems = []
     for name, file in config.markets.items():
         try:
-            (prepared,) = prepare_markets(config.model_copy(update={"markets": {name: file}})).values()
-            catalogues[name] = prepared.catalogue
+            fit |= prepare_markets(config.model_copy(update={"markets": {name: file}}))
         except DataError as error:
             problems.append(str(error))
-    return catalogues, problems
+    return fit, problems
+
+
+def reading_lines(prepared: PreparedMarket) -> list[str]:
+    """What was read of a market's file, and what its operator should look at; nothing of a generated market."""
+    market = prepared.whole.market
+    found = market.reading
+    if found is None:
+        return []
+    lines = [
+        f"{found.lines} lines: {found.rows} rows kept, {found.bad} bad ({found.missing} of them with a field missing),",
+        f"  {found.merged} merged into a later row, {found.header} header, {found.blank} blank",
+        f"{found.users} users, {found.items} items; {found.largest_user} rows at most of one user",
+    ]
+    if found.first is not None:
+        lines.append(f"from {found.first} to {found.last}" + (" (UTC)" if market.calendar else ", plain numbers"))
+    return [*lines, *(f"look: {advice}" for advice in market.advice)]
 
 
 def synthesize_files(spec: SyntheticSpec, out: Path) -> dict[str, MarketFile]:

@@ -45,10 +45,13 @@ def default_directory(label: str) -> Path:
 
 
 def create(directory: Path, config: Config) -> None:
-    """Start a run directory; raises ``RunDirectoryError`` if one is there already."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
-    begin(directory, config)
+    """Start a run directory; raises ``RunDirectoryError`` if one is there already, or none can be made."""
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
+        begin(directory, config)
+    except OSError as error:
+        raise RunDirectoryError(f"{directory}: cannot be written: {error.strerror}; choose another --out") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from fedmm_secure.config import Config, config_from_data
+from fedmm_secure.data.columns import MISSING
 from fedmm_secure.data.loaders import BadRows, MarketFile
 from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
@@ -19,22 +20,30 @@ from fedmm_secure.provenance import CONFIG_FILE, begin
 from fedmm_secure.serving import MarketScorer
 
 
-def load_market(path: str | Path, name: str | None = None, *, on_bad_rows: BadRows = "error", **columns: Any) -> Market:
+def load_market(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    on_bad_rows: BadRows = "error",
+    missing: Sequence[str] = MISSING,
+    **columns: Any,
+) -> Market:
     """Load one market from a delimited or Parquet file.
 
     Args:
         path: the file.
         name: the market's name; by default the file's name without its endings.
         on_bad_rows: ``error`` refuses a file with bad rows, ``skip`` leaves them out.
-        columns: ``user``, ``item``, ``rating``, ``time``, ``separator``, ``header``, ``catalogue`` as in a
-            configuration.
+        missing: spellings of a field in which there is nothing.
+        columns: ``user``, ``item``, ``rating``, ``time``, ``time_unit``, ``separator``, ``quoting``, ``header``,
+            ``width``, ``catalogue`` as in a configuration.
 
     Raises:
         DataError: names the file and, where there is one, the line.
     """
     path = Path(path)
     file = MarketFile(path=path, **columns)
-    return load_market_file(file, name or path.name.split(".")[0], on_bad_rows=on_bad_rows)
+    return load_market_file(file, name or path.name.split(".")[0], on_bad_rows=on_bad_rows, missing=missing)
 
 
 class FedMM:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from fedmm_secure.config_privacy import GRAM_LIMIT, PrivacyConfig, PrivateEmbeddingConfig, Section
 from fedmm_secure.ctr.features import CODE_GROUPS, PRIVATE_GROUPS, FeatureGroup
 from fedmm_secure.ctr.training import MAX_CATEGORIES, ModelKind
 from fedmm_secure.data.candidates import Negatives
 from fedmm_secure.data.catalogue import CatalogueKind
-from fedmm_secure.data.loaders import BadRows, MarketFile
+from fedmm_secure.data.columns import MISSING
+from fedmm_secure.data.loaders import LARGE_SHARE, BadRows, MarketFile
 from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.foreign import MAX_YAML_BYTES, parse_yaml
@@ -50,6 +51,10 @@ class DataConfig(Section):
         "refused", description="user ids of several markets: refused, or one person each (composed), or distinct people"
     )
     on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
+    missing: tuple[str, ...] = Field(MISSING, description="spellings of a field in which there is nothing: a bad row")
+    large_share: float = Field(
+        LARGE_SHARE, gt=0, le=1, description="`fedmm data` names every id that holds more than this share of the rows"
+    )
     split: Literal["leave-last-out", "global-date"] = "leave-last-out"
     label: Literal["click", "like"] = "click"
     like_threshold: float = Field(4.0, description="rating from which a row counts as liked")
@@ -57,6 +62,14 @@ class DataConfig(Section):
     negatives: Negatives = "uniform"
     negatives_per_positive: int = Field(4, ge=1, le=1000)
     candidate_seed: int = Field(0, description="seed of the evaluation candidates, the same for every model")
+
+    @field_validator("markets", mode="before")
+    @classmethod
+    def _names_are_texts(cls, markets: Any) -> Any:
+        for name in markets if isinstance(markets, Mapping) else ():
+            if not isinstance(name, str):
+                raise ValueError(f"data.markets: the market name {name!r} is no text; in YAML put it in quotes")
+        return markets
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -42,14 +42,20 @@ class _Loader(_SAFE):  # type: ignore[misc, valid-type]
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
     found: dict[Any, Any] = {}
+    lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        try:
-            twice = key in found
-        except TypeError:
-            raise yaml.MarkedYAMLError(None, None, "a key that is no text", key_node.start_mark) from None
-        if twice:
-            raise yaml.MarkedYAMLError(None, None, f"{str(key)[:100]!r} is there twice", key_node.start_mark)
+        if not isinstance(key, str):
+            problem = "a key that is no text"
+            if isinstance(key_node, yaml.ScalarNode):
+                name = str(key_node.value)[:100]
+                problem = f"the name {name} has to stand in quotes, '{name}': without them YAML reads {key!r}"
+            raise yaml.MarkedYAMLError(None, None, problem, key_node.start_mark)
+        line = key_node.start_mark.line + 1
+        if key in found:
+            both = f"{key[:100]!r} is there twice, in lines {lines[key]} and {line}"
+            raise yaml.MarkedYAMLError(None, None, both, key_node.start_mark)
+        lines[key] = line
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 

@@ -31,7 +31,14 @@ def describe(prepared: PreparedMarket) -> dict[str, Any]:
         "catalogue": prepared.catalogue.kind,
         # how many there are depends on single users' rows: this stays in the market, the metrics do not say it
         "rows_outside_catalogue": prepared.whole.market.n_rows - prepared.market.n_rows,
+        "reading": _reading(prepared),
     }
+
+
+def _reading(prepared: PreparedMarket) -> dict[str, Any] | None:
+    """What was read of a market's file."""
+    found = prepared.whole.market.reading
+    return None if found is None else asdict(found)
 
 
 def sizes(prepared: PreparedMarket) -> dict[str, Any]:
@@ -108,6 +115,8 @@ def collect_metrics(
         found["markets"][name] = {
             **ours,
             **sizes(prepared),
+            # the largest user, the earliest row: exact facts of single users, which no budget pays for
+            **({"reading": _reading(prepared)} if config.privacy.epsilon is None else {}),
             "candidates": (commitments or {}).get(name),
             "baselines": by_model,
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),

@@ -54,6 +54,24 @@ class _Quantizer(_Closed):
     local_perplexity: float
 
 
+Instant = Annotated[str, Field(pattern=r"^[0-9T:.eE+-]{1,40}Z?$")]
+
+
+class _Reading(_Closed):
+    lines: int
+    header: int
+    blank: int
+    bad: int
+    missing: int
+    merged: int
+    rows: int
+    users: int
+    items: int
+    largest_user: int
+    first: Instant | None
+    last: Instant | None
+
+
 class _Market(_BySeed):
     n_rows: int
     n_users: int
@@ -64,6 +82,7 @@ class _Market(_BySeed):
     n_test: int
     n_test_positives: int
     skipped_rows: int
+    reading: _Reading | None = None  # without a budget alone
     candidates: Digest | None
     baselines: dict[str, _Baseline]
     quantizer: _Quantizer
@@ -153,6 +172,8 @@ def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str
     known = {*config.ctr.baselines, _PUBLISHED_CODES}
     for name, market in found.markets.items():
         baselines = market.baselines.values() if isinstance(market, _Market) else ()
+        if config.privacy.epsilon is not None and isinstance(market, _Market) and market.reading is not None:
+            yield f"market {name}: says what was read, which no budget pays for"
         lists = [market.auc_by_seed, *(scores.auc_by_seed for scores in baselines)]
         if any(len(by_seed) not in (1, len(config.seed)) for by_seed in lists):
             yield f"market {name}: figures by seed of other than {len(config.seed)} seeds"

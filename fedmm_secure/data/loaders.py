@@ -1,26 +1,37 @@
-"""Read one market from a delimited text file (plain or gzip) or a Parquet file with a column mapping."""
+"""Read one market from a delimited text file (plain or gzip) or a Parquet file with a column mapping.
+
+Each row is read by itself, under the file's header and the configuration alone: no row changes how another is read.
+With ``on_bad_rows: skip`` a bad row is left out, and nothing else happens. With ``error`` it refuses the whole file,
+which tells whoever sees the refusal that there was one: that is outside every guarantee.
+"""
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import io
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-import pandas as pd
-import pyarrow.lib
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fedmm_secure.data.catalogue import GZIP_MAGIC, is_shipped, read_catalogue
-from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market
+from fedmm_secure.data.catalogue import is_shipped, read_catalogue
+from fedmm_secure.data.columns import MISSING, Encoded, global_codes, read_ids, read_ratings, read_times
+from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, index_market
+from fedmm_secure.data.parquet import ParquetRows
+from fedmm_secure.data.reading import Reading
+from fedmm_secure.data.text import Block, Dialect, TextFile, split_header
+from fedmm_secure.data.times import TimeUnit, utc_text
 from fedmm_secure.errors import DataError
 
 BadRows = Literal["error", "skip"]
+LARGE_SHARE = 0.1
+_SEPARATORS = (",", "\t", ";", "|", " ")
+_NAMED = {"\t": '"\\t"'}
+_MAGNITUDES = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e19))
 
 
 class MarketFile(BaseModel):
@@ -31,14 +42,51 @@ class MarketFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Path
-    user: str | int = "userId"
-    item: str | int = "itemId"
-    rating: str | int | None = None
-    time: str | int | None = None
-    separator: str | None = None
-    header: bool = True
+    path: Path = Field(description="delimited text (`.csv`, `.tsv`, `.txt`; gzip too) or `.parquet`, in any case")
+    user: str | int = Field("userId", description="column of user ids, by name or by position from 0")
+    item: str | int = Field("itemId", description="column of item ids")
+    rating: str | int | None = Field(None, description="column of ratings")
+    time: str | int | None = Field(None, description="column of times; without it the order of the file counts")
+    time_unit: TimeUnit | None = Field(
+        None,
+        description="of `time`: `iso`, or what numbers count from 1970 in UTC; `number`: their order alone counts. By "
+        "default the column's type says it, and texts are ISO 8601",
+    )
+    separator: str | None = Field(
+        None, description="one character; by default `,` for `.csv`, a tab for `.tsv`, else a blank"
+    )
+    quoting: bool = Field(True, description='whether `"` around a field encloses it, on its own line')
+    header: bool = Field(True, description="whether the first line names the columns")
+    width: int | None = Field(
+        None, ge=2, description="fields of a row where there is no header; by default at least those that are mapped"
+    )
     catalogue: Path | None = Field(None, description="file of public item ids, one a line; or `shipped:FOLDER/NAME`")
+
+    @field_validator("separator")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or not value.isascii() or value in '"\r\n\0'):
+            raise ValueError(f"separator {value!r}: one ASCII character, no quotation mark and no line end")
+        return value
+
+    @model_validator(mode="after")
+    def _different_columns(self) -> Self:
+        seen: dict[str | int, str] = {}
+        for role, column in self.roles.items():
+            if column in seen:
+                raise ValueError(f"{seen[column]} and {role} are the same column, {column!r}")
+            seen[column] = role
+        if self.width is not None and self.header:
+            raise ValueError("width is for files without a header, whose first line says it; leave it out")
+        if self.time_unit is not None and self.time is None:
+            raise ValueError("time_unit needs time, the column that it is of")
+        return self
+
+    @property
+    def roles(self) -> dict[str, str | int]:
+        """Column of each role that is mapped."""
+        mapped = {"user": self.user, "item": self.item, "rating": self.rating, "time": self.time}
+        return {role: column for role, column in mapped.items() if column is not None}
 
     def located(self, root: Path) -> MarketFile:
         """The same with its files below ``root``; a catalogue that comes with the package stays where it is."""
@@ -48,11 +96,25 @@ class MarketFile(BaseModel):
         return self.model_copy(update={"path": root / self.path, "catalogue": catalogue})
 
 
-def load_market(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error") -> Market:
+def load_market(
+    file: MarketFile,
+    name: str,
+    *,
+    on_bad_rows: BadRows = "error",
+    missing: Sequence[str] = MISSING,
+    large_share: float = LARGE_SHARE,
+) -> Market:
     """Load one market, and its catalogue where one is named.
 
-    A row is bad when a mapped field is missing, the user or item id is empty, the rating is not a finite
-    number, or the time is neither ISO 8601 nor a number.
+    A row is bad when its quotation marks or its number of fields are wrong, a mapped field is missing, the rating is
+    not a finite number, or the time is none.
+
+    Args:
+        file: where and how.
+        name: of the market.
+        on_bad_rows: refuse the file, or leave them out.
+        missing: spellings of a field in which there is nothing.
+        large_share: of all rows; an id that holds more is named in ``Market.advice``.
 
     Raises:
         DataError: the file or its catalogue cannot be read, a mapped column is missing, a row is bad while
@@ -62,150 +124,230 @@ def load_market(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error") 
     if not path.is_file():
         raise DataError(f"{path}: no such file (market {name})")
     catalogue = None if file.catalogue is None else read_catalogue(file.catalogue)
-    rows = _read_parquet(file) if path.suffix == ".parquet" else _read_delimited(file)
-    lines, columns, bad = rows
-    bad_reason = dict(bad)
-    ratings = _parse_ratings(columns["rating"], lines, bad_reason) if file.rating is not None else None
-    times, calendar = None, False
-    if file.time is not None:
-        times, calendar = _parse_times(columns["time"], lines, bad_reason)
-    for role in ("user", "item"):
-        for line, value in zip(lines, columns[role], strict=True):
-            if not value:
-                bad_reason.setdefault(line, f"empty {role} id")
-    if bad_reason and on_bad_rows == "error":
-        line = min(bad_reason)
-        rest = f" ({len(bad_reason)} bad rows in all; on_bad_rows: skip leaves them out)"
-        raise DataError(f"{path}:{line}: {bad_reason[line]}{rest}")
-    keep = np.array([line not in bad_reason for line in lines], dtype=bool)
-    return build_market(
-        name,
-        [value for value, ok in zip(columns["user"], keep, strict=True) if ok],
-        [value for value, ok in zip(columns["item"], keep, strict=True) if ok],
-        None if ratings is None else ratings[keep],
-        None if times is None else times[keep],
-        calendar=calendar,
-        skipped_rows=len(bad_reason),
-        source=str(path),
-        catalogue=catalogue,
-    )
+    found = _Found()
+    with ExitStack() as stack:
+        source = _open(file, name, stack)
+        for block in source.blocks:
+            found.add(block, file, missing, numbers=on_bad_rows == "error")
+            if source.text is not None:
+                found.lines = source.text.line
+        found.blank += source.blank
+    if found.n_bad and on_bad_rows == "error":
+        assert found.first_bad is not None
+        line, fault = found.first_bad
+        raise DataError(
+            f"{path}:{line}: {fault} ({found.n_bad} bad row{'s' * (found.n_bad != 1)} in all; on_bad_rows: skip "
+            "leaves them out)"
+        )
+    if found.first_number is not None and found.first_iso is not None:
+        raise DataError(
+            f"{path}:{max(found.first_number, found.first_iso)}: a time that is a number in one row and ISO 8601 in "
+            f"another, line {min(found.first_number, found.first_iso)}; set data.markets.{name}.time_unit"
+        )
+    if not found.n_good:
+        why = f"{path}:{found.first_bad[0]}: {found.first_bad[1]}" if found.first_bad else "it has no rows"
+        raise DataError(f"{path}: no interactions ({why})")
+    rows, calendar = found.rows(file), file.time is not None and found.first_number is None
+    market = index_market(name, replace(rows, calendar=calendar), source=str(path), catalogue=catalogue)
+    reading = found.reading(rows, market, header=source.header)
+    return replace(market, reading=reading, advice=tuple(_advice(file, rows, found, large_share)))
 
 
-_Rows = tuple[list[int], dict[str, list[str]], dict[int, str]]
+@dataclass
+class _Source:
+    """An open file: its blocks, and what comes before them."""
+
+    blocks: Iterator[Block]
+    header: int = 0
+    blank: int = 0
+    text: TextFile | None = None
 
 
-def _roles(file: MarketFile) -> dict[str, str | int]:
-    mapped = {"user": file.user, "item": file.item, "rating": file.rating, "time": file.time}
-    return {role: column for role, column in mapped.items() if column is not None}
+@dataclass
+class _Found:
+    """What a file's blocks come to."""
+
+    lines: int = 0
+    blank: int = 0
+    n_good: int = 0
+    n_bad: int = 0
+    n_missing: int = 0
+    first_bad: tuple[int, str] | None = None
+    first_number: int | None = None
+    first_iso: int | None = None
+    widths: Counter[int] = field(default_factory=Counter)
+    users: list[Encoded] = field(default_factory=list)
+    items: list[Encoded] = field(default_factory=list)
+    ratings: list[FloatArray] = field(default_factory=list)
+    times: list[IntArray] = field(default_factory=list)
+
+    def add(self, block: Block, file: MarketFile, missing: Sequence[str], *, numbers: bool) -> None:
+        """Read a block's columns, and keep its good rows."""
+        faults = block.faults
+        named = {role: f"{file.path}: {role} column {column!r}" for role, column in file.roles.items()}
+        ids = {role: read_ids(block.columns[role], role, faults, missing, named[role]) for role in ("user", "item")}
+        if file.rating is not None:
+            ratings = read_ratings(block.columns["rating"], faults, missing, named["rating"])
+        if file.time is not None:
+            times = read_times(block.columns["time"], file.time_unit, faults, missing, named["time"], numbers=numbers)
+        good = ~faults.bad
+        for kept, role in ((self.users, "user"), (self.items, "item")):
+            kept.append(Encoded(ids[role].values, ids[role].codes[good]))
+        if file.rating is not None:
+            self.ratings.append(ratings[good])
+        if file.time is not None:
+            self.times.append(times.value[good])
+            self.first_number = _earlier(self.first_number, block.lines[good & times.number])
+            self.first_iso = _earlier(self.first_iso, block.lines[good & ~times.number])
+        if self.first_bad is None and faults.first is not None:
+            self.first_bad = (int(block.lines[faults.first[0]]), faults.first[1])
+        self.n_good += int(good.sum())
+        self.n_bad += int(faults.bad.sum())
+        self.n_missing += int(faults.missing.sum())
+        self.widths[block.fields] += len(block.lines)
+        self.blank += block.blank
+        self.lines += len(block.lines)
+
+    def rows(self, file: MarketFile) -> Rows:
+        """The good rows, in the file's order; they are no longer here after."""
+        user_ids, user = global_codes(self.users)
+        item_ids, item = global_codes(self.items)
+        rating = None if file.rating is None else np.concatenate(self.ratings)
+        time = None if file.time is None else np.concatenate(self.times)
+        self.ratings.clear()
+        self.times.clear()
+        return Rows(user_ids, item_ids, user, item, rating, time)
+
+    def reading(self, rows: Rows, market: Market, *, header: int) -> Reading:
+        """The record of them all."""
+        first, last = None, None
+        if rows.time is not None:
+            shown = utc_text if market.calendar else str
+            first, last = shown(int(rows.time.min())), shown(int(rows.time.max()))
+        return Reading(
+            lines=self.lines,
+            header=header,
+            blank=self.blank,
+            bad=self.n_bad,
+            missing=self.n_missing,
+            merged=self.n_good - market.n_rows,
+            rows=market.n_rows,
+            users=market.n_users,
+            items=len(rows.item_ids),
+            largest_user=int(np.bincount(rows.user).max()),
+            first=first,
+            last=last,
+        )
 
 
-def _read_delimited(file: MarketFile) -> _Rows:
-    separator = file.separator or {".csv": ",", ".tsv": "\t"}.get(_bare_suffix(file.path), " ")
-    reader = csv.reader(_text_lines(file.path), delimiter=separator)
-    lines: list[int] = []
-    columns: dict[str, list[str]] = {role: [] for role in _roles(file)}
-    bad: dict[int, str] = {}
-    positions: dict[str, int] | None = None
-    width = 0
+def _earlier(known: int | None, lines: IntArray) -> int | None:
+    return int(lines[0]) if known is None and len(lines) else known
+
+
+def _advice(file: MarketFile, rows: Rows, found: _Found, large_share: float) -> Iterator[str]:
+    n = len(rows.user)
+    for what, index, ids in (("user", rows.user, rows.user_ids), ("item", rows.item, rows.item_ids)):
+        counts = np.bincount(index)
+        for large in np.flatnonzero(counts > large_share * n):
+            share = f"{counts[large]} of {n} rows ({100 * counts[large] / n:.0f} %)"
+            yield f"{what} {str(ids[large])[:100]!r} holds {share}; if this is no {what}, add it to data.missing"
+        blanks = sum(str(identifier) != str(identifier).strip() for identifier in ids.tolist())
+        if blanks:
+            yield f"{blanks} {what} ids start or end with a blank, which is part of them"
+    if rows.time is not None and file.time_unit is None and found.first_number is not None:
+        middle = float(np.abs(np.median(rows.time)))
+        unit = next((unit for unit, low, high in _MAGNITUDES if low <= middle < high), "number")
+        yield f"times are numbers without a unit: their order alone counts; set time_unit: {unit}, if they are that"
+    if not file.header and file.width is None and found.widths:
+        yield f"how many fields a row has is not checked; set width: {found.widths.most_common(1)[0][0]}"
+
+
+# -- columns -----------------------------------------------------------------------------------------------------------
+
+
+def _open(file: MarketFile, name: str, stack: ExitStack) -> _Source:
+    """Open a file and find its columns."""
+    if file.path.suffix.lower() in (".parquet", ".pq"):
+        table = ParquetRows(file.path)
+        _refuse_duplicates(file.path, table.names)
+        return _Source(table.blocks(_positions(file, name, table.names, None)))
     try:
-        for fields in reader:
-            if not fields or (len(fields) == 1 and not fields[0].strip()):
-                continue  # blank line
-            if positions is None:
-                positions = _positions(file, fields)
-                width = len(fields)
-                if file.header:
-                    continue
-            if len(fields) != width:
-                bad[reader.line_num] = f"{len(fields)} fields where {width} were expected"
-                continue
-            lines.append(reader.line_num)
-            for role, position in positions.items():
-                columns[role].append(fields[position].strip())
-    except csv.Error as error:
-        raise DataError(f"{file.path}:{reader.line_num}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.path}: not UTF-8 text near line {reader.line_num + 1}; convert it first") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file.path}: cannot be read: {error}") from error
-    return lines, columns, bad
+        raw = stack.enter_context(file.path.open("rb"))
+    except OSError as error:
+        raise DataError(f"{file.path}: cannot be read: {error.strerror}") from error
+    text = TextFile(file.path, raw)
+    dialect = Dialect(file.separator or _separator(file.path), file.quoting, file.width)
+    if not file.header:
+        for role, column in file.roles.items():
+            if isinstance(column, str):
+                raise DataError(
+                    f"{file.path}: {role} column {column!r} needs a header; give a position, counted from 0"
+                )
+            _check_position(file, role, column, file.width)
+        return _Source(text.blocks({role: int(column) for role, column in file.roles.items()}, dialect), text=text)
+    line, blank = text.header()
+    if not line:
+        raise DataError(f"{file.path}: no interactions; the file has no header either")
+    where = f"{file.path}:{text.line}"
+    names = split_header(line, dialect, where)
+    if any(isinstance(column, str) for column in file.roles.values()):
+        _refuse_duplicates(where, names)
+    positions = _positions(file, name, names, line)
+    blocks = text.blocks(positions, replace(dialect, width=len(names)))
+    return _Source(blocks, header=1, blank=blank, text=text)
 
 
-def _bare_suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+def _separator(path: Path) -> str:
+    suffix = path.suffix.lower()
+    bare = Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+    return {".csv": ",", ".tsv": "\t"}.get(bare, " ")
 
 
-def _text_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        binary = gzip.GzipFile(fileobj=raw) if zipped else raw
-        yield from io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+def _refuse_duplicates(where: Path | str, names: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if name and name in first:
+            raise DataError(
+                f"{where}: columns {first[name]} and {position} (from 0) are both named {name!r}; rename one"
+            )
+        first.setdefault(name, position)
 
 
-def _positions(file: MarketFile, first: Sequence[str]) -> dict[str, int]:
-    names = [name.strip() for name in first]
+def _positions(file: MarketFile, market: str, names: Sequence[str], header: str | None) -> dict[str, int]:
     found: dict[str, int] = {}
-    for role, column in _roles(file).items():
+    for role, column in file.roles.items():
         if isinstance(column, int):
-            if not 0 <= column < len(names):
-                raise DataError(f"{file.path}: {role} column {column} is out of range: the file has {len(names)}")
+            _check_position(file, role, column, len(names))
             found[role] = column
-        elif not file.header:
-            raise DataError(f"{file.path}: {role} column {column!r} needs a header; give a position, counted from 0")
+        elif column in names:
+            found[role] = names.index(column)
         else:
-            found[role] = _named(file, role, column, names)
+            raise DataError(f"{file.path}: no column {column!r} for {role}; {_hint(file, market, role, names, header)}")
+    if len(set(found.values())) < len(found):
+        raise DataError(f"{file.path}: two of {', '.join(found)} are the same column")
     return found
 
 
-def _named(file: MarketFile, role: str, column: str, names: Sequence[str]) -> int:
-    if column in names:
-        return names.index(column)
-    near = difflib.get_close_matches(column, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(map(repr, names))}"
-    raise DataError(f"{file.path}: no column {column!r} for {role}; {hint}")
+def _check_position(file: MarketFile, role: str, column: int, width: int | None) -> None:
+    if column < 0 or (width is not None and column >= width):
+        has = "" if width is None else f": the file has {width}"
+        raise DataError(f"{file.path}: {role} column {column} is out of range{has}")
 
 
-def _read_parquet(file: MarketFile) -> _Rows:
-    try:
-        frame = pd.read_parquet(file.path)
-    except (OSError, ValueError, pyarrow.lib.ArrowException) as error:
-        raise DataError(f"{file.path}: cannot be read as Parquet: {error}") from error
-    names = [str(name) for name in frame.columns]
-    columns: dict[str, list[str]] = {}
-    for role, column in _roles(file).items():
-        position = column if isinstance(column, int) else _named(file, role, column, names)
-        if not 0 <= position < len(names):
-            raise DataError(f"{file.path}: {role} column {column} is out of range: the file has {len(names)}")
-        values = frame.iloc[:, position]
-        if pd.api.types.is_datetime64_any_dtype(values):
-            text = values.dt.strftime("%Y-%m-%dT%H:%M:%S.%f")
-        else:
-            text = values.astype(object).map(lambda value: "" if pd.isna(value) else str(value))
-        columns[role] = text.fillna("").tolist()
-    return list(range(1, len(frame) + 1)), columns, {}
-
-
-def _parse_ratings(values: list[str], lines: list[int], bad: dict[int, str]) -> FloatArray:
-    ratings = np.asarray(pd.to_numeric(pd.Series(values, dtype=object), errors="coerce"), dtype=np.float64)
-    for index in np.flatnonzero(~np.isfinite(ratings)):
-        bad.setdefault(lines[index], f"rating {values[index]!r} is not a number")
-    return ratings
-
-
-def _parse_times(values: list[str], lines: list[int], bad: dict[int, str]) -> tuple[IntArray, bool]:
-    """Nanoseconds since 1970 and True (ISO 8601), or ranks of plain numbers, in their own unit, and False."""
-    series = pd.Series(values, dtype=object)
-    numbers = np.asarray(pd.to_numeric(series, errors="coerce"), dtype=np.float64)
-    calendar = not (len(numbers) and np.isfinite(numbers).mean() > 0.5)
-    if not calendar:
-        ok = np.isfinite(numbers)
-        # ranks keep the order exactly, whatever the unit, and cannot overflow
-        times = np.unique(np.where(ok, numbers, 0.0), return_inverse=True)[1].astype(np.int64)
-    else:
-        parsed = pd.to_datetime(series, errors="coerce", format="ISO8601", utc=True)
-        ok = parsed.notna().to_numpy()
-        times = np.asarray(parsed.dt.as_unit("ns").astype("int64"), dtype=np.int64)
-    for index in np.flatnonzero(~ok):
-        bad.setdefault(lines[index], f"time {values[index]!r} is neither ISO 8601 nor a number")
-    return times, calendar
+def _hint(file: MarketFile, market: str, role: str, names: Sequence[str], header: str | None) -> str:
+    """What the header holds, and which key of the configuration is likely wrong."""
+    key = f"data.markets.{market}"
+    wanted = {column for column in file.roles.values() if isinstance(column, str)}
+    if header is not None and not wanted & set(names):
+        for separator in _SEPARATORS:
+            others = [name.strip().strip('"') for name in header.split(separator)]
+            if len(others) > len(names) and wanted & set(others):
+                shown = _NAMED.get(separator, f'"{separator}"')
+                return f"the header is {header[:200]!r}: set {key}.separator: {shown}"
+    held = f"the header holds {', '.join(map(repr, names))[:300]}"
+    column = str(file.roles[role])
+    lowered = {name.lower(): name for name in names if name}
+    near = difflib.get_close_matches(column.lower(), lowered, n=1)
+    if near:
+        return f"did you mean {lowered[near[0]]!r}? set {key}.{role}: {lowered[near[0]]} ({held})"
+    return f"{held}; set {key}.{role}"

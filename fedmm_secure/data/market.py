@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.reading import Reading
 from fedmm_secure.errors import DataError
 
 IntArray = NDArray[np.int64]
@@ -30,11 +31,12 @@ class Market:
         user: user index of each interaction, ``(n_rows,)``, ascending.
         item: item index of each interaction, ``(n_rows,)``.
         rating: rating of each interaction, ``(n_rows,)``; NaN where there is none.
-        time: sort key of each interaction, ``(n_rows,)``; nanoseconds, or file order without times.
+        time: sort key of each interaction, ``(n_rows,)``; nanoseconds since 1970 in UTC, plain numbers, or file order.
         has_time: whether ``time`` came from the data.
         calendar: whether ``time`` is nanoseconds since 1970, so that a date can be compared with it.
-        skipped_rows: how many bad rows were left out under ``on_bad_rows: skip``.
         catalogue: the public items, where they came with the rows; ``item_ids`` may hold more of them, or fewer.
+        reading: what was read of its file, where it came from one.
+        advice: what its operator should look at, a line each; of single users' rows, so it stays with the operator.
     """
 
     name: str
@@ -46,8 +48,14 @@ class Market:
     time: IntArray
     has_time: bool = True
     calendar: bool = False
-    skipped_rows: int = 0
     catalogue: Catalogue | None = None
+    reading: Reading | None = None
+    advice: tuple[str, ...] = ()
+
+    @property
+    def skipped_rows(self) -> int:
+        """How many bad rows were left out under ``on_bad_rows: skip``."""
+        return 0 if self.reading is None else self.reading.bad
 
     @property
     def n_users(self) -> int:
@@ -62,6 +70,29 @@ class Market:
         return len(self.user)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Interactions as they stand in a file, in its order.
+
+    Attributes:
+        user_ids: distinct ids, in the order of their code points, ``(n_users,)``; each has a row.
+        item_ids: the same of items, ``(n_items,)``.
+        user: user index of each row, ``(n,)``.
+        item: item index of each row, ``(n,)``.
+        rating: ``(n,)``, or ``None``.
+        time: ``(n,)``, or ``None``: the file's order counts.
+        calendar: whether ``time`` is nanoseconds since 1970.
+    """
+
+    user_ids: NDArray[np.object_]
+    item_ids: NDArray[np.object_]
+    user: IntArray | NDArray[np.int32]
+    item: IntArray | NDArray[np.int32]
+    rating: FloatArray | None
+    time: IntArray | None
+    calendar: bool = False
+
+
 def build_market(
     name: str,
     users: list[str],
@@ -70,11 +101,17 @@ def build_market(
     times: IntArray | None,
     *,
     calendar: bool = False,
-    skipped_rows: int = 0,
-    source: str | None = None,
     catalogue: Catalogue | None = None,
 ) -> Market:
-    """Index raw rows, keep the latest row of each (user, item) pair, and order each user's rows by time.
+    """The market of some interactions in memory, as ``index_market`` makes it."""
+    user, user_ids = pd.factorize(np.array(users, dtype=object), sort=True)
+    item, item_ids = pd.factorize(np.array(items, dtype=object), sort=True)
+    rows = Rows(np.asarray(user_ids), np.asarray(item_ids), user, item, ratings, times, calendar)
+    return index_market(name, rows, catalogue=catalogue)
+
+
+def index_market(name: str, rows: Rows, *, source: str | None = None, catalogue: Catalogue | None = None) -> Market:
+    """Keep the latest row of each (user, item) pair, and order each user's rows by time.
 
     Ties in time keep file order. Users and items are indexed in sorted order of their raw ids, so that
     the index of a user does not depend on the order of the file.
@@ -83,33 +120,29 @@ def build_market(
         DataError: no rows are left, or there are fewer users or items than any model can use.
     """
     where = source or f"market {name}"
-    if not users:
+    n = len(rows.user)
+    if not n:
         raise DataError(f"{where}: no interactions; a market needs at least {MIN_USERS} users")
-    frame = pd.DataFrame({"user": users, "item": items})
-    n = len(frame)
-    frame["rating"] = np.full(n, np.nan) if ratings is None else ratings
-    frame["time"] = np.arange(n, dtype=np.int64) if times is None else times
-    frame["position"] = np.arange(n)
-    frame = frame.sort_values(["time", "position"], kind="stable")
-    frame = frame.drop_duplicates(["user", "item"], keep="last")
-    user, user_ids = pd.factorize(frame["user"].to_numpy(dtype=object), sort=True)
-    item, item_ids = pd.factorize(frame["item"].to_numpy(dtype=object), sort=True)
-    n_items = len(item_ids if catalogue is None else catalogue)
-    for what, found, needed in (("user", len(user_ids), MIN_USERS), ("item", n_items, MIN_ITEMS)):
+    n_items = len(rows.item_ids if catalogue is None else catalogue)
+    for what, found, needed in (("user", len(rows.user_ids), MIN_USERS), ("item", n_items, MIN_ITEMS)):
         if found < needed:
             raise DataError(f"{where}: only {found} {what}{'s' * (found != 1)}; a market needs at least {needed}")
-    order = np.argsort(user, kind="stable")
+    time = np.arange(n, dtype=np.int64) if rows.time is None else rows.time
+    order = np.argsort(time, kind="stable")
+    pair = rows.user[order] * np.int64(len(rows.item_ids)) + rows.item[order]
+    order = order[~pd.Series(pair, copy=False).duplicated(keep="last").to_numpy()]
+    del pair
+    order = order[np.argsort(rows.user[order], kind="stable")]
     return Market(
         name=name,
-        user_ids=np.asarray(user_ids, dtype=object),
-        item_ids=np.asarray(item_ids, dtype=object),
-        user=user[order].astype(np.int64),
-        item=item[order].astype(np.int64),
-        rating=frame["rating"].to_numpy(dtype=np.float64)[order],
-        time=frame["time"].to_numpy(dtype=np.int64)[order],
-        has_time=times is not None,
-        calendar=times is not None and calendar,
-        skipped_rows=skipped_rows,
+        user_ids=np.asarray(rows.user_ids, dtype=object),
+        item_ids=np.asarray(rows.item_ids, dtype=object),
+        user=rows.user[order].astype(np.int64),
+        item=rows.item[order].astype(np.int64),
+        rating=np.full(len(order), np.nan) if rows.rating is None else rows.rating[order],
+        time=time[order],
+        has_time=rows.time is not None,
+        calendar=rows.time is not None and rows.calendar,
         catalogue=catalogue,
     )
 

@@ -100,7 +100,10 @@ def load_one_market(config: DataConfig, name: str) -> Market:
     """
     if name not in config.markets:
         raise DataError(f"market {name}: data.markets names {', '.join(sorted(config.markets)) or 'no files'}")
-    return load_market(config.markets[name].located(config.root or Path()), name, on_bad_rows=config.on_bad_rows)
+    file = config.markets[name].located(config.root or Path())
+    return load_market(
+        file, name, on_bad_rows=config.on_bad_rows, missing=config.missing, large_share=config.large_share
+    )
 
 
 def stated_catalogue(market: Market) -> Catalogue:

@@ -33,7 +33,7 @@ class Entrance:
     """What a market knows once its account has let a run in.
 
     Attributes:
-        data: keyed fingerprint of every row, with rating and time.
+        data: keyed fingerprint of every row, with rating and time, and of what was read of its file.
         earlier: notes of what other runs spent on the same data.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
         standing: where each charge is taken down; None for a rehearsal.
@@ -121,10 +121,10 @@ def data_fingerprint(account: PrivacyAccount, prepared: PreparedMarket) -> str:
     that comes last."""
     market = prepared.whole.market
     rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
-    rows = zip(_pairs(market), rest, strict=True)
-    return account.fingerprint(
-        (pair + _encoded(repr(rating), repr(time)) for pair, (rating, time) in rows), ordered=True
-    )
+    pairs = zip(_pairs(market), rest, strict=True)
+    rows = [pair + _encoded(repr(rating), repr(time)) for pair, (rating, time) in pairs]
+    read = [] if market.reading is None else [_encoded("read") + market.reading.line]
+    return account.fingerprint([*rows, *read], ordered=True)
 
 
 def _pairs(market: Market) -> list[bytes]:

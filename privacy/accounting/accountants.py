@@ -76,14 +76,21 @@ def solve_noise_multiplier(make_event: Callable[[float], DpEvent], *, epsilon: f
         ValueError: no multiplier in [0.05, 10000] meets the budget.
     """
     # RDP is loose but cheap at any multiplier; PLD would need gigabytes far below the answer.
-    loose = dp_accounting.calibrate_dp_mechanism(
-        lambda: rdp.RdpAccountant(orders=_INTEGER_ORDERS),
-        make_event,
-        epsilon,
-        delta,
-        bracket_interval=dp_accounting.ExplicitBracketInterval(*_MULTIPLIER_BRACKET),
-        tol=1e-3,
-    )
+    least, most = _MULTIPLIER_BRACKET
+    try:
+        loose = dp_accounting.calibrate_dp_mechanism(
+            lambda: rdp.RdpAccountant(orders=_INTEGER_ORDERS),
+            make_event,
+            epsilon,
+            delta,
+            bracket_interval=dp_accounting.ExplicitBracketInterval(least, most),
+            tol=1e-3,
+        )
+    except ValueError as error:
+        other = "smaller" if epsilon > 1 else "larger"
+        raise ValueError(
+            f"no noise from {least:g} to {most:g} times a sensitivity spends it; choose a {other} epsilon"
+        ) from error
 
     def meets(noise_multiplier: float) -> bool:
         return pld_epsilon([make_event(noise_multiplier)], delta, interval=COARSE) <= epsilon

@@ -292,3 +292,11 @@ def test_own_files_from_synthesis_to_run(tmp_path, capsys, monkeypatch):
     assert "m1.csv:5: 1 fields where 4 were expected" in err
     assert not (tmp_path / "bad").exists()
     assert fedmm(capsys, "data", "check", "own.yaml")[0] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = fedmm(capsys, "run", "--out", str(tmp_path / "file" / "r1"))
+    assert status == 2
+    assert "cannot be written" in err
+    assert len(err.splitlines()) == 1

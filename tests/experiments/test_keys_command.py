@@ -129,7 +129,7 @@ MISTAKES = {
         ["join", "m2", "--keys", "m2", "--invitation", "m0/invitations/m1.json"],
         "not sealed for m2",
     ),
-    "no such file": (["show", "m9.json"], "cannot be read"),
+    "no such file": (["show", "m9.json"], "missing"),
     "founding twice": (["init", "../tiny.yaml", "--market", "m0", "--keys", "m0", "--card", "m1/card.json"], "already"),
     "no server": (["init", "../tiny.yaml", "--market", "x", "--keys", "x", "--card", "m1/card.json"], "one server"),
     "an empty passphrase": (["show", "m0", "--passphrase-file", "/dev/null"], "first line is empty"),

@@ -96,3 +96,10 @@ def test_accountants_agree_with_each_other_and_with_the_closed_form(case):
 @pytest.mark.parametrize("case", list(grid()), ids=str)
 def test_accountants_agree_on_the_whole_grid(case):
     check(case)
+
+
+@pytest.mark.parametrize(("epsilon", "other"), [(1e4, "smaller"), (1e-9, "larger")])
+def test_a_budget_that_no_noise_spends_says_which_way_to_go(epsilon, other):
+    stage = PlannedStage("embedding", share=1.0, steps=1, sampling_rate=1.0)
+    with pytest.raises(ValueError, match=f"no noise from 0.05 to 10000 .* choose a {other} epsilon"):
+        plan_noise_multipliers([stage], epsilon=epsilon, delta=1e-5)

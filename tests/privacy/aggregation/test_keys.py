@@ -249,7 +249,7 @@ def test_files_from_outside_are_bounded_and_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(KeyFileError, match=problem):
             read_card(path)
-    with pytest.raises(KeyFileError, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="missing"):
         read_bundle(tmp_path / BUNDLE_FILE)
 
 

@@ -1,0 +1,37 @@
+"""Rows that cannot be read: which ones, and what is said of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+class Faults:
+    """The bad rows of a block.
+
+    Attributes:
+        bad: ``(n,)``.
+        missing: those of them in which a mapped field is missing, ``(n,)``.
+        first: index and fault of the first bad row.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.bad: Mask = np.zeros(n, dtype=bool)
+        self.missing: Mask = np.zeros(n, dtype=bool)
+        self.first: tuple[int, str] | None = None
+
+    def mark(self, mask: Mask, describe: Callable[[int], str], *, missing: bool = False) -> None:
+        """Add bad rows; a row keeps the fault that was found in it first."""
+        new = mask & ~self.bad
+        if not new.any():
+            return
+        index = int(new.argmax())
+        if self.first is None or index < self.first[0]:
+            self.first = (index, describe(index))
+        self.bad |= new
+        if missing:
+            self.missing |= new

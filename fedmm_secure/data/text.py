@@ -1,0 +1,294 @@
+"""Delimited text, plain or gzip, block by block: a line is a row, and every row is read by itself.
+
+A quotation mark that is not closed on its own line makes that row a bad one. Were quotes allowed to span lines, as
+other readers do, one user's quotation mark would swallow the rows of others.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedmm_secure.data.catalogue import GZIP_MAGIC
+from fedmm_secure.data.faults import Faults, Mask
+from fedmm_secure.errors import DataError
+
+IntArray = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
+BLOCK_BYTES = 8 * 2**20
+MAX_LINE_BYTES = 2**20
+_NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
+_TOO_LONG = b"\0"  # stands for a line without end
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a line becomes fields.
+
+    Attributes:
+        separator: one ASCII character.
+        quoting: whether ``"`` around a field encloses it.
+        width: fields of every row; ``None``: at least those that are mapped.
+    """
+
+    separator: str
+    quoting: bool
+    width: int | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some of a file's rows.
+
+    Attributes:
+        lines: number of each row's line, ``(n,)``; of a table, the row's own number.
+        columns: by role, ``(n,)`` each.
+        faults: what is wrong with them so far.
+        blank: lines between them that hold nothing.
+        fields: how many fields most of them have; 0 where nobody has counted.
+    """
+
+    lines: IntArray
+    columns: Mapping[str, pa.Array]
+    faults: Faults
+    blank: int
+    fields: int = 0
+
+
+class TextFile:
+    """An open text file, read once from its beginning to its end."""
+
+    def __init__(self, path: Path, raw: BinaryIO) -> None:
+        self.path = path
+        self.line = 0  # lines read so far
+        zipped = raw.read(2) == GZIP_MAGIC
+        raw.seek(0)
+        self._binary: BinaryIO = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
+        self._carry = self._read().removeprefix(codecs.BOM_UTF8)
+
+    def header(self) -> tuple[str, int]:
+        """The first line that is not blank, and how many blank ones come before; empty at the end of the file.
+
+        Raises:
+            DataError: it is no text, or holds what no header does.
+        """
+        blank = 0
+        while True:
+            while b"\n" not in self._carry and len(self._carry) <= MAX_LINE_BYTES and (more := self._read()):
+                self._carry += more
+            if not self._carry:
+                return "", blank
+            line, _, self._carry = self._carry.partition(b"\n")
+            self.line += 1
+            if line.strip():
+                break
+            blank += 1
+        where = f"{self.path}:{self.line}"
+        if b"\0" in line:
+            raise DataError(f"{where}: not UTF-8 text (UTF-16, perhaps, or no text at all); convert it first")
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes; is this a text file?")
+        line = line.removesuffix(b"\r")
+        if b"\r" in line:
+            raise DataError(f"{where}: lines end in a carriage return alone; convert the file's line ends first")
+        try:
+            return line.decode("utf-8"), blank
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not UTF-8 text; convert it first") from error
+
+    def blocks(self, positions: Mapping[str, int], dialect: Dialect) -> Iterator[Block]:
+        """All rows that are left, of the columns at some positions."""
+        for data in self._lines():
+            block, lines = _block(data, self.line, positions, dialect)
+            self.line += lines
+            yield block
+
+    def _lines(self) -> Iterator[bytes]:
+        """Whole lines, each with its end, some megabytes at a time."""
+        carry = self._carry
+        while data := self._read():
+            cut = data.rfind(b"\n") + 1
+            if cut:
+                yield carry + data[:cut]
+                carry = data[cut:]
+            else:
+                carry += data
+            if len(carry) > MAX_LINE_BYTES and b"\n" not in carry:
+                carry = _TOO_LONG
+        if carry:
+            yield carry if carry.endswith(b"\n") else carry + b"\n"
+
+    def _read(self) -> bytes:
+        try:
+            return self._binary.read(BLOCK_BYTES)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.path}: cannot be read: {error}") from error
+
+
+def split_header(line: str, dialect: Dialect, where: str) -> list[str]:
+    """Fields of a header; raises ``DataError``."""
+    if not dialect.quoting:
+        return [name.strip() for name in line.split(dialect.separator)]
+    try:
+        (fields,) = csv.reader([line], delimiter=dialect.separator, strict=True)
+    except csv.Error as error:
+        raise DataError(
+            f"{where}: a quotation mark in the header that is not closed, or stands inside a name"
+        ) from error
+    return [name.strip() for name in fields]
+
+
+def _block(data: bytes, before: int, positions: Mapping[str, int], dialect: Dialect) -> tuple[Block, int]:
+    text = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(text == _NEWLINE)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    n_lines = len(ends)
+    stops = ends - ((ends > starts) & (text[np.maximum(ends - 1, 0)] == _RETURN))
+    separators = np.flatnonzero(text == ord(dialect.separator))
+    quotes = np.flatnonzero(text == _QUOTE) if dialect.quoting and b'"' in data else np.zeros(0, dtype=np.int64)
+    if len(quotes):
+        separators = separators[_outside(separators, quotes, starts)]
+    first = np.searchsorted(separators, starts)
+    count = np.diff(np.append(first, len(separators)))
+    blank = _blank(text, starts, stops, count)
+    faults = Faults(n_lines)
+    faults.bad |= blank  # no rows, whatever is marked below
+    _mark_bytes(data, starts, ends, stops, faults)
+    if len(quotes):
+        _mark_quotes(text, quotes, separators, starts, stops, faults)
+    _mark_width(count + 1, positions, dialect, faults)
+    kept = np.flatnonzero(~blank)
+    bad = faults.bad
+    columns = {}
+    for role, position in positions.items():
+        left, right = _bounds(position, separators, first, count, starts, stops)
+        left, right = np.where(bad, 0, left)[kept], np.where(bad, 0, right)[kept]
+        columns[role] = _field(text, left, right, quoted=len(quotes) > 0)
+    fields = int(np.bincount(count[kept] + 1).argmax()) if len(kept) else 0
+    return Block(kept + before + 1, columns, _of_rows(faults, kept), int(blank.sum()), fields), n_lines
+
+
+def _outside(separators: IntArray, quotes: IntArray, starts: IntArray) -> Mask:
+    """Which separators have an even number of quotation marks before them on their line."""
+    line = np.searchsorted(starts, separators, side="right") - 1
+    before = np.searchsorted(quotes, separators) - np.searchsorted(quotes, starts)[line]
+    return np.asarray(before % 2 == 0)
+
+
+def _blank(text: Bytes, starts: IntArray, stops: IntArray, count: IntArray) -> Mask:
+    """Lines without a separator in which there is nothing but blanks."""
+    blank = (stops == starts) & (count == 0)
+    if ((count == 0) & ~blank).any():
+        seen = np.concatenate([[0], np.cumsum(~np.isin(text, np.frombuffer(b" \t", dtype=np.uint8)))])
+        blank = (count == 0) & (seen[stops] == seen[starts])
+    return np.asarray(blank)
+
+
+def _mark_bytes(data: bytes, starts: IntArray, ends: IntArray, stops: IntArray, faults: Faults) -> None:
+    """Rows with bytes that no text of one line has."""
+    if b"\0" in data:
+        text = np.frombuffer(data, dtype=np.uint8)
+        faults.mark(_holding(np.flatnonzero(text == 0), starts), lambda _: "holds a NUL character, or never ends")
+    if b"\r" in data:
+        returns = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _RETURN)
+        line = np.searchsorted(starts, returns, side="right") - 1
+        inside = _holding(returns[returns < stops[line]], starts)
+        faults.mark(inside, lambda _: "holds a carriage return inside the row; a line holds one row")
+    faults.mark(stops - starts > MAX_LINE_BYTES, lambda _: f"is longer than {MAX_LINE_BYTES} bytes")
+    broken = np.zeros(len(starts), dtype=bool)
+    view, at = memoryview(data), 0
+    while at < len(data):  # one step for each line that is no UTF-8
+        try:
+            codecs.utf_8_decode(view[at:], "strict", True)
+            break
+        except UnicodeDecodeError as error:
+            row = int(np.searchsorted(starts, at + error.start, side="right")) - 1
+            broken[row] = True
+            at = int(ends[row]) + 1
+    faults.mark(broken, lambda _: "not UTF-8 text; convert the file first")
+
+
+def _mark_quotes(
+    text: Bytes, quotes: IntArray, separators: IntArray, starts: IntArray, stops: IntArray, faults: Faults
+) -> None:
+    """Rows with a quotation mark that neither encloses a whole field nor is doubled inside such a field."""
+    line = np.searchsorted(starts, quotes, side="right") - 1
+    begins = np.searchsorted(quotes, starts)
+    odd = np.diff(np.append(begins, len(quotes))) % 2 == 1
+    hint = "; set quoting: false if quotation marks are part of the values"
+    faults.mark(odd, lambda _: 'a quotation mark (") that is not closed on its line' + hint)
+    opens = (np.arange(len(quotes)) - begins[line]) % 2 == 0
+    is_separator = np.zeros(len(text) + 1, dtype=bool)
+    is_separator[separators] = True
+    before, after = quotes - 1, quotes + 1
+    starts_field = (quotes == starts[line]) | is_separator[before]
+    ends_field = (after == stops[line]) | is_separator[after]
+    is_quote = text[np.minimum(np.stack([np.maximum(before, 0), after]), len(text) - 1)] == _QUOTE
+    doubled_before = is_quote[0] & (quotes > starts[line])
+    fine = np.where(opens, starts_field | doubled_before, ends_field | is_quote[1])
+    inside = _holding(quotes[~fine], starts)
+    faults.mark(inside, lambda _: 'a quotation mark (") inside a field' + hint)
+
+
+def _holding(at: IntArray, starts: IntArray) -> Mask:
+    """Lines that hold some bytes."""
+    found = np.zeros(len(starts), dtype=bool)
+    found[np.searchsorted(starts, at, side="right") - 1] = True
+    return found
+
+
+def _mark_width(fields: IntArray, positions: Mapping[str, int], dialect: Dialect, faults: Faults) -> None:
+    width = dialect.width
+    if width is not None:
+        faults.mark(fields != width, lambda row: f"{fields[row]} fields where {width} were expected")
+    else:
+        least = max(positions.values()) + 1
+        faults.mark(fields < least, lambda row: f"{fields[row]} fields where at least {least} were expected")
+
+
+def _bounds(
+    position: int, separators: IntArray, first: IntArray, count: IntArray, starts: IntArray, stops: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Where a field of each line begins and ends; anything where the line has no such field."""
+    padded = np.append(separators, 0)
+    left = starts if position == 0 else padded[np.minimum(first + position - 1, len(separators))] + 1
+    right = np.where(count > position, padded[np.minimum(first + position, len(separators))], stops)
+    return left, right
+
+
+def _field(text: Bytes, left: IntArray, right: IntArray, *, quoted: bool) -> pa.Array:
+    """Texts between some positions of valid UTF-8, without the quotation marks around them."""
+    enclosed = np.zeros(len(left), dtype=bool)
+    if quoted:
+        enclosed = (right - left >= 2) & (text[np.minimum(left, len(text) - 1)] == _QUOTE)
+        left, right = left + enclosed, right - enclosed
+    length = right - left
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    index = np.repeat((left - offsets[:-1]).astype(np.int32), length)
+    index += np.arange(offsets[-1], dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(text[index])]
+    found = pa.StringArray.from_buffers(len(left), buffers[1], buffers[2])
+    if enclosed.any():
+        found = pc.if_else(pa.array(enclosed), pc.replace_substring(found, '""', '"'), found)
+    return found
+
+
+def _of_rows(faults: Faults, kept: IntArray) -> Faults:
+    """The faults of lines as those of rows; a blank line is none, and has no faults."""
+    found = Faults(len(kept))
+    found.bad = faults.bad[kept]
+    if found.bad.any() and faults.first is not None:
+        found.first = (int(np.searchsorted(kept, faults.first[0])), faults.first[1])
+    return found
