@@ -156,7 +156,7 @@ def _listening(home: Path, umask: int) -> Iterator[socket.socket]:
             os.umask(previous)
         listener.listen(8)
         yield listener
-        path.unlink(missing_ok=True)
     finally:
+        path.unlink(missing_ok=True)
         listener.close()
         os.close(folder)

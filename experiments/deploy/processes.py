@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from experiments.deploy.tools import QUIET
 
@@ -116,9 +117,18 @@ def _group_lives(group: int) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise ``KeyboardInterrupt`` as SIGINT does, so that ``finally`` ends what was started."""
-    with _handled(_ENDING, signal.default_int_handler):
+    """SIGTERM and SIGHUP raise ``KeyboardInterrupt`` as SIGINT does, so that ``finally`` ends what was started.
+
+    The first one does: whoever ends a group of processes may reach one of them twice, and tidying up takes a while.
+    """
+    with _handled(_ENDING, _interrupt_once):
         yield
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    for ending in _ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    signal.default_int_handler(number, frame)
 
 
 @contextmanager

@@ -324,7 +324,7 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
 
 def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     """Anybody can make a key, and write any name on its card."""
-    stranger = Identity.generate("National Privacy Auditors")
+    stranger = Identity.generate("national-privacy-auditors")
     audited(run, stranger, verdict="consistent", low=0.5)
     kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
     statement = make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, stranger)

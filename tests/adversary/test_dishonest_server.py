@@ -17,6 +17,7 @@ from fedmm_secure.federation.requests import Reply
 from fedmm_secure.market_service import run_directories
 from privacy.aggregation import AggregationError, Binding
 from privacy.aggregation.keys import KeyDirectory
+from tests.conftest import STATE
 from tests.dishonest import REFUSAL, STAGE, DishonestServer, resigned
 from tests.faults import configuration
 from tests.parties import acquainted
@@ -41,13 +42,14 @@ def templates(tmp_path_factory):
 
 
 @pytest.fixture
-def begun(templates, tmp_path):
-    """A federation of a kind whose markets have sent their updates of round 0."""
+def begun(templates, tmp_path, monkeypatch):
+    """A federation of a kind whose markets have sent their updates of round 0; each copy on a machine of its own."""
     count = itertools.count()
 
     def make(kind="masked-ckks"):
-        template = templates[kind][1]
-        server = DishonestServer.copy(template, tmp_path / f"begun-{next(count)}")
+        template, number = templates[kind][1], next(count)
+        monkeypatch.setenv(STATE, str(tmp_path / f"machine-{number}"))
+        server = DishonestServer.copy(template, tmp_path / f"begun-{number}")
         server.payloads, server.first = template.payloads, template.first
         return server
 

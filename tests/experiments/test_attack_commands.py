@@ -62,7 +62,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     assert {result["view"]: result["exact_share"]["value"] for result in found["inversion"]} == {
         "server": 0.0,
         "market": 0.0,
-        "collusion": 1.0,
+        "collusion": 0.0,  # masked
     }
     assert fedmm(capsys, "attack", run, "--attack", "inversion")[0] == 0  # keeps the other attacks' results
     assert read_attacks(run) == found

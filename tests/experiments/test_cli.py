@@ -23,8 +23,12 @@ def config_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run_dir(config_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert call("run", config_file, "--out", out) == 0
+    assert call("run", config_file, "--out", out, "--set", own_account(out)) == 0
     return out
+
+
+def own_account(run):
+    return f"privacy.account={run.parent / 'privacy.account'}"
 
 
 def test_a_run_leaves_the_directory_of_the_contract(run_dir):
@@ -244,7 +248,7 @@ def test_resume_refuses_another_configuration(run_dir, config_file, capsys):
 
 def test_resume_of_a_finished_run_changes_nothing(run_dir, config_file, capsys):
     before = json.loads((run_dir / "metrics.json").read_text())
-    assert fedmm(capsys, "run", config_file, "--out", run_dir, "--resume")[0] == 0
+    assert fedmm(capsys, "run", config_file, "--set", own_account(run_dir), "--out", run_dir, "--resume")[0] == 0
     after = json.loads((run_dir / "metrics.json").read_text())
     assert {**before, "seconds": 0} == {**after, "seconds": 0}
 

@@ -103,7 +103,7 @@ def test_overfitted_models_are_told_apart_by_membership(tiny_markets, tmp_path):
 
 
 def test_every_view_of_users_is_attacked(tiny_markets, tmp_path):
-    plan = plan_of(tiny(), tiny_markets, "fedmm", unit="user")
+    plan = plan_of(tiny(aggregation={"kind": "ckks"}), tiny_markets, "fedmm", unit="user")
     shadows = train_shadows(plan, n_shadows=4, store=Store(tmp_path))
     found = list(infer(shadows))
     views = {(inference.view, inference.attack) for inference in found}

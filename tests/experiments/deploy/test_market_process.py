@@ -99,7 +99,8 @@ def test_a_second_process_for_the_same_market_is_refused(home, capsys):
 
 
 def test_what_it_writes_is_for_its_owner_alone(home):
-    ask(home, hello())
+    ask(home, hello(home))
+    ask(home, b"{}")  # refused, and noted
     written = [home / market.LOCK, home / "log.jsonl", *(home / "runs").rglob("*")]
     assert len(written) >= 2
     assert [path for path in written if path.stat().st_mode & 0o077] == []

@@ -21,6 +21,7 @@ from fedmm_secure.data.prepare import prepare, prepare_markets
 from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
 from fedmm_secure.errors import ConfigError, DataError
 from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.places import users_account
 from tests.command_line import fedmm
 from tests.conftest import TINY, tiny
 
@@ -208,7 +209,7 @@ def test_a_run_says_which_catalogue_it_used_and_hides_what_that_left_out(files, 
     for market in declared["data"]["markets"].values():
         del market["catalogue"]
     everything = prepare_markets(config_from_data(declared, source="test").data)["m1"]
-    account = PrivacyAccount(files / "privacy.account")
+    account = PrivacyAccount(users_account())
     assert metrics["markets"]["m1"]["candidates"] == account.fingerprint(everything.test.columns())
     assert metrics["markets"]["m1"]["n_test"] == len(everything.test)
     kept = pd.read_parquet(files / "run" / "predictions" / "m1.parquet")
