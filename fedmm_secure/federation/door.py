@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +48,23 @@ class BudgetExceededError(Exception):
 class Budget:
     """The ε that the named stage groups may spend together at ``delta``; None is unbounded.
 
-    ``plan`` is what they are expected to spend: a part of a plan that meets the budget meets it too, and need not be
-    composed anew for every release.
+    ``plan`` is what they are expected to spend, and ``planned`` the releases that do: a part of a plan that meets the
+    budget meets it too, and need not be composed anew for every release.
     """
 
     epsilon: float | None
     delta: float
     stages: tuple[str, ...] = ("quantizer",)
     plan: DpEvent = field(default_factory=NoOpDpEvent)
+    planned: tuple[Release, ...] = ()
+
+    def covers(self, entries: Sequence[Entry]) -> bool:
+        """Whether entries are a part of the plan, in what they draw and in what they take of δ too."""
+        return (
+            is_part_of([entry.event for entry in entries], [self.plan])
+            and sum(one.coordinates for one in entries) <= sum(one.coordinates for one in self.planned)
+            and sum(one.extra_delta for one in entries) <= sum(one.extra_delta for one in self.planned)
+        )
 
 
 @dataclass(frozen=True)
@@ -402,10 +411,10 @@ class Door:
         if self.budget.epsilon is None or not self._counts(release.stage):
             return
         entries = [*self._budgeted(), self._entry(release)]
-        events = [entry.event for entry in entries]
-        if is_part_of(events, [self.budget.plan]):
-            events = [self.budget.plan]  # composed once for all releases
-        asked = composed_epsilon(events, entries, self.budget.delta, coarsely)
+        if self.budget.covers(entries):  # the same question for all releases, so that it is composed once
+            asked = composed_epsilon([self.budget.plan], self.budget.planned, self.budget.delta, coarsely)
+        else:
+            asked = composed_epsilon([entry.event for entry in entries], entries, self.budget.delta, coarsely)
         at = "" if release.round is None else f", round {release.round}"
         if asked > self.budget.epsilon * (1 + 1e-9):
             brought = f"epsilon to {epsilon_text(asked)}"

@@ -33,7 +33,7 @@ from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
 from privacy.accounting.account import PrivacyAccount
-from privacy.accounting.ledger import Charge, Entry, Ledger
+from privacy.accounting.ledger import Charge, Entry, Ledger, stage_group
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
@@ -205,7 +205,7 @@ def open_federation(
         doors[name] = Door(
             name,
             ledger=ledger,
-            budget=Budget(plans[name].epsilon, plans[name].delta, tuple(plans[name].noise), plans[name].total),
+            budget=_budget(plans[name]),
             channel=Channel(
                 run=run,
                 parameters=bundle.digest,
@@ -227,6 +227,11 @@ def open_federation(
                 doors[name].note(release)
     signers = {name: signer or members[name].identity for name in markets}
     return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course, account)
+
+
+def _budget(plan: SpendingPlan) -> Budget:
+    planned = tuple(release for release in plan.releases() if stage_group(release.stage) in plan.noise)
+    return Budget(plan.epsilon, plan.delta, tuple(plan.noise), plan.total, planned)
 
 
 def market_sizes(

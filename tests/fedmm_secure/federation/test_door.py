@@ -311,3 +311,16 @@ def test_no_other_module_lets_anything_out():
             assert '"update"' not in text, path
         if path.name != "transcript.py":
             assert "PUBLICATION" not in text, f"{path} publishes outside the door"
+
+
+def test_a_part_of_the_plan_is_judged_by_the_whole_of_it_and_nothing_else_is():
+    """What is drawn beyond the plan, or taken of δ, is composed as it is, whatever the events say."""
+    planned = [release(dp_sgd_event(1.0, 0.1, 5), round, coordinates=1000) for round in range(4)]
+    drawn = [one.entry("d", delta=1e-4, seeded=False) for one in planned]
+    events = dp_event.ComposedDpEvent([one.event for one in drawn])
+    budget = Budget(1.0, 1e-4, plan=events, planned=tuple(planned))
+    assert budget.covers(drawn[:2])
+    assert budget.covers(drawn)
+    assert not budget.covers([*drawn, drawn[0]])
+    assert not budget.covers([replace(drawn[0], coordinates=4001)])
+    assert not budget.covers([replace(drawn[0], extra_delta=1e-9)])
