@@ -82,8 +82,12 @@ def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_pro
     assert "finished: m0, m1, m2" in out
     assert seen
     assert {address for address, _ in seen} == {"0100007F"}  # 127.0.0.1
-    assert not {port for _, port in seen} & {port for _, port in listening()}  # all have stopped
     homes = tmp_path / "demo"
+    ports = {
+        int(port) for path in homes.rglob("nginx.conf") for port in re.findall(r"127\.0\.0\.1:(\d+)", path.read_text())
+    }
+    assert len(ports & {port for _, port in seen}) >= 5  # two of the server, one of each market's proxy
+    assert not ports & {port for _, port in listening()}  # all have stopped
     for market in ("m0", "m1", "m2"):  # each holds its own files alone
         found = sorted(path.name for path in (homes / "markets" / market / "data").iterdir())
         assert found == [f"{market}.csv", f"{market}.items.txt"]
