@@ -31,20 +31,26 @@ class Membership:
 
 @dataclass(frozen=True)
 class MeteredMarket:
-    """Counts each protected vector against what the key may protect."""
+    """Counts each protected vector against what the key may protect, and asks each time whether it may still be used.
+
+    Runs that are open at the same time share a key: what burns it in one ends the others.
+    """
 
     inner: MarketAggregator
     directory: KeyDirectory
 
     def ready(self, cohort: tuple[str, ...]) -> None:
+        self.directory.refuse_burned()
         self.directory.check_allowance(1)
         self.inner.ready(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        self.directory.refuse_burned()
         self.directory.use()
         return self.inner.protect(values, binding)
 
     def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        self.directory.refuse_burned()
         return self.inner.reveal(aggregate, binding)
 
 

@@ -209,6 +209,11 @@ class KeyDirectory:
         )  # synced before it returns
         erase(self.path / KEY_FILE)
 
+    def refuse_burned(self) -> None:
+        """Raises ``KeyBurnedError`` where the shared key was burned, by whichever run: an open one holds it still."""
+        if (self.path / BURNED_FILE).exists():
+            self._refuse_burned(self.bundle())
+
     def _refuse_burned(self, bundle: Bundle) -> None:
         path = self.path / BURNED_FILE
         if path.exists() and bundle.epoch <= read_public(path)["epoch"]:

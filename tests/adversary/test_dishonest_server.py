@@ -11,7 +11,7 @@ import pytest
 from experiments.deploy.homes import prepare_homes
 from experiments.deploy.market import open_service
 from fedmm_secure.federation.lobby import FOLDER, MOST
-from fedmm_secure.federation.messages import Hello
+from fedmm_secure.federation.messages import Hello, unpack
 from fedmm_secure.federation.orders import Statement
 from fedmm_secure.federation.requests import Reply
 from fedmm_secure.market_service import run_directories
@@ -466,3 +466,21 @@ def test_one_liar_ends_a_run_and_learns_nothing(begun):
     for market in server.markets:
         transcript = server.homes.market(market) / "runs" / server.run / "transcript" / STAGE
         assert not list(transcript.glob("*-sum-*"))
+
+
+def test_a_key_that_one_run_burned_answers_no_question_of_another(tmp_path):
+    """Two runs of one bundle at a time: the second held the key in memory, and went on with it."""
+    prepare_homes(configuration("masked-ckks", federation={"rounds": 3}), tmp_path / "f")
+    server = DishonestServer(tmp_path / "f", "a" * 32, max_runs=2)
+    sums = {}
+    for run in ("a" * 32, "b" * 32):
+        server.run = run
+        _, _, sums[run] = server.round(0, hellos=server.hellos())
+    market, server.run = server.markets[0], "a" * 32
+    forged = server.aggregate(server.order(0), server.offset(unpack(sums[server.run])[1]))
+    server.ask(market, "state", order=server.order(1), aggregate=forged)
+    server.run = "b" * 32
+    server.ask(market, "state", order=server.order(1), aggregate=sums[server.run])
+    opened = (server.homes.market(market) / "runs" / server.run / "transcript").rglob("*-sum-*")
+    assert not list(opened)
+    assert server.ask(market, "finish").absent == REFUSAL

@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import signal
@@ -219,9 +220,9 @@ def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_n
 @pytest.mark.parametrize("protect", ["federation", "release"])
 def test_killed_at_many_random_moments_no_release_is_missing_from_the_ledger(tmp_path, protect):
     """Fifty kills for each protection level, one after the other; every run is finished in the end."""
-    chooser, kills = random.Random(0), 0
+    chooser, kills, runs = random.Random(0), 0, itertools.count()
     while kills < 50:
-        directory = tmp_path / str(kills)
+        directory = tmp_path / str(next(runs))
         run_directory.create(directory, released_config(protect=protect))
         for _ in range(5):
             process, until = start(go_on, directory), time.monotonic() + chooser.uniform(0.1, 3.0)
