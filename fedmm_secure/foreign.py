@@ -227,6 +227,8 @@ def parse_table(
         problem = _table_problem(file, schema, names, rows)
         if problem:
             raise ForeignFileError(f"{where}: {problem}")
+        if _stated_bytes(file, names) > limit:  # before anything is unpacked; what it states is measured below
+            raise ForeignFileError(f"{where}: more than {limit} bytes in memory")
         batches, size = [], 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names, use_threads=False):
             size += batch.nbytes
@@ -241,6 +243,14 @@ def parse_table(
         return frame
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError) as error:
         raise ForeignFileError(f"{where}: no table: {_first_line(error)}") from error
+
+
+def _stated_bytes(file: pq.ParquetFile, names: Sequence[str]) -> int:
+    """Bytes that the wanted columns unpack to, by the file's own account."""
+    wanted, metadata = set(names), file.metadata
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    chunks = (group.column(index) for group in groups for index in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
 
 
 def _table_problem(file: pq.ParquetFile, schema: pa.Schema, names: Sequence[str], rows: int | None) -> str | None:

@@ -152,3 +152,12 @@ def test_errors_of_ones_own_configuration_name_the_line(tmp_path):
     path.write_text("a: 1\nb: [")
     with pytest.raises(ConfigError, match=r"my.yaml:3: not valid YAML"):
         load_yaml(path)
+
+
+def test_a_table_that_says_it_unpacks_to_more_than_it_may_is_refused_before_it_does(monkeypatch):
+    columns = {f"c{index}": pa.array(np.arange(50_000)) for index in range(20)}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *given, **named: pytest.fail("was unpacked"))
+    with pytest.raises(ForeignFileError, match="bytes in memory"):
+        parse_table(buffer.getvalue(), "x.parquet", limit=2**20)
