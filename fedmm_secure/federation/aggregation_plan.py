@@ -103,15 +103,6 @@ class AggregationPlan:
         return TRAITS[self.kind].hides_single_updates
 
     @property
-    def needs_whole_cohort(self) -> bool:
-        """Whether a sum is over all markets of the federation or none.
-
-        Masks hide an update from colluders as long as all honest markets mask for one cohort; colluders would agree
-        to two of them.
-        """
-        return self.masked
-
-    @property
     def tag_values(self) -> int:
         """Values behind an update, which hold its tag."""
         return limb_count(self.codec.bits)

@@ -86,16 +86,12 @@ class MarketAggregator(Protocol):
 
 
 class ServerAggregator(Protocol):
-    """The server's side: public material only.
+    """The server's side: public material only. A sum that lacks one market of the announced cohort is worthless.
 
     Attributes:
-        needs_whole_cohort: whether a sum that lacks one market of the announced cohort is worthless.
         update_bytes: exact size of a protected vector.
         aggregate_bytes: exact size of a sum over the whole cohort.
     """
-
-    @property
-    def needs_whole_cohort(self) -> bool: ...
 
     @property
     def update_bytes(self) -> int: ...

@@ -71,9 +71,8 @@ class CKKSMarket:
 class CKKSServer:
     """The server's side: parameters alone, no key of any kind; it adds words modulo a prime."""
 
-    def __init__(self, parameters: CKKSParameters, *, needs_whole_cohort: bool = True) -> None:
+    def __init__(self, parameters: CKKSParameters) -> None:
         self.parameters = parameters
-        self.needs_whole_cohort = needs_whole_cohort
         self.update_bytes, self.aggregate_bytes = parameters.update_bytes, parameters.aggregate_bytes
         self._modulus = modulus(parameters)
 

@@ -49,7 +49,6 @@ class PlaintextServer:
     value_bound: int
     norm_bound: float | None = None
     tag_values: int = 0
-    needs_whole_cohort: bool = True
 
     @property
     def update_bytes(self) -> int:

@@ -61,6 +61,38 @@ class Clip:
         return squares <= self.bound
 
 
+@dataclass(frozen=True)
+class Split:
+    """Parameters by who noises them: in this order their entries stand in a sum.
+
+    Attributes:
+        local: this party alone.
+        shared: other parties complete the noise.
+    """
+
+    local: tuple[nn.Parameter, ...]
+    shared: tuple[nn.Parameter, ...] = ()
+
+    @classmethod
+    def of(cls, parameters: Sequence[nn.Parameter], shared: Sequence[nn.Parameter]) -> Split:
+        handed = set(map(id, shared))
+        return cls(tuple(parameter for parameter in parameters if id(parameter) not in handed), tuple(shared))
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        return self.local + self.shared
+
+    @property
+    def n_local(self) -> int:
+        """Entries of the local ones."""
+        return sum(parameter.numel() for parameter in self.local)
+
+    @property
+    def size(self) -> int:
+        """Entries of all."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
 class ClippedSums(Protocol):
     """Adds up a block's clipped integers; parameters in the order local, shared.
 
@@ -85,12 +117,10 @@ class DenseSums:
 
     largest_block = 256
 
-    def __init__(self, gradients: PerExampleGradients, clip: Clip, shared: Sequence[nn.Parameter], block: int) -> None:
+    def __init__(self, gradients: PerExampleGradients, clip: Clip, split: Split, block: int) -> None:
         self._gradients, self._clip, self._block = gradients, clip, block
-        own = [parameter for parameter in gradients.parameters if not any(parameter is other for other in shared)]
-        self._parameters = [*own, *shared]
-        self._n_local = sum(parameter.numel() for parameter in own)
-        size = sum(parameter.numel() for parameter in self._parameters)
+        self._parameters, self._n_local = split.parameters, split.n_local
+        size = split.size
         # as many gradients at a time as stay in the processor's cache; of public numbers alone
         self._units = torch.empty(min(block, max(1, _CACHED // size)), size, dtype=torch.float64)
 

@@ -16,7 +16,7 @@ from dp_accounting.dp_event import DpEvent
 from torch import Tensor, nn
 
 from privacy.accounting.events import dp_sgd_event
-from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, Clipping, DenseSums
+from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, Clipping, DenseSums, Split
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
 from privacy.mechanisms.grid import Grid
@@ -138,7 +138,7 @@ class DPSGDTrainer:
         shared: SharedGroup | None = None,
     ) -> None:
         self.choices = choices
-        self._parameters, self._optimizer = gradients.parameters, optimizer
+        self._optimizer = optimizer
         self._grid = Grid.of(choices.noise_multiplier, choices.clipping_norm)
         parts = shared.honest_parts if shared else 1
         # In units of the noise: a local integer weighs 1/S², a shared one 1/(h S²), for h parts add up to sqrt(h) S.
@@ -146,16 +146,13 @@ class DPSGDTrainer:
         bound = math.floor(parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
         if bound >= EXACT / 2:
             raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
-        handed = self._handed = [] if shared is None else [shared.parameter]
-        self._local = [parameter for parameter in gradients.parameters if not any(parameter is one for one in handed)]
-        self._n_local = sum(parameter.numel() for parameter in self._local)
-        self._size = self._n_local + sum(parameter.numel() for parameter in handed)
+        self._split = Split.of(gradients.parameters, [] if shared is None else [shared.parameter])
         shared_step = shared.step if shared else self._grid.step
         clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
         kind = FactoredSums if isinstance(gradients, FactoredGradients) else DenseSums
         self._expected = choices.expected_batch(n_examples)
         self._block = choices.block(n_examples, kind.largest_block)
-        self._sums: ClippedSums = kind(gradients, clip, handed, self._block)  # type: ignore[arg-type]
+        self._sums: ClippedSums = kind(gradients, clip, self._split, self._block)  # type: ignore[arg-type]
         self._slots: Tensor | None = None
 
     def steps(
@@ -185,13 +182,13 @@ class DPSGDTrainer:
             signal += float(np.square(total.astype(np.float64)).sum())
             values, left = drawn.gaussian_with_spare(len(total), spare, levels=self._grid.levels)
             spares.append(left)
-            handed.append((total + values)[self._n_local :])
-            self._set_gradients((total + values)[: self._n_local])
+            handed.append((total + values)[self._split.n_local :])
+            self._set_gradients((total + values)[: self._split.n_local])
             self._optimizer.step()
             if after is not None:
                 after()
             self._optimizer.zero_grad()
-        ratio = math.sqrt(signal / max(count * self._size, 1)) / scale(self._grid.levels)
+        ratio = math.sqrt(signal / max(count * self._split.size, 1)) / scale(self._grid.levels)
         statistics = StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
         return NoisedSteps(statistics, np.reshape(spares, (count, spare)), np.reshape(handed, (count, -1)))
 
@@ -201,7 +198,7 @@ class DPSGDTrainer:
 
     def _sum(self, examples: Batch, chosen: Tensor) -> tuple[IntArray, float, int]:
         """Exact sum of the sample's clipped integers, its loss, and how many gradients exceeded the norm."""
-        total = np.zeros(self._size, dtype=np.int64)
+        total = np.zeros(self._split.size, dtype=np.int64)
         losses, over, usable = 0.0, 0, self._slots
         assert usable is not None
         for start in range(0, len(chosen), len(usable)):
@@ -212,11 +209,11 @@ class DPSGDTrainer:
         return total, losses, over
 
     def _set_gradients(self, noised: IntArray) -> None:
-        for parameter in self._handed:
+        for parameter in self._split.shared:
             parameter.grad = None  # whatever an ordinary step left there: it is not stepped here
         gradient = torch.from_numpy(noised * (self._grid.step / self._expected))
         start = 0
-        for parameter in self._local:
+        for parameter in self._split.local:
             part = gradient[start : start + parameter.numel()]
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
             start += parameter.numel()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privacy.mechanisms.clipped_sums import Clip
+from privacy.mechanisms.clipped_sums import Clip, Split
 from privacy.mechanisms.per_example import Batch, BatchLoss
 from privacy.mechanisms.randomness import IntArray
 
@@ -139,11 +139,11 @@ class FactoredSums:
 
     largest_block = 2048
 
-    def __init__(self, gradients: FactoredGradients, clip: Clip, shared: Sequence[nn.Parameter], block: int) -> None:
-        self._gradients, self._clip, self._block, self._shared = gradients, clip, block, shared
-        own = [parameter for parameter in gradients.parameters if not self._is_shared(parameter)]
+    def __init__(self, gradients: FactoredGradients, clip: Clip, split: Split, block: int) -> None:
+        self._gradients, self._clip, self._block = gradients, clip, block
+        self._shared = set(map(id, split.shared))
         self._place, start = {}, 0
-        for parameter in [*own, *shared]:
+        for parameter in split.parameters:
             self._place[parameter] = slice(start, start + parameter.numel())
             start += parameter.numel()
 
@@ -170,9 +170,6 @@ class FactoredSums:
         norms = torch.stack([layer.squares() for layer in layers]).sum(dim=0).sqrt()
         factor, squares = clip.factors(norms), torch.zeros_like(norms)
         for layer in layers:
-            shared = self._is_shared(layer.parameters[0])
+            shared = id(layer.parameters[0]) in self._shared
             squares += (1 if shared else clip.parts) * layer.cut(factor * clip.per_unit(shared=shared))
         return norms, clip.holds(squares)
-
-    def _is_shared(self, parameter: nn.Parameter) -> bool:
-        return any(parameter is other for other in self._shared)

@@ -165,7 +165,7 @@ def test_two_encryptions_of_a_vector_have_nothing_in_common(ckks):
 
 
 def test_the_server_takes_no_key_of_any_kind():
-    assert set(inspect.signature(CKKSServer.__init__).parameters) == {"self", "parameters", "needs_whole_cohort"}
+    assert set(inspect.signature(CKKSServer.__init__).parameters) == {"self", "parameters"}
 
 
 def test_a_key_that_is_none_is_refused(ckks):
