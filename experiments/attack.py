@@ -47,7 +47,6 @@ from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.quantization.build import initial_model
@@ -55,6 +54,7 @@ from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage import Store
 from privacy.accounting.guarantees import Guarantee, changed_rows
 from privacy.accounting.text import epsilon_text
+from privacy.aggregation import FixedPointCodec
 from privacy.aggregation.identities import Identity
 from privacy.foreign import ForeignDirectory
 
@@ -200,7 +200,7 @@ def _invert(attacked: Attacked) -> list[dict[str, Any]]:
 def _movements(attacked: Attacked, view: View) -> FloatArray:
     """The market's movements as the adversary recovers them, ``(rounds, n_codes, latent_dim)``."""
     quantizer = attacked.config.quantizer
-    codec = AggregationPlan.of(attacked.config, len(attacked.markets)).codec
+    codec = FixedPointCodec(attacked.config.aggregation.clip, attacked.config.aggregation.bits)
     stage = seed_stage(QUANTIZER, attacked.config.seed[0])
     rounds = sorted(
         (round, guess)

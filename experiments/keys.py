@@ -21,7 +21,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.parties import market_sizes
-from fedmm_secure.guarantee.shared_noise import shared_noise
+from fedmm_secure.guarantee.multipliers import UNKNOWN
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.identities import CARD_FILE, Identity, read_card
 from privacy.aggregation.keys import (
@@ -113,7 +113,7 @@ def init(
     markets = sorted({*others, market} - {SERVER})
     stated = dict(_size(text, markets) for text in sizes or [])
     known = market_sizes(settings, markets, {}, stated)
-    plan = AggregationPlan.of(settings, len(markets), shared_noise(settings, known))
+    plan = AggregationPlan.of(settings, known)
     identity = own_identity(directory, market, passphrase)
     rotate_after = settings.aggregation.rotate_after
     bundle, sealed = found_federation(
@@ -172,11 +172,14 @@ def _plan_for(
     plan = AggregationPlan.from_public(bundle.aggregation)
     if len(left) == plan.cohort:
         return plan
-    if plan.sum_bound is None:
+    if plan.sum_bound is None and not plan.wide:
         return replace(plan, cohort=len(left))
     if config is None:
-        raise ConfigError("--without: distributed noise is sized for the markets that are left; give --config CONFIG")
-    return AggregationPlan.of(config, len(left), shared_noise(config, market_sizes(config, left, {}, sizes)))
+        what = (
+            "distributed noise is sized" if plan.sum_bound is not None else "sums over a shared catalogue are planned"
+        )
+        raise ConfigError(f"--without: {what} for the markets that are left; give --config CONFIG")
+    return AggregationPlan.of(config, market_sizes(config, left, {}, sizes))
 
 
 @keys_app.command(
@@ -217,11 +220,13 @@ def explain(
 ) -> None:
     settings = resolve(config, overrides or [])
     n_markets = markets or settings.data.n_markets
-    if settings.privacy.distributed_noise:
-        raise ConfigError(
-            "privacy.distributed_noise: parameters depend on the markets' sizes; see the bundle of keys init"
-        )
-    plan = AggregationPlan.of(settings, n_markets)
+    for key, sized in (
+        ("privacy.distributed_noise", settings.privacy.distributed_noise),
+        ("data.shared_items", settings.data.shared_items),
+    ):
+        if sized:
+            raise ConfigError(f"{key}: parameters depend on the markets' sizes; see the bundle of keys init")
+    plan = AggregationPlan.of(settings, dict.fromkeys(map(str, range(n_markets)), UNKNOWN))
     found = explanation(plan)
     if as_json:
         print(json.dumps(found, sort_keys=True))

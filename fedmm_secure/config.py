@@ -24,6 +24,7 @@ from privacy.foreign import ForeignFileError, read_bytes
 from privacy.names import NAME_RULE, is_name
 
 MIN_COHORT = 3
+SUMS_OF_SHARED_ITEMS = 2  # counts, then co-occurrence
 
 BaselineName = Literal[
     "popularity",
@@ -38,6 +39,14 @@ BaselineName = Literal[
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 
+class SharedCatalogue(Section):
+    """A public list of items, the same for all markets: size and hash are a part of what the markets agree on."""
+
+    files: tuple[Path, ...] = Field(min_length=1, description="one item id a line; a name in several counts once")
+    size: int = Field(ge=1, description="items of all files together")
+    sha256: str = Field(pattern="[0-9a-f]{64}", description="of their ids, sorted, one a line")
+
+
 SharedUsers = Literal["refused", "composed", "distinct"]
 
 
@@ -50,6 +59,10 @@ class DataConfig(Section):
     shared_users: SharedUsers = Field(
         "refused", description="user ids of several markets: refused, or one person each (composed), or distinct people"
     )
+    shared_items: bool = Field(
+        False, description="item ids mean the same in every market: markets sum counts and co-occurrence of items"
+    )
+    shared_catalogue: SharedCatalogue | None = Field(None, description="the public items of all markets together")
     on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
     missing: tuple[str, ...] = Field(MISSING, description="spellings of a field in which there is nothing: a bad row")
     large_share: float = Field(
@@ -84,6 +97,25 @@ class DataConfig(Section):
                 raise ValueError(f"data.label: like needs data.markets.{name}.rating")
         return self
 
+    @model_validator(mode="after")
+    def _shared_catalogue(self) -> Self:
+        if self.shared_catalogue is not None and (not self.shared_items or self.synthetic is not None):
+            raise ValueError("data.shared_catalogue is for data.shared_items: true, and markets read from files")
+        if self.shared_items and self.synthetic is None and self.shared_catalogue is None:
+            raise ValueError(
+                "data.shared_items: true needs data.shared_catalogue: public files that name the items of all markets"
+            )
+        return self
+
+    @property
+    def shared_size(self) -> int:
+        """Items of the catalogue that all markets share; 0 where ids have nothing to do with each other."""
+        if not self.shared_items:
+            return 0
+        if self.shared_catalogue is not None:
+            return self.shared_catalogue.size
+        return self.synthetic.catalogue_size if self.synthetic is not None else 0
+
     @property
     def n_markets(self) -> int:
         """Markets, read or generated."""
@@ -96,6 +128,9 @@ class EmbeddingConfig(Section):
     kind: Literal["svd", "lightgcn", "dp-svd"] = "svd"
     dim: int = Field(32, ge=2, le=1024, description="svd, lightgcn, and what a market refines its own codes on")
     private: PrivateEmbeddingConfig = PrivateEmbeddingConfig()
+    shared_items: int = Field(
+        1200, ge=10, le=4000, description="data.shared_items: items of largest summed count in the summed Gram matrix"
+    )
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
     epochs: int = Field(60, ge=1, description="lightgcn: passes over the interactions")
     learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")
@@ -219,7 +254,9 @@ class Config(Section):
         values = dict(values)
         if isinstance(values.get("seed"), int):
             values["seed"] = [values["seed"]]
-        privacy = values.get("privacy")
+        privacy, data = values.get("privacy"), values.get("data")
+        if isinstance(data, Mapping) and data.get("shared_items") is True:
+            _fill(values, "ctr", {"features": [*CTRConfig.model_fields["features"].default, "shared"]})
         if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
             _fill(values, "embedding", {"kind": "dp-svd"})
             if privacy.get("protect") == "release":
@@ -260,13 +297,19 @@ class Config(Section):
         boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
-        problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
+        problem = (
+            self._shared_items_problem()
+            or self._aggregation_problem(n_markets)
+            or self._privacy_problem(n_markets)
+            or self._catalogue_problem()
+        )
         if problem:
             raise ValueError(problem)
         return self
 
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
+        protected += SUMS_OF_SHARED_ITEMS if self.data.shared_items else 0
         if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
             return (
                 f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
@@ -274,6 +317,17 @@ class Config(Section):
             )
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
+        return None
+
+    def _shared_items_problem(self) -> str | None:
+        if not self.data.shared_items:
+            return "ctr.features: shared needs data.shared_items: true" if "shared" in self.ctr.features else None
+        if self.embedding.kind == "lightgcn":
+            return "data.shared_items: embedding.kind: lightgcn has a space for each market; use svd"
+        if self.data.split == "global-date":
+            return (
+                "data.shared_items: data.split: global-date cuts each market elsewhere: one would tell another its test"
+            )
         return None
 
     def _catalogue_problem(self) -> str | None:

@@ -24,9 +24,10 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bench import bench_market
-from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
@@ -46,7 +47,8 @@ from fedmm_secure.federation.releases import (
     published_user_codes,
     release_test_figures,
 )
-from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.federation.shared_catalogue import shared_statistics, sum_client
+from fedmm_secure.guarantee.stages import QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -108,6 +110,9 @@ def run_pipeline(
         federation = open_federation(config, markets, directory, account=account, signer=signer)
     with clock.stage("catalogue"):
         federation, markets = discover_catalogues(federation, markets)
+    if config.data.shared_items:
+        with clock.stage("shared catalogue"):
+            sum_over_markets(federation, markets, listener)
     with clock.stage("embedding"):
         embeddings = embed_markets(federation, markets, cache)
     with clock.stage("quantizer"):
@@ -149,6 +154,16 @@ def conclude(
     return metrics
 
 
+def sum_over_markets(federation: Federation, markets: Mapping[str, PreparedMarket], listener: Listener) -> None:
+    """Sum counts, times and co-occurrence of the catalogue's items over all markets."""
+    for stage in SUMMED:
+        clients = [sum_client(federation, prepared, stage) for prepared in markets.values()]
+        if any(client.next_round == 0 for client in clients):
+            timeout = federation.config.federation.round_timeout
+            run_rounds(stage, 1, clients, connect(federation), federation.transcript, None, timeout)
+        listener("summed", {"stage": stage, "markets": len(clients)})
+
+
 def embed_markets(
     federation: Federation, markets: Mapping[str, PreparedMarket], cache: Cache | None = None
 ) -> Embeddings:
@@ -159,8 +174,17 @@ def embed_markets(
             found[name] = embed_privately(federation, prepared)
         else:
             federation.doors[name].note(federation.plans[name].raw_embedding())
-            found[name] = fit_embedding(prepared, federation.config.embedding, cache)
+            found[name] = embed_raw(federation, prepared, cache)
     return found
+
+
+def embed_raw(federation: Federation, prepared: PreparedMarket, cache: Cache | None = None) -> Embedding:
+    """A market's embedding of its raw rows: in the space of all markets where they share a catalogue."""
+    config = federation.config.embedding
+    if not federation.config.data.shared_items:
+        return fit_embedding(prepared, config, cache)
+    matrix = history_matrix(prepared.market, prepared.split.train)
+    return SharedSVDEmbedding(shared_statistics(federation, prepared), config.dim).fit(matrix)
 
 
 def train_federated(
@@ -173,7 +197,7 @@ def train_federated(
     config, stage = federation.config, seed_stage(QUANTIZER, seed)
     clients = make_clients(federation, seed, embeddings, pseudo_rows(config, seed, embeddings))
 
-    def on_round(round: int, clients: Sequence[MarketClient], rejections: Sequence[Rejection]) -> None:
+    def on_round(round: int, rejections: Sequence[Rejection]) -> None:
         for found in rejections:
             listener("rejected", asdict(found))
         trained = {c.plan.market: asdict(c.last) for c in clients if c.last is not None}
@@ -238,7 +262,7 @@ def refine(
     config = federation.config
     if not any(plan.refines for plan in federation.plans.values()):
         return embeddings, quantizers
-    raw = {name: fit_embedding(prepared, config.embedding, cache) for name, prepared in markets.items()}
+    raw = {name: embed_raw(federation, prepared, cache) for name, prepared in markets.items()}
     refined = {
         seed: {name: refine_quantizer(config, model, raw[name], name, seed) for name, model in models.items()}
         for seed, models in quantizers.items()

@@ -23,7 +23,6 @@ from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.members import local_ceremony
 from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
@@ -76,7 +75,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     config = _as_files(config, files)
     sizes = {market.name: MarketSize(market.n_users, market.n_items) for market in load_markets(config.data)}
     names = sorted(sizes)
-    plan = AggregationPlan.of(config, len(names), shared_noise(config, sizes))
+    plan = AggregationPlan.of(config, sizes)
     homes_of = {name: homes.market(name) for name in names} | {SERVER: homes.server}
     directories = {name: home / "keys" for name, home in homes_of.items()}
     members, _ = local_ceremony(plan, directories, config.aggregation.rotate_after, sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class _Walk:
                 self._report(line, f"{_name(line.place)}: attempt {attempt!r} of {self._plan.n_markets}")
                 return
             self._attempt = attempt or 0
-            planned = self._plan.round(_seed_of(planned, self._plan), planned.round, self._attempt)
+            planned = self._plan.of_round(planned.stage, planned.round, self._attempt)
         self._compare(line, planned)
 
     def _another_attempt(self, line: Line, planned: Release) -> None:
@@ -141,7 +141,7 @@ class _Walk:
             self._report(line, f"{_name(line.place)}: attempt {attempt!r} after attempt {self._attempt}")
             return
         self._attempt = attempt or 0
-        first = self._plan.round(_seed_of(planned, self._plan), planned.round or 0, self._attempt)
+        first = self._plan.of_round(planned.stage, planned.round or 0, self._attempt)
         self._compare(line, again(first, self._attempt))
 
     def _compare(self, line: Line, planned: Release) -> None:
@@ -221,11 +221,6 @@ def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:
 
 def _place(release: Release) -> Place:
     return release.stage, release.round
-
-
-def _seed_of(planned: Release, plan: SpendingPlan) -> int:
-    stages: Sequence[str] = [plan.round(seed, 0).stage for seed in plan.config.seed]
-    return plan.config.seed[stages.index(planned.stage)]
 
 
 def _is_attempt(attempt: Any, least: int, n_markets: int) -> bool:

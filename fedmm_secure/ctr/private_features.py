@@ -63,6 +63,10 @@ class PrivateHistory:
         """None: recency of items is in the weights of the noisy counts."""
         return {}
 
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """None: sums over markets are in the counts and the factors."""
+        return {}
+
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """None: it would add up rows of all users."""
         return None

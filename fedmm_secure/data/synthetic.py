@@ -8,10 +8,11 @@ The planted prototypes are returned, so that a test can ask whether they are rec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market, restrict
@@ -29,6 +30,7 @@ class SyntheticSpec(BaseModel):
     markets: int = Field(3, ge=1, le=100, description="number of markets")
     users: int = Field(400, ge=20, description="users in a market")
     items: int = Field(200, ge=20, description="items in a market")
+    shared_items: int = Field(0, ge=0, description="of these, items that all markets have, under the same ids")
     mean_interactions: float = Field(12.0, ge=4.0, description="mean interactions of a user")
     shared_prototypes: int = Field(8, ge=2, description="item prototypes common to all markets")
     local_prototypes: int = Field(4, ge=2, description="item prototypes of one market alone")
@@ -37,6 +39,22 @@ class SyntheticSpec(BaseModel):
     popularity_exponent: float = Field(0.7, ge=0, description="Zipf exponent of item popularity")
     activity_spread: float = Field(0.6, ge=0, description="log-normal spread of user activity")
     seed: int = Field(0, description="seed of the generator")
+
+    @model_validator(mode="after")
+    def _some_of_them(self) -> Self:
+        if self.shared_items > self.items:
+            raise ValueError(f"shared_items: {self.shared_items} of {self.items} items")
+        return self
+
+    @property
+    def catalogue_size(self) -> int:
+        """Items of all markets together."""
+        return self.shared_items + self.markets * (self.items - self.shared_items)
+
+    def item_ids(self, index: int) -> list[str]:
+        """Ids of a market's items, the shared ones first."""
+        own = range(self.shared_items, self.items)
+        return [f"i{item:05d}" for item in range(self.shared_items)] + [f"m{index}-i{item:05d}" for item in own]
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class PlantedMarket:
 
 
 def synthesize(spec: SyntheticSpec) -> list[PlantedMarket]:
-    """Generate the markets ``m0, m1, …``; ids are disjoint between markets."""
+    """Generate the markets ``m0, m1, …``; ids are disjoint between markets, but for ``shared_items``."""
     return [_one_market(spec, index) for index in range(spec.markets)]
 
 
@@ -59,10 +77,16 @@ def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
     local = rng.integers(0, spec.local_prototypes, spec.items)
     likes_shared = _tastes(rng, spec.users, spec.shared_prototypes)
     likes_local = _tastes(rng, spec.users, spec.local_prototypes)
-    popularity = -spec.popularity_exponent * np.log(1.0 + rng.permutation(spec.items))
+    rank = rng.permutation(spec.items)
+    if spec.shared_items:  # what a shared item is, and about how popular, is the same everywhere
+        common = numpy_generator("synthetic-shared", spec.seed)
+        shared[: spec.shared_items] = common.integers(0, spec.shared_prototypes, spec.shared_items)
+        rank[: spec.shared_items] = common.permutation(spec.items)[: spec.shared_items]
+    popularity = -spec.popularity_exponent * np.log(1.0 + rank)
     logits = popularity + spec.shared_strength * likes_shared[:, shared] + spec.local_strength * likes_local[:, local]
     activity = rng.lognormal(0.0, spec.activity_spread, spec.users)
     counts = np.clip(activity / activity.mean() * spec.mean_interactions, 3, spec.items // 2).astype(np.int64)
+    ids = spec.item_ids(index)
     users: list[str] = []
     items: list[str] = []
     ratings: list[float] = []
@@ -73,14 +97,14 @@ def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
         chosen = rng.permutation(np.argsort(-keys)[: counts[user]])
         days = np.sort(rng.integers(0, 700, len(chosen)))
         users += [f"m{index}-u{user:05d}"] * len(chosen)
-        items += [f"m{index}-i{item:05d}" for item in chosen]
+        items += [ids[item] for item in chosen]
         fit = logits[user, chosen] - popularity[chosen]
         ratings += np.clip(np.rint(3.5 + 0.4 * fit + rng.normal(0, 0.7, len(chosen))), 1, 5).tolist()
         times += (EPOCH + days * DAY).tolist()
     ratings_array, times_array = np.asarray(ratings), np.asarray(times, dtype=np.int64)
     rows = build_market(f"m{index}", users, items, ratings_array, times_array, calendar=True)
     # the generator's items are public, those that nobody met too
-    market = restrict(rows, Catalogue.of("synthetic", [f"m{index}-i{item:05d}" for item in range(spec.items)]))
+    market = restrict(rows, Catalogue.of("synthetic", ids))
     number = np.array([int(str(name).rsplit("i", 1)[1]) for name in market.item_ids])
     return PlantedMarket(market, shared[number], local[number])
 
