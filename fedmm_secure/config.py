@@ -255,12 +255,15 @@ class Config(Section):
         if isinstance(values.get("seed"), int):
             values["seed"] = [values["seed"]]
         privacy, data = values.get("privacy"), values.get("data")
-        if isinstance(data, Mapping) and data.get("shared_items") is True:
-            _fill(values, "ctr", {"features": [*CTRConfig.model_fields["features"].default, "shared"]})
+        ctr: dict[str, Any] = {}
         if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
             _fill(values, "embedding", {"kind": "dp-svd"})
-            if privacy.get("protect") == "release":
-                _fill(values, "ctr", PRIVATE_CTR)
+            ctr = PRIVATE_CTR if privacy.get("protect") == "release" else {}
+        if isinstance(data, Mapping) and data.get("shared_items") is True:
+            features = ctr.get("features", CTRConfig.model_fields["features"].default)
+            ctr = {**ctr, "features": [*features, "shared"]}
+        if ctr:
+            _fill(values, "ctr", ctr)
         return values
 
     @property
@@ -324,6 +327,10 @@ class Config(Section):
             return "ctr.features: shared needs data.shared_items: true" if "shared" in self.ctr.features else None
         if self.embedding.kind == "lightgcn":
             return "data.shared_items: embedding.kind: lightgcn has a space for each market; use svd"
+        if self.privacy.epsilon is not None and not self.private_ctr:
+            return "data.shared_items with privacy.epsilon needs privacy.protect: release"
+        if self.privacy.epsilon is not None and not self.aggregation.traits.hides_single_updates:
+            return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
         if self.data.split == "global-date":
             return (
                 "data.shared_items: data.split: global-date cuts each market elsewhere: one would tell another its test"
@@ -430,7 +437,7 @@ class Config(Section):
         return None
 
 
-PRIVATE_CTR = {
+PRIVATE_CTR: dict[str, Any] = {
     "model": "deepfm",
     "features": ["user_codes", "item_codes", "code_affinity", "scores", "counts"],
     "dim": 4,

@@ -148,7 +148,7 @@ class MarketRun:
     def update(self, order: Order, send: Callable[[bytes], None]) -> None:
         """Carry out an order that the cohort has agreed on."""
         client = self.client(order.stage)
-        with self.clock.stage("quantizer" if order.stage in self.seeds else "shared catalogue"):
+        with self.clock.stage("quantizer" if order.stage in self.seeds else "sums"):
             client.local_update(order, send)
 
     def take(self, message: bytes, statements: Mapping[str, bytes] | None) -> None:

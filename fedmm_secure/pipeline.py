@@ -111,7 +111,7 @@ def run_pipeline(
     with clock.stage("catalogue"):
         federation, markets = discover_catalogues(federation, markets)
     if config.data.shared_items:
-        with clock.stage("shared catalogue"):
+        with clock.stage("sums"):
             sum_over_markets(federation, markets, listener)
     with clock.stage("embedding"):
         embeddings = embed_markets(federation, markets, cache)

@@ -27,7 +27,7 @@ FeatureGroup = Literal[
 ]
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
 CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
-PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id"})
+PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id", "shared"})
 
 SVD_RANKS = (8, 16, 32, 64)
 EASE_REGULARISATION = 50.0

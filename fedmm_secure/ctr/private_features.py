@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.shared_private import SharedDPSVDEmbedding
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes
 
@@ -33,6 +34,10 @@ class PrivateHistory:
         per_row = np.maximum(self.user_count, 1.0)
         self._user_count_mean = np.asarray(matrix @ self._count).ravel() / per_row
         self._user_known = np.asarray(matrix @ chosen).ravel() / per_row
+        self._elsewhere: tuple[FloatArray, FloatArray] | None = None
+        if isinstance(embedding, SharedDPSVDEmbedding):
+            self._elsewhere = embedding.shared_count_, embedding.shared_when_
+            self._user_elsewhere = [np.asarray(matrix @ values).ravel() / per_row for values in self._elsewhere]
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """How popular the item is, how popular the user's items are, and how far apart the two."""
@@ -64,8 +69,19 @@ class PrivateHistory:
         return {}
 
     def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
-        """None: sums over markets are in the counts and the factors."""
-        return {}
+        """How popular the item is in all markets and when, and how far that is from what the user met."""
+        if self._elsewhere is None:
+            return {}
+        count, when = (values[item] for values in self._elsewhere)
+        own_count, own_when = (values[user] for values in self._user_elsewhere)
+        return {
+            "shared_count": count,
+            "shared_when": when,
+            "shared_count_gap": count - own_count,
+            "shared_when_gap": when - own_when,
+            "shared_when_gap_squared": (when - own_when) ** 2,
+            "user_shared_when": own_when,
+        }
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """None: it would add up rows of all users."""

@@ -1,23 +1,94 @@
-"""Sums over a catalogue that all markets share: each market's parts of them, and what a market makes of the sums."""
+"""Sums over a catalogue that all markets share: each market's parts of them, and what follows from the sums."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.shared import COLUMNS, SharedStatistics, chosen_items, others, own_counts, own_gram
+from fedmm_secure.collaborative.private import ItemCounts, unit_rows
+from fedmm_secure.collaborative.shared import (
+    COLUMNS,
+    SharedStatistics,
+    chosen_items,
+    others,
+    own_counts,
+    own_gram,
+)
+from fedmm_secure.collaborative.shared_private import (
+    NoisySums,
+    SharedDPSVDEmbedding,
+    private_factors,
+    timed_contributions,
+)
+from fedmm_secure.config import Config
 from fedmm_secure.data.market import IntArray, interaction_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_items import check_shared_items, shared_positions
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.sum_client import Part, SumClient
-from fedmm_secure.federation.transcript import SUM, Transcript
-from fedmm_secure.guarantee.shared_sums import gram_items
+from fedmm_secure.federation.transcript import SUM
+from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
 from privacy.aggregation.keys import SERVER
+from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.meter import ENOUGH
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.shared_parts import gram_of_sum, gram_part, noise_of_sum, rows_of_sum, rows_part
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The sums of a run, as integers, and what everybody who has them can compute.
+
+    Attributes:
+        config: of the run.
+        sums: its plan.
+        counts: ``(COLUMNS · size,)``.
+        gram: upper triangle over ``items``; empty while it was not summed yet.
+    """
+
+    config: Config
+    sums: SharedSums
+    counts: IntArray
+    gram: IntArray
+
+    @cached_property
+    def items(self) -> IntArray:
+        """Catalogue positions of the items whose co-occurrence is summed: those of largest summed count."""
+        return chosen_items(self.counts.reshape(COLUMNS, -1)[0], gram_items(self.config))
+
+    @cached_property
+    def noisy(self) -> NoisySums:
+        """Counts and times in all markets, in users' contributions."""
+        norm = self.sums[SHARED_COUNTS].norm
+        count, moment = rows_of_sum(self.counts, norm).reshape(COLUMNS, -1)
+        return NoisySums(count, moment, noise_of_sum(norm, self.sums.n_markets))
+
+    @cached_property
+    def factors(self) -> PrivateFactors:
+        """Leading directions of the noisy Gram matrix, ``(n, rank)``: the same in every market."""
+        norm = self.sums[SHARED_GRAM].norm
+        gram = gram_of_sum(self.gram, norm, len(self.items))
+        noise = noise_of_sum(norm, self.sums.n_markets)
+        return private_factors(self.noisy, self.items, gram, noise, self.config.embedding.private)
+
+    def embedding(self, counts: ItemCounts, position: IntArray) -> SharedDPSVDEmbedding:
+        """A market's private embedding in the space of all, its factors yet to be set; ``counts`` are its own."""
+        return SharedDPSVDEmbedding(counts, self.config.embedding.private, self.noisy, self.items, position)
+
+
+def totals(federation: Federation) -> Totals:
+    """The sums that this process has taken."""
+    plan, found = next(iter(federation.plans.values())), {}
+    if plan.sums is None:
+        raise ValueError("nothing is summed over a catalogue in this run")
+    for stage in (SHARED_COUNTS, SHARED_GRAM):
+        data = federation.transcript.find(kind=SUM, stage=stage, round=0, sender=SERVER)
+        found[stage] = np.frombuffer(data or b"", "<i8").astype(np.int64)
+    return Totals(federation.config, plan.sums, found[SHARED_COUNTS], found[SHARED_GRAM])
 
 
 def sum_client(federation: Federation, prepared: PreparedMarket, stage: str) -> SumClient:
@@ -27,43 +98,49 @@ def sum_client(federation: Federation, prepared: PreparedMarket, stage: str) -> 
         DataError: the market cannot take part, or its catalogue files are others than the configuration states.
     """
     check_shared_items(federation.config.data, prepared.market)
+    position = shared_positions(federation.config.data, prepared.market)
     name, state = prepared.market.name, federation.directory / "state" / stage
-    part = partial(_counts if stage == SHARED_COUNTS else _gram, federation, prepared)
+    part = partial(_counts if stage == SHARED_COUNTS else _gram, federation, prepared, position)
     return SumClient(name, stage, federation.plans[name], federation.doors[name], state, part)
 
 
-def _counts(federation: Federation, prepared: PreparedMarket, noise: NoiseSource | None) -> Part:
-    config, market = federation.config.data, prepared.market
-    return own_counts(market, prepared.split.train, shared_positions(config, market), config.shared_size), None
+def _counts(federation: Federation, prepared: PreparedMarket, position: IntArray, noise: NoiseSource | None) -> Part:
+    market, train, size = prepared.market, prepared.split.train, federation.config.data.shared_size
+    sums = federation.plans[market.name].sums
+    if noise is None or sums is None:
+        return own_counts(market, train, position, size), None
+    stage = sums[SHARED_COUNTS]
+    choices = federation.config.privacy.contribution
+    rows = timed_contributions(market, train, position, size, choices, stage.multiplier)
+    found = rows_part(rows, stage.norm, noise.derive("noise"), spare=ENOUGH)
+    return found.values, found.spare
 
 
-def _gram(federation: Federation, prepared: PreparedMarket, noise: NoiseSource | None) -> Part:
-    items = summed_items(federation)
-    position = shared_positions(federation.config.data, prepared.market)
-    return own_gram(_histories(prepared, position, items)), None
-
-
-def summed_items(federation: Federation) -> IntArray:
-    """Catalogue positions of the items whose co-occurrence is summed: those of largest summed count."""
-    counts = _sum(federation.transcript, SHARED_COUNTS).reshape(COLUMNS, -1)[0]
-    return chosen_items(counts, gram_items(federation.config))
+def _gram(federation: Federation, prepared: PreparedMarket, position: IntArray, noise: NoiseSource | None) -> Part:
+    found, sums = totals(federation), federation.plans[prepared.market.name].sums
+    histories = _histories(prepared, position, found.items)
+    if noise is None or sums is None:
+        return own_gram(histories), None
+    rows = unit_rows(histories, found.noisy.weights(found.items, federation.config.embedding.private))
+    part = gram_part(rows, sums[SHARED_GRAM].norm, noise.derive("noise"), spare=ENOUGH)
+    return part.values, part.spare
 
 
 def shared_statistics(federation: Federation, prepared: PreparedMarket) -> SharedStatistics:
-    """What other markets know of a market's items, from the sums that its transcript holds."""
+    """What other markets know of a market's items, from exact sums."""
     config, market, train = federation.config.data, prepared.market, prepared.split.train
-    position = shared_positions(config, market)
-    items = summed_items(federation)
+    position, found = shared_positions(config, market), totals(federation)
     own = own_counts(market, train, position, config.shared_size)
-    counts, gram = (_sum(federation.transcript, stage) for stage in (SHARED_COUNTS, SHARED_GRAM))
-    return others(position, counts, own, items, gram, own_gram(_histories(prepared, position, items)))
+    own_part = own_gram(_histories(prepared, position, found.items))
+    return others(position, found.counts, own, found.items, found.gram, own_part)
 
 
-def _sum(transcript: Transcript, stage: str) -> IntArray:
-    data = transcript.find(kind=SUM, stage=stage, round=0, sender=SERVER)
-    if data is None:
-        raise ValueError(f"{stage}: was not summed yet")
-    return np.frombuffer(data, "<i8").astype(np.int64)
+def shared_private_embedding(
+    federation: Federation, prepared: PreparedMarket, counts: ItemCounts
+) -> tuple[SharedDPSVDEmbedding, PrivateFactors]:
+    """A market's private embedding, and the factors of all markets' items, which are yet to be set."""
+    found = totals(federation)
+    return found.embedding(counts, shared_positions(federation.config.data, prepared.market)), found.factors
 
 
 def _histories(prepared: PreparedMarket, position: IntArray, items: IntArray) -> sparse.csr_array:

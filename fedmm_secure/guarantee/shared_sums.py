@@ -22,10 +22,6 @@ from privacy.mechanisms.discrete_gaussian import most_drawn, scale
 from privacy.mechanisms.randomness import LEVELS
 
 MOST_DAYS = 2**17  # an exact time is a day within ± this of 1970: three and a half centuries
-DIAGONAL, OFF_DIAGONAL = (
-    5,
-    7,
-)  # weights of the triangle's integers: 7² <= 2 · 5², so that its norm is ``5 ‖z‖²`` at most
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,11 @@ class SummedStage:
     user_bound: int
     noise_multiplier: float | None = None
     honest_parts: int = 1
+
+    @property
+    def multiplier(self) -> float:
+        """``noise_multiplier`` where there is one; 0 without DP."""
+        return self.noise_multiplier or 0.0
 
     @property
     def norm(self) -> float:
