@@ -26,7 +26,7 @@ from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_pa
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
-from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums
+from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -305,14 +305,14 @@ class SpendingPlan:
             attempt=attempt,
             remark=small_cohort_remark(self.n_markets) or SEVERAL_MARKETS,
         )
-        if stage not in self.noise or self.sums is None:
+        if stage not in self.noise:
             return release
         return replace(
             release,
             mechanism=f"{what}, noise distributed over {self.n_markets} markets",
             event=GaussianDpEvent(self.noise[stage]),
             sensitivity=1.0,
-            coordinates=self.sums[stage].length + ENOUGH,
+            coordinates=sum_lengths(self.config)[stage] + ENOUGH,
         )
 
     def model(self, seed: int) -> Release:

@@ -18,8 +18,9 @@ from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
-from privacy.mechanisms.discrete_gaussian import most_drawn, scale
+from privacy.mechanisms.discrete_gaussian import most_drawn
 from privacy.mechanisms.randomness import LEVELS
+from privacy.mechanisms.shared_parts import norm_of
 
 MOST_DAYS = 2**17  # an exact time is a day within ± this of 1970: three and a half centuries
 
@@ -52,7 +53,7 @@ class SummedStage:
         """Integer units of a user's largest contribution, in the Euclidean norm, at which the noise is what it is."""
         if self.noise_multiplier is None:
             raise ValueError(f"{self.stage}: exact sums have no unit of sensitivity")
-        return math.sqrt(self.honest_parts) * scale(LEVELS) / self.noise_multiplier
+        return norm_of(self.noise_multiplier, self.honest_parts)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def gram_items(config: Config) -> int:
     return min(config.embedding.shared_items, config.data.shared_size)
 
 
+def sum_lengths(config: Config) -> dict[str, int]:
+    """Values of each summed stage."""
+    n = gram_items(config)
+    return {SHARED_COUNTS: COLUMNS * config.data.shared_size, SHARED_GRAM: n * (n + 1) // 2}
+
+
 def shared_sums(
     config: Config, sizes: Mapping[str, MarketSize], at_least: Mapping[str, float] | None = None
 ) -> SharedSums | None:
@@ -112,14 +119,13 @@ def shared_sums(
     missing = [name for name, size in sizes.items() if size.users < 1]
     if missing:
         raise ConfigError(f"data.shared_items: the size of market {missing[0]} is missing in the federation's bundle")
-    n, users = gram_items(config), [size.users for size in sizes.values()]
-    lengths = {SHARED_COUNTS: COLUMNS * config.data.shared_size, SHARED_GRAM: n * (n + 1) // 2}
+    users, lengths = [size.users for size in sizes.values()], sum_lengths(config)
     bounds, noise, honest = {SHARED_COUNTS: MOST_DAYS, SHARED_GRAM: 1}, dict[str, float](), 1
     if config.privacy.epsilon is not None:
         honest = len(sizes) - config.privacy.colluding_markets
         solved = [plan_noise(config, size.items, config.privacy.delta_for(size.users)) for size in sizes.values()]
         noise = {stage: max(found[stage] for found in [*solved, at_least or solved[0]]) for stage in lengths}
-        bounds = {stage: math.ceil(math.sqrt(honest) * scale(LEVELS) / noise[stage]) for stage in lengths}
+        bounds = {stage: math.ceil(norm_of(noise[stage], honest)) for stage in lengths}
     stages = tuple(
         SummedStage(stage, length, bounds[stage], noise.get(stage), honest) for stage, length in lengths.items()
     )

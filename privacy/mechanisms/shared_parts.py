@@ -55,7 +55,7 @@ def rows_of_sum(total: IntArray, norm: float) -> FloatArray:
 def gram_part(rows: sparse.csr_array, norm: float, noise: NoiseSource, *, spare: int = 0) -> Part:
     """Upper triangle, row by row, of ``XᵀX`` of users' rows clipped to norm 1, with a part of the noise.
 
-    A user's integers ``z`` add ``5 z_i²`` on the diagonal and ``7 z_i z_j`` above it, of norm ``5 ‖z‖² <= norm`` at most.
+    A user's integers ``z`` add ``5 z_i²`` on the diagonal and ``7 z_i z_j`` above it: of norm ``5 ‖z‖² <= norm``.
     """
     roots = _roots(norm)
     integers = integer_rows(rows, roots)
@@ -69,6 +69,11 @@ def gram_of_sum(total: IntArray, norm: float, n: int) -> FloatArray:
     found = np.zeros((n, n))
     found[np.triu_indices(n)] = total / _weights(n) * _roots(norm).step ** 2
     return found + np.triu(found, 1).T
+
+
+def norm_of(noise_multiplier: float, honest_parts: int) -> float:
+    """The unit in which ``honest_parts`` parts of noise add up to a noise multiplier."""
+    return math.sqrt(honest_parts) * scale(LEVELS) / noise_multiplier
 
 
 def noise_of_sum(norm: float, parts: int) -> float:
