@@ -39,8 +39,10 @@ class Encoded:
 
     @classmethod
     def of(cls, column: pa.Array) -> Encoded:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+        if pa.types.is_dictionary(column.type):  # as the file has it: rows may be few, unused words many
+            picked = cls.of(column.indices)
+            inner = cls.of(column.dictionary.take(picked.values))
+            return cls(inner.values, np.append(inner.codes, np.int32(-1))[picked.codes])
         if pa.types.is_null(column.type):
             return cls(column.slice(0, 0), np.full(len(column), -1, dtype=np.int32))
         found = column.dictionary_encode()
