@@ -31,7 +31,7 @@ class Config(Section):
     """Everything that determines a run."""
 
     seed: tuple[int, ...] = Field((0,), min_length=1, description="one repetition of training for each seed")
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu"] = Field("cpu", description="where models train")
     workers: int = Field(2, ge=1, le=256, description="markets trained at a time; does not change results")
     data: DataConfig
     embedding: EmbeddingConfig = EmbeddingConfig()
