@@ -21,7 +21,7 @@ from fedmm_secure.collaborative.private import (
     contributions,
 )
 from fedmm_secure.collaborative.shared import COLUMNS, chosen_items
-from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import FloatArray, IntArray, Market
 from fedmm_secure.storage import Arrays
 from privacy.mechanisms.dp_svd import PrivateFactors, fix_signs

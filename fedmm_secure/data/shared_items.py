@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fedmm_secure.config import DataConfig
-from fedmm_secure.data.catalogue import Catalogue, is_shipped, read_catalogue
+from fedmm_secure.config.choices import is_shipped
+from fedmm_secure.data.catalogue import Catalogue, read_catalogue
 from fedmm_secure.data.market import IntArray, Market
 from fedmm_secure.errors import DataError
 
