@@ -30,8 +30,8 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
     Signal-to-noise is what the stage could reach at best. Counts: an item of average popularity, over the noise.
     Embedding: users spread evenly over the factors, over the noise's spectral norm. DP-SGD: a step on which all
     gradients agree, over the noise's norm. None where it depends on rows, or on items that are yet to be discovered:
-    how many those are is private, so nothing here may follow from it. Sums over a shared catalogue have none: it depends
-    on the users of all markets.
+    how many those are is private, so nothing here may follow from it. Those of sums over a shared catalogue
+    depend on the users of all markets.
     """
     others = {f"market {number}": MarketSize(0, 0) for number in range(1, n_markets)}
     items = None if config.catalogue == "discovered" else market.n_items
