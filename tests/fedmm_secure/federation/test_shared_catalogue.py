@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.deploy.homes import prepare_homes
 from fedmm_secure.collaborative.shared import COLUMNS, DAY
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.data.market import history_matrix
@@ -10,8 +11,11 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.shared_items import shared_catalogue, shared_positions
 from fedmm_secure.errors import ConfigError, DataError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.messages import unpack
+from fedmm_secure.federation.orders import Order
 from fedmm_secure.federation.parties import market_sizes, open_federation
 from fedmm_secure.federation.shared_catalogue import shared_statistics, totals
+from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SEVERAL_MARKETS
 from fedmm_secure.guarantee.shared_sums import shared_sums
@@ -22,6 +26,7 @@ from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.randomness import LEVELS
 from privacy.mechanisms.shared_parts import noise_of_sum
 from tests.conftest import TINY, tiny
+from tests.dishonest import DishonestServer
 from tests.parties import acquainted
 from tests.released import PRIVATE, RELEASE
 
@@ -163,6 +168,26 @@ def test_one_key_serves_vectors_of_all_lengths_in_limbs_where_values_are_large(k
     assert len(total) == server.aggregate_bytes
     assert (markets["a"].reveal(total, binding) == np.sum(list(values.values()), axis=0)).all()
     plan.market(key, masks["a"])  # the same key fits the codebook's updates
+
+
+def test_market_services_sum_before_they_embed(tmp_path):
+    """Processes of their own, each with its own rows and the public list alone, up to the codebook's first round."""
+    prepare_homes(settings("ckks"), tmp_path / "homes")
+    server = DishonestServer(tmp_path / "homes")  # honest here: it asks what it should
+    hellos, sums = server.hellos(), {}
+    aggregate = b""
+    for stage in (SHARED_COUNTS, SHARED_GRAM):
+        order = Order(stage, 0, 0, server.markets)
+        statements = server.state(order, aggregate=aggregate, hellos=hellos)
+        payloads = [unpack(message)[1] for message in server.updates(order, statements).values()]
+        aggregate, hellos = server.aggregate(order, server.plan.of_stage(stage).server().aggregate(payloads)), {}
+    statements = server.state(server.order(0), aggregate=aggregate)
+    assert all(server.updates(server.order(0), statements).values())
+    for market in server.markets:
+        transcript = Transcript(server.homes.market(market) / "runs" / server.run / "transcript")
+        sums[market] = transcript.find(kind="sum", stage=SHARED_GRAM, round=0, sender="server")
+    assert len(set(sums.values())) == 1
+    assert np.frombuffer(sums["m0"], "<i8").max() > 0
 
 
 @pytest.mark.parametrize(
