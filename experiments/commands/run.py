@@ -21,7 +21,7 @@ from experiments.reports.text import figure_text
 from experiments.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.guarantee.stages import ALL_VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, SEVERAL_MARKETS
 from privacy.accounting.text import epsilon_text
 from privacy.aggregation.keys import KeyDirectory
 
@@ -69,6 +69,8 @@ def run(
         say(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
         return
     _print_metrics(metrics)
+    if settings.data.shared_items:
+        say(SEVERAL_MARKETS)
     say(f"\nrun directory  {directory}\nreport         {report_path}")
 
 

@@ -18,7 +18,7 @@ from experiments.run_directory import MALFORMED, read_environment, read_foreign_
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.federation.closing import read_metrics
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignDirectory
@@ -94,6 +94,7 @@ def run_page(directory: Path, name: str, findings: Sequence[Finding]) -> str:
         worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
         bases={view: first[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
+        several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
         catalogues=catalogue_lines(
             {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
         ),

@@ -39,6 +39,7 @@ from fedmm_secure.guarantee.stages import (
     QUANTIZER,
     REFINEMENT,
     RELEASED,
+    SEVERAL_MARKETS,
     SHARED_COUNTS,
     SHARED_GRAM,
     SUMMED,
@@ -50,9 +51,6 @@ from privacy.accounting.events import randomised_response_event
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
-
-# said by every line of a sum over a shared catalogue: nobody joins accounts, so nobody can count them
-SEVERAL_MARKETS = "unit: a user's rows in one market; who has accounts in k markets has group privacy k"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ VIEWS = ("server", *DECRYPTED_VIEWS)
 ALL_VIEWS = (*VIEWS, "profile")
 RELEASED = ("release",)
 
+# said of every a sum over a shared catalogue: nobody joins accounts, so nobody can count them
+SEVERAL_MARKETS = "unit: a user's rows in one market; who has accounts in k markets has group privacy k"
+
 
 def scheduled(config: Config) -> tuple[tuple[str, int], ...]:
     """Stages whose results are summed over markets, in order, each with its number of rounds."""

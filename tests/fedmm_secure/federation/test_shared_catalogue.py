@@ -17,9 +17,8 @@ from fedmm_secure.federation.parties import market_sizes, open_federation
 from fedmm_secure.federation.shared_catalogue import shared_statistics, totals
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.guarantee.plan import SEVERAL_MARKETS
 from fedmm_secure.guarantee.shared_sums import shared_sums
-from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM
 from fedmm_secure.pipeline import sum_over_markets
 from privacy.aggregation.base import Binding
 from privacy.mechanisms.discrete_gaussian import scale
