@@ -61,6 +61,7 @@ from privacy.foreign import ForeignDirectory
 DEFAULT_SHADOWS = 16
 UNITS: tuple[Unit, ...] = get_args(Unit)
 _WHITE_BOX = "release"
+_RETRAINING = frozenset({"membership", "poisoning"})
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,16 @@ def attack_run(
             raise ConfigError(f"--target {error}") from error
     if n_shadows % 2:
         raise ConfigError("--shadows must be even: half of them hold each unit")
+    retraining = _RETRAINING & set(attacks or ())
+    if config.data.shared_items and retraining:
+        raise ConfigError(
+            f"--attack {min(retraining)}: trains markets again, without the sums of a shared catalogue that it has"
+        )
     if "poisoning" in (attacks or ()) and config.privacy.epsilon is not None:
         raise ConfigError("--attack poisoning: measured on runs without privacy.epsilon; this run has one")
     if attacks is None:
         attacks = [name for name in ATTACKS if name != "poisoning" or config.privacy.epsilon is None]
+        attacks = [name for name in attacks if name not in _RETRAINING or not config.data.shared_items]
     markets = prepare_markets(data if isinstance(data, DataConfig) else readers_data(config.data, data))
     settings = {"market": market, "targets": list(targets), "units": list(units), "shadows": n_shadows}
     found: Results = {}

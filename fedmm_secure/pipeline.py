@@ -24,10 +24,9 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
-from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bench import bench_market
-from fedmm_secure.data.market import FloatArray, history_matrix
+from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
@@ -47,7 +46,7 @@ from fedmm_secure.federation.releases import (
     published_user_codes,
     release_test_figures,
 )
-from fedmm_secure.federation.shared_catalogue import shared_statistics, sum_client
+from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
 from fedmm_secure.guarantee.stages import QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
@@ -180,11 +179,9 @@ def embed_markets(
 
 def embed_raw(federation: Federation, prepared: PreparedMarket, cache: Cache | None = None) -> Embedding:
     """A market's embedding of its raw rows: in the space of all markets where they share a catalogue."""
-    config = federation.config.embedding
-    if not federation.config.data.shared_items:
-        return fit_embedding(prepared, config, cache)
-    matrix = history_matrix(prepared.market, prepared.split.train)
-    return SharedSVDEmbedding(shared_statistics(federation, prepared), config.dim).fit(matrix)
+    if federation.config.data.shared_items:
+        return shared_svd(totals(federation), prepared)
+    return fit_embedding(prepared, federation.config.embedding, cache)
 
 
 def train_federated(

@@ -40,7 +40,7 @@ def timed_contributions(
     user, item = (part.astype(np.int64) for part in weighted.coords)
     at = position[item]
     kept = at >= 0
-    when = _when(market, rows, choices)
+    when = when_met(market, rows, choices)
     last = sparse.csr_array((when, (market.user[rows], market.item[rows])), shape=weighted.shape)
     values = weighted.data
     moment = values * np.asarray(last[user, item]).ravel()
@@ -50,8 +50,8 @@ def timed_contributions(
     return sparse.csr_array((data, (users, place)), shape=(market.n_users, COLUMNS * size))
 
 
-def _when(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
-    """From -1 to 1 for each row ``(n,)``; 0 everywhere without a public reference date."""
+def when_met(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
+    """When each row was, ``(n,)``: from -1, long ago, to 1 at the public reference date; 0 everywhere without one."""
     if choices.reference_date is None:
         return np.zeros(len(rows))
     day = choices.reference_date

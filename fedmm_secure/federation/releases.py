@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy import sparse
 
 from fedmm_secure.artefacts import ctr_path
 from fedmm_secure.collaborative.base import Embedding
@@ -27,7 +26,7 @@ from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
 from fedmm_secure.federation.door import Result, Transaction
 from fedmm_secure.federation.parties import Federation
-from fedmm_secure.federation.shared_catalogue import shared_private_embedding
+from fedmm_secure.federation.shared_catalogue import shared_dp_svd, totals
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
@@ -80,7 +79,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
     matrix = history_matrix(market, train)
     if config.data.shared_items:
-        return _embed_in_shared_space(federation, prepared, counts, matrix)
+        return _embed_in_shared_space(federation, prepared, counts)
     embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
@@ -94,13 +93,10 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     return embedding.set_factors(factors_from_arrays(kept), matrix)
 
 
-def _embed_in_shared_space(
-    federation: Federation, prepared: PreparedMarket, counts: ItemCounts, matrix: sparse.csr_array
-) -> DPSVDEmbedding:
+def _embed_in_shared_space(federation: Federation, prepared: PreparedMarket, counts: ItemCounts) -> DPSVDEmbedding:
     """Factors and counts of all markets: post-processing of their sums, published where models are."""
     door, plan = federation.doors[prepared.market.name], federation.plans[prepared.market.name]
-    embedding, found = shared_private_embedding(federation, prepared, counts)
-    embedding.set_factors(found, matrix)
+    embedding = shared_dp_svd(totals(federation), prepared, counts)
     door.publish(plan.embedding(), arrays_bytes(embedding.to_arrays()))
     return embedding
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
@@ -23,16 +24,17 @@ from fedmm_secure.collaborative.shared_private import (
     private_factors,
     timed_contributions,
 )
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import Config
-from fedmm_secure.data.market import IntArray, interaction_matrix
+from fedmm_secure.data.market import IntArray, history_matrix, interaction_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_items import check_shared_items, shared_positions
-from fedmm_secure.federation.parties import Federation
+from fedmm_secure.federation.parties import Federation, market_sizes
 from fedmm_secure.federation.sum_client import Part, SumClient
-from fedmm_secure.federation.transcript import SUM
-from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items
-from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
-from privacy.aggregation.keys import SERVER
+from fedmm_secure.federation.transcript import SUM, Transcript
+from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items, shared_sums
+from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM, SUMMED
+from privacy.aggregation.keys import BUNDLE_FILE, SERVER, read_bundle
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.meter import ENOUGH
 from privacy.mechanisms.randomness import NoiseSource
@@ -82,13 +84,25 @@ class Totals:
 
 def totals(federation: Federation) -> Totals:
     """The sums that this process has taken."""
-    plan, found = next(iter(federation.plans.values())), {}
-    if plan.sums is None:
+    plan = next(iter(federation.plans.values()))
+    return _read_totals(federation.config, plan.sums, federation.transcript)
+
+
+def totals_of_run(directory: Path, config: Config) -> Totals:
+    """The sums that a run directory holds; raises ``InputError`` where its bundle cannot be read."""
+    bundle = read_bundle(directory / "transcript" / BUNDLE_FILE, below=directory)
+    sums = shared_sums(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
+    return _read_totals(config, sums, Transcript(directory / "transcript"))
+
+
+def _read_totals(config: Config, sums: SharedSums | None, transcript: Transcript) -> Totals:
+    if sums is None:
         raise ValueError("nothing is summed over a catalogue in this run")
-    for stage in (SHARED_COUNTS, SHARED_GRAM):
-        data = federation.transcript.find(kind=SUM, stage=stage, round=0, sender=SERVER)
+    found = {}
+    for stage in SUMMED:
+        data = transcript.find(kind=SUM, stage=stage, round=0, sender=SERVER)
         found[stage] = np.frombuffer(data or b"", "<i8").astype(np.int64)
-    return Totals(federation.config, plan.sums, found[SHARED_COUNTS], found[SHARED_GRAM])
+    return Totals(config, sums, found[SHARED_COUNTS], found[SHARED_GRAM])
 
 
 def sum_client(federation: Federation, prepared: PreparedMarket, stage: str) -> SumClient:
@@ -126,21 +140,26 @@ def _gram(federation: Federation, prepared: PreparedMarket, position: IntArray, 
     return part.values, part.spare
 
 
-def shared_statistics(federation: Federation, prepared: PreparedMarket) -> SharedStatistics:
+def shared_statistics(found: Totals, prepared: PreparedMarket) -> SharedStatistics:
     """What other markets know of a market's items, from exact sums."""
-    config, market, train = federation.config.data, prepared.market, prepared.split.train
-    position, found = shared_positions(config, market), totals(federation)
+    config, market, train = found.config.data, prepared.market, prepared.split.train
+    position = shared_positions(config, market)
     own = own_counts(market, train, position, config.shared_size)
     own_part = own_gram(_histories(prepared, position, found.items))
     return others(position, found.counts, own, found.items, found.gram, own_part)
 
 
-def shared_private_embedding(
-    federation: Federation, prepared: PreparedMarket, counts: ItemCounts
-) -> tuple[SharedDPSVDEmbedding, PrivateFactors]:
-    """A market's private embedding, and the factors of all markets' items, which are yet to be set."""
-    found = totals(federation)
-    return found.embedding(counts, shared_positions(federation.config.data, prepared.market)), found.factors
+def shared_svd(found: Totals, prepared: PreparedMarket) -> SharedSVDEmbedding:
+    """A market's embedding in the space of all markets, from exact sums and its own rows."""
+    embedding = SharedSVDEmbedding(shared_statistics(found, prepared), found.config.embedding.dim)
+    return embedding.fit(history_matrix(prepared.market, prepared.split.train))
+
+
+def shared_dp_svd(found: Totals, prepared: PreparedMarket, counts: ItemCounts) -> SharedDPSVDEmbedding:
+    """A market's embedding in the space of all markets, from noisy sums; ``counts`` are its own, noisy too."""
+    embedding = found.embedding(counts, shared_positions(found.config.data, prepared.market))
+    embedding.set_factors(found.factors, history_matrix(prepared.market, prepared.split.train))
+    return embedding
 
 
 def _histories(prepared: PreparedMarket, position: IntArray, items: IntArray) -> sparse.csr_array:

@@ -5,8 +5,6 @@ import pytest
 
 from experiments.deploy.homes import prepare_homes
 from fedmm_secure.collaborative.shared import COLUMNS, DAY
-from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
-from fedmm_secure.data.market import history_matrix
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.shared_items import shared_catalogue, shared_positions
 from fedmm_secure.errors import ConfigError, DataError
@@ -14,7 +12,7 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.orders import Order
 from fedmm_secure.federation.parties import market_sizes, open_federation
-from fedmm_secure.federation.shared_catalogue import shared_statistics, totals
+from fedmm_secure.federation.shared_catalogue import shared_statistics, shared_svd, totals
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.shared_sums import shared_sums
@@ -98,7 +96,7 @@ def test_sums_are_what_counting_by_hand_gives(kind, federations, markets):
 
 def test_a_market_is_left_with_what_the_others_know(federations, markets):
     federation = federations["masked-ckks"]
-    found = shared_statistics(federation, markets["m0"])
+    found = shared_statistics(totals(federation), markets["m0"])
     others = [row for row in histories_by_id(markets) if row[0][0] != "m0"]
     for item, name in enumerate(markets["m0"].market.item_ids):
         days = [day for _, other, day in others if other == name]
@@ -110,9 +108,7 @@ def test_a_market_is_left_with_what_the_others_know(federations, markets):
 def test_items_have_one_place_in_all_markets(federations, markets):
     embeddings = {}
     for name, prepared in markets.items():
-        matrix = history_matrix(prepared.market, prepared.split.train)
-        shared = shared_statistics(federations["plaintext"], prepared)
-        embeddings[name] = SharedSVDEmbedding(shared, 8).fit(matrix)
+        embeddings[name] = shared_svd(totals(federations["plaintext"]), prepared)
     positions = {name: shared_positions(settings().data, found.market) for name, found in markets.items()}
     in_gram = set(totals(federations["plaintext"]).items.tolist())
     common = sorted(set(positions["m0"]) & set(positions["m1"]) & in_gram)
