@@ -211,7 +211,7 @@ class EmbeddingConfig(Section):
     dim: int = Field(32, ge=2, le=1024, description="svd, lightgcn, and what a market refines its own codes on")
     private: PrivateEmbeddingConfig = PrivateEmbeddingConfig()
     shared_items: int = Field(
-        1200, ge=10, le=4000, description="data.shared_items: items of largest summed count in the summed Gram matrix"
+        1200, ge=10, le=2000, description="data.shared_items: items of largest summed count in the summed Gram matrix"
     )
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
     epochs: int = Field(60, ge=1, description="lightgcn: passes over the interactions")
