@@ -198,9 +198,9 @@ def show(
     if (path / BUNDLE_FILE).exists():
         bundle = directory.bundle()
         if identity.card.name != SERVER:
-            directory.key(identity)  # opens, and is the one that the bundle names
+            directory.key(identity, bundle)  # opens, and is the one that the bundle names
             limit = "no limit" if bundle.rotate_after is None else f"of {bundle.rotate_after}"
-            print(f"rounds       {directory.used_rounds()} protected, {limit}")
+            print(f"rounds       {directory.used_rounds(bundle)} protected, {limit}")
         _print_bundle(bundle)
 
 

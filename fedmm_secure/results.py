@@ -30,6 +30,7 @@ def describe(prepared: PreparedMarket) -> dict[str, Any]:
         **sizes(prepared),
         "catalogue": prepared.catalogue.kind,
         # how many there are depends on single users' rows: this stays in the market, the metrics do not say it
+        "lacking": prepared.lacking,
         "rows_outside_catalogue": prepared.whole.market.n_rows - prepared.market.n_rows,
         "reading": _reading(prepared),
     }
@@ -105,13 +106,15 @@ def collect_metrics(
         by_model = {model: _model_metrics(prepared, p) for model, p in predictions[name].items()}
         ours = by_model.pop(CONFIGURED)
         for model, values in by_model.items():
-            difference = paired_auc_difference(
-                prepared.whole.test,
-                predictions[name][CONFIGURED],
-                predictions[name][model],
-                rng=numpy_generator("bootstrap", name, model),
-            )
-            values["auc_gain_over_it"] = asdict(difference)
+            values["auc_gain_over_it"] = None
+            if values["auc"] is not None:
+                difference = paired_auc_difference(
+                    prepared.whole.test,
+                    predictions[name][CONFIGURED],
+                    predictions[name][model],
+                    rng=numpy_generator("bootstrap", name, model),
+                )
+                values["auc_gain_over_it"] = asdict(difference)
         found["markets"][name] = {
             **ours,
             **sizes(prepared),
@@ -161,8 +164,8 @@ def _one_per_seed(values: list[np.ndarray], n_seeds: int) -> list[np.ndarray]:
 def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[str, Any]:
     each = [asdict(evaluate(prepared.whole.test, probability)) for probability in by_seed]
     found: dict[str, Any] = {key: _mean_or_none([metrics[key] for metrics in each]) for key in each[0]}
-    found["auc_by_seed"] = [metrics["auc"] for metrics in each]
-    found["auc_interval"] = asdict(seed_interval(found["auc_by_seed"]))
+    found["auc_by_seed"] = [metrics["auc"] if np.isfinite(metrics["auc"]) else None for metrics in each]
+    found["auc_interval"] = None if found["auc"] is None else asdict(seed_interval(found["auc_by_seed"]))
     return found
 
 
@@ -203,6 +206,8 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
         }
         random = any(len(s["auc_by_seed"]) > 1 for s in sections)  # a score without seeds has no interval over them
         by_seed = [_one_per_seed(s["auc_by_seed"], n_seeds if random else 1) for s in sections]
+        if found["auc"] is None:
+            return found | {"auc_interval": None}
         return found | {"auc_interval": asdict(seed_interval(np.mean(by_seed, axis=0).tolist()))}
 
     names = next(iter(markets.values()))["baselines"]

@@ -87,7 +87,8 @@ def read_secret(path: Path) -> bytes:
 def erase(path: Path) -> None:
     """Overwrite a secret file and remove it; nothing where there is none.
 
-    Overwriting is best effort: file systems that copy on write and flash memory keep what they keep.
+    Overwriting is best effort: file systems that copy on write and flash memory keep what they keep. A disk that does
+    not take the zeros, as a full one may not, still loses the file.
     """
     try:
         with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
@@ -96,7 +97,8 @@ def erase(path: Path) -> None:
             os.fsync(file.fileno())
     except FileNotFoundError:
         return
-    path.unlink()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -27,8 +27,10 @@ def estimate_text(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
-def difference_text(found: Mapping[str, Any]) -> str:
+def difference_text(found: Mapping[str, Any] | None) -> str:
     """A difference with its sign, and its interval where there is one."""
+    if found is None:
+        return "–"
     bounds = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
     return f"{found['mean']:+.3f}{bounds}"
 

@@ -35,7 +35,7 @@ class _Scores(_Closed):
     logloss: float | None
     gauc: float | None
     ndcg10: float | None
-    auc_interval: _Interval
+    auc_interval: _Interval | None  # of candidates that are all of one kind there is no figure
 
 
 class _BySeed(_Scores):
@@ -43,7 +43,7 @@ class _BySeed(_Scores):
 
 
 class _Baseline(_BySeed):
-    auc_gain_over_it: _Interval
+    auc_gain_over_it: _Interval | None
 
 
 class _Quantizer(_Closed):

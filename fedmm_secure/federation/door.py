@@ -36,7 +36,7 @@ from privacy.accounting.text import epsilon_text
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
-from privacy.files import erase, read_secret, write_secret
+from privacy.files import KeyFileError, erase, read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
 
@@ -348,6 +348,9 @@ class Door:
         Raises:
             MessageError: nothing was taken, or not what may be.
             ForgedSumError: it is not what the cohort sent, or is outside the cohort's range.
+            KeyBurnedError: another run has given the key up.
+            OSError, KeyFileError: this machine's disk failed before anything was opened. The sum is opened when the run
+                goes on; nobody outside can tell.
         """
         message = self.agreement.taken(place)
         if message is None:
@@ -355,8 +358,8 @@ class Door:
         header, payload = self.agreement.take(message, place)
         try:
             total = self._open(header, payload)
-        except OSError:
-            raise  # of this machine, and nothing of the sum: it is opened when the run goes on
+        except (OSError, KeyFileError):
+            raise  # of this machine, and nothing of the sum: to open one takes no file but those of the keys
         except Exception:
             self.give_up()
             raise
@@ -374,7 +377,7 @@ class Door:
     def give_up(self) -> None:
         """End the run at this market, and give up the shared key: no second sum is ever opened."""
         try:
-            self.channel.burn()  # first: without the key nothing is opened, whatever else is lost
+            self.channel.burn()  # first: without the key nothing is opened, whatever else the disk refuses
         finally:
             self.agreement.end()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card
 
 VERSION = 3
@@ -136,8 +137,11 @@ class Hello:
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> Hello:
+        """Raises ``MessageError`` on a length that it has not, or a mask key that leads to no secret."""
         if len(payload) != 64:
             raise MessageError(f"a hello of {len(payload)} bytes where 64 were expected")
+        if not is_usable(payload[:32]):
+            raise MessageError("a hello whose mask key is not usable")
         return cls(payload[:32], payload[32:])
 
 

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,16 +127,23 @@ def start_of(config: Config) -> Start:
 
 
 def make_agreement(
-    config: Config, market: str, member: Membership, directory: Path, run: str, transcript: Transcript, course: int = 0
+    config: Config,
+    market: str,
+    identity: Identity,
+    bundle: Bundle,
+    directory: Path,
+    run: str,
+    transcript: Transcript,
+    course: int = 0,
 ) -> Agreement:
     """What a market of a run agrees to, from wherever its kept state stands."""
     return Agreement(
         market=market,
         run=run,
         start=start_of(config),
-        bundle=member.bundle,
-        identity=member.identity,
-        min_cohort=min_cohort(config, len(member.bundle.markets)),
+        bundle=bundle,
+        identity=identity,
+        min_cohort=min_cohort(config, len(bundle.markets)),
         transcript=transcript,
         directory=directory,
         course=course,
@@ -198,10 +206,10 @@ def open_federation(
         ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
         masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
         course = max(course, entrance.course)
-        agreement = make_agreement(config, name, member, directory, run, transcript, entrance.course)
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
-        aggregator = plan.market(member.directory.key(member.identity), masks[name])
+        aggregator = plan.market(member.directory.key(member.identity, bundle), masks[name])
         doors[name] = Door(
             name,
             ledger=ledger,
@@ -210,10 +218,10 @@ def open_federation(
                 run=run,
                 parameters=bundle.digest,
                 codec=plan.codec,
-                aggregator=MeteredMarket(aggregator, member.directory),
+                aggregator=MeteredMarket(aggregator, member.directory, bundle),
                 identity=member.identity,
                 largest=plan.sum_bound,
-                burn=member.directory.burn,
+                burn=partial(member.directory.burn, bundle),
             ),
             agreement=agreement,
             transcript=transcript,

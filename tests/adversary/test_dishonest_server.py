@@ -429,7 +429,7 @@ def test_with_smaller_cohorts_masks_open_every_update_to_two_colluders(begun):
     """Colluders sign two cohorts: agreement alone stops nothing, the rule that the cohort is everybody does."""
     server = begun()
     keys = KeyDirectory(server.homes.market("m2") / "keys")
-    shared = keys.key(keys.identity())
+    shared = keys.key(keys.identity(), keys.bundle())
     rng = np.random.default_rng(0)
     for victim in ("m0", "m1"):
         cohort = (victim, "m2", "m3")
