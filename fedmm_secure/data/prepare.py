@@ -163,9 +163,7 @@ def within(whole: WholeMarket, catalogue: Catalogue, config: DataConfig) -> Prep
     return PreparedMarket(market, split, pool, parts["valid"], parts["test"], whole, prior, lacking)
 
 
-def _lacking(
-    market: Market, pools: Sequence[Pool], parts: Mapping[str, Candidates], config: DataConfig
-) -> str | None:
+def _lacking(market: Market, pools: Sequence[Pool], parts: Mapping[str, Candidates], config: DataConfig) -> str | None:
     """What is missing to train or measure anything, and what to do."""
     needed = f"{config.min_item_train} training interactions; lower data.min_item_train or bring more rows"
     fewest = min(len(pool.items) for pool in pools)

@@ -201,7 +201,7 @@ def other_configuration(server):
     """A colluding market's hello of no configuration at all."""
     hellos = server.hellos()
     colluder = server.identity_of("m3")
-    hellos["m3"] = resigned(hellos["m3"], colluder, payload=Hello(bytes(32), bytes(32)).to_bytes())
+    hellos["m3"] = resigned(hellos["m3"], colluder, payload=Hello(bytes(range(32)), bytes(32)).to_bytes())
     return [server.ask("m0", "state", order=server.order(0), hellos=hellos)]
 
 

@@ -306,6 +306,25 @@ def test_a_kill_while_burning_leaves_a_burned_key(directory, identities, federat
         KeyDirectory(keys.path).key(identities["b"], bundle)
 
 
+def test_a_key_that_is_gone_without_a_mark_is_not_taken_back(directory, identities, federation, monkeypatch):
+    """The disk was full while it was burned."""
+    keys, (bundle, sealed) = directory("b"), federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+    with monkeypatch.context() as patch:
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("privacy.aggregation.keys.write_secret", full)
+        with pytest.raises(OSError, match="No space"):
+            keys.burn(bundle)
+    assert [(keys.path / name).exists() for name in (KEY_FILE, BURNED_FILE)] == [False, False]
+    with pytest.raises(KeyBurnedError, match="was burned"):
+        keys.refuse_burned(bundle)  # this process knows
+    with pytest.raises(KeyBurnedError, match="was given up"):
+        KeyDirectory(keys.path).accept(identities["b"], bundle, sealed["b"])
+
+
 @pytest.fixture(scope="module")
 def parties():
     return {name: Identity.generate(name) for name in ("a", "b", "c", "d", "e", "z", SERVER)}
