@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from experiments.commands.keys import KeysOption, PassphraseOption, read_passphrase
 from experiments.commands.options import FINDING, SetOption
 from experiments.configuration import QUICKSTART, resolve
+from experiments.console import PlainConsole, one_line, say
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.homes import ADDRESS, Homes, prepare_homes
 from experiments.deploy.market import run_market
@@ -69,12 +70,12 @@ def up(
     from experiments.deploy.federation import federation_up  # Flower is an extra
 
     with federation_up(homes, runs=runs, lifetime=lifetime) as processes:
-        print(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
-        print(f"submit a run with: fedmm deploy submit {directory}", flush=True)
+        say(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
+        say(f"submit a run with: fedmm deploy submit {directory}", flush=True)
         try:
             _until_concluded(processes, homes, time.monotonic() + lifetime)
         except KeyboardInterrupt:
-            print("stopping")
+            say("stopping")
 
 
 @deploy_app.command(
@@ -94,7 +95,7 @@ def submit_run(
     server = homes.server if homes.server.is_dir() else homes.root
     printed = control.submit(server, run=run, wait=wait)
     lines = control.run_lines(printed)
-    print("\n".join(lines) or printed)
+    say(*(map(one_line, lines) if lines else [printed]))
     if not any(line.startswith("finished") for line in lines):
         raise typer.Exit(FINDING)
 
@@ -115,7 +116,7 @@ def register(
     control.write_tls_connection(home, f"{ADDRESS}:{port}", tls / LOOPBACK_CA)
     for node in nodes:
         control.register(home, node)
-        print(f"{node}: known to the SuperLink")
+        say(f"{node}: known to the SuperLink")
 
 
 @deploy_app.command(
@@ -136,7 +137,7 @@ def sign(
         raise KeyFileError(f"{keys}: {bundle.founder} founded this federation, and SuperNodes run what it signed")
     app = sign_app(identity)
     app.save(out)
-    print(f"{out}: signed by {app.signer}; sha256 {app.digest}")
+    say(f"{out}: signed by {app.signer}; sha256 {app.digest}")
 
 
 @deploy_app.command(
@@ -152,7 +153,7 @@ def trust(
 
     bundle = KeyDirectory(keys).bundle()
     write_trusted(out, bundle)
-    print(f"{out}: apps that {bundle.founder} signed")
+    say(f"{out}: apps that {bundle.founder} signed")
 
 
 @deploy_app.command(
@@ -187,9 +188,9 @@ def certificates(
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     for node in names:
         write_market_proxy(out / node, server=f"{host}:{port}")
-    print(f"{out / SERVER}: for the server's host alone; its proxy listens on port {port}")
+    say(f"{out / SERVER}: for the server's host alone; its proxy listens on port {port}")
     for node in names:
-        print(f"{out / node}: for the host of {node} alone; its proxy listens on {ADDRESS}:{RELAY_PORT}")
+        say(f"{out / node}: for the host of {node} alone; its proxy listens on {ADDRESS}:{RELAY_PORT}")
 
 
 @deploy_app.command(
@@ -207,15 +208,15 @@ def demo(
     from experiments.deploy.federation import federation_up
 
     with federation_up(homes, runs=1, lifetime=lifetime) as processes:
-        print(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
+        say(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
         printed = control.submit(homes.server, timeout=lifetime)
-        print("\n".join(control.run_lines(printed)), flush=True)
+        say(*map(one_line, control.run_lines(printed)), flush=True)
         _until_concluded(processes, homes, time.monotonic() + lifetime)
     same = compare_with_in_process(homes, out / "in-process")
     table = Table("market", "stage", "deployed and in process")
     for (name, part), equal in same.items():
         table.add_row(name, part, "bit-identical" if equal else "DIFFERENT")
-    Console().print(table)
+    PlainConsole().print(table)
     if not same or not all(same.values()):
         raise typer.Exit(FINDING)
 
@@ -233,10 +234,10 @@ def simulate_markets(
     lifetime: LifetimeOption = HOUR,
 ) -> None:
     homes = prepare_homes(resolve(config, overrides or []), out)
-    found = simulate(homes, workers=workers, lifetime=lifetime, say=lambda line: print(line, flush=True))
+    found = simulate(homes, workers=workers, lifetime=lifetime, say=partial(say, flush=True))
     known = [auc for auc in found.values() if auc is not None]  # noisy figures may drown
     macro = sum(known) / len(known) if len(known) == len(found) else None
-    print(f"{len(found)} markets, macro AUC {figure_text(macro)}")
+    say(f"{len(found)} markets, macro AUC {figure_text(macro)}")
 
 
 def _until_concluded(processes: Processes, homes: Homes, deadline: float) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import resolve
-from experiments.console import one_line, say
+from experiments.console import PlainConsole, one_line, say
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
@@ -75,8 +74,8 @@ def join(
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     identity = own_identity(directory, name, passphrase)
     if invitation is None:
-        print(f"card         {keys / CARD_FILE} (public: hand it to the founding market)")
-        print(f"fingerprint  {identity.card.fingerprint}")
+        say(f"card         {keys / CARD_FILE} (public: hand it to the founding market)")
+        say(f"fingerprint  {identity.card.fingerprint}")
         return
     if name == SERVER:
         bundle, sealed = read_bundle(invitation), b""
@@ -193,14 +192,14 @@ def show(
         return
     directory = KeyDirectory(path)
     identity = directory.identity(read_passphrase(passphrase_file))  # checks modes, and that card and keys fit
-    print(f"party        {identity.card.name}")
-    print(f"fingerprint  {identity.card.fingerprint}")
+    say(f"party        {identity.card.name}")
+    say(f"fingerprint  {identity.card.fingerprint}")
     if (path / BUNDLE_FILE).exists():
         bundle = directory.bundle()
         if identity.card.name != SERVER:
             directory.key(identity, bundle)  # opens, and is the one that the bundle names
             limit = "no limit" if bundle.rotate_after is None else f"of {bundle.rotate_after}"
-            print(f"rounds       {directory.used_rounds(bundle)} protected, {limit}")
+            say(f"rounds       {directory.used_rounds(bundle)} protected, {limit}")
         _print_bundle(bundle)
 
 
@@ -224,19 +223,19 @@ def explain(
     plan = AggregationPlan.of(settings, n_markets)
     found = explanation(plan)
     if as_json:
-        print(json.dumps(found, sort_keys=True))
+        say(json.dumps(found, sort_keys=True))
         return
     table = Table("aggregation", plan.kind, show_header=True)
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-    print(
+    PlainConsole().print(table)
+    say(
         f"Authenticated: {plan.tag_values} values more carry a tag modulo 2^{TAG_PRIME.exponent} - 1; a server without "
         "a market inside\nforges a sum with probability below 2^-60, and may try once."
     )
     parameters = plan.parameters
     if parameters is not None:
-        print(
+        say(
             f"Exact: noise and floating point move a sum by {parameters.worst_error:.2g} at most, one half is needed "
             f"to change it;\none half is 2^{parameters.margin_bits:.1f} standard deviations of the noise "
             f"(2^{MARGIN_BITS} are required).\n"
@@ -334,8 +333,8 @@ def _keep_and_invite(directory: KeyDirectory, identity: Identity, bundle: Bundle
         if market != identity.card.name:
             path = directory.path / "invitations" / f"{market}.json"
             write_invitation(path, bundle, box)
-            print(f"invitation   {path} (for {market} alone to open)")
-    print(f"bundle       {directory.path / BUNDLE_FILE} (public: hand it to the server)")
+            say(f"invitation   {path} (for {market} alone to open)")
+    say(f"bundle       {directory.path / BUNDLE_FILE} (public: hand it to the server)")
     _print_bundle(bundle)
 
 
@@ -357,4 +356,4 @@ def _print_bundle(bundle: Bundle) -> None:
     say(one_line(f"federation   epoch {bundle.epoch}, founded by {bundle.founder}, {kind}"))
     for name, card in bundle.cards.items():
         say(one_line(f"  {name:<10} {card.fingerprint}"))
-    print(f"  all of it  {bundle.fingerprint}\nCompare these by telephone: every party must read the same.")
+    say(f"  all of it  {bundle.fingerprint}\nCompare these by telephone: every party must read the same.")

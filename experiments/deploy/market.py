@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from experiments.console import say
 from experiments.deploy.framing import receive, send
 from experiments.deploy.processes import interruptible
 from experiments.reports.run import write_report
@@ -49,7 +50,7 @@ def run_market(
         service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
         _check_private(home)
         with _listening(home, 0o007 if group_socket else 0o077) as listener:
-            print(f"market {service.market}: waiting for the federation", flush=True)
+            say(f"market {service.market}: waiting for the federation", flush=True)
             return _answer(listener, service, home, max_runs, lifetime)
 
 
@@ -70,9 +71,9 @@ def _answer(listener: socket.socket, service: MarketService, home: Path, max_run
                 write_report(directory)
                 done += 1
                 auc = figure_text(metrics["markets"][market]["auc"])
-                print(f"market {market}: run {run}: AUC {auc}", flush=True)
+                say(f"market {market}: run {run}: AUC {auc}", flush=True)
     except KeyboardInterrupt:
-        print(f"market {market}: stopped", flush=True)
+        say(f"market {market}: stopped", flush=True)
     return done
 
 
