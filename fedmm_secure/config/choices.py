@@ -29,6 +29,7 @@ PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 MIN_COHORT = 3
+MAX_SUMS = 10_000  # rounds over all seeds of a run
 MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
 LARGE_SHARE = 0.1
 MISSING = (

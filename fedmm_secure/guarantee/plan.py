@@ -116,8 +116,8 @@ class SpendingPlan:
     def epsilon(self) -> float | None:
         return self.config.privacy.epsilon
 
-    @property
-    def stages(self) -> dict[str, PlannedStage]:
+    @cached_property
+    def stages(self) -> Mapping[str, PlannedStage]:
         """By name; empty without DP."""
         return {stage.name: stage for stage in planned_stages(self.config, self.size.items)}
 
