@@ -29,14 +29,14 @@ from experiments.compliance.document import (
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.run_directory import finite
-from fedmm_secure.cache import code_version
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_json
+from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
+from privacy.files import write_json
 from privacy.foreign import ForeignDirectory, ForeignFileError
 
 Kind = Literal["attack", "audit"]

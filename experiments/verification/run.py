@@ -25,8 +25,8 @@ from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
-from fedmm_secure.cache import code_version
 from fedmm_secure.guarantee.publications import Publications
+from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
