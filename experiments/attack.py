@@ -43,13 +43,13 @@ from experiments.run_directory import read_foreign_config, read_noise
 from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config, DataConfig
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage import Store

@@ -23,9 +23,9 @@ from fedmm_secure.data.prepare import PreparedMarket, load_one_market, prepare
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
+from fedmm_secure.federation.budget import BudgetExceededError
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import is_closed
-from fedmm_secure.federation.door import BudgetExceededError
 from fedmm_secure.federation.introductions import introduce, meet
 from fedmm_secure.federation.lobby import Lobby
 from fedmm_secure.federation.members import Membership, load_masks

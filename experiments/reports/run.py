@@ -17,8 +17,8 @@ from experiments.reports.text import catalogue_lines, worst
 from experiments.run_directory import MALFORMED, read_environment, read_foreign_config
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignDirectory

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -174,3 +175,19 @@ def _lacking(market: Market, pools: Sequence[Pool], parts: Mapping[str, Candidat
             missing = "negatives" if found.label.any() else "positives"
             return f"market {market.name}: the {name} part has no {missing} among items with {needed}"
     return None
+
+
+def sizes(prepared: PreparedMarket) -> dict[str, Any]:
+    """Sizes of a market, and of the pool and the candidates that models are measured on."""
+    market, whole = prepared.market, prepared.whole
+    return {
+        "n_rows": market.n_rows,
+        "n_users": market.n_users,
+        "n_items": market.n_items,
+        "n_train": len(prepared.split.train),
+        "n_pool": len(whole.pool.items),
+        "pool_test_share": whole.pool.test_share,
+        "n_test": len(whole.test),
+        "n_test_positives": int(whole.test.label.sum()),
+        "skipped_rows": market.skipped_rows,
+    }

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card
+from privacy.errors import StoppedError
 
 VERSION = 3
 MAX_HEADER_BYTES = 64 * 2**10
@@ -20,7 +21,7 @@ HELLO_STAGE = "keys"
 Sign = Callable[[bytes], bytes]
 
 
-class MessageError(Exception):
+class MessageError(StoppedError):
     """A message that is malformed, forged, or belongs to another run, round, sender or configuration."""
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray
@@ -19,17 +18,19 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import Entrance, enter_account
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
+from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.client import ClientPlan, MarketClient
-from fedmm_secure.federation.door import Budget, Channel, Door
+from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
 from fedmm_secure.federation.orders import Start
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
-from fedmm_secure.provenance import ENVIRONMENT_FILE
+from fedmm_secure.provenance import ENVIRONMENT_FILE, code_version
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
@@ -336,7 +337,7 @@ def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
         return None
     privacy = plan.config.privacy.quantizer
     spare = spare_coordinates(plan.stages[QUANTIZER].steps)
-    choices, shared = privacy.choices(multiplier), plan.shared
+    choices, shared = dp_sgd(privacy, multiplier), plan.shared
     part = None if shared is None else PartOfNoise(shared.step, shared.honest_parts)
     return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, spare, part)
 

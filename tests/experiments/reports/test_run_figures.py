@@ -5,8 +5,8 @@ import torch
 
 from experiments.reports.run_figures import draw_map, draw_movement, draw_usage, run_drawings
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.provenance import read_metrics
 from tests.conftest import tiny
 
 
