@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments.commands.options import JsonFlag
 from experiments.console import say, wide_console
+from experiments.listing import list_runs
 from experiments.reports.text import figure_text
 from privacy.accounting.text import epsilon_text
 
@@ -21,8 +22,6 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds run directories.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
-    from experiments.listing import list_runs  # brings the accountants, by way of ledgers
-
     found = list_runs(folder)
     if as_json:
         say(json.dumps(found))

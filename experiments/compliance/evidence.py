@@ -31,7 +31,6 @@ from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.run_directory import finite
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import code_version
-from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
@@ -124,6 +123,8 @@ def binding_of(run: Path) -> Binding:
 
     A ledger whose chain is broken is as if it had no line; verification says so.
     """
+    from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger  # brings the accountants
+
     opened, heads = [], {}
     for path in sorted((run / "ledger").glob("*.jsonl")):
         try:

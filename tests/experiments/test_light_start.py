@@ -13,7 +13,7 @@ from fedmm_secure.provenance import to_yaml
 from tests.conftest import TINY
 
 TRAINING = ("torch", "opacus", "jax", "jax_privacy", "sklearn", "tenseal", "flwr", "matplotlib", "mlflow")
-READING = ("data info /", "data synthesize /", "runs /")  # what is not told by its name: tables are read with pandas
+READING = ("data info /", "data synthesize /")  # what is not told by its name: tables are read with pandas
 AWAITED = ("attack", "audit", "sweep")  # their options still come from what attacks
 HEAVY = (*TRAINING, "dp_accounting", "scipy", "pandas", "pyarrow", "joblib")
 SCRIPT = """
@@ -68,9 +68,9 @@ def started(tmp_path_factory):
         ["compare", run],
         ["keys", "join", "m0", "--keys", folder / "keys"],
         ["keys", "show", folder / "keys"],
+        ["runs", folder / "runs"],
         ["data", "info", tiny],
         ["data", "synthesize", folder / "csv", "--users", "20", "--items", "20"],
-        ["runs", folder / "runs"],
     ]
     asked = json.dumps([HEAVY, [[str(word) for word in command] for command in commands]])
     done = subprocess.run([sys.executable, "-c", SCRIPT], input=asked, capture_output=True, text=True, timeout=120)
@@ -87,7 +87,7 @@ def test_help_and_what_refuses_a_configuration_load_nothing_heavy(started):
     assert [command for command, (status, _, _) in light.items() if status and command not in refused] == []
 
 
-def test_reading_markets_and_listing_runs_loads_nothing_that_trains(started):
+def test_reading_markets_loads_nothing_that_trains(started):
     assert {command: said for command, (status, said, _) in started.items() if status == 0 and said} == {}
     assert {name for _, _, loaded in started.values() for name in loaded} & set(TRAINING) == set()
 
