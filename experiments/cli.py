@@ -18,11 +18,12 @@ import typer
 from rich.table import Table
 
 from experiments import run_directory
-from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
 from experiments.bench import bench_app
 from experiments.bench_noise import NOISE_HELP, noise
 from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
+from experiments.commands.attack import ATTACK_HELP, attack
+from experiments.commands.audit import AUDIT_HELP, audit
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.console import one_line, say, wide_console

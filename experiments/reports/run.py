@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.compliance.evidence import Evidence, examine, read_attacks, read_audits
 from experiments.compliance.judgement import evaluation_note
-from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import render
 from experiments.reports.run_figures import run_drawings

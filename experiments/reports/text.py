@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedmm_secure.data.catalogue import CatalogueKind
+if TYPE_CHECKING:
+    from fedmm_secure.data.catalogue import CatalogueKind
 
 
 def figure_text(value: float | None) -> str:

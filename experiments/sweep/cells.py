@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import matplotlib
 
-from experiments.attack import attack_run
+from experiments.assessment.attack import attack_run
 from experiments.execution import execute
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run

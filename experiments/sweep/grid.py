@@ -15,8 +15,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from sklearn.model_selection import ParameterGrid
 
-from attacks.membership.queries import Unit
-from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
+from attacks.membership.units import UNITS, Unit
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.configuration import QUICKSTART, locate, resolve, shipped
 from fedmm_secure.config import Config, load_yaml
 from fedmm_secure.config_privacy import Section

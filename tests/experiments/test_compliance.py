@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from experiments.attack import attack_run
-from experiments.audit import _plan as plan_of
+from experiments.assessment.attack import attack_run
+from experiments.assessment.audit import _plan as plan_of
 from experiments.compliance.build import build_document
 from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
@@ -476,12 +476,12 @@ def test_an_unsigned_rerun_does_not_replace_what_somebody_signed(signed, judge_o
 def test_whoever_signs_takes_no_game_in_the_directory_for_played(signed, auditor):
     """Games that were planted in a run directory would be signed as the auditor's own."""
     audit = ("audit", signed, "--market", "m0", "--canaries", 16, "--quiet")
-    with patch("experiments.audit._plan", lambda *given: plan_of(*given)[:1]):
+    with patch("experiments.assessment.audit._plan", lambda *given: plan_of(*given)[:1]):
         assert call(*audit) == 0
         games = signed / "audit" / "m0" / "games"
         before = sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz"))
         assert before
-        with patch("experiments.audit.Store.arrays", side_effect=AssertionError("a kept game was read")):
+        with patch("experiments.assessment.audit.Store.arrays", side_effect=AssertionError("a kept game was read")):
             assert call(*audit, "--sign", auditor) == 0
     assert sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz")) == before
     assert [item.stated.standing for item in examine(signed)] == ["counts"]  # the unsigned one is replaced
@@ -494,7 +494,7 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
         kept.append(attacked.shadows.directory)
         return [MEMBERSHIP]
 
-    with patch.dict("experiments.attack.ATTACKS", {"membership": membership}):
+    with patch("experiments.assessment.membership.infer_membership", membership):
         attack_run(signed, attacks=["membership"])
         attack_run(signed, attacks=["membership"], identity=Identity.generate("auditor"))
     assert kept[0] == signed / "attacks"

@@ -1,0 +1,1 @@
+"""The commands of ``fedmm``, as a user types them."""
