@@ -81,7 +81,7 @@ def attack(
     if as_json:
         say(json.dumps(found, sort_keys=True))
     else:
-        _print_attacks(found)
+        print_attacks(found)
         say(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
     beyond = beyond_bounds(found)
     for line in beyond:
@@ -89,7 +89,7 @@ def attack(
     raise typer.Exit(FINDING if beyond else 0)
 
 
-def _print_attacks(found: Found) -> None:
+def print_attacks(found: Found) -> None:
     console = wide_console()
     for name, attack in ATTACKS.items():
         results = attack.strongest(found.get(name, []))
