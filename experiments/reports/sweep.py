@@ -11,7 +11,8 @@ import pandas as pd
 from experiments.assessment.records import ATTACKS
 from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
-from experiments.reports.run import REPORT, WHO, Figures
+from experiments.reports.privacy import WHO
+from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.run_directory import read_environment
 from experiments.sweep.grid import expand

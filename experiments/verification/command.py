@@ -55,7 +55,7 @@ def verify(
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
     examined = examine_run(path, server, None if signer is None else read_card(signer))
-    on_page, about_page = page_findings(path, examined.findings) if examined.complete else ([], [])
+    on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
     _tell(
         path,
         _CHECKED,

@@ -502,12 +502,12 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
     assert [item.stated.standing for item in examine(signed)] == ["counts"]
 
 
-def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path):
+def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path, capsys):
     judge_of_evidence.save(tmp_path / "judge")
     trust = ("--trust", owner / "card.json", "--trust", tmp_path / "judge" / "card.json")
 
     def screens():
-        call("report", signed)
+        call("report", signed, *trust)
         call("report", signed, "--compliance", *trust, *LIMIT)
         pages = (signed / "report.html").read_text(), (signed / "compliance.html").read_text()
         return [re.search(r'class="glance (\w+)"', html)[1] for html in pages], pages
@@ -524,6 +524,18 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_e
         audited(signed, market, judge_of_evidence)
     attacked(signed, judge_of_evidence)
     assert screens()[0] == ["good", "good"]
+    html, told = (signed / "report.html").read_text(), fedmm(capsys, "verify", signed)
+    assert told[0] == 0  # the page is what the run gives to who trusts those cards, which the page names
+    assert "whose writer vouches for the cards" in told[1]
+    assert "whose owner the writer of this page knows" in html
+    (signed / "report.html").write_text(
+        html.replace('<meta name="trusted" content="', '<meta name="trusted" content="00')
+    )
+    assert fedmm(capsys, "verify", signed)[0] == 1
+    call("report", signed)  # nobody vouches for a key
+    page = (signed / "report.html").read_text().split("</section>")[0]
+    assert "a key that nobody here vouches for" in page
+    assert "audited, by results that do not count" in page
     edited(audit_file(signed, "m0"), lambda statement: statement.update(created="then"))
     assert screens()[0] == ["bad", "bad"]
 
