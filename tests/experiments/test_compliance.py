@@ -523,7 +523,9 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_e
     for market in ("m0", "m1", "m2"):
         audited(signed, market, judge_of_evidence)
     attacked(signed, judge_of_evidence)
-    assert screens()[0] == ["good", "good"]
+    colours, pages = screens()
+    assert colours == ["open", "good"]
+    assert "Open: compared with no baseline of the same protection and budget." in pages[0]  # nothing else is
     html, told = (signed / "report.html").read_text(), fedmm(capsys, "verify", signed)
     assert told[0] == 0  # the page is what the run gives to who trusts those cards, which the page names
     assert "whose writer vouches for the cards" in told[1]
