@@ -20,7 +20,7 @@ from experiments.assessment.attacked import Attacked
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, Attack
 from experiments.compliance.evidence import Results, add_statement, attacks_file, make_statement
 from experiments.configuration import readers_data
-from experiments.options import choose_market
+from experiments.data import choose_market
 from experiments.run_directory import read_foreign_config
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config, DataConfig

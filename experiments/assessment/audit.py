@@ -20,7 +20,7 @@ from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.assessment.figures import draw_audit
 from experiments.compliance.evidence import AUDIT, add_statement, audit_file, make_statement
 from experiments.configuration import resolve
-from experiments.options import choose_market
+from experiments.data import choose_market
 from experiments.run_directory import read_foreign_config, read_noise
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config

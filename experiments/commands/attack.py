@@ -12,10 +12,10 @@ from rich.table import Table
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
+from experiments.commands.keys import PassphraseOption, SignOption, read_signer
+from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
+from experiments.commands.progress import RunProgress
 from experiments.console import one_line, say, wide_console
-from experiments.keys import PassphraseOption, SignOption, read_signer
-from experiments.options import FINDING, JsonFlag, Quiet, WorkersOption
-from experiments.progress import RunProgress
 from experiments.run_directory import examining
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from experiments.commands.keys import PassphraseOption, SignOption, read_signer
+from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
+from experiments.commands.progress import RunProgress
 from experiments.console import say, wide_console
-from experiments.keys import PassphraseOption, SignOption, read_signer
-from experiments.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
-from experiments.progress import RunProgress
 from experiments.run_directory import examining
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import epsilon_text

@@ -6,17 +6,14 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fedmm_secure.config.base import Section
 from privacy.mechanisms.clipped_sums import Clipping
 from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.partition_selection import PartitionSelection
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PrivateEmbeddingConfig(Section):
