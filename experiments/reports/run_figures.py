@@ -100,8 +100,8 @@ def _accuracy_dots(markets: Sequence[str], values: Mapping[str, FloatArray], wid
     for index, (name, found) in enumerate(values.items()):
         at = index % len(PALETTE)
         for place, (market, value) in enumerate(zip(markets, found, strict=True)):
-            label = {"label": name} if place == 0 else {}
-            (dot,) = axes.plot(value, place, color=PALETTE[at], marker=MARKERS[at], linestyle="none", **label)
+            label = name if place == 0 else None
+            (dot,) = axes.plot(value, place, color=PALETTE[at], marker=MARKERS[at], linestyle="none", label=label)
             dot.set_gid(f"mark-{index}-{market}")
     axes.grid(axis="y", color=QUIET, linewidth=0.4, alpha=0.5)
     axes.axvline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
@@ -120,7 +120,7 @@ def _beside(values: Mapping[str, FloatArray], n_markets: int) -> Iterator[tuple[
     """Of each model its number, its name, where its bars stand, and how thick they are."""
     width = 0.8 / len(values)
     for index, name in enumerate(values):
-        yield index, name, np.arange(n_markets) - 0.4 + width * (index + 0.5), width
+        yield index, name, np.arange(n_markets, dtype=np.float64) - 0.4 + width * (index + 0.5), width
 
 
 def _filled(index: int) -> dict[str, Any]:
