@@ -8,8 +8,8 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from experiments.reports.run import run_page, write_report
-from experiments.verification.run import examine_run
+from experiments.reports.run import run_page
+from experiments.verification.run import Examination
 from tests.command_line import call
 from tests.conftest import TINY
 
@@ -26,6 +26,11 @@ LOOKS += [("plain", 400, "light"), ("many", 400, "light"), ("many", 1400, "dark"
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )
+
+
+def unverified_page(run):
+    """As if verification had found nothing, which takes longer than the rest of the page."""
+    return run_page(run, run.name, Examination({}))
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +55,13 @@ def pages(tmp_path_factory):
     assert call("attack", run, "--attack", "inversion", "--attack", "membership", "--shadows", 4, "--quiet") == 0
     assert call("report", run) == 0
     call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
-    plain = next(cell for cell in (out / "cells").iterdir() if "epsilon-4" not in cell.name and cell != run)
-    assert call("report", plain) == 0
+    plain = next((out / "cells").glob("*epsilon-none*"))
+    (folder / "plain.html").write_text(unverified_page(plain))
     with patch("experiments.reports.run.MANY_MARKETS", 2), patch("experiments.reports.run_figures.MANY_MARKETS", 2):
-        (folder / "many.html").write_text(run_page(run, "many", examine_run(run)))
+        (folder / "many.html").write_text(unverified_page(run))
     return {
         "run": run / "report.html",
-        "plain": plain / "report.html",
+        "plain": folder / "plain.html",
         "many": folder / "many.html",
         "sweep": out / "report.html",
         "compliance": run / "compliance.html",
@@ -191,7 +196,7 @@ def test_ids_are_unique(show, name):
 
 def cells(page, table, column):
     """Texts of a column of the first table of a section, sorting marks left out."""
-    rows = f"[...document.querySelector('{table}').rows].map(row => row.cells[{column}].textContent.trim())"
+    rows = f"[...document.querySelector({json.dumps(table)}).rows].map(row => row.cells[{column}].textContent.trim())"
     return page.evaluate(rows)
 
 
@@ -241,7 +246,7 @@ def test_figures_use_the_width_and_lie_down_on_a_phone(show):
         page, _ = show("run", width)
         ((wide, high),) = page.evaluate(size)
         assert wide == pytest.approx(page.evaluate("document.querySelector('main').getBoundingClientRect().width"))
-        assert (high > wide) == (width == 400)
+        assert (high / wide > 0.7) == (width == 400)  # bars lie, and markets stand one below the other
 
 
 def test_the_market_stays_where_a_table_scrolls(show):
@@ -270,13 +275,14 @@ def test_the_figures_of_a_compliance_report_are_a_list(show):
 
 
 def test_what_was_read_is_on_the_page(pages, tmp_path):
-    run = shutil.copytree(pages["plain"].parent, tmp_path / "run")
+    plain = next(pages["sweep"].parent.glob("cells/*epsilon-none*"))
+    run = shutil.copytree(plain, tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
     reading = {"lines": 1018, "header": 1, "blank": 2, "bad": 7, "missing": 4, "merged": 8, "rows": 1000, "users": 80,
                "items": 40, "largest_user": 31, "first": "2020-01-01T00:00:00Z", "last": None}  # fmt: skip
     metrics["markets"]["m1"]["reading"] = reading
     (run / "metrics.json").write_text(json.dumps(metrics))
-    page = write_report(run).read_text()
+    page = unverified_page(run)
     row = page[page.index('aria-label="what was read') :].split("<tbody>")[1].split("</tr>")[0]
     shown = re.sub("<[^>]*>", " ", row).split()
     assert shown == "m1 1018 1000 7 4 8 1, 2 80 40 31 2020-01-01T00:00:00Z –".split()  # noqa: SIM905
