@@ -11,10 +11,10 @@ import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
 from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
-from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.data.prepare import PreparedMarket, sizes
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -39,22 +39,6 @@ def _reading(prepared: PreparedMarket) -> dict[str, Any] | None:
     """What was read of a market's file."""
     found = prepared.whole.market.reading
     return None if found is None else asdict(found)
-
-
-def sizes(prepared: PreparedMarket) -> dict[str, Any]:
-    """Sizes of a market, and of the pool and the candidates that models are measured on."""
-    market, whole = prepared.market, prepared.whole
-    return {
-        "n_rows": market.n_rows,
-        "n_users": market.n_users,
-        "n_items": market.n_items,
-        "n_train": len(prepared.split.train),
-        "n_pool": len(whole.pool.items),
-        "pool_test_share": whole.pool.test_share,
-        "n_test": len(whole.test),
-        "n_test_positives": int(whole.test.label.sum()),
-        "skipped_rows": market.skipped_rows,
-    }
 
 
 def stated_catalogues(config: Config, markets: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ READERS = sorted(
         "attacks/views.py",
         "experiments/attack.py",
         "experiments/audit.py",
-        "experiments/commands/list_runs.py",
+        "experiments/listing.py",
         "experiments/comparison.py",
         "experiments/compliance/*.py",
         "experiments/reports/*.py",

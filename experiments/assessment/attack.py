@@ -24,10 +24,10 @@ from experiments.data import choose_market
 from experiments.run_directory import read_foreign_config
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config, DataConfig
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import Store
 from privacy.aggregation.identities import Identity
 

@@ -26,8 +26,8 @@ from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
 from privacy.aggregation.identities import Identity

@@ -12,12 +12,12 @@ from rich.table import Table
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
-from experiments.commands.keys import PassphraseOption, SignOption, read_signer
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.console import one_line, say, wide_console
 from experiments.run_directory import examining
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
 ATTACK_HELP = (

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from experiments.commands.keys import PassphraseOption, SignOption, read_signer
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.console import say, wide_console
 from experiments.run_directory import examining
 from fedmm_secure.errors import ConfigError

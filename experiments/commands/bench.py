@@ -10,9 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
-from experiments.benchmarks.noise import measure_noise
-from experiments.benchmarks.shadows import bench_shadows
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import QUICKSTART, resolve
 from experiments.console import say, wide_console
@@ -35,6 +32,8 @@ def aggregation(
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
+    from experiments.benchmarks.aggregation import codebook_length, measure_aggregation  # the encryption
+
     cohort = markets or settings.data.n_markets
     length, bits = codebook_length(settings), settings.aggregation.bits
     found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
@@ -77,6 +76,8 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
+    from experiments.benchmarks.noise import measure_noise  # what trains
+
     found = measure_noise(draws, batch, repeat)
     if as_json:
         say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
@@ -107,6 +108,8 @@ def shadows(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
+    from experiments.benchmarks.shadows import bench_shadows  # what trains
+
     name = market or next(iter(sorted(settings.data.markets)), "m0")
     found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
     if as_json:

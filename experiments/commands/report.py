@@ -8,16 +8,12 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.keys import PassphraseOption, SignOption, read_signer
 from experiments.commands.options import FINDING
-from experiments.compliance.build import build_document
+from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
-from experiments.compliance.signing import sign, write_report_files
 from experiments.console import one_line, say
-from experiments.reports.run import write_report
-from experiments.reports.sweep import open_sweep, write_sweep_report
 from experiments.run_directory import examining
-from experiments.sweep.scheduler import is_sweep
+from experiments.sweep.files import is_sweep
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.identities import read_card
 
@@ -74,6 +70,9 @@ def report(
             raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
         if trust and is_sweep(run):
             raise ConfigError(f"{run}: --trust goes with the page of a run; give one of {run / 'cells'}")
+        from experiments.reports.run import write_report  # what reads models, and what draws
+        from experiments.reports.sweep import open_sweep, write_sweep_report
+
         with examining(run):
             if is_sweep(run):
                 path = write_sweep_report(open_sweep(run), account=account)
@@ -91,6 +90,9 @@ def report(
             "trusted": [TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],
         }
     )
+    from experiments.compliance.build import build_document  # the accountants and what reads models
+    from experiments.compliance.signing import sign, write_report_files
+
     with examining(run):
         document = build_document(run, declarations, account=account)
         written = write_report_files(run, sign(document, identity))

@@ -30,14 +30,14 @@ from experiments.compliance.document import (
 )
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.run_directory import finite
-from fedmm_secure.cache import code_version
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_json
+from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
+from privacy.files import write_json
 from privacy.foreign import ForeignDirectory, ForeignFileError
 
 Kind = Literal["attack", "audit"]
@@ -209,13 +209,28 @@ def add_statement(run: Path, path: Path, new: Statement) -> Results:
 
 
 def merge(statements: Sequence[Statement]) -> Results:
-    """Results by kind; of several about the same thing the latest."""
+    """Results by kind; of several of one signer about the same thing the latest.
+
+    Nobody's word replaces another's: anyone can append a statement, so what is unsigned, or signed in somebody's name
+    by someone else, stands beside what was signed.
+    """
     latest: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
     for statement in statements:
+        author = _author(statement)
         for kind, results in statement.results.items():
             for result in results:
-                latest.setdefault(kind, {})[_about(kind, result)] = result
+                latest.setdefault(kind, {})[author, *_about(kind, result)] = result
     return {kind: list(results.values()) for kind, results in latest.items()}
+
+
+def _author(statement: Statement) -> str:
+    """Fingerprint of who signed a statement; empty where nobody did, or the signature does not hold."""
+    if statement.signature is None:
+        return ""
+    try:
+        return check_signature(statement.signature, statement.signed_bytes).fingerprint
+    except ValueError:
+        return ""
 
 
 def _beside(earlier: Statement, new: Statement) -> Statement | None:

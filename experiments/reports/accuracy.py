@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Literal
 
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 
 MANY_MARKETS = 12  # more of them are summarised
 Outcome = Literal["won", "lost", "undecided"]

@@ -40,8 +40,8 @@ from experiments.reports.standing import (
 from experiments.reports.text import catalogue_lines, natural_key
 from experiments.run_directory import MALFORMED, read_environment, read_foreign_config
 from experiments.verification.run import Examination, examine_run
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding

@@ -19,7 +19,7 @@ from experiments.reports.text import figure_text, natural_key
 from experiments.run_directory import LOG_FILE
 from fedmm_secure.artefacts import quantizer_path, read_codes
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record

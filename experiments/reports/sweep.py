@@ -21,8 +21,9 @@ from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import default_account, spent_on_same_data
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.places import default_account
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon

@@ -117,12 +117,14 @@ class DataConfig(Section):
     large_share: float = Field(
         LARGE_SHARE, gt=0, le=1, description="`fedmm data` names every id that holds more than this share of the rows"
     )
-    split: Literal["leave-last-out", "global-date"] = "leave-last-out"
-    label: Literal["click", "like"] = "click"
+    split: Literal["leave-last-out", "global-date"] = Field(
+        "leave-last-out", description="test rows: each user's last one, or those after a date"
+    )
+    label: Literal["click", "like"] = Field("click", description="what is positive: any row, or a rating that is high")
     like_threshold: float = Field(4.0, description="rating from which a row counts as liked")
     min_item_train: int = Field(5, ge=1, description="training interactions that put an item into the pool")
-    negatives: Negatives = "uniform"
-    negatives_per_positive: int = Field(4, ge=1, le=1000)
+    negatives: Negatives = Field("uniform", description="evenly from the pool, or in proportion to training rows")
+    negatives_per_positive: int = Field(4, ge=1, le=1000, description="negatives beside each positive")
     candidate_seed: int = Field(0, description="seed of the evaluation candidates, the same for every model")
 
     @field_validator("markets", mode="before")
@@ -155,7 +157,9 @@ class DataConfig(Section):
 class EmbeddingConfig(Section):
     """Collaborative-filtering embeddings; ``dp-svd`` is the default where privacy.epsilon is set."""
 
-    kind: Literal["svd", "lightgcn", "dp-svd"] = "svd"
+    kind: Literal["svd", "lightgcn", "dp-svd"] = Field(
+        "svd", description="what factorises the rows; dp-svd alone has a guarantee"
+    )
     dim: int = Field(32, ge=2, le=1024, description="svd, lightgcn, and what a market refines its own codes on")
     private: PrivateEmbeddingConfig = PrivateEmbeddingConfig()
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
@@ -166,24 +170,24 @@ class EmbeddingConfig(Section):
 class QuantizerConfig(Section):
     """The RQ-VAE."""
 
-    global_codes: int = Field(64, ge=2, le=65536)
-    local_codes: int = Field(64, ge=2, le=65536)
-    latent_dim: int = Field(16, ge=2, le=1024)
-    hidden_dim: int = Field(64, ge=2)
+    global_codes: int = Field(64, ge=2, le=65536, description="codewords of layer 1, learned by all markets")
+    local_codes: int = Field(64, ge=2, le=65536, description="codewords of layer 2, each market's own")
+    latent_dim: int = Field(16, ge=2, le=1024, description="length of a codeword")
+    hidden_dim: int = Field(64, ge=2, description="width of encoder and decoder")
     normalise_latent: bool = Field(True, description="quantise directions: keeps codebooks from collapsing")
     global_radius: float = Field(1.0, gt=0, description="norm of initial global codewords")
     local_radius: float = Field(0.5, gt=0, description="norm of initial local codewords")
-    commitment: float = Field(0.25, ge=0)
+    commitment: float = Field(0.25, ge=0, description="weight of the pull of latents towards their codewords")
     entropy: float = Field(0.0, ge=0, description="weight of the entropy of soft assignments")
     temperature: float = Field(0.2, gt=0, description="temperature of soft assignments")
-    learning_rate: float = Field(3e-3, gt=0)
-    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(3e-3, gt=0, description="Adam's step size, without DP")
+    batch_size: int = Field(256, ge=1, description="rows in a batch, without DP")
 
 
 class FederationConfig(Section):
     """Rounds of global-codebook aggregation."""
 
-    rounds: int = Field(20, ge=1, le=10_000)
+    rounds: int = Field(20, ge=1, le=10_000, description="sums of the markets' movements")
     local_epochs: int = Field(3, ge=1, description="passes over the rows in one round")
     warm_up_rounds: int = Field(0, ge=0, description="first rounds, which under DP train on item rows alone")
     allow_small_cohort: bool = Field(
@@ -223,23 +227,23 @@ class CrossFitConfig(Section):
 class CTRConfig(Section):
     """The CTR model, its features and the baselines beside it."""
 
-    model: ModelKind = "boosted"
-    features: tuple[FeatureGroup, ...] = (
-        "user_codes",
-        "item_codes",
-        "code_affinity",
-        "scores",
-        "counts",
-        "recency",
+    model: ModelKind = Field("boosted", description="boosted trees, logistic regression, or a network")
+    features: tuple[FeatureGroup, ...] = Field(
+        ("user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"),
+        description="what the model sees of a user and an item",
     )
-    training: Literal["cross-fit", "in-sample"] = "cross-fit"
+    training: Literal["cross-fit", "in-sample"] = Field(
+        "cross-fit", description="features of a training row are computed without it, or with it"
+    )
     cross_fit: CrossFitConfig = CrossFitConfig()
     refit: bool = Field(True, description="after early stopping, refit on training and validation rows")
     tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
-    baselines: tuple[BaselineName, ...] = ("popularity", "svd", "local-ids", "boosted-scores")
+    baselines: tuple[BaselineName, ...] = Field(
+        ("popularity", "svd", "local-ids", "boosted-scores"), description="models on the same candidates"
+    )
     dim: int = Field(16, ge=1, le=512, description="neural: embedding size")
     hidden: tuple[int, ...] = Field((64, 32), description="neural: widths of the perceptron")
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1, description="neural: share of units left out in training")
     learning_rate: float = Field(1e-2, gt=0, description="neural: Adam's step size")
     batch_size: int = Field(4096, ge=1, description="neural: examples in a batch, at most; fewer in small markets")
     max_epochs: int = Field(20, ge=1, description="neural: early stopping comes first, as a rule")

@@ -15,8 +15,9 @@ from fedmm_secure.cache import Cache, arrays_digest, market_digest
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR, PrivateTraining
-from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.recipes import MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -168,3 +169,19 @@ def _check_pool(market: Market, pool: Pool, config: DataConfig) -> None:
             f"market {market.name}: only {len(pool.items)} items have {config.min_item_train} training "
             "interactions; lower data.min_item_train or bring more rows"
         )
+
+
+def sizes(prepared: PreparedMarket) -> dict[str, Any]:
+    """Sizes of a market, and of the pool and the candidates that models are measured on."""
+    market, whole = prepared.market, prepared.whole
+    return {
+        "n_rows": market.n_rows,
+        "n_users": market.n_users,
+        "n_items": market.n_items,
+        "n_train": len(prepared.split.train),
+        "n_pool": len(whole.pool.items),
+        "pool_test_share": whole.pool.test_share,
+        "n_test": len(whole.test),
+        "n_test_positives": int(whole.test.label.sum()),
+        "skipped_rows": market.skipped_rows,
+    }

@@ -36,11 +36,12 @@ from privacy.accounting.text import epsilon_text
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
+from privacy.errors import StoppedError
 from privacy.files import erase, read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
 
-class BudgetExceededError(Exception):
+class BudgetExceededError(StoppedError):
     """A release that would spend more than the market's budget; nothing was computed or sent."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from privacy.aggregation.identities import Card
+from privacy.errors import StoppedError
 
 VERSION = 3
 MAX_HEADER_BYTES = 64 * 2**10
@@ -19,7 +20,7 @@ HELLO_STAGE = "keys"
 Sign = Callable[[bytes], bytes]
 
 
-class MessageError(Exception):
+class MessageError(StoppedError):
     """A message that is malformed, forged, or belongs to another run, round, sender or configuration."""
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray
@@ -24,11 +23,12 @@ from fedmm_secure.federation.members import Membership, MeteredMarket, load_mask
 from fedmm_secure.federation.orders import Start
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
-from fedmm_secure.provenance import ENVIRONMENT_FILE
+from fedmm_secure.provenance import ENVIRONMENT_FILE, code_version
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
@@ -328,7 +328,7 @@ def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
         return None
     privacy = plan.config.privacy.quantizer
     spare = spare_coordinates(plan.stages[QUANTIZER].steps)
-    choices, shared = privacy.choices(multiplier), plan.shared
+    choices, shared = dp_sgd(privacy, multiplier), plan.shared
     part = None if shared is None else PartOfNoise(shared.step, shared.honest_parts)
     return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, spare, part)
 

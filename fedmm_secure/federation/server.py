@@ -42,9 +42,10 @@ from fedmm_secure.storage import write_json
 from privacy.aggregation import AggregationError, ServerAggregator
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle
+from privacy.errors import StoppedError
 
 
-class CohortTooSmallError(Exception):
+class CohortTooSmallError(StoppedError):
     """Too few valid updates: the round stopped and nothing was released."""
 
 

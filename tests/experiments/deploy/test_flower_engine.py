@@ -10,7 +10,7 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.commands.deploy import compare_with_in_process
+from experiments.deploy.in_process import compare_with_in_process
 from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.server import CohortTooSmallError

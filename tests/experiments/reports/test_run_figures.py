@@ -12,8 +12,8 @@ from experiments.reports.run_figures import (
     run_drawings,
 )
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.provenance import read_metrics
 from tests.conftest import tiny
 
 
