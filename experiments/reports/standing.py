@@ -114,6 +114,8 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line
         return Line("not attacked", "open")
     if not any(item.attacks for item in counting(evidence)):
         return _uncounted("attacked", "attack", evidence)
+    if all(row.tpr is None for row in rows):
+        return Line("attacked, but nobody tried to infer membership", "open")
     return Line("attacked", "good")
 
 
