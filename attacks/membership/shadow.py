@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from attacks.membership.observations import Observed, observe
-from attacks.membership.queries import Queries, Unit, balanced_membership, halve
+from attacks.membership.queries import Queries, balanced_membership, halve
+from attacks.membership.units import Unit
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config

@@ -57,7 +57,7 @@ def verify(
     from experiments.verification.run import CHECKS, examine_run
 
     examined = examine_run(path, server, None if signer is None else read_card(signer))
-    on_page, about_page = page_findings(path, examined.findings) if examined.complete else ([], [])
+    on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
     _tell(
         path,
         ", ".join(CHECKS),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import matplotlib
 
-from experiments.attack import attack_run
+from experiments.assessment.attack import attack_run
 from experiments.execution import execute
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell

@@ -15,8 +15,8 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from attacks.membership.queries import Unit
-from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
+from attacks.membership.units import UNITS, Unit
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.configuration import QUICKSTART, locate, resolve, shipped
 from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
 from fedmm_secure.config.choices import CONFIGURED

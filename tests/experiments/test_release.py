@@ -10,7 +10,8 @@ import pytest
 
 from attacks.views import release_view
 from experiments import run_directory
-from experiments.attack import attack_run, beyond_bounds
+from experiments.assessment.attack import attack_run
+from experiments.assessment.findings import beyond_bounds
 from experiments.verification import verify_run
 from fedmm_secure import pipeline
 from fedmm_secure.data.prepare import prepare, prepare_markets
