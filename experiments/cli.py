@@ -32,12 +32,15 @@ from experiments.deploy.processes import DeploymentError
 from experiments.execution import execute
 from experiments.keys import PassphraseOption, keys_app, read_passphrase
 from experiments.options import FINDING, USAGE, JsonFlag, Quiet, SetOption
+from experiments.outlook import OutlookListener
 from experiments.progress import RunProgress
+from experiments.quickstart import run_quickstart
 from experiments.reports.commands import REPORT_HELP, report
 from experiments.reports.run import write_report
-from experiments.reports.text import figure_text
+from experiments.reports.screen import Finished, next_commands, show
 from experiments.sweep.commands import SWEEP_HELP, sweep
 from experiments.tracking import TRACKERS
+from experiments.verification import verify_run
 from experiments.verification.command import VERIFY_HELP, verify
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket, load_markets, prepare_markets
@@ -48,7 +51,6 @@ from fedmm_secure.federation.in_process import MarketLostError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.orders import OrderError, RunEndedError
 from fedmm_secure.federation.server import CohortTooSmallError
-from fedmm_secure.guarantee.stages import ALL_VIEWS
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.aggregation import AggregationError
 from privacy.aggregation.keys import KeyDirectory
@@ -117,13 +119,17 @@ def run(
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     with RunProgress(quiet=quiet or as_json) as progress:
-        metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
-    report_path = write_report(directory)
+        if name is None and not resume:
+            finished = run_quickstart(directory, settings, progress, track=track or [], signer=signer)
+        else:
+            outlook = OutlookListener(settings.privacy.epsilon)
+            metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
+            finished = Finished(directory, settings, metrics, verify_run(directory))
+    write_report(directory, finished.findings)
     if as_json:
-        say(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
+        say(json.dumps({"directory": str(directory), **finished.metrics}, sort_keys=True))
         return
-    _print_metrics(metrics)
-    say(f"\nrun directory  {directory}\nreport         {report_path}")
+    show(finished, next_commands(finished, sign))
 
 
 def _run_directory(name: str | None, overrides: list[str], out: Path | None, resume: bool) -> tuple[Path, Config]:
@@ -232,38 +238,6 @@ def data_synthesize(
 def _print_reading(name: str, prepared: PreparedMarket) -> None:
     for line in reading_lines(prepared):
         say(f"{name}: {line}")
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    console = wide_console()
-    names = list(metrics["macro"]["baselines"])
-    table = Table("test AUC", "users", "fedmm", *names)
-    for market, values in metrics["markets"].items():
-        others = (figure_text(values["baselines"][name]["auc"]) for name in names)
-        table.add_row(market, str(values["n_users"]), figure_text(values["auc"]), *others)
-    macro = metrics["macro"]
-    others = (figure_text(macro["baselines"][name]["auc"]) for name in names)
-    table.add_row("macro", "", figure_text(macro["auc"]), *others)
-    console.print(table)
-    table = Table("epsilon by view", *ALL_VIEWS)
-    conditional: dict[str, float] = {}
-    over_runs: list[str] = []
-    for market, views in metrics["privacy"]["markets"].items():
-        cells = (epsilon_text(views[view]["epsilon"]) for view in ALL_VIEWS)
-        table.add_row(market, *cells)
-        together = views["with_earlier_runs"]
-        if together["earlier_runs"]:
-            spent = (epsilon_text(together[view]["epsilon"]) for view in ("market", "release"))
-            over_runs.append(f"{market} {' / '.join(spent)} ({together['earlier_runs']} before)")
-        alone = views["stages"]["quantizer"]
-        if alone is not None and alone["epsilon"] is not None and views["market"]["epsilon"] is None:
-            conditional[market] = alone["epsilon"]
-    console.print(table)
-    if over_runs:
-        console.print(f"with earlier runs on the same data, market / release: {', '.join(over_runs)}")
-    if conditional:
-        found = ", ".join(f"{market} {epsilon_text(epsilon)}" for market, epsilon in conditional.items())
-        console.print(f"DP-SGD alone, conditional on fixed embeddings, not a user-level guarantee: {found}")
 
 
 def _print_budget(found: dict[str, dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from experiments.reports.attacks import AttackRow, attack_rows
 from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import render
 from experiments.reports.run_figures import run_drawings
-from experiments.reports.text import catalogue_lines, worst
+from experiments.reports.text import WHO, catalogue_lines, worst
 from experiments.run_directory import MALFORMED, read_environment, read_foreign_config
 from experiments.verification import verify_run
 from fedmm_secure.config import NOISY_BASELINES, Config
@@ -26,24 +26,21 @@ from privacy.foreign import ForeignDirectory
 REPORT = "report.html"
 MAX_PAGE_BYTES = 64 * 2**20
 _TITLE = re.compile(r"<title>FedMM run ([\w.-]{1,100})</title>")
-WHO = {
-    "server": "the server",
-    "market": "another market",
-    "collusion": "the server with a market's key",
-    "consumer": "who asks for scores",
-    "release": "who gets models and item codes",
-    "profile": "who sees a user's own codes or scores",
-}
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, findings: Sequence[Finding] | None = None) -> Path:
     """Write ``report.html`` into a finished run's directory.
+
+    Args:
+        directory: of the run.
+        findings: of its verification, where that was done before.
 
     Raises:
         RunDirectoryError: not a finished run.
     """
     path = directory / REPORT
-    write_atomic(path, run_page(directory, directory.resolve().name, verify_run(directory)).encode())
+    found = verify_run(directory) if findings is None else findings
+    write_atomic(path, run_page(directory, directory.resolve().name, found).encode())
     return path
 
 

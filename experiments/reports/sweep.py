@@ -10,8 +10,9 @@ import pandas as pd
 
 from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
-from experiments.reports.run import REPORT, WHO, Figures
+from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
+from experiments.reports.text import WHO
 from experiments.run_directory import read_environment
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid

@@ -40,6 +40,15 @@ def worst(epsilons: Iterable[float | None]) -> float | None:
     return max(known) if len(known) == len(values) and known else None
 
 
+WHO = {
+    "server": "the server",
+    "market": "another market",
+    "collusion": "the server with a market's key",
+    "consumer": "who asks for scores",
+    "release": "who gets models and item codes",
+    "profile": "who sees a user's own codes or scores",
+}
+
 CATALOGUES: Mapping[CatalogueKind, str] = {
     "declared": "Declared, not shown: that the items found in users' rows are public, although an item that one user "
     "alone has shows that user",
