@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from attacks.membership.shadow import Progress
 from experiments.attack import attack_run
 from experiments.configuration import QUICKSTART, resolve
 from experiments.execution import execute
-from experiments.progress import RunProgress
 from experiments.reports.screen import Finished
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.pipeline import Listener
 from privacy.aggregation.identities import Identity
 
 WITHOUT_DP = ("privacy={}", "ctr={baselines: []}")
@@ -24,14 +25,21 @@ N_SHADOWS = 8
 
 
 def run_quickstart(
-    directory: Path, config: Config, progress: RunProgress, *, track: Sequence[str], signer: Identity | None
+    directory: Path,
+    config: Config,
+    listener: Listener,
+    *,
+    shadows: Progress,
+    track: Sequence[str] = (),
+    signer: Identity | None = None,
 ) -> Finished:
     """Run all of it; the run without DP goes beside ``directory``, which it names in ``…-without-dp``.
 
     Args:
         directory: of the private run.
         config: the quickstart's, as changed by the user.
-        progress: told of what happens.
+        listener: told of progress of both runs.
+        shadows: told of shadow pipelines done.
         track: trackers that follow the private run.
         signer: signs its ledgers and the attack's results.
 
@@ -41,18 +49,18 @@ def run_quickstart(
     """
     if config.data.synthetic is None:
         raise ConfigError("the quickstart is about synthetic markets: name a configuration to run others")
-    metrics = execute(directory, config, progress, resume=False, track=track, signer=signer)
+    metrics = execute(directory, config, listener, resume=False, track=track, signer=signer)
     without_dp, remarks = None, []
     if config.privacy.epsilon is not None:
         beside = directory.with_name(f"{directory.name}-without-dp")
-        without_dp = execute(beside, plain(config), progress, resume=False)
+        without_dp = execute(beside, plain(config), listener, resume=False)
         remarks = [f"without DP: {beside}, of the same users, who are synthetic and nobody"]
     attacks = attack_run(
         directory,
         attacks=["membership"],
         units=["user"],
         n_shadows=N_SHADOWS,
-        progress=lambda done, total: progress.update("shadow pipelines", done, total),
+        progress=shadows,
         identity=signer,
     )
     return Finished(directory, config, metrics, verify_run(directory), without_dp, attacks, remarks)

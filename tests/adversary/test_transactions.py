@@ -24,8 +24,8 @@ from privacy.accounting.places import users_account
 from privacy.aggregation import AggregationError
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
-from tests.people import of_people
 from tests.parties import agree
+from tests.people import of_people
 
 STAGE = "quantizer/0"
 FAILING = 5

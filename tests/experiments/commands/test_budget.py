@@ -8,8 +8,8 @@ from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.guarantee.multipliers import MarketSize, planned_stages
 from fedmm_secure.guarantee.plan import SpendingPlan
 from privacy.accounting.guarantees import composed_epsilon
+from tests.command_line import fedmm
 from tests.conftest import tiny
-from tests.experiments.test_cli import fedmm
 
 MARKETS = ("m0", "m1", "m2")
 

@@ -1,0 +1,95 @@
+"""``fedmm run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments import run_directory
+from experiments.commands.keys import PassphraseOption, read_passphrase
+from experiments.commands.options import JsonFlag, Quiet, SetOption
+from experiments.commands.progress import RunProgress
+from experiments.configuration import QUICKSTART, resolve, shipped
+from experiments.console import say
+from experiments.execution import execute
+from experiments.outlook import OutlookListener
+from experiments.quickstart import run_quickstart
+from experiments.reports.run import write_report
+from experiments.reports.screen import Finished, next_commands, show
+from experiments.tracking import TRACKERS
+from experiments.verification import verify_run
+from fedmm_secure.config import Config
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from privacy.aggregation.keys import KeyDirectory
+
+RUN_HELP = (
+    "Run the pipeline; without a configuration, the quickstart on synthetic markets.\n\n"
+    "Example: fedmm run --config xmarket --set privacy.epsilon=8 --out runs/x"
+)
+
+
+def run(
+    config_argument: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help=f"The same, as an option. Shipped: {', '.join(shipped())}.")
+    ] = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign",
+            metavar="KEYS",
+            help="Sign the ledgers' last lines: key directory of fedmm keys join. Without it the run signs with "
+            "keys of its own, which proves nothing to others.",
+        ),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help=f"Follow the run in a tracker too: {', '.join(TRACKERS)}; repeat.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: JsonFlag = False,
+) -> None:
+    if config_argument and config:
+        raise ConfigError("give the configuration once: as an argument or with --config")
+    name = config_argument or config
+    directory, settings = _run_directory(name, overrides or [], out, resume)
+    signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
+    with RunProgress(quiet=quiet or as_json) as progress:
+        if name is None and not resume:
+            finished = run_quickstart(
+                directory,
+                settings,
+                progress,
+                shadows=lambda done, total: progress.update("shadow pipelines", done, total),
+                track=track or [],
+                signer=signer,
+            )
+        else:
+            outlook = OutlookListener(settings.privacy.epsilon)
+            metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
+            finished = Finished(directory, settings, metrics, verify_run(directory))
+    write_report(directory, finished.findings)
+    if as_json:
+        say(json.dumps({"directory": str(directory), **finished.metrics}, sort_keys=True))
+        return
+    show(finished, next_commands(finished, sign))
+
+
+def _run_directory(name: str | None, overrides: list[str], out: Path | None, resume: bool) -> tuple[Path, Config]:
+    if not resume:
+        label = Path(name or QUICKSTART).stem
+        return out or run_directory.default_directory(label), resolve(name or QUICKSTART, overrides)
+    if out is None:
+        raise RunDirectoryError("--resume needs --out: the run directory to go on with")
+    kept = run_directory.read_config(out)
+    if (name or overrides) and resolve(name or QUICKSTART, overrides) != kept:
+        raise RunDirectoryError(f"{out}: was started with another configuration; resume without --config and --set")
+    return out, kept
