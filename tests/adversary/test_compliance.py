@@ -144,6 +144,19 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
     assert colour(document(evidence=examine(run))) == "good"
 
 
+def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
+    """It holds as it stands, and green would say that people are protected by it."""
+    audited(run, auditor, verdict="consistent", low=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    add_statement(
+        run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, auditor)
+    )
+    assert colour(document(evidence=examine(run))) == "good"  # the attack works where nothing says whose rows they are
+    generated = document(evidence=examine(run), run={"synthetic": True})
+    assert colour(generated) == "open"
+    assert judge(generated).open == ["about synthetic data, no person's: it vouches for nobody's rows"]
+
+
 def test_a_delta_of_one_in_fifty_at_four_hundred_users():
     """At that delta a mechanism that publishes eight users in full, chosen by lot, has an epsilon of 0."""
     forged = document(delta=0.02)
