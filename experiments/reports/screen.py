@@ -218,8 +218,9 @@ def next_commands(run: Finished, signed: Path | None) -> list[list[str]]:
     attack = [program(), "attack", directory, *data]
     if run.budget is None or signed is None:
         return [attack, [program(), "verify", directory]]
-    ceiling = ["--sign", str(signed), "--max-epsilon", f"{run.budget:g}"]
-    return [[*attack, "--sign", str(signed)], [program(), "report", directory, "--compliance", *ceiling]]
+    keys = here(signed)
+    ceiling = ["--sign", keys, "--max-epsilon", f"{run.budget:g}"]
+    return [[*attack, "--sign", keys], [program(), "report", directory, "--compliance", *ceiling]]
 
 
 def program() -> str:
@@ -228,7 +229,8 @@ def program() -> str:
     found = shutil.which("fedmm")
     if called.name != "fedmm" or (found is not None and Path(found).resolve() == called.resolve()):
         return "fedmm"
-    return here(called)
+    path = here(called)
+    return path if os.sep in path else os.path.join(os.curdir, path)
 
 
 def here(path: Path) -> str:
