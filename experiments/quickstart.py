@@ -16,7 +16,7 @@ from experiments.execution import execute
 from experiments.reports.screen import Finished
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
-from fedmm_secure.errors import ConfigError
+from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.pipeline import Listener
 from privacy.aggregation.identities import Identity
 
@@ -49,12 +49,14 @@ def run_quickstart(
     """
     if config.data.synthetic is None:
         raise ConfigError("the quickstart is about synthetic markets: name a configuration to run others")
+    beside = directory.with_name(f"{directory.name}-without-dp")
+    if beside.exists():
+        raise RunDirectoryError(f"{beside}: is there already, and the run without DP goes there; choose another --out")
     metrics = execute(directory, config, listener, resume=False, track=track, signer=signer)
     without_dp, remarks = None, []
     if config.privacy.epsilon is not None:
-        beside = directory.with_name(f"{directory.name}-without-dp")
         without_dp = execute(beside, plain(config), listener, resume=False)
-        remarks = [f"without DP: {beside}, of the same users, who are synthetic and nobody"]
+        remarks = [f"without DP: {beside}, of the same users, who are generated and nobody's"]
     attacks = attack_run(
         directory,
         attacks=["membership"],
