@@ -12,6 +12,7 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 from privacy.aggregation.identities import CARD_FILE, Identity
 from tests.conftest import tiny
+from tests.people import of_people
 
 RELEASE = {"epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}, "quantizer": {"steps_per_round": 1}}
 PRIVATE = {"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}}
@@ -24,11 +25,13 @@ def release_configuration(**privacy):
 
 
 def run_release(directory: Path, settings, signer: Identity | None = None):
-    """The metrics of a new run."""
+    """The metrics of a new run, on rows that are taken for somebody's."""
+    markets = prepare_markets(settings.data)
+    settings = of_people(settings)
     account = directory.parent / "privacy.account"  # beside it, wherever the session's other accounts are
     settings = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"account": account})})
     run_directory.create(directory, settings)
-    return run_pipeline(settings, prepare_markets(settings.data), directory, signer=signer)
+    return run_pipeline(settings, markets, directory, signer=signer)
 
 
 def signers_card(run: Path) -> Path:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
-from experiments.configuration import QUICKSTART, locate, resolve, shipped
+from experiments.configuration import SYNTHETIC, locate, resolve, shipped
 from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
@@ -67,7 +67,7 @@ class Grid(Section):
     """What a grid file says; a key ``markets`` of ``set`` and ``axes`` names the markets that take part."""
 
     title: str | None = Field(None, description="what the sweep asks")
-    base: str = Field(QUICKSTART, description="shipped configuration or YAML file that cells start from")
+    base: str = Field(SYNTHETIC, description="shipped configuration or YAML file that cells start from")
     set: dict[str, Any] = Field(default_factory=dict, description="keys and values of every cell")
     blocks: tuple[Block, ...] = Field((Block(),), min_length=1, description="the sweep is all blocks together")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one run, with a budget of its own, for each")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable
@@ -18,10 +19,11 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.places import account_beside, default_account
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
-from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
+from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
 from fedmm_secure.storage import write_json
-from privacy.accounting.account import AccountError, PrivacyAccount, Spending
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
+from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, Spending
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE
 from privacy.foreign import ForeignDirectory, ForeignFileError
@@ -32,16 +34,32 @@ class Entrance:
     """What a market knows once its account has let a run in.
 
     Attributes:
-        data: keyed fingerprint of every row, with rating and time, and of what was read of its file.
+        data: fingerprint of every row, with rating and time, and of what was read of its file; keyed, unless the rows
+            are nobody's.
         earlier: notes of what other runs spent on the same data.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
-        standing: where each charge is taken down; None for a rehearsal.
+        standing: where each charge is taken down; None for a rehearsal, and where nobody's rows are spent on.
     """
 
     data: str
     earlier: list[Release]
     course: int = 0
     standing: Standing | None = None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a market's account will say of a run once it is over, by what it says before.
+
+    Attributes:
+        earlier: other runs on the same data.
+        without_bound: those among them without a budget for a view that is claimed to have one.
+        epsilon: of all of them and the run, the claimed view that learns most; None where nothing bounds it.
+    """
+
+    earlier: int
+    without_bound: int
+    epsilon: float | None
 
 
 @dataclass(frozen=True)
@@ -58,11 +76,32 @@ class Standing:
         return self.account.charging(self.fingerprint, self.run, self.nonce, charges)
 
 
-def account_of(config: Config, directory: Path, *, home: bool = False) -> PrivacyAccount:
-    """The account that a run enters: as configured, or by default; in the ``home`` of a deployed market, kept there."""
+def account_of(config: Config, directory: Path, *, home: bool = False) -> PrivacyAccount | PublicData:
+    """The account that a run enters: as configured, or by default; in the ``home`` of a deployed market, kept there.
+
+    There is none for markets that the configuration generates: their users are nobody.
+    """
+    if config.data.synthetic is not None:
+        return PublicData()
     if home and not os.environ.get(ACCOUNT_VARIABLE):
         return PrivacyAccount(config.privacy.account or account_beside(directory))
     return PrivacyAccount(config.privacy.account or default_account(directory))
+
+
+def enter(
+    account: PrivacyAccount | PublicData | None,
+    directory: Path,
+    run: str,
+    plan: SpendingPlan,
+    prepared: PreparedMarket,
+    charges: int,
+) -> Entrance:
+    """What a market knows once a run was let in; ``None`` lets in a rehearsal, whose results are thrown away."""
+    if account is None:
+        return Entrance("", [])
+    if isinstance(account, PublicData):
+        return Entrance(data_fingerprint(account, prepared), [])
+    return enter_account(account, directory, run, plan, prepared, charges)
 
 
 def enter_account(
@@ -93,9 +132,25 @@ def enter_account(
     )
 
 
-def data_fingerprint(account: PrivacyAccount, prepared: PreparedMarket) -> str:
-    """Keyed hash of every row, with rating and time, and of their order: the latest of two rows of one time is the one
-    that comes last."""
+def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket) -> Outlook:
+    """What the account will say of a run that is about to begin or to go on; enters nothing."""
+    own = planned_spending(run, plan)
+    known = account.spendings(account.fingerprint(_pairs(prepared.whole.market))) if account.path.is_file() else []
+    earlier = [spending for spending in known if spending.run != own.run]
+    claimed = [view for view in CLAIMS[plan.config.privacy.protect] if view in DECRYPTED_VIEWS]
+    unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
+    if unbounded or plan.epsilon is None:
+        return Outlook(len(earlier), len(unbounded), None)
+    runs = [own, *earlier]
+    totals = [composed_epsilon([run.events[view] for run in runs], runs, plan.delta, coarsely) for view in claimed]
+    return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
+
+
+def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMarket) -> str:
+    """Hash, under the account's key, of every row, with rating and time, and of their order.
+
+    The latest of two rows of one time is the one that comes last.
+    """
     market = prepared.whole.market
     rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
     pairs = zip(_pairs(market), rest, strict=True)

@@ -28,6 +28,7 @@ from fedmm_secure.federation.transcript import Record
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 from fedmm_secure.results import Metrics
 from fedmm_secure.storage import write_json
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.files import write_secret
@@ -53,7 +54,7 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
             problem = "another configuration"
         elif set(opening.get("sizes", {})) != set(markets):
             problem = "other markets"
-        elif not account.path.is_file():
+        elif isinstance(account, PrivacyAccount) and not account.path.is_file():
             problem = f"rows that cannot be compared: {account.path} is missing"
         elif opening.get("data") != data_fingerprint(account, prepared):
             problem = f"other rows of market {name}"

@@ -13,6 +13,7 @@ from fedmm_secure.federation.closing import commitment, read_salt, salt_path
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.identities import read_card
+from tests.people import of_people
 from tests.released import release_configuration, signers_card
 
 HANDED_OUT = ("ledger", "transcript", "metrics.json", "environment.json", "config.yaml")
@@ -84,15 +85,15 @@ def test_a_private_file_that_is_shown_with_the_key_is_the_one_that_was_signed_fo
 
 
 def test_a_finished_run_is_not_taken_for_one_of_other_rows_or_another_configuration(released_run):
-    config = release_configuration(user_codes_epsilon=2.0)
-    markets = prepare_markets(config.data)
+    generated = release_configuration(user_codes_epsilon=2.0)
+    config, markets = of_people(generated), prepare_markets(generated.data)
     before = sorted(path for path in released_run.parent.rglob("*"))
     assert run_pipeline(config, markets, released_run)["macro"]["auc"] is not None
     with pytest.raises(RunDirectoryError, match="finished run of another configuration; choose another directory"):
-        run_pipeline(release_configuration(epsilon=0.5, user_codes_epsilon=2.0), markets, released_run)
-    other = config.data.synthetic.model_copy(update={"seed": 1})
+        run_pipeline(of_people(release_configuration(epsilon=0.5, user_codes_epsilon=2.0)), markets, released_run)
+    other = generated.data.synthetic.model_copy(update={"seed": 1})
     with pytest.raises(RunDirectoryError, match="finished run of other rows of market m0"):
-        run_pipeline(config, prepare_markets(config.data.model_copy(update={"synthetic": other})), released_run)
+        run_pipeline(config, prepare_markets(generated.data.model_copy(update={"synthetic": other})), released_run)
     with pytest.raises(RunDirectoryError, match="finished run of other markets"):
         run_pipeline(config, {name: markets[name] for name in ("m0", "m1")}, released_run)
     assert sorted(path for path in released_run.parent.rglob("*")) == before

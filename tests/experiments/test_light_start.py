@@ -60,7 +60,7 @@ def started(tmp_path_factory):
         ["run", broken],
         ["run", "--set", "privacy.epsilon=much"],
         ["run", "quickstrt"],
-        ["budget", "quickstart"],
+        ["budget", "synthetic"],
         ["data", "info", broken],
         ["keys", "init", broken, "--market", "m0", "--keys", folder / "keys", "--card", folder / "card.json"],
         ["bench", "shadows", broken],
