@@ -227,7 +227,7 @@ def program() -> str:
     """How this program was called, where the name alone would not find it."""
     called = Path(sys.argv[0])
     found = shutil.which("fedmm")
-    if called.name != "fedmm" or (found is not None and Path(found).resolve() == called.resolve()):
+    if called.name != "fedmm" or not called.is_file() or (found is not None and Path(found).resolve() == called.resolve()):
         return "fedmm"
     path = here(called)
     return path if os.sep in path else os.path.join(os.curdir, path)
