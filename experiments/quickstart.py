@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attacks.membership.shadow import Progress
-from experiments.attack import attack_run
+from experiments.assessment.attack import attack_run
 from experiments.configuration import QUICKSTART, resolve
 from experiments.execution import execute
 from experiments.reports.screen import Finished
-from experiments.verification import verify_run
+from experiments.verification.run import examine_run
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.pipeline import Listener
@@ -65,7 +65,7 @@ def run_quickstart(
         progress=shadows,
         identity=signer,
     )
-    return Finished(directory, config, metrics, verify_run(directory), without_dp, attacks, remarks)
+    return Finished(directory, config, metrics, examine_run(directory), without_dp, attacks, remarks)
 
 
 def plain(config: Config) -> Config:

@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 
 from experiments import run_directory
-from experiments.commands.keys import PassphraseOption, read_passphrase
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.console import say
-from experiments.execution import execute
 from experiments.outlook import OutlookListener
-from experiments.quickstart import run_quickstart
-from experiments.reports.run import write_report
-from experiments.reports.screen import Finished, next_commands, show
 from experiments.tracking import TRACKERS
-from experiments.verification import verify_run
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from privacy.aggregation.keys import KeyDirectory
@@ -62,6 +57,12 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
+    from experiments.execution import execute  # what trains, and what draws: not to refuse a configuration
+    from experiments.quickstart import run_quickstart
+    from experiments.reports.run import write_report
+    from experiments.reports.screen import Finished, next_commands, show
+    from experiments.verification.run import examine_run
+
     with RunProgress(quiet=quiet or as_json) as progress:
         if name is None and not resume:
             finished = run_quickstart(
@@ -75,8 +76,8 @@ def run(
         else:
             outlook = OutlookListener(settings.privacy.epsilon)
             metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
-            finished = Finished(directory, settings, metrics, verify_run(directory))
-    write_report(directory, finished.findings)
+            finished = Finished(directory, settings, metrics, examine_run(directory))
+    write_report(directory, examined=finished.examined)
     if as_json:
         beside = {"without_dp": finished.without_dp, "attacks": finished.attacks} if finished.attacks else {}
         say(json.dumps({"directory": str(directory), **finished.metrics, **beside}, sort_keys=True))
