@@ -7,15 +7,20 @@ from experiments.data import synthesize_files
 from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.synthetic import SyntheticSpec
 
-COLUMNS = {"path": "in-memory", "user": "user", "item": "item", "rating": "rating", "time": "time"}
+COLUMNS = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
 
 
 def of_people(config: Config) -> Config:
-    """The configuration of markets that are handed on in memory, as by ``FedMM``: what is spent on them is entered."""
+    """The configuration of markets that are handed on in memory, or that ``synthesize_files`` wrote somewhere.
+
+    What is spent on them is entered in an account.
+    """
     data = config.model_dump(mode="json")
     markets, found = data["data"].pop("synthetic")["markets"], data["privacy"].get("catalogue")
-    catalogue = {} if found == "discovered" else {"catalogue": "in-memory"}
-    data["data"]["markets"] = {f"m{number}": COLUMNS | catalogue for number in range(markets)}
+    data["data"]["markets"] = files = {}
+    for name in (f"m{number}" for number in range(markets)):
+        catalogue = {} if found == "discovered" else {"catalogue": f"{name}.items.txt"}
+        files[name] = COLUMNS | {"path": f"{name}.csv"} | catalogue
     data["privacy"]["catalogue"] = found or "file"
     return config_from_data(data, source="test")
 

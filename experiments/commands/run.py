@@ -79,7 +79,8 @@ def run(
             finished = Finished(directory, settings, metrics, examine_run(directory))
     write_report(directory, examined=finished.examined)
     if as_json:
-        say(json.dumps({"directory": str(directory), **finished.metrics}, sort_keys=True))
+        beside = {"without_dp": finished.without_dp, "attacks": finished.attacks} if finished.attacks else {}
+        say(json.dumps({"directory": str(directory), **finished.metrics, **beside}, sort_keys=True))
         return
     show(finished, next_commands(finished, sign))
 

@@ -71,7 +71,7 @@ def write_report(directory: Path, trusted: Collection[str] = (), examined: Exami
         RunDirectoryError: not a finished run.
     """
     path = directory / REPORT
-    found = examine_run(directory) if examined is None else examined
+    found = examined or examine_run(directory)
     write_atomic(path, run_page(directory, directory.resolve().name, found, trusted).encode())
     return path
 

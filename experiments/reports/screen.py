@@ -18,11 +18,11 @@ from rich.table import Table
 from experiments.assessment.findings import Found
 from experiments.assessment.records import ATTACKS
 from experiments.console import PlainConsole, one_line, say
-from experiments.reports.privacy import WHO
-from experiments.reports.text import difference_text, estimate_text, figure_text, worst
+from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
+from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
+from experiments.reports.text import difference_text, estimate_text, figure_text
 from experiments.verification.run import Examination
-from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS, VIEWS
+from fedmm_secure.config import Config
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
@@ -65,12 +65,9 @@ class Finished:
         found: Mapping[str, Any] = self.metrics["privacy"]["markets"]
         return found
 
-    def compared(self) -> str | None:
-        """The best baseline that the configured model may be held against: beside a private model, one with DP."""
-        names = {name: values["auc"] for name, values in self.metrics["macro"]["baselines"].items()}
-        fair = NOISY_BASELINES if self.config.private_ctr else frozenset(names)
-        known = {name: auc for name, auc in names.items() if name in fair and auc is not None}
-        return max(known, key=lambda name: known[name]) if known else None
+    def compared(self) -> Comparison | None:
+        """The model beside the best baseline with the same protection and budget; None where there is none."""
+        return best_of(self.metrics, comparable_baselines(self.config, list(self.metrics["macro"]["baselines"])))
 
 
 def show(run: Finished, commands: Sequence[Sequence[str]]) -> None:
@@ -104,27 +101,28 @@ def screen(run: Finished) -> RenderableType:
 
 
 def _accuracy(run: Finished) -> Table:
-    metrics, against = run.metrics, run.compared()
+    metrics, compared = run.metrics, run.compared()
     own = f"ε = {run.budget:g}" if run.config.private_ctr else "fedmm"
     head = ["test AUC"] if run.without_dp is None else ["test AUC", "without DP"]
-    name = "" if against is None else SHOWN.get(against, against)
-    beside = [] if against is None else [name, f"{own} minus {name}, 95 %"]
-    table = Table(*head, own, *beside, box=None, pad_edge=False)
+    if compared is not None:
+        name = SHOWN.get(compared.baseline, compared.baseline)
+        head = [*head, own, name, f"{own} minus {name}, 95 %"]
+    else:
+        head.append(own)
+    table = Table(*head, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for market, values in metrics["markets"].items():
         row = [market] if run.without_dp is None else [market, figure_text(run.without_dp["markets"][market]["auc"])]
         row.append(figure_text(values["auc"]))
-        if against is not None:
-            other = values["baselines"][against]
+        if compared is not None:
+            other = values["baselines"][compared.baseline]
             row += [figure_text(other["auc"]), difference_text(other["auc_gain_over_it"])]
         table.add_row(*row)
-    macro = metrics["macro"]
     row = ["mean"] if run.without_dp is None else ["mean", figure_text(run.without_dp["macro"]["auc"])]
-    row.append(figure_text(macro["auc"]))
-    if against is not None:
-        theirs = macro["baselines"][against]["auc"]
-        row += [figure_text(theirs), f"{macro['auc'] - theirs:+.3f}"]
+    row.append(figure_text(metrics["macro"]["auc"]))
+    if compared is not None:
+        row += [figure_text(compared.auc), difference_text(compared.gain)]
     table.add_row(*row)
     return table
 
@@ -134,25 +132,17 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
         who = "the server, other markets" if run.config.aggregation.traits.server_reads_updates else "other markets"
         return [("no DP", [f"nothing bounds what {who}, and whoever gets scores or models, learn of a user: {_NO_DP}"])]
     delta = max(found["market"]["delta"] for found in run.statements.values())
+    views = view_lines(run.config, run.statements)
     lines: dict[str, list[str]] = {}
-    for view in (*VIEWS, "profile"):
-        epsilon = worst(found[view]["epsilon"] for found in run.statements.values())
-        lines.setdefault("no bound" if epsilon is None else epsilon_text(epsilon), []).append(WHO[view])
-    texts = [f"{epsilon}: {'; '.join(who)}" for epsilon, who in lines.items()]
-    if run.config.aggregation.traits.server_reads_updates is False:
-        texts[0] += " (computational: it holds ciphertexts and no key)"
-    return [(f"ε at δ {delta_text(delta)}", texts), *_over_runs(run), *_conditional(run)]
-
-
-def _over_runs(run: Finished) -> list[tuple[str, list[str]]]:
-    """ε together with what earlier runs on the same data spent, where there are any."""
-    together = [found["with_earlier_runs"] for found in run.statements.values()]
-    most = max(found["earlier_runs"] for found in together)
-    if not most:
-        return []
-    by_view = {view: worst(found[view]["epsilon"] for found in together) for view in DECRYPTED_VIEWS}
-    texts = [f"{epsilon_text(epsilon)}: {WHO[view]}" for view, epsilon in by_view.items()]
-    return [(f"with {most} earlier", texts)]
+    for view in views:
+        who = f"{view.who} ({view.note}: ciphertexts, and no key)" if view.note == COMPUTATIONAL else view.who
+        lines.setdefault("no bound" if view.epsilon is None else epsilon_text(view.epsilon), []).append(who)
+    found = [(f"ε at δ {delta_text(delta)}", [f"{epsilon}: {'; '.join(who)}" for epsilon, who in lines.items()])]
+    earlier = [view for view in views if view.earlier]
+    if earlier:
+        texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
+        found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
+    return [*found, *_conditional(run)]
 
 
 def _conditional(run: Finished) -> list[tuple[str, list[str]]]:
@@ -202,9 +192,9 @@ def most_admitted(epsilon: float, delta: float) -> float:
 
 
 def _verified(run: Finished) -> tuple[str, list[str]]:
-    found = run.examined.findings
-    if found:
-        return "NOT verified", [f"{len(found)} findings: {found[0].what}"]
+    findings = run.examined.findings
+    if findings:
+        return "NOT verified", [f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {findings[0].what}"]
     return "verified", ["every charge, message, model and signature against the plan; ε by two accountants"]
 
 
@@ -228,9 +218,10 @@ def next_commands(run: Finished, signed: Path | None) -> list[list[str]]:
 
 def program() -> str:
     """How this program was called, where the name alone would not find it."""
-    called = Path(sys.argv[0])
-    found = shutil.which("fedmm")
-    if called.name != "fedmm" or (found is not None and Path(found).resolve() == called.resolve()):
+    called, found = Path(sys.argv[0]), shutil.which("fedmm")
+    if called.name != "fedmm" or not called.is_file():
+        return "fedmm"
+    if found is not None and Path(found).resolve() == called.resolve():
         return "fedmm"
     path = here(called)
     return path if os.sep in path else os.path.join(os.curdir, path)

@@ -13,7 +13,7 @@ from fedmm_secure.provenance import to_yaml
 from tests.conftest import TINY
 
 TRAINING = ("torch", "opacus", "jax", "jax_privacy", "sklearn", "tenseal", "flwr", "matplotlib", "mlflow")
-READING = ("data info /", "data synthesize /", "runs /")  # what is not told by its name: tables are read with pandas
+READING = ("data info /", "data synthesize /")  # what is not told by its name: tables are read with pandas
 HEAVY = (*TRAINING, "dp_accounting", "scipy", "pandas", "pyarrow", "joblib")
 SCRIPT = """
 import contextlib, io, json, sys

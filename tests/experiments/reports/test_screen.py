@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.reports import screen as screens
 from experiments.reports.screen import Finished, most_admitted, next_commands, program, screen, show
+from experiments.verification.run import Examination
 from fedmm_secure.config import config_from_data
 from privacy.accounting.ledger_check import Finding
 from tests.conftest import tiny
@@ -42,7 +43,9 @@ PRIVATE = tiny(privacy={"epsilon": 8, "protect": "release"}, ctr={"baselines": [
 
 
 def finished(tmp_path, config=PRIVATE, found=None, **more):
-    return Finished(tmp_path / "run", config, metrics() if found is None else found, **{"findings": [], **more})
+    return Finished(
+        tmp_path / "run", config, metrics() if found is None else found, **{"examined": Examination({}), **more}
+    )
 
 
 def text(run, width=80):
@@ -94,16 +97,20 @@ def test_earlier_runs_are_added_up(tmp_path):
 
 def test_what_is_beyond_its_bound_and_what_does_not_verify_is_told(tmp_path):
     beyond = {**MEMBERSHIP, "bound": {**MEMBERSHIP["bound"], "within": {"at_1_percent_fpr": False}}}
-    run = finished(tmp_path, attacks={"membership": [beyond]}, findings=[Finding("ledger/m0.jsonl:3", "edited")])
+    run = finished(
+        tmp_path,
+        attacks={"membership": [beyond]},
+        examined=Examination({"plan": (Finding("ledger/m0.jsonl:3", "edited"),)}),
+    )
     assert "BEYOND ε" in words(run)
-    assert "NOT verified 1 findings: edited" in words(run)
+    assert "NOT verified 1 finding: edited" in words(run)
 
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_it_fits_the_terminal_and_cuts_no_command(tmp_path, width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.chdir(tmp_path)
-    run = Finished(tmp_path / "a run's folder" / ("x" * 60), PRIVATE, metrics(), [])
+    run = Finished(tmp_path / "a run's folder" / ("x" * 60), PRIVATE, metrics(), Examination({}))
     show(run, next_commands(run, None))
     out = capsys.readouterr().out
     table, rest = out.split("report    ")
@@ -111,7 +118,7 @@ def test_it_fits_the_terminal_and_cuts_no_command(tmp_path, width, capsys, monke
     assert rest.splitlines()[0] == f"a run's folder/{'x' * 60}/report.html"
     assert len(rest.splitlines()) == 3
     own = config_from_data({"data": {"root": tmp_path / "my files", "markets": FILES}}, source="test")
-    for command in next_commands(Finished(run.directory, own, metrics(None), []), None):
+    for command in next_commands(Finished(run.directory, own, metrics(None), Examination({})), None):
         assert shlex.split(shlex.join(command))[2] == f"a run's folder/{'x' * 60}"
 
 
