@@ -22,7 +22,7 @@ from experiments.sweep.scheduler import Sweep, read_grid, run_cells, write_grid
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import TABLE, write_table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.account import CELLS, default_account
+from fedmm_secure.federation.account import CELLS
 
 SWEEP_HELP = (
     "Run a grid of configurations and seeds, on several processes; results are one table, figures and a report.\n\n"
@@ -53,8 +53,7 @@ def sweep(
         raise ConfigError("--retry goes with --resume --out DIR")
     grid, changes = _asked(grid_argument, overrides or [], seeds, out, resume)
     directory = out or run_directory.default_directory(Path(grid_argument or "sweep").stem)
-    account = default_account(directory)  # where runs beside the sweep have theirs
-    found = Sweep(directory, grid, changes, tuple(expand(grid, changes, account)))
+    found = Sweep(directory, grid, changes, tuple(expand(grid, changes)))
     if dry_run:
         say("\n".join(cell.name for cell in found.cells))
         return
