@@ -48,7 +48,8 @@ from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.closing import read_committed, read_metrics
+from fedmm_secure.federation.private_record import private_name, tuned_file
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import numpy_generator, torch_generator
@@ -56,7 +57,7 @@ from fedmm_secure.storage import Store
 from privacy.accounting.guarantees import Guarantee, changed_rows
 from privacy.accounting.text import epsilon_text
 from privacy.aggregation.identities import Identity
-from privacy.foreign import ForeignDirectory
+from privacy.foreign import parse_json
 
 DEFAULT_SHADOWS = 16
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -286,7 +287,7 @@ def _infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
             attacked.markets,
             attacked.market,
             attacked.targets,
-            {target: _tuned_choice(run, attacked.market, target) for target in attacked.targets},
+            {target: _tuned_choice(run, attacked, target) for target in attacked.targets},
             {name: read_noise(run, name) for name in attacked.markets},
             unit,
         )
@@ -350,9 +351,12 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
     write_parquet(path, frame, "zstd")
 
 
-def _tuned_choice(run: Path, market: str, target: str) -> int:
-    directory, name = ForeignDirectory(run), f"state/ctr/{market}/tuned-{target}.json"
-    return int(directory.json(name)["choice"]) if directory.has(name) else 0
+def _tuned_choice(run: Path, attacked: Attacked, target: str) -> int:
+    config, file = attacked.config, tuned_file(target)
+    if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
+        return 0
+    found = parse_json(read_committed(run, attacked.market, file), run / private_name(attacked.market, file))
+    return int(found["choice"])
 
 
 # -- poisoning ---------------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from fedmm_secure.federation.closing import (
     closing_text,
     file_digests,
     private_commitments,
-    salt_path,
     transcript_digest,
 )
+from fedmm_secure.federation.private_record import salt_path
 from fedmm_secure.federation.transcript import INDEX, Record, index_bytes, read_index
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage import json_bytes

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from experiments.compliance.evidence import add_statement, audit_file, make_statement
-from fedmm_secure.federation.transcript import HELLO, METER, Record
+from fedmm_secure.federation.transcript import HELLO, INDEX, METER, Record, index_bytes, read_index
 from fedmm_secure.storage import torch_bytes
 from privacy.accounting.ledger import CHARGE, CLOSE, NOTE, SEAL
 from privacy.aggregation.identities import Identity
@@ -112,7 +112,7 @@ def hellos_removed(run: Forgery) -> None:
 
 
 def market_removed(run: Forgery) -> None:
-    for folder in ("ledger", "models", "codes", "predictions"):
+    for folder in ("ledger", "models", "codes", "predictions", "private"):
         for path in (run.directory / folder).glob("m2*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -256,9 +256,12 @@ def hidden_from_the_release(run: Forgery) -> None:
 
 def own_update_changed(run: Forgery) -> None:
     file = "quantizer/0/0001-own-update-m0.bin"
-    values = np.frombuffer(run.read(file), "<i8").copy()
+    own = run.directory / "private" / "m0"
+    values = np.frombuffer((own / file).read_bytes(), "<i8").copy()
     values[0] += 1
-    run.replace(file, values.tobytes())
+    (own / file).write_bytes(values.tobytes())
+    records = [_like(record, values.tobytes()) if record.file == file else record for record in read_index(own)]
+    (own / INDEX).write_bytes(index_bytes(records))
 
 
 def update_swapped(run: Forgery) -> None:

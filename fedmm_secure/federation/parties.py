@@ -22,6 +22,7 @@ from fedmm_secure.federation.client import ClientPlan, MarketClient
 from fedmm_secure.federation.door import Budget, Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
 from fedmm_secure.federation.orders import Start
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
@@ -216,6 +217,7 @@ def open_federation(
             ),
             agreement=agreement,
             transcript=transcript,
+            own=PrivateRecord(directory, name),
             keys=state / "charges" / name,
             data=entrance.data,
             noise_seed=config.privacy.noise_seed,

@@ -9,14 +9,14 @@ import pytest
 from experiments.verification import examine_run
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.closing import commitment, read_salt, salt_path
+from fedmm_secure.federation.private_record import commitment, read_salt, salt_path
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.identities import read_card
 from tests.released import release_configuration, signers_card
 
 HANDED_OUT = ("ledger", "transcript", "metrics.json", "environment.json", "config.yaml")
-KEPT = ("codes", "predictions", "state")
+KEPT = ("codes", "predictions", "private", "state")
 
 
 def handed_out(run) -> bytes:
@@ -57,7 +57,10 @@ def test_a_plain_hash_of_user_codes_would_confirm_a_guess(released_run):
     assert confirms(as_it_was, guess)
     assert not confirms(as_it_was, wrong)
     named = read_ledger(released_run / "ledger" / "m0.jsonl").closing["private"]
-    assert set(named) == {"codes/m0.parquet", "predictions/m0.parquet"}
+    own = {name for name in named if name.startswith("private/m0/")}
+    assert set(named) - own == {"codes/m0.parquet", "predictions/m0.parquet"}
+    updates = {f"private/m0/quantizer/0/{round:04d}-own-update-m0.bin" for round in range(3)}
+    assert own == {*updates, "private/m0/user-codes/0/0000-publication-m0.bin", "private/m0/index.jsonl"}
     salt = read_salt(released_run, "m0")
     assert named["codes/m0.parquet"] == commitment(salt, path, released_run)
     assert named["codes/m0.parquet"] != commitment(bytes(32), path, released_run)
