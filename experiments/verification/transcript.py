@@ -211,6 +211,8 @@ class _Sealed:
         """What the market keeps to itself: seal and last line say the same of it, whether it is shown or not."""
         entry = charge.entry
         file = record_file(entry.stage, entry.round or 0, entry.attempt or 0, kind, self.market)
+        if self.content.closing is None:
+            return  # among the findings about the last line
         if private_digests(self.content).get(private_name(self.market, file)) != digest:
             what = f"{_at(charge)}: the {kind} that it was sealed with is not among the private files of the last line"
             yield Finding(f"{self.path}:{charge.line}", what)

@@ -87,12 +87,13 @@ def test_a_private_file_that_is_shown_with_the_key_is_the_one_that_was_signed_fo
 
 
 def test_a_finished_run_is_not_taken_for_one_of_other_rows_or_another_configuration(released_run):
-    config = release_configuration(user_codes_epsilon=2.0)
+    account = {"user_codes_epsilon": 2.0, "account": str(released_run.parent / "privacy.account")}
+    config = release_configuration(**account)
     markets = prepare_markets(config.data)
     before = sorted(path for path in released_run.parent.rglob("*"))
     assert run_pipeline(config, markets, released_run)["macro"]["auc"] is not None
     with pytest.raises(RunDirectoryError, match="finished run of another configuration; choose another directory"):
-        run_pipeline(release_configuration(epsilon=0.5, user_codes_epsilon=2.0), markets, released_run)
+        run_pipeline(release_configuration(epsilon=0.5, **account), markets, released_run)
     other = config.data.synthetic.model_copy(update={"seed": 1})
     with pytest.raises(RunDirectoryError, match="finished run of other rows of market m0"):
         run_pipeline(config, prepare_markets(config.data.model_copy(update={"synthetic": other})), released_run)

@@ -161,9 +161,8 @@ def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(t
     needed = max(plan.noise["quantizer"] for plan in federation.plans.values())
 
     def values(kind, sender):
-        transcript = (
-            Transcript(tmp_path / "transcript") if kind == "sum" else PrivateRecord(tmp_path, sender).transcript
-        )
+        own = PrivateRecord(tmp_path, sender).transcript
+        transcript = Transcript(tmp_path / "transcript") if kind == "sum" else own
         found = [transcript.find(kind=kind, stage="quantizer/0", round=r, sender=sender) for r in range(12)]
         return np.concatenate([np.frombuffer(data, "<i8") for data in found]) * federation.plans["m0"].shared.step
 
