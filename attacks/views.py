@@ -66,7 +66,7 @@ def collusion_view(run: Path, markets: Sequence[str]) -> View:
         raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
     if view.bundle is None or keys.bundle().digest != view.bundle.digest:
         raise RunDirectoryError(f"{keys.path}: keys of another federation than the run's: an attack would open nothing")
-    return replace(view, key=keys.key(keys.identity()).ckks)
+    return replace(view, key=keys.key(keys.identity(), keys.bundle()).ckks)
 
 
 def release_view(run: Path) -> View:

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
+from fedmm_secure.data.prepare import PreparedMarket, prepare_markets, sizes
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.errors import ConfigError, DataError
-from fedmm_secure.results import sizes
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:

@@ -7,15 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
-from experiments.benchmarks.noise import measure_noise
-from experiments.benchmarks.shadows import bench_shadows
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import QUICKSTART, resolve
-from experiments.console import say, wide_console
+from experiments.console import PlainConsole, say, wide_console
 from experiments.reports.text import estimate_text
 from fedmm_secure.errors import ConfigError
 
@@ -35,11 +31,13 @@ def aggregation(
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
+    from experiments.benchmarks.aggregation import codebook_length, measure_aggregation  # the encryption
+
     cohort = markets or settings.data.n_markets
     length, bits = codebook_length(settings), settings.aggregation.bits
     found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
     if as_json:
-        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
         return
     table = Table(
         *(
@@ -61,9 +59,9 @@ def aggregation(
         faster = (estimate_text(asdict(one)) for one in (cost.speed_up, cost.speed_up_of_all))
         sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
         table.add_row(cost.way, *times, *faster, *sizes)
-    Console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
-    print("sum: end to end, markets at the same time; all machines: their time added up")
-    print("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
+    PlainConsole().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
+    say("sum: end to end, markets at the same time; all machines: their time added up")
+    say("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
 
 
 @bench_app.command(
@@ -77,6 +75,8 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
+    from experiments.benchmarks.noise import measure_noise  # what trains
+
     found = measure_noise(draws, batch, repeat)
     if as_json:
         say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
@@ -107,6 +107,8 @@ def shadows(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
+    from experiments.benchmarks.shadows import bench_shadows  # what trains
+
     name = market or next(iter(sorted(settings.data.markets)), "m0")
     found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
     if as_json:

@@ -8,11 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from experiments.budget import market_budget
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import resolve
 from experiments.console import say, wide_console
-from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import delta_text, epsilon_text
 
@@ -30,6 +28,9 @@ def budget(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is None:
         raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
+    from experiments.budget import market_budget  # the accountants: not to refuse a configuration
+    from fedmm_secure.data.prepare import load_markets
+
     markets = load_markets(settings.data)
     found = {market.name: market_budget(settings, market, len(markets)) for market in markets}
     if as_json:

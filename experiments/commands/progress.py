@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from experiments.console import PlainConsole, one_line
-from experiments.sweep.cells import Status
-from experiments.sweep.grid import Cell
 from privacy.accounting.text import epsilon_text
+
+if TYPE_CHECKING:  # nothing of a sweep is loaded to show another command's progress
+    from experiments.sweep.cells import Status
+    from experiments.sweep.grid import Cell
 
 
 class _Shown:

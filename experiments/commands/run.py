@@ -10,13 +10,11 @@ import typer
 from rich.table import Table
 
 from experiments import run_directory
-from experiments.commands.keys import PassphraseOption, read_passphrase
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.console import say, wide_console
-from experiments.execution import execute
-from experiments.reports.run import write_report
 from experiments.reports.text import figure_text
 from experiments.tracking import TRACKERS
 from fedmm_secure.config import Config
@@ -62,6 +60,9 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
+    from experiments.execution import execute  # what trains, and what draws: not to refuse a configuration
+    from experiments.reports.run import write_report
+
     with RunProgress(quiet=quiet or as_json) as progress:
         metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
     report_path = write_report(directory)

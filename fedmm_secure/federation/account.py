@@ -15,6 +15,7 @@ from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
@@ -22,9 +23,7 @@ from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import read_ledger
-from privacy.accounting.places import ACCOUNT_FILE, ACCOUNT_VARIABLE, users_account
-
-GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
+from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,6 @@ def account_of(config: Config, directory: Path, *, home: bool = False) -> Privac
 def readers_account(named: Path | None = None) -> PrivacyAccount:
     """The account that a reader holds a run to: the one that he names, or his own; never one that lies with the run."""
     return PrivacyAccount(named or users_account())
-
-
-def account_beside(directory: Path) -> Path:
-    """Beside a run directory; of a cell, beside its sweep."""
-    parent = directory.resolve().parent
-    if parent.name == CELLS and (parent.parent / GRID_FILE).is_file():
-        parent = parent.parent.parent
-    return parent / ACCOUNT_FILE
 
 
 def enter_account(

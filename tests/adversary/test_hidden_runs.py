@@ -9,8 +9,9 @@ import shutil
 
 import pytest
 
-from fedmm_secure.federation.account import account_beside, account_of, enter_account, spent_on_same_data
+from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.federation.places import account_beside
 from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import users_account
