@@ -14,6 +14,7 @@ from fedmm_secure.federation.in_process import MarketLostError, connect, run_rou
 from fedmm_secure.federation.messages import MessageError, pack, unpack
 from fedmm_secure.federation.orders import Order, OrderError
 from fedmm_secure.federation.parties import make_clients, open_federation
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from privacy.accounting.ledger import read_ledger
@@ -78,10 +79,11 @@ def check_invariants(directory):
     """No wrong aggregate, and no message that the ledger lacks; the cohorts of the rounds that were released."""
     transcript = Transcript(directory / "transcript")
     own = {}
+    for kept in (PrivateRecord(directory, path.stem).transcript for path in (directory / "ledger").iterdir()):
+        for record in kept.records:
+            own[record.round, record.attempt, record.sender] = np.frombuffer(kept.read(record), "<i8")
     for record in transcript.records:
         data = (transcript.directory / record.file).read_bytes()
-        if record.kind == "own-update":
-            own[record.round, record.attempt, record.sender] = np.frombuffer(data, "<i8")
         if record.kind == "update":
             ledger = read_ledger(directory / "ledger" / f"{record.sender}.jsonl")
             assert hashlib.sha256(data).hexdigest() in ledger.released
@@ -192,10 +194,10 @@ def test_a_second_attempt_charges_nothing_and_sends_the_same_update(markets, tmp
     assert (first.attempt, second.attempt) == (0, 1)
     assert type(second.event).__name__ == "NoOpDpEvent"
     assert "smaller cohort" in second.mechanism
-    transcript = Transcript(tmp_path / "transcript")
-    files = [r.file for r in transcript.records if (r.kind, r.round, r.sender) == ("own-update", FAULTY_ROUND, "m0")]
-    assert len({(transcript.directory / file).read_bytes() for file in files}) == 1
-    assert len(files) == 2
+    own = PrivateRecord(tmp_path, "m0").transcript
+    records = [record for record in own.records if record.round == FAULTY_ROUND]
+    assert len({own.read(record) for record in records}) == 1
+    assert len(records) == 2
 
 
 STOPPED_BY_ORDERS = {
