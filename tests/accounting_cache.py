@@ -5,7 +5,9 @@ what it was told to compose, and on δ. Kept are the libraries' answers alone, e
 code runs as it is.
 
 What is asked for the first time costs less, too: losses of a mechanism are inverted in arrays, and a Rényi moment of
-Opacus' is computed once. Neither changes an answer by a bit (``tests/privacy/accounting/test_cached_answers.py``).
+Opacus' is computed once. Neither changes an answer by a bit (``tests/privacy/accounting/test_cached_answers.py``). And
+an ε that is stated is composed as coarsely as budgets are solved, a bound as well, ten times sooner; tests of the
+accountants themselves have the fine one (``tests/privacy/accounting/conftest.py``).
 """
 
 import hashlib
@@ -22,6 +24,8 @@ from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPriv
 from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis import rdp as opacus_moments
+
+from privacy.accounting.accountants import COARSE, pld_epsilon
 
 FOLDER = "FEDMM_TEST_ANSWERS"  # in the environment, so that processes started by tests find it
 
@@ -62,6 +66,7 @@ def share_answers() -> None:
     PRVAccountant.get_epsilon = get_epsilon
     opacus_moments._compute_rdp = cache(opacus_moments._compute_rdp)
     GaussianPrivacyLoss.get_delta_for_epsilon = deltas_at_once
+    pld_epsilon.__kwdefaults__["interval"] = COARSE
 
 
 library_deltas = GaussianPrivacyLoss.get_delta_for_epsilon
