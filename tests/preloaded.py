@@ -5,6 +5,8 @@ import torch
 import experiments.cli
 import experiments.sweep.cells  # noqa: F401
 from tests.accounting_cache import share_answers
+from tests.processes import skip_syncs
 
+skip_syncs()
 torch.set_num_threads(1)
 share_answers()

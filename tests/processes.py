@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 
@@ -24,6 +25,15 @@ def forks() -> ForkServerContext:
     with patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):  # from wherever pytest was started
         forkserver.ensure_running()
     return context
+
+
+def skip_syncs() -> None:
+    """No test cuts the power, and what a killed process wrote is there all the same."""
+
+    def sync(file: Any) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())  # which must be open
+
+    os.fsync = sync
 
 
 def as_multiprocessing() -> SimpleNamespace:
