@@ -34,7 +34,7 @@ def made(tmp_path_factory, name, settings):
 
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory):
-    return made(tmp_path_factory, "plain", TINY)
+    return made(tmp_path_factory, "plain", {**TINY, "ctr": {"baselines": ["popularity"]}})
 
 
 @pytest.fixture(scope="module")
