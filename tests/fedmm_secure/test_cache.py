@@ -27,6 +27,7 @@ def predictions(directory, market="m0"):
 def every(**sections):
     """Every baseline, of no more markets and epochs than it takes."""
     least = {
+        "aggregation": {"kind": "ckks"},
         "data": {"synthetic": TINY["data"]["synthetic"] | {"markets": 2}},
         "federation": {"rounds": 2, "allow_small_cohort": True},
         "ctr": {"baselines": EVERY, "max_epochs": 1},
