@@ -167,12 +167,17 @@ def audited_faults(capsys, config):
     return status, {result["fault"] for result in found}, sum(result["caught"] for result in found) / len(found)
 
 
-def test_audit_catches_faults(private_config, capsys, monkeypatch):
+@pytest.fixture
+def few_faults(monkeypatch):
     """Those that short games find; ``attacks/auditing`` has each fault, without the command."""
     few = {name: FAULTS[name] for name in ("contribution bound ignored", "codebook not clipped", "masks reused")}
     monkeypatch.setattr("experiments.audit.FAULTS", few)
+    return set(few)
+
+
+def test_audit_catches_faults(private_config, few_faults, capsys):
     status, faults, share = audited_faults(capsys, private_config)
-    assert (status, faults) == (0, set(few))
+    assert (status, faults) == (0, few_faults)
     assert share >= 0.9
 
 
@@ -183,7 +188,7 @@ def test_audit_catches_every_fault(private_config, capsys):
     assert share >= 0.9
 
 
-def test_an_audit_that_misses_faults_fails(private_config, capsys):
+def test_an_audit_that_misses_faults_fails(private_config, few_faults, capsys):
     with patch("attacks.auditing.verdicts.is_violated", lambda *arguments, **named: False):
         status, out, _ = fedmm(capsys, "audit", private_config, "--faults", "--canaries", 16)
     assert status == 1
