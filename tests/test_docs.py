@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
-from experiments.cli import app
+from experiments.cli import Commands
 from experiments.sweep.grid import shipped_grids
 from fedmm_secure.config import Config
 
@@ -69,10 +71,23 @@ def test_the_configuration_reference_names_every_key(site):
     assert "data.markets.NAME.path" in page
 
 
+def test_every_key_says_what_it_means():
+    def silent(model):
+        for name, field in model.model_fields.items():
+            parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+            inner = [part for part in parts if issubclass(part, BaseModel)]
+            for section in inner:
+                yield from silent(section)
+            if not inner and not field.description:
+                yield f"{model.__name__}.{name}"
+
+    assert list(silent(Config)) == []
+
+
 def test_the_command_reference_names_every_command(site):
     page = text(site / "reference" / "commands.html")
-    for command in app.registered_commands:
-        assert f"fedmm {command.name or command.callback.__name__}" in page
+    assert [name for name in Commands.entries if f"fedmm {name}" not in page] == []
+    assert "fedmm data info" in page
 
 
 def test_the_grid_reference_shows_every_grid(site):

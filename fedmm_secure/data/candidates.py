@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmm_secure.config.choices import Negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market
 from fedmm_secure.data.splits import Split
 
-Negatives = Literal["uniform", "popularity"]
 MAX_REDRAWS = 200
 
 
@@ -134,6 +134,8 @@ def with_negatives(
     n_touched = np.bincount(in_pool, minlength=int(user.max()) + 1 if len(user) else 1)
     room = len(pool.items) - n_touched[user] if len(user) else np.zeros(0, dtype=np.int64)
     user, item, room = user[room > 0], item[room > 0], room[room > 0]
+    if not len(user):  # of an empty pool nothing can be drawn
+        return Candidates(user, item, np.zeros(0))
     drawn = np.full((len(user), per_positive), -1, dtype=np.int64)
     cumulative = np.cumsum(pool.weights)
     for column in range(per_positive):

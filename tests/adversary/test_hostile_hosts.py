@@ -37,13 +37,14 @@ from experiments.deploy.certificates import (
     make_certificates,
 )
 from experiments.deploy.federation import start_market_proxy, start_server, start_supernode
-from experiments.deploy.homes import ADDRESS, copy_app, free_ports, prepare_homes
+from experiments.deploy.homes import copy_app, free_ports, prepare_homes
 from experiments.deploy.processes import Processes
 from experiments.deploy.proxies import FLEET_CALLS, FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, nginx
 from experiments.deploy.signed_app import APP_ID, TRUSTED_FILE, SignedApp, store_app
+from experiments.deploy.tools import ADDRESS
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
-from tests.experiments.test_cli import fedmm
+from tests.command_line import fedmm
 from tests.faults import configuration
 
 pytestmark = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")

@@ -1,0 +1,276 @@
+"""``fedmm keys``: who the parties of a federation are, and the secret that its markets share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
+from experiments.configuration import resolve
+from experiments.console import PlainConsole, one_line, say
+from fedmm_secure.errors import ConfigError
+from privacy.aggregation.authentication import TAG_PRIME
+from privacy.aggregation.identities import CARD_FILE, Identity, read_card
+from privacy.aggregation.keys import (
+    BUNDLE_FILE,
+    SERVER,
+    Bundle,
+    KeyDirectory,
+    found_federation,
+    read_bundle,
+    read_invitation,
+    refuse_few_markets,
+    write_invitation,
+)
+from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
+from privacy.files import KeyFileError
+from privacy.names import NAME_RULE, is_name
+
+keys_app = typer.Typer(
+    help="Keys of a federation: identities, the shared key, rotation; and why the parameters are exact and secure.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@keys_app.command(
+    "join",
+    help="A party's first and last step: make an identity and a card to hand out; later, accept the invitation.\n\n"
+    "Example: fedmm keys join de --keys keys/de; then: fedmm keys join de --keys keys/de --invitation de.json",
+)
+def join(
+    name: Annotated[str, typer.Argument(metavar="PARTY", help="Market name, or 'server'.")],
+    keys: KeysOption,
+    invitation: Annotated[
+        Path | None, typer.Option(help="The founder's invitation; for the server, its bundle (federation.json).")
+    ] = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
+    identity = own_identity(directory, name, passphrase)
+    if invitation is None:
+        say(f"card         {keys / CARD_FILE} (public: hand it to the founding market)")
+        say(f"fingerprint  {identity.card.fingerprint}")
+        return
+    if name == SERVER:
+        bundle, sealed = read_bundle(invitation), b""
+    else:
+        bundle, sealed = read_invitation(invitation)
+    directory.accept(identity, bundle, sealed)
+    _print_bundle(bundle)
+
+
+@keys_app.command(
+    "init",
+    help="Found a federation: make the shared key, name the parties, invite the other markets.\n\n"
+    "Example: fedmm keys init my.yaml --market ca --keys keys/ca --card de.json --card uk.json --card server.json",
+)
+def init(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Shipped name or YAML file.")],
+    market: Annotated[str, typer.Option(help="The founding market.")],
+    keys: KeysOption,
+    cards: Annotated[list[Path], typer.Option("--card", help="Card of another market or of the server; repeat.")],
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size", metavar="MARKET=USERS,ITEMS", help="Public size of a market; distributed noise needs all."
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
+    if (keys / BUNDLE_FILE).exists():
+        raise KeyFileError(f"{keys}: belongs to a federation already; use rotate for a new key")
+    others = {card.name: card for card in map(read_card, cards)}
+    settings = resolve(config, overrides or [])
+    markets = sorted({*others, market} - {SERVER})
+    stated = dict(_size(text, markets) for text in sizes or [])
+    from experiments.key_plans import plan_of  # and with it the encryption
+
+    plan = plan_of(settings, markets, stated)
+    identity = own_identity(directory, market, passphrase)
+    rotate_after = settings.aggregation.rotate_after
+    bundle, sealed = found_federation(
+        identity, others, plan.public(), plan.generate_key(), rotate_after=rotate_after, sizes=stated
+    )
+    _keep_and_invite(directory, identity, bundle, sealed)
+
+
+@keys_app.command(
+    "rotate",
+    help="A new shared key; the founder makes it, the others accept new invitations. After a burned key, and without "
+    "markets that leave.\n\nExample: fedmm keys rotate --keys keys/ca; fedmm keys rotate --keys keys/ca --without jp",
+)
+def rotate(
+    keys: KeysOption,
+    without: Annotated[list[str] | None, typer.Option(metavar="MARKET", help="A market that leaves; repeat.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="CONFIG", help="Needed where a market leaves distributed noise.")
+    ] = None,
+    overrides: SetOption = None,
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    directory = KeyDirectory(keys)
+    identity, current = directory.identity(read_passphrase(passphrase_file)), directory.bundle()
+    if identity.card.name != current.founder:
+        raise KeyFileError(f"{keys}: {current.founder} founded this federation and makes its keys")
+    leaving = set(without or [])
+    for name in sorted(leaving):
+        if name not in current.markets or name == current.founder:
+            raise ConfigError(f"--without {name!a:.80}: one of {', '.join(_others(current))} is expected")
+    left = [market for market in current.markets if market not in leaving]
+    if leaving:
+        refuse_few_markets(current, left)
+    sizes = {name: size for name, size in current.sizes.items() if name in left}
+    settings = None if config is None else resolve(config, overrides or [])
+    from experiments.key_plans import plan_for  # and with it the encryption
+
+    plan = plan_for(current, left, sizes, settings)
+    bundle, sealed = found_federation(
+        identity,
+        {name: current.cards[name] for name in (*left, SERVER) if name != current.founder},
+        plan.public(),
+        plan.generate_key(),
+        epoch=current.epoch + 1,
+        rotate_after=current.rotate_after,
+        sizes=sizes,
+    )
+    _keep_and_invite(directory, identity, bundle, sealed)
+
+
+def _others(bundle: Bundle) -> list[str]:
+    return [market for market in bundle.markets if market != bundle.founder]
+
+
+@keys_app.command(
+    "show",
+    help="What a key directory, card, bundle or invitation says; fingerprints to compare by voice.\n\n"
+    "Example: fedmm keys show keys/de",
+)
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Key directory or public file.")],
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    if not path.is_dir():
+        _print_file(path)
+        return
+    directory = KeyDirectory(path)
+    identity = directory.identity(read_passphrase(passphrase_file))  # checks modes, and that card and keys fit
+    say(f"party        {identity.card.name}")
+    say(f"fingerprint  {identity.card.fingerprint}")
+    if (path / BUNDLE_FILE).exists():
+        bundle = directory.bundle()
+        if identity.card.name != SERVER:
+            directory.key(identity, bundle)  # opens, and is the one that the bundle names
+            limit = "no limit" if bundle.rotate_after is None else f"of {bundle.rotate_after}"
+            say(f"rounds       {directory.used_rounds(bundle)} protected, {limit}")
+        _print_bundle(bundle)
+
+
+@keys_app.command(
+    "explain",
+    help="Why a configuration's encryption is exact and secure: the proof in numbers, bytes a value.\n\n"
+    "Example: fedmm keys explain xmarket --set aggregation.bits=16",
+)
+def explain(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Shipped name or YAML file.")],
+    overrides: SetOption = None,
+    markets: Annotated[int | None, typer.Option(min=1, help="Number of markets; default: the configuration's.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    settings = resolve(config, overrides or [])
+    n_markets = markets or settings.data.n_markets
+    if settings.privacy.distributed_noise:
+        raise ConfigError(
+            "privacy.distributed_noise: parameters depend on the markets' sizes; see the bundle of keys init"
+        )
+    from experiments.key_plans import explanation  # and with it the encryption
+    from fedmm_secure.federation.aggregation_plan import AggregationPlan
+
+    plan = AggregationPlan.of(settings, n_markets)
+    found = explanation(plan)
+    if as_json:
+        say(json.dumps(found, sort_keys=True))
+        return
+    table = Table("aggregation", plan.kind, show_header=True)
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    PlainConsole().print(table)
+    say(
+        f"Authenticated: {plan.tag_values} values more carry a tag modulo 2^{TAG_PRIME.exponent} - 1; a server without "
+        "a market inside\nforges a sum with probability below 2^-60, and may try once."
+    )
+    parameters = plan.parameters
+    if parameters is not None:
+        say(
+            f"Exact: noise and floating point move a sum by {parameters.worst_error:.2g} at most, one half is needed "
+            f"to change it;\none half is 2^{parameters.margin_bits:.1f} standard deviations of the noise "
+            f"(2^{MARGIN_BITS} are required).\n"
+            f"Secure: log2 q = {parameters.prime_bits} of at most {MAX_MODULUS_BITS[parameters.degree]} bits for ring "
+            f"degree {parameters.degree}, 128-bit security\n"
+            "(Homomorphic Encryption Standard 2018, ternary secret; one bit less at degree 2048)."
+        )
+
+
+def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:
+    """The identity of a directory, made now if there is none.
+
+    Raises:
+        KeyFileError: it is another party's.
+    """
+    if not is_name(name):
+        raise ConfigError(f"party name {name!a:.80}: use {NAME_RULE}")
+    if not directory.has_identity:
+        Identity.generate(name).save(directory.path, passphrase)
+    identity = directory.identity(passphrase)
+    if identity.card.name != name:
+        raise KeyFileError(f"{directory.path}: holds the keys of {identity.card.name}, not of {name}")
+    return identity
+
+
+def _size(text: str, markets: list[str]) -> tuple[str, tuple[int, int]]:
+    name, _, numbers = text.partition("=")
+    users, _, items = numbers.partition(",")
+    if name not in markets or not (users.isdecimal() and items.isdecimal() and int(users) and int(items)):
+        raise ConfigError(f"--size {text}: MARKET=USERS,ITEMS is expected, for one of {', '.join(markets)}")
+    return name, (int(users), int(items))
+
+
+def _keep_and_invite(directory: KeyDirectory, identity: Identity, bundle: Bundle, sealed: dict[str, bytes]) -> None:
+    directory.accept(identity, bundle, sealed[identity.card.name])
+    for old in (directory.path / "invitations").glob("*.json"):
+        old.unlink()  # of another epoch
+    for market, box in sealed.items():
+        if market != identity.card.name:
+            path = directory.path / "invitations" / f"{market}.json"
+            write_invitation(path, bundle, box)
+            say(f"invitation   {path} (for {market} alone to open)")
+    say(f"bundle       {directory.path / BUNDLE_FILE} (public: hand it to the server)")
+    _print_bundle(bundle)
+
+
+def _print_file(path: Path) -> None:
+    try:
+        card = read_card(path)
+    except KeyFileError:
+        try:
+            bundle = read_bundle(path)
+        except KeyFileError:
+            bundle, _ = read_invitation(path)
+        _print_bundle(bundle)
+        return
+    say(one_line(f"party        {card.name}"), f"fingerprint  {card.fingerprint}")
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    kind = bundle.aggregation.get("kind")
+    say(one_line(f"federation   epoch {bundle.epoch}, founded by {bundle.founder}, {kind}"))
+    for name, card in bundle.cards.items():
+        say(one_line(f"  {name:<10} {card.fingerprint}"))
+    say(f"  all of it  {bundle.fingerprint}\nCompare these by telephone: every party must read the same.")

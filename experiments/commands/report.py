@@ -1,0 +1,118 @@
+"""``fedmm report``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands.options import FINDING
+from experiments.commands.signing import PassphraseOption, SignOption, read_signer
+from experiments.compliance.document import Declarations, TrustedStated, schema_text
+from experiments.console import one_line, say
+from experiments.run_directory import examining
+from experiments.sweep.files import is_sweep
+from fedmm_secure.errors import ConfigError
+from privacy.aggregation.identities import read_card
+
+REPORT_HELP = (
+    "Write the HTML page of a run or a sweep again; with --compliance, a report for auditors as HTML and JSON.\n\n"
+    "Exit status 1 if the compliance report says that the guarantee may not be relied on.\n\n"
+    "Example: fedmm report runs/x --trust keys/owner/card.json; "
+    "fedmm report runs/x --compliance --sign keys/auditor --max-epsilon 8"
+)
+
+
+def report(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN|SWEEP", help="Directory of a run or a sweep.", show_default=False)
+    ] = None,
+    compliance: Annotated[bool, typer.Option("--compliance", help="The report for auditors.")] = False,
+    keys: SignOption = None,
+    passphrase_file: PassphraseOption = None,
+    max_epsilon: Annotated[
+        float | None,
+        typer.Option(help="Your organisation's limit on every ε that is claimed; required with --compliance."),
+    ] = None,
+    max_delta: Annotated[
+        float | None,
+        typer.Option(help="Its limit on every δ, where that is below 1/n^1.1 of a market's n users, the limit anyway."),
+    ] = None,
+    sole_run: Annotated[
+        bool,
+        typer.Option(
+            "--declare-sole-run",
+            help="Declare that nothing of other runs on the data left the machine, nor was this one chosen by them.",
+        ),
+    ] = False,
+    account: Annotated[
+        Path | None,
+        typer.Option(help="Privacy account that holds the runs; default: beside the run or the sweep."),
+    ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="CARD",
+            help="Card of somebody whose closings and evidence count, its fingerprint compared with its owner; repeat.",
+        ),
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
+) -> None:
+    if schema:
+        say(schema_text(), end="")
+        return
+    if run is None:
+        raise ConfigError("which run? give a directory of a run or a sweep")
+    if not compliance:
+        if keys is not None or max_epsilon is not None or max_delta is not None or sole_run:
+            raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
+        if trust and is_sweep(run):
+            raise ConfigError(f"{run}: --trust goes with the page of a run; give one of {run / 'cells'}")
+        from experiments.reports.run import write_report  # what reads models, and what draws
+        from experiments.reports.sweep import open_sweep, write_sweep_report
+
+        with examining(run):
+            if is_sweep(run):
+                path = write_sweep_report(open_sweep(run), account=account)
+            else:
+                path = write_report(run, [read_card(card).fingerprint for card in trust or []])
+        say(path)
+        return
+    if is_sweep(run):
+        raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
+    declarations = _declarations(max_epsilon, max_delta, sole_run)
+    identity, cards = read_signer(keys, passphrase_file), [read_card(path) for path in trust or []]
+    declarations = declarations.model_copy(
+        update={
+            "signer": None if identity is None else identity.card.fingerprint,
+            "trusted": [TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],
+        }
+    )
+    from experiments.compliance.build import build_document  # the accountants and what reads models
+    from experiments.compliance.signing import sign, write_report_files
+
+    with examining(run):
+        document = build_document(run, declarations, account=account)
+        written = write_report_files(run, sign(document, identity))
+    for path in written:
+        say(path)
+    for reason in document.verdict.reasons:
+        say(one_line(f"not compliant: {reason}"))
+    for item in document.verdict.open:
+        say(one_line(f"open: {item}"))
+    raise typer.Exit(0 if document.verdict.compliant else FINDING)
+
+
+def _declarations(max_epsilon: float | None, max_delta: float | None, sole_run: bool) -> Declarations:
+    """What the signer says; a report without a limit would call any ε compliant."""
+    if max_epsilon is None:
+        raise ConfigError(
+            "--compliance needs --max-epsilon: without your organisation's limit on ε, any ε would be compliant"
+        )
+    if not 0 < max_epsilon < math.inf:
+        raise ConfigError(f"--max-epsilon {max_epsilon:g}: a finite number above 0 is expected")
+    if max_delta is not None and not 0 < max_delta < 1:
+        raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
+    return Declarations(signer=None, trusted=[], sole_run=sole_run, max_epsilon=max_epsilon, max_delta=max_delta)

@@ -1,0 +1,104 @@
+"""``fedmm verify``: a run, or a compliance report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from experiments.commands.options import FINDING, JsonFlag
+from experiments.console import one_line, say
+from fedmm_secure.errors import ConfigError
+from privacy.aggregation.identities import read_card
+
+if TYPE_CHECKING:
+    from experiments.verification.run import Examination
+    from privacy.accounting.ledger_check import Finding
+
+VERIFY_HELP = (
+    "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
+    "accountants, and the noise by its spare values; or a compliance report: its signature, and the run that it is "
+    "about.\n\n"
+    "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
+)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="RUN|REPORT", help="A run directory, or a compliance report.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Of a report: the run to compare it with; default: the folder it stands in.")
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Of a report: the card of who must have signed it.")] = None,
+    server: Annotated[
+        Path | None, typer.Option(help="Of a deployed run: the server's directory, to add up its aggregates again.")
+    ] = None,
+    signer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CARD", help="Of a run: the card of who must have signed every ledger's last line; got from them."
+        ),
+    ] = None,
+    account: Annotated[
+        Path | None, typer.Option(help="Of a report: the privacy account that holds its run; default: beside the run.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    if path.is_file():
+        if server is not None or signer is not None:
+            raise ConfigError(f"{path}: --server and --signer are for run directories")
+        verified, findings = check_report(path, run, card, account)
+        _tell(path, verified, findings, [], {}, as_json)
+    if run is not None or card is not None or account is not None:
+        raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
+    from experiments.reports.run import page_findings  # the accountants and what reads models
+    from experiments.verification.run import CHECKS, examine_run
+
+    examined = examine_run(path, server, None if signer is None else read_card(signer))
+    on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
+    _tell(
+        path,
+        ", ".join(CHECKS),
+        [*examined.findings, *on_page],
+        [*_notes(examined), *about_page],
+        examined.to_data(),
+        as_json,
+    )
+
+
+def check_report(
+    path: Path, run: Path | None, card: Path | None, account: Path | None = None
+) -> tuple[str, list[Finding]]:
+    """What was checked of a compliance report, and what does not hold."""
+    from experiments.compliance.check import verify_report  # the accountants and what reads models
+
+    found, findings = verify_report(path, run, None if card is None else read_card(card), account)
+    signer = found.signature
+    who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
+    verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"
+    return f"{who}; {verdict}", findings
+
+
+def _notes(examined: Examination) -> list[str]:
+    """Who signed, and what else a reader should know of a run that verifies."""
+    by_text: dict[str, list[str]] = {}
+    for market, signature in examined.signatures.items():
+        by_text.setdefault(signature.text, []).append(market)
+    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + list(examined.notes)
+
+
+def _tell(
+    path: Path, verified: str, findings: Sequence[Finding], notes: Sequence[str], more: Mapping[str, Any], as_json: bool
+) -> None:
+    if as_json:
+        say(json.dumps({"findings": [vars(found) for found in findings], **more}))
+    else:
+        for found in findings:
+            say(one_line(f"{found.where}: {found.what}"), error=True)
+        if not findings:
+            say(f"{path}: verified: {verified}")
+        for note in notes:
+            say(one_line(note))
+    raise typer.Exit(FINDING if findings else 0)

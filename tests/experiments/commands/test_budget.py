@@ -1,0 +1,59 @@
+import json
+
+import pytest
+from dp_accounting.dp_event import ComposedDpEvent
+
+from experiments.budget import market_budget, planned_entries
+from fedmm_secure.data.prepare import load_markets
+from fedmm_secure.guarantee.multipliers import MarketSize, planned_stages
+from fedmm_secure.guarantee.plan import SpendingPlan
+from privacy.accounting.guarantees import composed_epsilon
+from tests.command_line import fedmm
+from tests.conftest import tiny
+
+MARKETS = ("m0", "m1", "m2")
+
+
+def plan(**privacy):
+    settings = tiny(privacy={"epsilon": 4.0, **privacy})
+    market = load_markets(settings.data)[0]
+    return settings, market, market_budget(settings, market, 3)
+
+
+@pytest.mark.parametrize("protect", ["federation", "release"])
+def test_the_plan_is_what_a_run_would_spend(protect):
+    settings, market, found = plan(protect=protect)
+    stages = planned_stages(settings, market.n_items)
+    composed = [stage.event(found["stages"][stage.name]["noise_multiplier"]) for stage in stages]
+    plan_of_it = SpendingPlan.of(settings, "m0", {name: MarketSize(market.n_users, market.n_items) for name in MARKETS})
+    spent = composed_epsilon([ComposedDpEvent(composed)], planned_entries(plan_of_it), found["delta"])
+    assert 3.9 < spent <= 4.0
+    bounded = "release" if protect == "release" else "market"
+    assert found["views"][bounded] == pytest.approx(spent)
+    assert (found["views"]["release"] is None) == (protect == "federation")
+    assert set(found["stages"]) == {stage.name for stage in stages}
+
+
+def test_raw_embeddings_leave_every_view_unbounded():
+    settings = tiny(privacy={"epsilon": 4.0}, embedding={"kind": "svd"})
+    found = market_budget(settings, load_markets(settings.data)[0], 3)
+    assert set(found["views"].values()) == {None}
+    assert set(found["stages"]) == {"quantizer"}
+
+
+def test_signal_grows_with_the_market_and_small_ones_are_named():
+    _, _, small = plan(epsilon=0.2)
+    assert "embedding" in small["too_small_for"]
+    _, _, generous = plan(epsilon=50.0)
+    for name, stage in generous["stages"].items():
+        assert stage["signal_to_noise"] > small["stages"][name]["signal_to_noise"]
+    assert generous["too_small_for"] == []
+
+
+def test_the_command_prints_stages_and_views(capsys):
+    status, out, err = fedmm(capsys, "budget", "quickstart", "--set", "privacy.epsilon=2")
+    assert (status, err) == (0, "")
+    for word in ("counts", "embedding", "quantizer", "collusion", "SNR"):
+        assert word in out
+    status, out, _ = fedmm(capsys, "budget", "quickstart", "--set", "privacy.epsilon=2", "--json")
+    assert set(json.loads(out)) == {"m0", "m1", "m2"}
