@@ -23,6 +23,7 @@ from experiments.bench import bench_app
 from experiments.bench_noise import NOISE_HELP, noise
 from experiments.bench_shadows import SHADOWS_HELP, shadows
 from experiments.budget import market_budget
+from experiments.commands.init import INIT_HELP, init
 from experiments.comparison import COMPARE_HELP, RUNS_HELP, compare, runs
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.console import one_line, say, wide_console
@@ -138,6 +139,7 @@ def _run_directory(name: str | None, overrides: list[str], out: Path | None, res
     return out, kept
 
 
+app.command(help=INIT_HELP)(init)
 app.command(help=VERIFY_HELP)(verify)
 app.command(help=SWEEP_HELP)(sweep)
 app.command(help=COMPARE_HELP)(compare)
