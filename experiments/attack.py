@@ -37,7 +37,7 @@ from attacks.poisoning.evaluate import poison
 from attacks.views import View, collusion_view, market_view, owner_values, server_view
 from experiments.compliance.evidence import Results, add_statement, attacks_file, make_statement
 from experiments.configuration import readers_data
-from experiments.options import choose_market
+from experiments.data import choose_market
 from experiments.reports.attack_figures import draw_reconstruction, draw_roc
 from experiments.run_directory import read_foreign_config, read_noise
 from experiments.truth import federated_truth, own_truth, popularity

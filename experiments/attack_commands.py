@@ -13,10 +13,10 @@ from rich.table import Table
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
+from experiments.commands.keys import PassphraseOption, SignOption, read_signer
+from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
+from experiments.commands.progress import RunProgress
 from experiments.console import one_line, say, wide_console
-from experiments.keys import PassphraseOption, SignOption, read_signer
-from experiments.options import FINDING, JsonFlag, Quiet, SetOption
-from experiments.progress import RunProgress
 from experiments.reports.attacks import strongest
 from experiments.reports.run import write_report
 from experiments.reports.text import estimate_text

@@ -19,7 +19,7 @@ from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.compliance.evidence import AUDIT, add_statement, audit_file, make_statement
 from experiments.configuration import resolve
-from experiments.options import choose_market
+from experiments.data import choose_market
 from experiments.reports.attack_figures import draw_audit
 from experiments.run_directory import read_foreign_config, read_noise
 from fedmm_secure.artefacts import write_parquet

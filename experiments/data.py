@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from fedmm_secure.config import DataConfig
-from fedmm_secure.data.loaders import MarketFile
+from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
-from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
-from fedmm_secure.errors import DataError
+from fedmm_secure.data.synthetic import synthesize
+from fedmm_secure.errors import ConfigError, DataError
 from fedmm_secure.results import sizes
 
 
@@ -74,3 +73,15 @@ def synthesize_files(spec: SyntheticSpec, out: Path) -> dict[str, MarketFile]:
         (out / catalogue).write_text("".join(f"{item}\n" for item in market.item_ids), encoding="utf-8")
         files[market.name] = MarketFile(path=path, catalogue=catalogue, **columns)
     return files
+
+
+def choose_market(market: str | None, users: Mapping[str, int]) -> str:
+    """The market of ``--market``; by default the one with the fewest users.
+
+    Raises:
+        ConfigError: there is no such market.
+    """
+    name = market or min(users, key=lambda found: users[found])
+    if name not in users:
+        raise ConfigError(f"--market {name}: the markets are {', '.join(users)}")
+    return name

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import yaml
 
-from fedmm_secure.data.loaders import BadRows, MarketFile, is_parquet
+from fedmm_secure.config import MarketFile
+from fedmm_secure.config.choices import BadRows
+from fedmm_secure.data.loaders import is_parquet
 from privacy.names import is_name
 
 CATALOGUE_SUFFIX = ".items.txt"

@@ -11,10 +11,11 @@ import numpy as np
 from dp_accounting import get_sigma_gaussian
 
 from experiments.first_configuration import Discovery, SharedIds
-from fedmm_secure.config import DataConfig
-from fedmm_secure.config_privacy import DiscoveryConfig, PrivacyConfig, SharesConfig
+from fedmm_secure.config import DataConfig, DiscoveryConfig, MarketFile, PrivacyConfig
+from fedmm_secure.config.choices import BadRows
+from fedmm_secure.config.privacy import SharesConfig
 from fedmm_secure.data.discovery import FEWEST, worth_discovering
-from fedmm_secure.data.loaders import BadRows, MarketFile, load_market
+from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket, prepare
 from fedmm_secure.data.questions import Answers, Question, UndecidedError

@@ -9,9 +9,8 @@ from typing import Any, Self
 
 import pandas as pd
 
-from fedmm_secure.config import Config, config_from_data
-from fedmm_secure.data.columns import MISSING
-from fedmm_secure.data.loaders import BadRows, MarketFile
+from fedmm_secure.config import Config, MarketFile, config_from_data
+from fedmm_secure.config.choices import MISSING, BadRows
 from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare

@@ -7,7 +7,6 @@ by aliases, by compression, by a shape that its bytes do not fill, by a word tha
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from fedmm_secure.archives import stored_members
+from fedmm_secure.parquet_pages import unpacked_sizes
 from privacy.foreign import MAX_BYTES, MAX_DEPTH, ForeignFileError, decode
 
 MAX_YAML_BYTES = 2**20
@@ -123,20 +124,18 @@ def _refuse_expansion(found: Any, where: Path | str) -> None:
 # -- arrays and tensors ------------------------------------------------------------------------------------------------
 
 
-def parse_arrays(data: bytes, where: Path | str, limit: int = MAX_BYTES) -> dict[str, NDArray[Any]]:
+def parse_arrays(data: bytes, where: Path | str) -> dict[str, NDArray[Any]]:
     """Named arrays of a file that ``numpy.savez`` wrote.
 
     Raises:
         ForeignFileError: it is none, or an array is not as large as its bytes.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _refuse_bomb(archive, where, limit)
-            return {
-                name.removesuffix(".npy"): _array(archive.read(name), f"{where} {name[:100]}")
-                for name in archive.namelist()
-            }
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError, LookupError) as error:
+        return {
+            name.removesuffix(".npy"): _array(bytes(member), f"{where} {name[:100]}")
+            for name, member in stored_members(data).items()
+        }
+    except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, LookupError) as error:
         raise ForeignFileError(f"{where}: no arrays: {str(error)[:200]}") from error
 
 
@@ -152,26 +151,23 @@ def _array(data: bytes, where: str) -> NDArray[Any]:
     return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
 
-def parse_tensors(data: bytes, where: Path | str, limit: int = MAX_BYTES) -> dict[str, torch.Tensor]:
+def parse_tensors(data: bytes, where: Path | str) -> dict[str, torch.Tensor]:
     """Named tensors of a file that ``torch.save`` wrote; nothing but tensors is in it, and no code is run.
 
     Raises:
         ForeignFileError: it holds something else, or a tensor that is larger than its bytes.
     """
-    found = unpickle_tensors(data, where, limit)
+    found = unpickle_tensors(data, where)
     if not isinstance(found, Mapping) or not all(_is_plain(name, tensor) for name, tensor in found.items()):
         raise ForeignFileError(f"{where}: holds something other than named tensors of their own size")
     return dict(found)
 
 
-def unpickle_tensors(data: bytes, where: Path | str, limit: int = MAX_BYTES) -> Any:
-    """Whatever ``torch.save`` wrote, of bounded size; no code is run. Raises ``ForeignFileError``."""
+def unpickle_tensors(data: bytes, where: Path | str) -> Any:
+    """Whatever ``torch.save`` wrote; no code is run, and nothing unpacks. Raises ``ForeignFileError``."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _refuse_bomb(archive, where, limit)
+        stored_members(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except ForeignFileError:
-        raise
     except Exception as error:  # whatever torch's reader stumbles over
         raise ForeignFileError(f"{where}: no tensors: {_first_line(error)}") from error
 
@@ -186,14 +182,6 @@ def _is_plain(name: object, tensor: object) -> bool:
         and tensor.is_contiguous()
         and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
     )
-
-
-def _refuse_bomb(archive: zipfile.ZipFile, where: Path | str, limit: int) -> None:
-    names = archive.namelist()
-    if len(set(names)) != len(names):
-        raise ForeignFileError(f"{where}: holds a member twice")
-    if sum(entry.file_size for entry in archive.infolist()) > limit:
-        raise ForeignFileError(f"{where}: unpacks to more than {limit} bytes")
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -220,16 +208,20 @@ def parse_table(
         ForeignFileError: it is none, a column is missing, or it is larger than it may be.
     """
     try:
-        schema = pq.read_schema(io.BytesIO(data))
+        source = pa.BufferReader(data)
+        schema = pq.read_schema(source)
         texts = [field.name for field in schema if _is_text(field.type)]
-        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts, pre_buffer=False)
+        file = pq.ParquetFile(source, read_dictionary=texts, pre_buffer=False)
         names = list(columns) if columns is not None else schema.names
         problem = _table_problem(file, schema, names, rows)
         if problem:
             raise ForeignFileError(f"{where}: {problem}")
-        if _stated_bytes(file, names) > limit:  # before anything is unpacked; what it states is measured below
-            raise ForeignFileError(f"{where}: more than {limit} bytes in memory")
         batches, size = [], 0
+        for page in unpacked_sizes(source, file.metadata, set(names)):  # before any of them is
+            size += page
+            if size > limit:
+                raise ForeignFileError(f"{where}: more than {limit} bytes in memory")
+        size = 0  # and again what arrives: a page may repeat a word
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names, use_threads=False):
             size += batch.nbytes
             if size > limit:
@@ -243,14 +235,6 @@ def parse_table(
         return frame
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError) as error:
         raise ForeignFileError(f"{where}: no table: {_first_line(error)}") from error
-
-
-def _stated_bytes(file: pq.ParquetFile, names: Sequence[str]) -> int:
-    """Bytes that the wanted columns unpack to, by the file's own account."""
-    wanted, metadata = set(names), file.metadata
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    chunks = (group.column(index) for group in groups for index in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
 
 
 def _table_problem(file: pq.ParquetFile, schema: pa.Schema, names: Sequence[str], rows: int | None) -> str | None:

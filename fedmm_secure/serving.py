@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skops.io
-import torch
 
+from fedmm_secure.archives import stored_members
 from fedmm_secure.artefacts import load_state, quantizer_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
@@ -22,11 +23,13 @@ from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.federation.releases import factors_from_arrays, private_store
+from fedmm_secure.foreign import unpickle_tensors
 from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
 from fedmm_secure.storage import Arrays, Store
+from privacy.foreign import ForeignFileError, read_bytes
 
 # of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
 _TREES = [
@@ -111,10 +114,21 @@ def _load_model(
     builder = bench.builder(recipe, quantizer)
     model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
     if isinstance(model, BoostedModel):
-        model.trees_ = skops.io.load(_existing(folder / f"ctr-{seed}.skops"), trusted=_TREES)
+        path = _existing(folder / f"ctr-{seed}.skops")
+        model.trees_ = _trees(read_bytes(path, below=run), path)
     else:
-        model.load_state_dict(torch.load(_existing(folder / f"ctr-{seed}.pt"), weights_only=True))
+        path = _existing(folder / f"ctr-{seed}.pt")
+        model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
     return model, builder
+
+
+def _trees(data: bytes, path: Path) -> Any:
+    """Boosted trees as skops wrote them. Raises ``ForeignFileError``."""
+    try:
+        stored_members(data)
+        return skops.io.loads(data, trusted=_TREES)
+    except Exception as error:  # whatever skops stumbles over
+        raise ForeignFileError(f"{path}: no trees: {str(error)[:200]}") from error
 
 
 def _existing(path: Path) -> Path:

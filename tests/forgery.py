@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from experiments.run_directory import read_config
-from fedmm_secure.config import Config
+from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.closing import (
     closing_text,
     file_digests,
@@ -23,7 +23,6 @@ from fedmm_secure.federation.closing import (
     salt_path,
     transcript_digest,
 )
-from fedmm_secure.federation.parties import configuration_hash
 from fedmm_secure.federation.transcript import INDEX, Record, index_bytes, read_index
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage import json_bytes

@@ -55,5 +55,8 @@ def kill_when(process: BaseProcess, condition: Callable[[], bool], limit: float 
     while process.is_alive() and not condition() and time.monotonic() < deadline:
         time.sleep(0.002)
     if process.is_alive():
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group of its own yet, or has ended since
+            process.kill()
     process.join()

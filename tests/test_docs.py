@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from experiments.cli import app
 from experiments.sweep.grid import shipped_grids
@@ -67,6 +69,19 @@ def test_the_configuration_reference_names_every_key(site):
     missing = [key for key in keys(Config) if key.split(".")[-1] not in page]
     assert missing == []
     assert "data.markets.NAME.path" in page
+
+
+def test_every_key_says_what_it_means():
+    def silent(model):
+        for name, field in model.model_fields.items():
+            parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+            inner = [part for part in parts if issubclass(part, BaseModel)]
+            for section in inner:
+                yield from silent(section)
+            if not inner and not field.description:
+                yield f"{model.__name__}.{name}"
+
+    assert list(silent(Config)) == []
 
 
 def test_the_command_reference_names_every_command(site):

@@ -12,6 +12,7 @@ READERS = sorted(
         "attacks/views.py",
         "experiments/attack.py",
         "experiments/audit.py",
+        "experiments/commands/list_runs.py",
         "experiments/comparison.py",
         "experiments/compliance/*.py",
         "experiments/reports/*.py",
@@ -28,7 +29,8 @@ READERS = sorted(
 COMMANDS = sorted(
     path
     for path in ROOT.glob("experiments/**/*.py")
-    if path.relative_to(ROOT).parts[1] not in ("deploy", "bench.py", "console.py", "keys.py")
+    if path.relative_to(ROOT).parts[1] not in ("deploy", "console.py")
+    and path.name not in ("bench.py", "deploy.py", "keys.py")
 )
 METHODS = {"read_text", "read_bytes"}  # of a path, called or handed on; "open" is a name of other things too
 FUNCTIONS = {"open", "read_config", "load_yaml"}

@@ -22,7 +22,7 @@ from fedmm_secure.collaborative.private import (
     contributions,
     release_counts,
 )
-from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.base import Binding

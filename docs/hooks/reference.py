@@ -29,12 +29,18 @@ def on_files(files: Files, config: Any) -> Files:
         "grids": grids_page(),
         "compliance-schema": schema_page(),
         "python": "# Python\n\n::: fedmm_secure.api\n",
+        "contributing": _linked_from_docs((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")),
         "changes": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         **{package: package_page(package) for package in PACKAGES},
     }
     for name, content in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=content))
     return files
+
+
+def _linked_from_docs(text: str) -> str:
+    """Links of a page that stands beside ``docs/``, as they are from ``docs/reference/``."""
+    return text.replace("](docs/", "](../")
 
 
 def commands_page() -> str:

@@ -12,15 +12,14 @@ from typing import Annotated
 import click
 import typer
 
+from experiments.commands.dialog import SPELLED, Dialog
+from experiments.commands.progress import TaskProgress
 from experiments.console import say
 from experiments.data import reading_lines
-from experiments.dialog import SPELLED, Dialog
 from experiments.first_configuration import FirstChoices, configuration_text, market_names, split_catalogues
 from experiments.first_look import Looked, decide_catalogue, decide_pool, decide_shared_users, read_all
-from experiments.progress import TaskProgress
-from fedmm_secure.config import MIN_COHORT, config_from_data
+from fedmm_secure.config import MIN_COHORT, MarketFile, config_from_data
 from fedmm_secure.data.guessing import NO, NONE, YES, guess_file
-from fedmm_secure.data.loaders import MarketFile
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.questions import Answers
 from fedmm_secure.errors import ConfigError

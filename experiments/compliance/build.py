@@ -27,10 +27,9 @@ from experiments.compliance.questions import answer_questions
 from experiments.run_directory import read_environment, read_foreign_config, read_noise
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
-from fedmm_secure.config import Config
+from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.account import default_account, planned_spending, spent_on_same_data
 from fedmm_secure.federation.closing import read_metrics
-from fedmm_secure.federation.parties import configuration_hash
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmm_secure.config import SharedUsers
-from fedmm_secure.data.catalogue import CatalogueKind
+from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:3"

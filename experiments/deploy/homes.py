@@ -17,7 +17,7 @@ from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates
 from experiments.deploy.tools import flower_tool
 from fedmm_secure.config import Config, DataConfig
-from fedmm_secure.data.catalogue import is_shipped
+from fedmm_secure.config.choices import is_shipped
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedmm_secure.data.catalogue import CatalogueKind
+from fedmm_secure.config.choices import CatalogueKind
 
 
 def figure_text(value: float | None) -> str:
@@ -57,3 +57,8 @@ def catalogue_lines(kinds: Mapping[str, str]) -> list[str]:
     """
     markets = {kind: [name for name, found in kinds.items() if found == kind] for kind in CATALOGUES}
     return [f"{text}: {', '.join(markets[kind])}." for kind, text in CATALOGUES.items() if markets[kind]]
+
+
+def largest_epsilon(metrics: Mapping[str, Any], view: str) -> float | None:
+    """Of a run's markets; None where one is unbounded."""
+    return worst(found[view]["epsilon"] for found in metrics["privacy"]["markets"].values())

@@ -18,11 +18,9 @@ from sklearn.model_selection import ParameterGrid
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
 from experiments.configuration import QUICKSTART, locate, resolve, shipped
-from fedmm_secure.config import Config, load_yaml
-from fedmm_secure.config_privacy import Section
+from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.parties import configuration_hash
 
 FOLDER, MARKETS = "grids", "markets"
 MOST_CELLS = 100_000

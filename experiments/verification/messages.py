@@ -11,8 +11,8 @@ from experiments.verification.agreements import agreement_findings
 from experiments.verification.evidence import Evidence, Messages, irregular, read_messages
 from experiments.verification.spending import Place, rounds_of
 from experiments.verification.transcript import OF_SERVER, Key, Opened, Planned, key_of
+from fedmm_secure.config import configuration_hash
 from fedmm_secure.federation.messages import Header, Hello, MessageError, verify
-from fedmm_secure.federation.parties import configuration_hash
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError

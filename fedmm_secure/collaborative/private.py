@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 from fedmm_secure.errors import DataError
 from fedmm_secure.storage import Arrays

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,10 @@ from scipy import sparse
 
 from fedmm_secure.collaborative.neighbours import cosine_weights, ease_weights
 from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.config.choices import CODE_GROUPS, FEATURE_GROUPS, FeatureGroup
 from fedmm_secure.data.candidates import Pool
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.quantization.codes import Codes
-
-FeatureGroup = Literal["user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"]
-FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
-CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
-PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id"})
 
 SVD_RANKS = (8, 16, 32, 64)
 EASE_REGULARISATION = 50.0

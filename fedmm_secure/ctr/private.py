@@ -25,10 +25,12 @@ from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pai
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import LostResultError
+from fedmm_secure.foreign import unpickle_tensors
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
+from privacy.foreign import read_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
 from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 from privacy.mechanisms.randomness import NoiseSource
@@ -230,7 +232,7 @@ class PrivateBench:
         """A model as it was kept when its training ended, and the builder of its features."""
         builder = self.builder(quantizer)
         model = self._untrained(builder, self._own_seed(seed))
-        model.load_state_dict(torch.load(path, weights_only=True))
+        model.load_state_dict(unpickle_tensors(read_bytes(path), path))
         return model, builder
 
     def _own_seed(self, seed: int) -> int:

@@ -16,14 +16,13 @@ from sklearn.metrics import roc_auc_score
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import release_counts
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.config import BaselineName, Config
-from fedmm_secure.config_privacy import ContributionConfig
+from fedmm_secure.config import BaselineName, Config, ContributionConfig
+from fedmm_secure.config.choices import FeatureGroup, ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, FeatureGroup, History
+from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History
 from fedmm_secure.ctr.training import (
     BoostedChoices,
     BoostedModel,
-    ModelKind,
     NeuralChoices,
     NeuralModel,
     boosted_grid,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,14 +12,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from fedmm_secure.config.choices import MAX_CATEGORIES, ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.neural import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.randomness import derive_seed, torch_generator
 
-ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2"]
-MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
 MIN_STEPS_PER_EPOCH = 32
 MIN_BATCH = 128
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmm_secure.config.choices import Negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market
 from fedmm_secure.data.splits import Split
 
-Negatives = Literal["uniform", "popularity"]
 MAX_REDRAWS = 200
 
 

@@ -17,17 +17,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmm_secure.config.choices import SHIPPED, CatalogueKind, is_shipped
 from fedmm_secure.errors import DataError
 
 IntArray = NDArray[np.int64]
-CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
-SHIPPED = "shipped:"  # catalogues that come with the package; data folders may be read-only
 GZIP_MAGIC = b"\x1f\x8b"
 _UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})  # control characters, line and paragraph separators
 
@@ -69,11 +68,6 @@ class Catalogue:
     def stated(self) -> dict[str, Any]:
         """What a run says of it."""
         return {"kind": self.kind, "sha256": self.sha256, "size": len(self)}
-
-
-def is_shipped(name: Path) -> bool:
-    """Whether a name means a catalogue that comes with the package, not a file."""
-    return str(name).startswith(SHIPPED)
 
 
 def read_catalogue(name: Path) -> Catalogue:

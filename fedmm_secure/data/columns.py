@@ -10,15 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedmm_secure.config.choices import TimeUnit
 from fedmm_secure.data.faults import Faults, Mask
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.data.times import PER_UNIT, ParsedTimes, TimeUnit, is_text, parse_times
+from fedmm_secure.data.times import PER_UNIT, ParsedTimes, is_text, parse_times
 from fedmm_secure.errors import DataError
 
-MISSING = (
-    "", "NULL", "Null", "null", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "\\N",
-    "None", "none", "nil", "NaT", "undefined",
-)  # fmt: skip
 _EXPECTED: dict[TimeUnit | None, str] = {
     None: "neither ISO 8601 (YYYY-MM-DDThh:mm:ss) nor a whole number",
     "iso": "not ISO 8601 (YYYY-MM-DDThh:mm:ss)",
@@ -42,8 +39,10 @@ class Encoded:
 
     @classmethod
     def of(cls, column: pa.Array) -> Encoded:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+        if pa.types.is_dictionary(column.type):  # as the file has it: rows may be few, unused words many
+            picked = cls.of(column.indices)
+            inner = cls.of(column.dictionary.take(picked.values))
+            return cls(inner.values, np.append(inner.codes, np.int32(-1))[picked.codes])
         if pa.types.is_null(column.type):
             return cls(column.slice(0, 0), np.full(len(column), -1, dtype=np.int32))
         found = column.dictionary_encode()

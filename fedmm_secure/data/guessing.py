@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedmm_secure.data.columns import MISSING
-from fedmm_secure.data.loaders import SEPARATORS, MarketFile, default_separator, is_parquet, refuse_duplicates
+from fedmm_secure.config import MarketFile
+from fedmm_secure.config.choices import MISSING, TimeUnit
+from fedmm_secure.data.loaders import SEPARATORS, default_separator, is_parquet, refuse_duplicates
 from fedmm_secure.data.questions import Answers, Question, UndecidedError
 from fedmm_secure.data.sample import Table, first_bytes, parquet_sample, split_sample
 from fedmm_secure.data.text import Dialect
-from fedmm_secure.data.times import PER_UNIT, TimeUnit, is_text, parse_times
+from fedmm_secure.data.times import PER_UNIT, is_text, parse_times
 from fedmm_secure.errors import DataError
 
 NONE = "none"  # answers that there is no such column

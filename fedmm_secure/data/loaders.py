@@ -13,87 +13,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fedmm_secure.data.catalogue import is_shipped, read_catalogue
-from fedmm_secure.data.columns import MISSING, Encoded, global_codes, read_ids, read_ratings, read_times
+from fedmm_secure.config import MarketFile
+from fedmm_secure.config.choices import LARGE_SHARE, MISSING, BadRows
+from fedmm_secure.data.catalogue import read_catalogue
+from fedmm_secure.data.columns import Encoded, global_codes, read_ids, read_ratings, read_times
 from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, index_market
 from fedmm_secure.data.parquet import ParquetRows
 from fedmm_secure.data.reading import Reading
 from fedmm_secure.data.text import Block, Dialect, TextFile, split_header
-from fedmm_secure.data.times import TimeUnit, utc_text
+from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import DataError
 
-BadRows = Literal["error", "skip"]
-LARGE_SHARE = 0.1
 SEPARATORS = (",", "\t", ";", "|", " ")
 _NAMED = {"\t": '"\\t"'}
 _MAGNITUDES = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e19))
-
-
-class MarketFile(BaseModel):
-    """Where a market's rows are and which column means what.
-
-    Columns are named by their header, or by position (from 0) where ``header`` is false.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path = Field(description="delimited text (`.csv`, `.tsv`, `.txt`; gzip too) or `.parquet`, in any case")
-    user: str | int = Field("userId", description="column of user ids, by name or by position from 0")
-    item: str | int = Field("itemId", description="column of item ids")
-    rating: str | int | None = Field(None, description="column of ratings")
-    time: str | int | None = Field(None, description="column of times; without it the order of the file counts")
-    time_unit: TimeUnit | None = Field(
-        None,
-        description="of `time`: `iso`, or what numbers count from 1970 in UTC; `number`: their order alone counts. By "
-        "default the column's type says it, and texts are ISO 8601",
-    )
-    separator: str | None = Field(
-        None, description="one character; by default `,` for `.csv`, a tab for `.tsv`, else a blank"
-    )
-    quoting: bool = Field(True, description='whether `"` around a field encloses it, on its own line')
-    header: bool = Field(True, description="whether the first line names the columns")
-    width: int | None = Field(
-        None, ge=2, description="fields of a row where there is no header; by default at least those that are mapped"
-    )
-    catalogue: Path | None = Field(None, description="file of public item ids, one a line; or `shipped:FOLDER/NAME`")
-
-    @field_validator("separator")
-    @classmethod
-    def _one_character(cls, value: str | None) -> str | None:
-        if value is not None and (len(value) != 1 or not value.isascii() or value in '"\r\n\0'):
-            raise ValueError(f"separator {value!r}: one ASCII character, no quotation mark and no line end")
-        return value
-
-    @model_validator(mode="after")
-    def _different_columns(self) -> Self:
-        seen: dict[str | int, str] = {}
-        for role, column in self.roles.items():
-            if column in seen:
-                raise ValueError(f"{seen[column]} and {role} are the same column, {column!r}")
-            seen[column] = role
-        if self.width is not None and self.header:
-            raise ValueError("width is for files without a header, whose first line says it; leave it out")
-        if self.time_unit is not None and self.time is None:
-            raise ValueError("time_unit needs time, the column that it is of")
-        return self
-
-    @property
-    def roles(self) -> dict[str, str | int]:
-        """Column of each role that is mapped."""
-        mapped = {"user": self.user, "item": self.item, "rating": self.rating, "time": self.time}
-        return {role: column for role, column in mapped.items() if column is not None}
-
-    def located(self, root: Path) -> MarketFile:
-        """The same with its files below ``root``; a catalogue that comes with the package stays where it is."""
-        catalogue = self.catalogue
-        if catalogue is not None and not is_shipped(catalogue):
-            catalogue = root / catalogue
-        return self.model_copy(update={"path": root / self.path, "catalogue": catalogue})
 
 
 def load_market(

@@ -1,4 +1,7 @@
-"""Rows of a Parquet file, a batch at a time; types are the file's, and every digit is kept."""
+"""Rows of a Parquet file, a batch at a time; types are the file's, and every digit is kept.
+
+Texts are read as their dictionary, so that one which a file repeats is in memory once.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import pyarrow.parquet as pq
 from fedmm_secure.data.faults import Faults
 from fedmm_secure.data.text import Block
 from fedmm_secure.errors import DataError
+from fedmm_secure.parquet_pages import unpacked_sizes
 
 BATCH_ROWS = 2**18
+MAX_PAGE_BYTES = 2**29  # of one page, unpacked: of a column so much is in memory at a time
 
 
 class ParquetRows:
@@ -22,15 +27,18 @@ class ParquetRows:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = pq.ParquetFile(path, pre_buffer=False)
-            self.names: list[str] = list(self._file.schema_arrow.names)
+            self._source = pa.OSFile(str(path))
+            schema = pq.read_schema(self._source)
+            texts = [field.name for field in schema if _repeats(field.type)]
+            self._file = pq.ParquetFile(self._source, read_dictionary=texts, pre_buffer=False)
+            self.names: list[str] = list(schema.names)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._refusal(error) from error
 
     def is_plain(self, position: int) -> bool:
         """Whether a column holds one plain value a row."""
         kind = self._file.schema_arrow.field(position).type
-        return not (pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType))
+        return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or _is_extension(kind))
 
     def blocks(self, positions: Mapping[str, int]) -> Iterator[Block]:
         """All rows, of the columns at some positions.
@@ -46,6 +54,8 @@ class ParquetRows:
         names = sorted({self.names[position] for position in positions.values()})
         before = 0
         try:
+            if any(page > MAX_PAGE_BYTES for page in unpacked_sizes(self._source, self._file.metadata, set(names))):
+                raise DataError(f"{self.path}: a page unpacks to more than {MAX_PAGE_BYTES} bytes; write smaller ones")
             for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_threads=False):
                 n = batch.num_rows
                 columns = {role: _plain(batch.column(self.names[at])) for role, at in positions.items()}
@@ -60,11 +70,29 @@ class ParquetRows:
         return DataError(f"{self.path}: cannot be read as Parquet: {str(error).splitlines()[0][:200]}")
 
 
+def _repeats(kind: pa.DataType) -> bool:
+    """Whether values have lengths of their own."""
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+    )
+
+
+def _is_extension(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType)
+
+
 def _plain(column: pa.Array) -> pa.Array:
-    """The same values, where kernels know their type."""
+    """The same values, where kernels know their type; what is a dictionary stays one."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type))
+        # indices outside of the dictionary are refused here
+        return pa.DictionaryArray.from_arrays(column.indices, _plain(column.dictionary))
     if pa.types.is_string_view(kind):
         return _valid(column.cast(pa.large_string(), safe=False))
     if pa.types.is_binary_view(kind):

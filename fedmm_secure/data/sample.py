@@ -17,6 +17,7 @@ from fedmm_secure.data.text import Dialect, TextFile, split_header
 from fedmm_secure.errors import DataError
 
 SAMPLE_BYTES = 2**18
+SAMPLE_ROWS = 10_000  # of a Parquet file
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def parquet_sample(path: Path) -> Table:
     if block is None or not len(block.lines):
         raise DataError(f"{path}: no interactions; it has no rows, or no columns of plain values")
     for position in plain:
-        columns[position] = block.columns[str(position)]
+        column = block.columns[str(position)].slice(0, SAMPLE_ROWS)
+        columns[position] = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     return Table(path, tuple(source.names), tuple(columns), 1.0, None)
 
 

@@ -11,32 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market, restrict
 from fedmm_secure.randomness import numpy_generator
 
 DAY = 86_400 * 10**9
 EPOCH = 1_577_836_800 * 10**9  # 2020-01-01
-
-
-class SyntheticSpec(BaseModel):
-    """Parameters of the generator; sizes are per market."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    markets: int = Field(3, ge=1, le=100, description="number of markets")
-    users: int = Field(400, ge=20, description="users in a market")
-    items: int = Field(200, ge=20, description="items in a market")
-    mean_interactions: float = Field(12.0, ge=4.0, description="mean interactions of a user")
-    shared_prototypes: int = Field(8, ge=2, description="item prototypes common to all markets")
-    local_prototypes: int = Field(4, ge=2, description="item prototypes of one market alone")
-    shared_strength: float = Field(3.0, ge=0, description="log-odds that shared taste adds")
-    local_strength: float = Field(1.5, ge=0, description="log-odds that local taste adds")
-    popularity_exponent: float = Field(0.7, ge=0, description="Zipf exponent of item popularity")
-    activity_spread: float = Field(0.6, ge=0, description="log-normal spread of user activity")
-    seed: int = Field(0, description="seed of the generator")
 
 
 @dataclass(frozen=True)

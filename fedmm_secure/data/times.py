@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedmm_secure.config.choices import TimeUnit
 from fedmm_secure.errors import DataError
 
-TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
 PER_UNIT: dict[TimeUnit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 DAY_SECONDS = 86_400
 _LARGEST = 2**63 - 1

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from fedmm_secure.artefacts import published_models
-from fedmm_secure.config import Config
+from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
-from fedmm_secure.federation.parties import Federation, configuration_hash
+from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.transcript import Record
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from fedmm_secure.results import Metrics

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
-from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
@@ -34,7 +34,6 @@ from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import Charge, Entry, Ledger, stage_group
-from privacy.accounting.lines import canonical_json
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
@@ -299,13 +298,6 @@ def _masked_before(run: str, ledger: Ledger) -> list[tuple[str, str, int, int]]:
         for charge in ledger.charges
         if sent(charge)
     ]
-
-
-def configuration_hash(config: Config) -> bytes:
-    """Hash of all that the parties must agree on: everything but where data, accounts and processors are."""
-    fields = config.model_dump(mode="json", exclude={"workers": True, "device": True, "data": {"markets", "root"}})
-    fields["privacy"].pop("account")
-    return hashlib.sha256(canonical_json(fields)).digest()
 
 
 def make_clients(

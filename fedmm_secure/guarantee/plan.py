@@ -22,8 +22,9 @@ from dp_accounting.dp_event import (
 
 from fedmm_secure.config import MIN_COHORT, Config
 from fedmm_secure.ctr.private_evaluation import N_BINS
+from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.multipliers import RESERVE, MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.stages import (
@@ -43,9 +44,22 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import randomised_response_event
+from privacy.accounting.exactness import discretisation_slack, largest_epsilon
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
+
+LEAST_EPSILON = 1e-3  # within the solver's range at any δ that a market states
+
+
+def range_text(plannable: tuple[float, float]) -> str:
+    """A range of ε, rounded inwards."""
+    least, most = plannable
+    return f"from {math.ceil(least * 1e4) / 1e4:g} to {math.floor(most * 10) / 10:g}"
+
+
+def _stage_names(config: Config, size: MarketSize) -> list[str]:
+    return [stage.name for stage in planned_stages(config, size.items)]
 
 
 @dataclass(frozen=True)
@@ -73,12 +87,42 @@ class SpendingPlan:
         """The plan of a market; ``noise`` where it was solved from the same inputs before.
 
         Raises:
-            ConfigError: no noise meets the budget.
+            ConfigError: no noise meets the budget, or the ε is beyond those that can be planned.
         """
         size = sizes[market]
         delta = config.privacy.delta_for(size.users)
-        solved = plan_noise(config, size.items, delta) if noise is None else dict(noise)
-        return cls(config, market, sizes, delta, solved)
+        if noise is not None:
+            return cls(config, market, sizes, delta, dict(noise))
+        unsolved = cls(config, market, sizes, delta, dict.fromkeys(_stage_names(config, size), 1.0))
+        unsolved.check_epsilon()
+        return replace(unsolved, noise=plan_noise(config, size.items, delta))
+
+    def check_epsilon(self) -> None:
+        """Refuse an ε beyond those that can be planned, before a solver or a run finds out.
+
+        Raises:
+            ConfigError: it is.
+        """
+        if self.epsilon is None:
+            return
+        least, most = self.plannable
+        if not least <= self.epsilon <= most:
+            raise ConfigError(
+                f"privacy.epsilon: {self.epsilon:g} cannot be planned for market {self.market} of {self.size.users} "
+                f"users; {range_text(self.plannable)} can"
+            )
+
+    @property
+    def plannable(self) -> tuple[float, float]:
+        """The smallest and the largest ε that can be planned, from how many values are drawn, whatever their scale.
+
+        Below, what discrete noise adds to ε is more than the part of the budget that is kept back for it; it moves δ
+        as well, so twice. Above, the sampler is not shown to be exact enough.
+        """
+        releases = list(self.at_most().releases())
+        slack = discretisation_slack(sum(release.coordinates for release in releases), 1)
+        left = self.delta - sum(release.extra_delta for release in releases)
+        return max(LEAST_EPSILON, 2.0 * slack.epsilon / RESERVE), largest_epsilon(left, slack)
 
     @cached_property
     def shared(self) -> SharedNoise | None:

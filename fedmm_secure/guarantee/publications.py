@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmm_secure.archives import stored_members
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
@@ -57,7 +57,6 @@ _UNREADABLE = (
     RuntimeError,
     SyntaxError,
     pickle.UnpicklingError,
-    zipfile.BadZipFile,
 )
 
 
@@ -260,11 +259,9 @@ def read_numpy(data: bytes, expected: Expected, *, single: bool = False) -> dict
     if single:
         (name,) = expected
         return {name: _array(name, data, expected)}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {entry.filename: entry for entry in archive.infolist()}
-        _compare_names({name.removesuffix(".npy") for name in members}, expected, len(archive.infolist()))
-        _refuse_large(sum(entry.file_size for entry in members.values()), expected)
-        return {name: _array(name, archive.read(f"{name}.npy"), expected) for name in expected}
+    members = stored_members(data)
+    _compare_names({name.removesuffix(".npy") for name in members}, expected, len(members))
+    return {name: _array(name, bytes(members[f"{name}.npy"]), expected) for name in expected}
 
 
 def _array(name: str, data: bytes, expected: Expected) -> Array:
@@ -285,9 +282,7 @@ def read_tensors(data: bytes, expected: Expected) -> dict[str, Array]:
         PublicationError: a tensor is missing, or not expected, or of another shape or type, or more bytes are there.
     """
     _refuse_large(len(data), expected)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        _refuse_large(sum(entry.file_size for entry in archive.infolist()), expected)
-        storages = sum("/data/" in entry.filename for entry in archive.infolist())
+    storages = sum("/data/" in name for name in stored_members(data))
     try:
         tensors = _flat(unpickle_tensors(data, "cannot be read"))
     except ForeignFileError as error:

@@ -43,7 +43,7 @@ from experiments.deploy.proxies import FLEET_CALLS, FLEET_PORT, RELAY_PORT, SUPE
 from experiments.deploy.signed_app import APP_ID, TRUSTED_FILE, SignedApp, store_app
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
-from tests.experiments.test_cli import fedmm
+from tests.command_line import fedmm
 from tests.faults import configuration
 
 pytestmark = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")

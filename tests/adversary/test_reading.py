@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedmm_secure.collaborative.private import contributions
-from fedmm_secure.config_privacy import ContributionConfig
-from fedmm_secure.data.loaders import MarketFile, load_market
+from fedmm_secure.config import ContributionConfig, MarketFile
+from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import build_market
 from fedmm_secure.errors import DataError
 from privacy.mechanisms.counts import integer_rows

@@ -8,12 +8,11 @@ import pytest
 
 from experiments import run_directory
 from experiments.budget import market_budget
-from experiments.cli import _print_budget
+from experiments.commands.budget import _print_budget
 from experiments.data import synthesize_files
 from experiments.verification import verify_run
-from fedmm_secure.config import config_from_data
+from fedmm_secure.config import SyntheticSpec, config_from_data
 from fedmm_secure.data.prepare import load_markets, prepare_markets
-from fedmm_secure.data.synthetic import SyntheticSpec
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.stages import CATALOGUE
 from fedmm_secure.pipeline import run_pipeline

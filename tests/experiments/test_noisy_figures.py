@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from experiments import run_directory
-from experiments.cli import _print_metrics
+from experiments.commands.run import _print_metrics
 from experiments.comparison import compare_runs, comparison_table, draw_comparison
 from experiments.reports.run import write_report
 from experiments.sweep.table import _rows

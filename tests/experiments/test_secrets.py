@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedmm_secure.federation import members
 from privacy.aggregation.keys import SERVER, KeyDirectory
+from tests.command_line import fedmm
 from tests.conftest import TINY
-from tests.experiments.test_cli import fedmm
 
 
 def spellings(secret: bytes) -> set[bytes]:
@@ -58,7 +58,7 @@ def run(tmp_path_factory):
         output.setattr("builtins.print", lambda *values, **_: printed.extend(map(str, values)))
         patch.setattr(members, "X25519PrivateKey", Recorded)
         logging.getLogger().addHandler(Keep())
-        from tests.experiments.test_cli import call
+        from tests.command_line import call
 
         assert call("run", config, "--out", folder / "run", "--quiet") == 0
     keys = folder / "run" / "state" / "keys"

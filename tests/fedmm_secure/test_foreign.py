@@ -2,7 +2,6 @@
 
 import io
 import time
-import zipfile
 
 import numpy as np
 import pandas as pd
@@ -61,7 +60,7 @@ def test_yaml_is_read_as_by_the_library(tmp_path):
 
 def npz(**arrays):
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -69,15 +68,10 @@ def test_arrays():
     found = parse_arrays(npz(a=np.arange(3), b=np.array("text"), c=np.float64(1.0)), "file")
     assert found["a"].tolist() == [0, 1, 2]
     assert (str(found["b"]), float(found["c"])) == ("text", 1.0)
-    refused(parse_arrays, npz(a=np.zeros(2**20)), "file", 2**20, match="unpacks")
     refused(parse_arrays, npz(a=np.array([{}], dtype=object)), "file")
     refused(parse_arrays, b"", "file")
     refused(parse_arrays, lying_zip(), "file", match="values")
-    refused(parse_arrays, zip_bomb(), "file", 2**20, match="unpacks")
-    twice = io.BytesIO(npz(a=np.zeros(1)))
-    with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr("a.npy", b"")
-    refused(parse_arrays, twice.getvalue(), "file", match="twice")
+    refused(parse_arrays, zip_bomb(), "file", match="not stored")
 
 
 class Code:
@@ -109,7 +103,7 @@ def test_tensors():
     assert found["a"].tolist() == [0, 1, 2]
     for data in (b"", zip_bomb(), lying_zip(), torch_bytes({})[:-30]):
         refused(parse_tensors, data, "file")
-    refused(parse_tensors, zip_bomb(), "file", 2**20, match="unpacks")
+    refused(parse_tensors, zip_bomb(), "file", match="not stored")
 
 
 def table_bytes(frame):

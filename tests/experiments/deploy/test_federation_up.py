@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.commands.deploy import compare_with_in_process
 from experiments.deploy.certificates import CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, NODE_KEY, SERVER_CERTIFICATE
-from experiments.deploy.commands import compare_with_in_process
 from experiments.deploy.control import operator_home, run_lines, submit
 from experiments.deploy.federation import federation_up, start_superlink
 from experiments.deploy.homes import Homes, prepare_homes
@@ -24,9 +24,9 @@ from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.market_service import run_directories
+from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.experiments.deploy.test_flower_engine import EXPECTED
-from tests.experiments.test_cli import fedmm
 from tests.faults import AGAIN, COUNTED, ONCE, configuration
 
 ROOT = Path(__file__).parents[3]

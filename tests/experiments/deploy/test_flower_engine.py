@@ -10,7 +10,7 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.deploy.commands import compare_with_in_process
+from experiments.commands.deploy import compare_with_in_process
 from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.server import CohortTooSmallError
@@ -19,9 +19,9 @@ from fedmm_secure.market_service import MarketRun, run_directories
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests import faults
+from tests.command_line import fedmm
 from tests.conftest import tiny
 from tests.experiments.deploy.fleet import make_fleet
-from tests.experiments.test_cli import fedmm
 from tests.faults import AGAIN, COUNTED, FAULTS, KINDS, ONCE, STOPPED, WAITS, configuration
 
 FAULTY, FAULTY_ROUND, STAGE = "m3", 1, "quantizer/0"

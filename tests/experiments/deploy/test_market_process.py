@@ -18,9 +18,9 @@ from experiments.deploy.market import SOCKET
 from experiments.deploy.processes import Processes
 from experiments.deploy.tools import bounded
 from fedmm_secure.federation.requests import Request
+from tests.command_line import fedmm
 from tests.dishonest import DishonestServer
 from tests.experiments.deploy.test_flower_engine import HOSTILE
-from tests.experiments.test_cli import fedmm
 from tests.faults import configuration
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from experiments.deploy.proxies import PROXY_CONFIGURATION, nginx, nginx_command
-from tests.experiments.test_cli import fedmm
+from tests.command_line import fedmm
 
 UNITS = Path(__file__).parents[3] / "experiments" / "deploy" / "units"
 

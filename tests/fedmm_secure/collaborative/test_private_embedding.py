@@ -8,7 +8,7 @@ from scipy import sparse
 from fedmm_secure.collaborative import private
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, contributions, release_counts
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
-from fedmm_secure.config_privacy import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import interaction_matrix
 from fedmm_secure.errors import DataError
 from privacy.mechanisms.randomness import NoiseSource
@@ -108,7 +108,8 @@ def test_a_user_is_embedded_from_the_own_row_alone(tiny_markets, method):
 
 def test_embeddings_find_the_planted_prototypes_at_little_noise(tiny_markets):
     """Items of one prototype are closer to each other than to others."""
-    from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
+    from fedmm_secure.config import SyntheticSpec
+    from fedmm_secure.data.synthetic import synthesize
 
     planted = synthesize(SyntheticSpec(markets=1, users=2000, items=60, shared_prototypes=3, seed=1))[0]
     market = planted.market

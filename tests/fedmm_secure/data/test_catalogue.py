@@ -14,11 +14,11 @@ import yaml
 from experiments.configuration import resolve, shipped
 from experiments.reports.run import write_report
 from fedmm_secure import FedMM, load_market
-from fedmm_secure.config import config_from_data
+from fedmm_secure.config import SyntheticSpec, config_from_data
 from fedmm_secure.data.catalogue import Catalogue, read_catalogue
 from fedmm_secure.data.market import build_market, restrict
 from fedmm_secure.data.prepare import prepare, prepare_markets
-from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
+from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.errors import ConfigError, DataError
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.places import users_account

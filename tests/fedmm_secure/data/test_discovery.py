@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedmm_secure.config_privacy import DiscoveryConfig
+from fedmm_secure.config import DiscoveryConfig
 from fedmm_secure.data.discovery import FEWEST, check_discovered, discover
 from fedmm_secure.data.market import build_market
 from fedmm_secure.data.prepare import prepare, within

@@ -136,6 +136,12 @@ def test_parquet_says_its_types(tmp_path):
     assert load_market(found, "a").reading.first == "2020-01-01T00:00:00Z"
 
 
+def test_parquet_texts_may_be_times(tmp_path):
+    users, items, _, times = zip(*ROWS, strict=True)
+    pq.write_table(pa.table({"user": users, "item": items, "time": list(map(iso, times))}), tmp_path / "a.pq")
+    assert load_market(guess_file(tmp_path / "a.pq", {}), "a").reading.first == "2020-01-01T00:00:00Z"
+
+
 def test_gzip_and_a_byte_order_mark(tmp_path):
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + written(tmp_path, "a.csv", NAMED).read_bytes()))

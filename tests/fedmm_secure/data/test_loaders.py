@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmm_secure.data.loaders import MarketFile, load_market
+from fedmm_secure.config import MarketFile
+from fedmm_secure.data.loaders import load_market
 from fedmm_secure.errors import DataError
 
 HEADER = "user,item,rating,time\n"

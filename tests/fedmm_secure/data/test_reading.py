@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from experiments.cli import main
 from experiments.configuration import resolve
+from fedmm_secure.config import MarketFile
 from fedmm_secure.data import text
-from fedmm_secure.data.loaders import MarketFile, load_market
+from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.prepare import load_one_market
 from fedmm_secure.errors import ConfigError, DataError
 from tests.conftest import TESTS

@@ -3,8 +3,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
 from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.market import interaction_matrix
-from fedmm_secure.data.synthetic import SyntheticSpec, synthesize
+from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.quantization.codes import unit_rows
 
 

@@ -1,18 +1,17 @@
 """Progress of whatever takes long: bars on a terminal, elsewhere a line every half minute; both with the time left.
 
-A command opens one display; whatever runs inside tells it of its steps by ``track`` or by ``TaskProgress.update``.
-What is told while no display is open goes nowhere.
+A command opens one display; whatever runs inside tells it of its steps (``experiments.steps``).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextvars import ContextVar, Token
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import (
     BarColumn,
@@ -26,6 +25,7 @@ from rich.progress import (
 )
 
 from experiments.console import PlainConsole, one_line
+from experiments.steps import shown_on
 from privacy.accounting.text import epsilon_text
 
 if TYPE_CHECKING:  # nothing of a sweep is loaded to show another command's progress
@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # nothing of a sweep is loaded to show another command's prog
 
 LINE_SECONDS = 30.0
 _NARROW = 72  # columns of a terminal below which only what matters is shown
-T = TypeVar("T")
 
 
 @dataclass
@@ -80,10 +79,10 @@ class TaskProgress:
         self._latest = label
         self._over = threading.Event()
         self._teller: threading.Thread | None = None
-        self._token: Token[TaskProgress | None] | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        self._token = _CURRENT.set(self)
+        self._open.enter_context(shown_on(self))
         self._steps[self._label] = _Step(time.monotonic(), 0, 0, None)
         self._progress.start()
         if self._shown:
@@ -103,8 +102,7 @@ class TaskProgress:
         self._progress.stop()
         if self._teller is not None:
             self._teller.join()
-        if self._token is not None:
-            _CURRENT.reset(self._token)
+        self._open.close()
 
     def update(self, label: str, done: int, total: int | None, note: str = "") -> None:
         """Move one step on; it begins with its first update."""
@@ -134,26 +132,6 @@ class TaskProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
-
-
-_CURRENT: ContextVar[TaskProgress | None] = ContextVar("progress", default=None)
-
-
-def track(label: str, values: Iterable[T], total: int | None = None) -> Iterator[T]:
-    """The values one by one, and the display that is open told of each."""
-    if total is None and isinstance(values, Sized):
-        total = len(values)
-    tell_step(label, 0, total)
-    for done, value in enumerate(values, start=1):
-        yield value
-        tell_step(label, done, total)
-
-
-def tell_step(label: str, done: int, total: int | None, note: str = "") -> None:
-    """Tell the display that is open, if any."""
-    display = _CURRENT.get()
-    if display is not None:
-        display.update(label, done, total, note)
 
 
 def duration_text(seconds: float) -> str:

@@ -6,17 +6,14 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fedmm_secure.config.base import Section
 from privacy.mechanisms.clipped_sums import Clipping
 from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.partition_selection import PartitionSelection
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PrivateEmbeddingConfig(Section):
@@ -79,17 +76,21 @@ class ContributionConfig(Section):
     )
 
 
-Positive = Annotated[float, Field(gt=0)]
-SamplingRate = Annotated[float, Field(gt=0, le=1)]
+SamplingRate = Annotated[float, Field(gt=0, le=1, description="share of users in a step, each by a coin of their own")]
+ClippingNorm = Annotated[float, Field(gt=0, description="largest norm of one user's gradient")]
+LearningRate = Annotated[float, Field(gt=0, description="Adam's step size, on noised gradients")]
+ClippingKind = Annotated[
+    Clipping, Field(description="long gradients are shortened to the norm, or all are scaled to it")
+]
 
 
 class DPSGDConfig(Section):
     """What every DP-SGD stage chooses."""
 
     sampling_rate: SamplingRate
-    clipping_norm: Positive
-    learning_rate: Positive
-    clipping: Clipping = "flat"
+    clipping_norm: ClippingNorm
+    learning_rate: LearningRate
+    clipping: ClippingKind = "flat"
 
     def choices(self, noise_multiplier: float) -> DPSGD:
         """The mechanism at a noise multiplier that was solved from the budget."""
@@ -100,18 +101,18 @@ class QuantizerDPSGDConfig(DPSGDConfig):
     """DP-SGD of the RQ-VAE: one example = one user's embedding."""
 
     sampling_rate: SamplingRate = 0.2
-    clipping_norm: Positive = 1.0
-    learning_rate: Positive = 1e-3
-    steps_per_round: int = Field(2, ge=1)
+    clipping_norm: ClippingNorm = 1.0
+    learning_rate: LearningRate = 1e-3
+    steps_per_round: int = Field(2, ge=1, description="noised steps in each round")
 
 
 class CTRDPSGDConfig(DPSGDConfig):
     """DP-SGD of the CTR model: one example = one user's bag of interactions and sampled negatives."""
 
     sampling_rate: SamplingRate = 0.5
-    clipping_norm: Positive = 0.3
-    learning_rate: Positive = 1e-2
-    steps: int = Field(100, ge=1)
+    clipping_norm: ClippingNorm = 0.3
+    learning_rate: LearningRate = 1e-2
+    steps: int = Field(100, ge=1, description="noised steps")
     rows_per_user: int = Field(2, ge=1, le=50, description="latest training rows in a bag, each with its negatives")
     average: bool = Field(True, description="average the iterates of the second half")
 
@@ -121,7 +122,9 @@ class PrivacyConfig(Section):
 
     epsilon: float | None = Field(None, gt=0, description="per market, over all stages and repetitions of the run")
     delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
-    protect: Literal["federation", "release"] = "federation"
+    protect: Literal["federation", "release"] = Field(
+        "federation", description="what the budget covers: what leaves through the federation, or all that is published"
+    )
     catalogue: Literal["file", "discovered", "declared"] | None = Field(
         None,
         description="the public items: files named by the markets, a private discovery, or those found in the rows, "

@@ -1,4 +1,4 @@
-"""``fedmm report``, and what ``fedmm verify`` does with a compliance report."""
+"""``fedmm report``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import Annotated
 
 import typer
 
+from experiments.commands.keys import PassphraseOption, SignOption, read_signer
+from experiments.commands.options import FINDING
 from experiments.compliance.build import build_document
-from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
 from experiments.compliance.signing import sign, write_report_files
 from experiments.console import one_line, say
-from experiments.keys import PassphraseOption, SignOption, read_signer
-from experiments.options import FINDING
 from experiments.reports.run import write_report
 from experiments.reports.sweep import open_sweep, write_sweep_report
 from experiments.run_directory import examining
 from experiments.sweep.scheduler import is_sweep
 from fedmm_secure.errors import ConfigError
-from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import read_card
 
 REPORT_HELP = (
@@ -110,14 +108,3 @@ def _declarations(max_epsilon: float | None, max_delta: float | None, sole_run: 
     if max_delta is not None and not 0 < max_delta < 1:
         raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
     return Declarations(signer=None, trusted=[], sole_run=sole_run, max_epsilon=max_epsilon, max_delta=max_delta)
-
-
-def check_report(
-    path: Path, run: Path | None, card: Path | None, account: Path | None = None
-) -> tuple[str, list[Finding]]:
-    """What was checked of a compliance report, and what does not hold."""
-    found, findings = verify_report(path, run, None if card is None else read_card(card), account)
-    signer = found.signature
-    who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
-    verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"
-    return f"{who}; {verdict}", findings

@@ -8,13 +8,13 @@ from unittest.mock import patch
 import pytest
 import yaml
 
+from experiments.commands.dialog import Dialog
 from experiments.configuration import resolve
 from experiments.data import synthesize_files
-from experiments.dialog import Dialog
 from experiments.first_configuration import market_names
+from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.questions import Question, UndecidedError
-from fedmm_secure.data.synthetic import SyntheticSpec
 from tests.command_line import fedmm
 from tests.conftest import REAL_DATA, TESTS
 

@@ -1,24 +1,17 @@
-"""``fedmm bench``: speed and size, side by side in one run."""
+"""Speed and size of adding vectors under encryption, side by side in one run."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tenseal as ts
-import typer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from rich.console import Console
-from rich.table import Table
 
 from attacks.metrics import Estimate, mean_estimate
-from experiments.configuration import QUICKSTART, resolve
-from experiments.options import JsonFlag, SetOption
-from experiments.reports.text import estimate_text
 from fedmm_secure.config import Config
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.randomness import numpy_generator
@@ -27,8 +20,6 @@ from privacy.aggregation.base import IntVector
 
 BASELINE = "TenSEAL, 8192 [60, 40, 40] 2^40"
 MILLISECONDS = 1e3
-
-bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @dataclass(frozen=True)
@@ -71,56 +62,11 @@ class AggregationCost:
     largest_error: float
 
 
-@bench_app.command(
-    "aggregation",
-    help="Encode, encrypt, add, decrypt: time and bytes against a plain TenSEAL vector with NVFlare's parameters.\n\n"
-    "Example: fedmm bench aggregation xmarket --repeat 30",
-)
-def aggregation(
-    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
-    overrides: SetOption = None,
-    markets: Annotated[int | None, typer.Option(min=2, help="Default: the configuration's.")] = None,
-    repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
-    as_json: JsonFlag = False,
-) -> None:
-    settings = resolve(config, overrides or [])
-    cohort = markets or settings.data.n_markets
-    found = measure(settings.aggregation.clip, settings.aggregation.bits, _length(settings), cohort, repeat)
-    if as_json:
-        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
-        return
-    table = Table(
-        *(
-            "way",
-            "protect ms",
-            "add ms",
-            "reveal ms",
-            "sum ms",
-            "faster",
-            "all machines",
-            "B up",
-            "B down",
-            "smaller",
-            "error",
-        )
-    )
-    for cost in found:
-        times = (estimate_text(asdict(one)) for one in (cost.protect, cost.aggregate, cost.reveal, cost.total))
-        faster = (estimate_text(asdict(one)) for one in (cost.speed_up, cost.speed_up_of_all))
-        sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
-        table.add_row(cost.way, *times, *faster, *sizes)
-    Console().print(
-        f"{_length(settings)} values of {settings.aggregation.bits} bits, {cohort} markets, {repeat} repetitions", table
-    )
-    print("sum: end to end, markets at the same time; all machines: their time added up")
-    print("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
-
-
-def _length(settings: Config) -> int:
+def codebook_length(settings: Config) -> int:
     return int(settings.quantizer.global_codes * settings.quantizer.latent_dim)
 
 
-def measure(clip: float, bits: int, length: int, cohort: int, repeat: int) -> list[AggregationCost]:
+def measure_aggregation(clip: float, bits: int, length: int, cohort: int, repeat: int) -> list[AggregationCost]:
     """Costs of the baseline, ``ckks`` and ``masked-ckks``, interleaved."""
     names = tuple(f"m{number:03d}" for number in range(cohort))
     ways = {BASELINE: _baseline(length)}

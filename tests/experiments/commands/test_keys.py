@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from privacy.aggregation.keys import KeyDirectory, read_bundle
+from tests.command_line import fedmm
 from tests.conftest import TINY
-from tests.experiments.test_cli import fedmm
 
 
 @pytest.fixture
@@ -180,13 +180,3 @@ def test_a_key_that_protects_fewer_rounds_than_a_run_needs_is_refused(config, ca
     status, _, err = fedmm(capsys, "run", config, "--set", "federation.rounds=4", "--out", tmp_path / "run")
     assert status == 2
     assert "aggregation.rotate_after: 3 is less than the 4 rounds" in err
-
-
-def test_bench_compares_with_a_plain_vector(config, capsys):
-    status, out, _ = fedmm(capsys, "bench", "aggregation", config, "--repeat", 3, "--json")
-    assert status == 0
-    baseline, ours, masked = json.loads(out)
-    assert baseline["speed_up"]["value"] == 1.0
-    assert (ours["largest_error"], masked["largest_error"]) == (0.0, 0.0)
-    assert ours["smaller"] > 3
-    assert masked["smaller"] > 3

@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import resolve
 from experiments.console import one_line, say
-from experiments.options import JsonFlag, SetOption
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan

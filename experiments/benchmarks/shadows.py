@@ -1,31 +1,23 @@
-"""``fedmm bench shadows``: pipelines trained side by side over processes, against a loop of single fits."""
+"""Pipelines trained side by side over processes, against a loop of single fits."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
-from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
-from experiments.configuration import QUICKSTART, resolve
-from experiments.console import say, wide_console
-from experiments.options import JsonFlag, SetOption, choose_market
-from experiments.reports.text import estimate_text
+from experiments.data import choose_market
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.errors import ConfigError
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage import Store
 
@@ -113,33 +105,3 @@ def _together(plan: ShadowPlan, models: int, seed: int) -> tuple[float, float]:
 
 def _auc(scores: np.ndarray, member: np.ndarray) -> float:
     return float(np.mean([roc_auc_score(inside, own) for inside, own in zip(member, scores, strict=True)]))
-
-
-SHADOWS_HELP = (
-    "Shadow pipelines a minute: side by side over processes, against a loop of single fits.\n\n"
-    "Example: fedmm bench shadows xmarket --market mx --target federated-codes"
-)
-
-
-def shadows(
-    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
-    overrides: SetOption = None,
-    market: Annotated[str | None, typer.Option(help="Market; default: the first.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Attacked model; default: fedmm.")] = None,
-    models: Annotated[int, typer.Option(min=4, help="Pipelines trained side by side.")] = 32,
-    repetitions: Annotated[int, typer.Option(min=2)] = 3,
-    as_json: JsonFlag = False,
-) -> None:
-    settings = resolve(config, overrides or [])
-    if settings.privacy.epsilon is not None:
-        raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
-    name = market or next(iter(sorted(settings.data.markets)), "m0")
-    found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
-    if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
-        return
-    table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
-    for cost in found:
-        fields = (cost.looped, cost.together, cost.speed_up, cost.auc_looped, cost.auc_together, cost.difference)
-        table.add_row(cost.target, *(estimate_text(asdict(field)) for field in fields))
-    wide_console().print(f"shadow pipelines of market {name}, {settings.workers} workers", table)

@@ -1,25 +1,18 @@
-"""``fedmm bench noise``: exact draws against PyTorch's generator, and a DP-SGD step against Opacus' own."""
+"""Exact draws against PyTorch's generator, and a DP-SGD step against Opacus' own."""
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import typer
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from rich.table import Table
 
 from attacks.metrics import Estimate, mean_estimate
-from experiments.console import say, wide_console
-from experiments.options import JsonFlag
-from experiments.reports.text import estimate_text
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from fedmm_secure.randomness import torch_generator
@@ -124,28 +117,3 @@ def _opacus(rows: torch.Tensor, choices: DPSGD) -> Callable[[], object]:
         optimizer.step()
 
     return step
-
-
-NOISE_HELP = (
-    "Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, beside PyTorch's generator and Opacus.\n\n"
-    "Example: fedmm bench noise --batch 1024"
-)
-
-
-def noise(
-    draws: Annotated[int, typer.Option(min=1000, help="Draws of a repetition.")] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=8, help="Expected batch of a step.")] = 1024,
-    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
-    as_json: JsonFlag = False,
-) -> None:
-    found = measure_noise(draws, batch, repeat)
-    if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
-        return
-    table = Table("what", "way", "seconds", "rate", "slower")
-    for cost in found:
-        table.add_row(
-            cost.what, cost.way, *(estimate_text(asdict(one)) for one in (cost.seconds, cost.rate, cost.slower))
-        )
-    wide_console().print(f"{draws} draws; steps on batches of {batch}; one core, {repeat} repetitions", table)
-    say("rate: million draws, or steps, a second; slower: against the first way, in the same repetition")

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.commands.keys import KeysOption, PassphraseOption, read_passphrase
+from experiments.commands.options import FINDING, SetOption
 from experiments.configuration import QUICKSTART, resolve
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.homes import ADDRESS, Homes, prepare_homes
@@ -20,8 +22,6 @@ from experiments.deploy.processes import DeploymentError, Processes
 from experiments.deploy.proxies import FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, write_market_proxy, write_server_proxy
 from experiments.deploy.simulation import simulate
 from experiments.deploy.tools import flower_tool
-from experiments.keys import KeysOption, PassphraseOption, read_passphrase
-from experiments.options import FINDING, SetOption
 from experiments.reports.text import figure_text
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config

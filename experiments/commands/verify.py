@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.commands.options import FINDING, JsonFlag
+from experiments.compliance.check import verify_report
 from experiments.console import one_line, say
-from experiments.options import FINDING, JsonFlag
-from experiments.reports.commands import check_report
 from experiments.reports.run import page_findings
 from experiments.verification.run import CHECKS, Examination, examine_run
 from fedmm_secure.errors import ConfigError
@@ -64,6 +64,17 @@ def verify(
         examined.to_data(),
         as_json,
     )
+
+
+def check_report(
+    path: Path, run: Path | None, card: Path | None, account: Path | None = None
+) -> tuple[str, list[Finding]]:
+    """What was checked of a compliance report, and what does not hold."""
+    found, findings = verify_report(path, run, None if card is None else read_card(card), account)
+    signer = found.signature
+    who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
+    verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"
+    return f"{who}; {verdict}", findings
 
 
 def _notes(examined: Examination) -> list[str]:

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from experiments import run_directory
+from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
+from experiments.commands.progress import SweepProgress
 from experiments.console import one_line, say, wide_console
-from experiments.options import FINDING, JsonFlag, Quiet, SetOption
-from experiments.progress import SweepProgress
 from experiments.reports.sweep import write_sweep_report
 from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids

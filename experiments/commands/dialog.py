@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import typer
 
+from experiments.commands.options import FINDING
 from experiments.console import one_line, say
-from experiments.options import FINDING
 from fedmm_secure.data.questions import Answers, Question, UndecidedError
 
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""What ``fedmm bench`` measures: ways to do the same thing, in turn, in one process."""

@@ -1,0 +1,119 @@
+"""``fedmm bench``: speed and size, side by side in one run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
+from experiments.benchmarks.noise import measure_noise
+from experiments.benchmarks.shadows import bench_shadows
+from experiments.commands.options import JsonFlag, SetOption
+from experiments.configuration import QUICKSTART, resolve
+from experiments.console import say, wide_console
+from experiments.reports.text import estimate_text
+from fedmm_secure.errors import ConfigError
+
+bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@bench_app.command(
+    "aggregation",
+    help="Encode, encrypt, add, decrypt: time and bytes against a plain TenSEAL vector with NVFlare's parameters.\n\n"
+    "Example: fedmm bench aggregation xmarket --repeat 30",
+)
+def aggregation(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
+    overrides: SetOption = None,
+    markets: Annotated[int | None, typer.Option(min=2, help="Default: the configuration's.")] = None,
+    repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    settings = resolve(config, overrides or [])
+    cohort = markets or settings.data.n_markets
+    length, bits = codebook_length(settings), settings.aggregation.bits
+    found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
+    if as_json:
+        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        return
+    table = Table(
+        *(
+            "way",
+            "protect ms",
+            "add ms",
+            "reveal ms",
+            "sum ms",
+            "faster",
+            "all machines",
+            "B up",
+            "B down",
+            "smaller",
+            "error",
+        )
+    )
+    for cost in found:
+        times = (estimate_text(asdict(one)) for one in (cost.protect, cost.aggregate, cost.reveal, cost.total))
+        faster = (estimate_text(asdict(one)) for one in (cost.speed_up, cost.speed_up_of_all))
+        sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
+        table.add_row(cost.way, *times, *faster, *sizes)
+    Console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
+    print("sum: end to end, markets at the same time; all machines: their time added up")
+    print("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
+
+
+@bench_app.command(
+    "noise",
+    help="Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, beside PyTorch's generator and "
+    "Opacus.\n\nExample: fedmm bench noise --batch 1024",
+)
+def noise(
+    draws: Annotated[int, typer.Option(min=1000, help="Draws of a repetition.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=8, help="Expected batch of a step.")] = 1024,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    found = measure_noise(draws, batch, repeat)
+    if as_json:
+        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        return
+    table = Table("what", "way", "seconds", "rate", "slower")
+    for cost in found:
+        table.add_row(
+            cost.what, cost.way, *(estimate_text(asdict(one)) for one in (cost.seconds, cost.rate, cost.slower))
+        )
+    wide_console().print(f"{draws} draws; steps on batches of {batch}; one core, {repeat} repetitions", table)
+    say("rate: million draws, or steps, a second; slower: against the first way, in the same repetition")
+
+
+@bench_app.command(
+    "shadows",
+    help="Shadow pipelines a minute: side by side over processes, against a loop of single fits.\n\n"
+    "Example: fedmm bench shadows xmarket --market mx --target federated-codes",
+)
+def shadows(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
+    overrides: SetOption = None,
+    market: Annotated[str | None, typer.Option(help="Market; default: the first.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Attacked model; default: fedmm.")] = None,
+    models: Annotated[int, typer.Option(min=4, help="Pipelines trained side by side.")] = 32,
+    repetitions: Annotated[int, typer.Option(min=2)] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    settings = resolve(config, overrides or [])
+    if settings.privacy.epsilon is not None:
+        raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
+    name = market or next(iter(sorted(settings.data.markets)), "m0")
+    found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
+    if as_json:
+        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        return
+    table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
+    for cost in found:
+        fields = (cost.looped, cost.together, cost.speed_up, cost.auc_looped, cost.auc_together, cost.difference)
+        table.add_row(cost.target, *(estimate_text(asdict(field)) for field in fields))
+    wide_console().print(f"shadow pipelines of market {name}, {settings.workers} workers", table)

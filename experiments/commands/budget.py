@@ -1,0 +1,65 @@
+"""``fedmm budget``: what a configuration spends."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from experiments.budget import market_budget
+from experiments.commands.options import JsonFlag, SetOption
+from experiments.configuration import resolve
+from experiments.console import say, wide_console
+from fedmm_secure.data.prepare import load_markets
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.guarantee.plan import range_text
+from privacy.accounting.text import delta_text, epsilon_text
+
+BUDGET_HELP = (
+    "What a configuration spends by stage and view, and on how much signal, before anything is trained.\n\n"
+    "Example: fedmm budget xmarket-release --set privacy.epsilon=2"
+)
+
+
+def budget(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Shipped name or YAML file.")],
+    overrides: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    settings = resolve(config, overrides or [])
+    if settings.privacy.epsilon is None:
+        raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
+    markets = load_markets(settings.data)
+    found = {market.name: market_budget(settings, market, len(markets)) for market in markets}
+    if as_json:
+        say(json.dumps(found, sort_keys=True))
+    else:
+        _print_budget(found)
+
+
+def _print_budget(found: dict[str, dict[str, Any]]) -> None:
+    console = wide_console()
+    table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR")
+    for market, plan in found.items():
+        head = [market, str(plan["users"]), delta_text(plan["delta"])]
+        for name, stage in plan["stages"].items():
+            best = stage["signal_to_noise"]
+            ratio = "–" if best is None else f"{best:.2g}"
+            table.add_row(*head, name, epsilon_text(stage["epsilon"]), f"{stage['noise_multiplier']:.4g}", ratio)
+            head = ["", "", ""]
+    console.print(table)
+    views = list(next(iter(found.values()))["views"])
+    table = Table("epsilon by view", *views, "signal below its noise")
+    for market, plan in found.items():
+        small = ", ".join(plan["too_small_for"]) or "-"
+        table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
+    console.print(table)
+    console.print("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
+    ranges = {range_text(plan["plannable"]) for plan in found.values()}
+    each = ", ".join(f"{market} {range_text(plan['plannable'])}" for market, plan in found.items())
+    console.print(f"ε that can be planned: {ranges.pop() if len(ranges) == 1 else each}")
+    unknown = ", ".join(market for market, plan in found.items() if plan["items"] is None)
+    if unknown:
+        console.print(f"Items are yet to be discovered, and how many there are is private, in: {unknown}")

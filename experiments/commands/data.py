@@ -1,0 +1,85 @@
+"""``fedmm data``: look at market data before a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from experiments.commands.options import USAGE, JsonFlag, SetOption
+from experiments.configuration import QUICKSTART, resolve
+from experiments.console import one_line, say, wide_console
+from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
+from fedmm_secure.config import SyntheticSpec
+from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
+
+data_app = typer.Typer(help="Look at market data before running.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@data_app.command(
+    "info", help="Sizes, pool and candidates of a configuration's markets.\n\nExample: fedmm data info xmarket"
+)
+def data_info(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
+    overrides: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    prepared = prepare_markets(resolve(config, overrides or []).data)
+    summary = market_summary(prepared)
+    if as_json:
+        for name, found in prepared.items():
+            reading = found.whole.market.reading
+            summary[name]["reading"] = None if reading is None else asdict(reading)
+        say(json.dumps(summary, sort_keys=True))
+        return
+    columns = list(next(iter(summary.values())))
+    table = Table("market", *columns)
+    for name, values in summary.items():
+        table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
+    wide_console().print(table)
+    for name, found in prepared.items():
+        _print_reading(name, found)
+
+
+@data_app.command(
+    "check", help="Load and check every market; report all problems.\n\nExample: fedmm data check my.yaml"
+)
+def data_check(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
+    overrides: SetOption = None,
+) -> None:
+    fit, problems = check_markets(resolve(config, overrides or []).data)
+    for name, found in fit.items():
+        say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
+        _print_reading(name, found)
+    for problem in problems:
+        say(one_line(problem), error=True)
+    if problems:
+        raise typer.Exit(USAGE)
+    say(f"{config}: all markets are fit to use")
+
+
+@data_app.command(
+    "synthesize",
+    help="Write synthetic markets as CSV files, each with a file of its catalogue.\n\n"
+    "Example: fedmm data synthesize markets/ --markets 3",
+)
+def data_synthesize(
+    out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
+    markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
+    users: Annotated[int, typer.Option(min=20)] = 400,
+    items: Annotated[int, typer.Option(min=20)] = 200,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
+    for file in synthesize_files(spec, out).values():
+        say(*(out / path for path in (file.path, file.catalogue) if path is not None))
+
+
+def _print_reading(name: str, prepared: PreparedMarket) -> None:
+    for line in reading_lines(prepared):
+        say(f"{name}: {line}")

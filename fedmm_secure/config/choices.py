@@ -1,0 +1,43 @@
+"""What a configuration may choose from, and the numbers that its rules name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+BadRows = Literal["error", "skip"]
+BaselineName = Literal[
+    "popularity",
+    "svd",
+    "noisy-popularity",
+    "noisy-recent-popularity",
+    "local-ids",
+    "local-codes",
+    "federated-codes",
+    "boosted-scores",
+]
+CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
+FeatureGroup = Literal["user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"]
+ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2"]
+Negatives = Literal["uniform", "popularity"]
+SharedUsers = Literal["refused", "composed", "distinct"]
+TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
+
+FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
+CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
+PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id"})
+NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
+
+MIN_COHORT = 3
+MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
+LARGE_SHARE = 0.1
+MISSING = (
+    "", "NULL", "Null", "null", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "\\N",
+    "None", "none", "nil", "NaT", "undefined",
+)  # fmt: skip
+SHIPPED = "shipped:"  # catalogues that come with the package; data folders may be read-only
+
+
+def is_shipped(name: Path) -> bool:
+    """Whether a name means a catalogue that comes with the package, not a file."""
+    return str(name).startswith(SHIPPED)

@@ -1,0 +1,224 @@
+"""The configuration of a run: all sections, and the rules that tie them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedmm_secure.config.base import Section
+from fedmm_secure.config.choices import (
+    CODE_GROUPS,
+    MAX_CATEGORIES,
+    MIN_COHORT,
+    NOISY_BASELINES,
+    PRIVATE_GROUPS,
+    CatalogueKind,
+)
+from fedmm_secure.config.privacy import GRAM_LIMIT, PrivacyConfig
+from fedmm_secure.config.sections import (
+    AggregationConfig,
+    CTRConfig,
+    DataConfig,
+    EmbeddingConfig,
+    FederationConfig,
+    QuantizerConfig,
+)
+
+
+class Config(Section):
+    """Everything that determines a run."""
+
+    seed: tuple[int, ...] = Field((0,), min_length=1, description="one repetition of training for each seed")
+    device: Literal["cpu"] = Field("cpu", description="where models train")
+    workers: int = Field(2, ge=1, le=256, description="markets trained at a time; does not change results")
+    data: DataConfig
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    federation: FederationConfig = FederationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    ctr: CTRConfig = CTRConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        """One seed stands for a list; with a budget, the defaults are those that keep the guarantee end to end."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        if isinstance(values.get("seed"), int):
+            values["seed"] = [values["seed"]]
+        privacy = values.get("privacy")
+        if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
+            _fill(values, "embedding", {"kind": "dp-svd"})
+            if privacy.get("protect") == "release":
+                _fill(values, "ctr", PRIVATE_CTR)
+        return values
+
+    @property
+    def private_ctr(self) -> bool:
+        """Whether the CTR model trains with DP-SGD."""
+        return self.privacy.epsilon is not None and self.privacy.protect == "release"
+
+    @property
+    def private_evaluation(self) -> bool:
+        """Whether test figures come from noisy histograms that the budget pays for, and no others are reported."""
+        return self.privacy.shares.evaluation is not None
+
+    @property
+    def catalogue(self) -> CatalogueKind:
+        """Where the markets' public items come from."""
+        return self.privacy.catalogue or ("declared" if self.data.synthetic is None else "synthetic")
+
+    @property
+    def private_embedding(self) -> bool:
+        """Whether embeddings are computed with differential privacy."""
+        return self.embedding.kind == "dp-svd"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.seed)) != len(self.seed):
+            raise ValueError("seed: the same seed twice")
+        n_markets = self.data.n_markets
+        if n_markets < MIN_COHORT and not self.federation.allow_small_cohort:
+            raise ValueError(
+                f"{n_markets} markets: below {MIN_COHORT}, one market's update shows through the sum; set "
+                "federation.allow_small_cohort: true to go on, the ledger will say so"
+            )
+        largest = max(self.quantizer.global_codes, self.quantizer.local_codes)
+        boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
+        if boosted_codes and largest > MAX_CATEGORIES:
+            raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
+        problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _aggregation_problem(self, n_markets: int) -> str | None:
+        limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
+        if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
+            return (
+                f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
+                "other's update, and masks hide nothing; set aggregation.kind: ckks"
+            )
+        if limit is not None and protected > limit:
+            return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
+        return None
+
+    def _catalogue_problem(self) -> str | None:
+        privacy, chosen = self.privacy, self.privacy.catalogue
+        if self.data.synthetic is not None and chosen in ("file", "declared"):
+            return f"privacy.catalogue: {chosen}: generated markets have a catalogue of their own; leave it out"
+        named = [name for name, file in self.data.markets.items() if file.catalogue is not None]
+        missing = sorted(set(self.data.markets) - set(named))
+        if chosen == "file" and missing:
+            return f"privacy.catalogue: file needs data.markets.{missing[0]}.catalogue, a file of public item ids"
+        if chosen != "file" and named:
+            return f"data.markets.{named[0]}.catalogue needs privacy.catalogue: file"
+        if chosen is None and self.private_ctr and self.data.synthetic is None:
+            return (
+                "privacy.protect: release needs privacy.catalogue, for which items exist is published too: file (with "
+                "data.markets.NAME.catalogue), discovered (costs budget), or declared (you vouch that they are public)"
+            )
+        if chosen == "discovered" and privacy.epsilon is None:
+            return "privacy.catalogue: discovered needs privacy.epsilon"
+        private = self.embedding.private
+        if chosen == "discovered" and private.method == "auto" and private.max_items > GRAM_LIMIT:
+            return (
+                f"privacy.catalogue: discovered: with embedding.private.max_items above {GRAM_LIMIT} choose a method, "
+                "gram or subspace: the plan is made before the number of items is known"
+            )
+        return None
+
+    def _privacy_problem(self, n_markets: int) -> str | None:
+        privacy, ctr = self.privacy, self.ctr
+        if privacy.epsilon is None:
+            if self.private_embedding:
+                return "embedding.kind: dp-svd needs privacy.epsilon"
+            if privacy.distributed_noise:
+                return "privacy.distributed_noise needs privacy.epsilon"
+            noisy = sorted(NOISY_BASELINES & set(ctr.baselines))
+            if noisy:
+                return f"ctr.baselines: {noisy[0]} needs privacy.epsilon"
+        if privacy.shares.evaluation is not None and not self.private_ctr:
+            return (
+                "privacy.shares.evaluation needs privacy.epsilon and privacy.protect: release: the scores of other "
+                "models carry the rows of all users"
+            )
+        if privacy.shares.evaluation is not None and self.data.label != "click":
+            return "privacy.shares.evaluation needs data.label: click: a user contributes a positive and its negatives"
+        if privacy.user_codes_epsilon is not None and not self.private_ctr:
+            return "privacy.user_codes_epsilon needs privacy.epsilon and privacy.protect: release"
+        if privacy.epsilon is None:
+            return None
+        if self.federation.warm_up_rounds >= self.federation.rounds:
+            return "federation.warm_up_rounds must leave at least one round for DP-SGD"
+        if self.quantizer.entropy and self.quantizer.temperature < 1e-3:
+            return "quantizer.temperature is too small"
+        problem = self._split_problem()
+        if privacy.distributed_noise:
+            problem = problem or self._distributed_noise_problem(n_markets)
+        return problem or (self._release_problem() if privacy.protect == "release" else None)
+
+    def _split_problem(self) -> str | None:
+        if self.privacy.epsilon is not None and self.data.split == "global-date":
+            return (
+                "data.split: global-date takes its dates from all users' rows: one user can move the rows of others "
+                "between training and test, which no budget covers; with privacy.epsilon use leave-last-out"
+            )
+        return None
+
+    def _release_problem(self) -> str | None:
+        """What would leave a stage without DP although everything is to be released."""
+        ctr = self.ctr
+        if not self.private_embedding:
+            return f"privacy.protect: release needs embedding.kind: dp-svd; {self.embedding.kind} reads raw rows"
+        if ctr.model == "boosted":
+            return (
+                "privacy.protect: release: ctr.model: boosted cannot train with DP-SGD; use deepfm, dcnv2 or logistic"
+            )
+        refused = ", ".join(sorted(set(ctr.features) - PRIVATE_GROUPS))
+        if refused:
+            allowed = ", ".join(sorted(PRIVATE_GROUPS))
+            return f"privacy.protect: release: ctr.features: {refused} cannot be released; choose from {allowed}"
+        if ctr.training != "cross-fit":
+            return "privacy.protect: release needs ctr.training: cross-fit"
+        if ctr.dropout:
+            return "privacy.protect: release needs ctr.dropout: 0"
+        if ctr.tune:
+            return "privacy.protect: release: ctr.tune would choose by private validation rows outside the budget"
+        return None
+
+    def _distributed_noise_problem(self, n_markets: int) -> str | None:
+        privacy = self.privacy
+        if not self.aggregation.traits.hides_single_updates:
+            return (
+                "privacy.distributed_noise needs aggregation.kind: masked-ckks: whoever opens a single update finds "
+                "a part of the noise alone"
+            )
+        if self.aggregation.norm is not None:
+            return "privacy.distributed_noise: aggregation.norm would cut off parts of the noise"
+        if privacy.quantizer.steps_per_round != 1:
+            return "privacy.distributed_noise needs privacy.quantizer.steps_per_round: 1, so that noise adds up"
+        if privacy.colluding_markets >= n_markets - 1:
+            return f"privacy.colluding_markets must leave two honest markets of {n_markets}"
+        return None
+
+
+PRIVATE_CTR = {
+    "model": "deepfm",
+    "features": ["user_codes", "item_codes", "code_affinity", "scores", "counts"],
+    "dim": 4,
+    "hidden": [32, 16],
+    "dropout": 0.0,
+    "baselines": ["popularity", "noisy-popularity", "noisy-recent-popularity", "boosted-scores"],
+}
+
+
+def _fill(values: dict[str, Any], section: str, defaults: Mapping[str, Any]) -> None:
+    """Set keys that the user left out."""
+    given = values.get(section) or {}
+    if isinstance(given, Mapping):
+        values[section] = {**defaults, **given}
