@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from attacks.membership.queries import Unit
 from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyond_bounds
@@ -21,6 +20,7 @@ from experiments.reports.attacks import strongest
 from experiments.reports.run import write_report
 from experiments.reports.text import estimate_text
 from experiments.run_directory import examining
+from experiments.tables import Table
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import epsilon_text

@@ -15,7 +15,6 @@ from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.style import Style
 from rich.text import Text
 
-_PIPED_WIDTH = 160
 _INSTEAD = "\N{REPLACEMENT CHARACTER}"
 # control, formatting (of direction too), surrogates, line and paragraph separators
 _ACTIVE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -72,6 +71,5 @@ class PlainConsole(Console):
 
 
 def wide_console() -> Console:
-    """For wide tables: as wide as the terminal, or wide enough where the output goes elsewhere."""
-    console = PlainConsole()
-    return console if console.is_terminal else PlainConsole(width=_PIPED_WIDTH)
+    """For tables: as wide as the terminal; where the output goes elsewhere, 80 columns, or what COLUMNS says."""
+    return PlainConsole()

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
 from experiments.benchmarks.noise import measure_noise
@@ -17,6 +15,7 @@ from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import QUICKSTART, resolve
 from experiments.console import say, wide_console
 from experiments.reports.text import estimate_text
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
@@ -61,7 +60,7 @@ def aggregation(
         faster = (estimate_text(asdict(one)) for one in (cost.speed_up, cost.speed_up_of_all))
         sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
         table.add_row(cost.way, *times, *faster, *sizes)
-    Console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
+    wide_console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
     print("sum: end to end, markets at the same time; all machines: their time added up")
     print("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
 

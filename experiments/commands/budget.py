@@ -6,12 +6,12 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from experiments.budget import market_budget
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import resolve
 from experiments.console import say, wide_console
+from experiments.tables import Table
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.plan import range_text
@@ -41,14 +41,13 @@ def budget(
 
 def _print_budget(found: dict[str, dict[str, Any]]) -> None:
     console = wide_console()
-    table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR")
+    table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR", same=3)
     for market, plan in found.items():
         head = [market, str(plan["users"]), delta_text(plan["delta"])]
         for name, stage in plan["stages"].items():
             best = stage["signal_to_noise"]
             ratio = "–" if best is None else f"{best:.2g}"
             table.add_row(*head, name, epsilon_text(stage["epsilon"]), f"{stage['noise_multiplier']:.4g}", ratio)
-            head = ["", "", ""]
     console.print(table)
     views = list(next(iter(found.values()))["views"])
     table = Table("epsilon by view", *views, "signal below its noise")

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag
 from experiments.comparison import TABLE, Difference, compare_runs, comparison_table, draw_comparison, records_of
@@ -18,6 +17,7 @@ from experiments.console import say, wide_console
 from experiments.reports.drawing import write_drawing
 from experiments.reports.text import difference_text, figure_text, largest_epsilon
 from experiments.run_directory import examining
+from experiments.tables import Table
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.federation.closing import read_metrics

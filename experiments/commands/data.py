@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import USAGE, JsonFlag, SetOption
 from experiments.configuration import QUICKSTART, resolve
 from experiments.console import one_line, say, wide_console
 from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
+from experiments.tables import Table
 from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 

@@ -9,12 +9,11 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.commands.keys import KeysOption, PassphraseOption, read_passphrase
 from experiments.commands.options import FINDING, SetOption
 from experiments.configuration import QUICKSTART, resolve
+from experiments.console import wide_console
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.homes import ADDRESS, Homes, prepare_homes
 from experiments.deploy.market import run_market
@@ -24,6 +23,7 @@ from experiments.deploy.simulation import simulate
 from experiments.deploy.tools import flower_tool
 from experiments.reports.text import figure_text
 from experiments.run_directory import read_config
+from experiments.tables import Table
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.market_service import run_directories
@@ -215,7 +215,7 @@ def demo(
     table = Table("market", "stage", "deployed and in process")
     for (name, part), equal in same.items():
         table.add_row(name, part, "bit-identical" if equal else "DIFFERENT")
-    Console().print(table)
+    wide_console().print(table)
     if not same or not all(same.values()):
         raise typer.Exit(FINDING)
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import resolve
-from experiments.console import one_line, say
+from experiments.console import one_line, say, wide_console
+from experiments.tables import Table
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
@@ -226,10 +225,10 @@ def explain(
     if as_json:
         print(json.dumps(found, sort_keys=True))
         return
-    table = Table("aggregation", plan.kind, show_header=True)
+    table = Table("aggregation", plan.kind)
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    wide_console().print(table)
     print(
         f"Authenticated: {plan.tag_values} values more carry a tag modulo 2^{TAG_PRIME.exponent} - 1; a server without "
         "a market inside\nforges a sum with probability below 2^-60, and may try once."

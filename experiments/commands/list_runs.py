@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag
 from experiments.compliance.evidence import read_attacks, read_audits
@@ -16,6 +15,7 @@ from experiments.reports.text import figure_text, largest_epsilon
 from experiments.run_directory import examining, read_environment, read_foreign_config
 from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
+from experiments.tables import Table
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE

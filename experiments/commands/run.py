@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from experiments import run_directory
 from experiments.commands.keys import PassphraseOption, read_passphrase
@@ -18,6 +17,7 @@ from experiments.console import say, wide_console
 from experiments.execution import execute
 from experiments.reports.run import write_report
 from experiments.reports.text import figure_text
+from experiments.tables import Table
 from experiments.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.table import Table
 
 from experiments import run_directory
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
@@ -21,6 +20,7 @@ from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
 from experiments.sweep.scheduler import Sweep, read_grid, run_cells, write_grid
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import TABLE, write_table
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.account import CELLS, default_account
 
@@ -129,6 +129,6 @@ def _print(found: Sweep, results: pd.DataFrame) -> None:
     table = Table(*found.grid.axes, "runs", "macro AUC", "95 %", "ε market", "ε release")
     for row in summary.to_dict("records"):
         interval = "" if row["low"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
-        axes = (row[key] for key in found.grid.axes)
+        axes = (str(row[key]) for key in found.grid.axes)
         table.add_row(*axes, str(row["runs"]), figure_text(row["auc"]), interval, row["market"], row["release"])
     wide_console().print(table)
