@@ -40,6 +40,7 @@ from experiments.configuration import readers_data
 from experiments.data import choose_market
 from experiments.reports.attack_figures import draw_reconstruction, draw_roc
 from experiments.run_directory import read_foreign_config, read_noise
+from experiments.steps import track
 from experiments.truth import federated_truth, own_truth, popularity
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config, DataConfig
@@ -166,7 +167,7 @@ def attack_run(
             Store(Path(kept)),
             progress,
         )
-        for name in attacks:
+        for name in track("attacks", attacks):
             made[name] = [{**result, "prior_knowledge": PRIOR_KNOWLEDGE[name]} for result in ATTACKS[name](attacked)]
             found = add_statement(run, attacks_file(run), make_statement(run, "attack", settings, made, identity))
     _write_table(run / "attacks" / "results.parquet", found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS, attack_run, beyo
 from experiments.commands.keys import PassphraseOption, SignOption, read_signer
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
-from experiments.console import one_line, say, wide_console
+from experiments.console import one_line, say, say_json, wide_console
 from experiments.reports.attacks import strongest
 from experiments.reports.run import write_report
 from experiments.reports.text import estimate_text
@@ -86,7 +85,7 @@ def attack(
         )
         report = write_report(run)
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
     else:
         _print_attacks(found)
         say(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
@@ -128,7 +127,7 @@ def audit(
             if run is not None:
                 write_report(run)
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
     elif faults:
         _print_faults(found)
     else:

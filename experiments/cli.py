@@ -19,6 +19,7 @@ from experiments.commands.compare import COMPARE_HELP, compare
 from experiments.commands.data import data_app
 from experiments.commands.deploy import deploy_app
 from experiments.commands.init import INIT_HELP, init
+from experiments.commands.interruption import InterruptibleGroup
 from experiments.commands.keys import keys_app
 from experiments.commands.list_runs import RUNS_HELP, runs
 from experiments.commands.options import FINDING, USAGE
@@ -49,8 +50,8 @@ STOPPED = (
 
 app = typer.Typer(
     help="Privacy-hardened federated recommendation: train, verify, attack, report.",
+    cls=InterruptibleGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from fedmm_secure.foreign import parse_arrays
 from privacy.files import PRIVATE, PUBLIC, write_atomic
 from privacy.foreign import parse_json, read_bytes
+from privacy.json_text import json_text
 
 __all__ = [
     "PRIVATE",
@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """The one spelling of a value in the files of a run."""
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (json_text(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def torch_bytes(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,8 +11,9 @@ from experiments.benchmarks.aggregation import codebook_length, measure_aggregat
 from experiments.benchmarks.noise import measure_noise
 from experiments.benchmarks.shadows import bench_shadows
 from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import QUICKSTART, resolve
-from experiments.console import say, wide_console
+from experiments.console import say, say_json, wide_console
 from experiments.reports.text import estimate_text
 from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
@@ -36,9 +36,10 @@ def aggregation(
     settings = resolve(config, overrides or [])
     cohort = markets or settings.data.n_markets
     length, bits = codebook_length(settings), settings.aggregation.bits
-    found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
     if as_json:
-        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table(
         *(
@@ -76,9 +77,10 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
-    found = measure_noise(draws, batch, repeat)
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_noise(draws, batch, repeat)
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table("what", "way", "seconds", "rate", "slower")
     for cost in found:
@@ -107,9 +109,10 @@ def shadows(
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
     name = market or next(iter(sorted(settings.data.markets)), "m0")
-    found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
+    with TaskProgress("measuring", quiet=as_json):
+        found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
     for cost in found:

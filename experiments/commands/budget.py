@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from experiments.budget import market_budget
 from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import resolve
-from experiments.console import say, wide_console
+from experiments.console import say_json, wide_console
+from experiments.steps import track
 from experiments.tables import Table
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
@@ -31,10 +32,12 @@ def budget(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is None:
         raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
-    markets = load_markets(settings.data)
-    found = {market.name: market_budget(settings, market, len(markets)) for market in markets}
+    with TaskProgress("reading markets", quiet=as_json):
+        markets = load_markets(settings.data)
+        planned = track("markets planned", markets)
+        found = {market.name: market_budget(settings, market, len(markets)) for market in planned}
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
     else:
         _print_budget(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import typer
 
 from experiments.commands.options import JsonFlag
+from experiments.commands.progress import TaskProgress
 from experiments.comparison import TABLE, Difference, compare_runs, comparison_table, draw_comparison, records_of
-from experiments.console import say, wide_console
+from experiments.console import say, say_json, wide_console
 from experiments.reports.drawing import write_drawing
 from experiments.reports.text import difference_text, figure_text, largest_epsilon
 from experiments.run_directory import examining
@@ -37,7 +37,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the table and a figure here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    with ExitStack() as stack:
+    with TaskProgress("comparing", quiet=as_json), ExitStack() as stack:
         for run in runs:
             stack.enter_context(examining(run))
         found = compare_runs(runs, model)
@@ -51,7 +51,7 @@ def compare(
         write_json(out / "comparison.json", records_of(table))
         write_drawing(out, draw_comparison(table))
     if as_json:
-        say(json.dumps(records_of(table)))
+        say_json(records_of(table))
         return
     _print_comparison(found, epsilons)
     if out is not None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from experiments.commands.options import USAGE, JsonFlag, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import QUICKSTART, resolve
-from experiments.console import one_line, say, wide_console
+from experiments.console import one_line, say, say_json, wide_console
 from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
 from experiments.tables import Table
 from fedmm_secure.config import SyntheticSpec
@@ -28,18 +28,19 @@ def data_info(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    prepared = prepare_markets(resolve(config, overrides or []).data)
+    with TaskProgress("reading markets", quiet=as_json):
+        prepared = prepare_markets(resolve(config, overrides or []).data)
     summary = market_summary(prepared)
     if as_json:
         for name, found in prepared.items():
             reading = found.whole.market.reading
             summary[name]["reading"] = None if reading is None else asdict(reading)
-        say(json.dumps(summary, sort_keys=True))
+        say_json(summary)
         return
     columns = list(next(iter(summary.values())))
     table = Table("market", *columns)
     for name, values in summary.items():
-        table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
+        table.add_row(name, *map(_cell, values.values()))
     wide_console().print(table)
     for name, found in prepared.items():
         _print_reading(name, found)
@@ -52,7 +53,8 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    fit, problems = check_markets(resolve(config, overrides or []).data)
+    with TaskProgress("reading markets"):
+        fit, problems = check_markets(resolve(config, overrides or []).data)
     for name, found in fit.items():
         say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
         _print_reading(name, found)
@@ -76,8 +78,16 @@ def data_synthesize(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
-    for file in synthesize_files(spec, out).values():
+    with TaskProgress("generating markets"):
+        files = synthesize_files(spec, out)
+    for file in files.values():
         say(*(out / path for path in (file.path, file.catalogue) if path is not None))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _print_reading(name: str, prepared: PreparedMarket) -> None:

@@ -12,8 +12,9 @@ import typer
 
 from experiments.commands.keys import KeysOption, PassphraseOption, read_passphrase
 from experiments.commands.options import FINDING, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import QUICKSTART, resolve
-from experiments.console import wide_console
+from experiments.console import command_text, wide_console
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.homes import ADDRESS, Homes, prepare_homes
 from experiments.deploy.market import run_market
@@ -70,11 +71,12 @@ def up(
 
     with federation_up(homes, runs=runs, lifetime=lifetime) as processes:
         print(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
-        print(f"submit a run with: fedmm deploy submit {directory}", flush=True)
+        print(f"submit a run with: {command_text('deploy', 'submit', directory)}", flush=True)
         try:
             _until_concluded(processes, homes, time.monotonic() + lifetime)
         except KeyboardInterrupt:
             print("stopping")
+            raise
 
 
 @deploy_app.command(
@@ -92,7 +94,8 @@ def submit_run(
 
     homes = Homes(directory.absolute())
     server = homes.server if homes.server.is_dir() else homes.root
-    printed = control.submit(server, run=run, wait=wait)
+    with TaskProgress("run of the federation"):
+        printed = control.submit(server, run=run, wait=wait)
     lines = control.run_lines(printed)
     print("\n".join(lines) or printed)
     if not any(line.startswith("finished") for line in lines):
@@ -208,10 +211,12 @@ def demo(
 
     with federation_up(homes, runs=1, lifetime=lifetime) as processes:
         print(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
-        printed = control.submit(homes.server, timeout=lifetime)
+        with TaskProgress("run of the federation"):
+            printed = control.submit(homes.server, timeout=lifetime)
         print("\n".join(control.run_lines(printed)), flush=True)
         _until_concluded(processes, homes, time.monotonic() + lifetime)
-    same = compare_with_in_process(homes, out / "in-process")
+    with TaskProgress("the same run in process"):
+        same = compare_with_in_process(homes, out / "in-process")
     table = Table("market", "stage", "deployed and in process")
     for (name, part), equal in same.items():
         table.add_row(name, part, "bit-identical" if equal else "DIFFERENT")
@@ -233,7 +238,8 @@ def simulate_markets(
     lifetime: LifetimeOption = HOUR,
 ) -> None:
     homes = prepare_homes(resolve(config, overrides or []), out)
-    found = simulate(homes, workers=workers, lifetime=lifetime, say=lambda line: print(line, flush=True))
+    with TaskProgress("simulation"):
+        found = simulate(homes, workers=workers, lifetime=lifetime, say=lambda line: print(line, flush=True))
     known = [auc for auc in found.values() if auc is not None]  # noisy figures may drown
     macro = sum(known) / len(known) if len(known) == len(found) else None
     print(f"{len(found)} markets, macro AUC {figure_text(macro)}")

@@ -14,7 +14,7 @@ import typer
 
 from experiments.commands.dialog import SPELLED, Dialog
 from experiments.commands.progress import TaskProgress
-from experiments.console import say
+from experiments.console import command_text, say
 from experiments.data import reading_lines
 from experiments.first_configuration import FirstChoices, configuration_text, market_names, split_catalogues
 from experiments.first_look import Looked, decide_catalogue, decide_pool, decide_shared_users, read_all
@@ -163,7 +163,7 @@ def _tell(
         say(f"{name}: {file.path}: {columns}" + ("" if file.time_unit is None else f" ({file.time_unit})"))
         for line in reading_lines(prepared[name]):
             say(f"{name}: {line}")
-    quoted = shlex.quote(str(out))
     say(f"\n{out}: ε = {choices.epsilon:g} a market, models that may be published, catalogue: {choices.catalogue}")
     say("next, and what it spends before anything is trained:")
-    say(f"  fedmm budget {quoted}\n  fedmm run {quoted} --out runs/first")
+    for words in (("budget", out), ("run", out, "--out", "runs/first")):
+        say(f"  {command_text(*words)}")

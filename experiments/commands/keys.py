@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import typer
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.configuration import resolve
-from experiments.console import one_line, say, wide_console
+from experiments.console import one_line, say, say_json, wide_console
 from experiments.tables import Table
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
@@ -223,7 +222,7 @@ def explain(
     plan = AggregationPlan.of(settings, n_markets)
     found = explanation(plan)
     if as_json:
-        print(json.dumps(found, sort_keys=True))
+        say_json(found)
         return
     table = Table("aggregation", plan.kind)
     for name, value in found.items():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from experiments.commands.options import JsonFlag
+from experiments.commands.progress import TaskProgress
 from experiments.compliance.evidence import read_attacks, read_audits
-from experiments.console import say, wide_console
+from experiments.console import say_json, wide_console
 from experiments.reports.text import figure_text, largest_epsilon
 from experiments.run_directory import examining, read_environment, read_foreign_config
+from experiments.steps import track
 from experiments.sweep.cells import DONE_FILE
 from experiments.sweep.scheduler import is_sweep
 from experiments.tables import Table
@@ -33,7 +34,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """
     if not folder.is_dir():
         raise RunDirectoryError(f"{folder}: no such folder; runs go to ./runs unless --out says otherwise")
-    found = [_described(path) for path in folder.iterdir() if (path / CONFIG_FILE).is_file() or is_sweep(path)]
+    paths = [path for path in folder.iterdir() if (path / CONFIG_FILE).is_file() or is_sweep(path)]
+    found = [_described(path) for path in track("runs read", paths)]
     return sorted(found, key=lambda row: (row["created"], row["name"]))
 
 
@@ -86,9 +88,10 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds run directories.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
-    found = list_runs(folder)
+    with TaskProgress("reading runs", quiet=as_json):
+        found = list_runs(folder)
     if as_json:
-        say(json.dumps(found))
+        say_json(found)
         return
     table = Table("name", "created", "status", "markets", "seeds", "protect", "macro AUC", "ε market", "ε release")
     for row in found:

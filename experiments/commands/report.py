@@ -10,6 +10,7 @@ import typer
 
 from experiments.commands.keys import PassphraseOption, SignOption, read_signer
 from experiments.commands.options import FINDING
+from experiments.commands.progress import TaskProgress
 from experiments.compliance.build import build_document
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
 from experiments.compliance.signing import sign, write_report_files
@@ -71,7 +72,7 @@ def report(
     if not compliance:
         if keys is not None or max_epsilon is not None or max_delta is not None or sole_run or trust:
             raise ConfigError("--sign, --trust, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
-        with examining(run):
+        with TaskProgress("writing the page"), examining(run):
             path = write_sweep_report(open_sweep(run), account=account) if is_sweep(run) else write_report(run)
         say(path)
         return
@@ -85,7 +86,7 @@ def report(
             "trusted": [TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],
         }
     )
-    with examining(run):
+    with TaskProgress("writing the report"), examining(run):
         document = build_document(run, declarations, account=account)
         written = write_report_files(run, sign(document, identity))
     for path in written:

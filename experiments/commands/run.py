@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from experiments import run_directory
+from experiments.commands.interruption import resumable
 from experiments.commands.keys import PassphraseOption, read_passphrase
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
 from experiments.configuration import QUICKSTART, resolve, shipped
-from experiments.console import say, wide_console
+from experiments.console import command_text, say, say_json, wide_console
 from experiments.execution import execute
 from experiments.reports.run import write_report
 from experiments.reports.text import figure_text
@@ -22,6 +22,7 @@ from experiments.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.guarantee.stages import ALL_VIEWS
+from fedmm_secure.provenance import CONFIG_FILE
 from privacy.accounting.text import epsilon_text
 from privacy.aggregation.keys import KeyDirectory
 
@@ -62,11 +63,17 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
-    with RunProgress(quiet=quiet or as_json) as progress:
+    again = ["run", "--resume", "--out", directory, *([] if sign is None else ["--sign", sign])]
+    begun = directory / CONFIG_FILE
+    with (
+        resumable(lambda: command_text(*again) if begun.is_file() else None),
+        RunProgress("starting", quiet=quiet or as_json) as progress,
+    ):
         metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
-    report_path = write_report(directory)
+        progress.update("verifying, and writing the page", 0, 1)
+        report_path = write_report(directory)
     if as_json:
-        say(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
+        say_json({"directory": str(directory), **metrics})
         return
     _print_metrics(metrics)
     say(f"\nrun directory  {directory}\nreport         {report_path}")

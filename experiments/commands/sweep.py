@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,10 @@ import pandas as pd
 import typer
 
 from experiments import run_directory
+from experiments.commands.interruption import resumable
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.commands.progress import SweepProgress
-from experiments.console import one_line, say, wide_console
+from experiments.console import command_text, one_line, say, say_json, wide_console
 from experiments.reports.sweep import write_sweep_report
 from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
@@ -60,7 +60,11 @@ def sweep(
         return
     if not resume and directory.exists() and any(directory.iterdir()):
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
-    with run_directory.locked(directory), SweepProgress(quiet=quiet or as_json) as progress:
+    with (
+        resumable(lambda: command_text("sweep", "--resume", "--out", directory)),
+        run_directory.locked(directory),
+        SweepProgress(quiet=quiet or as_json) as progress,
+    ):
         write_grid(found)
         processes = workers or os.cpu_count() or 1
         try:
@@ -95,18 +99,15 @@ def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
     report = write_sweep_report(found, results) if found.finished() else None
     table = found.directory / TABLE
     if as_json:
-        say(
-            json.dumps(
-                {
-                    "directory": str(found.directory),
-                    "table": str(table),
-                    "cells": len(found.cells),
-                    "finished": len(found.finished()),
-                    "failed": [vars(failure) for failure in failures],
-                    "findings": [f"{name}: {finding}" for name, finding in findings],
-                },
-                sort_keys=True,
-            )
+        say_json(
+            {
+                "directory": str(found.directory),
+                "table": str(table),
+                "cells": len(found.cells),
+                "finished": len(found.finished()),
+                "failed": [vars(failure) for failure in failures],
+                "findings": [f"{name}: {finding}" for name, finding in findings],
+            }
         )
     else:
         _print(found, results)

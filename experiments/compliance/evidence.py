@@ -28,7 +28,6 @@ from experiments.compliance.document import (
 )
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.attacks import AttackRow, attack_rows
-from experiments.run_directory import finite
 from fedmm_secure.cache import code_version
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_json
@@ -38,6 +37,7 @@ from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
 from privacy.foreign import ForeignDirectory, ForeignFileError
+from privacy.json_text import finite, json_text
 
 Kind = Literal["attack", "audit"]
 Results = dict[str, list[dict[str, Any]]]
@@ -110,7 +110,7 @@ def make_statement(
 
     An infinite number becomes null, which stands for unbounded.
     """
-    plain = json.loads(json.dumps(finite({"settings": settings, "results": results}), allow_nan=False))
+    plain = json.loads(json_text(finite({"settings": settings, "results": results})))
     binding = binding_of(run).model_copy(update={"code": code_version()})
     created = datetime.now(UTC).isoformat(timespec="seconds")
     statement = Statement(kind=kind, created=created, binding=binding, signature=None, **plain)
@@ -238,7 +238,7 @@ def _beside(earlier: Statement, new: Statement) -> Statement | None:
 
 def _about(result: Mapping[str, Any]) -> tuple[str, ...]:
     """What a result is about; a later one about the same replaces it."""
-    return tuple(json.dumps(result.get(key)) for key in _ABOUT)
+    return tuple(json_text(result.get(key)) for key in _ABOUT)
 
 
 # -- what it is worth --------------------------------------------------------------------------------------------------
