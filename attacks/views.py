@@ -63,7 +63,7 @@ def collusion_view(run: Path, markets: Sequence[str]) -> View:
     keys = KeyDirectory(run / "state" / "keys" / markets[0])
     if not keys.has_identity:
         raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
-    return replace(view, key=keys.key(keys.identity()).ckks)
+    return replace(view, key=keys.key(keys.identity(), keys.bundle()).ckks)
 
 
 def release_view(run: Path) -> View:

@@ -14,6 +14,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.plannable import plannable_epsilon
 from fedmm_secure.guarantee.stages import COUNTS, CTR, DECRYPTED_VIEWS, EMBEDDING, QUANTIZER
 from fedmm_secure.quantization.build import initial_model
 from privacy.accounting.accountants import Accountant
@@ -43,7 +44,7 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
         "users": market.n_users,
         "items": items,
         "delta": plan.delta,
-        "plannable": plan.plannable,
+        "plannable": plannable_epsilon(plan),
         "stages": {
             name: {
                 "epsilon": _epsilon(

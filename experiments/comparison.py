@@ -14,13 +14,13 @@ from scipy import stats
 
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.steps import track
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import CONFIDENCE, Interval, paired_auc_difference
-from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.foreign import parse_table
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.randomness import numpy_generator
 from privacy.foreign import ForeignDirectory
 

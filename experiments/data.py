@@ -11,11 +11,10 @@ import pandas as pd
 from experiments.steps import track
 from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
 from fedmm_secure.data.market import Market
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
+from fedmm_secure.data.prepare import PreparedMarket, prepare_markets, sizes
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
-from fedmm_secure.results import sizes
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ from typing import Any
 from fedmm_secure.config import Config, config_from_data, foreign_config, load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, begin
-from privacy.accounting.ledger import read_ledger
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder
 from privacy.foreign import ForeignDirectory
@@ -115,6 +114,8 @@ def examining(directory: Path) -> Iterator[None]:
 
 def read_noise(directory: Path, market: str) -> dict[str, float]:
     """The noise multipliers that a market's ledger was opened with, by stage; empty without DP."""
+    from privacy.accounting.ledger import read_ledger  # brings the accountants, which few who open a run need
+
     return dict(read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("noise", {}))
 
 

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from fedmm_secure.foreign import parse_arrays
-from privacy.files import PRIVATE, PUBLIC, write_atomic
+from privacy.files import PRIVATE, PUBLIC, json_bytes, write_atomic, write_json
 from privacy.foreign import parse_json, read_bytes
-from privacy.json_text import json_text
 
 __all__ = [
     "PRIVATE",
@@ -34,16 +33,6 @@ def remove_unfinished(directory: Path) -> None:
     """Remove what a killed ``write_atomic`` left below a directory that this process alone writes to."""
     for path in directory.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON with sorted keys; NaN is refused."""
-    write_atomic(path, json_bytes(value))
-
-
-def json_bytes(value: Any) -> bytes:
-    """The one spelling of a value in the files of a run."""
-    return (json_text(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def torch_bytes(value: Any) -> bytes:

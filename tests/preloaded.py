@@ -3,7 +3,9 @@
 import torch
 
 import experiments.cli
-import experiments.sweep.cells  # noqa: F401
+import experiments.deploy.market
+import experiments.reports.sweep
+import experiments.sweep.scheduler  # noqa: F401
 from tests.accounting_cache import share_answers
 
 torch.set_num_threads(1)

@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
-from experiments.benchmarks.noise import measure_noise
-from experiments.benchmarks.shadows import bench_shadows
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.configuration import QUICKSTART, resolve
@@ -34,6 +31,8 @@ def aggregation(
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
+    from experiments.benchmarks.aggregation import codebook_length, measure_aggregation  # the encryption
+
     cohort = markets or settings.data.n_markets
     length, bits = codebook_length(settings), settings.aggregation.bits
     with TaskProgress("measuring", quiet=as_json):
@@ -62,8 +61,8 @@ def aggregation(
         sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
         table.add_row(cost.way, *times, *faster, *sizes)
     wide_console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
-    print("sum: end to end, markets at the same time; all machines: their time added up")
-    print("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
+    say("sum: end to end, markets at the same time; all machines: their time added up")
+    say("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
 
 
 @bench_app.command(
@@ -77,6 +76,8 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
+    from experiments.benchmarks.noise import measure_noise  # what trains
+
     with TaskProgress("measuring", quiet=as_json):
         found = measure_noise(draws, batch, repeat)
     if as_json:
@@ -108,6 +109,8 @@ def shadows(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
+    from experiments.benchmarks.shadows import bench_shadows  # what trains
+
     name = market or next(iter(sorted(settings.data.markets)), "m0")
     with TaskProgress("measuring", quiet=as_json):
         found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]

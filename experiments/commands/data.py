@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,8 @@ from experiments.commands.options import USAGE, JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.configuration import QUICKSTART, resolve
 from experiments.console import one_line, say, say_json, wide_console
-from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
 from experiments.tables import Table
 from fedmm_secure.config import SyntheticSpec
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 
 data_app = typer.Typer(help="Look at market data before running.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,8 +27,12 @@ def data_info(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
+    settings = resolve(config, overrides or [])
+    from experiments.data import market_summary, reading_lines  # brings the readers of tables
+    from fedmm_secure.data.prepare import prepare_markets
+
     with TaskProgress("reading markets", quiet=as_json):
-        prepared = prepare_markets(resolve(config, overrides or []).data)
+        prepared = prepare_markets(settings.data)
     summary = market_summary(prepared)
     if as_json:
         for name, found in prepared.items():
@@ -43,7 +46,7 @@ def data_info(
         table.add_row(name, *map(_cell, values.values()))
     wide_console().print(table)
     for name, found in prepared.items():
-        _print_reading(name, found)
+        _print_lines(name, reading_lines(found))
 
 
 @data_app.command(
@@ -53,11 +56,14 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
+    settings = resolve(config, overrides or [])
+    from experiments.data import check_markets, reading_lines  # brings the readers of tables
+
     with TaskProgress("reading markets"):
-        fit, problems = check_markets(resolve(config, overrides or []).data)
+        fit, problems = check_markets(settings.data)
     for name, found in fit.items():
         say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
-        _print_reading(name, found)
+        _print_lines(name, reading_lines(found))
     for problem in problems:
         say(one_line(problem), error=True)
     if problems:
@@ -77,6 +83,8 @@ def data_synthesize(
     items: Annotated[int, typer.Option(min=20)] = 200,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
+    from experiments.data import synthesize_files  # brings the writers of tables
+
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
     with TaskProgress("generating markets"):
         files = synthesize_files(spec, out)
@@ -90,6 +98,6 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _print_reading(name: str, prepared: PreparedMarket) -> None:
-    for line in reading_lines(prepared):
+def _print_lines(name: str, lines: Iterable[str]) -> None:
+    for line in lines:
         say(f"{name}: {line}")

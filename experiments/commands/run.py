@@ -9,13 +9,11 @@ import typer
 
 from experiments import run_directory
 from experiments.commands.interruption import resumable
-from experiments.commands.keys import PassphraseOption, read_passphrase
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.configuration import QUICKSTART, resolve, shipped
 from experiments.console import command_text, say, say_json, wide_console
-from experiments.execution import execute
-from experiments.reports.run import write_report
 from experiments.reports.text import figure_text
 from experiments.tables import Table
 from experiments.tracking import TRACKERS
@@ -63,6 +61,9 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
+    from experiments.execution import execute  # what trains, and what draws: not to refuse a configuration
+    from experiments.reports.run import write_report
+
     again = ["run", "--resume", "--out", directory, *([] if sign is None else ["--sign", sign])]
     begun = directory / CONFIG_FILE
     with (

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments.commands.options import FINDING, JsonFlag
 from experiments.commands.progress import TaskProgress
-from experiments.compliance.check import verify_report
 from experiments.console import one_line, say, say_json
-from experiments.reports.run import page_findings
-from experiments.verification.run import CHECKS, Examination, examine_run
 from fedmm_secure.errors import ConfigError
-from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import read_card
+
+if TYPE_CHECKING:
+    from experiments.verification.run import Examination
+    from privacy.accounting.ledger_check import Finding
 
 VERIFY_HELP = (
     "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
@@ -24,7 +24,6 @@ VERIFY_HELP = (
     "about.\n\n"
     "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
 )
-_CHECKED = ", ".join(CHECKS)
 
 
 def verify(
@@ -55,12 +54,15 @@ def verify(
         _tell(path, verified, findings, [], {}, as_json)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
+    from experiments.reports.run import page_findings  # the accountants and what reads models
+    from experiments.verification.run import CHECKS, examine_run
+
     with TaskProgress("verifying", quiet=as_json):
         examined = examine_run(path, server, None if signer is None else read_card(signer))
-        on_page, about_page = page_findings(path, examined.findings) if examined.complete else ([], [])
+        on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
     _tell(
         path,
-        _CHECKED,
+        ", ".join(CHECKS),
         [*examined.findings, *on_page],
         [*_notes(examined), *about_page],
         examined.to_data(),
@@ -72,6 +74,8 @@ def check_report(
     path: Path, run: Path | None, card: Path | None, account: Path | None = None
 ) -> tuple[str, list[Finding]]:
     """What was checked of a compliance report, and what does not hold."""
+    from experiments.compliance.check import verify_report  # the accountants and what reads models
+
     found, findings = verify_report(path, run, None if card is None else read_card(card), account)
     signer = found.signature
     who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"

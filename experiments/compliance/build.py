@@ -28,11 +28,12 @@ from experiments.run_directory import read_environment, read_foreign_config, rea
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
-from fedmm_secure.federation.account import default_account, planned_spending, spent_on_same_data
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.account import planned_spending, spent_on_same_data
+from fedmm_secure.federation.places import default_account
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
@@ -40,10 +41,6 @@ from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 from privacy.errors import InputError
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
-CLAIMS = {
-    "federation": ("server", "market", "collusion"),
-    "release": ("server", "market", "collusion", "consumer", "release"),
-}
 
 
 def build_document(

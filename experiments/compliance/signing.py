@@ -8,9 +8,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
-from experiments.compliance.judgement import colour, counted_attacks, counted_audits, evaluation_note
+from experiments.compliance.judgement import (
+    claimed_figures,
+    colour,
+    counted_attacks,
+    counted_audits,
+    evaluation_note,
+    scope,
+)
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.page import render
+from experiments.reports.privacy import WHO
 from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
@@ -80,6 +88,9 @@ def page(report: SignedReport) -> str:
         report=report,
         document=report.document,
         colour=colour(report.document),
+        figures=claimed_figures(report.document),
+        scope=scope(report.document),
+        who=WHO,
         evaluation=evaluation_note(report.document.run.private_evaluation),
         audits={name: counted_audits(report.document, name) for name in report.document.markets},
         attacked=len(counted_attacks(report.document)),

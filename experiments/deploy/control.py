@@ -20,7 +20,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 
 from experiments.deploy.processes import DeploymentError
 from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
-from experiments.deploy.tools import QUIET, ends_with_parent, flower_tool, search_path
+from experiments.deploy.tools import LINE, QUIET, ends_with_parent, flower_tool, search_path
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import KeyDirectory
@@ -94,8 +94,8 @@ def submit(server: Path, *, run: str = "", wait: float = 120.0, timeout: float |
 
 
 def run_lines(printed: str) -> list[str]:
-    """What the server said in a log."""
-    return [line.split("fedmm: ", 1)[1] for line in printed.splitlines() if "fedmm: " in line]
+    """What the server said in a log: lines that begin as its own do, and no others that quote a market."""
+    return [line.removeprefix(LINE) for line in printed.splitlines() if line.startswith(LINE)]
 
 
 def flwr(server: Path, timeout: float | None, *arguments: str) -> str:

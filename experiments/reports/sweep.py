@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.assessment.records import ATTACKS
 from experiments.console import command_text
 from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
-from experiments.reports.run import REPORT, WHO, Figures
+from experiments.reports.privacy import WHO
+from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.run_directory import read_environment
 from experiments.steps import track
@@ -21,8 +23,9 @@ from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import default_account, spent_on_same_data
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.account import spent_on_same_data
+from fedmm_secure.federation.places import default_account
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
@@ -99,12 +102,14 @@ def _by_market(sweep: Sweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
-    found = frame[frame["metric"].isin(["membership_auc", "inversion_exact_share"])]
+    kinds = {f"{name}_{attack.success}": attack for name, attack in ATTACKS.items()}
+    found = frame[frame["metric"].isin(kinds)]
     return [
         {
             "point": [value_text(row[axis]) for axis in axes],
             "seed": row["seed"],
-            "attack": str(row["metric"]).replace("_", " "),
+            "kind": kinds[row["metric"]].name,
+            "attack": f"{kinds[row['metric']].title}, {kinds[row['metric']].measure}",
             "market": "" if pd.isna(row["market"]) else row["market"],
             "target": "" if pd.isna(row["model"]) else f"{row['model']}, {row['unit']}",
             "view": row["view"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,12 @@ from typing import Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from sklearn.model_selection import ParameterGrid
 
-from attacks.membership.queries import Unit
-from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
+from attacks.membership.units import UNITS, Unit
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.configuration import QUICKSTART, locate, resolve, shipped
 from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
 FOLDER, MARKETS = "grids", "markets"
@@ -160,14 +160,20 @@ def expand(
                 raise ConfigError(
                     f"--set {override}: {axis} is an axis of the grid; its cells would not be what they say"
                 )
-    if sum(len(ParameterGrid(block.axes)) for block in grid.blocks) * len(grid.seeds) > MOST_CELLS:
+    if sum(math.prod(map(len, block.axes.values())) for block in grid.blocks) * len(grid.seeds) > MOST_CELLS:
         raise ConfigError(f"the grid has more than {MOST_CELLS} cells")
     cells: dict[str, Cell] = {}
     for block in grid.blocks:
-        for point, seed in product(ParameterGrid(block.axes), grid.seeds):
+        for point, seed in product(_points(block), grid.seeds):
             cell = _cell(grid, block, point, seed, overrides, account, bases)
             cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def _points(block: Block) -> list[dict[str, Any]]:
+    """All combinations of the values of its axes, the last axis by name moving first."""
+    names = sorted(block.axes)
+    return [dict(zip(names, values, strict=True)) for values in product(*(block.axes[name] for name in names))]
 
 
 def _cell(

@@ -1,7 +1,8 @@
 """Every path that a run directory may hold. What is not listed here is no part of a run, whatever it is called.
 
 ``state/``, the log and trackers' files are the owner's memory: they are evidence of nothing, and never opened.
-``attacks/`` and ``audit/`` hold what attackers and auditors wrote; compliance reports say what it is worth.
+``attacks/`` and ``audit/`` hold what attackers and auditors wrote; compliance reports say what it is worth. Whoever
+verifies is told by name what of all this is there: it may say anything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
 
 _MEMORY = ("state", "tensorboard", "attacks/shadows")
-_BESIDE = ("report.html", "compliance.json", "compliance.html", "log.jsonl", "cell.json", "failure.json")
+PAGE = "report.html"  # drawn again and compared, by ``fedmm verify``
+_BESIDE = (PAGE, "compliance.json", "compliance.html", "log.jsonl", "cell.json", "failure.json")
 _FIGURE = r"(svg|png|csv)"
 _RESULTS = re.compile(
     rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"
@@ -50,9 +52,11 @@ def layout_findings(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def has_results(directory: Path) -> bool:
-    """Whether attackers or auditors left results."""
-    return any((directory / name).is_dir() for name in ("attacks", "audit"))
+def unread(directory: Path) -> list[str]:
+    """What is there and no check reads: the owner's memory, what others wrote, pages of other commands."""
+    there = [name for name in _BESIDE if (directory / name).is_file() and name != PAGE]
+    folders = [f"{name}/" for name in (*_MEMORY[:2], "attacks", "audit") if (directory / name).is_dir()]
+    return sorted([*there, *folders])
 
 
 def _is_file(path: str, files: set[str]) -> bool:

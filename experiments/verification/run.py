@@ -13,7 +13,7 @@ from experiments.verification.closing import Signature, closing_findings, not_sh
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
 from experiments.verification.files import file_findings
-from experiments.verification.layout import has_results
+from experiments.verification.layout import unread
 from experiments.verification.messages import (
     message_findings,
     open_messages,
@@ -26,8 +26,8 @@ from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
-from fedmm_secure.cache import code_version
 from fedmm_secure.guarantee.publications import Publications
+from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
@@ -123,10 +123,9 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
         absent = not_shown(evidence, market)
         if absent:
             notes.append(f"{market}: not shown, or not with the key that stays in the market: {', '.join(absent)}")
-    if has_results(evidence.directory):
-        notes.append(
-            "attacks/ and audit/ hold what attackers and auditors wrote: compliance reports say what it is worth"
-        )
+    beside = unread(evidence.directory)
+    if beside:
+        notes.append(f"not read, so not vouched for: {', '.join(beside)}")
     return (*notes, *evidence.notes)
 
 

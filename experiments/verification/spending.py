@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from privacy.accounting.ledger_check import Finding, unaccountable
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.json_text import json_text
 
+_MOST_NAMED = 20  # of what is missing
 Place = tuple[str, int | None]  # stage and round: what is paid for once
 
 
@@ -88,6 +89,7 @@ class _Walk:
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
         self._places = {_place(release): index for index, release in enumerate(self._planned)}
+        self._seeds = {plan.round(seed, 0).stage: seed for seed in plan.config.seed}
         self._next, self._attempt = 0, 0
         self._noted = False
 
@@ -114,13 +116,13 @@ class _Walk:
             self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
 
     def _skip(self, until: int) -> None:
-        for release in self._planned[self._next : until]:
-            if _place(release) not in self._left_out:
-                self.findings.append(
-                    Finding(
-                        str(self._path), f"{_name(_place(release))} is missing: planned, and neither charged nor noted"
-                    )
-                )
+        places = [_place(release) for release in self._planned[self._next : until]]
+        missing = [_name(place) for place in places if place not in self._left_out]
+        named = (
+            missing if len(missing) <= _MOST_NAMED else [*missing[:_MOST_NAMED], f"{len(missing) - _MOST_NAMED} more"]
+        )
+        for name in named:
+            self.findings.append(Finding(str(self._path), f"{name} is missing: planned, and neither charged nor noted"))
 
     def _first(self, line: Line, planned: Release) -> None:
         if (line.charge is None) != is_note(planned):
@@ -132,7 +134,7 @@ class _Walk:
                 self._report(line, f"{_name(line.place)}: attempt {attempt!r} of {self._plan.n_markets}")
                 return
             self._attempt = attempt or 0
-            planned = self._plan.round(_seed_of(planned, self._plan), planned.round, self._attempt)
+            planned = self._plan.round(self._seeds[planned.stage], planned.round, self._attempt)
         self._compare(line, planned)
 
     def _another_attempt(self, line: Line, planned: Release) -> None:
@@ -141,7 +143,7 @@ class _Walk:
             self._report(line, f"{_name(line.place)}: attempt {attempt!r} after attempt {self._attempt}")
             return
         self._attempt = attempt or 0
-        first = self._plan.round(_seed_of(planned, self._plan), planned.round or 0, self._attempt)
+        first = self._plan.round(self._seeds[planned.stage], planned.round or 0, self._attempt)
         self._compare(line, again(first, self._attempt))
 
     def _compare(self, line: Line, planned: Release) -> None:
@@ -221,11 +223,6 @@ def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:
 
 def _place(release: Release) -> Place:
     return release.stage, release.round
-
-
-def _seed_of(planned: Release, plan: SpendingPlan) -> int:
-    stages: Sequence[str] = [plan.round(seed, 0).stage for seed in plan.config.seed]
-    return plan.config.seed[stages.index(planned.stage)]
 
 
 def _is_attempt(attempt: Any, least: int, n_markets: int) -> bool:

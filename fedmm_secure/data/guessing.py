@@ -18,14 +18,12 @@ import pyarrow.compute as pc
 from fedmm_secure.config import MarketFile
 from fedmm_secure.config.choices import MISSING, TimeUnit
 from fedmm_secure.data.loaders import SEPARATORS, default_separator, is_parquet, refuse_duplicates
-from fedmm_secure.data.questions import Answers, Question, UndecidedError
+from fedmm_secure.data.questions import NO, NONE, YES, Answers, Question, UndecidedError
 from fedmm_secure.data.sample import Table, first_bytes, parquet_sample, split_sample
 from fedmm_secure.data.text import Dialect
 from fedmm_secure.data.times import PER_UNIT, is_text, parse_times
 from fedmm_secure.errors import DataError
 
-NONE = "none"  # answers that there is no such column
-YES, NO = "yes", "no"
 _FITS = 0.9  # share of a sample's rows that have to have one number of fields; the others are bad rows
 _CERTAIN = 0.98  # share of a column's values
 _EARLIEST, _LATEST = 631_152_000 * 10**9, 4_102_444_800 * 10**9  # 1990 and 2100: in these, a number fits one unit

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+NONE = "none"  # answers that there is no such column
+YES, NO = "yes", "no"
+
 
 @dataclass(frozen=True)
 class Question:

@@ -15,6 +15,7 @@ from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.places import account_beside, default_account
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
@@ -22,10 +23,8 @@ from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import read_ledger
-from privacy.accounting.places import ACCOUNT_FILE, ACCOUNT_VARIABLE, users_account
+from privacy.accounting.places import ACCOUNT_VARIABLE
 from privacy.foreign import ForeignDirectory, ForeignFileError
-
-GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
 
 
 @dataclass(frozen=True)
@@ -64,28 +63,6 @@ def account_of(config: Config, directory: Path, *, home: bool = False) -> Privac
     if home and not os.environ.get(ACCOUNT_VARIABLE):
         return PrivacyAccount(config.privacy.account or account_beside(directory))
     return PrivacyAccount(config.privacy.account or default_account(directory))
-
-
-def default_account(directory: Path) -> Path:
-    """Where a run enters its spending unless it is configured otherwise, and where its reader looks for it.
-
-    That of the user on this machine, outside of all runs, so that it is neither copied nor deleted with them, and
-    every run on the same data enters the same one. Where an account stands beside the run directory already, as in the
-    home of a deployed market, or beside the sweep of a cell, it is that one: it may know of runs on the same data.
-    Nothing inside a run says where its account is: who reads the run does.
-    """
-    if os.environ.get(ACCOUNT_VARIABLE):
-        return users_account()
-    beside = account_beside(directory)
-    return beside if beside.exists() else users_account()
-
-
-def account_beside(directory: Path) -> Path:
-    """Beside a run directory; of a cell, beside its sweep."""
-    parent = directory.resolve().parent
-    if parent.name == CELLS and (parent.parent / GRID_FILE).is_file():
-        parent = parent.parent.parent
-    return parent / ACCOUNT_FILE
 
 
 def enter_account(

@@ -25,13 +25,13 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.transcript import Record
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 from fedmm_secure.results import Metrics
 from fedmm_secure.storage import write_json
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.files import write_secret
-from privacy.foreign import ForeignDirectory, ForeignFileError, read_bytes
+from privacy.foreign import ForeignFileError, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
 MARKET_FILES = ("codes", "models", "predictions")
@@ -59,13 +59,6 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
             problem = f"other rows of market {name}"
         if problem:
             raise RunDirectoryError(f"{directory}: holds a finished run of {problem}; choose another directory")
-
-
-def read_metrics(directory: Path) -> Metrics:
-    """The metrics of a finished run."""
-    if not (directory / METRICS_FILE).is_file():
-        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
-    return ForeignDirectory(directory).json(METRICS_FILE)
 
 
 def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:

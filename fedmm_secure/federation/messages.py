@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card
+from privacy.errors import StoppedError
 from privacy.json_text import json_text
 
 VERSION = 3
@@ -20,7 +22,7 @@ HELLO_STAGE = "keys"
 Sign = Callable[[bytes], bytes]
 
 
-class MessageError(Exception):
+class MessageError(StoppedError):
     """A message that is malformed, forged, or belongs to another run, round, sender or configuration."""
 
 
@@ -137,8 +139,11 @@ class Hello:
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> Hello:
+        """Raises ``MessageError`` on a length that it has not, or a mask key that leads to no secret."""
         if len(payload) != 64:
             raise MessageError(f"a hello of {len(payload)} bytes where 64 were expected")
+        if not is_usable(payload[:32]):
+            raise MessageError("a hello whose mask key is not usable")
         return cls(payload[:32], payload[32:])
 
 

@@ -6,10 +6,10 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray
@@ -18,17 +18,19 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import Entrance, enter_account
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
+from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.client import ClientPlan, MarketClient
-from fedmm_secure.federation.door import Budget, Channel, Door
+from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
 from fedmm_secure.federation.orders import Start
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
-from fedmm_secure.provenance import ENVIRONMENT_FILE
+from fedmm_secure.provenance import ENVIRONMENT_FILE, code_version
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
@@ -125,16 +127,23 @@ def start_of(config: Config) -> Start:
 
 
 def make_agreement(
-    config: Config, market: str, member: Membership, directory: Path, run: str, transcript: Transcript, course: int = 0
+    config: Config,
+    market: str,
+    identity: Identity,
+    bundle: Bundle,
+    directory: Path,
+    run: str,
+    transcript: Transcript,
+    course: int = 0,
 ) -> Agreement:
     """What a market of a run agrees to, from wherever its kept state stands."""
     return Agreement(
         market=market,
         run=run,
         start=start_of(config),
-        bundle=member.bundle,
-        identity=member.identity,
-        min_cohort=min_cohort(config, len(member.bundle.markets)),
+        bundle=bundle,
+        identity=identity,
+        min_cohort=min_cohort(config, len(bundle.markets)),
         transcript=transcript,
         directory=directory,
         course=course,
@@ -197,10 +206,10 @@ def open_federation(
         ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
         masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
         course = max(course, entrance.course)
-        agreement = make_agreement(config, name, member, directory, run, transcript, entrance.course)
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
-        aggregator = plan.market(member.directory.key(member.identity), masks[name])
+        aggregator = plan.market(member.directory.key(member.identity, bundle), masks[name])
         doors[name] = Door(
             name,
             ledger=ledger,
@@ -209,10 +218,10 @@ def open_federation(
                 run=run,
                 parameters=bundle.digest,
                 codec=plan.codec,
-                aggregator=MeteredMarket(aggregator, member.directory),
+                aggregator=MeteredMarket(aggregator, member.directory, bundle),
                 identity=member.identity,
                 largest=plan.sum_bound,
-                burn=member.directory.burn,
+                burn=partial(member.directory.burn, bundle),
             ),
             agreement=agreement,
             transcript=transcript,
@@ -328,7 +337,7 @@ def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
         return None
     privacy = plan.config.privacy.quantizer
     spare = spare_coordinates(plan.stages[QUANTIZER].steps)
-    choices, shared = privacy.choices(multiplier), plan.shared
+    choices, shared = dp_sgd(privacy, multiplier), plan.shared
     part = None if shared is None else PartOfNoise(shared.step, shared.honest_parts)
     return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, spare, part)
 

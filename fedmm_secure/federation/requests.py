@@ -116,7 +116,7 @@ class Reply:
                 if type(stage) is not str or type(round) is not int:
                     raise ValueError
                 return cls(behind=(stage, round))
-            return cls(done=fields["done"] is True) if "done" in fields else cls(absent=str(fields["absent"])[:500])
+            return cls(done=fields["done"] is True) if "done" in fields else cls(absent=_line(fields["absent"]))
         except _MALFORMED:
             raise RequestError("sent a malformed reply") from None
 
@@ -129,6 +129,11 @@ def is_run_id(text: str) -> bool:
 def encode_bytes(data: bytes) -> str:
     """Bytes as they stand in requests and replies."""
     return base64.b64encode(data).decode()
+
+
+def _line(text: Any) -> str:
+    """A reason on one line, which logs and terminals do nothing with but show: it is quoted among lines of ours."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text)[:500])
 
 
 def _messages(fields: Any) -> dict[str, bytes]:

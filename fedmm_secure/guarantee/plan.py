@@ -22,9 +22,10 @@ from dp_accounting.dp_event import (
 
 from fedmm_secure.config import MIN_COHORT, Config
 from fedmm_secure.ctr.private_evaluation import N_BINS
-from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
-from fedmm_secure.guarantee.multipliers import RESERVE, MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
+from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.stages import (
@@ -44,22 +45,9 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import randomised_response_event
-from privacy.accounting.exactness import discretisation_slack, largest_epsilon
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
-
-LEAST_EPSILON = 1e-3  # within the solver's range at any δ that a market states
-
-
-def range_text(plannable: tuple[float, float]) -> str:
-    """A range of ε, rounded inwards."""
-    least, most = plannable
-    return f"from {math.ceil(least * 1e4) / 1e4:g} to {math.floor(most * 10) / 10:g}"
-
-
-def _stage_names(config: Config, size: MarketSize) -> list[str]:
-    return [stage.name for stage in planned_stages(config, size.items)]
 
 
 @dataclass(frozen=True)
@@ -87,42 +75,16 @@ class SpendingPlan:
         """The plan of a market; ``noise`` where it was solved from the same inputs before.
 
         Raises:
-            ConfigError: no noise meets the budget, or the ε is beyond those that can be planned.
+            ConfigError: no noise meets the budget, or the ε is none of those that can be planned.
         """
         size = sizes[market]
         delta = config.privacy.delta_for(size.users)
         if noise is not None:
             return cls(config, market, sizes, delta, dict(noise))
-        unsolved = cls(config, market, sizes, delta, dict.fromkeys(_stage_names(config, size), 1.0))
-        unsolved.check_epsilon()
+        stages = [stage.name for stage in planned_stages(config, size.items)]
+        unsolved = cls(config, market, sizes, delta, dict.fromkeys(stages, 1.0))
+        check_epsilon(unsolved)
         return replace(unsolved, noise=plan_noise(config, size.items, delta))
-
-    def check_epsilon(self) -> None:
-        """Refuse an ε beyond those that can be planned, before a solver or a run finds out.
-
-        Raises:
-            ConfigError: it is.
-        """
-        if self.epsilon is None:
-            return
-        least, most = self.plannable
-        if not least <= self.epsilon <= most:
-            raise ConfigError(
-                f"privacy.epsilon: {self.epsilon:g} cannot be planned for market {self.market} of {self.size.users} "
-                f"users; {range_text(self.plannable)} can"
-            )
-
-    @property
-    def plannable(self) -> tuple[float, float]:
-        """The smallest and the largest ε that can be planned, from how many values are drawn, whatever their scale.
-
-        Below, what discrete noise adds to ε is more than the part of the budget that is kept back for it; it moves δ
-        as well, so twice. Above, the sampler is not shown to be exact enough.
-        """
-        releases = list(self.at_most().releases())
-        slack = discretisation_slack(sum(release.coordinates for release in releases), 1)
-        left = self.delta - sum(release.extra_delta for release in releases)
-        return max(LEAST_EPSILON, 2.0 * slack.epsilon / RESERVE), largest_epsilon(left, slack)
 
     @cached_property
     def shared(self) -> SharedNoise | None:
@@ -160,8 +122,8 @@ class SpendingPlan:
     def epsilon(self) -> float | None:
         return self.config.privacy.epsilon
 
-    @property
-    def stages(self) -> dict[str, PlannedStage]:
+    @cached_property
+    def stages(self) -> Mapping[str, PlannedStage]:
         """By name; empty without DP."""
         return {stage.name: stage for stage in planned_stages(self.config, self.size.items)}
 
@@ -233,7 +195,7 @@ class SpendingPlan:
 
     def selection(self) -> PartitionSelection:
         """The mechanism that finds the catalogue."""
-        return self.config.privacy.discovery.choices(self.noise[CATALOGUE], self.delta)
+        return partition_selection(self.config.privacy.discovery, self.noise[CATALOGUE], self.delta)
 
     def catalogue(self) -> Release:
         """The items that enough users have; everything else is computed of them alone."""
@@ -291,7 +253,7 @@ class SpendingPlan:
             return release
         if round < config.federation.warm_up_rounds:
             return replace(release, event=NoOpDpEvent(), mechanism="warm-up: reads no user row", sensitivity=0.0)
-        choices, steps = privacy.choices(self.noise[QUANTIZER]), privacy.steps_per_round
+        choices, steps = dp_sgd(privacy, self.noise[QUANTIZER]), privacy.steps_per_round
         mechanism = "DP-SGD"
         if config.privacy.distributed_noise:
             mechanism = f"DP-SGD, noise distributed over {self.n_markets} markets"

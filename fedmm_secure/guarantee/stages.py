@@ -13,6 +13,11 @@ DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
 VIEWS = ("server", *DECRYPTED_VIEWS)
 ALL_VIEWS = (*VIEWS, "profile")
 RELEASED = ("release",)
+# by protection level, the views that a run claims a guarantee for
+CLAIMS = {
+    "federation": ("server", "market", "collusion"),
+    "release": ("server", "market", "collusion", "consumer", "release"),
+}
 
 
 def seed_stage(group: str, seed: int) -> str:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privacy.accounting.lines import canonical_json
+from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.passphrases import is_locked, lock, unlock
 from privacy.files import PUBLIC, KeyFileError, read_secret, write_atomic, write_secret
 from privacy.foreign import ForeignFileError, parse_json, read_bytes
@@ -56,6 +57,8 @@ class Card:
         for value in (self.signing, self.sealing):
             if len(bytes.fromhex(value)) != 32:
                 raise ValueError("a public key has 32 bytes")
+        if not is_usable(bytes.fromhex(self.sealing)):
+            raise ValueError("nothing can be sealed for this card")
         self.verify(bytes.fromhex(self.proof), _card_text(self.name, self.signing, self.sealing))
 
     def verify(self, signature: bytes, data: bytes) -> None:

@@ -10,8 +10,9 @@ import yaml
 
 from attacks.auditing.faults import FAULTS
 from attacks.membership.scores import SCORES
-from experiments.attack import ATTACKS
-from experiments.compliance.evidence import read_attacks
+from experiments.assessment.findings import attack_rows
+from experiments.assessment.records import ATTACKS
+from experiments.compliance.evidence import examine, read_attacks
 from experiments.run_directory import read_noise
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
@@ -71,7 +72,12 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     scores = pd.read_parquet(run / "attacks" / "scores" / "m0-user-fedmm.parquet")
     assert {"model", "user", "member", "profile: LiRA", "release: white box, users"} <= set(scores.columns)
     assert (run / "attacks" / "roc-m0-user-fedmm.svg").read_text().startswith("<?xml")
-    assert "LiRA" in (run / "report.html").read_text()  # the page was written again
+    assert {row.kind for row in attack_rows(found)} == set(ATTACKS)
+    page = (run / "report.html").read_text()  # written again
+    for shown in ("LiRA", "how many users of m0 have each code", "accuracy of the others damaged by m0"):
+        assert shown in page
+    stated = [attack.attack for evidence in examine(run) for attack in evidence.attacks]
+    assert sorted(stated) == sorted(row.attack for row in attack_rows(found))  # in a compliance report too
 
 
 @pytest.mark.parametrize(
@@ -148,7 +154,7 @@ def test_audit_fails_where_the_ledger_claims_more_than_the_noise_gives(private_r
     """The mechanisms add a tenth of the noise that the ledger states."""
     run = copied(private_run)
     tenth = {stage: 0.1 * value for stage, value in read_noise(run, "m0").items()}
-    with patch("experiments.audit.read_noise", lambda directory, market: tenth):
+    with patch("experiments.assessment.audit.read_noise", lambda directory, market: tenth):
         # ten times as far apart as claimed, scores of fifty canaries in and fifty out do not overlap
         status, out, _ = fedmm(capsys, "audit", run, "--market", "m0", "--canaries", 100)
     assert status == 1

@@ -21,10 +21,10 @@ def stopping(*_, **__):
     ("function", "words"),
     [
         ("experiments.commands.budget.resolve", ["budget", "my file.yaml"]),
-        ("experiments.commands.verify.examine_run", ["verify", "runs/a b"]),
-        ("experiments.commands.data.prepare_markets", ["data", "info"]),
+        ("experiments.verification.run.examine_run", ["verify", "runs/a b"]),
+        ("fedmm_secure.data.prepare.prepare_markets", ["data", "info"]),
         ("experiments.commands.list_runs.list_runs", ["runs", "my runs"]),
-        ("experiments.commands.bench.measure_noise", ["bench", "noise", "--repeat", "3"]),
+        ("experiments.benchmarks.noise.measure_noise", ["bench", "noise", "--repeat", "3"]),
     ],
 )
 def test_what_keeps_nothing_is_run_again(monkeypatch, capsys, function, words):
@@ -36,7 +36,7 @@ def test_what_keeps_nothing_is_run_again(monkeypatch, capsys, function, words):
 
 def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, tmp_path):
     out = tmp_path / "it's mine"
-    monkeypatch.setattr("experiments.commands.run.execute", stopping)
+    monkeypatch.setattr("experiments.execution.execute", stopping)
     status, _, err = fedmm(capsys, "run", "--out", out)
     assert status == 130
     assert "run it again" in err
@@ -46,7 +46,7 @@ def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, t
         (directory / "config.yaml").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.commands.run.execute", begun)
+    monkeypatch.setattr("experiments.execution.execute", begun)
     status, _, err = fedmm(capsys, "run", "--out", out, "--quiet")
     assert status == 130
     _, _, command = err.strip().partition("go on with: ")
@@ -56,8 +56,8 @@ def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, t
 def test_a_sweep_goes_on_from_its_directory(monkeypatch, capsys, tmp_path):
     grid, out = tmp_path / "grid.yaml", tmp_path / "a sweep"
     grid.write_text("base: quickstart\nblocks: [{axes: {federation.rounds: [1]}}]\nseeds: [0]\n")
-    monkeypatch.setattr("experiments.commands.sweep.run_cells", stopping)
-    monkeypatch.setattr("experiments.commands.sweep.write_table", lambda _: None)
+    monkeypatch.setattr("experiments.sweep.scheduler.run_cells", stopping)
+    monkeypatch.setattr("experiments.sweep.table.write_table", lambda _: None)
     status, _, err = fedmm(capsys, "sweep", grid, "--out", out, "--quiet")
     assert (status, err.strip().rpartition("; ")[2]) == (130, f"go on with: fedmm sweep --resume --out '{out}'")
 
@@ -72,6 +72,7 @@ def test_printed_commands_quote_their_paths():
 
 def test_the_shell_completes(monkeypatch, capsys):
     monkeypatch.setenv("_FEDMM_COMPLETE", "complete_bash")
-    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "fedmm ver")
+    monkeypatch.setenv("COMP_WORDS", "fedmm ver")
+    monkeypatch.setenv("COMP_CWORD", "1")
     status, out, _ = fedmm(capsys)
     assert (status, out.split()) == (0, ["verify"])

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.commands.deploy import compare_with_in_process
 from experiments.deploy.certificates import CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, NODE_KEY, SERVER_CERTIFICATE
 from experiments.deploy.control import operator_home, run_lines, submit
 from experiments.deploy.federation import federation_up, start_superlink
 from experiments.deploy.homes import Homes, prepare_homes
+from experiments.deploy.in_process import compare_with_in_process
 from experiments.deploy.proxies import nginx
 from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack

@@ -10,7 +10,9 @@ from dp_accounting import dp_event
 
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation import door as door_module
-from fedmm_secure.federation.door import Budget, BudgetExceededError, Channel, Door, Result
+from fedmm_secure.federation.budget import Budget, BudgetExceededError
+from fedmm_secure.federation.door import Channel, Door
+from fedmm_secure.federation.transactions import Result
 from fedmm_secure.federation.transcript import Transcript, read_index
 from fedmm_secure.guarantee.releases import Release
 from privacy.accounting.accountants import solve_noise_multiplier
