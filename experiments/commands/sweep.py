@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from experiments import run_directory
+from experiments.commands.interruption import resumable
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.commands.progress import SweepProgress
-from experiments.console import one_line, say, wide_console
+from experiments.console import command_text, one_line, say, say_json, wide_console
 from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.provenance import CELLS
 
@@ -63,7 +63,11 @@ def sweep(
     from experiments.sweep.table import write_table
 
     found = Sweep(directory, grid, changes, cells)
-    with run_directory.locked(directory), SweepProgress(quiet=quiet or as_json) as progress:
+    with (
+        resumable(lambda: command_text("sweep", "--resume", "--out", directory)),
+        run_directory.locked(directory),
+        SweepProgress(quiet=quiet or as_json) as progress,
+    ):
         write_grid(found)
         processes = workers or os.cpu_count() or 1
         try:
@@ -101,18 +105,15 @@ def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
     report = write_sweep_report(found, results) if found.finished() else None
     table = found.directory / TABLE
     if as_json:
-        say(
-            json.dumps(
-                {
-                    "directory": str(found.directory),
-                    "table": str(table),
-                    "cells": len(found.cells),
-                    "finished": len(found.finished()),
-                    "failed": [vars(failure) for failure in failures],
-                    "findings": [f"{name}: {finding}" for name, finding in findings],
-                },
-                sort_keys=True,
-            )
+        say_json(
+            {
+                "directory": str(found.directory),
+                "table": str(table),
+                "cells": len(found.cells),
+                "finished": len(found.finished()),
+                "failed": [vars(failure) for failure in failures],
+                "findings": [f"{name}: {finding}" for name, finding in findings],
+            },
         )
     else:
         _print(found, results)

@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 
 from experiments.assessment.records import ATTACKS
+from experiments.console import command_text
 from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
 from experiments.reports.privacy import WHO
 from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.run_directory import read_environment
+from experiments.steps import track
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
@@ -54,12 +56,13 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
     """
     directory, finished = sweep.directory, sweep.finished()
     if not finished:
-        raise RunDirectoryError(f"{directory}: no cell has finished (fedmm sweep --resume --out {directory})")
+        again = command_text("sweep", "--resume", "--out", directory)
+        raise RunDirectoryError(f"{directory}: no cell has finished ({again})")
     frame = collect(sweep) if frame is None else frame
     drawings = sweep_drawings(frame, sweep.grid.axes)
     for drawing in drawings:
         write_drawing(directory / FIGURES, drawing)
-    checks = {cell.name: sweep.findings(cell) for cell in finished}
+    checks = {cell.name: sweep.findings(cell) for cell in track("cells read", finished)}
     return write_page(
         directory / REPORT,
         "sweep.html.j2",
