@@ -287,6 +287,9 @@ def test_the_figures_of_a_compliance_report_are_a_list(show):
     card = page.locator(".card").nth(1)
     assert card.locator("li").count() == 5
     assert card.locator("li").first.inner_text() == "the server: 0, computational"
+    refused = page.locator(".card").first
+    assert "no" in refused.inner_text().splitlines()
+    assert refused.locator("p.bad").count() > 1  # the answer, and why
 
 
 def test_what_was_read_is_on_the_page(pages, tmp_path):
