@@ -16,7 +16,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.foreign_yaml import parse_yaml
 from privacy.foreign import ForeignFileError, is_inside
 
-QUICKSTART = "quickstart"
+QUICKSTART, SYNTHETIC = "quickstart", "synthetic"
 DATA_VARIABLE = "FEDMM_DATA"
 
 

@@ -34,7 +34,7 @@ from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Rejection
-from fedmm_secure.federation.parties import Federation, make_clients, open_federation
+from fedmm_secure.federation.parties import Federation, look_ahead, make_clients, open_federation
 from fedmm_secure.federation.releases import (
     begin_ctr,
     discover_catalogues,
@@ -106,6 +106,8 @@ def run_pipeline(
         listener("market", {"market": name, **describe(prepared)})
     with clock.stage("budget"):
         account = account_of(config, directory)
+        ahead = look_ahead(config, markets, directory, account)
+        listener("outlook", {"markets": {name: asdict(found) for name, found in ahead.items()}})  # nothing is spent yet
         federation = open_federation(config, markets, directory, account=account, signer=signer)
     with clock.stage("catalogue"):
         federation, markets = discover_catalogues(federation, markets)

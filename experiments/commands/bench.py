@@ -9,7 +9,7 @@ import typer
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
-from experiments.configuration import QUICKSTART, resolve
+from experiments.configuration import SYNTHETIC, resolve
 from experiments.console import say, say_json, wide_console
 from experiments.reports.text import estimate_text
 from experiments.tables import Table
@@ -24,7 +24,7 @@ bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_
     "Example: fedmm bench aggregation xmarket --repeat 30",
 )
 def aggregation(
-    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = SYNTHETIC,
     overrides: SetOption = None,
     markets: Annotated[int | None, typer.Option(min=2, help="Default: the configuration's.")] = None,
     repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
@@ -98,7 +98,7 @@ def noise(
     "Example: fedmm bench shadows xmarket --market mx --target federated-codes",
 )
 def shadows(
-    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = SYNTHETIC,
     overrides: SetOption = None,
     market: Annotated[str | None, typer.Option(help="Market; default: the first.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Attacked model; default: fedmm.")] = None,

@@ -79,9 +79,9 @@ def data_check(
 def data_synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
     markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
-    users: Annotated[int, typer.Option(min=20)] = 400,
-    items: Annotated[int, typer.Option(min=20)] = 200,
-    seed: Annotated[int, typer.Option()] = 0,
+    users: Annotated[int, typer.Option(min=20)] = 1000,
+    items: Annotated[int, typer.Option(min=20)] = 120,
+    seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,
 ) -> None:
     from experiments.data import synthesize_files  # brings the writers of tables
 

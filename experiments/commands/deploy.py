@@ -13,7 +13,7 @@ import typer
 from experiments.commands.options import FINDING, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
-from experiments.configuration import QUICKSTART, resolve
+from experiments.configuration import SYNTHETIC, resolve
 from experiments.console import command_text, one_line, say, wide_console
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.processes import DeploymentError, Processes
@@ -48,11 +48,11 @@ def private_files(context: typer.Context) -> None:
     help="Start a federation on this machine: SuperLink and its proxy, and for each market a process of its own, a "
     "SuperNode and a proxy. Makes homes, keys and certificates in DIR if there are none. Stops when all markets have "
     "concluded --runs runs.\n\n"
-    "Example: fedmm deploy up federation quickstart; then, elsewhere: fedmm deploy submit federation"
+    "Example: fedmm deploy up federation synthetic; then, elsewhere: fedmm deploy submit federation"
 )
 def up(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")],
-    config: ConfigArgument = QUICKSTART,
+    config: ConfigArgument = SYNTHETIC,
     overrides: SetOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs that each market agrees to.")] = 1,
     lifetime: LifetimeOption = HOUR,
@@ -199,7 +199,7 @@ def certificates(
     "Example: fedmm deploy demo --out demo"
 )
 def demo(
-    config: ConfigArgument = QUICKSTART,
+    config: ConfigArgument = SYNTHETIC,
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the federation.")] = Path("deploy-demo"),
     lifetime: LifetimeOption = HOUR,
@@ -233,7 +233,7 @@ def demo(
     "the code of a deployment.\n\nExample: fedmm deploy simulate --set data.synthetic.markets=100 --out many",
 )
 def simulate_markets(
-    config: ConfigArgument = QUICKSTART,
+    config: ConfigArgument = SYNTHETIC,
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the federation.")] = Path("deploy-simulation"),
     workers: Annotated[int, typer.Option(min=1, help="Markets that work at the same time.")] = 2,

@@ -50,7 +50,7 @@ def report(
     ] = False,
     account: Annotated[
         Path | None,
-        typer.Option(help="Privacy account that holds the runs; default: beside the run or the sweep."),
+        typer.Option(help="Privacy account that holds the runs; default: yours on this machine."),
     ] = None,
     trust: Annotated[
         list[Path] | None,

@@ -17,7 +17,6 @@ from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
 from experiments.tables import Table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.places import default_account
 from fedmm_secure.provenance import CELLS
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def sweep(
         raise ConfigError("--retry goes with --resume --out DIR")
     grid, changes = _asked(grid_argument, overrides or [], seeds, out, resume)
     directory = out or run_directory.default_directory(Path(grid_argument or "sweep").stem)
-    cells = tuple(expand(grid, changes, default_account(directory)))  # of the account that runs beside it have
+    cells = tuple(expand(grid, changes))
     if dry_run:
         say("\n".join(cell.name for cell in cells))
         return

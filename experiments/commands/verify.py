@@ -42,7 +42,8 @@ def verify(
         ),
     ] = None,
     account: Annotated[
-        Path | None, typer.Option(help="Of a report: the privacy account that holds its run; default: beside the run.")
+        Path | None,
+        typer.Option(help="Of a report: the privacy account that holds its run; default: yours on this machine."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -263,6 +263,8 @@ def _open(document: Document) -> list[str]:
         found.append("not attacked: no attack on this run counts")
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)
+    if document.run.synthetic:
+        found.append("about synthetic data, no person's: it vouches for nobody's rows")
     if document.run.shared_users == "distinct":
         found.append("declared, not shown: user ids that several markets have are those of different people")
     if document.declarations.sole_run:

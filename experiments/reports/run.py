@@ -59,18 +59,20 @@ MARKS = {  # of a comparison: no colour alone says it
 }
 
 
-def write_report(directory: Path, trusted: Collection[str] = ()) -> Path:
+def write_report(directory: Path, trusted: Collection[str] = (), examined: Examination | None = None) -> Path:
     """Write ``report.html`` into a finished run's directory.
 
     Args:
         directory: of the run.
         trusted: fingerprints of cards whose owners the page's writer knows: what they signed counts.
+        examined: its verification, where that was done before.
 
     Raises:
         RunDirectoryError: not a finished run.
     """
     path = directory / REPORT
-    write_atomic(path, run_page(directory, directory.resolve().name, examine_run(directory), trusted).encode())
+    found = examined or examine_run(directory)
+    write_atomic(path, run_page(directory, directory.resolve().name, found, trusted).encode())
     return path
 
 

@@ -23,10 +23,8 @@ from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import spent_on_same_data
-from fedmm_secure.federation.places import default_account
+from fedmm_secure.federation.account import readers_account, spent_on_same_data
 from fedmm_secure.provenance import read_metrics
-from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.errors import InputError
@@ -51,7 +49,7 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
     Args:
         sweep: the sweep.
         frame: its table, where it is known.
-        account: the privacy account that holds its runs; by default beside it.
+        account: the privacy account that holds its runs; by default the reader's own on this machine.
 
     Raises:
         RunDirectoryError: not a sweep, or none of its cells has finished.
@@ -128,7 +126,7 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
     if not private:
         return {}
     directory = sweep.path(private[-1])
-    known_runs = PrivacyAccount(account or default_account(directory))
+    known_runs = readers_account(account)
     found: dict[str, dict[str, Any]] = {}
     for market, values in read_metrics(directory)["privacy"]["markets"].items():
         try:

@@ -152,10 +152,14 @@ def read_index(directory: Path) -> list[Record]:
     Raises:
         InputError: it cannot be read, or a line is no record.
     """
-    index = directory / INDEX
-    latest: dict[str, Record] = {}
     # nor may the folder itself be a link: it is a part of the run
-    for number, line in lines_of(read_bytes(index, MAX_LINES_BYTES, below=directory.parent), index):
+    return parse_index(read_bytes(directory / INDEX, MAX_LINES_BYTES, below=directory.parent), directory / INDEX)
+
+
+def parse_index(data: bytes, index: Path) -> list[Record]:
+    """``read_index`` of bytes that were read from a path."""
+    latest: dict[str, Record] = {}
+    for number, line in lines_of(data, index):
         try:
             record = _record(json_object(line, f"{index}:{number}"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -32,6 +32,7 @@ from privacy.accounting.ledger import GENESIS, encode_line
 from privacy.aggregation.identities import Identity
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
+from tests.people import as_files
 
 DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
 JUDGE = Identity.generate("auditor")  # of evidence
@@ -50,7 +51,7 @@ MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user
 def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump({**TINY, "ctr": {"baselines": ["popularity"]}}))
+    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY, ctr={"baselines": ["popularity"]})))
     settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)
@@ -656,7 +657,7 @@ def test_the_page_escapes_what_it_shows(signed):
         (["report", "nowhere", "--compliance", "--max-epsilon", "0"], "a finite number above 0"),
         (["report", "nowhere", "--compliance", "--max-epsilon", "8", "--max-delta", "1"], "between 0 and 1"),
         (["report", "nowhere", "--compliance", "--max-epsilon", "8"], "is this a run directory?"),
-        (["audit", "quickstart", "--sign", "keys"], "--sign goes with the audit of a run"),
+        (["audit", "synthetic", "--sign", "keys"], "--sign goes with the audit of a run"),
         (["verify", "nowhere", "--run", "x"], "are for compliance reports"),
         (["verify", "README.md"], "not valid JSON"),
         (["verify", "pyproject.toml"], "not valid JSON"),
@@ -675,9 +676,9 @@ def test_the_catalogue_is_stated_under_what_the_signer_declares_and_compared_wit
     assert stated == metrics["privacy"]["catalogue"]["m0"]
     html = (signed / "compliance.html").read_text()
     declared = html[html.index("What the signer declares") : html.index("The guarantee, market by market")]
-    assert "Item catalogue of the generator of synthetic markets: m0, m1, m2." in declared
+    assert "declared: that the file was not made from them: m0, m1, m2." in declared
     report = data(signed)
-    report["document"]["markets"]["m0"]["catalogue"]["kind"] = "file"
+    report["document"]["markets"]["m0"]["catalogue"]["kind"] = "declared"
     (signed / "compliance.json").write_text(json.dumps(report))
     _, found = verify_report(signed / "compliance.json")
     assert any("catalogue.kind" in finding.what for finding in found)

@@ -52,11 +52,11 @@ def test_signal_grows_with_the_market_and_small_ones_are_named():
 
 
 def test_the_command_prints_stages_and_views(capsys):
-    status, out, err = fedmm(capsys, "budget", "quickstart", "--set", "privacy.epsilon=2")
+    status, out, err = fedmm(capsys, "budget", "synthetic", "--set", "privacy.epsilon=2")
     assert (status, err) == (0, "")
     for word in ("counts", "embedding", "quantizer", "collusion", "SNR"):
         assert word in out
-    status, out, _ = fedmm(capsys, "budget", "quickstart", "--set", "privacy.epsilon=2", "--json")
+    status, out, _ = fedmm(capsys, "budget", "synthetic", "--set", "privacy.epsilon=2", "--json")
     assert set(json.loads(out)) == {"m0", "m1", "m2"}
 
 
