@@ -51,7 +51,7 @@ MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user
 def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY, ctr={"baselines": ["popularity"]})))
+    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY | {"ctr": {"baselines": ["popularity"]}})))
     settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)

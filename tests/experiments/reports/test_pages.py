@@ -12,6 +12,7 @@ from experiments.reports.run import run_page
 from experiments.verification.run import Examination
 from tests.command_line import call
 from tests.conftest import TINY
+from tests.people import as_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -37,7 +38,7 @@ def unverified_page(run):
 def pages(tmp_path_factory):
     """One page of each kind, with attacks, findings-free, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **TINY)))
     grid = {
         "base": str(folder / "tiny.yaml"),
         "blocks": [
@@ -52,22 +53,9 @@ def pages(tmp_path_factory):
     out = folder / "sweep"
     assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
     run = next((out / "cells").glob("*epsilon-8*"))
-    assert (
-        call(
-            "attack",
-            run,
-            "--attack",
-            "inversion",
-            "--attack",
-            "membership",
-            "--market",
-            "m0",
-            "--shadows",
-            4,
-            "--quiet",
-        )
-        == 0
-    )
+    rows = ("--data", folder / "markets", "--market", "m0")
+    which = ("--attack", "inversion", "--attack", "membership", "--shadows", 4)
+    assert call("attack", run, *rows, *which, "--quiet") == 0
     assert call("report", run) == 0
     call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
     plain = next((out / "cells").glob("*epsilon-none*"))
