@@ -24,7 +24,7 @@ class Class:
 CLASSES = (
     Class(
         "public",
-        rf"config\.yaml|environment\.json|transcript/bundle\.json|transcript/index\.jsonl|ledger/{NAME}\.jsonl"
+        rf"config\.yaml|environment\.json|transcript/federation\.json|transcript/index\.jsonl|ledger/{NAME}\.jsonl"
         rf"|transcript/.*/\d+(\.\d+)?-(start|hello|statement)-{NAME}\.bin",
         "`config.yaml`, `environment.json`, `ledger/`, bundle and index, `start`, `hello`, `statement`",
         "configuration, sizes, plans, signatures; HMACs of what is private",
