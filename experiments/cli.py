@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from experiments.commands.interruption import InterruptibleGroup
 from experiments.commands.lazy import Entry, LazyGroup
 from experiments.commands.options import FINDING, USAGE
 from experiments.console import one_line, say
@@ -22,10 +23,11 @@ from privacy.errors import InputError, StoppedError
 _HERE = "experiments.commands"
 
 
-class Commands(LazyGroup):
+class Commands(InterruptibleGroup, LazyGroup):
     """What ``fedmm`` can do; a command's own module says the rest."""
 
     entries: ClassVar = {
+        "init": Entry(f"{_HERE}.init", "init", "From market files to a configuration that runs."),
         "run": Entry(f"{_HERE}.run", "run", "Run the pipeline on markets; by default on synthetic ones."),
         "data": Entry(f"{_HERE}.data", "data_app", "Look at market data before running."),
         "budget": Entry(f"{_HERE}.budget", "budget", "What a configuration spends, before anything is trained."),
@@ -46,7 +48,6 @@ app = typer.Typer(
     cls=Commands,
     help="Privacy-hardened federated recommendation: train, verify, attack, report.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     suggest_commands=False,  # click does
@@ -74,7 +75,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|opacus)\.")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        app()
+        app(prog_name="fedmm")
     except InputError as error:
         say(one_line(f"fedmm: {error}"), error=True)
         sys.exit(USAGE)

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.compliance.evidence import read_attacks, read_audits
 from experiments.reports.text import largest_epsilon
 from experiments.run_directory import examining, read_environment, read_foreign_config
+from experiments.steps import track
 from experiments.sweep.files import DONE_FILE, is_sweep
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE, read_metrics
@@ -22,7 +23,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     """
     if not folder.is_dir():
         raise RunDirectoryError(f"{folder}: no such folder; runs go to ./runs unless --out says otherwise")
-    found = [_described(path) for path in folder.iterdir() if (path / CONFIG_FILE).is_file() or is_sweep(path)]
+    paths = [path for path in folder.iterdir() if (path / CONFIG_FILE).is_file() or is_sweep(path)]
+    found = [_described(path) for path in track("runs read", paths)]
     return sorted(found, key=lambda row: (row["created"], row["name"]))
 
 

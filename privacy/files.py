@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 from privacy.errors import InputError
+from privacy.json_text import json_text
 
 PRIVATE, PUBLIC = 0o600, 0o644
 _FOLDER = 0o700
@@ -119,4 +119,4 @@ def write_json(path: Path, value: Any) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """The one spelling of a value in the files of a run."""
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (json_text(value, indent=2, sort_keys=True) + "\n").encode()

@@ -124,7 +124,7 @@ class DishonestServer:
         """What a market's update was, from its own transcript."""
         again = f".{attempt}" if attempt else ""
         name = f"{round:04d}{again}-own-update-{market}.bin"
-        folder = self.homes.market(market) / "runs" / self.run / "transcript" / STAGE
+        folder = self.homes.market(market) / "runs" / self.run / "private" / market / STAGE
         return np.frombuffer((folder / name).read_bytes(), "<i8")
 
     def carrier(self):

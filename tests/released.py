@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,20 +40,29 @@ def signers_card(run: Path) -> Path:
     return run.parent / "auditor" / CARD_FILE
 
 
-@pytest.fixture(scope="session")
-def released_run(tmp_path_factory) -> Path:
-    """Directory of the session's run; the processes of a session share it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "released"
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` has filled, once for all processes of the test session: it is read alone."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            auditor = Identity.generate("auditor")
-            auditor.save(folder / "auditor")
-            run_release(folder / "run", release_configuration(user_codes_epsilon=2.0), auditor)
+            make(folder)
             (folder / "done").touch()
-    return folder / "run"
+    return folder
+
+
+def _released(folder: Path) -> None:
+    auditor = Identity.generate("auditor")
+    auditor.save(folder / "auditor")
+    run_release(folder / "run", release_configuration(user_codes_epsilon=2.0), auditor)
+
+
+@pytest.fixture(scope="session")
+def released_run(tmp_path_factory) -> Path:
+    """Directory of the session's run; the processes of a session share it."""
+    return made_once(tmp_path_factory, "released", _released) / "run"
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from experiments.compliance.evidence import Results, add_statement, attacks_file
 from experiments.configuration import readers_data
 from experiments.data import choose_market
 from experiments.run_directory import read_foreign_config
+from experiments.steps import track
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.config.choices import CONFIGURED
@@ -96,7 +97,7 @@ def attack_run(
             Store(Path(kept)),
             progress,
         )
-        for attack in chosen:
+        for attack in track("attacks", chosen):
             made[attack.name] = attack.make(attacked)
             found = add_statement(run, attacks_file(run), make_statement(run, "attack", settings, made, identity))
     _write_table(run / "attacks" / "results.parquet", found)

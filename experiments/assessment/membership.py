@@ -17,8 +17,11 @@ from experiments.assessment.attacked import Attacked
 from experiments.assessment.figures import draw_roc
 from experiments.run_directory import read_noise
 from fedmm_secure.artefacts import write_parquet
+from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.federation.closing import read_committed
+from fedmm_secure.federation.private_record import private_name, tuned_file
 from privacy.accounting.guarantees import Guarantee, changed_rows
-from privacy.foreign import ForeignDirectory
+from privacy.foreign import parse_json
 
 
 def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
@@ -30,7 +33,7 @@ def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
             attacked.markets,
             attacked.market,
             attacked.targets,
-            {target: _tuned_choice(run, attacked.market, target) for target in attacked.targets},
+            {target: _tuned_choice(run, attacked, target) for target in attacked.targets},
             {name: read_noise(run, name) for name in attacked.markets},
             unit,
         )
@@ -94,6 +97,10 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
     write_parquet(path, frame, "zstd")
 
 
-def _tuned_choice(run: Path, market: str, target: str) -> int:
-    directory, name = ForeignDirectory(run), f"state/ctr/{market}/tuned-{target}.json"
-    return int(directory.json(name)["choice"]) if directory.has(name) else 0
+def _tuned_choice(run: Path, attacked: Attacked, target: str) -> int:
+    """Position of what the run chose for a target, as it was closed with; raises where that is not there."""
+    config, file = attacked.config, tuned_file(target)
+    if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
+        return 0
+    found = parse_json(read_committed(run, attacked.market, file), run / private_name(attacked.market, file))
+    return int(found["choice"])

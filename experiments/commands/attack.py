@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
@@ -15,8 +13,9 @@ from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.console import one_line, say, wide_console
+from experiments.console import one_line, say, say_json, wide_console
 from experiments.run_directory import examining
+from experiments.tables import Table
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
@@ -79,7 +78,7 @@ def attack(
         )
         report = write_report(run)
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
     else:
         print_attacks(found)
         say(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.console import say, wide_console
+from experiments.console import say, say_json, wide_console
 from experiments.run_directory import examining
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import epsilon_text
 
@@ -62,7 +61,7 @@ def audit(
             if run is not None:
                 write_report(run)
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
     elif faults:
         _print_faults(found)
     else:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import SYNTHETIC, resolve
-from experiments.console import PlainConsole, say, wide_console
+from experiments.console import say, say_json, wide_console
 from experiments.reports.text import estimate_text
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
@@ -35,9 +35,10 @@ def aggregation(
 
     cohort = markets or settings.data.n_markets
     length, bits = codebook_length(settings), settings.aggregation.bits
-    found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table(
         *(
@@ -59,7 +60,7 @@ def aggregation(
         faster = (estimate_text(asdict(one)) for one in (cost.speed_up, cost.speed_up_of_all))
         sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
         table.add_row(cost.way, *times, *faster, *sizes)
-    PlainConsole().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
+    wide_console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
     say("sum: end to end, markets at the same time; all machines: their time added up")
     say("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
 
@@ -77,9 +78,10 @@ def noise(
 ) -> None:
     from experiments.benchmarks.noise import measure_noise  # what trains
 
-    found = measure_noise(draws, batch, repeat)
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_noise(draws, batch, repeat)
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table("what", "way", "seconds", "rate", "slower")
     for cost in found:
@@ -110,9 +112,10 @@ def shadows(
     from experiments.benchmarks.shadows import bench_shadows  # what trains
 
     name = market or next(iter(sorted(settings.data.markets)), "m0")
-    found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
+    with TaskProgress("measuring", quiet=as_json):
+        found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
     for cost in found:

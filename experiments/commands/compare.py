@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,12 +10,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag
-from experiments.console import say, wide_console
+from experiments.commands.progress import TaskProgress
+from experiments.console import say, say_json, wide_console
 from experiments.reports.text import difference_text, figure_text, largest_epsilon
 from experiments.run_directory import examining
+from experiments.tables import Table
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.provenance import read_metrics
@@ -45,7 +45,7 @@ def compare(
     from experiments.reports.drawing import write_drawing
     from fedmm_secure.artefacts import write_parquet
 
-    with ExitStack() as stack:
+    with TaskProgress("comparing", quiet=as_json), ExitStack() as stack:
         for run in runs:
             stack.enter_context(examining(run))
         found = compare_runs(runs, model)
@@ -59,7 +59,7 @@ def compare(
         write_json(out / "comparison.json", records_of(table))
         write_drawing(out, draw_comparison(table))
     if as_json:
-        say(json.dumps(records_of(table)))
+        say_json(records_of(table))
         return
     _print_comparison(found, epsilons)
     if out is not None:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import FINDING, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
 from experiments.configuration import SYNTHETIC, resolve
-from experiments.console import PlainConsole, one_line, say
+from experiments.console import command_text, one_line, say, wide_console
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.processes import DeploymentError, Processes
 from experiments.deploy.proxies import FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, write_market_proxy, write_server_proxy
 from experiments.deploy.tools import ADDRESS, flower_tool
 from experiments.reports.text import figure_text
+from experiments.tables import Table
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
 
@@ -65,11 +66,13 @@ def up(
 
     with federation_up(homes, runs=runs, lifetime=lifetime) as processes:
         say(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
-        say(f"submit a run with: fedmm deploy submit {directory}", flush=True)
+        again = command_text("deploy", "submit", directory)
+        say(f"submit a run with: {again}", flush=True)
         try:
             _until_concluded(processes, homes, time.monotonic() + lifetime)
         except KeyboardInterrupt:
             say("stopping")
+            raise
 
 
 @deploy_app.command(
@@ -88,7 +91,8 @@ def submit_run(
 
     homes = Homes(directory.absolute())
     server = homes.server if homes.server.is_dir() else homes.root
-    printed = control.submit(server, run=run, wait=wait)
+    with TaskProgress("run of the federation"):
+        printed = control.submit(server, run=run, wait=wait)
     lines = control.run_lines(printed)
     say(*(map(one_line, lines) if lines else [printed]))
     if not any(line.startswith("finished") for line in lines):
@@ -209,14 +213,16 @@ def demo(
     homes = prepare_homes(settings, out)
     with federation_up(homes, runs=1, lifetime=lifetime) as processes:
         say(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
-        printed = control.submit(homes.server, timeout=lifetime)
+        with TaskProgress("run of the federation"):
+            printed = control.submit(homes.server, timeout=lifetime)
         say(*map(one_line, control.run_lines(printed)), flush=True)
         _until_concluded(processes, homes, time.monotonic() + lifetime)
-    same = compare_with_in_process(homes, out / "in-process")
+    with TaskProgress("the same run in process"):
+        same = compare_with_in_process(homes, out / "in-process")
     table = Table("market", "stage", "deployed and in process")
     for (name, part), equal in same.items():
         table.add_row(name, part, "bit-identical" if equal else "DIFFERENT")
-    PlainConsole().print(table)
+    wide_console().print(table)
     if not same or not all(same.values()):
         raise typer.Exit(FINDING)
 
@@ -238,7 +244,8 @@ def simulate_markets(
     from experiments.deploy.simulation import simulate
 
     homes = prepare_homes(settings, out)
-    found = simulate(homes, workers=workers, lifetime=lifetime, say=partial(say, flush=True))
+    with TaskProgress("simulation"):
+        found = simulate(homes, workers=workers, lifetime=lifetime, say=partial(say, flush=True))
     known = [auc for auc in found.values() if auc is not None]  # noisy figures may drown
     macro = sum(known) / len(known) if len(known) == len(found) else None
     say(f"{len(found)} markets, macro AUC {figure_text(macro)}")

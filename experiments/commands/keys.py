@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
 from experiments.configuration import resolve
-from experiments.console import PlainConsole, one_line, say
+from experiments.console import one_line, say, say_json, wide_console
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.identities import CARD_FILE, Identity, read_card
@@ -196,12 +195,12 @@ def explain(
     plan = AggregationPlan.of(settings, n_markets)
     found = explanation(plan)
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
         return
-    table = Table("aggregation", plan.kind, show_header=True)
+    table = Table("aggregation", plan.kind)
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    PlainConsole().print(table)
+    wide_console().print(table)
     say(
         f"Authenticated: {plan.tag_values} values more carry a tag modulo 2^{TAG_PRIME.exponent} - 1; a server without "
         "a market inside\nforges a sum with probability below 2^-60, and may try once."

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag
-from experiments.console import say, wide_console
+from experiments.commands.progress import TaskProgress
+from experiments.console import say_json, wide_console
 from experiments.listing import list_runs
 from experiments.reports.text import figure_text
+from experiments.tables import Table
 from privacy.accounting.text import epsilon_text
 
 RUNS_HELP = "List the runs and sweeps in a folder.\n\nExample: fedmm runs runs"
@@ -22,9 +22,10 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds run directories.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
-    found = list_runs(folder)
+    with TaskProgress("reading runs", quiet=as_json):
+        found = list_runs(folder)
     if as_json:
-        say(json.dumps(found))
+        say_json(found)
         return
     table = Table("name", "created", "status", "markets", "seeds", "protect", "macro AUC", "ε market", "ε release")
     for row in found:

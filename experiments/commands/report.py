@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from experiments.commands.options import FINDING
+from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
 from experiments.console import one_line, say
@@ -49,7 +50,7 @@ def report(
     ] = False,
     account: Annotated[
         Path | None,
-        typer.Option(help="Privacy account that holds the runs; default: beside the run or the sweep."),
+        typer.Option(help="Privacy account that holds the runs; default: yours on this machine."),
     ] = None,
     trust: Annotated[
         list[Path] | None,
@@ -73,7 +74,7 @@ def report(
         from experiments.reports.run import write_report  # what reads models, and what draws
         from experiments.reports.sweep import open_sweep, write_sweep_report
 
-        with examining(run):
+        with TaskProgress("writing the page"), examining(run):
             if is_sweep(run):
                 path = write_sweep_report(open_sweep(run), account=account)
             else:
@@ -93,7 +94,7 @@ def report(
     from experiments.compliance.build import build_document  # the accountants and what reads models
     from experiments.compliance.signing import sign, write_report_files
 
-    with examining(run):
+    with TaskProgress("writing the report"), examining(run):
         document = build_document(run, declarations, account=account)
         written = write_report_files(run, sign(document, identity))
     for path in written:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from experiments import run_directory
+from experiments.commands.interruption import resumable
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.configuration import QUICKSTART, resolve, shipped
-from experiments.console import say
-from experiments.outlook import OutlookListener
+from experiments.console import command_text, say_json
 from experiments.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.provenance import CONFIG_FILE
 from privacy.aggregation.keys import KeyDirectory
 
 RUN_HELP = (
@@ -58,12 +58,18 @@ def run(
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     from experiments.execution import execute  # what trains, and what draws: not to refuse a configuration
+    from experiments.outlook import OutlookListener
     from experiments.quickstart import run_quickstart
     from experiments.reports.run import write_report
     from experiments.reports.screen import Finished, next_commands, show
     from experiments.verification.run import examine_run
 
-    with RunProgress(quiet=quiet or as_json) as progress:
+    again = ["run", "--resume", "--out", directory, *([] if sign is None else ["--sign", sign])]
+    begun = directory / CONFIG_FILE
+    with (
+        resumable(lambda: command_text(*again) if begun.is_file() else None),
+        RunProgress("starting", quiet=quiet or as_json) as progress,
+    ):
         if name is None and not resume:
             finished = run_quickstart(
                 directory,
@@ -76,11 +82,12 @@ def run(
         else:
             outlook = OutlookListener(settings.privacy.epsilon)
             metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
+            progress.update("verifying, and writing the page", 0, 1)
             finished = Finished(directory, settings, metrics, examine_run(directory))
-    write_report(directory, examined=finished.examined)
+        write_report(directory, examined=finished.examined)
     if as_json:
         beside = {"without_dp": finished.without_dp, "attacks": finished.attacks} if finished.attacks else {}
-        say(json.dumps({"directory": str(directory), **finished.metrics, **beside}, sort_keys=True))
+        say_json({"directory": str(directory), **finished.metrics, **beside})
         return
     show(finished, next_commands(finished, sign))
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from experiments import run_directory
+from experiments.commands.interruption import resumable
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.commands.progress import SweepProgress
-from experiments.console import one_line, say, wide_console
+from experiments.console import command_text, one_line, say, say_json, wide_console
 from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.places import default_account
 from fedmm_secure.provenance import CELLS
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def sweep(
         raise ConfigError("--retry goes with --resume --out DIR")
     grid, changes = _asked(grid_argument, overrides or [], seeds, out, resume)
     directory = out or run_directory.default_directory(Path(grid_argument or "sweep").stem)
-    cells = tuple(expand(grid, changes, default_account(directory)))  # of the account that runs beside it have
+    cells = tuple(expand(grid, changes))
     if dry_run:
         say("\n".join(cell.name for cell in cells))
         return
@@ -64,7 +63,11 @@ def sweep(
     from experiments.sweep.table import write_table
 
     found = Sweep(directory, grid, changes, cells)
-    with run_directory.locked(directory), SweepProgress(quiet=quiet or as_json) as progress:
+    with (
+        resumable(lambda: command_text("sweep", "--resume", "--out", directory)),
+        run_directory.locked(directory),
+        SweepProgress(quiet=quiet or as_json) as progress,
+    ):
         write_grid(found)
         processes = workers or os.cpu_count() or 1
         try:
@@ -102,18 +105,15 @@ def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
     report = write_sweep_report(found, results) if found.finished() else None
     table = found.directory / TABLE
     if as_json:
-        say(
-            json.dumps(
-                {
-                    "directory": str(found.directory),
-                    "table": str(table),
-                    "cells": len(found.cells),
-                    "finished": len(found.finished()),
-                    "failed": [vars(failure) for failure in failures],
-                    "findings": [f"{name}: {finding}" for name, finding in findings],
-                },
-                sort_keys=True,
-            )
+        say_json(
+            {
+                "directory": str(found.directory),
+                "table": str(table),
+                "cells": len(found.cells),
+                "finished": len(found.finished()),
+                "failed": [vars(failure) for failure in failures],
+                "findings": [f"{name}: {finding}" for name, finding in findings],
+            },
         )
     else:
         _print(found, results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from experiments.commands.options import FINDING, JsonFlag
-from experiments.console import one_line, say
+from experiments.commands.progress import TaskProgress
+from experiments.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.identities import read_card
 
@@ -42,22 +42,25 @@ def verify(
         ),
     ] = None,
     account: Annotated[
-        Path | None, typer.Option(help="Of a report: the privacy account that holds its run; default: beside the run.")
+        Path | None,
+        typer.Option(help="Of a report: the privacy account that holds its run; default: yours on this machine."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     if path.is_file():
         if server is not None or signer is not None:
             raise ConfigError(f"{path}: --server and --signer are for run directories")
-        verified, findings = check_report(path, run, card, account)
+        with TaskProgress("verifying", quiet=as_json):
+            verified, findings = check_report(path, run, card, account)
         _tell(path, verified, findings, [], {}, as_json)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
     from experiments.reports.run import page_findings  # the accountants and what reads models
     from experiments.verification.run import CHECKS, examine_run
 
-    examined = examine_run(path, server, None if signer is None else read_card(signer))
-    on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
+    with TaskProgress("verifying", quiet=as_json):
+        examined = examine_run(path, server, None if signer is None else read_card(signer))
+        on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
     _tell(
         path,
         ", ".join(CHECKS),
@@ -93,7 +96,7 @@ def _tell(
     path: Path, verified: str, findings: Sequence[Finding], notes: Sequence[str], more: Mapping[str, Any], as_json: bool
 ) -> None:
     if as_json:
-        say(json.dumps({"findings": [vars(found) for found in findings], **more}))
+        say_json({"findings": [vars(found) for found in findings], **more})
     else:
         for found in findings:
             say(one_line(f"{found.where}: {found.what}"), error=True)

@@ -28,8 +28,7 @@ from experiments.run_directory import read_environment, read_foreign_config, rea
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
-from fedmm_secure.federation.account import planned_spending, spent_on_same_data
-from fedmm_secure.federation.places import default_account
+from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS
@@ -52,14 +51,14 @@ def build_document(
         directory: the run directory.
         declarations: what the signer says.
         created: time of the report, ISO 8601; by default now.
-        account: the reader's privacy account; by default beside the run, and never where the run says.
+        account: the reader's privacy account; by default that of this machine's user, never one that lies with the run.
 
     Raises:
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_foreign_config(directory), read_metrics(directory)
     examination = examine_run(directory)
-    known_runs = PrivacyAccount(account or default_account(directory))
+    known_runs = readers_account(account)
     findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
     evidence = trusting(examine(directory), trusted_fingerprints(declarations))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
+from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:4"
@@ -229,7 +230,7 @@ def schema() -> dict[str, Any]:
 
 def schema_text() -> str:
     """The schema as it is published."""
-    return json.dumps(schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json_text(schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def published_schema() -> dict[str, Any]:

@@ -29,7 +29,6 @@ from experiments.compliance.document import (
     Standing,
 )
 from experiments.compliance.signatures import check_signature, make_signature
-from experiments.run_directory import finite
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import code_version
 from privacy.accounting.lines import canonical_json
@@ -38,6 +37,7 @@ from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import ForeignDirectory, ForeignFileError
+from privacy.json_text import finite, json_text
 
 Kind = Literal["attack", "audit"]
 Results = dict[str, list[dict[str, Any]]]
@@ -110,7 +110,7 @@ def make_statement(
 
     An infinite number becomes null, which stands for unbounded.
     """
-    plain = json.loads(json.dumps(finite({"settings": settings, "results": results}), allow_nan=False))
+    plain = json.loads(json_text(finite({"settings": settings, "results": results})))
     binding = binding_of(run).model_copy(update={"code": code_version()})
     created = datetime.now(UTC).isoformat(timespec="seconds")
     statement = Statement(kind=kind, created=created, binding=binding, signature=None, **plain)
@@ -263,7 +263,7 @@ def _about(kind: str, result: Mapping[str, Any]) -> tuple[str, ...]:
         keys: Iterable[str] = _AUDITED
     else:
         keys = ATTACKS[kind].about if kind in ATTACKS else sorted(result)
-    return tuple(json.dumps(result.get(key)) for key in keys)
+    return tuple(json_text(result.get(key)) for key in keys)
 
 
 # -- what it is worth --------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tomllib
@@ -26,6 +25,7 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
+from privacy.json_text import json_text
 
 CONNECTION, DATABASE = "fedmm", "superlink.db"
 
@@ -43,7 +43,7 @@ def write_connection(server: Path, address: str, settings: Sequence[str]) -> Non
 
 def write_tls_connection(server: Path, address: str, authority: Path) -> None:
     """The same for a SuperLink whose certificate ``authority`` signed."""
-    write_connection(server, address, [f"root-certificates = {json.dumps(str(authority.absolute()))}"])
+    write_connection(server, address, [f"root-certificates = {json_text(str(authority.absolute()))}"])
 
 
 def register(server: Path, node_key: Path) -> None:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Self
 
 import yaml
@@ -139,7 +138,6 @@ def grid_from_data(data: Any, *, source: str) -> Grid:
 def expand(
     grid: Grid,
     overrides: Sequence[str] = (),
-    account: Path | None = None,
     bases: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
     """The cells of a grid, in its order; configurations that are equal appear once.
@@ -147,7 +145,6 @@ def expand(
     Args:
         grid: what to run.
         overrides: ``key=value`` for every cell, stronger than the grid.
-        account: privacy account of cells that name none.
         bases: configurations by the name of their file; where they are given, no file that the grid names is opened.
 
     Raises:
@@ -165,7 +162,7 @@ def expand(
     cells: dict[str, Cell] = {}
     for block in grid.blocks:
         for point, seed in product(_points(block), grid.seeds):
-            cell = _cell(grid, block, point, seed, overrides, account, bases)
+            cell = _cell(grid, block, point, seed, overrides, bases)
             cells.setdefault(cell.name, cell)
     return list(cells.values())
 
@@ -182,7 +179,6 @@ def _cell(
     point: Mapping[str, Any],
     seed: int,
     overrides: Sequence[str],
-    account: Path | None,
     bases: Mapping[str, Any] | None,
 ) -> Cell:
     label = _label(grid.axes, point, seed)
@@ -195,8 +191,6 @@ def _cell(
         raise ConfigError(f"cell {label}: {error}") from error
     if config.seed != (seed,):
         raise ConfigError("--set seed: a sweep takes its seeds from the grid, or from --seed")
-    if account is not None and config.privacy.account is None:
-        config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
     attacks = grid.attacks
     if attacks is not None and attacks.seeds is not None and seed not in attacks.seeds:
         attacks = None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from experiments.verification.evidence import LEDGER, TRANSCRIPT, Evidence
 from fedmm_secure.federation.closing import SHARED_FILES
+from fedmm_secure.federation.private_record import PRIVATE, private_name
 from fedmm_secure.federation.transcript import INDEX
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
@@ -27,6 +28,7 @@ _RESULTS = re.compile(
     rf"|scores/[\w-]{{1,150}}\.parquet)"
     rf"|audit/[\w-]{{1,100}}/(audit\.(json|parquet)|faults\.json|audit\.{_FIGURE}|games/[\w.-]{{1,150}}\.(npz|json))"
 )
+_TUNED = re.compile(rf"{PRIVATE}/[\w-]{{1,100}}/tuned-[\w-]{{1,100}}\.json")
 _RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100}(/games)?)?")
 _MOST_REPORTED = 20
 
@@ -60,13 +62,15 @@ def unread(directory: Path) -> list[str]:
 
 
 def _is_file(path: str, files: set[str]) -> bool:
-    return path in files or _RESULTS.fullmatch(path) is not None
+    return path in files or _RESULTS.fullmatch(path) is not None or _TUNED.fullmatch(path) is not None
 
 
 def _files(evidence: Evidence) -> Iterator[str]:
     yield from (*SHARED_FILES, *_BESIDE, f"{TRANSCRIPT}/{INDEX}", f"{TRANSCRIPT}/{BUNDLE_FILE}")
     yield from (f"{TRANSCRIPT}/{record.file}" for record in evidence.messages.index)
     for market in evidence.bundle.markets:
+        yield from (f"{PRIVATE}/{market}.key", private_name(market, INDEX))
+        yield from (private_name(market, record.file) for own in evidence.own.values() for record in own.index)
         yield from (f"{LEDGER}/{market}.jsonl", f"codes/{market}.parquet", f"predictions/{market}.parquet")
         for seed in evidence.config.seed:
             names = (f"quantizer-{seed}.pt", f"refined-{seed}.pt", f"ctr-{seed}.pt", f"ctr-{seed}.skops")

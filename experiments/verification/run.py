@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_directory import MALFORMED
+from experiments.steps import tell_step
 from experiments.verification.closing import Signature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
@@ -163,6 +164,7 @@ class _Course:
         if name not in CHECKS:
             raise KeyError(name)
         found = self.checks.setdefault(name, [])
+        tell_step("checks", len(self.checks) - 1, len(CHECKS), name)
         try:
             found += check()
         except (AggregationError, *MALFORMED) as error:

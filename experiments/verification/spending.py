@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, 
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
 from privacy.accounting.text import delta_text, epsilon_text
+from privacy.json_text import json_text
 
 _MOST_NAMED = 20  # of what is missing
 Place = tuple[str, int | None]  # stage and round: what is paid for once
@@ -240,4 +240,4 @@ def _name(place: Place) -> str:
 
 
 def _spelled(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json_text(value, sort_keys=True)

@@ -129,7 +129,7 @@ class PrivacyConfig(Section):
     )
     distributed_noise: bool = Field(False, description="each market adds a part of the global codebook's noise")
     colluding_markets: int = Field(1, ge=1, description="distributed noise: markets that may subtract their parts")
-    account: Path | None = Field(None, description="null: FEDMM_ACCOUNT, or one beside the run, or the user's")
+    account: Path | None = Field(None, description="null: FEDMM_ACCOUNT, or the user's on this machine")
     noise_seed: int | None = Field(None, description="tests only: makes the run unfit for compliance")
 
     def delta_for(self, n_users: int) -> float:

@@ -22,6 +22,7 @@ from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.encoding import tensors_bytes
+from fedmm_secure.federation.private_record import private_name, tuned_file
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
@@ -85,7 +86,8 @@ def bench_market(
         choice = 0
         if config.ctr.tune:
             first = config.seed[0]
-            tuned = store.json(f"tuned-{recipe.name}", lambda: {"choice": tune(bench, recipe, first)})
+            kept = Store((directory / private_name(name, tuned_file(recipe.name))).parent)
+            tuned = kept.json(Path(tuned_file(recipe.name)).stem, lambda: {"choice": tune(bench, recipe, first)})
             choice = tuned["choice"]
 
         def fitted(bench: MarketBench = bench) -> dict[str, np.ndarray]:

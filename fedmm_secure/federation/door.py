@@ -26,6 +26,7 @@ from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.messages import Header, MessageError, pack
 from fedmm_secure.federation.orders import Order, Place
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
@@ -86,6 +87,7 @@ class Door:
         channel: Channel,
         agreement: Agreement,
         transcript: Transcript,
+        own: PrivateRecord,
         keys: Path,
         data: str = "",
         noise_seed: int | None = None,
@@ -95,7 +97,7 @@ class Door:
         self.ledger = ledger
         self.budget = budget
         self.channel, self.agreement = channel, agreement
-        self._transcript = transcript
+        self._transcript, self.own = transcript, own
         self._keys, self._data, self._noise_seed = keys, data, noise_seed
         self._standing = standing
 
@@ -196,12 +198,15 @@ class Door:
             )
         data = keep.read_bytes()
         meter = np.frombuffer(meter_file.read_bytes(), "<i8") if meter_file.is_file() else None
+        entry = transaction.charge.entry
+        if entry.audience and "release" not in entry.audience:
+            # user codes: the profile view's ε counts them and that of what is handed out does not
+            self.seal(transaction, self.own.digest(entry, PUBLICATION, data), meter)
+            self.own.add(entry, PUBLICATION, data, entry.audience[0])
+            return
         self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
-        audience = transaction.charge.entry.audience
-        if audience:  # user codes are for the profile view, whose ε counts them, and no part of what "release" means
-            self._record(
-                transaction.charge.entry, PUBLICATION, data, "release" if "release" in audience else audience[0]
-            )
+        if entry.audience:
+            self._record(entry, PUBLICATION, data, "release")
 
     def publish(self, release: Release, data: bytes) -> None:
         """Let out what was computed from other releases alone.
@@ -235,9 +240,9 @@ class Door:
 
     def withhold(self, transaction: Transaction, values: IntVector, meter: IntVector | None = None) -> None:
         """Seal an update ``(length,)`` that was never sent: its attempt was given up, and a later one sends it."""
-        data = values.astype("<i8").tobytes()
-        self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
-        self._record(transaction.charge.entry, OWN_UPDATE, data, f"owner:{self.market}")
+        data, entry = values.astype("<i8").tobytes(), transaction.charge.entry
+        self.seal(transaction, self.own.digest(entry, OWN_UPDATE, data), meter)
+        self.own.add(entry, OWN_UPDATE, data, f"owner:{self.market}")
 
     def send(
         self,
@@ -259,7 +264,8 @@ class Door:
         self.agreement.require_open()
         self.seal(transaction, hashlib.sha256(message).hexdigest(), meter)
         release = transaction.charge.entry
-        self._record(release, OWN_UPDATE, values.astype("<i8").tobytes(), f"owner:{self.market}")
+        # never in what is handed out: under distributed noise it carries a part of the noise only
+        self.own.add(release, OWN_UPDATE, values.astype("<i8").tobytes(), f"owner:{self.market}")
         self._record(release, UPDATE, message, "server", receivers=1)
         send(message)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card
 from privacy.errors import StoppedError
+from privacy.json_text import json_text
 
 VERSION = 3
 MAX_HEADER_BYTES = 64 * 2**10
@@ -108,7 +109,7 @@ def expect(message: bytes, wanted: Header, card: Card) -> bytes:
 
 
 def _head(header: Header) -> bytes:
-    text = json.dumps({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
+    text = json_text({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise MessageError(f"header of {len(text)} bytes exceeds {MAX_HEADER_BYTES}")
     return len(text).to_bytes(_LENGTH_BYTES, "big") + text

@@ -23,6 +23,7 @@ from fedmm_secure.federation.client import ClientPlan, MarketClient
 from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
 from fedmm_secure.federation.orders import Start
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.mechanisms import dp_sgd
@@ -221,6 +222,7 @@ def open_federation(
             ),
             agreement=agreement,
             transcript=transcript,
+            own=PrivateRecord(directory, name),
             keys=state / "charges" / name,
             data=entrance.data,
             noise_seed=config.privacy.noise_seed,

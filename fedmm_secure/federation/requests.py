@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from fedmm_secure.federation.orders import Order, Place
+from privacy.json_text import json_text
 
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_MARKETS = 10_000
@@ -56,7 +57,7 @@ class Request:
                 fields[name] = {market: encode_bytes(message) for market, message in getattr(self, name).items()}
         if self.order is not None:
             fields["order"] = asdict(self.order)
-        return json.dumps(fields, sort_keys=True).encode()
+        return json_text(fields, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Request:
@@ -99,7 +100,7 @@ class Reply:
             fields = {"behind": list(self.behind)}
         elif self.done:
             fields = {"done": True}
-        return json.dumps(fields).encode()
+        return json_text(fields).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import append_line
 from privacy.files import private_folder
 from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
+from privacy.json_text import json_text
 
 INDEX = "index.jsonl"
 START, HELLO, STATEMENT, UPDATE, AGGREGATE = "start", "hello", "statement", "update", "aggregate"
@@ -143,7 +143,7 @@ def index_bytes(records: Iterable[Record]) -> bytes:
 
 
 def _line(record: Record) -> bytes:
-    return (json.dumps(asdict(record), sort_keys=True) + "\n").encode()
+    return (json_text(asdict(record), sort_keys=True) + "\n").encode()
 
 
 def read_index(directory: Path) -> list[Record]:
@@ -152,10 +152,14 @@ def read_index(directory: Path) -> list[Record]:
     Raises:
         InputError: it cannot be read, or a line is no record.
     """
-    index = directory / INDEX
-    latest: dict[str, Record] = {}
     # nor may the folder itself be a link: it is a part of the run
-    for number, line in lines_of(read_bytes(index, MAX_LINES_BYTES, below=directory.parent), index):
+    return parse_index(read_bytes(directory / INDEX, MAX_LINES_BYTES, below=directory.parent), directory / INDEX)
+
+
+def parse_index(data: bytes, index: Path) -> list[Record]:
+    """``read_index`` of bytes that were read from a path."""
+    latest: dict[str, Record] = {}
+    for number, line in lines_of(data, index):
         try:
             record = _record(json_object(line, f"{index}:{number}"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

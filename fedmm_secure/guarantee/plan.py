@@ -25,6 +25,7 @@ from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.stages import (
@@ -74,12 +75,16 @@ class SpendingPlan:
         """The plan of a market; ``noise`` where it was solved from the same inputs before.
 
         Raises:
-            ConfigError: no noise meets the budget.
+            ConfigError: no noise meets the budget, or the ε is none of those that can be planned.
         """
         size = sizes[market]
         delta = config.privacy.delta_for(size.users)
-        solved = plan_noise(config, size.items, delta) if noise is None else dict(noise)
-        return cls(config, market, sizes, delta, solved)
+        if noise is not None:
+            return cls(config, market, sizes, delta, dict(noise))
+        stages = [stage.name for stage in planned_stages(config, size.items)]
+        unsolved = cls(config, market, sizes, delta, dict.fromkeys(stages, 1.0))
+        check_epsilon(unsolved)
+        return replace(unsolved, noise=plan_noise(config, size.items, delta))
 
     @cached_property
     def shared(self) -> SharedNoise | None:

@@ -9,7 +9,7 @@ import pytest
 from experiments.verification import examine_run
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.closing import commitment, read_salt, salt_path
+from fedmm_secure.federation.private_record import commitment, read_salt, salt_path
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.identities import read_card
@@ -17,7 +17,7 @@ from tests.people import of_people
 from tests.released import release_configuration, signers_card
 
 HANDED_OUT = ("ledger", "transcript", "metrics.json", "environment.json", "config.yaml")
-KEPT = ("codes", "predictions", "state")
+KEPT = ("codes", "predictions", "private", "state")
 
 
 def handed_out(run) -> bytes:
@@ -58,7 +58,10 @@ def test_a_plain_hash_of_user_codes_would_confirm_a_guess(released_run):
     assert confirms(as_it_was, guess)
     assert not confirms(as_it_was, wrong)
     named = read_ledger(released_run / "ledger" / "m0.jsonl").closing["private"]
-    assert set(named) == {"codes/m0.parquet", "predictions/m0.parquet"}
+    own = {name for name in named if name.startswith("private/m0/")}
+    assert set(named) - own == {"codes/m0.parquet", "predictions/m0.parquet"}
+    updates = {f"private/m0/quantizer/0/{round:04d}-own-update-m0.bin" for round in range(3)}
+    assert own == {*updates, "private/m0/user-codes/0/0000-publication-m0.bin", "private/m0/index.jsonl"}
     salt = read_salt(released_run, "m0")
     assert named["codes/m0.parquet"] == commitment(salt, path, released_run)
     assert named["codes/m0.parquet"] != commitment(bytes(32), path, released_run)
@@ -85,12 +88,13 @@ def test_a_private_file_that_is_shown_with_the_key_is_the_one_that_was_signed_fo
 
 
 def test_a_finished_run_is_not_taken_for_one_of_other_rows_or_another_configuration(released_run):
-    generated = release_configuration(user_codes_epsilon=2.0)
+    account = {"user_codes_epsilon": 2.0, "account": str(released_run.parent / "privacy.account")}
+    generated = release_configuration(**account)
     config, markets = of_people(generated), prepare_markets(generated.data)
     before = sorted(path for path in released_run.parent.rglob("*"))
     assert run_pipeline(config, markets, released_run)["macro"]["auc"] is not None
     with pytest.raises(RunDirectoryError, match="finished run of another configuration; choose another directory"):
-        run_pipeline(of_people(release_configuration(epsilon=0.5, user_codes_epsilon=2.0)), markets, released_run)
+        run_pipeline(of_people(release_configuration(epsilon=0.5, **account)), markets, released_run)
     other = generated.data.synthetic.model_copy(update={"seed": 1})
     with pytest.raises(RunDirectoryError, match="finished run of other rows of market m0"):
         run_pipeline(config, prepare_markets(generated.data.model_copy(update={"synthetic": other})), released_run)

@@ -321,7 +321,7 @@ def test_a_model_that_could_not_be_restored_is_restored_before_it_is_used(client
             client.local_update(order(), sent.append)
     assert not torch.equal(weights(client), before)
     client.local_update(order(), sent.append)
-    own = client.door._transcript.find(kind="own-update", stage=STAGE, round=0, sender="m0")
+    own = client.door.own.transcript.find(kind="own-update", stage=STAGE, round=0, sender="m0")
     once = np.frombuffer(own, "<i8")
     assert seen.distinct == 1
     reference = MarketClient(client.plan, client.trainer, client.door, client._state_file.parent)

@@ -14,7 +14,6 @@ from tests.conftest import TINY
 
 TRAINING = ("torch", "opacus", "jax", "jax_privacy", "sklearn", "tenseal", "flwr", "matplotlib", "mlflow")
 READING = ("data info /", "data synthesize /")  # what is not told by its name: tables are read with pandas
-AWAITED = ("attack", "audit", "sweep")  # their options still come from what attacks
 HEAVY = (*TRAINING, "dp_accounting", "scipy", "pandas", "pyarrow", "joblib")
 SCRIPT = """
 import contextlib, io, json, sys
@@ -55,16 +54,17 @@ def started(tmp_path_factory):
     commands = [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in Commands.entries if name not in AWAITED),
+        *([name, "--help"] for name in Commands.entries),
         *(["bench", name, "--help"] for name in ("aggregation", "noise", "shadows")),
         ["run", broken],
         ["run", "--set", "privacy.epsilon=much"],
         ["run", "quickstrt"],
-        ["budget", "quickstart"],
+        ["budget", "synthetic"],
         ["data", "info", broken],
         ["keys", "init", broken, "--market", "m0", "--keys", folder / "keys", "--card", folder / "card.json"],
         ["bench", "shadows", broken],
         ["deploy", "up", folder / "federation", broken],
+        ["attack", folder, "--unit", "household"],
         ["compare", run],
         ["keys", "join", "m0", "--keys", folder / "keys"],
         ["keys", "show", folder / "keys"],
@@ -82,7 +82,7 @@ def test_help_and_what_refuses_a_configuration_load_nothing_heavy(started):
     light = {command: found for command, found in started.items() if found[0] == 2 or not command.startswith(READING)}
     assert {command: loaded for command, (_, _, loaded) in light.items() if loaded} == {}
     refused = {command: said for command, (status, said, _) in light.items() if status == 2}
-    assert len(refused) == 9
+    assert len(refused) == 10
     assert [command for command, said in refused.items() if len(said.splitlines()) != 1] == []
     assert [command for command, (status, _, _) in light.items() if status and command not in refused] == []
 

@@ -53,7 +53,7 @@ def pages(tmp_path_factory):
     out = folder / "sweep"
     assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
     run = next((out / "cells").glob("*epsilon-8*"))
-    rows = ("--data", folder / "markets")
+    rows = ("--data", folder / "markets", "--market", "m0")
     assert call("attack", run, *rows, "--attack", "inversion", "--attack", "membership", "--shadows", 4, "--quiet") == 0
     assert call("report", run) == 0
     call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
