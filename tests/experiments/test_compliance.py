@@ -59,6 +59,12 @@ def run_tiny(out, signer=None, **settings):
     return out
 
 
+@pytest.fixture(autouse=True)
+def readers_account(monkeypatch, tmp_path):
+    """A reader's account is never the one that lies with a run: here it happens to be."""
+    monkeypatch.setenv("FEDMM_ACCOUNT", str(tmp_path / "runs" / "privacy.account"))
+
+
 @pytest.fixture(scope="module")
 def auditor(tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "auditor"
@@ -77,7 +83,8 @@ def owner(tmp_path_factory):
 def original(tmp_path_factory, auditor, owner):
     """A run with a budget for everything, closed by its owner, and its signed report."""
     out = run_tiny(tmp_path_factory.mktemp("runs") / "run", owner, **DP)
-    assert call("report", out, "--compliance", "--sign", auditor, *LIMIT) == 0
+    account = out.parent / "privacy.account"
+    assert call("report", out, "--compliance", "--sign", auditor, "--account", account, *LIMIT) == 0
     return out
 
 
