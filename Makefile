@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install run test lint test-fast test-slow docs audit sbom lock clean
+.PHONY: install run test style types lint tests test-fast test-slow docs audit sbom lock clean
 install: $(STAMP)
 
 # every package by version and hash, the CPU build of torch among them; the lock names setuptools, which builds this one
@@ -17,14 +17,22 @@ $(STAMP): pyproject.toml requirements.lock
 run: install
 	$(BIN)/fedmm run
 
-lint: install
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
 
-test: lint
+types: install
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lint: style types
+
+tests: install
 	$(BIN)/python -m pytest
+
+# types and import contracts beside the tests: each of them has one core for a minute
+test: style
+	$(MAKE) --no-print-directory --jobs 2 types tests
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow and not long'

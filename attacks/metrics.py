@@ -77,8 +77,9 @@ def membership_metrics(scores: NDArray[np.float64], members: NDArray[np.bool_]) 
     hits = {
         rate: sum(true_positives_at(score, member, rate) for score, member in pairs) for rate in FALSE_POSITIVE_RATES
     }
+    auc = mean_estimate(np.array([roc_auc_score(member, score) for score, member in pairs]))
     return MembershipMetrics(
-        auc=mean_estimate(np.array([roc_auc_score(member, score) for score, member in pairs])),
+        auc=Estimate(auc.value, max(auc.low, 0.0), min(auc.high, 1.0)),  # no AUC is beyond, whatever few models say
         tpr={rate: proportion(found, int(members.sum())) for rate, found in hits.items()},
         targets=len(scores),
         queries=scores.shape[1],

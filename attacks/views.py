@@ -1,13 +1,15 @@
-"""What each adversary observes, read from the transcript of a run: nothing else reaches an attack."""
+"""What each adversary observes, read from a run's transcript and its own markets' records: nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
+from fedmm_secure.federation.closing import read_committed
+from fedmm_secure.federation.private_record import private_name
+from fedmm_secure.federation.transcript import INDEX, OWN_UPDATE, UPDATE, Record, parse_index, read_index, read_record
 from privacy.aggregation import CKKSKey
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, KeyDirectory, read_bundle
 
@@ -53,17 +55,18 @@ def server_view(run: Path) -> View:
 
 def market_view(run: Path, market: str) -> View:
     """One market: the decrypted sums of every round, and its own updates."""
-    return _view(run, "market", (market,), {"markets", f"owner:{market}"})
+    return _view(run, "market", (market,), {"markets"})
 
 
 def collusion_view(run: Path, markets: Sequence[str]) -> View:
     """The server together with some markets."""
-    own = {f"owner:{market}" for market in markets}
-    view = _view(run, "collusion", tuple(markets), {"server", "markets", *own})
+    view = _view(run, "collusion", tuple(markets), {"server", "markets"})
     keys = KeyDirectory(run / "state" / "keys" / markets[0])
     if not keys.has_identity:
         raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
-    return replace(view, key=keys.key(keys.identity()).ckks)
+    if view.bundle is None or keys.bundle().digest != view.bundle.digest:
+        raise RunDirectoryError(f"{keys.path}: keys of another federation than the run's: an attack would open nothing")
+    return replace(view, key=keys.key(keys.identity(), keys.bundle()).ckks)
 
 
 def release_view(run: Path) -> View:
@@ -72,10 +75,13 @@ def release_view(run: Path) -> View:
 
 
 def owner_values(run: Path) -> View:
-    """Every market's own updates: the truth that attacks are scored against. No adversary holds it."""
-    records = _records(run)
-    owners = {tag for record in records for tag in record.visible_to if tag.startswith("owner:")}
-    return _view(run, "truth", tuple(sorted(tag.removeprefix("owner:") for tag in owners)), owners)
+    """Every market's own updates: the truth that attacks are scored against. No adversary holds it.
+
+    Raises:
+        RunDirectoryError: they are not there, as in what is handed out of a run.
+    """
+    senders = {record.sender for record in _records(run) if record.kind == UPDATE}
+    return _view(run, "truth", tuple(sorted(senders)), set())
 
 
 def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> View:
@@ -84,13 +90,25 @@ def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> Vie
     return View(
         name,
         markets,
-        tuple(
-            Observation(record.kind, record.stage, record.round, record.sender, read_record(directory, record))
-            for record in _records(run)
-            if tags & set(record.visible_to)
+        (
+            *(
+                Observation(record.kind, record.stage, record.round, record.sender, read_record(directory, record))
+                for record in _records(run)
+                if tags & set(record.visible_to)
+            ),
+            *(own for market in markets for own in _own(run, market)),
         ),
         read_bundle(bundle, below=run) if bundle.is_file() else None,
     )
+
+
+def _own(run: Path, market: str) -> Iterator[Observation]:
+    """A market's own updates, which it keeps to itself, as the run was closed with them."""
+    index = parse_index(read_committed(run, market, INDEX), run / private_name(market, INDEX))
+    for record in index:
+        if record.kind == OWN_UPDATE:
+            data = read_committed(run, market, record.file)
+            yield Observation(record.kind, record.stage, record.round, record.sender, data)
 
 
 def _records(run: Path) -> list[Record]:

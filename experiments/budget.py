@@ -14,9 +14,11 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.plannable import plannable_epsilon
 from fedmm_secure.guarantee.stages import COUNTS, CTR, DECRYPTED_VIEWS, EMBEDDING, QUANTIZER
 from fedmm_secure.quantization.build import initial_model
-from privacy.accounting.guarantees import composed_epsilon, view_guarantee
+from privacy.accounting.accountants import Accountant
+from privacy.accounting.guarantees import composed_epsilon, planning_accountant, view_guarantee
 from privacy.accounting.ledger import Entry, stage_group
 
 TYPICAL_ROWS = 8.0  # rows of a user, for the expected signal of counts; an assumption, not read from the data
@@ -37,21 +39,24 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
     items = None if config.catalogue == "discovered" else market.n_items
     plan = SpendingPlan.of(config, market.name, {market.name: MarketSize(market.n_users, items or 0), **others})
     noise, stages = plan.noise, plan.stages
-    entries = planned_entries(plan)
+    entries, accountant = planned_entries(plan), planning_accountant(config.privacy.epsilon or 1.0)
     ratios = _signal_to_noise(config, market.n_users, items, noise)
     return {
         "users": market.n_users,
         "items": items,
         "delta": plan.delta,
+        "plannable": plannable_epsilon(plan),
         "stages": {
             name: {
-                "epsilon": _epsilon([entry for entry in entries if stage_group(entry.stage) == name], plan.delta),
+                "epsilon": _epsilon(
+                    [entry for entry in entries if stage_group(entry.stage) == name], plan.delta, accountant
+                ),
                 "noise_multiplier": noise[name],
                 "signal_to_noise": ratios.get(name),
             }
             for name in stages
         },
-        "views": {view: view_guarantee(entries, view).epsilon for view in DECRYPTED_VIEWS},
+        "views": {view: view_guarantee(entries, view, accountant=accountant).epsilon for view in DECRYPTED_VIEWS},
         "too_small_for": sorted(name for name, ratio in ratios.items() if ratio < HOPELESS),
     }
 
@@ -63,8 +68,8 @@ def planned_entries(plan: SpendingPlan) -> list[Entry]:
     return [release.entry(plan.market, delta=plan.delta, seeded=seeded) for release in largest.releases()]
 
 
-def _epsilon(entries: Sequence[Entry], delta: float) -> float | None:
-    epsilon = composed_epsilon([entry.event for entry in entries], entries, delta)
+def _epsilon(entries: Sequence[Entry], delta: float, accountant: Accountant) -> float | None:
+    epsilon = composed_epsilon([entry.event for entry in entries], entries, delta, accountant)
     return None if math.isinf(epsilon) else epsilon
 
 

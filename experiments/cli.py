@@ -9,63 +9,64 @@ import logging
 import os
 import sys
 import warnings
+from importlib import metadata
+from typing import Annotated, ClassVar
 
 import typer
 
-from experiments.attack_commands import ATTACK_HELP, AUDIT_HELP, attack, audit
-from experiments.commands.bench import bench_app
-from experiments.commands.budget import BUDGET_HELP, budget
-from experiments.commands.compare import COMPARE_HELP, compare
-from experiments.commands.data import data_app
-from experiments.commands.deploy import deploy_app
-from experiments.commands.keys import keys_app
-from experiments.commands.list_runs import RUNS_HELP, runs
+from experiments.commands.interruption import InterruptibleGroup
+from experiments.commands.lazy import Entry, LazyGroup
 from experiments.commands.options import FINDING, USAGE
-from experiments.commands.report import REPORT_HELP, report
-from experiments.commands.run import RUN_HELP, run
-from experiments.commands.sweep import SWEEP_HELP, sweep
-from experiments.commands.verify import VERIFY_HELP, verify
 from experiments.console import one_line, say
-from experiments.deploy.processes import DeploymentError
-from fedmm_secure.federation.door import BudgetExceededError
-from fedmm_secure.federation.in_process import MarketLostError
-from fedmm_secure.federation.messages import MessageError
-from fedmm_secure.federation.orders import OrderError, RunEndedError
-from fedmm_secure.federation.server import CohortTooSmallError
-from privacy.aggregation import AggregationError
-from privacy.errors import InputError
+from privacy.errors import InputError, StoppedError
 
-STOPPED = (
-    AggregationError,
-    BudgetExceededError,
-    CohortTooSmallError,
-    DeploymentError,
-    MarketLostError,
-    MessageError,
-    OrderError,
-    RunEndedError,
-)
+_HERE = "experiments.commands"
+
+
+class Commands(InterruptibleGroup, LazyGroup):
+    """What ``fedmm`` can do; a command's own module says the rest."""
+
+    entries: ClassVar = {
+        "init": Entry(f"{_HERE}.init", "init", "From market files to a configuration that runs."),
+        "run": Entry(f"{_HERE}.run", "run", "Run the pipeline on markets; by default on synthetic ones."),
+        "data": Entry(f"{_HERE}.data", "data_app", "Look at market data before running."),
+        "budget": Entry(f"{_HERE}.budget", "budget", "What a configuration spends, before anything is trained."),
+        "verify": Entry(f"{_HERE}.verify", "verify", "Check a run, or a compliance report."),
+        "attack": Entry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
+        "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute a guarantee: lower bounds on ε."),
+        "report": Entry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),
+        "runs": Entry(f"{_HERE}.list_runs", "runs", "List the runs and sweeps in a folder."),
+        "compare": Entry(f"{_HERE}.compare", "compare", "Runs side by side, with intervals."),
+        "sweep": Entry(f"{_HERE}.sweep", "sweep", "Run a grid of configurations and seeds."),
+        "keys": Entry(f"{_HERE}.keys", "keys_app", "Keys of a federation: who its parties are, what they share."),
+        "deploy": Entry(f"{_HERE}.deploy", "deploy_app", "A federation as separate processes, over TLS."),
+        "bench": Entry(f"{_HERE}.bench", "bench_app", "Measure speed and size side by side."),
+    }
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Privacy-hardened federated recommendation: train, verify, attack, report.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    suggest_commands=False,  # click does
 )
-app.add_typer(data_app, name="data")
-app.add_typer(keys_app, name="keys")
-app.add_typer(deploy_app, name="deploy")
-app.add_typer(bench_app, name="bench")
-app.command(help=RUN_HELP)(run)
-app.command(help=VERIFY_HELP)(verify)
-app.command(help=SWEEP_HELP)(sweep)
-app.command(help=COMPARE_HELP)(compare)
-app.command("runs", help=RUNS_HELP)(runs)
-app.command(help=ATTACK_HELP)(attack)
-app.command(help=AUDIT_HELP)(audit)
-app.command(help=BUDGET_HELP)(budget)
-app.command(help=REPORT_HELP)(report)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"fedmm {metadata.version('fedmm-secure')}")
+        raise typer.Exit
+
+
+@app.callback()
+def fedmm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What all commands share: nothing."""
 
 
 def main() -> None:
@@ -74,10 +75,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|opacus)\.")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        app()
+        app(prog_name="fedmm")
     except InputError as error:
         say(one_line(f"fedmm: {error}"), error=True)
         sys.exit(USAGE)
-    except STOPPED as error:
+    except StoppedError as error:
         say(one_line(f"fedmm: {error}"), error=True)
         sys.exit(FINDING)

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled
+from experiments.steps import track
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import CONFIDENCE, Interval, paired_auc_difference
-from fedmm_secure.ctr.recipes import CONFIGURED
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.foreign import parse_table
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.randomness import numpy_generator
 from privacy.foreign import ForeignDirectory
 
@@ -57,7 +58,7 @@ def compare_runs(runs: Sequence[Path], model: str = CONFIGURED) -> list[Differen
     metrics = [_metrics_of(run, model) for run in runs]
     names = _names(runs)
     found = []
-    for run, name, own in zip(runs, names, metrics, strict=True):
+    for run, name, own in track("runs compared", zip(runs, names, metrics, strict=True), len(runs)):
         for market, values in own.items():
             first = metrics[0].get(market)
             difference, paired = None, False

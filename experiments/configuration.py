@@ -13,10 +13,10 @@ from typing import Any
 from fedmm_secure.config import Config, DataConfig, config_from_data, load_yaml
 from fedmm_secure.config.choices import is_shipped
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.foreign import parse_yaml
+from fedmm_secure.foreign_yaml import parse_yaml
 from privacy.foreign import ForeignFileError, is_inside
 
-QUICKSTART = "quickstart"
+QUICKSTART, SYNTHETIC = "quickstart", "synthetic"
 DATA_VARIABLE = "FEDMM_DATA"
 
 

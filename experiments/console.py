@@ -7,6 +7,7 @@ commands print goes through here.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import unicodedata
 from typing import Any
@@ -15,7 +16,8 @@ from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.style import Style
 from rich.text import Text
 
-_PIPED_WIDTH = 160
+from privacy.json_text import finite, json_text
+
 _INSTEAD = "\N{REPLACEMENT CHARACTER}"
 # control, formatting (of direction too), surrogates, line and paragraph separators
 _ACTIVE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -39,6 +41,16 @@ def one_line(text: str) -> str:
 def say(*texts: object, error: bool = False, end: str = "\n", flush: bool = False) -> None:
     """Print, to stderr where it is an ``error``."""
     print(*(printable(str(text)) for text in texts), sep="\n", end=end, flush=flush, file=sys.stderr if error else None)
+
+
+def command_text(*words: object) -> str:
+    """A command that can be pasted into a shell, whatever its paths hold."""
+    return shlex.join(["fedmm", *map(str, words)])
+
+
+def say_json(value: Any) -> None:
+    """Print a value for machines, keys sorted; null stands for an ε without bound, too."""
+    say(json_text(finite(value), sort_keys=True))
 
 
 class PlainConsole(Console):
@@ -72,6 +84,5 @@ class PlainConsole(Console):
 
 
 def wide_console() -> Console:
-    """For wide tables: as wide as the terminal, or wide enough where the output goes elsewhere."""
-    console = PlainConsole()
-    return console if console.is_terminal else PlainConsole(width=_PIPED_WIDTH)
+    """For tables: as wide as the terminal; where the output goes elsewhere, 80 columns, or what COLUMNS says."""
+    return PlainConsole()

@@ -8,16 +8,31 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.steps import track
 from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
+from fedmm_secure.data.market import Market
+from fedmm_secure.data.prepare import PreparedMarket, prepare_markets, sizes
 from fedmm_secure.data.synthetic import synthesize
+from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
-from fedmm_secure.results import sizes
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
-    """Sizes of each market, its pool and its candidates; ``n_items`` is the size of its catalogue."""
-    return {name: {"catalogue": market.catalogue.kind, **sizes(market)} for name, market in prepared.items()}
+    """Sizes of each market, its pool and its candidates; ``n_items`` is the size of its catalogue.
+
+    ``first`` and ``last`` are times in UTC, of plain numbers the smallest and the largest; None without times.
+    """
+    return {
+        name: {"catalogue": found.catalogue.kind, **_times(found.whole.market), **sizes(found)}
+        for name, found in prepared.items()
+    }
+
+
+def _times(market: Market) -> dict[str, str | None]:
+    if not market.has_time:
+        return {"first": None, "last": None}
+    shown = utc_text if market.calendar else str
+    return {"first": shown(int(market.time.min())), "last": shown(int(market.time.max()))}
 
 
 def check_markets(config: DataConfig) -> tuple[dict[str, PreparedMarket], list[str]]:
@@ -26,7 +41,7 @@ def check_markets(config: DataConfig) -> tuple[dict[str, PreparedMarket], list[s
         return prepare_markets(config), []
     fit: dict[str, PreparedMarket] = {}
     problems = []
-    for name, file in config.markets.items():
+    for name, file in track("markets checked", config.markets.items()):
         try:
             fit |= prepare_markets(config.model_copy(update={"markets": {name: file}}))
         except DataError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 import zipfile
@@ -16,10 +15,10 @@ from typing import Any
 from fedmm_secure.config import Config, config_from_data, foreign_config, load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, begin
-from privacy.accounting.ledger import read_ledger
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder
 from privacy.foreign import ForeignDirectory
+from privacy.json_text import finite, json_text
 
 LOG_FILE = "log.jsonl"
 # What a reader may stumble over in a directory that somebody made up; each is a finding or one line, never a traceback.
@@ -115,6 +114,8 @@ def examining(directory: Path) -> Iterator[None]:
 
 def read_noise(directory: Path, market: str) -> dict[str, float]:
     """The noise multipliers that a market's ledger was opened with, by stage; empty without DP."""
+    from privacy.accounting.ledger import read_ledger  # brings the accountants, which few who open a run need
+
     return dict(read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("noise", {}))
 
 
@@ -127,13 +128,4 @@ class Log:
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         line = {"time": round(time.time(), 3), "event": event, **fields}
         with os.fdopen(open_private(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(line), sort_keys=True) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """A value for JSON, which has no infinity: null stands for unbounded."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+            file.write(json_text(finite(line), sort_keys=True) + "\n")

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.pipeline import Listener
+
+if TYPE_CHECKING:
+    from fedmm_secure.pipeline import Listener
 
 _MOST_CHARACTERS = 500  # of a parameter's value; MLflow takes no more
 

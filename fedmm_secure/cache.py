@@ -11,20 +11,16 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.provenance import code_version
 from fedmm_secure.storage import Arrays, Store, write_json
 from privacy.accounting.lines import canonical_json
 from privacy.files import open_private, private_folder
-
-_SOURCES = ("fedmm_secure", "privacy")
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
 class Cache:
@@ -67,19 +63,6 @@ def _locked(path: Path) -> Iterator[None]:
     with os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@cache
-def code_version() -> str:
-    """Hash of the sources that compute results, and of the versions of the libraries that they rest on."""
-    digest = hashlib.sha256()
-    for package in _SOURCES:
-        root = Path(str(resources.files(package)))
-        for path in sorted(root.rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    for library in _LIBRARIES:
-        digest.update(f"{library} {metadata.version(library)}\n".encode())
-    return digest.hexdigest()
 
 
 def market_digest(prepared: PreparedMarket) -> str:

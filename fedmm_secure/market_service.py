@@ -23,8 +23,9 @@ from fedmm_secure.data.prepare import PreparedMarket, load_one_market, prepare
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
+from fedmm_secure.federation.budget import BudgetExceededError
 from fedmm_secure.federation.client import MarketClient
-from fedmm_secure.federation.door import BudgetExceededError
+from fedmm_secure.federation.closing import is_closed
 from fedmm_secure.federation.introductions import introduce, meet
 from fedmm_secure.federation.lobby import Lobby
 from fedmm_secure.federation.members import Membership, load_masks
@@ -219,7 +220,7 @@ class MarketService:
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
-        self._lobby, self._refused = Lobby(runs), Counter[str]()
+        self._lobby, self._seen = Lobby(runs), Counter[str]()
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
 
@@ -254,15 +255,23 @@ class MarketService:
         return _FIXED.get(type(error), "failed; its operator's log says why")
 
     def _note_refusal(self, error: Exception) -> None:
-        """The first of each kind in full, then how many there were, at each doubling: a log that stays small."""
         kind = type(error).__name__
-        self._refused[kind] += 1
-        count = self._refused[kind]
-        if count <= _IN_FULL:
+
+        def fields() -> dict[str, object]:
             text = "".join(traceback.format_exception(error))
-            self._log("refused", {"kind": kind, "error": repr(error)[:500], "traceback": text[-2000:]})
+            return {"kind": kind, "error": repr(error)[:500], "traceback": text[-2000:]}
+
+        self._note_often(kind, _IN_FULL, "refused", fields)
+
+    def _note_often(self, kind: str, in_full: int, event: str, fields: Callable[[], Mapping[str, object]]) -> None:
+        """What the server can bring about as often as it likes: the first of each kind in full, then how many there
+        were, at each doubling. So the log stays small."""
+        self._seen[kind] += 1
+        count = self._seen[kind]
+        if count <= in_full:
+            self._log(event, fields())
         elif count & (count - 1) == 0:
-            self._log("refused", {"kind": kind, "count": count})
+            self._log(event, {"kind": kind, "count": count})
 
     def _dispatch(self, request: Request) -> Reply:
         run = request.run
@@ -270,6 +279,8 @@ class MarketService:
             raise RunEndedError
         if not (self._folder / run).exists():
             return self._before(request)
+        if run not in self._runs and is_closed(self._folder / run, (self.market,)):
+            return self._after(request)
         return self._within(request, self._open(run))
 
     def _before(self, request: Request) -> Reply:
@@ -315,21 +326,30 @@ class MarketService:
         sent: list[bytes] = []
         run.update(order, sent.append)
         fields = {"run": request.run, "stage": order.stage, "round": order.round, "attempt": order.attempt}
-        self._log("update", fields)
+        self._note_often(f"update {fields}", 1, "update", lambda: fields)
         return Reply(message=sent[0])
+
+    @staticmethod
+    def _after(request: Request) -> Reply:
+        """Answers of a run that is concluded, however often it is asked: nothing is opened for it again."""
+        if request.step != "finish":
+            raise OrderError("this run is concluded at this market")
+        return Reply(done=True)
 
     def _refuse_more_runs(self) -> None:
         taken = len(run_directories(self._folder))
         if taken >= self._max_runs:
             raise ConsentError(f"its operator agreed to {self._max_runs} runs, and {taken} were made")
-        self._member.directory.key(self._member.identity)
-        self._member.directory.check_allowance(len(start_of(self._config).places))
+        directory, bundle = self._member.directory, self._member.bundle
+        directory.key(self._member.identity, bundle)
+        directory.check_allowance(bundle, len(start_of(self._config).places))
 
     def _agreement(self, run: str) -> Agreement:
         """What was agreed on in a run that has not begun."""
         directory = self._lobby.path(run)
         transcript = Transcript(directory / "transcript")
-        return make_agreement(self._config, self.market, self._member, directory, run, transcript)
+        member = self._member
+        return make_agreement(self._config, self.market, member.identity, member.bundle, directory, run, transcript)
 
     def _open(self, run: str) -> MarketRun:
         """A run that has begun, from where its kept state stands."""
@@ -353,8 +373,15 @@ class MarketService:
         return done
 
     def conclude(self, run: str) -> Metrics:
-        """The market's own stages of one run."""
-        return self._open(run).conclude(partial(self._note, run))
+        """The market's own stages of one run, after which its ledger is closed."""
+        metrics = self._open(run).conclude(partial(self._note, run))
+        del self._runs[run]
+        return metrics
+
+    @property
+    def concluded(self) -> int:
+        """How many runs are concluded, those of earlier processes included."""
+        return sum(is_closed(directory, (self.market,)) for directory in run_directories(self._folder))
 
     def _note(self, run: str, event: str, fields: Mapping[str, object]) -> None:
         self._log(event, {"run": run, **fields})

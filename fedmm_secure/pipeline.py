@@ -31,10 +31,10 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
-from fedmm_secure.federation.closing import close_ledgers, is_closed, read_metrics, refuse_another
+from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Rejection
-from fedmm_secure.federation.parties import Federation, make_clients, open_federation
+from fedmm_secure.federation.parties import Federation, look_ahead, make_clients, open_federation
 from fedmm_secure.federation.releases import (
     begin_ctr,
     discover_catalogues,
@@ -49,6 +49,7 @@ from fedmm_secure.federation.releases import (
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
 from fedmm_secure.guarantee.stages import QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
@@ -106,6 +107,8 @@ def run_pipeline(
         listener("market", {"market": name, **describe(prepared)})
     with clock.stage("budget"):
         account = account_of(config, directory)
+        ahead = look_ahead(config, markets, directory, account)
+        listener("outlook", {"markets": {name: asdict(found) for name, found in ahead.items()}})  # nothing is spent yet
         federation = open_federation(config, markets, directory, account=account, signer=signer)
     with clock.stage("catalogue"):
         federation, markets = discover_catalogues(federation, markets)
@@ -147,7 +150,8 @@ def conclude(
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
-    metrics["seconds"] = clock.seconds()
+    # how long a stage took depends on its rows: under a budget that stays in the market, in ``state/``
+    metrics["seconds"] = {} if config.privacy.epsilon is not None else clock.seconds()
     metrics = close_ledgers(federation, metrics)
     listener("finished", metrics)
     return metrics

@@ -1,22 +1,25 @@
-"""What a run directory starts with: the resolved configuration, and what code on which machine."""
+"""What a run directory starts with: the resolved configuration, and what code on which machine; its files by name."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib import metadata
+from functools import cache
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from fedmm_secure.cache import code_version
 from fedmm_secure.config import Config
-from fedmm_secure.storage import write_atomic, write_json
+from fedmm_secure.errors import RunDirectoryError
+from privacy.files import write_atomic, write_json
+from privacy.foreign import ForeignDirectory
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.json"
+GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
 PACKAGES = (
     "fedmm-secure",
     "torch",
@@ -29,12 +32,21 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
+_SOURCES = ("fedmm_secure", "privacy")  # what computes results, and the libraries that they rest on
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
 def begin(directory: Path, config: Config) -> None:
     """Write what every run directory starts with; the configuration last, for with it a run has begun."""
     write_json(directory / ENVIRONMENT_FILE, environment())
     write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """The metrics of a finished run, whoever made it; raises ``RunDirectoryError`` where there are none."""
+    if not (directory / METRICS_FILE).is_file():
+        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
+    return ForeignDirectory(directory).json(METRICS_FILE)
 
 
 def to_yaml(config: Config) -> str:
@@ -61,8 +73,23 @@ def packages() -> dict[str, str | None]:
 
 def machine() -> dict[str, str]:
     """What results depend on to the last bit: system, processor, and the vector instructions that PyTorch uses."""
+    import torch  # asked by whoever trains, or checks who trained, and has loaded it; nothing else here needs it
+
     vectors = torch.backends.cpu.get_cpu_capability()
     return {"system": platform.system(), "processor": platform.machine(), "vectors": vectors}
+
+
+@cache
+def code_version() -> str:
+    """Hash of the sources that compute results, and of the versions of the libraries that they rest on."""
+    digest = hashlib.sha256()
+    for package in _SOURCES:
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for library in _LIBRARIES:
+        digest.update(f"{library} {metadata.version(library)}\n".encode())
+    return digest.hexdigest()
 
 
 def _version(package: str) -> str | None:

@@ -7,11 +7,14 @@ come from them: noise, Poisson samples, randomised response and negatives of pri
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from privacy.mechanisms.randomness import NoiseSource
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -25,6 +28,8 @@ def numpy_generator(*parts: str | int) -> np.random.Generator:
 
 
 def torch_generator(*parts: str | int) -> torch.Generator:
+    import torch  # by whoever trains; reading markets and making candidates does without it
+
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
 from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
-from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.data.prepare import PreparedMarket, sizes
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -30,6 +30,7 @@ def describe(prepared: PreparedMarket) -> dict[str, Any]:
         **sizes(prepared),
         "catalogue": prepared.catalogue.kind,
         # how many there are depends on single users' rows: this stays in the market, the metrics do not say it
+        "lacking": prepared.lacking,
         "rows_outside_catalogue": prepared.whole.market.n_rows - prepared.market.n_rows,
         "reading": _reading(prepared),
     }
@@ -39,22 +40,6 @@ def _reading(prepared: PreparedMarket) -> dict[str, Any] | None:
     """What was read of a market's file."""
     found = prepared.whole.market.reading
     return None if found is None else asdict(found)
-
-
-def sizes(prepared: PreparedMarket) -> dict[str, Any]:
-    """Sizes of a market, and of the pool and the candidates that models are measured on."""
-    market, whole = prepared.market, prepared.whole
-    return {
-        "n_rows": market.n_rows,
-        "n_users": market.n_users,
-        "n_items": market.n_items,
-        "n_train": len(prepared.split.train),
-        "n_pool": len(whole.pool.items),
-        "pool_test_share": whole.pool.test_share,
-        "n_test": len(whole.test),
-        "n_test_positives": int(whole.test.label.sum()),
-        "skipped_rows": market.skipped_rows,
-    }
 
 
 def stated_catalogues(config: Config, markets: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
@@ -105,13 +90,15 @@ def collect_metrics(
         by_model = {model: _model_metrics(prepared, p) for model, p in predictions[name].items()}
         ours = by_model.pop(CONFIGURED)
         for model, values in by_model.items():
-            difference = paired_auc_difference(
-                prepared.whole.test,
-                predictions[name][CONFIGURED],
-                predictions[name][model],
-                rng=numpy_generator("bootstrap", name, model),
-            )
-            values["auc_gain_over_it"] = asdict(difference)
+            values["auc_gain_over_it"] = None
+            if values["auc"] is not None:
+                difference = paired_auc_difference(
+                    prepared.whole.test,
+                    predictions[name][CONFIGURED],
+                    predictions[name][model],
+                    rng=numpy_generator("bootstrap", name, model),
+                )
+                values["auc_gain_over_it"] = asdict(difference)
         found["markets"][name] = {
             **ours,
             **sizes(prepared),
@@ -161,8 +148,8 @@ def _one_per_seed(values: list[np.ndarray], n_seeds: int) -> list[np.ndarray]:
 def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[str, Any]:
     each = [asdict(evaluate(prepared.whole.test, probability)) for probability in by_seed]
     found: dict[str, Any] = {key: _mean_or_none([metrics[key] for metrics in each]) for key in each[0]}
-    found["auc_by_seed"] = [metrics["auc"] for metrics in each]
-    found["auc_interval"] = asdict(seed_interval(found["auc_by_seed"]))
+    found["auc_by_seed"] = [metrics["auc"] if np.isfinite(metrics["auc"]) else None for metrics in each]
+    found["auc_interval"] = None if found["auc"] is None else asdict(seed_interval(found["auc_by_seed"]))
     return found
 
 
@@ -203,6 +190,8 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
         }
         random = any(len(s["auc_by_seed"]) > 1 for s in sections)  # a score without seeds has no interval over them
         by_seed = [_one_per_seed(s["auc_by_seed"], n_seeds if random else 1) for s in sections]
+        if found["auc"] is None:
+            return found | {"auc_interval": None}
         return found | {"auc_interval": asdict(seed_interval(np.mean(by_seed, axis=0).tolist()))}
 
     names = next(iter(markets.values()))["baselines"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedmm_secure.foreign import parse_arrays
-from privacy.files import PRIVATE, PUBLIC, write_atomic
+from privacy.files import PRIVATE, PUBLIC, json_bytes, write_atomic, write_json
 from privacy.foreign import parse_json, read_bytes
 
 __all__ = [
@@ -34,16 +33,6 @@ def remove_unfinished(directory: Path) -> None:
     """Remove what a killed ``write_atomic`` left below a directory that this process alone writes to."""
     for path in directory.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON with sorted keys; NaN is refused."""
-    write_atomic(path, json_bytes(value))
-
-
-def json_bytes(value: Any) -> bytes:
-    """The one spelling of a value in the files of a run."""
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def torch_bytes(value: Any) -> bytes:

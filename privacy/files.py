@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from privacy.errors import InputError
+from privacy.json_text import json_text
 
 PRIVATE, PUBLIC = 0o600, 0o644
 _FOLDER = 0o700
@@ -87,7 +89,8 @@ def read_secret(path: Path) -> bytes:
 def erase(path: Path) -> None:
     """Overwrite a secret file and remove it; nothing where there is none.
 
-    Overwriting is best effort: file systems that copy on write and flash memory keep what they keep.
+    Overwriting is best effort: file systems that copy on write and flash memory keep what they keep. A disk that does
+    not take the zeros, as a full one may not, still loses the file.
     """
     try:
         with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
@@ -96,7 +99,8 @@ def erase(path: Path) -> None:
             os.fsync(file.fileno())
     except FileNotFoundError:
         return
-    path.unlink()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:
@@ -106,3 +110,13 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON with sorted keys; NaN is refused."""
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The one spelling of a value in the files of a run."""
+    return (json_text(value, indent=2, sort_keys=True) + "\n").encode()

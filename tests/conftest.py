@@ -1,14 +1,18 @@
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
+from hypothesis import settings
 
 from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.prepare import prepare_markets
 from tests import accounting_cache
+from tests.processes import skip_syncs
 
 STATE = "XDG_STATE_HOME"  # where privacy accounts are by default: never in the home of whoever runs the tests
 
@@ -17,14 +21,17 @@ REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
 # what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
 LONG = (
+    "adversary/test_codebook",
+    "adversary/test_dishonest_server",
     "adversary/test_failing_disks",
     "adversary/test_hostile_hosts",
+    "adversary/test_malicious_directories",
     "adversary/test_manipulations",
     "adversary/test_transactions",
     "adversary/test_units",
-    "attacks/auditing/test_audit",
+    "attacks/auditing/",
     "attacks/inversion/test_deltas",
-    "attacks/membership/test_shadow",
+    "attacks/membership/",
     "attacks/poisoning/",
     "attacks/test_views",
     "experiments/benchmarks/",
@@ -34,15 +41,30 @@ LONG = (
     "experiments/reports/test_run_figures",
     "experiments/test_",
     "experiments/verification/",
+    "fedmm_secure/ctr/test_private_ctr",
     "fedmm_secure/federation/test_faults",
+    "fedmm_secure/federation/test_rounds",
     "fedmm_secure/test_cache",
     "fedmm_secure/test_pipeline",
     "fedmm_secure/test_serving",
     "privacy/accounting/test_accountants",
     "privacy/accounting/test_budget",
+    "privacy/accounting/test_exactness",
     "test_docs",
     "test_readme",
 )
+
+# of these, the ones whose single tests are longest
+FIRST = (
+    "experiments/deploy/test_federation_up",
+    "experiments/test_attack_commands",
+    "experiments/test_real_markets",
+    "experiments/reports/test_pages",
+    "adversary/test_hostile_hosts",
+)
+
+settings.register_profile("ci", derandomize=True, max_examples=50, deadline=None)
+settings.load_profile("ci")  # ``--hypothesis-profile=default`` draws other examples, and more
 
 pytest_plugins = ("tests.released",)  # fixtures of runs that many tests read
 
@@ -81,12 +103,23 @@ def pytest_configure(config):
     os.environ[STATE] = folder  # of fixtures that tests share, and of the processes that they start
     os.environ.pop("FEDMM_ACCOUNT", None)
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    skip_syncs()
+    typer.main.get_command = cache(typer.main.get_command)  # commands are built once, not at every call
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
+    """What takes long comes first, so that no worker waits for another's last test."""
     for item in items:
         if item.path.relative_to(TESTS).as_posix().startswith(LONG):
             item.add_marker("long")
+    items.sort(key=_turn)
+
+
+def _turn(item) -> tuple[int, bool]:
+    place = item.path.relative_to(TESTS).as_posix()
+    first = next((turn for turn, start in enumerate(FIRST) if place.startswith(start)), len(FIRST))
+    return first, not place.startswith(LONG)
 
 
 @pytest.fixture(autouse=True)

@@ -113,7 +113,7 @@ class DishonestServer:
         """Whether the run has ended at a market: it says the one thing that it says then, and its key is gone."""
         keys = KeyDirectory(self.homes.market(market) / "keys")
         try:
-            keys.key(keys.identity())
+            keys.key(keys.identity(), keys.bundle())
         except KeyBurnedError:
             asked = [self.ask(market, "finish"), self.ask(market, "hello", start=self.start())]
             assert {reply.absent for reply in asked} == {REFUSAL}
@@ -124,13 +124,13 @@ class DishonestServer:
         """What a market's update was, from its own transcript."""
         again = f".{attempt}" if attempt else ""
         name = f"{round:04d}{again}-own-update-{market}.bin"
-        folder = self.homes.market(market) / "runs" / self.run / "transcript" / STAGE
+        folder = self.homes.market(market) / "runs" / self.run / "private" / market / STAGE
         return np.frombuffer((folder / name).read_bytes(), "<i8")
 
     def carrier(self):
         """What a colluding market opens with the shared key, tags unasked: values, and limbs behind them."""
         keys = KeyDirectory(self.homes.market(self.markets[-1]) / "keys")
-        return self.plan._carrier(keys.key(keys.identity()))
+        return self.plan._carrier(keys.key(keys.identity(), keys.bundle()))
 
     def opened(self, payloads):
         """A sum as the first version opened it: whatever it is."""

@@ -1,6 +1,6 @@
 """Ways in which a market fails or cheats, the same for every engine, and what must come of each."""
 
-import time
+import threading
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -16,7 +16,10 @@ from privacy.aggregation import AuthenticatedMarket, CKKSMarket, MaskedMarket
 from tests.conftest import TINY, tiny
 
 Send = Callable[[bytes], None]
-HANG_SECONDS = 5.0
+LONGEST = 60.0  # seconds that whoever hangs waits to be let go
+
+_let_go = threading.Event()
+_hanging: list[threading.Thread] = []
 
 
 def crash(client: MarketClient, order: Order, send: Send) -> None:
@@ -24,12 +27,21 @@ def crash(client: MarketClient, order: Order, send: Send) -> None:
 
 
 def hang(client: MarketClient, order: Order, send: Send) -> None:
-    time.sleep(HANG_SECONDS)
+    _hanging.append(threading.current_thread())
+    _let_go.wait(LONGEST)
 
 
 def send_late(client: MarketClient, order: Order, send: Send) -> None:
-    time.sleep(HANG_SECONDS)
+    hang(client, order, send)
     MarketClient.local_update(client, order, send)
+
+
+def let_go() -> None:
+    """Whoever hangs goes on, and has come to its end when this returns."""
+    _let_go.set()
+    while _hanging:
+        _hanging.pop().join()
+    _let_go.clear()
 
 
 def send_twice(client: MarketClient, order: Order, send: Send) -> None:
@@ -138,8 +150,11 @@ EXPECTED = {(fault, kind): WAITS if kind == "masked-ckks" else AGAIN for fault i
 }
 
 
+# of CTR models, where a test is about the rounds before them
+LEAST = {"model": "logistic", "features": ["counts"], "refit": False, "baselines": []}
+
+
 def configuration(kind: str = "ckks", markets: int = 4, **sections: Any) -> Config:
-    """Markets enough for one of them to fail; the CTR model that follows the rounds is the least that there is."""
+    """Markets enough for one of them to fail."""
     synthetic = TINY["data"]["synthetic"] | {"markets": markets}
-    ctr = {"model": "logistic", "features": ["counts"], "refit": False, "baselines": []}
-    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, ctr=ctr, **sections)
+    return tiny(aggregation={"kind": kind}, data={"synthetic": synthetic}, ctr=LEAST, **sections)

@@ -7,8 +7,8 @@ with the key of the market, which the run keeps.
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from fedmm_secure.federation.closing import (
     closing_text,
     file_digests,
     private_commitments,
-    salt_path,
     transcript_digest,
 )
+from fedmm_secure.federation.private_record import PRIVATE, salt_path
 from fedmm_secure.federation.transcript import INDEX, Record, index_bytes, read_index
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage import json_bytes
@@ -114,6 +114,23 @@ class Forgery:
         for record in [record for record in self.records.values() if gone(record)]:
             del self.records[record.file]
             (self.directory / "transcript" / record.file).unlink()
+
+    # what a market keeps to itself
+
+    def own(self, market: str, file: str) -> bytes:
+        return (self.directory / PRIVATE / market / file).read_bytes()
+
+    def keep(self, market: str, kept: Callable[[Record], bool], changed: Mapping[str, bytes] | None = None) -> None:
+        """Keep some of its records, some with other bytes."""
+        folder, records = self.directory / PRIVATE / market, []
+        for record in read_index(folder):
+            if not kept(record):
+                (folder / record.file).unlink()
+                continue
+            data = (changed or {}).get(record.file, self.own(market, record.file))
+            (folder / record.file).write_bytes(data)
+            records.append(replace(record, sha256=hashlib.sha256(data).hexdigest(), size=len(data)))
+        (folder / INDEX).write_bytes(index_bytes(records))
 
     # the end
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from experiments.compliance.evidence import add_statement, audit_file, make_statement
-from fedmm_secure.federation.transcript import HELLO, METER, Record
+from fedmm_secure.federation.private_record import PRIVATE
+from fedmm_secure.federation.transcript import HELLO, METER, Record, read_index
 from fedmm_secure.storage import torch_bytes
 from privacy.accounting.ledger import CHARGE, CLOSE, NOTE, SEAL
 from privacy.aggregation.identities import Identity
@@ -112,7 +113,7 @@ def hellos_removed(run: Forgery) -> None:
 
 
 def market_removed(run: Forgery) -> None:
-    for folder in ("ledger", "models", "codes", "predictions"):
+    for folder in ("ledger", "models", "codes", "predictions", PRIVATE):
         for path in (run.directory / folder).glob("m2*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -162,6 +163,8 @@ def rounds_dropped(run: Forgery) -> None:
     for market in run.markets:
         run.drop(market, lambda line: line.stage == "quantizer/0" and line.body["entry"]["round"] > 0)
     run.remove(lambda record: record.stage == "quantizer/0" and record.round > 0)
+    for market in run.markets:
+        run.keep(market, lambda record: record.stage != "quantizer/0" or record.round == 0)
     run.state_again()
 
 
@@ -256,9 +259,24 @@ def hidden_from_the_release(run: Forgery) -> None:
 
 def own_update_changed(run: Forgery) -> None:
     file = "quantizer/0/0001-own-update-m0.bin"
-    values = np.frombuffer(run.read(file), "<i8").copy()
+    values = np.frombuffer(run.own("m0", file), "<i8").copy()
     values[0] += 1
-    run.replace(file, values.tobytes())
+    run.keep("m0", lambda record: True, {file: values.tobytes()})
+
+
+def own_update_shown(run: Forgery) -> None:
+    """Under distributed noise it carries a part of the noise only; here the run need not have any."""
+    _moved_to_the_transcript(run, "quantizer/0/0001-own-update-m0.bin")
+
+
+def user_codes_shown(run: Forgery) -> None:
+    """Randomised codes of every user, which no view but the profile's counts."""
+    _moved_to_the_transcript(run, "user-codes/0/0000-publication-m0.bin")
+
+
+def _moved_to_the_transcript(run: Forgery, file: str) -> None:
+    (record,) = [record for record in read_index(run.directory / PRIVATE / "m0") if record.file == file]
+    run.add(record, run.own("m0", file))
 
 
 def update_swapped(run: Forgery) -> None:
@@ -459,6 +477,8 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "a record of a new kind": another_kind,
     "a publication recorded as seen by its owner alone": hidden_from_the_release,
     "an own update changed": own_update_changed,
+    "an own update in the transcript": own_update_shown,
+    "randomised user codes in the transcript": user_codes_shown,
     "an update under another market's name": update_swapped,
     "the ledger of another market": another_markets_ledger,
     "a seal dropped": seal_dropped,
@@ -528,6 +548,8 @@ BY_OWNER: Mapping[str, str] = {
     "a record of a new kind": "transcript",
     "a publication recorded as seen by its owner alone": "transcript",
     "an own update changed": "messages",
+    "an own update in the transcript": "transcript",
+    "randomised user codes in the transcript": "transcript",
     "an update under another market's name": "messages",
     "the ledger of another market": "transcript, opening line, plan, epsilon",
     "a seal dropped": "transcript, plan, noise meter",

@@ -3,8 +3,13 @@
 import torch
 
 import experiments.cli
-import experiments.sweep.cells  # noqa: F401
+import experiments.deploy.market
+import experiments.reports.sweep
+import experiments.sweep.scheduler  # noqa: F401
 from tests.accounting_cache import share_answers
+from tests.processes import skip_syncs
 
+skip_syncs()
 torch.set_num_threads(1)
+torch.optim.Adam([torch.zeros(1)])  # the first optimiser of a process imports for two seconds
 share_answers()

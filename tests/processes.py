@@ -7,13 +7,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 
@@ -24,6 +27,15 @@ def forks() -> ForkServerContext:
     with patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):  # from wherever pytest was started
         forkserver.ensure_running()
     return context
+
+
+def skip_syncs() -> None:
+    """No test cuts the power, and what a killed process wrote is there all the same."""
+
+    def sync(file: Any) -> None:
+        os.fstat(file if isinstance(file, int) else file.fileno())  # which must be open
+
+    os.fsync = sync
 
 
 def as_multiprocessing() -> SimpleNamespace:
@@ -47,6 +59,20 @@ def exit_status(process: BaseProcess) -> int | None:
     """Waits for the end."""
     process.join()
     return process.exitcode
+
+
+def dies_once_there_is(file: Path, dead: Path, start: Callable[[], None]) -> None:
+    """Starts a worker that is gone, with exit code 9, as soon as ``file`` is there, unless one has died before."""
+
+    def watch() -> None:
+        while not file.exists():
+            time.sleep(0.01)
+        if not dead.exists():
+            dead.touch()
+            os._exit(9)
+
+    threading.Thread(target=watch, daemon=True).start()
+    start()
 
 
 def kill_when(process: BaseProcess, condition: Callable[[], bool], limit: float = 120.0) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 from privacy.aggregation.identities import CARD_FILE, Identity
 from tests.conftest import tiny
+from tests.people import of_people
 
 RELEASE = {"epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}, "quantizer": {"steps_per_round": 1}}
 PRIVATE = {"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}}
@@ -24,11 +26,13 @@ def release_configuration(**privacy):
 
 
 def run_release(directory: Path, settings, signer: Identity | None = None):
-    """The metrics of a new run."""
+    """The metrics of a new run, on rows that are taken for somebody's."""
+    markets = prepare_markets(settings.data)
+    settings = of_people(settings)
     account = directory.parent / "privacy.account"  # beside it, wherever the session's other accounts are
     settings = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"account": account})})
     run_directory.create(directory, settings)
-    return run_pipeline(settings, prepare_markets(settings.data), directory, signer=signer)
+    return run_pipeline(settings, markets, directory, signer=signer)
 
 
 def signers_card(run: Path) -> Path:
@@ -36,20 +40,29 @@ def signers_card(run: Path) -> Path:
     return run.parent / "auditor" / CARD_FILE
 
 
-@pytest.fixture(scope="session")
-def released_run(tmp_path_factory) -> Path:
-    """Directory of the session's run; the processes of a session share it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "released"
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` has filled, once for all processes of the test session: it is read alone."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            auditor = Identity.generate("auditor")
-            auditor.save(folder / "auditor")
-            run_release(folder / "run", release_configuration(user_codes_epsilon=2.0), auditor)
+            make(folder)
             (folder / "done").touch()
-    return folder / "run"
+    return folder
+
+
+def _released(folder: Path) -> None:
+    auditor = Identity.generate("auditor")
+    auditor.save(folder / "auditor")
+    run_release(folder / "run", release_configuration(user_codes_epsilon=2.0), auditor)
+
+
+@pytest.fixture(scope="session")
+def released_run(tmp_path_factory) -> Path:
+    """Directory of the session's run; the processes of a session share it."""
+    return made_once(tmp_path_factory, "released", _released) / "run"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ READERS = sorted(
         "attacks/views.py",
         "experiments/attack.py",
         "experiments/audit.py",
-        "experiments/commands/list_runs.py",
+        "experiments/listing.py",
         "experiments/comparison.py",
         "experiments/compliance/*.py",
         "experiments/reports/*.py",
@@ -27,10 +27,7 @@ READERS = sorted(
     for path in ROOT.glob(pattern)
 )
 COMMANDS = sorted(
-    path
-    for path in ROOT.glob("experiments/**/*.py")
-    if path.relative_to(ROOT).parts[1] not in ("deploy", "console.py")
-    and path.name not in ("bench.py", "deploy.py", "keys.py")
+    path for path in ROOT.glob("experiments/**/*.py") if path.relative_to(ROOT).as_posix() != "experiments/console.py"
 )
 METHODS = {"read_text", "read_bytes"}  # of a path, called or handed on; "open" is a name of other things too
 FUNCTIONS = {"open", "read_config", "load_yaml"}

@@ -24,6 +24,7 @@ from attacks.auditing.games import (
 from attacks.auditing.gradients import play_bag, play_gradients, play_user
 from attacks.auditing.verdicts import LEVEL, Finding, canaries_needed, judge
 from fedmm_secure.config import Config
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
 from privacy.aggregation.masking import mask_bits
 from privacy.mechanisms.randomness import NoiseSource
@@ -155,7 +156,7 @@ def stage_games(config: Config, noise: Mapping[str, float], n_items: int, n_mark
         if stage in noise:
             found.append(Game(stage, USER, partial(play, norm_of(noise[stage], honest), honest)))
     if QUANTIZER in noise:
-        choices, steps = privacy.quantizer.choices(noise[QUANTIZER]), privacy.quantizer.steps_per_round
+        choices, steps = dp_sgd(privacy.quantizer, noise[QUANTIZER]), privacy.quantizer.steps_per_round
         rounds = repetitions * (config.federation.rounds - config.federation.warm_up_rounds)
         found += _gradient_games(QUANTIZER, partial(play_gradients, choices, rounds, steps))
         user = partial(play_user, choices, rounds, steps)
@@ -163,7 +164,7 @@ def stage_games(config: Config, noise: Mapping[str, float], n_items: int, n_mark
         unclipped = partial(user, codebook=True)
         found.append(Game(QUANTIZER, CODEBOOK, unclipped, most=_PLAIN_GAMES, batch=20, broken=_PLAIN))
     if CTR in noise:
-        choices, steps = privacy.ctr.choices(noise[CTR]), repetitions * privacy.ctr.steps
+        choices, steps = dp_sgd(privacy.ctr, noise[CTR]), repetitions * privacy.ctr.steps
         found += _gradient_games(CTR, partial(play_gradients, choices, 1, steps))
         found.append(Game(CTR, USER, partial(play_bag, choices, steps), most=400, batch=20))
     return found

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from attacks.membership.units import Unit
 from fedmm_secure.collaborative.neighbours import cosine_weights
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 
-Unit = Literal["interaction", "user"]
 NEAR, SHOWN = 8, 100
 
 

@@ -14,19 +14,22 @@ import torch
 from numpy.typing import NDArray
 
 from attacks.membership.observations import Observed, observe
-from attacks.membership.queries import Queries, Unit, balanced_membership, halve
+from attacks.membership.queries import Queries, balanced_membership, halve
+from attacks.membership.units import Unit
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.private import PrivateBench
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.ctr.recipes import CONFIGURED, Fit, MarketBench, Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.recipes import Fit, MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.stacked import fit_together
 from fedmm_secure.ctr.training import NeuralModel
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.stages import CTR
 from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
@@ -155,7 +158,7 @@ class ShadowPlan:
         if own.quantizer is None:
             raise ValueError("a released model needs codes")
         bench = PrivateBench(half, own.embedding, self._fresh_noise)
-        choices = self.config.privacy.ctr.choices(self.noise[self.market][CTR])
+        choices = dp_sgd(self.config.privacy.ctr, self.noise[self.market][CTR])
         trained = bench.train_with(own.quantizer, seed, choices, NoiseSource.from_entropy())
         account = bench.builder(own.quantizer, PrivateHistory(bench.embedding, queries.history))
         return self._observe(trained.model.predict, trained.builder, account, own, queries)

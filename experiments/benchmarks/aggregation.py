@@ -12,6 +12,7 @@ import tenseal as ts
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from attacks.metrics import Estimate, mean_estimate
+from experiments.steps import track
 from fedmm_secure.config import Config
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.randomness import numpy_generator
@@ -76,7 +77,7 @@ def measure_aggregation(clip: float, bits: int, length: int, cohort: int, repeat
     times: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
     sizes: dict[str, tuple[int, int]] = {}
     errors = dict.fromkeys(ways, 0.0)
-    for round in range(-1, repeat):  # the first one warms up
+    for round in track("repetitions", range(-1, repeat)):  # the first one warms up
         values = {name: rng.integers(-limit, limit, length, endpoint=True) for name in names}
         total = np.sum(list(values.values()), axis=0)
         for name, way in ways.items():

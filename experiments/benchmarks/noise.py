@@ -13,6 +13,7 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 
 from attacks.metrics import Estimate, mean_estimate
+from experiments.steps import track
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from fedmm_secure.randomness import torch_generator
@@ -58,7 +59,7 @@ def measure_noise(draws: int, batch: int, repetitions: int) -> list[NoiseCost]:
 
 def _costs(what: str, ways: Mapping[str, Callable[[], object]], repetitions: int, work: float) -> list[NoiseCost]:
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for repetition in range(-1, repetitions):
+    for repetition in track(f"repetitions, {what}", range(-1, repetitions)):
         for way, run in ways.items():
             start = time.process_time()
             run()

@@ -16,6 +16,7 @@ from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
 from experiments.data import choose_market
+from experiments.steps import track
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.randomness import numpy_generator
@@ -55,7 +56,7 @@ def bench_shadows(config: Config, market: str, target: str, models: int, repetit
     _ = plan.other_embeddings  # both ways find them there
     threads = _faster_threads(plan)
     rates, aucs = [], []
-    for repetition in range(repetitions):
+    for repetition in track(f"repetitions, {target}", range(repetitions)):
         looped = _looped(plan, LOOPED, threads, repetition + 1)
         together = _together(plan, models, repetition + 1)
         rates.append((looped[0], together[0]))

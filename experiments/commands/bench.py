@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
-from experiments.benchmarks.noise import measure_noise
-from experiments.benchmarks.shadows import bench_shadows
 from experiments.commands.options import JsonFlag, SetOption
-from experiments.configuration import QUICKSTART, resolve
-from experiments.console import say, wide_console
+from experiments.commands.progress import TaskProgress
+from experiments.configuration import SYNTHETIC, resolve
+from experiments.console import say, say_json, wide_console
 from experiments.reports.text import estimate_text
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
@@ -28,18 +24,21 @@ bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_
     "Example: fedmm bench aggregation xmarket --repeat 30",
 )
 def aggregation(
-    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = SYNTHETIC,
     overrides: SetOption = None,
     markets: Annotated[int | None, typer.Option(min=2, help="Default: the configuration's.")] = None,
     repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
+    from experiments.benchmarks.aggregation import codebook_length, measure_aggregation  # the encryption
+
     cohort = markets or settings.data.n_markets
     length, bits = codebook_length(settings), settings.aggregation.bits
-    found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_aggregation(settings.aggregation.clip, bits, length, cohort, repeat)
     if as_json:
-        print(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table(
         *(
@@ -61,9 +60,9 @@ def aggregation(
         faster = (estimate_text(asdict(one)) for one in (cost.speed_up, cost.speed_up_of_all))
         sizes = (f"{cost.up:.2f}", f"{cost.down:.2f}", f"{cost.smaller:.1f}", f"{cost.largest_error:.2g}")
         table.add_row(cost.way, *times, *faster, *sizes)
-    Console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
-    print("sum: end to end, markets at the same time; all machines: their time added up")
-    print("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
+    wide_console().print(f"{length} values of {bits} bits, {cohort} markets, {repeat} repetitions", table)
+    say("sum: end to end, markets at the same time; all machines: their time added up")
+    say("B: bytes a value; faster, smaller: against the first way, in the same repetition; mean and 95 % interval")
 
 
 @bench_app.command(
@@ -77,9 +76,12 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
-    found = measure_noise(draws, batch, repeat)
+    from experiments.benchmarks.noise import measure_noise  # what trains
+
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_noise(draws, batch, repeat)
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table("what", "way", "seconds", "rate", "slower")
     for cost in found:
@@ -96,7 +98,7 @@ def noise(
     "Example: fedmm bench shadows xmarket --market mx --target federated-codes",
 )
 def shadows(
-    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = SYNTHETIC,
     overrides: SetOption = None,
     market: Annotated[str | None, typer.Option(help="Market; default: the first.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Attacked model; default: fedmm.")] = None,
@@ -107,10 +109,13 @@ def shadows(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
+    from experiments.benchmarks.shadows import bench_shadows  # what trains
+
     name = market or next(iter(sorted(settings.data.markets)), "m0")
-    found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
+    with TaskProgress("measuring", quiet=as_json):
+        found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
     if as_json:
-        say(json.dumps([asdict(cost) for cost in found], sort_keys=True))
+        say_json([asdict(cost) for cost in found])
         return
     table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
     for cost in found:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from experiments.budget import market_budget
 from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import resolve
-from experiments.console import say, wide_console
-from fedmm_secure.data.prepare import load_markets
+from experiments.console import say_json, wide_console
+from experiments.steps import track
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import delta_text, epsilon_text
 
@@ -30,24 +29,29 @@ def budget(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is None:
         raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
-    markets = load_markets(settings.data)
-    found = {market.name: market_budget(settings, market, len(markets)) for market in markets}
+    from experiments.budget import market_budget  # the accountants: not to refuse a configuration
+    from fedmm_secure.data.prepare import load_markets
+    from fedmm_secure.guarantee.plannable import range_text
+
+    with TaskProgress("reading markets", quiet=as_json):
+        markets = load_markets(settings.data)
+        planned = track("markets planned", markets)
+        found = {market.name: market_budget(settings, market, len(markets)) for market in planned}
     if as_json:
-        say(json.dumps(found, sort_keys=True))
+        say_json(found)
     else:
-        _print_budget(found)
+        _print_budget(found, {market: range_text(plan["plannable"]) for market, plan in found.items()})
 
 
-def _print_budget(found: dict[str, dict[str, Any]]) -> None:
+def _print_budget(found: dict[str, dict[str, Any]], ranges: dict[str, str]) -> None:
     console = wide_console()
-    table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR")
+    table = Table("market", "users", "δ", "stage", "ε of the stage alone", "noise multiplier", "SNR", same=3)
     for market, plan in found.items():
         head = [market, str(plan["users"]), delta_text(plan["delta"])]
         for name, stage in plan["stages"].items():
             best = stage["signal_to_noise"]
             ratio = "–" if best is None else f"{best:.2g}"
             table.add_row(*head, name, epsilon_text(stage["epsilon"]), f"{stage['noise_multiplier']:.4g}", ratio)
-            head = ["", "", ""]
     console.print(table)
     views = list(next(iter(found.values()))["views"])
     table = Table("epsilon by view", *views, "signal below its noise")
@@ -56,6 +60,9 @@ def _print_budget(found: dict[str, dict[str, Any]]) -> None:
         table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
     console.print(table)
     console.print("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
+    each = ", ".join(f"{market} {text}" for market, text in ranges.items())
+    same = next(iter(ranges.values())) if len(set(ranges.values())) == 1 else None
+    console.print(f"ε that can be planned: {same or each}")
     unknown = ", ".join(market for market, plan in found.items() if plan["items"] is None)
     if unknown:
         console.print(f"Items are yet to be discovered, and how many there are is private, in: {unknown}")

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag
-from experiments.comparison import TABLE, Difference, compare_runs, comparison_table, draw_comparison, records_of
-from experiments.console import say, wide_console
-from experiments.reports.drawing import write_drawing
+from experiments.commands.progress import TaskProgress
+from experiments.console import say, say_json, wide_console
 from experiments.reports.text import difference_text, figure_text, largest_epsilon
 from experiments.run_directory import examining
-from fedmm_secure.artefacts import write_parquet
-from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.federation.closing import read_metrics
-from fedmm_secure.storage import write_json
+from experiments.tables import Table
+from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.text import epsilon_text
+from privacy.files import write_json
+
+if TYPE_CHECKING:
+    from experiments.comparison import Difference
 
 COMPARE_HELP = (
     "Runs side by side: test AUC, and the differences from the first with 95 % intervals, paired where the runs ranked "
@@ -37,7 +39,13 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the table and a figure here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    with ExitStack() as stack:
+    if len(runs) < 2:
+        raise ConfigError("compare needs at least two runs")
+    from experiments.comparison import TABLE, compare_runs, comparison_table, draw_comparison, records_of
+    from experiments.reports.drawing import write_drawing
+    from fedmm_secure.artefacts import write_parquet
+
+    with TaskProgress("comparing", quiet=as_json), ExitStack() as stack:
         for run in runs:
             stack.enter_context(examining(run))
         found = compare_runs(runs, model)
@@ -51,7 +59,7 @@ def compare(
         write_json(out / "comparison.json", records_of(table))
         write_drawing(out, draw_comparison(table))
     if as_json:
-        say(json.dumps(records_of(table)))
+        say_json(records_of(table))
         return
     _print_comparison(found, epsilons)
     if out is not None:
@@ -88,8 +96,8 @@ def _macro(found: Sequence[Difference], name: str, first: str) -> str:
 
     def mean(run: str) -> float:
         own = [row.auc for row in found if row.run == run and row.market in shared]
-        return float(np.mean([np.nan if auc is None else auc for auc in own])) if own else np.nan
+        return fmean(math.nan if auc is None else auc for auc in own) if own else math.nan
 
     difference = mean(name) - mean(first)
-    told = name != first and np.isfinite(difference)
+    told = name != first and math.isfinite(difference)
     return figure_text(mean(name)) + (f"  {difference:+.3f}" if told else "")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from experiments.commands.options import USAGE, JsonFlag, SetOption
+from experiments.commands.progress import TaskProgress
 from experiments.configuration import QUICKSTART, resolve
-from experiments.console import one_line, say, wide_console
-from experiments.data import check_markets, market_summary, reading_lines, synthesize_files
+from experiments.console import one_line, say, say_json, wide_console
+from experiments.tables import Table
 from fedmm_secure.config import SyntheticSpec
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 
 data_app = typer.Typer(help="Look at market data before running.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,21 +27,26 @@ def data_info(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    prepared = prepare_markets(resolve(config, overrides or []).data)
+    settings = resolve(config, overrides or [])
+    from experiments.data import market_summary, reading_lines  # brings the readers of tables
+    from fedmm_secure.data.prepare import prepare_markets
+
+    with TaskProgress("reading markets", quiet=as_json):
+        prepared = prepare_markets(settings.data)
     summary = market_summary(prepared)
     if as_json:
         for name, found in prepared.items():
             reading = found.whole.market.reading
             summary[name]["reading"] = None if reading is None else asdict(reading)
-        say(json.dumps(summary, sort_keys=True))
+        say_json(summary)
         return
     columns = list(next(iter(summary.values())))
     table = Table("market", *columns)
     for name, values in summary.items():
-        table.add_row(name, *(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values.values()))
+        table.add_row(name, *map(_cell, values.values()))
     wide_console().print(table)
     for name, found in prepared.items():
-        _print_reading(name, found)
+        _print_lines(name, reading_lines(found))
 
 
 @data_app.command(
@@ -52,10 +56,14 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
-    fit, problems = check_markets(resolve(config, overrides or []).data)
+    settings = resolve(config, overrides or [])
+    from experiments.data import check_markets, reading_lines  # brings the readers of tables
+
+    with TaskProgress("reading markets"):
+        fit, problems = check_markets(settings.data)
     for name, found in fit.items():
         say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
-        _print_reading(name, found)
+        _print_lines(name, reading_lines(found))
     for problem in problems:
         say(one_line(problem), error=True)
     if problems:
@@ -71,15 +79,25 @@ def data_check(
 def data_synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
     markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
-    users: Annotated[int, typer.Option(min=20)] = 400,
-    items: Annotated[int, typer.Option(min=20)] = 200,
-    seed: Annotated[int, typer.Option()] = 0,
+    users: Annotated[int, typer.Option(min=20)] = 1000,
+    items: Annotated[int, typer.Option(min=20)] = 120,
+    seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,
 ) -> None:
+    from experiments.data import synthesize_files  # brings the writers of tables
+
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
-    for file in synthesize_files(spec, out).values():
+    with TaskProgress("generating markets"):
+        files = synthesize_files(spec, out)
+    for file in files.values():
         say(*(out / path for path in (file.path, file.catalogue) if path is not None))
 
 
-def _print_reading(name: str, prepared: PreparedMarket) -> None:
-    for line in reading_lines(prepared):
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _print_lines(name: str, lines: Iterable[str]) -> None:
+    for line in lines:
         say(f"{name}: {line}")

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from experiments.commands.keys import KeysOption, PassphraseOption, read_passphrase
 from experiments.commands.options import FINDING, SetOption
-from experiments.configuration import QUICKSTART, resolve
+from experiments.commands.progress import TaskProgress
+from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
+from experiments.configuration import SYNTHETIC, resolve
+from experiments.console import command_text, one_line, say, wide_console
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
-from experiments.deploy.homes import ADDRESS, Homes, prepare_homes
-from experiments.deploy.market import run_market
 from experiments.deploy.processes import DeploymentError, Processes
 from experiments.deploy.proxies import FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, write_market_proxy, write_server_proxy
-from experiments.deploy.simulation import simulate
-from experiments.deploy.tools import flower_tool
+from experiments.deploy.tools import ADDRESS, flower_tool
 from experiments.reports.text import figure_text
-from experiments.run_directory import read_config
-from fedmm_secure.config import Config
-from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.market_service import run_directories
-from fedmm_secure.pipeline import run_pipeline
-from fedmm_secure.provenance import begin
+from experiments.tables import Table
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
+
+if TYPE_CHECKING:
+    from experiments.deploy.homes import Homes
 
 HOUR = 3600.0
 
@@ -53,28 +48,31 @@ def private_files(context: typer.Context) -> None:
     help="Start a federation on this machine: SuperLink and its proxy, and for each market a process of its own, a "
     "SuperNode and a proxy. Makes homes, keys and certificates in DIR if there are none. Stops when all markets have "
     "concluded --runs runs.\n\n"
-    "Example: fedmm deploy up federation quickstart; then, elsewhere: fedmm deploy submit federation"
+    "Example: fedmm deploy up federation synthetic; then, elsewhere: fedmm deploy submit federation"
 )
 def up(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")],
-    config: ConfigArgument = QUICKSTART,
+    config: ConfigArgument = SYNTHETIC,
     overrides: SetOption = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs that each market agrees to.")] = 1,
     lifetime: LifetimeOption = HOUR,
 ) -> None:
-    if directory.exists() and any(directory.iterdir()):
-        homes = Homes(directory.absolute())
-    else:
-        homes = prepare_homes(resolve(config, overrides or []), directory)
+    there = directory.exists() and any(directory.iterdir())
+    settings = None if there else resolve(config, overrides or [])
+    from experiments.deploy.homes import Homes, prepare_homes  # what plans the aggregation
+
+    homes = Homes(directory.absolute()) if settings is None else prepare_homes(settings, directory)
     from experiments.deploy.federation import federation_up  # Flower is an extra
 
     with federation_up(homes, runs=runs, lifetime=lifetime) as processes:
-        print(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
-        print(f"submit a run with: fedmm deploy submit {directory}", flush=True)
+        say(f"{len(homes.markets)} markets are up: {', '.join(homes.markets)}; logs in {homes.root / 'logs'}")
+        again = command_text("deploy", "submit", directory)
+        say(f"submit a run with: {again}", flush=True)
         try:
             _until_concluded(processes, homes, time.monotonic() + lifetime)
         except KeyboardInterrupt:
-            print("stopping")
+            say("stopping")
+            raise
 
 
 @deploy_app.command(
@@ -89,12 +87,14 @@ def submit_run(
 ) -> None:
     flower_tool("flwr")
     from experiments.deploy import control  # Flower is an extra
+    from experiments.deploy.homes import Homes
 
     homes = Homes(directory.absolute())
     server = homes.server if homes.server.is_dir() else homes.root
-    printed = control.submit(server, run=run, wait=wait)
+    with TaskProgress("run of the federation"):
+        printed = control.submit(server, run=run, wait=wait)
     lines = control.run_lines(printed)
-    print("\n".join(lines) or printed)
+    say(*(map(one_line, lines) if lines else [printed]))
     if not any(line.startswith("finished") for line in lines):
         raise typer.Exit(FINDING)
 
@@ -115,7 +115,7 @@ def register(
     control.write_tls_connection(home, f"{ADDRESS}:{port}", tls / LOOPBACK_CA)
     for node in nodes:
         control.register(home, node)
-        print(f"{node}: known to the SuperLink")
+        say(f"{node}: known to the SuperLink")
 
 
 @deploy_app.command(
@@ -136,7 +136,7 @@ def sign(
         raise KeyFileError(f"{keys}: {bundle.founder} founded this federation, and SuperNodes run what it signed")
     app = sign_app(identity)
     app.save(out)
-    print(f"{out}: signed by {app.signer}; sha256 {app.digest}")
+    say(f"{out}: signed by {app.signer}; sha256 {app.digest}")
 
 
 @deploy_app.command(
@@ -152,7 +152,7 @@ def trust(
 
     bundle = KeyDirectory(keys).bundle()
     write_trusted(out, bundle)
-    print(f"{out}: apps that {bundle.founder} signed")
+    say(f"{out}: apps that {bundle.founder} signed")
 
 
 @deploy_app.command(
@@ -167,6 +167,8 @@ def market(
     group_socket: Annotated[bool, typer.Option(help="Let the process's group use the socket.")] = False,
 ) -> None:
     passphrase = read_passphrase(passphrase_file)
+    from experiments.deploy.market import run_market  # what trains
+
     run_market(home, passphrase=passphrase, max_runs=runs, lifetime=lifetime, group_socket=group_socket)
 
 
@@ -187,9 +189,9 @@ def certificates(
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     for node in names:
         write_market_proxy(out / node, server=f"{host}:{port}")
-    print(f"{out / SERVER}: for the server's host alone; its proxy listens on port {port}")
+    say(f"{out / SERVER}: for the server's host alone; its proxy listens on port {port}")
     for node in names:
-        print(f"{out / node}: for the host of {node} alone; its proxy listens on {ADDRESS}:{RELAY_PORT}")
+        say(f"{out / node}: for the host of {node} alone; its proxy listens on {ADDRESS}:{RELAY_PORT}")
 
 
 @deploy_app.command(
@@ -197,25 +199,30 @@ def certificates(
     "Example: fedmm deploy demo --out demo"
 )
 def demo(
-    config: ConfigArgument = QUICKSTART,
+    config: ConfigArgument = SYNTHETIC,
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the federation.")] = Path("deploy-demo"),
     lifetime: LifetimeOption = HOUR,
 ) -> None:
-    homes = prepare_homes(resolve(config, overrides or []), out)
+    settings = resolve(config, overrides or [])
     from experiments.deploy import control  # Flower is an extra
     from experiments.deploy.federation import federation_up
+    from experiments.deploy.homes import prepare_homes
+    from experiments.deploy.in_process import compare_with_in_process
 
+    homes = prepare_homes(settings, out)
     with federation_up(homes, runs=1, lifetime=lifetime) as processes:
-        print(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
-        printed = control.submit(homes.server, timeout=lifetime)
-        print("\n".join(control.run_lines(printed)), flush=True)
+        say(f"{len(homes.markets)} markets are up, each in processes of its own", flush=True)
+        with TaskProgress("run of the federation"):
+            printed = control.submit(homes.server, timeout=lifetime)
+        say(*map(one_line, control.run_lines(printed)), flush=True)
         _until_concluded(processes, homes, time.monotonic() + lifetime)
-    same = compare_with_in_process(homes, out / "in-process")
+    with TaskProgress("the same run in process"):
+        same = compare_with_in_process(homes, out / "in-process")
     table = Table("market", "stage", "deployed and in process")
     for (name, part), equal in same.items():
         table.add_row(name, part, "bit-identical" if equal else "DIFFERENT")
-    Console().print(table)
+    wide_console().print(table)
     if not same or not all(same.values()):
         raise typer.Exit(FINDING)
 
@@ -226,17 +233,22 @@ def demo(
     "the code of a deployment.\n\nExample: fedmm deploy simulate --set data.synthetic.markets=100 --out many",
 )
 def simulate_markets(
-    config: ConfigArgument = QUICKSTART,
+    config: ConfigArgument = SYNTHETIC,
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the federation.")] = Path("deploy-simulation"),
     workers: Annotated[int, typer.Option(min=1, help="Markets that work at the same time.")] = 2,
     lifetime: LifetimeOption = HOUR,
 ) -> None:
-    homes = prepare_homes(resolve(config, overrides or []), out)
-    found = simulate(homes, workers=workers, lifetime=lifetime, say=lambda line: print(line, flush=True))
+    settings = resolve(config, overrides or [])
+    from experiments.deploy.homes import prepare_homes  # what trains, and with it Flower
+    from experiments.deploy.simulation import simulate
+
+    homes = prepare_homes(settings, out)
+    with TaskProgress("simulation"):
+        found = simulate(homes, workers=workers, lifetime=lifetime, say=partial(say, flush=True))
     known = [auc for auc in found.values() if auc is not None]  # noisy figures may drown
     macro = sum(known) / len(known) if len(known) == len(found) else None
-    print(f"{len(found)} markets, macro AUC {figure_text(macro)}")
+    say(f"{len(found)} markets, macro AUC {figure_text(macro)}")
 
 
 def _until_concluded(processes: Processes, homes: Homes, deadline: float) -> None:
@@ -255,28 +267,3 @@ def _until_concluded(processes: Processes, homes: Homes, deadline: float) -> Non
     failed = [name for name in markets if processes.running[name].returncode != 0]
     if failed:
         raise DeploymentError(f"{failed[0]} failed; see {processes.logs / failed[0]}.log")
-
-
-def compare_with_in_process(homes: Homes, directory: Path) -> dict[tuple[str, str], bool]:
-    """Run the same configuration in process on the markets' files; whether each part of each RQ-VAE is the same."""
-    config = _merged(homes)
-    begin(directory, config)
-    run_pipeline(config, prepare_markets(config.data), directory)
-    same = {}
-    for name in homes.markets:
-        (deployed,) = run_directories(homes.market(name) / "runs")
-        for seed in config.seed:
-            file = Path("models") / name / f"quantizer-{seed}.pt"
-            ours, theirs = (torch.load(folder / file, weights_only=True) for folder in (directory, deployed))
-            for part in sorted({key.split(".")[0] for key in ours}):
-                keys = [key for key in ours if key.split(".")[0] == part]
-                same[name, f"{part}, seed {seed}"] = all(torch.equal(ours[key], theirs[key]) for key in keys)
-    return same
-
-
-def _merged(homes: Homes) -> Config:
-    """The markets' configuration with all their files."""
-    names = homes.markets
-    config = read_config(homes.market(names[0]))
-    files = {name: file.located(homes.market(name) / "data") for name, file in config.data.markets.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update={"markets": files, "root": None})})

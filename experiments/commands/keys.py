@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
 from experiments.configuration import resolve
-from experiments.console import one_line, say
-from fedmm_secure.config import Config
+from experiments.console import one_line, say, say_json, wide_console
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.parties import market_sizes
-from fedmm_secure.guarantee.multipliers import UNKNOWN
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.identities import CARD_FILE, Identity, read_card
 from privacy.aggregation.keys import (
@@ -39,24 +30,11 @@ from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
 from privacy.files import KeyFileError
 from privacy.names import NAME_RULE, is_name
 
-PASSPHRASE_VARIABLE = "FEDMM_PASSPHRASE"
-
 keys_app = typer.Typer(
     help="Keys of a federation: identities, the shared key, rotation; and why the parameters are exact and secure.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-KeysOption = Annotated[Path, typer.Option("--keys", metavar="DIR", help="Directory of this party's keys.")]
-SignOption = Annotated[
-    Path | None, typer.Option("--sign", metavar="KEYS", help="Sign it: key directory of fedmm keys join.")
-]
-PassphraseOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--passphrase-file", help=f"File whose first line protects the identity; or set {PASSPHRASE_VARIABLE}."
-    ),
-]
 
 
 @keys_app.command(
@@ -75,8 +53,8 @@ def join(
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     identity = own_identity(directory, name, passphrase)
     if invitation is None:
-        print(f"card         {keys / CARD_FILE} (public: hand it to the founding market)")
-        print(f"fingerprint  {identity.card.fingerprint}")
+        say(f"card         {keys / CARD_FILE} (public: hand it to the founding market)")
+        say(f"fingerprint  {identity.card.fingerprint}")
         return
     if name == SERVER:
         bundle, sealed = read_bundle(invitation), b""
@@ -112,8 +90,9 @@ def init(
     settings = resolve(config, overrides or [])
     markets = sorted({*others, market} - {SERVER})
     stated = dict(_size(text, markets) for text in sizes or [])
-    known = market_sizes(settings, markets, {}, stated)
-    plan = AggregationPlan.of(settings, known)
+    from experiments.key_plans import plan_of  # and with it the encryption
+
+    plan = plan_of(settings, markets, stated)
     identity = own_identity(directory, market, passphrase)
     rotate_after = settings.aggregation.rotate_after
     bundle, sealed = found_federation(
@@ -148,7 +127,10 @@ def rotate(
     if leaving:
         refuse_few_markets(current, left)
     sizes = {name: size for name, size in current.sizes.items() if name in left}
-    plan = _plan_for(current, left, sizes, None if config is None else resolve(config, overrides or []))
+    settings = None if config is None else resolve(config, overrides or [])
+    from experiments.key_plans import plan_for  # and with it the encryption
+
+    plan = plan_for(current, left, sizes, settings)
     bundle, sealed = found_federation(
         identity,
         {name: current.cards[name] for name in (*left, SERVER) if name != current.founder},
@@ -165,23 +147,6 @@ def _others(bundle: Bundle) -> list[str]:
     return [market for market in bundle.markets if market != bundle.founder]
 
 
-def _plan_for(
-    bundle: Bundle, left: Sequence[str], sizes: Mapping[str, tuple[int, int]], config: Config | None
-) -> AggregationPlan:
-    """The same aggregation for the markets that are left."""
-    plan = AggregationPlan.from_public(bundle.aggregation)
-    if len(left) == plan.cohort:
-        return plan
-    if plan.sum_bound is None and not plan.wide:
-        return replace(plan, cohort=len(left))
-    if config is None:
-        what = (
-            "distributed noise is sized" if plan.sum_bound is not None else "sums over a shared catalogue are planned"
-        )
-        raise ConfigError(f"--without: {what} for the markets that are left; give --config CONFIG")
-    return AggregationPlan.of(config, market_sizes(config, left, {}, sizes))
-
-
 @keys_app.command(
     "show",
     help="What a key directory, card, bundle or invitation says; fingerprints to compare by voice.\n\n"
@@ -196,14 +161,14 @@ def show(
         return
     directory = KeyDirectory(path)
     identity = directory.identity(read_passphrase(passphrase_file))  # checks modes, and that card and keys fit
-    print(f"party        {identity.card.name}")
-    print(f"fingerprint  {identity.card.fingerprint}")
+    say(f"party        {identity.card.name}")
+    say(f"fingerprint  {identity.card.fingerprint}")
     if (path / BUNDLE_FILE).exists():
         bundle = directory.bundle()
         if identity.card.name != SERVER:
-            directory.key(identity)  # opens, and is the one that the bundle names
+            directory.key(identity, bundle)  # opens, and is the one that the bundle names
             limit = "no limit" if bundle.rotate_after is None else f"of {bundle.rotate_after}"
-            print(f"rounds       {directory.used_rounds()} protected, {limit}")
+            say(f"rounds       {directory.used_rounds(bundle)} protected, {limit}")
         _print_bundle(bundle)
 
 
@@ -226,22 +191,24 @@ def explain(
     ):
         if sized:
             raise ConfigError(f"{key}: parameters depend on the markets' sizes; see the bundle of keys init")
-    plan = AggregationPlan.of(settings, dict.fromkeys(map(str, range(n_markets)), UNKNOWN))
+    from experiments.key_plans import explanation, plan_of  # and with it the encryption
+
+    plan = plan_of(settings, list(map(str, range(n_markets))), {})
     found = explanation(plan)
     if as_json:
-        print(json.dumps(found, sort_keys=True))
+        say_json(found)
         return
-    table = Table("aggregation", plan.kind, show_header=True)
+    table = Table("aggregation", plan.kind)
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-    print(
+    wide_console().print(table)
+    say(
         f"Authenticated: {plan.tag_values} values more carry a tag modulo 2^{TAG_PRIME.exponent} - 1; a server without "
         "a market inside\nforges a sum with probability below 2^-60, and may try once."
     )
     parameters = plan.parameters
     if parameters is not None:
-        print(
+        say(
             f"Exact: noise and floating point move a sum by {parameters.worst_error:.2g} at most, one half is needed "
             f"to change it;\none half is 2^{parameters.margin_bits:.1f} standard deviations of the noise "
             f"(2^{MARGIN_BITS} are required).\n"
@@ -249,62 +216,6 @@ def explain(
             f"degree {parameters.degree}, 128-bit security\n"
             "(Homomorphic Encryption Standard 2018, ternary secret; one bit less at degree 2048)."
         )
-
-
-def explanation(plan: AggregationPlan) -> dict[str, Any]:
-    """The numbers behind a plan, for readers and for machines."""
-    found: dict[str, Any] = {
-        "values": plan.length,
-        "tag_values": plan.tag_values,
-        "markets": plan.cohort,
-        "largest_value": plan.value_bound,
-    }
-    server = plan.server()
-    parameters = plan.parameters
-    if parameters is not None:
-        found |= {
-            "mask_modulus_bits": plan.mask_bits if plan.masked else None,
-            "ring_degree": parameters.degree,
-            "modulus_bits": parameters.prime_bits,
-            "modulus_bits_at_most": MAX_MODULUS_BITS[parameters.degree],
-            "scale_bits": parameters.scale_bits,
-            "values_per_coefficient": parameters.values_per_coefficient,
-            "ciphertexts": len(parameters.chunk_lengths()),
-            "largest_sum_bits": math.log2(parameters.packed_bound),
-            "noise_standard_deviation": parameters.noise_std,
-            "transform_error": parameters.transform_error,
-            "worst_error": parameters.worst_error,
-            "margin_bits": parameters.margin_bits,
-            "security_bits": 128,
-        }
-    return found | {
-        "update_bytes": server.update_bytes,
-        "update_bytes_per_value": server.update_bytes / plan.length,
-        "aggregate_bytes": server.aggregate_bytes,
-        "aggregate_bytes_per_value": server.aggregate_bytes / plan.length,
-    }
-
-
-def read_passphrase(path: Path | None) -> bytes | None:
-    """The passphrase of a file's first line, or of the environment; None if there is none."""
-    if path is None:
-        return os.environ.get(PASSPHRASE_VARIABLE, "").encode() or None
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
-    if not lines or not lines[0]:
-        raise KeyFileError(f"{path}: the first line is empty; it should hold the passphrase")
-    return lines[0]
-
-
-def read_signer(keys: Path | None, passphrase_file: Path | None) -> Identity | None:
-    """The identity of ``--sign``; None where nothing is to be signed.
-
-    Raises:
-        KeyFileError: there is no identity in that directory, or not with that passphrase.
-    """
-    return None if keys is None else Identity.load(keys, read_passphrase(passphrase_file))
 
 
 def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:
@@ -339,8 +250,8 @@ def _keep_and_invite(directory: KeyDirectory, identity: Identity, bundle: Bundle
         if market != identity.card.name:
             path = directory.path / "invitations" / f"{market}.json"
             write_invitation(path, bundle, box)
-            print(f"invitation   {path} (for {market} alone to open)")
-    print(f"bundle       {directory.path / BUNDLE_FILE} (public: hand it to the server)")
+            say(f"invitation   {path} (for {market} alone to open)")
+    say(f"bundle       {directory.path / BUNDLE_FILE} (public: hand it to the server)")
     _print_bundle(bundle)
 
 
@@ -362,4 +273,4 @@ def _print_bundle(bundle: Bundle) -> None:
     say(one_line(f"federation   epoch {bundle.epoch}, founded by {bundle.founder}, {kind}"))
     for name, card in bundle.cards.items():
         say(one_line(f"  {name:<10} {card.fingerprint}"))
-    print(f"  all of it  {bundle.fingerprint}\nCompare these by telephone: every party must read the same.")
+    say(f"  all of it  {bundle.fingerprint}\nCompare these by telephone: every party must read the same.")

@@ -1,27 +1,95 @@
-"""Progress on a terminal; silent elsewhere."""
+"""Progress of whatever takes long: bars on a terminal, elsewhere a line every half minute; both with the time left.
+
+A command opens one display; whatever runs inside tells it of its steps (``experiments.steps``).
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from experiments.console import PlainConsole, one_line
-from experiments.sweep.cells import Status
-from experiments.sweep.grid import Cell
+from experiments.steps import shown_on
 from privacy.accounting.text import epsilon_text
 
+if TYPE_CHECKING:  # nothing of a sweep is loaded to show another command's progress
+    from experiments.sweep.cells import Status
+    from experiments.sweep.grid import Cell
 
-class _Shown:
-    """A progress display that is there while its ``with`` block runs."""
+LINE_SECONDS = 30.0
+_NARROW = 72  # columns of a terminal below which only what matters is shown
 
-    _progress: Progress
+
+@dataclass
+class _Step:
+    """What is known of a step that takes long."""
+
+    start: float
+    first: int
+    done: int
+    total: int | None
+    note: str = ""
+    task: TaskID | None = None
+
+    def line(self, label: str, now: float) -> str:
+        """The step in one line."""
+        elapsed = now - self.start
+        parts = [f"{self.done} of {self.total}"] if self.total is not None else []
+        parts.append(f"{duration_text(elapsed)} so far")
+        left = self.left(elapsed)
+        if left is not None:
+            parts.append(f"about {duration_text(left)} left")
+        if self.note:
+            parts.append(self.note)
+        return f"{label}: {', '.join(parts)}"
+
+    def left(self, elapsed: float) -> float | None:
+        """Seconds, if the rest takes as long as what was done."""
+        made = self.done - self.first
+        return None if self.total is None or made <= 0 else elapsed / made * (self.total - self.done)
+
+
+class TaskProgress:
+    """The display of one command, there while its ``with`` block runs."""
+
+    def __init__(self, label: str = "working", *, quiet: bool = False) -> None:
+        self._label, self._quiet = label, quiet
+        self._console = PlainConsole(stderr=True)
+        self._shown = self._console.is_terminal and not quiet
+        self._progress = Progress(
+            *_columns(self._console.width), console=self._console, disable=not self._shown, transient=True
+        )
+        self._steps: dict[str, _Step] = {}
+        self._latest = label
+        self._over = threading.Event()
+        self._teller: threading.Thread | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        self._open.enter_context(shown_on(self))
+        self._steps[self._label] = _Step(time.monotonic(), 0, 0, None)
         self._progress.start()
+        if self._shown:
+            self._steps[self._label].task = self._progress.add_task(self._label, total=None, note="")
+        elif not self._quiet:
+            self._teller = threading.Thread(target=self._tell, name="progress", daemon=True)
+            self._teller.start()
         return self
 
     def __exit__(
@@ -30,49 +98,59 @@ class _Shown:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._over.set()
         self._progress.stop()
+        if self._teller is not None:
+            self._teller.join()
+        self._open.close()
+
+    def update(self, label: str, done: int, total: int | None, note: str = "") -> None:
+        """Move one step on; it begins with its first update."""
+        label = one_line(label)
+        step = self._steps.get(label)
+        if step is None:
+            step = self._steps[label] = _Step(time.monotonic(), done, done, total)
+            if self._shown:
+                self._hide_label()
+                step.task = self._progress.add_task(label, total=total, note="")
+        step.done, step.total, step.note = done, total, one_line(note)
+        self._latest = label
+        if step.task is not None:
+            self._progress.update(step.task, completed=done, total=total, note=step.note)
+
+    def _hide_label(self) -> None:
+        """The command's own bar says nothing once a step has one."""
+        own = self._steps[self._label]
+        if own.task is not None:
+            self._progress.remove_task(own.task)
+            own.task = None
+
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_SECONDS):
+            step = self._steps[self._latest]
+            self._say(step.line(self._latest, time.monotonic()))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
-class SweepProgress(_Shown):
-    """One bar of cells on a terminal, one line a cell elsewhere, both with the time left."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._console = PlainConsole(stderr=True)
-        self._quiet, self._start = quiet, time.monotonic()
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-        disable = quiet or not self._console.is_terminal
-        self._progress = Progress(TextColumn("cells"), *columns, console=self._console, disable=disable)
-        self._task = self._progress.add_task("cells", total=None)
-
-    def __call__(self, cell: Cell, status: Status, done: int, total: int) -> None:
-        """A cell ended."""
-        self._progress.update(self._task, completed=done, total=total)
-        if self._quiet:
-            return
-        left = (time.monotonic() - self._start) / done * (total - done)
-        remaining = f", about {_duration(left)} left" if done < total else ""
-        self._console.print(f"[{done}/{total}] {cell.name}: {status}{remaining}", highlight=False, soft_wrap=True)
+def duration_text(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _columns(width: int) -> list[ProgressColumn]:
+    name: ProgressColumn = TextColumn("{task.description}", markup=False)
+    if width < _NARROW:
+        return [name, MofNCompleteColumn(), TimeRemainingColumn(compact=True)]
+    note = TextColumn("{task.fields[note]}", markup=False)
+    return [name, BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note]
 
 
-class RunProgress(_Shown):
-    """One bar per stage, with loss and the ε spent so far."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        console = PlainConsole(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description:<24}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
+class RunProgress(TaskProgress):
+    """The stages of a run, with loss and the ε spent so far."""
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "round":
@@ -85,9 +163,16 @@ class RunProgress(_Shown):
         elif event == "ctr":
             self.update("CTR models", fields["done"], fields["markets"], f"market {fields['market']}")
 
-    def update(self, label: str, done: int, total: int, note: str = "") -> None:
-        """Move one bar; it is made on first use."""
-        label = one_line(label)
-        if label not in self._tasks:
-            self._tasks[label] = self._progress.add_task(label, total=total, note="")
-        self._progress.update(self._tasks[label], completed=done, note=note)
+
+class SweepProgress(TaskProgress):
+    """The cells of a sweep, a line each besides."""
+
+    def __call__(self, cell: Cell, status: Status, done: int, total: int) -> None:
+        """A cell ended."""
+        self.update("cells", done, total)
+        if self._quiet:
+            return
+        step, now = self._steps["cells"], time.monotonic()
+        left = (now - self._steps[self._label].start) / done * (total - done)
+        remaining = f", about {duration_text(left)} left" if done < total else ""
+        self._say(f"[{step.done}/{total}] {cell.name}: {status}{remaining}")

@@ -8,23 +8,21 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.keys import PassphraseOption, SignOption, read_signer
 from experiments.commands.options import FINDING
-from experiments.compliance.build import build_document
+from experiments.commands.progress import TaskProgress
+from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
-from experiments.compliance.signing import sign, write_report_files
 from experiments.console import one_line, say
-from experiments.reports.run import write_report
-from experiments.reports.sweep import open_sweep, write_sweep_report
 from experiments.run_directory import examining
-from experiments.sweep.scheduler import is_sweep
+from experiments.sweep.files import is_sweep
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.identities import read_card
 
 REPORT_HELP = (
     "Write the HTML page of a run or a sweep again; with --compliance, a report for auditors as HTML and JSON.\n\n"
     "Exit status 1 if the compliance report says that the guarantee may not be relied on.\n\n"
-    "Example: fedmm report runs/x; fedmm report runs/x --compliance --sign keys/auditor --max-epsilon 8"
+    "Example: fedmm report runs/x --trust keys/owner/card.json; "
+    "fedmm report runs/x --compliance --sign keys/auditor --max-epsilon 8"
 )
 
 
@@ -52,13 +50,13 @@ def report(
     ] = False,
     account: Annotated[
         Path | None,
-        typer.Option(help="Privacy account that holds the runs; default: beside the run or the sweep."),
+        typer.Option(help="Privacy account that holds the runs; default: yours on this machine."),
     ] = None,
     trust: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="CARD",
-            help="Card of somebody else whose closings and evidence count, compared with its owner; repeat.",
+            help="Card of somebody whose closings and evidence count, its fingerprint compared with its owner; repeat.",
         ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
@@ -69,10 +67,18 @@ def report(
     if run is None:
         raise ConfigError("which run? give a directory of a run or a sweep")
     if not compliance:
-        if keys is not None or max_epsilon is not None or max_delta is not None or sole_run or trust:
-            raise ConfigError("--sign, --trust, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
-        with examining(run):
-            path = write_sweep_report(open_sweep(run), account=account) if is_sweep(run) else write_report(run)
+        if keys is not None or max_epsilon is not None or max_delta is not None or sole_run:
+            raise ConfigError("--sign, --max-epsilon, --max-delta and --declare-sole-run go with --compliance")
+        if trust and is_sweep(run):
+            raise ConfigError(f"{run}: --trust goes with the page of a run; give one of {run / 'cells'}")
+        from experiments.reports.run import write_report  # what reads models, and what draws
+        from experiments.reports.sweep import open_sweep, write_sweep_report
+
+        with TaskProgress("writing the page"), examining(run):
+            if is_sweep(run):
+                path = write_sweep_report(open_sweep(run), account=account)
+            else:
+                path = write_report(run, [read_card(card).fingerprint for card in trust or []])
         say(path)
         return
     if is_sweep(run):
@@ -85,7 +91,10 @@ def report(
             "trusted": [TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],
         }
     )
-    with examining(run):
+    from experiments.compliance.build import build_document  # the accountants and what reads models
+    from experiments.compliance.signing import sign, write_report_files
+
+    with TaskProgress("writing the report"), examining(run):
         document = build_document(run, declarations, account=account)
         written = write_report_files(run, sign(document, identity))
     for path in written:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from experiments import run_directory
-from experiments.commands.keys import PassphraseOption, read_passphrase
+from experiments.commands.interruption import resumable
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.configuration import QUICKSTART, resolve, shipped
-from experiments.console import say, wide_console
-from experiments.execution import execute
-from experiments.reports.run import write_report
-from experiments.reports.text import figure_text
+from experiments.console import command_text, say_json
 from experiments.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.guarantee.stages import ALL_VIEWS, SEVERAL_MARKETS
-from privacy.accounting.text import epsilon_text
+from fedmm_secure.provenance import CONFIG_FILE
 from privacy.aggregation.keys import KeyDirectory
 
 RUN_HELP = (
@@ -62,16 +57,40 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
-    with RunProgress(quiet=quiet or as_json) as progress:
-        metrics = execute(directory, settings, progress, resume=resume, track=track or [], signer=signer)
-    report_path = write_report(directory)
+    from experiments.execution import execute  # what trains, and what draws: not to refuse a configuration
+    from experiments.outlook import OutlookListener
+    from experiments.quickstart import run_quickstart
+    from experiments.reports.run import write_report
+    from experiments.reports.screen import Finished, next_commands, show
+    from experiments.verification.run import examine_run
+
+    again = ["run", "--resume", "--out", directory, *([] if sign is None else ["--sign", sign])]
+    begun = directory / CONFIG_FILE
+    with (
+        resumable(lambda: command_text(*again) if begun.is_file() else None),
+        RunProgress("starting", quiet=quiet or as_json) as progress,
+    ):
+        if name is None and not resume:
+            finished = run_quickstart(
+                directory,
+                settings,
+                progress,
+                shadows=lambda done, total: progress.update("shadow pipelines", done, total),
+                track=track or [],
+                signer=signer,
+            )
+        else:
+            outlook = OutlookListener(settings.privacy.epsilon)
+            metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
+            progress.update("verifying", 0, 1)
+            finished = Finished(directory, settings, metrics, examine_run(directory))
+        progress.update("writing the page", 0, 1)
+        write_report(directory, examined=finished.examined)
     if as_json:
-        say(json.dumps({"directory": str(directory), **metrics}, sort_keys=True))
+        beside = {"without_dp": finished.without_dp, "attacks": finished.attacks} if finished.attacks else {}
+        say_json({"directory": str(directory), **finished.metrics, **beside})
         return
-    _print_metrics(metrics)
-    if settings.data.shared_items:
-        say(SEVERAL_MARKETS)
-    say(f"\nrun directory  {directory}\nreport         {report_path}")
+    show(finished, next_commands(finished, sign))
 
 
 def _run_directory(name: str | None, overrides: list[str], out: Path | None, resume: bool) -> tuple[Path, Config]:
@@ -84,35 +103,3 @@ def _run_directory(name: str | None, overrides: list[str], out: Path | None, res
     if (name or overrides) and resolve(name or QUICKSTART, overrides) != kept:
         raise RunDirectoryError(f"{out}: was started with another configuration; resume without --config and --set")
     return out, kept
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    console = wide_console()
-    names = list(metrics["macro"]["baselines"])
-    table = Table("test AUC", "users", "fedmm", *names)
-    for market, values in metrics["markets"].items():
-        others = (figure_text(values["baselines"][name]["auc"]) for name in names)
-        table.add_row(market, str(values["n_users"]), figure_text(values["auc"]), *others)
-    macro = metrics["macro"]
-    others = (figure_text(macro["baselines"][name]["auc"]) for name in names)
-    table.add_row("macro", "", figure_text(macro["auc"]), *others)
-    console.print(table)
-    table = Table("epsilon by view", *ALL_VIEWS)
-    conditional: dict[str, float] = {}
-    over_runs: list[str] = []
-    for market, views in metrics["privacy"]["markets"].items():
-        cells = (epsilon_text(views[view]["epsilon"]) for view in ALL_VIEWS)
-        table.add_row(market, *cells)
-        together = views["with_earlier_runs"]
-        if together["earlier_runs"]:
-            spent = (epsilon_text(together[view]["epsilon"]) for view in ("market", "release"))
-            over_runs.append(f"{market} {' / '.join(spent)} ({together['earlier_runs']} before)")
-        alone = views["stages"]["quantizer"]
-        if alone is not None and alone["epsilon"] is not None and views["market"]["epsilon"] is None:
-            conditional[market] = alone["epsilon"]
-    console.print(table)
-    if over_runs:
-        console.print(f"with earlier runs on the same data, market / release: {', '.join(over_runs)}")
-    if conditional:
-        found = ", ".join(f"{market} {epsilon_text(epsilon)}" for market, epsilon in conditional.items())
-        console.print(f"DP-SGD alone, conditional on fixed embeddings, not a user-level guarantee: {found}")

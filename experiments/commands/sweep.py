@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
-from rich.table import Table
 
 from experiments import run_directory
+from experiments.commands.interruption import resumable
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.commands.progress import SweepProgress
-from experiments.console import one_line, say, wide_console
-from experiments.reports.sweep import write_sweep_report
+from experiments.console import command_text, one_line, say, say_json, wide_console
 from experiments.reports.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
-from experiments.sweep.scheduler import Sweep, read_grid, run_cells, write_grid
-from experiments.sweep.summary import macro_summary
-from experiments.sweep.table import TABLE, write_table
+from experiments.tables import Table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.account import CELLS, default_account
+from fedmm_secure.provenance import CELLS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from experiments.sweep.scheduler import Sweep
 
 SWEEP_HELP = (
     "Run a grid of configurations and seeds, on several processes; results are one table, figures and a report.\n\n"
@@ -53,14 +53,21 @@ def sweep(
         raise ConfigError("--retry goes with --resume --out DIR")
     grid, changes = _asked(grid_argument, overrides or [], seeds, out, resume)
     directory = out or run_directory.default_directory(Path(grid_argument or "sweep").stem)
-    account = default_account(directory)  # where runs beside the sweep have theirs
-    found = Sweep(directory, grid, changes, tuple(expand(grid, changes, account)))
+    cells = tuple(expand(grid, changes))
     if dry_run:
-        say("\n".join(cell.name for cell in found.cells))
+        say("\n".join(cell.name for cell in cells))
         return
     if not resume and directory.exists() and any(directory.iterdir()):
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
-    with run_directory.locked(directory), SweepProgress(quiet=quiet or as_json) as progress:
+    from experiments.sweep.scheduler import Sweep, run_cells, write_grid  # what trains, and what attacks
+    from experiments.sweep.table import write_table
+
+    found = Sweep(directory, grid, changes, cells)
+    with (
+        resumable(lambda: command_text("sweep", "--resume", "--out", directory)),
+        run_directory.locked(directory),
+        SweepProgress(quiet=quiet or as_json) as progress,
+    ):
         write_grid(found)
         processes = workers or os.cpu_count() or 1
         try:
@@ -73,40 +80,40 @@ def sweep(
 def _asked(
     name: str | None, overrides: list[str], seeds: list[int] | None, out: Path | None, resume: bool
 ) -> tuple[Grid, tuple[str, ...]]:
-    if not resume:
-        if name is None:
-            raise ConfigError(f"which grid? shipped: {', '.join(shipped_grids())}; or a YAML file")
+    if resume and out is None:
+        raise RunDirectoryError("--resume needs --out: the sweep to go on with")
+    if resume and overrides and name is None:
+        raise ConfigError("--resume with --set: name the grid too, or leave out --set")
+    if name is not None:  # with --resume: a grid that has grown; cells that are equal are kept
         grid, changes = load_grid(name), tuple(overrides)
-    else:
-        if out is None:
-            raise RunDirectoryError("--resume needs --out: the sweep to go on with")
+    elif resume and out is not None:
+        from experiments.sweep.scheduler import read_grid  # what trains, and what attacks
+
         asked = read_grid(out)
         grid, changes = asked.grid, asked.overrides
-        if name is not None:  # a grid that has grown: cells that are equal are kept
-            grid, changes = load_grid(name), tuple(overrides)
-        elif overrides:
-            raise ConfigError("--resume with --set: name the grid too, or leave out --set")
+    else:
+        raise ConfigError(f"which grid? shipped: {', '.join(shipped_grids())}; or a YAML file")
     return (grid.model_copy(update={"seeds": tuple(seeds)}) if seeds else grid), changes
 
 
 def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
+    from experiments.reports.sweep import write_sweep_report
+    from experiments.sweep.table import TABLE
+
     failures, foreign = found.failures(), found.other_code()
     findings = [(cell.name, finding) for cell in found.finished() for finding in found.findings(cell)]
     report = write_sweep_report(found, results) if found.finished() else None
     table = found.directory / TABLE
     if as_json:
-        say(
-            json.dumps(
-                {
-                    "directory": str(found.directory),
-                    "table": str(table),
-                    "cells": len(found.cells),
-                    "finished": len(found.finished()),
-                    "failed": [vars(failure) for failure in failures],
-                    "findings": [f"{name}: {finding}" for name, finding in findings],
-                },
-                sort_keys=True,
-            )
+        say_json(
+            {
+                "directory": str(found.directory),
+                "table": str(table),
+                "cells": len(found.cells),
+                "finished": len(found.finished()),
+                "failed": [vars(failure) for failure in failures],
+                "findings": [f"{name}: {finding}" for name, finding in findings],
+            },
         )
     else:
         _print(found, results)
@@ -123,6 +130,8 @@ def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
 
 
 def _print(found: Sweep, results: pd.DataFrame) -> None:
+    from experiments.sweep.summary import macro_summary
+
     summary = macro_summary(found, results)
     if not len(summary):
         return

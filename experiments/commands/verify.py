@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments.commands.options import FINDING, JsonFlag
-from experiments.compliance.check import verify_report
-from experiments.console import one_line, say
-from experiments.reports.run import page_findings
-from experiments.verification.run import CHECKS, Examination, examine_run
+from experiments.commands.progress import TaskProgress
+from experiments.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
-from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import read_card
+
+if TYPE_CHECKING:
+    from experiments.verification.run import Examination
+    from privacy.accounting.ledger_check import Finding
 
 VERIFY_HELP = (
     "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
@@ -24,7 +24,6 @@ VERIFY_HELP = (
     "about.\n\n"
     "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
 )
-_CHECKED = ", ".join(CHECKS)
 
 
 def verify(
@@ -43,22 +42,28 @@ def verify(
         ),
     ] = None,
     account: Annotated[
-        Path | None, typer.Option(help="Of a report: the privacy account that holds its run; default: beside the run.")
+        Path | None,
+        typer.Option(help="Of a report: the privacy account that holds its run; default: yours on this machine."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     if path.is_file():
         if server is not None or signer is not None:
             raise ConfigError(f"{path}: --server and --signer are for run directories")
-        verified, findings = check_report(path, run, card, account)
+        with TaskProgress("verifying", quiet=as_json):
+            verified, findings = check_report(path, run, card, account)
         _tell(path, verified, findings, [], {}, as_json)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
-    examined = examine_run(path, server, None if signer is None else read_card(signer))
-    on_page, about_page = page_findings(path, examined.findings) if examined.complete else ([], [])
+    from experiments.reports.run import page_findings  # the accountants and what reads models
+    from experiments.verification.run import CHECKS, examine_run
+
+    with TaskProgress("verifying", quiet=as_json):
+        examined = examine_run(path, server, None if signer is None else read_card(signer))
+        on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
     _tell(
         path,
-        _CHECKED,
+        ", ".join(CHECKS),
         [*examined.findings, *on_page],
         [*_notes(examined), *about_page],
         examined.to_data(),
@@ -70,6 +75,8 @@ def check_report(
     path: Path, run: Path | None, card: Path | None, account: Path | None = None
 ) -> tuple[str, list[Finding]]:
     """What was checked of a compliance report, and what does not hold."""
+    from experiments.compliance.check import verify_report  # the accountants and what reads models
+
     found, findings = verify_report(path, run, None if card is None else read_card(card), account)
     signer = found.signature
     who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
@@ -89,7 +96,7 @@ def _tell(
     path: Path, verified: str, findings: Sequence[Finding], notes: Sequence[str], more: Mapping[str, Any], as_json: bool
 ) -> None:
     if as_json:
-        say(json.dumps({"findings": [vars(found) for found in findings], **more}))
+        say_json({"findings": [vars(found) for found in findings], **more})
     else:
         for found in findings:
             say(one_line(f"{found.where}: {found.what}"), error=True)

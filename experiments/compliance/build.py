@@ -28,11 +28,11 @@ from experiments.run_directory import read_environment, read_foreign_config, rea
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
-from fedmm_secure.federation.account import default_account, planned_spending, spent_on_same_data
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, EVALUATION, SUMMED, VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
@@ -40,10 +40,6 @@ from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
 from privacy.errors import InputError
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
-CLAIMS = {
-    "federation": ("server", "market", "collusion"),
-    "release": ("server", "market", "collusion", "consumer", "release"),
-}
 
 
 def build_document(
@@ -55,14 +51,14 @@ def build_document(
         directory: the run directory.
         declarations: what the signer says.
         created: time of the report, ISO 8601; by default now.
-        account: the reader's privacy account; by default beside the run, and never where the run says.
+        account: the reader's privacy account; by default that of this machine's user, never one that lies with the run.
 
     Raises:
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_foreign_config(directory), read_metrics(directory)
     examination = examine_run(directory)
-    known_runs = PrivacyAccount(account or default_account(directory))
+    known_runs = readers_account(account)
     findings = [f"{_inside(directory, found.where)}: {found.what}" for found in examination.findings]
     claimed = CLAIMS[config.privacy.protect]
     evidence = trusting(examine(directory), trusted_fingerprints(declarations))
@@ -93,6 +89,7 @@ def build_document(
             claimed_views=list(claimed),
             seeds=list(config.seed),
             tuned=config.ctr.tune,
+            synthetic=config.data.synthetic is not None,
             shared_users=config.data.shared_users,
             shared_items=config.data.shared_items,
             private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
@@ -136,7 +133,7 @@ def _all_runs(
         "ledger_epsilon": {view: before[view]["epsilon"] for view in observed},
     }
     try:
-        spendings = spent_on_same_data(account, directory, market)
+        spendings = _spendings(account, config, directory, market)
     except (AccountError, LedgerError) as error:
         problem = str(error).replace(f"{account.path.parent}/", "").replace(f"{directory}/", "")
         nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False}
@@ -157,6 +154,18 @@ def _all_runs(
     )
 
 
+def _spendings(account: PrivacyAccount, config: Config, directory: Path, market: str) -> list[Spending]:
+    """What all runs on a market's data spend; of rows that are nobody's no account knows, and this run is all there is.
+
+    Raises:
+        AccountError: the account does not say.
+        LedgerError: the ledger does not say what the run was planned on.
+    """
+    if config.data.synthetic is None:
+        return spent_on_same_data(account, directory, market)
+    return [_planned(config, directory, market)]
+
+
 def _across_markets(
     account: PrivacyAccount,
     config: Config,
@@ -172,7 +181,7 @@ def _across_markets(
     """
     observed = [view for view in claimed if view != "server"]
     try:
-        spendings = [found for market in statements for found in spent_on_same_data(account, directory, market)]
+        spendings = [found for market in statements for found in _spendings(account, config, directory, market)]
     except (AccountError, LedgerError):
         return dict.fromkeys(observed)
     if declarations.sole_run:
@@ -197,14 +206,23 @@ def _across_markets(
 
 def _as_planned(config: Config, directory: Path, market: str, spendings: Sequence[Spending]) -> bool:
     """Whether each course of the run is in the account with what its plan spends."""
-    opening = read_ledger(directory / "ledger" / f"{market}.jsonl").opening
+    try:
+        expected = _planned(config, directory, market)
+    except LedgerError:  # verification says what is wrong with it
+        return False
+    own = [spending for spending in spendings if spending.run == expected.run]
+    return bool(own) and all(_entered(spending) == _entered(expected) for spending in own)
+
+
+def _planned(config: Config, directory: Path, market: str) -> Spending:
+    """What the run's plan spends, by what its ledger was opened with; raises ``LedgerError`` where that is no plan."""
+    path = directory / "ledger" / f"{market}.jsonl"
+    opening = read_ledger(path).opening
     try:
         sizes = {name: MarketSize(**size) for name, size in opening["sizes"].items()}
-        expected = planned_spending(str(opening["run"]), SpendingPlan.of(config, market, sizes, opening["noise"]))
-        own = [spending for spending in spendings if spending.run == expected.run]
-    except (KeyError, TypeError, ValueError, AttributeError, InputError):  # verification says what is wrong with it
-        return False
-    return bool(own) and all(_entered(spending) == _entered(expected) for spending in own)
+        return planned_spending(str(opening["run"]), SpendingPlan.of(config, market, sizes, opening["noise"]))
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        raise LedgerError(f"{path}:1: no plan can be made of what it commits to") from error
 
 
 def _entered(spending: Spending) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ def verify_report(
         path: ``compliance.json`` or ``compliance.html``.
         run: the run's directory; by default the folder that the report stands in, if that is a run.
         trusted: the signer's card.
-        account: the privacy account that holds the run; by default beside it.
+        account: the privacy account that holds the run; by default the reader's own on this machine.
 
     Raises:
         ReportError: not a compliance report.

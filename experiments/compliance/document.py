@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
+from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:3"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:4"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
@@ -167,6 +168,7 @@ class RunStated(Part):
     claimed_views: list[str] = Field(description="views that the run's protection level claims a guarantee for")
     seeds: list[int]
     tuned: bool = Field(description="whether the CTR model's hyper-parameters were chosen on private validation rows")
+    synthetic: bool = Field(description="whether the rows were generated and are nobody's, so that no account holds it")
     shared_users: SharedUsers = Field(
         description="user ids that several markets have: refused by the run where it held all rows; one person each, "
         "whose ε is composed; or declared to be different people"
@@ -189,7 +191,7 @@ class Document(Part):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations
@@ -231,7 +233,7 @@ def schema() -> dict[str, Any]:
 
 def schema_text() -> str:
     """The schema as it is published."""
-    return json.dumps(schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json_text(schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def published_schema() -> dict[str, Any]:

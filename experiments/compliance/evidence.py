@@ -9,7 +9,7 @@ statements that fit their run and are signed with a key from outside it *count* 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from experiments.assessment.findings import AttackRow, attack_rows
+from experiments.assessment.records import ATTACKS
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -27,17 +29,15 @@ from experiments.compliance.document import (
     Standing,
 )
 from experiments.compliance.signatures import check_signature, make_signature
-from experiments.reports.attacks import AttackRow, attack_rows
-from experiments.run_directory import finite
-from fedmm_secure.cache import code_version
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_json
-from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from fedmm_secure.provenance import code_version
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
+from privacy.files import write_json
 from privacy.foreign import ForeignDirectory, ForeignFileError
+from privacy.json_text import finite, json_text
 
 Kind = Literal["attack", "audit"]
 Results = dict[str, list[dict[str, Any]]]
@@ -47,7 +47,7 @@ SELF_SIGNED = "signed with a key of the run's own federation, which vouches for 
 UNTRUSTED = "signed with a key that the report's signer does not know the owner of: --trust CARD, once its fingerprint "
 UNTRUSTED += "was compared with the signer"
 _DOMAIN = b"fedmm-secure evidence\0"
-_ABOUT = ("market", "target", "view", "attack", "unit", "aggregation", "strategy", "defence", "stage", "game")
+_AUDITED = ("market", "stage", "game")  # what a result of an audit is about
 
 
 class Binding(Part):
@@ -110,7 +110,7 @@ def make_statement(
 
     An infinite number becomes null, which stands for unbounded.
     """
-    plain = json.loads(json.dumps(finite({"settings": settings, "results": results}), allow_nan=False))
+    plain = json.loads(json_text(finite({"settings": settings, "results": results})))
     binding = binding_of(run).model_copy(update={"code": code_version()})
     created = datetime.now(UTC).isoformat(timespec="seconds")
     statement = Statement(kind=kind, created=created, binding=binding, signature=None, **plain)
@@ -124,6 +124,8 @@ def binding_of(run: Path) -> Binding:
 
     A ledger whose chain is broken is as if it had no line; verification says so.
     """
+    from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger  # brings the accountants
+
     opened, heads = [], {}
     for path in sorted((run / "ledger").glob("*.jsonl")):
         try:
@@ -208,37 +210,60 @@ def add_statement(run: Path, path: Path, new: Statement) -> Results:
 
 
 def merge(statements: Sequence[Statement]) -> Results:
-    """Results by kind; of several about the same thing the latest."""
+    """Results by kind; of several of one signer about the same thing the latest.
+
+    Nobody's word replaces another's: anyone can append a statement, so what is unsigned, or signed in somebody's name
+    by someone else, stands beside what was signed.
+    """
     latest: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
     for statement in statements:
+        author = _author(statement)
         for kind, results in statement.results.items():
             for result in results:
-                latest.setdefault(kind, {})[_about(result)] = result
+                latest.setdefault(kind, {})[author, *_about(kind, result)] = result
     return {kind: list(results.values()) for kind, results in latest.items()}
+
+
+def _author(statement: Statement) -> str:
+    """Fingerprint of who signed a statement; empty where nobody did, or the signature does not hold."""
+    if statement.signature is None:
+        return ""
+    try:
+        return check_signature(statement.signature, statement.signed_bytes).fingerprint
+    except ValueError:
+        return ""
 
 
 def _beside(earlier: Statement, new: Statement) -> Statement | None:
     """What stays of an earlier statement."""
+    covered = {kind: {_about(kind, result) for result in results} for kind, results in new.results.items()}
     if earlier.signature is not None:
         same_signer = new.signature is not None and new.signature.card == earlier.signature.card
-        covered = {kind: {_about(result) for result in results} for kind, results in new.results.items()}
         repeated = all(
-            _about(result) in covered.get(kind, ()) for kind, results in earlier.results.items() for result in results
+            _about(kind, result) in covered.get(kind, ())
+            for kind, results in earlier.results.items()
+            for result in results
         )
         return None if same_signer and repeated else earlier
     if earlier.binding != new.binding:
         return None
     kept = {
-        kind: [r for r in results if _about(r) not in {_about(other) for other in new.results.get(kind, [])}]
+        kind: [
+            r for r in results if _about(kind, r) not in {_about(kind, other) for other in new.results.get(kind, [])}
+        ]
         for kind, results in earlier.results.items()
     }
     kept = {kind: results for kind, results in kept.items() if results}
     return earlier.model_copy(update={"results": kept}) if kept else None
 
 
-def _about(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a result is about; a later one about the same replaces it."""
-    return tuple(json.dumps(result.get(key)) for key in _ABOUT)
+def _about(kind: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a result is about; a later one about the same replaces it. Of an unknown kind, none is but its own copy."""
+    if kind == AUDIT:
+        keys: Iterable[str] = _AUDITED
+    else:
+        keys = ATTACKS[kind].about if kind in ATTACKS else sorted(result)
+    return tuple(json_text(result.get(key)) for key in keys)
 
 
 # -- what it is worth --------------------------------------------------------------------------------------------------

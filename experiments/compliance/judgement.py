@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from experiments.compliance.document import (
@@ -48,7 +49,7 @@ NOISY_EVALUATION = (
     "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
 )
 ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
-_UNCOUNTED = ("untrusted", "unsigned", "unbound")
+UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
 
@@ -110,6 +111,32 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
         view = "market"  # what the server reads in the clear, the markets read too
     # whichever says most: no account makes a run spend less than its own ledger says
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
+
+
+@dataclass(frozen=True)
+class ClaimedFigure:
+    """What is claimed against one view: ε of the worst market, and the largest δ."""
+
+    view: str
+    epsilon: float | None
+    delta: float
+
+
+def claimed_figures(document: Document) -> list[ClaimedFigure]:
+    """The figures that the verdict is about, view by view; of all runs on the data unless others were set aside."""
+    return [
+        ClaimedFigure(
+            view,
+            worst(claimed_epsilon(document, name, view) for name in document.markets),
+            max(market.views[view].delta for market in document.markets.values()),
+        )
+        for view in document.run.claimed_views
+    ]
+
+
+def scope(document: Document) -> str:
+    """Which runs the figures are of."""
+    return "of this run" if document.declarations.sole_run else "of all runs on the data"
 
 
 def _broken(document: Document) -> list[str]:
@@ -238,8 +265,10 @@ def _open(document: Document) -> list[str]:
             found.append(f"market {name}: audits too small to see half the noise: {', '.join(weak)}")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
-    found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in _UNCOUNTED]
+    found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)
+    if document.run.synthetic:
+        found.append("about synthetic data, no person's: it vouches for nobody's rows")
     if document.run.shared_users == "distinct":
         found.append("declared, not shown: user ids that several markets have are those of different people")
     if document.declarations.sole_run:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.compliance.document import AttackStated, Document, Question
-from experiments.compliance.judgement import claimed_epsilon, counted_attacks, counted_audits, evaluation_note
-from experiments.reports.text import worst
+from experiments.compliance.judgement import claimed_figures, counted_attacks, counted_audits, evaluation_note, scope
 from privacy.accounting.text import delta_text, epsilon_text
 
 NIST = "NIST SP 800-226"
@@ -208,13 +207,11 @@ def _edpb(document: Document) -> list[Question]:
 
 
 def _figures(document: Document) -> str:
-    parts = []
-    for view in document.run.claimed_views:
-        epsilon = worst(claimed_epsilon(document, name, view) for name in document.markets)
-        delta = max(market.views[view].delta for market in document.markets.values())
-        parts.append(f"{view}: ε {epsilon_text(epsilon)}, δ {delta_text(delta)}")
-    scope = "of this run" if document.declarations.sole_run else "of all runs on the data"
-    return f"Worst market, {scope}: {'; '.join(parts)}."
+    parts = [
+        f"{found.view}: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}"
+        for found in claimed_figures(document)
+    ]
+    return f"Worst market, {scope(document)}: {'; '.join(parts)}."
 
 
 def _noise(document: Document) -> str:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
-from experiments.compliance.judgement import colour, counted_attacks, counted_audits, evaluation_note
+from experiments.compliance.judgement import (
+    claimed_figures,
+    colour,
+    counted_attacks,
+    counted_audits,
+    evaluation_note,
+    scope,
+)
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.reports.page import render
+from experiments.reports.privacy import WHO
 from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
 from privacy.foreign import ForeignFileError, decode, parse_json, read_bytes
+from privacy.json_text import json_text
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
 MAX_BYTES = 32 * 2**20  # a page carries the JSON beside what it shows of it
@@ -67,12 +75,12 @@ def write_report_files(directory: Path, report: SignedReport) -> tuple[Path, Pat
 
 def report_text(report: SignedReport) -> str:
     """The one spelling of a report as JSON."""
-    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(report.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
 def page(report: SignedReport) -> str:
     """The report for people, a function of the report alone; it carries the JSON inside."""
-    data = json.dumps(report.model_dump(mode="json"), allow_nan=False).replace("<", "\\u003c")
+    data = json_text(report.model_dump(mode="json")).replace("<", "\\u003c")
     run = report.document.run
     return render(
         "compliance.html.j2",
@@ -80,6 +88,9 @@ def page(report: SignedReport) -> str:
         report=report,
         document=report.document,
         colour=colour(report.document),
+        figures=claimed_figures(report.document),
+        scope=scope(report.document),
+        who=WHO,
         evaluation=evaluation_note(report.document.run.private_evaluation),
         audits={name: counted_audits(report.document, name) for name in report.document.markets},
         attacked=len(counted_attacks(report.document)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tomllib
@@ -21,11 +20,12 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 
 from experiments.deploy.processes import DeploymentError
 from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
-from experiments.deploy.tools import QUIET, ends_with_parent, flower_tool, search_path
+from experiments.deploy.tools import LINE, QUIET, ends_with_parent, flower_tool, search_path
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
+from privacy.json_text import json_text
 
 CONNECTION, DATABASE = "fedmm", "superlink.db"
 
@@ -43,7 +43,7 @@ def write_connection(server: Path, address: str, settings: Sequence[str]) -> Non
 
 def write_tls_connection(server: Path, address: str, authority: Path) -> None:
     """The same for a SuperLink whose certificate ``authority`` signed."""
-    write_connection(server, address, [f"root-certificates = {json.dumps(str(authority.absolute()))}"])
+    write_connection(server, address, [f"root-certificates = {json_text(str(authority.absolute()))}"])
 
 
 def register(server: Path, node_key: Path) -> None:
@@ -94,8 +94,8 @@ def submit(server: Path, *, run: str = "", wait: float = 120.0, timeout: float |
 
 
 def run_lines(printed: str) -> list[str]:
-    """What the server said in a log."""
-    return [line.split("fedmm: ", 1)[1] for line in printed.splitlines() if "fedmm: " in line]
+    """What the server said in a log: lines that begin as its own do, and no others that quote a market."""
+    return [line.removeprefix(LINE) for line in printed.splitlines() if line.startswith(LINE)]
 
 
 def flwr(server: Path, timeout: float | None, *arguments: str) -> str:

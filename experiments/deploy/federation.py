@@ -19,7 +19,7 @@ from experiments.deploy.certificates import (
     NODE_KEY,
     NODE_PUBLIC_KEY,
 )
-from experiments.deploy.homes import ADDRESS, Homes, free_ports
+from experiments.deploy.homes import Homes, free_ports
 from experiments.deploy.processes import (
     HOME_VARIABLE,
     STARTUP_SECONDS,
@@ -29,7 +29,7 @@ from experiments.deploy.processes import (
 )
 from experiments.deploy.proxies import nginx_command, write_market_proxy, write_server_proxy
 from experiments.deploy.signed_app import TRUSTED_FILE
-from experiments.deploy.tools import bounded, flower_tool, search_path
+from experiments.deploy.tools import ADDRESS, bounded, flower_tool, search_path
 from privacy.aggregation.keys import SERVER
 
 

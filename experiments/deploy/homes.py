@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates
-from experiments.deploy.tools import flower_tool
+from experiments.deploy.tools import ADDRESS, flower_tool
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.config.choices import is_shipped
 from fedmm_secure.data.prepare import load_markets
@@ -28,7 +28,6 @@ from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
 
-ADDRESS = "127.0.0.1"
 SHARED_ITEMS_FILE = "shared-items.txt"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from experiments.console import say
 from experiments.deploy.framing import receive, send
 from experiments.deploy.processes import interruptible
 from experiments.reports.run import write_report
@@ -36,7 +37,9 @@ def run_market(
     lifetime: float | None = None,
     group_socket: bool = False,
 ) -> int:
-    """Answer requests until ``max_runs`` runs are concluded or ``lifetime`` seconds have passed; returns the former.
+    """Answer until ``max_runs`` runs are concluded, earlier ones included, or ``lifetime`` seconds have passed.
+
+    Returns how many this process has concluded.
 
     With ``group_socket``, members of the process's group may use the socket: the SuperNode as another user.
 
@@ -47,16 +50,16 @@ def run_market(
         service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
         _check_private(home)
         with _listening(home, 0o007 if group_socket else 0o077) as listener:
-            print(f"market {service.market}: waiting for the federation", flush=True)
+            say(f"market {service.market}: waiting for the federation", flush=True)
             return _answer(listener, service, home, max_runs, lifetime)
 
 
 def _answer(listener: socket.socket, service: MarketService, home: Path, max_runs: int, lifetime: float | None) -> int:
     """Until ``max_runs`` runs are concluded, the time is over, or the process is told to stop."""
     deadline = None if lifetime is None else time.monotonic() + lifetime
-    market, concluded = service.market, 0
+    market, before, done = service.market, service.concluded, 0
     try:
-        while concluded < max_runs:
+        while before + done < max_runs:
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             if left <= 0:
                 break
@@ -66,12 +69,12 @@ def _answer(listener: socket.socket, service: MarketService, home: Path, max_run
             for run, metrics in service.conclude_finished():
                 directory = home / "runs" / run
                 write_report(directory)
-                concluded += 1
+                done += 1
                 auc = figure_text(metrics["markets"][market]["auc"])
-                print(f"market {market}: run {run}: AUC {auc}", flush=True)
+                say(f"market {market}: run {run}: AUC {auc}", flush=True)
     except KeyboardInterrupt:
-        print(f"market {market}: stopped", flush=True)
-    return concluded
+        say(f"market {market}: stopped", flush=True)
+    return done
 
 
 @contextmanager

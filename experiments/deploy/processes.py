@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.deploy.tools import QUIET
+from privacy.errors import StoppedError
 
 HOME_VARIABLE = "FEDMM_SERVER_HOME"
 MARK_VARIABLE = "FEDMM_PROCESSES"
@@ -24,7 +25,7 @@ _GRACE = 10.0
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-class DeploymentError(Exception):
+class DeploymentError(StoppedError):
     """A process of the federation did not start, or ended early."""
 
 

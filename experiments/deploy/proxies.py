@@ -18,7 +18,7 @@ import jinja2
 from experiments.deploy.certificates import SERVER_NAME
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
-from fedmm_secure.storage import write_atomic
+from privacy.files import write_atomic
 
 PROXY_CONFIGURATION = "nginx.conf"
 FLEET_PORT, SUPERLINK_PORT, RELAY_PORT = 9393, 9394, 9395

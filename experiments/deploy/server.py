@@ -13,7 +13,9 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from experiments.console import one_line, say
 from experiments.deploy.processes import HOME_VARIABLE
+from experiments.deploy.tools import LINE
 from experiments.run_directory import Log, read_config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.messages import MessageError, unpack
@@ -211,9 +213,9 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     rounds, schedule, timeout = dict(start.stages), start.places, config.federation.round_timeout or DEFAULT_TIMEOUT
     waits = config.aggregation.traits.needs_whole_cohort
     engine = Engine(grid, server, run, transcript, schedule, timeout, log, waits)
-    say(f"run {run}")
+    tell(f"run {run}")
     engine.meet(len(bundle.markets), float(run_config.get("wait", 120)))
-    say(f"markets: {', '.join(sorted(engine.nodes)) or 'none'}")
+    tell(f"markets: {', '.join(sorted(engine.nodes)) or 'none'}")
     rejections: list[Rejection] = []
     try:
         for stage, round in schedule:
@@ -223,21 +225,21 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
             rejections += result.rejections
             for rejection in result.rejections:
                 log("rejected", asdict(rejection))
-                say(f"{stage}, round {round}: without {rejection.market}: {rejection.reason}")
+                tell(f"{stage}, round {round}: without {rejection.market}: {rejection.reason}")
             log("round", {"stage": stage, "round": round, "cohort": result.cohort})
-            say(f"{stage}, round {round + 1}/{rounds[stage]}: {len(result.cohort)} markets")
+            tell(f"{stage}, round {round + 1}/{rounds[stage]}: {len(result.cohort)} markets")
     except CohortTooSmallError as error:
         log("stopped", {"reason": str(error)})
-        say(f"stopped: {error}")
+        tell(f"stopped: {error}")
         raise
     done = engine.finish()
     write_json(
         directory / "summary.json",
         {"run": run, "markets": sorted(done), "rejections": [asdict(rejection) for rejection in rejections]},
     )
-    say(f"finished: {', '.join(sorted(done))}")
+    tell(f"finished: {', '.join(sorted(done))}")
 
 
-def say(text: str) -> None:
+def tell(text: str) -> None:
     """A line for whoever streams the run's log."""
-    print(f"fedmm: {text}", flush=True)
+    say(f"{LINE}{one_line(text)}", flush=True)

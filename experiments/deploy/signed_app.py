@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import tempfile
 import time
@@ -33,6 +32,7 @@ from fedmm_secure.storage import write_atomic, write_json
 from privacy.aggregation.identities import Card, Identity, read_public
 from privacy.aggregation.keys import Bundle
 from privacy.files import KeyFileError
+from privacy.json_text import json_text
 
 APP_FILE, SIGNATURE_FILE, TRUSTED_FILE = "app.fab", "app.json", "trusted.yaml"
 APP_ID = "@fedmm-secure/fedmm-flower"
@@ -99,7 +99,7 @@ def write_trusted(path: Path, bundle: Bundle) -> None:
     """The file for ``flower-supernode --trusted-entities``: the founder of the bundle, and nobody else."""
     public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(bundle.cards[bundle.founder].signing))
     text = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    write_atomic(path, f"{json.dumps(bundle.founder)}: {json.dumps(text)}\n".encode())  # JSON is YAML
+    write_atomic(path, f"{json_text(bundle.founder)}: {json_text(text)}\n".encode())  # JSON is YAML
 
 
 def store_app(database: Path, app: SignedApp) -> None:
@@ -107,7 +107,7 @@ def store_app(database: Path, app: SignedApp) -> None:
     signature = base64.urlsafe_b64encode(app.signature).decode()
     verifications = {
         "valid_license": "Valid",  # Flower's word for: there are signatures
-        app.signer: json.dumps({"signature": signature, "signed_at": app.signed_at}),
+        app.signer: json_text({"signature": signature, "signed_at": app.signed_at}),
     }
     logging.getLogger("flwr").setLevel(logging.WARNING)
     objects = ObjectStoreFactory(str(database))

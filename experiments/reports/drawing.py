@@ -57,6 +57,7 @@ class Drawing:
         figure: the figure.
         data: its numbers, one row for each mark.
         notes: by gid of an artist, what a page says when one points at it.
+        narrow: the same for a phone, where the figure would not be read there.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Drawing:
     figure: Figure
     data: pd.DataFrame
     notes: Mapping[str, str] = field(default_factory=dict)
+    narrow: Figure | None = None
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
@@ -100,21 +102,32 @@ def _svg(figure: Figure, **ground: Any) -> str:
 
 
 def inline(drawing: Drawing) -> Markup:
-    """A figure for a page: in the page's colours, with its title, its notes and a link to its numbers."""
-    text = _svg(drawing.figure, transparent=True)
+    """A figure for a page: in the page's colours, with its title, its notes and a link to its numbers.
+
+    Where there is a narrow one, the page shows that on a phone, and the other elsewhere.
+    """
+    title, prefix = escape(drawing.title), re.sub(r"\W", "-", drawing.name)
+    wide = _inline_svg(drawing, drawing.figure, prefix)
+    if drawing.narrow is None:
+        label = f'aria-label="{title}, scrollable"'
+        shown = f'<div class="scroll" tabindex="0" role="group" {label}>{wide}</div>'
+    else:
+        narrow = _inline_svg(drawing, drawing.narrow, f"{prefix}-narrow")
+        shown = f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+    data = base64.b64encode(_csv(drawing)).decode()
+    link = f'<a download="{prefix}.csv" href="data:text/csv;base64,{data}">numbers of this figure (CSV)</a>'
+    return Markup(f"<figure>{shown}<figcaption>{title} · {link}</figcaption></figure>")
+
+
+def _inline_svg(drawing: Drawing, figure: Figure, prefix: str) -> str:
+    text = _svg(figure, transparent=True)
     svg = text[text.index("<svg") :].replace(_INK, "currentColor")
-    prefix = re.sub(r"\W", "-", drawing.name)
     # several figures in one page must not share ids
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
     for gid, note in drawing.notes.items():
         svg = svg.replace(f'<g id="{prefix}-{gid}">', f'<g id="{prefix}-{gid}"><title>{escape(note)}</title>', 1)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(drawing.title)}" ', 1)
-    data = base64.b64encode(_csv(drawing)).decode()
-    link = f'<a download="{prefix}.csv" href="data:text/csv;base64,{data}">numbers of this figure (CSV)</a>'
-    caption = f"<figcaption>{escape(drawing.title)} · {link}</figcaption>"
-    label = f'aria-label="{escape(drawing.title)}, scrollable"'
-    return Markup(f'<figure><div class="scroll" tabindex="0" role="group" {label}>{svg}</div>{caption}</figure>')
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(drawing.title)}" ', 1)
 
 
 def _csv(drawing: Drawing) -> bytes:

@@ -2,97 +2,164 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.compliance.evidence import Evidence, examine, read_attacks, read_audits
+from experiments.assessment.findings import attack_rows
+from experiments.assessment.records import ATTACKS
+from experiments.compliance.evidence import examine, read_attacks, read_audits, trusting
 from experiments.compliance.judgement import evaluation_note
-from experiments.reports.attacks import AttackRow, attack_rows
+from experiments.reports.accuracy import (
+    MANY_MARKETS,
+    Comparison,
+    auc_spreads,
+    best_of,
+    comparable_baselines,
+    macro_gain,
+    outcome,
+    outcomes,
+    spread,
+)
 from experiments.reports.drawing import Drawing, inline
 from experiments.reports.page import render
+from experiments.reports.privacy import NO_BUDGET, WHO, ViewLine, view_lines
 from experiments.reports.run_figures import run_drawings
-from experiments.reports.text import catalogue_lines, worst
+from experiments.reports.standing import (
+    Line,
+    attack_line,
+    audit_line,
+    broken,
+    headlines,
+    left_out,
+    signature_lines,
+    verification_line,
+)
+from experiments.reports.text import catalogue_lines, natural_key
 from experiments.run_directory import MALFORMED, read_environment, read_foreign_config
-from experiments.verification import verify_run
-from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.federation.closing import read_metrics
+from experiments.verification.run import Examination, examine_run
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import write_atomic
+from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignDirectory
 
 REPORT = "report.html"
 MAX_PAGE_BYTES = 64 * 2**20
 _TITLE = re.compile(r"<title>FedMM run ([\w.-]{1,100})</title>")
-WHO = {
-    "server": "the server",
-    "market": "another market",
-    "collusion": "the server with a market's key",
-    "consumer": "who asks for scores",
-    "release": "who gets models and item codes",
-    "profile": "who sees a user's own codes or scores",
+_TRUSTED = re.compile(r'<meta name="trusted" content="([0-9a-f ]{39}(?:, [0-9a-f ]{39}){0,99})">')
+
+MARKS = {  # of a comparison: no colour alone says it
+    "won": {"sign": "▲", "words": "better than", "colour": "good"},
+    "undecided": {"sign": "◆", "words": "not told from", "colour": "open"},
+    "lost": {"sign": "▼", "words": "worse than", "colour": "bad"},
 }
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, trusted: Collection[str] = (), examined: Examination | None = None) -> Path:
     """Write ``report.html`` into a finished run's directory.
+
+    Args:
+        directory: of the run.
+        trusted: fingerprints of cards whose owners the page's writer knows: what they signed counts.
+        examined: its verification, where that was done before.
 
     Raises:
         RunDirectoryError: not a finished run.
     """
     path = directory / REPORT
-    write_atomic(path, run_page(directory, directory.resolve().name, verify_run(directory)).encode())
+    found = examined or examine_run(directory)
+    write_atomic(path, run_page(directory, directory.resolve().name, found, trusted).encode())
     return path
 
 
-def page_findings(directory: Path, findings: Sequence[Finding]) -> tuple[list[Finding], list[str]]:
+def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding], list[str]]:
     """Whether the page of a run, where there is one, is what the run gives; and what a reader should know of it.
 
     Args:
         directory: of the run.
-        findings: of its verification, which the page shows.
+        examined: its verification, which the page shows.
     """
     run, where = ForeignDirectory(directory), str(directory / REPORT)
     if not run.has(REPORT):
         return [], []
     shown = run.text(REPORT, MAX_PAGE_BYTES)
-    titled = _TITLE.search(shown)
+    titled, trusting_page = _TITLE.search(shown), _TRUSTED.search(shown)
     name = titled[1] if titled else directory.resolve().name
+    trusted = trusting_page[1].split(", ") if trusting_page else []
     try:
-        again = run_page(directory, name, findings)
+        again = run_page(directory, name, examined, trusted)
     except MALFORMED as error:
         return [Finding(where, f"cannot be compared: {error!r:.200}")], []
     if shown != again:
         what = "is not the page that the run gives: edited, or of an earlier state or another version (fedmm report)"
         return [Finding(where, what)], []
     renamed = "" if name == directory.resolve().name else f", then called {name}"
-    return [], [f"{REPORT} is the page of the run{renamed}"]
+    vouched = f", whose writer vouches for the cards {', '.join(trusted)}" if trusted else ""
+    return [], [f"{REPORT} is the page of the run{renamed}{vouched}"]
 
 
-def run_page(directory: Path, name: str, findings: Sequence[Finding]) -> str:
-    """The page of a run, of that name, whose verification made those findings."""
-    config, metrics = read_foreign_config(directory), read_metrics(directory)
-    statements = metrics["privacy"]["markets"]
-    first = next(iter(statements.values()))
-    rows, audits, evidence = attack_rows(read_attacks(directory)), read_audits(directory), examine(directory)
-    private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
-    violated = [result for results in audits.values() for result in results if result["verdict"] == "VIOLATED"]
+def run_page(directory: Path, name: str, examined: Examination, trusted: Collection[str] = ()) -> str:
+    """The page of a run, of that name, as its verification found it; what cards of ``trusted`` signed counts."""
+    config, metrics = read_foreign_config(directory), _in_order(read_metrics(directory))
+    markets, statements = list(metrics["markets"]), metrics["privacy"]["markets"]
+    evidence = trusting(examine(directory), trusted)
+    rows, audits, budget = (
+        attack_rows(read_attacks(directory)),
+        read_audits(directory),
+        config.privacy.epsilon is not None,
+    )
+    baselines = comparable_baselines(config, list(metrics["macro"]["baselines"]))
+    others = [baseline for baseline in metrics["macro"]["baselines"] if baseline not in baselines]
+    comparison, views = best_of(metrics, baselines), view_lines(config, statements)
     seeded = any(found["seeded"] for found in statements.values())
-    open_points = find_open(config, list(metrics["markets"]), evidence)
-    red = findings or violated or seeded or any(row.within is False for row in rows) or broken(evidence)
+    private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
+    standing = [
+        verification_line(examined),
+        *signature_lines(markets, examined, evidence, trusted),
+        audit_line(markets, evidence, budget=budget),
+    ]
+    attacked = attack_line(rows, evidence)
+    summary = [
+        *_privacy_points(budget, views, seeded),
+        *_accuracy_points(comparison),
+        *standing,
+        attacked,
+        *broken(evidence),
+        *left_out(evidence),
+    ]
     return render(
         "run.html.j2",
         title=f"FedMM run {name}",
         name=name,
+        trusted=sorted(trusted),
         config=config,
         metrics=metrics,
-        best=best_baselines(config, metrics),
+        markets=markets,
+        many=len(markets) > MANY_MARKETS,
+        comparison=comparison,
+        unprotected=best_of(metrics, others) if config.private_ctr else None,
+        baselines=[*baselines, *others],
+        gains={baseline: macro_gain(metrics["markets"], baseline) for baseline in metrics["macro"]["baselines"]},
+        outcome=outcome,
+        marks=MARKS,
+        outcomes={baseline: outcomes(metrics["markets"], baseline) for baseline in metrics["macro"]["baselines"]},
+        spreads=auc_spreads(metrics),
+        budget=budget,
+        no_budget=NO_BUDGET,
+        view_lines=views,
         views=ALL_VIEWS,
         who=WHO,
-        worst={view: worst(found[view]["epsilon"] for found in statements.values()) for view in ALL_VIEWS},
-        bases={view: first[view]["basis"] for view in ALL_VIEWS},
+        earlier=max(line.earlier for line in views),
+        epsilons=[
+            spread(view, {market: _bound(found[view]["epsilon"]) for market, found in statements.items()})
+            for view in ALL_VIEWS
+        ],
+        deltas=spread("δ", {market: found["market"]["delta"] for market, found in statements.items()}),
+        bases={view: next(iter(statements.values()))[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
         several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
         catalogues=catalogue_lines(
@@ -100,44 +167,78 @@ def run_page(directory: Path, name: str, findings: Sequence[Finding]) -> str:
         ),
         stages=STAGES,
         accounted=DECRYPTED_VIEWS,
-        findings=findings,
-        colour="bad" if red else ("open" if open_points else "good"),
-        open_points=open_points,
-        broken=broken(evidence),
+        findings=examined.findings,
+        summary=summary,
+        colour=_colour(summary),
+        standing=standing,
+        attacked=attacked,
         evidence=[found.stated for found in evidence],
         evaluation=evaluation_note(private_figures),
         private_figures=private_figures,
         attacks=rows,
+        known={name: record for name, record in ATTACKS.items() if any(row.kind == name for row in rows)},
         headlines=headlines(rows),
         audits=audits,
-        violated=violated,
+        readings=_readings(metrics),
+        fingerprints=_fingerprints(directory, markets),
         figures=Figures(run_drawings(directory, config, metrics)),
         environment=read_environment(directory),
     )
 
 
-def find_open(config: Config, markets: Sequence[str], evidence: Sequence[Evidence]) -> list[str]:
-    """What a reader must not take for established, one phrase each."""
-    if config.privacy.epsilon is None:
-        found = ["no differential privacy: ε is unbounded"]
-    else:
-        audited = {market for item in counting(evidence) for market in item.audits}
-        missing = [market for market in markets if market not in audited]
-        found = [f"not audited: {', '.join(missing)}"] if missing else []
-    if not any(item.attacks for item in counting(evidence)):
-        found.append("not attacked")
-    unfit = [item.stated for item in evidence if item.stated.standing in ("unsigned", "unbound")]
-    return found + [f"{stated.id}: {stated.problem}" for stated in unfit]
+def _in_order(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with markets in the order in which people look for them."""
+
+    def ordered(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {market: found[market] for market in sorted(found, key=natural_key)}
+
+    privacy = metrics["privacy"]
+    by_market = {"markets": ordered(privacy["markets"]), "catalogue": ordered(privacy["catalogue"])}
+    return {**metrics, "markets": ordered(metrics["markets"]), "privacy": {**privacy, **by_market}}
 
 
-def counting(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Evidence that fits the run and is signed from outside it."""
-    return [item for item in evidence if item.stated.standing == "counts"]
+def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> list[Line]:
+    found = [] if budget else [Line("no differential privacy, so no guarantee", "open")]
+    found += [Line(f"ε is claimed for {line.who}, and unbounded", "bad") for line in views if line.broken]
+    return found + ([Line("noise from a known seed: a test, its numbers guarantee nothing", "bad")] if seeded else [])
 
 
-def broken(evidence: Sequence[Evidence]) -> list[str]:
-    """Evidence that was edited or cannot be read, one line each."""
-    return [f"{item.stated.id}: {item.stated.problem}" for item in evidence if item.stated.standing == "broken"]
+def _accuracy_points(comparison: Comparison | None) -> list[Line]:
+    if comparison is None:
+        return [Line("compared with no baseline of the same protection and budget", "open")]
+    if comparison.outcome == "lost":
+        return [Line(f"less accurate than {comparison.baseline}", "open")]
+    if comparison.outcome == "undecided":
+        return [Line(f"not shown to be more accurate than {comparison.baseline}", "open")]
+    return []
+
+
+def _colour(summary: Sequence[Line]) -> str:
+    """Green only where nothing is open."""
+    colours = {line.colour for line in summary}
+    return "bad" if "bad" in colours else ("open" if "open" in colours else "good")
+
+
+def _readings(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was read of each market's file, where a run says: with a budget it does not, for no budget pays for it."""
+    found = {market: values.get("reading") for market, values in metrics["markets"].items()}
+    return {market: reading for market, reading in found.items() if reading is not None}
+
+
+def _fingerprints(directory: Path, markets: Sequence[str]) -> dict[str, str]:
+    """The keyed hash of rows and reading that a ledger's first line commits to, of the ledgers that are here."""
+    found = {}
+    for market in markets:
+        try:
+            found[market] = str(read_ledger(directory / "ledger" / f"{market}.jsonl").opening["data"])
+        except (LedgerError, OSError, KeyError):  # verification says what is wrong with it
+            continue
+    return found
+
+
+def _bound(epsilon: float | None) -> float:
+    """None, unbounded, is larger than any."""
+    return math.inf if epsilon is None else epsilon
 
 
 class Figures:
@@ -148,23 +249,3 @@ class Figures:
 
     def __getitem__(self, name: str) -> str:
         return inline(self._drawings[name]) if name in self._drawings else ""
-
-
-def best_baselines(config: Config, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What the strongest baseline is called and its macro AUC; beside a private model, one with DP and one without."""
-    found = {name: values["auc"] for name, values in metrics["macro"]["baselines"].items() if values["auc"] is not None}
-    names = frozenset(found)
-    groups = {"best baseline": names}
-    if config.private_ctr:
-        groups = {"best baseline with DP": names & NOISY_BASELINES, "without DP": names - NOISY_BASELINES}
-    best = {label: max(group, key=lambda name: found[name]) for label, group in groups.items() if group}
-    return [(f"{label}, {name}", found[name]) for label, name in best.items()]
-
-
-def headlines(rows: Sequence[AttackRow]) -> list[AttackRow]:
-    """What to show first: the most successful membership inference, with a guarantee against it and without."""
-    membership = [row for row in rows if row.tpr is not None]
-    kinds = [[row for row in membership if row.within is not None], [row for row in membership if row.within is None]]
-    if not membership:
-        kinds = [list(rows)]
-    return [max(kind, key=lambda row: row.success["value"]) for kind in kinds if kind]

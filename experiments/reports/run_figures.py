@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
+from experiments.reports.accuracy import MANY_MARKETS
 from experiments.reports.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
-from experiments.reports.text import figure_text
+from experiments.reports.text import figure_text, natural_key
 from experiments.run_directory import LOG_FILE
 from fedmm_secure.artefacts import quantizer_path, read_codes
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record
@@ -26,7 +28,7 @@ from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.foreign import ForeignDirectory
 
-_WIDTH = 7.0
+WIDE, NARROW = 11.0, 4.0  # inches: as wide as a page, and as a phone
 
 
 def run_drawings(directory: Path, config: Config, metrics: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -45,30 +47,95 @@ def run_drawings(directory: Path, config: Config, metrics: Mapping[str, Any]) ->
 
 @styled
 def draw_accuracy(metrics: Mapping[str, Any]) -> Drawing:
-    """Test AUC of the configured model and its baselines, by market."""
-    names, markets = [CONFIGURED, *metrics["macro"]["baselines"]], list(metrics["markets"])
+    """Test AUC of the configured model and its baselines, by market: bars, or dots where there are many markets."""
+    names = [CONFIGURED, *metrics["macro"]["baselines"]]
+    markets = sorted(metrics["markets"], key=natural_key)
     data = pd.DataFrame(
         {"market": market, "model": name, "auc": _auc(metrics["markets"][market], name)}
         for market in markets
         for name in names
     )
-    figure, axes = _figure(3.4)
-    width = 0.8 / len(names)
-    notes = {}
-    for index, name in enumerate(names):
-        values = data.loc[data["model"] == name, "auc"]
-        places = np.arange(len(markets)) - 0.4 + width * (index + 0.5)
-        at = index % len(PALETTE)
-        bars = axes.bar(places, values, width, label=name, color=PALETTE[at], hatch=HATCHES[at], edgecolor="white")
-        for bar, market, value in zip(bars, markets, values, strict=True):
-            bar.set_gid(f"bar-{index}-{market}")
-            notes[f"bar-{index}-{market}"] = f"{name} in {market}: AUC {figure_text(value)}"
+    values = {name: data.loc[data["model"] == name, "auc"].to_numpy() for name in names}
+    if len(markets) > MANY_MARKETS:
+        height = 1.2 + 0.24 * len(markets) + 0.2 * len(names)
+        wide, narrow = (_accuracy_dots(markets, values, width, height) for width in (WIDE, NARROW))
+    else:
+        height = 1.0 + 0.2 * len(names) + len(markets) * (0.25 + 0.13 * len(names))
+        wide, narrow = _accuracy_bars(markets, values), _accuracy_rows(markets, values, height)
+    notes = {
+        f"mark-{index}-{market}": f"{name} in {market}: AUC {figure_text(value)}"
+        for index, (name, found) in enumerate(values.items())
+        for market, value in zip(markets, found, strict=True)
+    }
+    return Drawing("accuracy", "Test AUC by market and model", wide, data, notes, narrow)
+
+
+def _accuracy_bars(markets: Sequence[str], values: Mapping[str, FloatArray]) -> Figure:
+    figure, axes = _figure(WIDE, 3.8)
+    for index, name, places, width in _beside(values, len(markets)):
+        bars = axes.bar(places, values[name], width, label=name, **_filled(index))
+        _name_marks(bars, index, markets)
     axes.set_xticks(range(len(markets)), markets)
-    axes.set_ylim(np.nanmin([0.45, float(data["auc"].min()) - 0.02]), 1.0)
+    axes.set_ylim(*_auc_range(values))
     axes.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
     axes.set_ylabel("test AUC")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    return Drawing("accuracy", "Test AUC by market and model", figure, data, notes)
+    _legend(figure, narrow=False)
+    return figure
+
+
+def _accuracy_rows(markets: Sequence[str], values: Mapping[str, FloatArray], height: float) -> Figure:
+    """The same for a phone: bars lie down, markets stand one below the other."""
+    figure, axes = _figure(NARROW, height)
+    for index, name, places, width in _beside(values, len(markets)):
+        bars = axes.barh(places, values[name], width, label=name, **_filled(index))
+        _name_marks(bars, index, markets)
+    axes.set_xlim(*_auc_range(values))
+    axes.axvline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+    _markets_down(figure, axes, markets)
+    return figure
+
+
+def _accuracy_dots(markets: Sequence[str], values: Mapping[str, FloatArray], width: float, height: float) -> Figure:
+    figure, axes = _figure(width, height)
+    for index, (name, found) in enumerate(values.items()):
+        at = index % len(PALETTE)
+        for place, (market, value) in enumerate(zip(markets, found, strict=True)):
+            label = name if place == 0 else None
+            (dot,) = axes.plot(value, place, color=PALETTE[at], marker=MARKERS[at], linestyle="none", label=label)
+            dot.set_gid(f"mark-{index}-{market}")
+    axes.grid(axis="y", color=QUIET, linewidth=0.4, alpha=0.5)
+    axes.axvline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+    _markets_down(figure, axes, markets)
+    return figure
+
+
+def _markets_down(figure: Figure, axes: Axes, markets: Sequence[str]) -> None:
+    axes.set_yticks(range(len(markets)), markets)
+    axes.set_ylim(len(markets) - 0.5, -0.5)  # the first market on top
+    axes.set_xlabel("test AUC")
+    _legend(figure, narrow=figure.get_figwidth() < WIDE)
+
+
+def _beside(values: Mapping[str, FloatArray], n_markets: int) -> Iterator[tuple[int, str, FloatArray, float]]:
+    """Of each model its number, its name, where its bars stand, and how thick they are."""
+    width = 0.8 / len(values)
+    for index, name in enumerate(values):
+        yield index, name, np.arange(n_markets, dtype=np.float64) - 0.4 + width * (index + 0.5), width
+
+
+def _filled(index: int) -> dict[str, Any]:
+    at = index % len(PALETTE)
+    return {"color": PALETTE[at], "hatch": HATCHES[at], "edgecolor": "white"}
+
+
+def _name_marks(bars: Iterable[Any], index: int, markets: Sequence[str]) -> None:
+    for bar, market in zip(bars, markets, strict=True):
+        bar.set_gid(f"mark-{index}-{market}")
+
+
+def _auc_range(values: Mapping[str, FloatArray]) -> tuple[float, float]:
+    smallest = min((float(np.nanmin(found)) for found in values.values() if not np.isnan(found).all()), default=0.5)
+    return min(0.45, smallest - 0.02), 1.0
 
 
 def _auc(values: Mapping[str, Any], name: str) -> float:
@@ -88,8 +155,8 @@ def draw_loss(directory: Path) -> Drawing | None:
         return None
     data = pd.DataFrame(rows).drop_duplicates(["seed", "round", "market"], keep="last")
     data = data[data["seed"] == data["seed"].iloc[0]]
-    figure = _by_market(data, x="round", y="loss", labels=("round", "RQ-VAE loss"))
-    return Drawing("loss", "Training loss of the RQ-VAE by round", figure, data)
+    wide, narrow = _by_market(data, x="round", y="loss", labels=("round", "RQ-VAE loss"))
+    return Drawing("loss", "Training loss of the RQ-VAE by round", wide, data, narrow=narrow)
 
 
 @styled
@@ -104,8 +171,8 @@ def draw_usage(directory: Path, config: Config) -> Drawing | None:
         return None
     data = pd.DataFrame(rows)
     labels = ("global codes, by falling use", f"share of {_coded(config)}")
-    figure = _by_market(data, x="rank", y="share", labels=labels)
-    return Drawing("usage", "Use of the global codes", figure, data)
+    wide, narrow = _by_market(data, x="rank", y="share", labels=labels)
+    return Drawing("usage", "Use of the global codes", wide, data, narrow=narrow)
 
 
 @styled
@@ -115,13 +182,18 @@ def draw_movement(directory: Path, config: Config) -> Drawing | None:
     if not sums:
         return None
     moved = np.stack([np.linalg.norm(values, axis=1) for values in sums.values()], axis=1)
-    figure, axes = _figure(3.2)
-    image = axes.imshow(moved, aspect="auto", cmap="cividis", interpolation="nearest", origin="lower")
-    figure.colorbar(image, ax=axes, label="norm of movement")
-    axes.set(xlabel="round", ylabel="global code")
+
+    def paint(width: float) -> Figure:
+        figure, axes = _figure(width, 3.4)
+        image = axes.imshow(moved, aspect="auto", cmap="cividis", interpolation="nearest", origin="lower")
+        figure.colorbar(image, ax=axes, label="norm of movement")
+        axes.set(xlabel="round", ylabel="global code")
+        return figure
+
     rounds = list(sums)
     data = pd.DataFrame(moved, columns=[f"round {round + 1}" for round in rounds]).rename_axis("code").reset_index()
-    return Drawing("movement", "Movement of the global codewords by round", figure, data)
+    title = "Movement of the global codewords by round"
+    return Drawing("movement", title, paint(WIDE), data, narrow=paint(NARROW))
 
 
 @styled
@@ -135,18 +207,22 @@ def draw_map(directory: Path, config: Config, markets: list[str]) -> Drawing | N
     words = read_tensors(run.bytes(name), model_arrays(config))[WORDS].astype(np.float64)
     share = np.mean(list(_shares(directory, config).values()), axis=0)
     places = PCA(2, svd_solver="full").fit_transform(words)
-    figure, axes = _figure(4.2)
-    notes = {}
-    for code, (x, y) in enumerate(places):
-        size = 3.0 + 40.0 * float(np.sqrt(share[code]))
-        used = share[code] > 0
-        (mark,) = axes.plot(x, y, "o", markersize=size, alpha=0.7, color=PALETTE[0] if used else "none",
-                            markeredgecolor=PALETTE[0] if used else QUIET)  # fmt: skip
-        mark.set_gid(f"code-{code}")
-        notes[f"code-{code}"] = f"code {code}: {100 * share[code]:.1f} % of {_coded(config)}"
-    axes.set(xlabel="first principal component", ylabel="second principal component")
+
+    def paint(width: float, height: float) -> Figure:
+        figure, axes = _figure(width, height)
+        for code, (x, y) in enumerate(places):
+            used = share[code] > 0
+            (mark,) = axes.plot(x, y, "o", markersize=3.0 + 40.0 * float(np.sqrt(share[code])), alpha=0.7,
+                                color=PALETTE[0] if used else "none",
+                                markeredgecolor=PALETTE[0] if used else QUIET)  # fmt: skip
+            mark.set_gid(f"code-{code}")
+        axes.set(xlabel="first principal component", ylabel="second principal component")
+        return figure
+
+    notes = {f"code-{code}": f"code {code}: {100 * used:.1f} % of {_coded(config)}" for code, used in enumerate(share)}
     data = pd.DataFrame({"code": range(len(words)), "x": places[:, 0], "y": places[:, 1], "share": share})
-    return Drawing("map", "Map of the global codebook; empty circles are unused codes", figure, data, notes)
+    title = "Map of the global codebook; empty circles are unused codes"
+    return Drawing("map", title, paint(WIDE, 4.6), data, notes, paint(NARROW, 4.0))
 
 
 @styled
@@ -160,14 +236,21 @@ def draw_communication(directory: Path) -> Drawing | None:
         return None
     rows = [{"round": r.round + 1, "kind": r.kind, "bytes": r.size * max(r.receivers, 1)} for r in records]
     data = pd.DataFrame(rows).groupby(["round", "kind"]).agg({"bytes": "sum"}).reset_index()
-    figure, axes = _figure(2.4)
-    for position, (kind, label) in enumerate((("update", "up: updates"), ("aggregate", "down: sums, to all markets"))):
-        points = data.loc[data["kind"] == kind]
-        axes.plot(points["round"], points["bytes"] / 1024, label=label, markersize=3, **_line(position))
-    axes.set(xlabel="round", ylabel="KiB")
-    axes.set_ylim(bottom=0)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    return Drawing("communication", "Bytes of all markets and seeds by round", figure, data)
+    labels = {"update": "up: updates", "aggregate": "down: sums, to all markets"}
+
+    def paint(width: float) -> Figure:
+        figure, axes = _figure(width, 2.8)
+        for position, (kind, label) in enumerate(labels.items()):
+            points = data.loc[data["kind"] == kind]
+            axes.plot(points["round"], points["bytes"] / 1024, label=label, markersize=3, **_line(position))
+        axes.set(xlabel="round", ylabel="KiB")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure, narrow=width < WIDE)
+        return figure
+
+    title = "Bytes of all markets and seeds by round"
+    return Drawing("communication", title, paint(WIDE), data, narrow=paint(NARROW))
 
 
 def _shares(directory: Path, config: Config) -> dict[str, FloatArray]:
@@ -213,18 +296,39 @@ def _events(directory: Path, kind: str) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def _by_market(data: pd.DataFrame, *, x: str, y: str, labels: tuple[str, str]) -> Figure:
-    """One line for each market."""
-    figure, axes = _figure(3.0)
-    for index, (market, points) in enumerate(data.groupby("market")):
-        axes.plot(points[x], points[y], label=market, markersize=3, **_line(index))
-    axes.set(xlabel=labels[0], ylabel=labels[1])
-    figure.legend(loc="outside upper center", ncols=7, frameon=False, fontsize=9)
-    return figure
+def _by_market(data: pd.DataFrame, *, x: str, y: str, labels: tuple[str, str]) -> tuple[Figure, Figure]:
+    """One line for each market, wide and narrow; of many markets thin lines and their median, without a legend."""
+    markets = sorted(data["market"].unique(), key=natural_key)
+
+    def paint(width: float) -> Figure:
+        figure, axes = _figure(width, 3.4)
+        if len(markets) > MANY_MARKETS:
+            for market in markets:
+                points = data[data["market"] == market]
+                axes.plot(points[x], points[y], color=QUIET, linewidth=0.7, alpha=0.6)
+            middle = data.groupby(x)[y].median()
+            axes.plot(middle.index, middle, color=PALETTE[0], linewidth=2, label=f"median of {len(markets)} markets")
+        else:
+            for index, market in enumerate(markets):
+                points = data[data["market"] == market]
+                axes.plot(points[x], points[y], label=market, markersize=3, **_line(index))
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure, narrow=width < WIDE)
+        return figure
+
+    return paint(WIDE), paint(NARROW)
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def _legend(figure: Figure, *, narrow: bool) -> None:
+    names = [text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+    longest = max(map(len, names), default=0)
+    columns = max(1, min(len(names), int((32 if narrow else 110) / (longest + 6))))
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 

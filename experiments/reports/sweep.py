@@ -8,20 +8,23 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.assessment.records import ATTACKS
+from experiments.console import command_text
 from experiments.reports.drawing import write_drawing
 from experiments.reports.page import write_page
-from experiments.reports.run import REPORT, WHO, Figures
+from experiments.reports.privacy import WHO
+from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.run_directory import read_environment
+from experiments.steps import track
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import default_account, spent_on_same_data
-from fedmm_secure.federation.closing import read_metrics
-from privacy.accounting.account import PrivacyAccount
+from fedmm_secure.federation.account import readers_account, spent_on_same_data
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.errors import InputError
@@ -46,19 +49,20 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
     Args:
         sweep: the sweep.
         frame: its table, where it is known.
-        account: the privacy account that holds its runs; by default beside it.
+        account: the privacy account that holds its runs; by default the reader's own on this machine.
 
     Raises:
         RunDirectoryError: not a sweep, or none of its cells has finished.
     """
     directory, finished = sweep.directory, sweep.finished()
     if not finished:
-        raise RunDirectoryError(f"{directory}: no cell has finished (fedmm sweep --resume --out {directory})")
+        again = command_text("sweep", "--resume", "--out", directory)
+        raise RunDirectoryError(f"{directory}: no cell has finished ({again})")
     frame = collect(sweep) if frame is None else frame
     drawings = sweep_drawings(frame, sweep.grid.axes)
     for drawing in drawings:
         write_drawing(directory / FIGURES, drawing)
-    checks = {cell.name: sweep.findings(cell) for cell in finished}
+    checks = {cell.name: sweep.findings(cell) for cell in track("cells read", finished)}
     return write_page(
         directory / REPORT,
         "sweep.html.j2",
@@ -96,12 +100,14 @@ def _by_market(sweep: Sweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
-    found = frame[frame["metric"].isin(["membership_auc", "inversion_exact_share"])]
+    kinds = {f"{name}_{attack.success}": attack for name, attack in ATTACKS.items()}
+    found = frame[frame["metric"].isin(kinds)]
     return [
         {
             "point": [value_text(row[axis]) for axis in axes],
             "seed": row["seed"],
-            "attack": str(row["metric"]).replace("_", " "),
+            "kind": kinds[row["metric"]].name,
+            "attack": f"{kinds[row['metric']].title}, {kinds[row['metric']].measure}",
             "market": "" if pd.isna(row["market"]) else row["market"],
             "target": "" if pd.isna(row["model"]) else f"{row['model']}, {row['unit']}",
             "view": row["view"],
@@ -120,7 +126,7 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
     if not private:
         return {}
     directory = sweep.path(private[-1])
-    known_runs = PrivacyAccount(account or default_account(directory))
+    known_runs = readers_account(account)
     found: dict[str, dict[str, Any]] = {}
     for market, values in read_metrics(directory)["privacy"]["markets"].items():
         try:

@@ -13,7 +13,7 @@ from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing,
 from experiments.sweep.grid import MARKETS
 from experiments.sweep.summary import accuracy, grouped, markets_of, over_seeds, value_text
 from experiments.sweep.table import MACRO
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 
 EPSILON = "privacy.epsilon"
 _NOISY = ("noisy-popularity", "noisy-recent-popularity")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedmm_secure.config.choices import CatalogueKind
+if TYPE_CHECKING:
+    from fedmm_secure.config.choices import CatalogueKind
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts names as people do: m2 before m10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts] + [(2, 0, name)]
 
 
 def figure_text(value: float | None) -> str:
@@ -27,8 +35,10 @@ def estimate_text(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
-def difference_text(found: Mapping[str, Any]) -> str:
+def difference_text(found: Mapping[str, Any] | None) -> str:
     """A difference with its sign, and its interval where there is one."""
+    if found is None:
+        return "–"
     bounds = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
     return f"{found['mean']:+.3f}{bounds}"
 

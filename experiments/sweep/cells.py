@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import matplotlib
 
-from experiments.attack import attack_run
+from experiments.assessment.attack import attack_run
 from experiments.execution import execute
+from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
 from fedmm_secure.cache import Cache
@@ -24,7 +25,6 @@ from fedmm_secure.storage import write_json
 from privacy.errors import InputError
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
 
-DONE_FILE, FAILURE_FILE = "cell.json", "failure.json"
 Status = Literal["done", "failed", "open"]
 
 

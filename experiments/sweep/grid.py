@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from sklearn.model_selection import ParameterGrid
 
-from attacks.membership.queries import Unit
-from experiments.attack import ATTACKS, DEFAULT_SHADOWS, UNITS
-from experiments.configuration import QUICKSTART, locate, resolve, shipped
+from attacks.membership.units import UNITS, Unit
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
+from experiments.configuration import SYNTHETIC, locate, resolve, shipped
 from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
-from fedmm_secure.ctr.recipes import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
 FOLDER, MARKETS = "grids", "markets"
@@ -67,7 +66,7 @@ class Grid(Section):
     """What a grid file says; a key ``markets`` of ``set`` and ``axes`` names the markets that take part."""
 
     title: str | None = Field(None, description="what the sweep asks")
-    base: str = Field(QUICKSTART, description="shipped configuration or YAML file that cells start from")
+    base: str = Field(SYNTHETIC, description="shipped configuration or YAML file that cells start from")
     set: dict[str, Any] = Field(default_factory=dict, description="keys and values of every cell")
     blocks: tuple[Block, ...] = Field((Block(),), min_length=1, description="the sweep is all blocks together")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one run, with a budget of its own, for each")
@@ -139,7 +138,6 @@ def grid_from_data(data: Any, *, source: str) -> Grid:
 def expand(
     grid: Grid,
     overrides: Sequence[str] = (),
-    account: Path | None = None,
     bases: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
     """The cells of a grid, in its order; configurations that are equal appear once.
@@ -147,7 +145,6 @@ def expand(
     Args:
         grid: what to run.
         overrides: ``key=value`` for every cell, stronger than the grid.
-        account: privacy account of cells that name none.
         bases: configurations by the name of their file; where they are given, no file that the grid names is opened.
 
     Raises:
@@ -160,14 +157,20 @@ def expand(
                 raise ConfigError(
                     f"--set {override}: {axis} is an axis of the grid; its cells would not be what they say"
                 )
-    if sum(len(ParameterGrid(block.axes)) for block in grid.blocks) * len(grid.seeds) > MOST_CELLS:
+    if sum(math.prod(map(len, block.axes.values())) for block in grid.blocks) * len(grid.seeds) > MOST_CELLS:
         raise ConfigError(f"the grid has more than {MOST_CELLS} cells")
     cells: dict[str, Cell] = {}
     for block in grid.blocks:
-        for point, seed in product(ParameterGrid(block.axes), grid.seeds):
-            cell = _cell(grid, block, point, seed, overrides, account, bases)
+        for point, seed in product(_points(block), grid.seeds):
+            cell = _cell(grid, block, point, seed, overrides, bases)
             cells.setdefault(cell.name, cell)
     return list(cells.values())
+
+
+def _points(block: Block) -> list[dict[str, Any]]:
+    """All combinations of the values of its axes, the last axis by name moving first."""
+    names = sorted(block.axes)
+    return [dict(zip(names, values, strict=True)) for values in product(*(block.axes[name] for name in names))]
 
 
 def _cell(
@@ -176,7 +179,6 @@ def _cell(
     point: Mapping[str, Any],
     seed: int,
     overrides: Sequence[str],
-    account: Path | None,
     bases: Mapping[str, Any] | None,
 ) -> Cell:
     label = _label(grid.axes, point, seed)
@@ -189,8 +191,6 @@ def _cell(
         raise ConfigError(f"cell {label}: {error}") from error
     if config.seed != (seed,):
         raise ConfigError("--set seed: a sweep takes its seeds from the grid, or from --seed")
-    if account is not None and config.privacy.account is None:
-        config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
     attacks = grid.attacks
     if attacks is not None and attacks.seeds is not None and seed not in attacks.seeds:
         attacks = None

@@ -25,11 +25,10 @@ from experiments.sweep.cells import (
     start_worker,
 )
 from experiments.sweep.grid import Cell, Grid, grid_from_data
-from fedmm_secure.cache import code_version
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import CELLS, GRID_FILE
-from fedmm_secure.foreign import MAX_YAML_BYTES, parse_yaml
+from fedmm_secure.foreign_yaml import MAX_YAML_BYTES, parse_yaml
+from fedmm_secure.provenance import CELLS, GRID_FILE, code_version
 from fedmm_secure.storage import write_atomic
 from privacy.files import private_folder
 from privacy.foreign import ForeignDirectory
@@ -79,10 +78,6 @@ class Sweep:
         return [
             cell.name for cell in self.finished() if read_environment(self.path(cell)).get("code") != code_version()
         ]
-
-
-def is_sweep(directory: Path) -> bool:
-    return (directory / GRID_FILE).is_file()
 
 
 def write_grid(sweep: Sweep) -> None:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from experiments.sweep.scheduler import Sweep
 from experiments.sweep.table import MACRO, collect
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import seed_interval
-from fedmm_secure.ctr.recipes import CONFIGURED
 from privacy.accounting.text import epsilon_text
 
 

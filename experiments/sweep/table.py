@@ -9,19 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.compliance.evidence import read_attacks
-from experiments.reports.attacks import strongest
+from experiments.assessment.records import ATTACKS
+from experiments.compliance.evidence import Results, read_attacks
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.artefacts import write_parquet
-from fedmm_secure.ctr.recipes import CONFIGURED
-from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.guarantee.stages import ALL_VIEWS
+from fedmm_secure.provenance import read_metrics
 
 TABLE = "results.parquet"
 MACRO = "macro"
+ATTACKED = {"market": "market", "target": "model", "unit": "unit"}  # keys of a result, and columns
 ACCURACY = ("auc", "logloss", "gauc", "ndcg10")
-ATTACK_METRICS = ("auc", "tpr_at_1_percent_fpr")
 SCHEMA = {
     "market": "string",
     "model": "string",
@@ -90,20 +90,13 @@ def _rows(run: Path) -> Iterator[Row]:
             yield {**about, "metric": "delta", "value": guarantee["delta"]}
     for metric in ("bytes_up", "bytes_down", "rounds"):
         yield {"metric": metric, "value": metrics["communication"][metric]}
-    yield from _attack_rows(run)
+    yield from attack_metrics(read_attacks(run))
 
 
-def _attack_rows(run: Path) -> Iterator[Row]:
-    found = read_attacks(run)
-    for result in strongest(found.get("membership", [])):
-        for metric in ATTACK_METRICS:
-            yield {
-                "market": result["market"],
-                "model": result["target"],
-                "view": result["view"],
-                "unit": result["unit"],
-                "metric": f"membership_{metric}",
-                **result[metric],
-            }
-    for result in found.get("inversion", []):
-        yield {"view": result["view"], "metric": "inversion_exact_share", **result["exact_share"]}
+def attack_metrics(found: Results) -> Iterator[Row]:
+    """The strongest attack of each kind on each market, model, unit and view: what the table has columns for."""
+    for name, attack in ATTACKS.items():
+        for result in attack.strongest(found.get(name, []), (*ATTACKED, "view")):
+            about = {column: result.get(key) for key, column in ATTACKED.items()}
+            for metric in filter(None, (attack.success, attack.tpr)):
+                yield {**about, "view": result["view"], "metric": f"{name}_{metric}", **result[metric]}

@@ -11,12 +11,11 @@ from typing import Any, TypeGuard
 from experiments.verification.evidence import Evidence
 from fedmm_secure.federation.closing import (
     closing_text,
-    commitment,
     file_digests,
     private_files,
-    read_salt,
     transcript_digest,
 )
+from fedmm_secure.federation.private_record import PRIVATE, commitment, read_salt
 from privacy.accounting.ledger import LedgerContent
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
@@ -134,12 +133,16 @@ def _private_differences(evidence: Evidence, market: str, named: Mapping[str, st
 
 def not_shown(evidence: Evidence, market: str) -> list[str]:
     """Private files of a market that are not there, or not with the key of their commitments: nobody checked them."""
-    closing = evidence.ledgers[market].closing
-    named = closing.get("private") if closing is not None else None
-    if not _are_digests(named):
-        return []
     there = _private_files(evidence, market) if read_salt(evidence.directory, market) is not None else {}
-    return sorted(set(named) - set(there))
+    own = f"{PRIVATE}/{market}/"
+    absent = set(private_digests(evidence.ledgers[market])) - set(there)
+    return sorted({own if name.startswith(own) else name for name in absent})
+
+
+def private_digests(content: LedgerContent) -> Mapping[str, str]:
+    """What a ledger's last line commits to without showing it, by path; nothing where there is no such line."""
+    named = content.closing.get("private") if content.closing is not None else None
+    return named if _are_digests(named) else {}
 
 
 def _private_files(evidence: Evidence, market: str) -> dict[str, Path]:

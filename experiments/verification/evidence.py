@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from experiments.run_directory import read_environment, read_foreign_config
 from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
-from fedmm_secure.federation.closing import MARKET_FILES, read_metrics
+from fedmm_secure.federation.closing import MARKET_FILES
 from fedmm_secure.federation.parties import market_sizes
+from fedmm_secure.federation.private_record import PRIVATE
 from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle
@@ -67,6 +68,7 @@ class Evidence:
         sizes: of their markets, as the bundle states them; ``UNKNOWN`` where it does not.
         ledgers: by market, those that can be read.
         messages: its transcript.
+        own: by market, what it recorded for itself; those that are shown.
         plans: by market, what the configuration makes of the sizes that a ledger was opened with; filled in when the
             opening lines are checked.
         notes: what checks have to say beside findings: what they could not look at.
@@ -80,6 +82,7 @@ class Evidence:
     sizes: Mapping[str, MarketSize]
     ledgers: Mapping[str, LedgerContent]
     messages: Messages
+    own: Mapping[str, Messages] = field(default_factory=dict)
     plans: dict[str, SpendingPlan] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -91,6 +94,11 @@ class Evidence:
     def ledger(self, market: str) -> Path:
         """A market's ledger file."""
         return ledger_file(self.directory, market)
+
+    def shown(self) -> Iterator[tuple[Messages, Record]]:
+        """Every record of the transcript, and of what markets recorded for themselves, that is there."""
+        for messages in (self.messages, *self.own.values()):
+            yield from ((messages, record) for record in messages.records)
 
 
 def ledger_file(directory: Path, market: str) -> Path:
@@ -139,16 +147,30 @@ def read_evidence(
             except LedgerError as error:
                 unreadable["ledger chain"].append(broken_ledger(path, error))
     messages, unreadable["transcript"] = read_messages(directory / TRANSCRIPT)
+    own = {}
+    for market in bundle.markets:
+        if (directory / PRIVATE / market / INDEX).is_file():  # nobody has to show it
+            own[market], found = _read_messages(directory / PRIVATE / market)
+            unreadable["transcript"] += found
     try:
         environment = read_environment(directory)
     except ForeignFileError as error:
         unreadable["markets"].append(Finding(str(directory / ENVIRONMENT_FILE), str(error)))
         environment = {}
-    return Evidence(directory, config, metrics, environment, bundle, sizes, ledgers, messages), unreadable
+    return Evidence(directory, config, metrics, environment, bundle, sizes, ledgers, messages, own), unreadable
 
 
 def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
     """A transcript, and what of it is not what its index says, or not in its index."""
+    messages, findings = _read_messages(directory)
+    known = {record.file for record in messages.index} | {INDEX, BUNDLE_FILE}
+    for path in sorted(directory.rglob("*")) if messages.index else ():
+        if path.is_file() and path.relative_to(directory).as_posix() not in known:
+            findings.append(Finding(str(path), "is not in the index"))
+    return messages, findings
+
+
+def _read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
     nothing = Messages(directory, (), (), {})
     if not (directory / INDEX).is_file():
         return nothing, [Finding(str(directory), "missing")]
@@ -166,10 +188,6 @@ def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
             findings.append(Finding(str(directory / record.file), "missing, or its bytes do not match the index"))
         else:
             content[record.file] = data
-    known = {record.file for record in records} | {INDEX, BUNDLE_FILE}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.relative_to(directory).as_posix() not in known:
-            findings.append(Finding(str(path), "is not in the index"))
     there = tuple(record for record in records if record.file in content)
     return Messages(directory, tuple(records), there, content), findings
 

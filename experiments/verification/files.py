@@ -11,7 +11,7 @@ from experiments.verification.evidence import TRANSCRIPT, Evidence
 from experiments.verification.layout import layout_findings
 from experiments.verification.schemas import environment_problems, metrics_problems
 from fedmm_secure.federation.transcript import INDEX, index_bytes
-from fedmm_secure.foreign import parse_yaml
+from fedmm_secure.foreign_yaml import parse_yaml
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from fedmm_secure.results import communication
 from fedmm_secure.storage import json_bytes

@@ -1,7 +1,9 @@
 """Every path that a run directory may hold. What is not listed here is no part of a run, whatever it is called.
 
 ``state/``, the log and trackers' files are the owner's memory: they are evidence of nothing, and never opened.
-``attacks/`` and ``audit/`` hold what attackers and auditors wrote; compliance reports say what it is worth.
+``private/`` is what a market keeps to itself: committed to, and compared where it is shown.
+``attacks/`` and ``audit/`` hold what attackers and auditors wrote; compliance reports say what it is worth. Whoever
+verifies is told by name what of all this is there: it may say anything.
 """
 
 from __future__ import annotations
@@ -13,18 +15,21 @@ from pathlib import Path
 
 from experiments.verification.evidence import LEDGER, TRANSCRIPT, Evidence
 from fedmm_secure.federation.closing import SHARED_FILES
+from fedmm_secure.federation.private_record import PRIVATE, private_name
 from fedmm_secure.federation.transcript import INDEX
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
 
 _MEMORY = ("state", "tensorboard", "attacks/shadows")
-_BESIDE = ("report.html", "compliance.json", "compliance.html", "log.jsonl", "cell.json", "failure.json")
+PAGE = "report.html"  # drawn again and compared, by ``fedmm verify``
+_BESIDE = (PAGE, "compliance.json", "compliance.html", "log.jsonl", "cell.json", "failure.json")
 _FIGURE = r"(svg|png|csv)"
 _RESULTS = re.compile(
     rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"
     rf"|scores/[\w-]{{1,150}}\.parquet)"
     rf"|audit/[\w-]{{1,100}}/(audit\.(json|parquet)|faults\.json|audit\.{_FIGURE}|games/[\w.-]{{1,150}}\.(npz|json))"
 )
+_TUNED = re.compile(rf"{PRIVATE}/[\w-]{{1,100}}/tuned-[\w-]{{1,100}}\.json")
 _RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100}(/games)?)?")
 _MOST_REPORTED = 20
 
@@ -50,19 +55,24 @@ def layout_findings(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def has_results(directory: Path) -> bool:
-    """Whether attackers or auditors left results."""
-    return any((directory / name).is_dir() for name in ("attacks", "audit"))
+def unread(directory: Path) -> list[str]:
+    """What is there and no check reads: the owner's memory, what others wrote, pages of other commands."""
+    there = [name for name in _BESIDE if (directory / name).is_file() and name != PAGE]
+    folders = [f"{name}/" for name in (*_MEMORY[:2], "attacks", "audit") if (directory / name).is_dir()]
+    return sorted([*there, *folders])
 
 
 def _is_file(path: str, files: set[str]) -> bool:
-    return path in files or _RESULTS.fullmatch(path) is not None
+    return path in files or _RESULTS.fullmatch(path) is not None or _TUNED.fullmatch(path) is not None
 
 
 def _files(evidence: Evidence) -> Iterator[str]:
     yield from (*SHARED_FILES, *_BESIDE, f"{TRANSCRIPT}/{INDEX}", f"{TRANSCRIPT}/{BUNDLE_FILE}")
     yield from (f"{TRANSCRIPT}/{record.file}" for record in evidence.messages.index)
     for market in evidence.bundle.markets:
+        yield from (f"{PRIVATE}/{market}.key", private_name(market, INDEX))
+        own = evidence.own.get(market)
+        yield from (private_name(market, record.file) for record in (() if own is None else own.index))
         yield from (f"{LEDGER}/{market}.jsonl", f"codes/{market}.parquet", f"predictions/{market}.parquet")
         for seed in evidence.config.seed:
             names = (f"quantizer-{seed}.pt", f"refined-{seed}.pt", f"ctr-{seed}.pt", f"ctr-{seed}.skops")

@@ -128,6 +128,8 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
     """Every aggregate is the sum of the recorded updates, and every sum in the clear that of the own updates."""
     aggregation = evidence.aggregation
     content = {key_of(record): messages.content[record.file] for record in messages.records}
+    for kept in evidence.own.values():  # what the markets keep to themselves is compared where it is shown
+        content |= {key_of(record): kept.content[record.file] for record in kept.records}
     for (kind, stage, round, attempt, _), (header, payload) in opened.items():
         if kind != AGGREGATE or not set(header.cohort) <= here:
             continue

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from experiments.verification.evidence import Evidence
-from fedmm_secure.cache import code_version
-from fedmm_secure.provenance import machine, packages
+from fedmm_secure.provenance import code_version, machine, packages
 
 
 def same_libraries(evidence: Evidence) -> bool:

@@ -63,15 +63,14 @@ _FLOAT_ERROR = 1e-9
 def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
     """By market, what it published, and what is wrong with it."""
     found = {market: Publications(plan) for market, plan in evidence.plans.items()}
-    records = [record for record in evidence.messages.records if record.kind == PUBLICATION and record.sender in found]
-    groups = {record.file: stage_group(record.stage) for record in records}
+    records = [one for one in evidence.shown() if one[1].kind == PUBLICATION and one[1].sender in found]
     findings, differing = list[Finding](), list[Finding]()
-    for record in sorted(records, key=lambda record: _rank(groups[record.file])):
-        problem = found[record.sender].problem(record.stage, evidence.messages.content[record.file])
+    for messages, record in sorted(records, key=lambda one: _rank(stage_group(one[1].stage))):
+        problem = found[record.sender].problem(record.stage, messages.content[record.file])
         if problem:
-            findings.append(Finding(evidence.messages.where(record), problem))
-        elif not _as_written(found[record.sender], record.stage, evidence.messages.content[record.file]):
-            differing.append(Finding(evidence.messages.where(record), "holds bytes that its arrays do not need"))
+            findings.append(Finding(messages.where(record), problem))
+        elif not _as_written(found[record.sender], record.stage, messages.content[record.file]):
+            differing.append(Finding(messages.where(record), "holds bytes that its arrays do not need"))
     for market, publications in found.items():
         findings += [*_follows(evidence, market, publications), *_found_items(evidence, market, publications)]
     if same_libraries(evidence):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_directory import MALFORMED
+from experiments.steps import tell_step
 from experiments.verification.closing import Signature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
 from experiments.verification.files import file_findings
-from experiments.verification.layout import has_results
+from experiments.verification.layout import unread
 from experiments.verification.messages import (
     message_findings,
     open_messages,
@@ -25,8 +26,8 @@ from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
-from fedmm_secure.cache import code_version
 from fedmm_secure.guarantee.publications import Publications
+from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
@@ -122,10 +123,9 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
         absent = not_shown(evidence, market)
         if absent:
             notes.append(f"{market}: not shown, or not with the key that stays in the market: {', '.join(absent)}")
-    if has_results(evidence.directory):
-        notes.append(
-            "attacks/ and audit/ hold what attackers and auditors wrote: compliance reports say what it is worth"
-        )
+    beside = unread(evidence.directory)
+    if beside:
+        notes.append(f"not read, so not vouched for: {', '.join(beside)}")
     return (*notes, *evidence.notes)
 
 
@@ -164,6 +164,7 @@ class _Course:
         if name not in CHECKS:
             raise KeyError(name)
         found = self.checks.setdefault(name, [])
+        tell_step("checks", len(self.checks) - 1, len(CHECKS), name)
         try:
             found += check()
         except (AggregationError, *MALFORMED) as error:

@@ -35,7 +35,7 @@ class _Scores(_Closed):
     logloss: float | None
     gauc: float | None
     ndcg10: float | None
-    auc_interval: _Interval
+    auc_interval: _Interval | None  # of candidates that are all of one kind there is no figure
 
 
 class _BySeed(_Scores):
@@ -43,7 +43,7 @@ class _BySeed(_Scores):
 
 
 class _Baseline(_BySeed):
-    auc_gain_over_it: _Interval
+    auc_gain_over_it: _Interval | None
 
 
 class _Quantizer(_Closed):
@@ -169,6 +169,8 @@ def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str
         return
     if set(found.privacy.catalogue) != set(found.markets):
         yield "privacy.catalogue: is not of the markets that it has figures of"
+    if config.privacy.epsilon is not None and found.seconds:
+        yield "seconds: says how long stages took, which no budget pays for"
     known = {*config.ctr.baselines, _PUBLISHED_CODES}
     for name, market in found.markets.items():
         baselines = market.baselines.values() if isinstance(market, _Market) else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, 
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
 from privacy.accounting.text import delta_text, epsilon_text
+from privacy.json_text import json_text
 
+_MOST_NAMED = 20  # of what is missing
 Place = tuple[str, int | None]  # stage and round: what is paid for once
 
 
@@ -91,8 +92,13 @@ class _Walk:
         self._next, self._attempt = 0, 0
         self._noted = False
 
+    @property
+    def _of_people(self) -> bool:
+        """Generated rows are nobody's: no account knows of runs on them."""
+        return self._plan.config.data.synthetic is None
+
     def take(self, line: Line) -> None:
-        if line.entry.stage == EARLIER_RUNS:
+        if line.entry.stage == EARLIER_RUNS and self._of_people:
             self._noted = True
             self._earlier_runs(line)
             return
@@ -110,17 +116,17 @@ class _Walk:
 
     def end(self) -> None:
         self._skip(len(self._planned))
-        if not self._noted:
+        if not self._noted and self._of_people:
             self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
 
     def _skip(self, until: int) -> None:
-        for release in self._planned[self._next : until]:
-            if _place(release) not in self._left_out:
-                self.findings.append(
-                    Finding(
-                        str(self._path), f"{_name(_place(release))} is missing: planned, and neither charged nor noted"
-                    )
-                )
+        places = [_place(release) for release in self._planned[self._next : until]]
+        missing = [_name(place) for place in places if place not in self._left_out]
+        named = (
+            missing if len(missing) <= _MOST_NAMED else [*missing[:_MOST_NAMED], f"{len(missing) - _MOST_NAMED} more"]
+        )
+        for name in named:
+            self.findings.append(Finding(str(self._path), f"{name} is missing: planned, and neither charged nor noted"))
 
     def _first(self, line: Line, planned: Release) -> None:
         if (line.charge is None) != is_note(planned):
@@ -233,4 +239,4 @@ def _name(place: Place) -> str:
 
 
 def _spelled(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json_text(value, sort_keys=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.verification.evidence import Evidence, Messages
+from experiments.verification.closing import private_digests
+from experiments.verification.evidence import Evidence
 from experiments.verification.spending import Place, is_note, rounds_of
 from fedmm_secure.federation.messages import HELLO_STAGE, Header
+from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import (
     AGGREGATE,
     HELLO,
@@ -38,11 +40,6 @@ _MOST_COURSES = 1000  # copies of one state that were resumed
 def key_of(record: Record) -> Key:
     """What is recorded once."""
     return record.kind, record.stage, record.round, record.attempt, record.sender
-
-
-def _readers(record: Record) -> tuple[str, ...]:
-    """Randomised user codes are for the profile view, whose ε counts them."""
-    return ("profile",) if stage_group(record.stage) == USER_CODES else ("release",)
 
 
 @dataclass(frozen=True)
@@ -75,40 +72,64 @@ class Planned:
         )
 
     def problem(self, record: Record) -> str | None:
-        """What is wrong with a record by itself; None if something planned accounts for it."""
-        if record.file != record_file(record.stage, record.round, record.attempt, record.kind, record.sender):
-            return "is in another file than its record says"
-        place, sender, owned = (record.stage, record.round), record.sender, (f"owner:{record.sender}",)
+        """What is wrong with a record of the transcript by itself; None if something planned accounts for it."""
+        place, sender = (record.stage, record.round), record.sender
         of_round = place in self.rounds and 0 <= record.attempt < len(self.markets)
         of_stage = record.round == 0 and record.attempt == 0
         of_keys = record.stage == HELLO_STAGE
         of_course = record.round == 0 and 0 <= record.attempt < _MOST_COURSES
+        published = of_stage and record.stage in self.published.get(sender, ()) and not _is_private(record.stage)
         # what it must be, who sees it, and how many it was sent to (None: as many as its header says)
-        expected: dict[str, tuple[bool, tuple[str, ...], int | None]] = {
-            START: (of_stage and of_keys and sender == SERVER, SERVER_AND_MARKETS, len(self.markets)),
-            HELLO: (of_keys and of_course and sender in self.markets, SERVER_AND_MARKETS, 1),
-            STATEMENT: (of_round and sender in self.markets, SERVER_AND_MARKETS, 1),
-            UPDATE: (of_round and sender in self.markets, ("server",), 1),
-            OWN_UPDATE: (of_round and sender in self.here, owned, 0),
-            AGGREGATE: (of_round and sender == SERVER, SERVER_AND_MARKETS, None),
-            SUM: (of_round and record.attempt == 0 and sender == SERVER, ("markets",), 0),
-            PUBLICATION: (of_stage and record.stage in self.published.get(sender, ()), _readers(record), 0),
-            METER: (self._may_be_metered(record), ("release",), 0),
-        }
-        if record.kind not in expected:
-            return f"is of kind {record.kind!r:.50}; there is none such"
-        planned, seen_by, receivers = expected[record.kind]
-        if not planned:
-            return f"a {record.kind} of {sender!r:.50}, {record.stage!r:.50}, round {record.round}: nothing plans it"
-        if record.visible_to != seen_by or (receivers is not None and record.receivers != receivers):
-            return f"a {record.kind} is seen by {', '.join(seen_by)}, not by what its record says"
-        return None
+        return _problem(
+            record,
+            {
+                START: (of_stage and of_keys and sender == SERVER, SERVER_AND_MARKETS, len(self.markets)),
+                HELLO: (of_keys and of_course and sender in self.markets, SERVER_AND_MARKETS, 1),
+                STATEMENT: (of_round and sender in self.markets, SERVER_AND_MARKETS, 1),
+                UPDATE: (of_round and sender in self.markets, ("server",), 1),
+                AGGREGATE: (of_round and sender == SERVER, SERVER_AND_MARKETS, None),
+                SUM: (of_round and record.attempt == 0 and sender == SERVER, ("markets",), 0),
+                PUBLICATION: (published, ("release",), 0),
+                METER: (self._may_be_metered(record), ("release",), 0),
+            },
+        )
+
+    def private_problem(self, market: str, record: Record) -> str | None:
+        """The same for a record that a market keeps to itself."""
+        own = record.sender == market and market in self.here
+        of_round = (record.stage, record.round) in self.rounds and 0 <= record.attempt < len(self.markets)
+        published = (record.round, record.attempt) == (0, 0) and record.stage in self.published.get(market, ())
+        return _problem(
+            record,
+            {
+                OWN_UPDATE: (own and of_round, (f"owner:{market}",), 0),
+                PUBLICATION: (own and published and _is_private(record.stage), ("profile",), 0),
+            },
+        )
 
     def _may_be_metered(self, record: Record) -> bool:
         drawn = self.drawn.get(record.sender, frozenset())
         if (record.stage, record.round) in drawn:
             return 0 <= record.attempt < len(self.markets)
         return (record.stage, None) in drawn and (record.round, record.attempt) == (0, 0)
+
+
+def _problem(record: Record, expected: Mapping[str, tuple[bool, tuple[str, ...], int | None]]) -> str | None:
+    if record.file != record_file(record.stage, record.round, record.attempt, record.kind, record.sender):
+        return "is in another file than its record says"
+    if record.kind not in expected:
+        return f"is of kind {record.kind!r:.50}; there is none such"
+    planned, seen_by, receivers = expected[record.kind]
+    if not planned:
+        return f"a {record.kind} of {record.sender!r:.50}, {record.stage!r:.50}, round {record.round}: nothing plans it"
+    if record.visible_to != seen_by or (receivers is not None and record.receivers != receivers):
+        return f"a {record.kind} is seen by {', '.join(seen_by)}, not by what its record says"
+    return None
+
+
+def _is_private(stage: str) -> bool:
+    """Randomised user codes are for the profile view, whose ε counts them, and stay beside what is handed out."""
+    return stage_group(stage) == USER_CODES
 
 
 def _published(plan: SpendingPlan) -> frozenset[str]:
@@ -136,12 +157,15 @@ def transcript_findings(evidence: Evidence, left_out: dict[str, set[Place]]) -> 
             problem = f"a {record.kind} of market {record.sender}, whose ledger is not here"
         if problem:
             findings.append(Finding(messages.where(record), problem))
+    for market, own in evidence.own.items():
+        found = ((own.where(record), planned.private_problem(market, record)) for record in own.records)
+        findings += [Finding(where, problem) for where, problem in found if problem]
     digests = {key_of(record): record.sha256 for record in messages.records}
     for market, content in evidence.ledgers.items():
         if market in evidence.plans:
             sealed = _Sealed(evidence.ledger(market), market, content, digests, left_out.get(market, set()))
             findings += sealed.findings(planned.published[market])
-            findings += _unsealed_records(messages, market, content)
+            findings += _unsealed_records(evidence, market, content)
     return findings
 
 
@@ -162,36 +186,54 @@ class _Sealed:
             if seal is None:
                 continue  # among the findings about the plan
             if charge.entry.round is not None:
-                kinds = [UPDATE] if charge.sequence == last[place] else [UPDATE, OWN_UPDATE]  # given up, never sent
-                yield from self._recorded(charge, kinds, seal.digest)
+                given_up = charge.sequence != last[place] and self._key(charge, UPDATE) not in self.digests
+                if given_up:  # before it was sent
+                    yield from self._kept(charge, OWN_UPDATE, seal.digest)
+                else:
+                    yield from self._recorded(charge, UPDATE, seal.digest)
             elif charge.entry.stage in published:
-                yield from self._recorded(charge, [PUBLICATION], seal.digest)
+                look = self._kept if _is_private(charge.entry.stage) else self._recorded
+                yield from look(charge, PUBLICATION, seal.digest)
             if seal.meter:
-                yield from self._recorded(charge, [METER], seal.meter)
+                yield from self._recorded(charge, METER, seal.meter)
 
-    def _recorded(self, charge: Charge, kinds: list[str], digest: str) -> Iterator[Finding]:
-        found = [self.digests.get(self._key(charge, kind)) for kind in kinds]
-        if digest in found:
+    def _recorded(self, charge: Charge, kind: str, digest: str) -> Iterator[Finding]:
+        found, entry = self.digests.get(self._key(charge, kind)), charge.entry
+        if found == digest:
             return
-        entry, name = charge.entry, kinds[0]
-        at = entry.stage if entry.round is None else f"{entry.stage}, round {entry.round}, attempt {entry.attempt}"
-        if any(found):
-            yield Finding(f"{self.path}:{charge.line}", f"{at}: sealed with another {name} than is in the transcript")
+        if found is not None:
+            what = f"{_at(charge)}: sealed with another {kind} than is in the transcript"
+            yield Finding(f"{self.path}:{charge.line}", what)
         elif (entry.stage, entry.round) not in self.left_out:
-            yield Finding(f"{self.path}:{charge.line}", f"{at}: its {name} is not in the transcript")
+            yield Finding(f"{self.path}:{charge.line}", f"{_at(charge)}: its {kind} is not in the transcript")
+
+    def _kept(self, charge: Charge, kind: str, digest: str) -> Iterator[Finding]:
+        """What the market keeps to itself: seal and last line say the same of it, whether it is shown or not."""
+        entry = charge.entry
+        file = record_file(entry.stage, entry.round or 0, entry.attempt or 0, kind, self.market)
+        if self.content.closing is None:
+            return  # among the findings about the last line
+        if private_digests(self.content).get(private_name(self.market, file)) != digest:
+            what = f"{_at(charge)}: the {kind} that it was sealed with is not among the private files of the last line"
+            yield Finding(f"{self.path}:{charge.line}", what)
 
     def _key(self, charge: Charge, kind: str) -> Key:
         return kind, charge.entry.stage, charge.entry.round or 0, charge.entry.attempt or 0, self.market
 
 
-def _unsealed_records(messages: Messages, market: str, content: LedgerContent) -> Iterator[Finding]:
+def _at(charge: Charge) -> str:
+    entry = charge.entry
+    return entry.stage if entry.round is None else f"{entry.stage}, round {entry.round}, attempt {entry.attempt}"
+
+
+def _unsealed_records(evidence: Evidence, market: str, content: LedgerContent) -> Iterator[Finding]:
     """Records of a market that no sealed charge of its ledger accounts for."""
     paid = {
         (charge.entry.stage, charge.entry.round or 0, charge.entry.attempt or 0)
         for charge in content.charges
         if charge.sequence in content.seals
     }
-    for record in messages.records:
+    for messages, record in evidence.shown():
         at = (record.stage, record.round, record.attempt)
         if record.sender == market and record.kind in (UPDATE, OWN_UPDATE, PUBLICATION, METER) and at not in paid:
             yield Finding(messages.where(record), f"a {record.kind} of market {market} without a charge in its ledger")

@@ -30,8 +30,10 @@ CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
 PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id", "shared"})
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
+CONFIGURED = "fedmm"  # among models and baselines: the one that the configuration describes
 MIN_COHORT = 3
 SUMS_OF_SHARED_ITEMS = 2  # counts, then co-occurrence
+MAX_SUMS = 10_000  # rounds over all seeds of a run
 MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
 LARGE_SHARE = 0.1
 MISSING = (

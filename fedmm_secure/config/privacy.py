@@ -9,9 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmm_secure.config.base import Section
-from privacy.mechanisms.clipped_sums import Clipping
-from privacy.mechanisms.dp_sgd import DPSGD
-from privacy.mechanisms.partition_selection import PartitionSelection
+from privacy.mechanisms.clipping import Clipping
 
 GRAM_LIMIT = 4_000  # items whose Gram matrix fits comfortably in memory: 128 MB
 
@@ -58,13 +56,6 @@ class DiscoveryConfig(Section):
         0.5, gt=0, lt=1, description="share of δ for the case that an item of one user alone is published"
     )
 
-    def choices(self, noise_multiplier: float, delta: float) -> PartitionSelection:
-        """The mechanism at a noise multiplier that was solved from the budget; ``delta`` is that of the whole run.
-
-        All other mechanisms have to fit the budget at what is left of δ, ``(1 - delta_share) · delta``.
-        """
-        return PartitionSelection(self.items_per_user, noise_multiplier, self.delta_share * delta)
-
 
 class ContributionConfig(Section):
     """How a user's rows are weighted in the item counts; the sensitivity is 1 whatever is chosen."""
@@ -93,10 +84,6 @@ class DPSGDConfig(Section):
     clipping_norm: ClippingNorm
     learning_rate: LearningRate
     clipping: ClippingKind = "flat"
-
-    def choices(self, noise_multiplier: float) -> DPSGD:
-        """The mechanism at a noise multiplier that was solved from the budget."""
-        return DPSGD(noise_multiplier, self.clipping_norm, self.sampling_rate, self.clipping)
 
 
 class QuantizerDPSGDConfig(DPSGDConfig):
@@ -144,7 +131,7 @@ class PrivacyConfig(Section):
     )
     distributed_noise: bool = Field(False, description="each market adds a part of the global codebook's noise")
     colluding_markets: int = Field(1, ge=1, description="distributed noise: markets that may subtract their parts")
-    account: Path | None = Field(None, description="null: FEDMM_ACCOUNT, or one beside the run, or the user's")
+    account: Path | None = Field(None, description="null: FEDMM_ACCOUNT, or the user's on this machine")
     noise_seed: int | None = Field(None, description="tests only: makes the run unfit for compliance")
 
     def delta_for(self, n_users: int) -> float:

@@ -11,6 +11,7 @@ from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
     MAX_CATEGORIES,
+    MAX_SUMS,
     MIN_COHORT,
     NOISY_BASELINES,
     PRIVATE_GROUPS,
@@ -31,7 +32,9 @@ from fedmm_secure.config.sections import (
 class Config(Section):
     """Everything that determines a run."""
 
-    seed: tuple[int, ...] = Field((0,), min_length=1, description="one repetition of training for each seed")
+    seed: tuple[int, ...] = Field(
+        (0,), min_length=1, max_length=100, description="one repetition of training for each seed"
+    )
     device: Literal["cpu"] = Field("cpu", description="where models train")
     workers: int = Field(2, ge=1, le=256, description="markets trained at a time; does not change results")
     data: DataConfig
@@ -111,6 +114,8 @@ class Config(Section):
                 f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
                 "other's update, and masks hide nothing; set aggregation.kind: ckks"
             )
+        if protected > MAX_SUMS:  # whoever verifies a run plans all of them, before he knows whose run it is
+            return f"federation.rounds: {protected} rounds over all seeds, of at most {MAX_SUMS}"
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
         return None

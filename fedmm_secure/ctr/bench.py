@@ -16,12 +16,14 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR, PrivateTraining
-from fedmm_secure.ctr.recipes import CONFIGURED, MarketBench, Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.recipes import MarketBench, Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.encoding import tensors_bytes
+from fedmm_secure.federation.private_record import private_name, tuned_file
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
@@ -51,7 +53,8 @@ def bench_market(
     torch.set_num_threads(1)
     name = prepared.market.name
     store = Store(directory / "state" / "ctr" / name)
-    bench = MarketBench(prepared, embedding, config)
+    silent = {PROBABILITY: np.full(len(prepared.test), prepared.prior)}  # where rows leave nothing to train on
+    bench = None if prepared.lacking else MarketBench(prepared, embedding, config)
     shared = cache or Cache()
     common = bench_inputs(config, prepared) if shared.directory is not None else {}  # a market is hashed once
     local: dict[int, RQVAE] = {}
@@ -79,13 +82,16 @@ def bench_market(
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
         if recipe.name == CONFIGURED and config.private_ctr:
             return released(seed)
+        if bench is None:
+            return silent
         choice = 0
         if config.ctr.tune:
             first = config.seed[0]
-            tuned = store.json(f"tuned-{recipe.name}", lambda: {"choice": tune(recipe, first)})
+            kept = Store((directory / private_name(name, tuned_file(recipe.name))).parent)
+            tuned = kept.json(Path(tuned_file(recipe.name)).stem, lambda: {"choice": tune(bench, recipe, first)})
             choice = tuned["choice"]
 
-        def fitted() -> dict[str, np.ndarray]:
+        def fitted(bench: MarketBench = bench) -> dict[str, np.ndarray]:
             model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
             found = {PROBABILITY: bench.predict(model, builder)}
             if recipe.name == CONFIGURED:
@@ -98,7 +104,7 @@ def bench_market(
             write_atomic(directory / "models" / name / f"ctr-{seed}.{suffix}", found["model"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
-    def tune(recipe: Recipe, seed: int) -> int:
+    def tune(bench: MarketBench, recipe: Recipe, seed: int) -> int:
         kept = cache_for(recipe).arrays(
             inputs("tuned", recipe, seed),
             lambda: {"choice": np.array(bench.tune(recipe, quantizer(recipe, seed), seed))},
@@ -120,6 +126,8 @@ def bench_market(
         return found
 
     def noisy(recent: bool, seed: int) -> dict[str, np.ndarray]:
+        if bench is None:
+            return silent
         noise = noise_source(config.privacy.noise_seed, "noisy-popularity", name, seed)
         return {PROBABILITY: bench.noisy_popularity(recent, noise)}
 
@@ -129,10 +137,10 @@ def bench_market(
         predictions[recipe.name] = [
             store.arrays(f"{recipe.name}-{seed}", partial(trained, recipe, seed))[PROBABILITY] for seed in config.seed
         ]
-    scores = {"popularity": bench.popularity, "svd": bench.svd}
-    for score in scores.keys() & set(config.ctr.baselines):
-        compute = partial(_named, scores[score])
-        kept = store.arrays(score, partial(shared.arrays, {"what": score, **common}, compute))
+    scores = {} if bench is None else {"popularity": bench.popularity, "svd": bench.svd}
+    for score in {"popularity", "svd"} & set(config.ctr.baselines):
+        compute = partial(shared.arrays, {"what": score, **common}, partial(_named, scores[score])) if scores else None
+        kept = store.arrays(score, compute or (lambda: silent))
         predictions[score] = [kept[PROBABILITY]]
     for baseline in NOISY_BASELINES & set(config.ctr.baselines):
         recent = baseline == "noisy-recent-popularity"

@@ -28,6 +28,7 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.foreign import unpickle_tensors
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
@@ -218,7 +219,7 @@ class PrivateBench:
             name = self.prepared.market.name
             raise LostResultError(f"market {name}, ctr/{seed}: was sealed, and what it predicted is gone")
         noise = NoiseSource(training.keys[seed], seeded=training.seeded)
-        choices = self.config.privacy.ctr.choices(training.noise_multiplier)
+        choices = dp_sgd(self.config.privacy.ctr, training.noise_multiplier)
         return self.train_with(quantizer, seed, choices, noise, spare=training.spare)
 
     def train_with(

@@ -18,7 +18,7 @@ from fedmm_secure.collaborative.private import release_counts
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import BaselineName, Config, ContributionConfig
-from fedmm_secure.config.choices import FeatureGroup, ModelKind
+from fedmm_secure.config.choices import CONFIGURED, FeatureGroup, ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History
 from fedmm_secure.ctr.training import (
@@ -39,7 +39,6 @@ from fedmm_secure.randomness import derive_seed, numpy_generator
 from privacy.accounting.accountants import solve_noise_multiplier
 from privacy.mechanisms.randomness import NoiseSource
 
-CONFIGURED = "fedmm"
 SVD_DIMS = (8, 16, 32, 64, 128)
 SVD_POPULARITY = (0.0, 0.25, 0.5)
 

@@ -134,6 +134,8 @@ def with_negatives(
     n_touched = np.bincount(in_pool, minlength=int(user.max()) + 1 if len(user) else 1)
     room = len(pool.items) - n_touched[user] if len(user) else np.zeros(0, dtype=np.int64)
     user, item, room = user[room > 0], item[room > 0], room[room > 0]
+    if not len(user):  # of an empty pool nothing can be drawn
+        return Candidates(user, item, np.zeros(0))
     drawn = np.full((len(user), per_positive), -1, dtype=np.int64)
     cumulative = np.cumsum(pool.weights)
     for column in range(per_positive):

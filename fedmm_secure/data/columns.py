@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedmm_secure.config.choices import TimeUnit
 from fedmm_secure.data.faults import Faults, Mask
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.data.times import PER_UNIT, ParsedTimes, parse_times
+from fedmm_secure.data.times import PER_UNIT, ParsedTimes, is_text, parse_times
 from fedmm_secure.errors import DataError
 
 _EXPECTED: dict[TimeUnit | None, str] = {
@@ -74,7 +74,7 @@ def read_ids(column: pa.Array, role: str, faults: Faults, missing: Sequence[str]
     problem = np.zeros(len(found.values), dtype=bool)
     if types.is_null(kind):
         texts = pa.array([], pa.string())
-    elif types.is_string(kind) or types.is_large_string(kind):
+    elif is_text(kind):
         texts = found.values
     elif types.is_integer(kind) or types.is_decimal(kind):
         texts = found.values.cast(pa.string())
@@ -99,7 +99,7 @@ def read_ratings(column: pa.Array, faults: Faults, missing: Sequence[str], where
     """
     found = Encoded.of(column)
     kind, types = found.values.type, pa.types
-    if types.is_string(kind) or types.is_large_string(kind):
+    if is_text(kind):
         texts = pc.utf8_trim_whitespace(found.values)
         shape = pc.match_substring_regex(texts, _NUMBER)
         numbers = pc.utf8_ltrim(pc.if_else(shape, texts, "nan"), "+").cast(pa.float64())
@@ -133,7 +133,7 @@ def read_times(
     """
     found = Encoded.of(column)
     parsed = parse_times(found.values, unit, where)
-    textual = pa.types.is_string(found.values.type) or pa.types.is_large_string(found.values.type)
+    textual = is_text(found.values.type)
     absent = np.zeros(len(found.values), dtype=bool)
     if textual:
         texts = pc.utf8_trim_whitespace(found.values)

@@ -26,12 +26,23 @@ def discover(
         noise: the key of this release.
         spare: values of noise that are shown as they are.
     """
-    # an id that no catalogue file could hold is left out: what may be published of an item follows from its id alone
-    allowed = np.array([printable(str(item)) for item in market.item_ids], dtype=bool)
-    rows = rows[allowed[market.item[rows]]]
+    rows = _allowed(market, rows)
     # a market's rows are grouped by user, in time order
     found = selection.select(market.user[rows], market.item[rows], market.n_items, noise, spare=spare)
     return Catalogue("discovered", market.item_ids[found.items]), found.spare
+
+
+def worth_discovering(market: Market, rows: IntArray, selection: PartitionSelection) -> IntArray:
+    """Items whose sum exceeds the threshold before noise; private, to look at one's own data before a run."""
+    rows = _allowed(market, rows)
+    total = selection.sums(market.user[rows], market.item[rows], market.n_items)
+    return np.flatnonzero(total > selection.grid_threshold)
+
+
+def _allowed(market: Market, rows: IntArray) -> IntArray:
+    """Rows of ids that a catalogue file could hold: what may be published of an item follows from its id alone."""
+    allowed = np.array([printable(str(item)) for item in market.item_ids], dtype=bool)
+    return np.asarray(rows[allowed[market.item[rows]]])
 
 
 def check_discovered(market: str, catalogue: Catalogue) -> None:

@@ -27,7 +27,7 @@ from fedmm_secure.data.text import Block, Dialect, TextFile, split_header
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import DataError
 
-_SEPARATORS = (",", "\t", ";", "|", " ")
+SEPARATORS = (",", "\t", ";", "|", " ")
 _NAMED = {"\t": '"\\t"'}
 _MAGNITUDES = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e19))
 
@@ -203,16 +203,16 @@ def _advice(file: MarketFile, rows: Rows, found: _Found, large_share: float) -> 
 
 def _open(file: MarketFile, name: str, stack: ExitStack) -> _Source:
     """Open a file and find its columns."""
-    if file.path.suffix.lower() in (".parquet", ".pq"):
+    if is_parquet(file.path):
         table = ParquetRows(file.path)
-        _refuse_duplicates(file.path, table.names)
+        refuse_duplicates(file.path, table.names)
         return _Source(table.blocks(_positions(file, name, table.names, None)))
     try:
         raw = stack.enter_context(file.path.open("rb"))
     except OSError as error:
         raise DataError(f"{file.path}: cannot be read: {error.strerror}") from error
     text = TextFile(file.path, raw)
-    dialect = Dialect(file.separator or _separator(file.path), file.quoting, file.width)
+    dialect = Dialect(file.separator or default_separator(file.path), file.quoting, file.width)
     if not file.header:
         for role, column in file.roles.items():
             if isinstance(column, str):
@@ -227,19 +227,26 @@ def _open(file: MarketFile, name: str, stack: ExitStack) -> _Source:
     where = f"{file.path}:{text.line}"
     names = split_header(line, dialect, where)
     if any(isinstance(column, str) for column in file.roles.values()):
-        _refuse_duplicates(where, names)
+        refuse_duplicates(where, names)
     positions = _positions(file, name, names, line)
     blocks = text.blocks(positions, replace(dialect, width=len(names)))
     return _Source(blocks, header=1, blank=blank, text=text)
 
 
-def _separator(path: Path) -> str:
+def is_parquet(path: Path) -> bool:
+    """Whether a file is read as Parquet, by its name."""
+    return path.suffix.lower() in (".parquet", ".pq")
+
+
+def default_separator(path: Path) -> str:
+    """What separates the fields of a text file, by its name."""
     suffix = path.suffix.lower()
     bare = Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
     return {".csv": ",", ".tsv": "\t"}.get(bare, " ")
 
 
-def _refuse_duplicates(where: Path | str, names: Sequence[str]) -> None:
+def refuse_duplicates(where: Path | str, names: Sequence[str]) -> None:
+    """Raise ``DataError`` where two columns have one name."""
     first: dict[str, int] = {}
     for position, name in enumerate(names):
         if name and name in first:
@@ -275,7 +282,7 @@ def _hint(file: MarketFile, market: str, role: str, names: Sequence[str], header
     key = f"data.markets.{market}"
     wanted = {column for column in file.roles.values() if isinstance(column, str)}
     if header is not None and not wanted & set(names):
-        for separator in _SEPARATORS:
+        for separator in SEPARATORS:
             others = [name.strip().strip('"') for name in header.split(separator)]
             if len(others) > len(names) and wanted & set(others):
                 shown = _NAMED.get(separator, f'"{separator}"')

@@ -35,6 +35,11 @@ class ParquetRows:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._refusal(error) from error
 
+    def is_plain(self, position: int) -> bool:
+        """Whether a column holds one plain value a row."""
+        kind = self._file.schema_arrow.field(position).type
+        return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or _is_extension(kind))
+
     def blocks(self, positions: Mapping[str, int]) -> Iterator[Block]:
         """All rows, of the columns at some positions.
 
@@ -42,8 +47,8 @@ class ParquetRows:
             DataError: a column holds no plain values, or the file is damaged.
         """
         for role, position in positions.items():
-            kind = self._file.schema_arrow.field(position).type
-            if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or _is_extension(kind):
+            if not self.is_plain(position):
+                kind = self._file.schema_arrow.field(position).type
                 where = f"{self.path}: {role} column {self.names[position]!r}"
                 raise DataError(f"{where} holds {str(kind)[:100]}; a column of plain values is needed")
         names = sorted({self.names[position] for position in positions.values()})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +52,9 @@ class PreparedMarket:
         valid: candidates among those items.
         test: the same; a model predicts these, and ``complete`` adds the others.
         whole: all rows, those of items outside the catalogue too.
+        prior: a candidate's chance to be a positive, by the configuration.
+        lacking: why nothing can be trained or measured on these rows; None where it can. It depends on single rows: a
+            market that takes part in a federation must not answer otherwise for it. Its own models then say ``prior``.
     """
 
     market: Market
@@ -58,6 +63,8 @@ class PreparedMarket:
     valid: Candidates
     test: Candidates
     whole: WholeMarket
+    prior: float = 0.5
+    lacking: str | None = None
 
     @property
     def catalogue(self) -> Catalogue:
@@ -76,7 +83,7 @@ class PreparedMarket:
         That mean is over all users, so this is for exact figures alone, which are outside the guarantee.
         """
         inside = self.test_items >= 0
-        found = np.full(len(inside), probability.mean())
+        found = np.full(len(inside), probability.mean() if len(probability) else self.prior)
         found[inside] = probability
         return found
 
@@ -112,19 +119,24 @@ def stated_catalogue(market: Market) -> Catalogue:
 
 
 def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:
-    """Load and prepare all markets; raises ``DataError`` before anything has been written."""
-    return {market.name: prepare(market, config) for market in _whole_markets(config)}
+    """Load and prepare all markets.
+
+    Whoever calls this has the rows of all markets: being told what is wrong with them tells nobody else.
+
+    Raises:
+        DataError: before anything has been written; also where nothing is left to train or measure on.
+    """
+    found = {market.name: prepare(market, config) for market in _whole_markets(config)}
+    for prepared in found.values():
+        if prepared.lacking:
+            raise DataError(prepared.lacking)
+    return found
 
 
 def prepare(market: Market, config: DataConfig) -> PreparedMarket:
-    """Split a market and draw its candidates, once and the same for every model.
-
-    Raises:
-        DataError: nothing is left to validate or test on.
-    """
+    """Split a market and draw its candidates, once and the same for every model."""
     split = leave_last_out(market) if config.split == "leave-last-out" else global_date(market)
     pool = candidate_pool(market, split, min_item_train=config.min_item_train, negatives=config.negatives)
-    _check_pool(market, pool, config)
     parts = {}
     for name, rows in (("valid", split.valid), ("test", split.test)):
         if config.label == "like":
@@ -136,35 +148,46 @@ def prepare(market: Market, config: DataConfig) -> PreparedMarket:
 
 
 def within(whole: WholeMarket, catalogue: Catalogue, config: DataConfig) -> PreparedMarket:
-    """A market as far as a catalogue goes; what is measured stays the same.
-
-    Raises:
-        DataError: nothing is left to validate or test on.
-    """
+    """A market as far as a catalogue goes; what is measured stays the same."""
     index = catalogue.index(whole.market.item_ids)
     kept = index[whole.market.item] >= 0
     row = np.cumsum(kept) - 1
     split = Split(*(row[rows[kept[rows]]] for rows in (whole.split.train, whole.split.valid, whole.split.test)))
     market = restrict(whole.market, catalogue)
     pool = candidate_pool(market, split, min_item_train=config.min_item_train, negatives=config.negatives)
-    _check_pool(market, pool, config)
     parts = {}
     for name, drawn in (("valid", whole.valid), ("test", whole.test)):
         inside = index[drawn.item] >= 0
-        found = Candidates(drawn.user[inside], index[drawn.item[inside]], drawn.label[inside])
+        parts[name] = Candidates(drawn.user[inside], index[drawn.item[inside]], drawn.label[inside])
+    prior = 1 / (1 + config.negatives_per_positive) if config.label == "click" else 0.5
+    lacking = _lacking(market, (whole.pool, pool), parts, config)
+    return PreparedMarket(market, split, pool, parts["valid"], parts["test"], whole, prior, lacking)
+
+
+def _lacking(market: Market, pools: Sequence[Pool], parts: Mapping[str, Candidates], config: DataConfig) -> str | None:
+    """What is missing to train or measure anything, and what to do."""
+    needed = f"{config.min_item_train} training interactions; lower data.min_item_train or bring more rows"
+    fewest = min(len(pool.items) for pool in pools)
+    if fewest <= config.negatives_per_positive:
+        return f"market {market.name}: only {fewest} items have {needed}"
+    for name, found in parts.items():
         if len(np.unique(found.label)) < 2:
             missing = "negatives" if found.label.any() else "positives"
-            raise DataError(
-                f"market {market.name}: the {name} part has no {missing} among items with "
-                f"{config.min_item_train} training interactions; lower data.min_item_train or bring more rows"
-            )
-        parts[name] = found
-    return PreparedMarket(market, split, pool, parts["valid"], parts["test"], whole)
+            return f"market {market.name}: the {name} part has no {missing} among items with {needed}"
+    return None
 
 
-def _check_pool(market: Market, pool: Pool, config: DataConfig) -> None:
-    if len(pool.items) <= config.negatives_per_positive:
-        raise DataError(
-            f"market {market.name}: only {len(pool.items)} items have {config.min_item_train} training "
-            "interactions; lower data.min_item_train or bring more rows"
-        )
+def sizes(prepared: PreparedMarket) -> dict[str, Any]:
+    """Sizes of a market, and of the pool and the candidates that models are measured on."""
+    market, whole = prepared.market, prepared.whole
+    return {
+        "n_rows": market.n_rows,
+        "n_users": market.n_users,
+        "n_items": market.n_items,
+        "n_train": len(prepared.split.train),
+        "n_pool": len(whole.pool.items),
+        "pool_test_share": whole.pool.test_share,
+        "n_test": len(whole.test),
+        "n_test_positives": int(whole.test.label.sum()),
+        "skipped_rows": market.skipped_rows,
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
+
+from privacy.json_text import json_text
 
 
 @dataclass(frozen=True)
@@ -41,4 +42,4 @@ class Reading:
     @property
     def line(self) -> bytes:
         """The record as one line, the same for the same record."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        return json_text(asdict(self), sort_keys=True).encode()

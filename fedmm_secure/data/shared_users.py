@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
@@ -12,7 +12,12 @@ from fedmm_secure.errors import DataError
 
 def shared_users(markets: Mapping[str, PreparedMarket]) -> list[tuple[str, int]]:
     """Markets that have user ids of others too, by name, and how many such ids."""
-    ids = {name: set(map(str, prepared.whole.market.user_ids)) for name, prepared in markets.items()}
+    return shared_ids({name: prepared.whole.market.user_ids for name, prepared in markets.items()})
+
+
+def shared_ids(users: Mapping[str, Iterable[object]]) -> list[tuple[str, int]]:
+    """The same of distinct user ids by market."""
+    ids = {name: set(map(str, found)) for name, found in users.items()}
     times = Counter(user for found in ids.values() for user in found)
     counts = {name: sum(times[user] > 1 for user in found) for name, found in ids.items()}
     return [(name, count) for name, count in sorted(counts.items()) if count]

@@ -47,6 +47,11 @@ class ParsedTimes:
     outside: Mask
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of a type are texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def utc_text(nanoseconds: int) -> str:
     """A time as text, to the second, or as exactly as it is."""
     seconds, rest = divmod(nanoseconds, 10**9)
@@ -84,7 +89,7 @@ def parse_times(values: pa.Array, unit: TimeUnit | None, where: str) -> ParsedTi
         return _of_floats(values, unit)
     if types.is_decimal(kind):
         return _of_texts(values.cast(pa.string()), unit)
-    if types.is_string(kind) or types.is_large_string(kind):
+    if is_text(kind):
         return _of_texts(values, unit)
     raise DataError(f"{where} holds {kind}, which is no time")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +16,16 @@ from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
-from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
+from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
 from fedmm_secure.storage import write_json
-from privacy.accounting.account import AccountError, PrivacyAccount, Spending
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
+from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, Spending
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
-from privacy.accounting.places import ACCOUNT_FILE, ACCOUNT_VARIABLE, users_account
-from privacy.foreign import ForeignDirectory, ForeignFileError
-
-GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
+from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,32 @@ class Entrance:
     """What a market knows once its account has let a run in.
 
     Attributes:
-        data: keyed fingerprint of every row, with rating and time, and of what was read of its file.
+        data: fingerprint of every row, with rating and time, and of what was read of its file; keyed, unless the rows
+            are nobody's.
         earlier: notes of what other runs spent on the same data.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
-        standing: where each charge is taken down; None for a rehearsal.
+        standing: where each charge is taken down; None for a rehearsal, and where nobody's rows are spent on.
     """
 
     data: str
     earlier: list[Release]
     course: int = 0
     standing: Standing | None = None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a market's account will say of a run once it is over, by what it says before.
+
+    Attributes:
+        earlier: other runs on the same data.
+        without_bound: those among them without a budget for a view that is claimed to have one.
+        epsilon: of all of them and the run, the claimed view that learns most; None where nothing bounds it.
+    """
+
+    earlier: int
+    without_bound: int
+    epsilon: float | None
 
 
 @dataclass(frozen=True)
@@ -59,33 +75,47 @@ class Standing:
         return self.account.charging(self.fingerprint, self.run, self.nonce, charges)
 
 
-def account_of(config: Config, directory: Path, *, home: bool = False) -> PrivacyAccount:
-    """The account that a run enters: as configured, or by default; in the ``home`` of a deployed market, kept there."""
-    if home and not os.environ.get(ACCOUNT_VARIABLE):
-        return PrivacyAccount(config.privacy.account or account_beside(directory))
-    return PrivacyAccount(config.privacy.account or default_account(directory))
+def account_of(config: Config, directory: Path, *, home: bool = False) -> PrivacyAccount | PublicData:
+    """The account that a run enters: as configured, or that of the user on this machine.
 
+    The user's lies outside of all runs, so that it is neither copied nor deleted with them, and every run on the same
+    data enters the same one. A run in the ``home`` of a deployed market, which nobody else writes to, enters the one
+    that is kept there. Each counts the other's runs, where both are there. Whoever names an account means that alone.
 
-def default_account(directory: Path) -> Path:
-    """Where a run enters its spending unless it is configured otherwise, and where its reader looks for it.
-
-    That of the user on this machine, outside of all runs, so that it is neither copied nor deleted with them, and
-    every run on the same data enters the same one. Where an account stands beside the run directory already, as in the
-    home of a deployed market, or beside the sweep of a cell, it is that one: it may know of runs on the same data.
-    Nothing inside a run says where its account is: who reads the run does.
+    Raises:
+        AccountError: what lies beside the run is no account that this machine has written.
     """
-    if os.environ.get(ACCOUNT_VARIABLE):
-        return users_account()
-    beside = account_beside(directory)
-    return beside if beside.exists() else users_account()
+    if config.data.synthetic is not None:
+        return PublicData()
+    if config.privacy.account or os.environ.get(ACCOUNT_VARIABLE):
+        return PrivacyAccount(config.privacy.account or users_account())
+    beside, users = PrivacyAccount(account_beside(directory)), PrivacyAccount(users_account())
+    if not home and os.path.lexists(beside.path):
+        beside.require_known()
+    entered, other = (beside, users) if home else (users, beside)
+    others = [other] if os.path.lexists(other.path) and other.path.resolve() != entered.path.resolve() else []
+    return PrivacyAccount(entered.path, others)
 
 
-def account_beside(directory: Path) -> Path:
-    """Beside a run directory; of a cell, beside its sweep."""
-    parent = directory.resolve().parent
-    if parent.name == CELLS and (parent.parent / GRID_FILE).is_file():
-        parent = parent.parent.parent
-    return parent / ACCOUNT_FILE
+def readers_account(named: Path | None = None) -> PrivacyAccount:
+    """The account that a reader holds a run to: the one that he names, or his own; never one that lies with the run."""
+    return PrivacyAccount(named or users_account())
+
+
+def enter(
+    account: PrivacyAccount | PublicData | None,
+    directory: Path,
+    run: str,
+    plan: SpendingPlan,
+    prepared: PreparedMarket,
+    charges: int,
+) -> Entrance:
+    """What a market knows once a run was let in; ``None`` lets in a rehearsal, whose results are thrown away."""
+    if account is None:
+        return Entrance("", [])
+    if isinstance(account, PublicData):
+        return Entrance(data_fingerprint(account, prepared), [])
+    return enter_account(account, directory, run, plan, prepared, charges)
 
 
 def enter_account(
@@ -99,26 +129,65 @@ def enter_account(
     market = prepared.whole.market
     path = _state_file(directory, market.name)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": {}}
-    fingerprint, nonce = account.fingerprint(_pairs(market)), secrets.token_hex(16)
+    rows = _pairs(market)
+    fingerprint, nonce = account.fingerprint(rows), secrets.token_hex(16)
+    # a copy of the account that is entered tells nothing that it does not, and less from now on
+    earlier = {other.identity: other.spent_on(rows) for other in account.others if other.identity != account.identity}
     known = list(kept["nonces"])
-    write_json(path, {"fingerprint": fingerprint, **kept, "nonces": [*known, nonce]})
+    write_json(path, {**kept, "nonces": [*known, nonce]})
     started = account.start(
-        fingerprint, planned_spending(run, plan), known=known, nonce=nonce, charges=charges, begun=bool(kept["courses"])
+        fingerprint,
+        planned_spending(run, plan),
+        known=known,
+        nonce=nonce,
+        market=market.name,
+        charges=charges,
+        begun=bool(kept["courses"]),
     )
+    earlier[account.identity] = started.earlier
     courses = kept["courses"]
     if started.again or not courses:
-        courses = {**courses, str(len(courses)): len(started.earlier)}
-    write_json(path, {"fingerprint": fingerprint, "nonces": [nonce], "courses": courses})
+        courses = {**courses, str(len(courses)): {name: len(found) for name, found in earlier.items()}}
+    write_json(path, {"nonces": [nonce], "courses": courses})
     # the runs before each course of this one, as they were when it began: notes never change
-    notes = [_note(started.earlier[:count]) for count in courses.values()]
+    notes = [_note(_counted(account, earlier, counts)) for counts in courses.values()]
     return Entrance(
         data_fingerprint(account, prepared), notes, len(courses) - 1, Standing(account, fingerprint, run, nonce)
     )
 
 
-def data_fingerprint(account: PrivacyAccount, prepared: PreparedMarket) -> str:
-    """Keyed hash of every row, with rating and time, and of their order: the latest of two rows of one time is the one
-    that comes last."""
+def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket) -> Outlook:
+    """What the account will say of a run that is about to begin or to go on; enters nothing."""
+    own = planned_spending(run, plan)
+    rows = _pairs(prepared.whole.market)
+    known = [one for one in (account, *account.others) if one.path.is_file()]
+    earlier = [spending for one in known for spending in one.spent_on(rows) if spending.run != own.run]
+    claimed = [view for view in CLAIMS[plan.config.privacy.protect] if view in DECRYPTED_VIEWS]
+    unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
+    if unbounded or plan.epsilon is None:
+        return Outlook(len(earlier), len(unbounded), None)
+    runs = [own, *earlier]
+    totals = [composed_epsilon([run.events[view] for run in runs], runs, plan.delta, coarsely) for view in claimed]
+    return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
+
+
+def _counted(
+    account: PrivacyAccount, earlier: Mapping[str, list[Spending]], counts: Mapping[str, int]
+) -> list[Spending]:
+    gone = [name for name, count in counts.items() if len(earlier.get(name, ())) < count]
+    if gone:
+        raise AccountError(
+            f"{account.path}: an account whose runs were counted when this one began is gone (its key has the hash "
+            f"{gone[0][:16]}): restore it, or start a new run"
+        )
+    return [found for name, count in sorted(counts.items()) for found in earlier[name][:count]]
+
+
+def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMarket) -> str:
+    """Hash, under the account's key, of every row, with rating and time, and of their order.
+
+    The latest of two rows of one time is the one that comes last.
+    """
     market = prepared.whole.market
     rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
     pairs = zip(_pairs(market), rest, strict=True)
@@ -175,6 +244,8 @@ def planned_spending(run: str, plan: SpendingPlan) -> Spending:
 def spent_on_same_data(account: PrivacyAccount, directory: Path, market: str) -> list[Spending]:
     """What all runs on a market's data spend, this one and later ones included; changes nothing.
 
+    The account knows which data they are, by the run's id, which the ledger's last line is signed over, and the market.
+
     Args:
         account: the reader's, whatever the run says.
         directory: of the run.
@@ -182,17 +253,12 @@ def spent_on_same_data(account: PrivacyAccount, directory: Path, market: str) ->
 
     Raises:
         AccountError: it is no account, or the run is not in it.
+        LedgerError: the market has no ledger that can be read.
     """
-    name = _state_file(directory, market).relative_to(directory).as_posix()
-    try:
-        fingerprint = ForeignDirectory(directory).json(name)["fingerprint"]
-    except (ForeignFileError, KeyError) as error:
-        raise AccountError(f"{directory / name}: the run's data cannot be found in {account.path}") from error
-    found = account.spendings(str(fingerprint))
-    run = read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("run")
-    if run not in {spending.run for spending in found}:
-        raise AccountError(f"{account.path}: does not hold this run")
-    return found
+    opening = read_ledger(directory / "ledger" / f"{market}.jsonl").opening
+    if opening.get("market") != market:
+        raise AccountError(f"{directory / 'ledger' / market}.jsonl: is not the ledger of market {market}")
+    return account.spendings_of(str(opening.get("run")), market)
 
 
 def _state_file(directory: Path, market: str) -> Path:

@@ -99,7 +99,8 @@ class Agreement:
         """Answer the server's signed order to start: a public key of this run and a hash of the configuration.
 
         Raises:
-            MessageError: the server did not sign it, or means another run, bundle, configuration or plan.
+            MessageError: the server did not sign it, or means another run, bundle, configuration or plan, or it is
+                another one than came first.
         """
         self.require_open()
         check_start(start, self.run, self.start, self.bundle)
@@ -114,7 +115,7 @@ class Agreement:
 
         Raises:
             MessageError: a hello is not from the market that it names, is of another configuration or with another
-                key than before, or others take part than before.
+                key than before, or others take part than before; or this market's is not the one that it sent.
         """
         self.require_open()
         keys, found = {}, {}
@@ -126,6 +127,10 @@ class Agreement:
             if hello.configuration != self.start.configuration:
                 raise MessageError(f"market {name} runs another configuration than market {self.market}")
             keys[name], found[name] = hello.mask_key, sha256(message).hexdigest()
+        own = self.transcript.record(HELLO, HELLO_STAGE, 0, self.course, self.market)
+        if self.market in found and (own is None or own.sha256 != found[self.market]):
+            # of a mask key that this market forgot, say: all others would hide behind what it does not know
+            raise MessageError(f"market {self.market}: not the hello that it sent")
         kept = self._kept()
         for name, key in keys.items():
             if kept["keys"].get(name, key.hex()) != key.hex():

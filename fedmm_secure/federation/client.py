@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmm_secure.federation.door import Door, Transaction
+from fedmm_secure.federation.door import Door
 from fedmm_secure.federation.messages import Header
 from fedmm_secure.federation.round_client import RoundClient
+from fedmm_secure.federation.transactions import Transaction
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.quantization.movement import move
 from fedmm_secure.quantization.training import QuantizerTrainer

@@ -2,7 +2,7 @@
 
 A ledger is handed out, so its last line must not show anything of private rows. A plain hash does: whoever has a guess
 at the rows computes it again and compares. What is published is named by plain hash; every other file by an HMAC under
-a random key that stays in the market's state. Whoever has the key and the files, the owner, can check them.
+a random key that stays in the market. Whoever has the key and the files, the owner, can check them.
 
 The signature counts where its key is from outside the run: a key that the run made itself shows that nothing was
 changed since by who lacks it, and nothing about who ran it.
@@ -11,8 +11,6 @@ changed since by who lacks it, and nothing about who ran it.
 from __future__ import annotations
 
 import hashlib
-import hmac
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,18 +22,18 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
 from fedmm_secure.federation.parties import Federation
+from fedmm_secure.federation.private_record import PRIVATE, commitment, committed, make_salt, private_name, read_salt
 from fedmm_secure.federation.transcript import Record
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 from fedmm_secure.results import Metrics
 from fedmm_secure.storage import write_json
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
-from privacy.files import write_secret
-from privacy.foreign import ForeignDirectory, ForeignFileError, read_bytes
+from privacy.foreign import ForeignFileError, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
-MARKET_FILES = ("codes", "models", "predictions")
-_SALT_BYTES = 32
+MARKET_FILES = ("codes", "models", "predictions", PRIVATE)
 
 
 def is_closed(directory: Path, markets: Iterable[str]) -> bool:
@@ -53,19 +51,12 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
             problem = "another configuration"
         elif set(opening.get("sizes", {})) != set(markets):
             problem = "other markets"
-        elif not account.path.is_file():
+        elif isinstance(account, PrivacyAccount) and not account.path.is_file():
             problem = f"rows that cannot be compared: {account.path} is missing"
         elif opening.get("data") != data_fingerprint(account, prepared):
             problem = f"other rows of market {name}"
         if problem:
             raise RunDirectoryError(f"{directory}: holds a finished run of {problem}; choose another directory")
-
-
-def read_metrics(directory: Path) -> Metrics:
-    """The metrics of a finished run."""
-    if not (directory / METRICS_FILE).is_file():
-        raise RunDirectoryError(f"{directory}: no metrics.json; the run has not finished (fedmm run --resume)")
-    return ForeignDirectory(directory).json(METRICS_FILE)
 
 
 def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
@@ -79,9 +70,10 @@ def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
     federation.transcript.settle()
     for market, door in federation.doors.items():
         if door.ledger.closing is None:
+            door.own.transcript.settle()
             statement = {
                 "files": file_digests(directory, federation.config, market),
-                "private": private_commitments(directory, federation.config, market, _salt(directory, market)),
+                "private": private_commitments(directory, federation.config, market, make_salt(directory, market)),
                 "transcript": transcript_digest(federation.transcript.records),
                 "lines": door.ledger.length + 1,
             }
@@ -110,7 +102,7 @@ def private_commitments(directory: Path, config: Config, market: str, salt: byte
 
 
 def private_files(directory: Path, config: Config, market: str) -> list[Path]:
-    """Files of a market that are not published: codes, predictions, its own models."""
+    """Files of a market that are not published: codes, predictions, its own models and record."""
     paths = []
     for folder in MARKET_FILES:
         paths += [directory / folder / f"{market}.parquet", *sorted((directory / folder / market).rglob("*"))]
@@ -118,32 +110,28 @@ def private_files(directory: Path, config: Config, market: str) -> list[Path]:
     return [path for path in paths if path.is_file() and path not in shown]
 
 
-def commitment(salt: bytes, path: Path, directory: Path) -> str:
-    """What the last line says of a private file: its name and its bytes, under a key that stays in the market."""
-    name = path.relative_to(directory).as_posix().encode()
-    return hmac.new(salt, name + b"\0" + read_bytes(path, below=directory), hashlib.sha256).hexdigest()
+def read_committed(directory: Path, market: str, file: str) -> bytes:
+    """A file that a market keeps to itself, as it was when the run was closed.
 
+    Whoever hands a run on leaves these files out, or may have changed them: what is measured with other ones would be
+    measured of another run.
 
-def read_salt(directory: Path, market: str) -> bytes | None:
-    """The key of a market's commitments; None where it is not shown."""
-    path = salt_path(directory, market)
+    Raises:
+        RunDirectoryError: it is not there, or not the one that the ledger's last line commits to.
+        LedgerError: the ledger cannot be read.
+    """
+    name, salt = private_name(market, file), read_salt(directory, market)
+    closing = read_ledger(directory / "ledger" / f"{market}.jsonl").closing
     try:
-        salt = read_bytes(path, _SALT_BYTES, below=directory)
-    except ForeignFileError:
-        return None
-    return salt if len(salt) == _SALT_BYTES else None
-
-
-def salt_path(directory: Path, market: str) -> Path:
-    """Where a market keeps the key of its commitments."""
-    return directory / "state" / "salts" / f"{market}.key"
-
-
-def _salt(directory: Path, market: str) -> bytes:
-    """Random, and kept for the owner before anything is computed with it."""
-    salt = secrets.token_bytes(_SALT_BYTES)
-    write_secret(salt_path(directory, market), salt, replace=True)  # of an end that was cut short: never handed out
-    return salt
+        data = read_bytes(directory / name, below=directory)
+    except ForeignFileError as error:
+        raise RunDirectoryError(
+            f"{directory / name}: is not there; it is private, and only the market's own run directory holds it"
+        ) from error
+    named = {} if closing is None else closing.get("private")
+    if salt is None or not isinstance(named, Mapping) or named.get(name) != committed(salt, name, data):
+        raise RunDirectoryError(f"{directory / name}: is not what the run's ledger was closed with")
+    return data
 
 
 def transcript_digest(records: Iterable[Record]) -> str:

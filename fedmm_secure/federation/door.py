@@ -11,60 +11,32 @@ under-count.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dp_accounting.dp_event import DpEvent, NoOpDpEvent
+from dp_accounting.dp_event import NoOpDpEvent
 
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation.account import Standing
 from fedmm_secure.federation.agreement import Agreement
+from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.messages import Header, MessageError, pack
 from fedmm_secure.federation.orders import Order, Place
+from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.events import is_part_of
-from privacy.accounting.guarantees import coarsely, composed_epsilon, roughly
-from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError, stage_group
-from privacy.accounting.text import epsilon_text
+from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
-from privacy.files import erase, read_secret, write_secret
+from privacy.files import KeyFileError, erase, read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
-
-
-class BudgetExceededError(Exception):
-    """A release that would spend more than the market's budget; nothing was computed or sent."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The ε that the named stage groups may spend together at ``delta``; None is unbounded.
-
-    ``plan`` is what they are expected to spend, and ``planned`` the releases that do: a part of a plan that meets the
-    budget meets it too, and need not be composed anew for every release.
-    """
-
-    epsilon: float | None
-    delta: float
-    stages: tuple[str, ...] = ("quantizer",)
-    plan: DpEvent = field(default_factory=NoOpDpEvent)
-    planned: tuple[Release, ...] = ()
-
-    def covers(self, entries: Sequence[Entry]) -> bool:
-        """Whether entries are a part of the plan, in what they draw and in what they take of δ too."""
-        return (
-            is_part_of([entry.event for entry in entries], [self.plan])
-            and sum(one.coordinates for one in entries) <= sum(one.coordinates for one in self.planned)
-            and sum(one.extra_delta for one in entries) <= sum(one.extra_delta for one in self.planned)
-        )
 
 
 @dataclass(frozen=True)
@@ -88,45 +60,6 @@ class Channel:
     identity: Identity
     largest: int | None = None
     burn: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """A release that is paid for.
-
-    Attributes:
-        charge: its line in the ledger.
-        digest: of the sealed result; None while there is no seal.
-    """
-
-    charge: Charge
-    digest: str | None
-    _key: bytes | None = field(default=None, repr=False)
-
-    @property
-    def source(self) -> NoiseSource:
-        """The randomness of this release; the same whenever it is asked for, and gone once the release is sealed."""
-        return NoiseSource(self.key, seeded=self.charge.entry.seeded)
-
-    @property
-    def key(self) -> bytes:
-        """Key of the randomness, for a computation in another process of the market."""
-        if self._key is None:
-            raise LostResultError(f"{self.charge.entry.stage}: has no key of randomness: it draws none, or is sealed")
-        return self._key
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a computation leaves.
-
-    Attributes:
-        data: the bytes that are published or kept.
-        meter: spare coordinates in grid units, which hold noise alone; None where nothing was drawn.
-    """
-
-    data: bytes
-    meter: IntVector | None = None
 
 
 class Door:
@@ -155,6 +88,7 @@ class Door:
         channel: Channel,
         agreement: Agreement,
         transcript: Transcript,
+        own: PrivateRecord,
         keys: Path,
         data: str = "",
         noise_seed: int | None = None,
@@ -165,7 +99,7 @@ class Door:
         self.ledger = ledger
         self.budget = budget
         self.channel, self.agreement, self._wide = channel, agreement, dict(wide or {})
-        self._transcript = transcript
+        self._transcript, self.own = transcript, own
         self._keys, self._data, self._noise_seed = keys, data, noise_seed
         self._standing = standing
 
@@ -193,7 +127,7 @@ class Door:
                         pass  # it may have been interrupted between the ledger and the account
                 return self._transaction(charge)
         self.ledger.ready()
-        self._refuse_overspending(release)
+        self.budget.refuse_overspending(self.ledger.entries, self._entry(release))
         # ledger first, account second: rows are read after both, so the account never knows of fewer than were read for
         with self._charging(len(self.ledger.charges) + 1):
             key = self._make_key(release)
@@ -266,12 +200,15 @@ class Door:
             )
         data = keep.read_bytes()
         meter = np.frombuffer(meter_file.read_bytes(), "<i8") if meter_file.is_file() else None
+        entry = transaction.charge.entry
+        if entry.audience and "release" not in entry.audience:
+            # user codes: the profile view's ε counts them and that of what is handed out does not
+            self.seal(transaction, self.own.digest(entry, PUBLICATION, data), meter)
+            self.own.add(entry, PUBLICATION, data, entry.audience[0])
+            return
         self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
-        audience = transaction.charge.entry.audience
-        if audience:  # user codes are for the profile view, whose ε counts them, and no part of what "release" means
-            self._record(
-                transaction.charge.entry, PUBLICATION, data, "release" if "release" in audience else audience[0]
-            )
+        if entry.audience:
+            self._record(entry, PUBLICATION, data, "release")
 
     def publish(self, release: Release, data: bytes) -> None:
         """Let out what was computed from other releases alone.
@@ -305,9 +242,9 @@ class Door:
 
     def withhold(self, transaction: Transaction, values: IntVector, meter: IntVector | None = None) -> None:
         """Seal an update ``(length,)`` that was never sent: its attempt was given up, and a later one sends it."""
-        data = values.astype("<i8").tobytes()
-        self.seal(transaction, hashlib.sha256(data).hexdigest(), meter)
-        self._record(transaction.charge.entry, OWN_UPDATE, data, f"owner:{self.market}")
+        data, entry = values.astype("<i8").tobytes(), transaction.charge.entry
+        self.seal(transaction, self.own.digest(entry, OWN_UPDATE, data), meter)
+        self.own.add(entry, OWN_UPDATE, data, f"owner:{self.market}")
 
     def send(
         self,
@@ -329,7 +266,8 @@ class Door:
         self.agreement.require_open()
         self.seal(transaction, hashlib.sha256(message).hexdigest(), meter)
         release = transaction.charge.entry
-        self._record(release, OWN_UPDATE, values.astype("<i8").tobytes(), f"owner:{self.market}")
+        # never in what is handed out: under distributed noise it carries a part of the noise only
+        self.own.add(release, OWN_UPDATE, values.astype("<i8").tobytes(), f"owner:{self.market}")
         self._record(release, UPDATE, message, "server", receivers=1)
         send(message)
 
@@ -350,6 +288,9 @@ class Door:
         Raises:
             MessageError: nothing was taken, or not what may be.
             ForgedSumError: it is not what the cohort sent, or is outside the cohort's range.
+            KeyBurnedError: another run has given the key up.
+            OSError, KeyFileError: this machine's disk failed before anything was opened. The sum is opened when the run
+                goes on; nobody outside can tell.
         """
         message = self.agreement.taken(place)
         if message is None:
@@ -357,8 +298,8 @@ class Door:
         header, payload = self.agreement.take(message, place)
         try:
             total = self._open(header, payload)
-        except OSError:
-            raise  # of this machine, and nothing of the sum: it is opened when the run goes on
+        except (OSError, KeyFileError):
+            raise  # of this machine, and nothing of the sum: to open one takes no file but those of the keys
         except Exception:
             self.give_up()
             raise
@@ -376,7 +317,7 @@ class Door:
     def give_up(self) -> None:
         """End the run at this market, and give up the shared key: no second sum is ever opened."""
         try:
-            self.channel.burn()  # first: without the key nothing is opened, whatever else is lost
+            self.channel.burn()  # first: without the key nothing is opened, whatever else the disk refuses
         finally:
             self.agreement.end()
 
@@ -403,35 +344,10 @@ class Door:
 
     def spent(self) -> float:
         """ε that the budget's stages have spent so far, rounded up a little; ``inf`` without DP."""
-        entries = self._budgeted()
-        return composed_epsilon([entry.event for entry in entries], entries, self.budget.delta, roughly)
+        return self.budget.spent(self.ledger.entries)
 
     def _entry(self, release: Release) -> Entry:
         return release.entry(self.market, delta=self.budget.delta, seeded=self._noise_seed is not None)
-
-    def _budgeted(self) -> list[Entry]:
-        return [entry for entry in self.ledger.entries if self._counts(entry.stage)]
-
-    def _counts(self, stage: str) -> bool:
-        return stage_group(stage) in self.budget.stages
-
-    def _refuse_overspending(self, release: Release) -> None:
-        if self.budget.epsilon is None or not self._counts(release.stage):
-            return
-        entries = [*self._budgeted(), self._entry(release)]
-        if self.budget.covers(entries):  # the same question for all releases, so that it is composed once
-            asked = composed_epsilon([self.budget.plan], self.budget.planned, self.budget.delta, coarsely)
-        else:
-            asked = composed_epsilon([entry.event for entry in entries], entries, self.budget.delta, coarsely)
-        at = "" if release.round is None else f", round {release.round}"
-        if asked > self.budget.epsilon * (1 + 1e-9):
-            brought = f"epsilon to {epsilon_text(asked)}"
-            if math.isinf(asked):
-                brought = "epsilon beyond any bound (it is not private, or the noise sampler is proven for less)"
-            raise BudgetExceededError(
-                f"market {self.market}, stage {release.stage}{at}: this release would bring "
-                f"{brought}, the budget is {self.budget.epsilon:.4g}; nothing was sent"
-            )
 
     def _make_key(self, release: Release) -> bytes | None:
         """A fresh key, on the disk before the charge that names its hash."""

@@ -13,11 +13,12 @@ from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import AGGREGATE, Transcript
 from privacy.aggregation import AggregationError
+from privacy.errors import StoppedError
 
 OnRound = Callable[[int, Sequence[Rejection]], None]
 
 
-class MarketLostError(Exception):
+class MarketLostError(StoppedError):
     """A market did not answer in time; the others completed the rounds without it."""
 
 

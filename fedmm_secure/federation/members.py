@@ -26,6 +26,7 @@ class Membership:
 
     @property
     def bundle(self) -> Bundle:
+        """The one on the disk; a run keeps the one that it began with."""
         return self.directory.bundle()
 
 
@@ -34,23 +35,29 @@ class MeteredMarket:
     """Counts each protected vector against what the key may protect, and asks each time whether it may still be used.
 
     Runs that are open at the same time share a key: what burns it in one ends the others.
+
+    Attributes:
+        inner: protects and reveals.
+        directory: of the market's keys.
+        bundle: of the run, whose key it is.
     """
 
     inner: MarketAggregator
     directory: KeyDirectory
+    bundle: Bundle
 
     def ready(self, cohort: tuple[str, ...]) -> None:
-        self.directory.refuse_burned()
-        self.directory.check_allowance(1)
+        self.directory.refuse_burned(self.bundle)
+        self.directory.check_allowance(self.bundle, 1)
         self.inner.ready(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
-        self.directory.refuse_burned()
-        self.directory.use()
+        self.directory.refuse_burned(self.bundle)
+        self.directory.use(self.bundle)
         return self.inner.protect(values, binding)
 
     def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
-        self.directory.refuse_burned()
+        self.directory.refuse_burned(self.bundle)
         return self.inner.reveal(aggregate, binding)
 
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card
+from privacy.errors import StoppedError
+from privacy.json_text import json_text
 
 VERSION = 3
 MAX_HEADER_BYTES = 64 * 2**10
@@ -19,7 +22,7 @@ HELLO_STAGE = "keys"
 Sign = Callable[[bytes], bytes]
 
 
-class MessageError(Exception):
+class MessageError(StoppedError):
     """A message that is malformed, forged, or belongs to another run, round, sender or configuration."""
 
 
@@ -106,7 +109,7 @@ def expect(message: bytes, wanted: Header, card: Card) -> bytes:
 
 
 def _head(header: Header) -> bytes:
-    text = json.dumps({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
+    text = json_text({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise MessageError(f"header of {len(text)} bytes exceeds {MAX_HEADER_BYTES}")
     return len(text).to_bytes(_LENGTH_BYTES, "big") + text
@@ -136,8 +139,11 @@ class Hello:
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> Hello:
+        """Raises ``MessageError`` on a length that it has not, or a mask key that leads to no secret."""
         if len(payload) != 64:
             raise MessageError(f"a hello of {len(payload)} bytes where 64 were expected")
+        if not is_usable(payload[:32]):
+            raise MessageError("a hello whose mask key is not usable")
         return cls(payload[:32], payload[32:])
 
 

@@ -10,15 +10,16 @@ from typing import Any
 from fedmm_secure.federation.messages import HELLO_STAGE, Header, MessageError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.keys import SERVER, Bundle
+from privacy.errors import StoppedError
 
 Place = tuple[str, int]  # stage and round
 
 
-class OrderError(Exception):
+class OrderError(StoppedError):
     """The server asks for what a market must not send."""
 
 
-class RunEndedError(Exception):
+class RunEndedError(StoppedError):
     """The run is over at this market: a sum was not what the markets sent. One text for all reasons."""
 
     def __init__(self) -> None:

@@ -6,33 +6,36 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.cache import code_version
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Entrance, enter_account
+from fedmm_secure.federation.account import Outlook, enter, foresee
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
+from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.client import ClientPlan, MarketClient
-from fedmm_secure.federation.door import Budget, Channel, Door
+from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
 from fedmm_secure.federation.orders import Start
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
-from fedmm_secure.provenance import ENVIRONMENT_FILE
+from fedmm_secure.provenance import ENVIRONMENT_FILE, code_version
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
-from privacy.accounting.account import PrivacyAccount
-from privacy.accounting.ledger import Charge, Entry, Ledger, stage_group
+from privacy.accounting.account import PrivacyAccount, PublicData
+from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
@@ -64,7 +67,7 @@ class Federation:
         server: the server's identity; None where it is elsewhere.
         signers: by market of this process, who signs the ledger's last line.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
-        account: where the run is entered; None for a rehearsal.
+        account: where the run is entered, or what stands for it where the rows are nobody's; None for a rehearsal.
     """
 
     config: Config
@@ -78,7 +81,7 @@ class Federation:
     server: Identity | None
     signers: Mapping[str, Identity] = field(repr=False)
     course: int = 0
-    account: PrivacyAccount | None = None
+    account: PrivacyAccount | PublicData | None = None
 
     def commitments(self, markets: Mapping[str, PreparedMarket]) -> dict[str, str]:
         """Keyed hash of each market's test candidates: equal for two runs of one account that ranked the same ones.
@@ -123,16 +126,23 @@ def start_of(config: Config) -> Start:
 
 
 def make_agreement(
-    config: Config, market: str, member: Membership, directory: Path, run: str, transcript: Transcript, course: int = 0
+    config: Config,
+    market: str,
+    identity: Identity,
+    bundle: Bundle,
+    directory: Path,
+    run: str,
+    transcript: Transcript,
+    course: int = 0,
 ) -> Agreement:
     """What a market of a run agrees to, from wherever its kept state stands."""
     return Agreement(
         market=market,
         run=run,
         start=start_of(config),
-        bundle=member.bundle,
-        identity=member.identity,
-        min_cohort=min_cohort(config, len(member.bundle.markets)),
+        bundle=bundle,
+        identity=identity,
+        min_cohort=min_cohort(config, len(bundle.markets)),
         transcript=transcript,
         directory=directory,
         course=course,
@@ -146,7 +156,7 @@ def open_federation(
     *,
     run: str | None = None,
     members: Mapping[str, Membership] | None = None,
-    account: PrivacyAccount | None = None,
+    account: PrivacyAccount | PublicData | None = None,
     signer: Identity | None = None,
     noise: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Federation:
@@ -187,25 +197,22 @@ def open_federation(
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = (
-            Entrance("", [])
-            if account is None
-            else enter_account(account, directory, run, plans[name], prepared, len(ledger.charges))
-        )
+        entrance = enter(account, directory, run, plans[name], prepared, len(ledger.charges))
         ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
         masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
         course = max(course, entrance.course)
-        agreement = make_agreement(config, name, member, directory, run, transcript, entrance.course)
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(
             name,
             ledger=ledger,
             budget=_budget(plans[name]),
-            channel=_channel(plan, member, run, masks[name]),
-            wide={stage: _channel(plan.of_stage(stage), member, run, masks[name]) for stage in plan.wide},
+            channel=_channel(plan, member, bundle, run, masks[name]),
+            wide={stage: _channel(plan.of_stage(stage), member, bundle, run, masks[name]) for stage in plan.wide},
             agreement=agreement,
             transcript=transcript,
+            own=PrivateRecord(directory, name),
             keys=state / "charges" / name,
             data=entrance.data,
             noise_seed=config.privacy.noise_seed,
@@ -218,17 +225,38 @@ def open_federation(
     return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course, account)
 
 
-def _channel(plan: AggregationPlan, member: Membership, run: str, masks: PairwiseMasks) -> Channel:
-    aggregator = plan.market(member.directory.key(member.identity), masks)
+def _channel(plan: AggregationPlan, member: Membership, bundle: Bundle, run: str, masks: PairwiseMasks) -> Channel:
+    aggregator = plan.market(member.directory.key(member.identity, bundle), masks)
     return Channel(
         run=run,
-        parameters=member.bundle.digest,
+        parameters=bundle.digest,
         codec=plan.codec,
-        aggregator=MeteredMarket(aggregator, member.directory),
+        aggregator=MeteredMarket(aggregator, member.directory, bundle),
         identity=member.identity,
         largest=plan.largest_sum if plan.stage else plan.sum_bound,
-        burn=member.directory.burn,
+        burn=partial(member.directory.burn, bundle),
     )
+
+
+def look_ahead(
+    config: Config, markets: Mapping[str, PreparedMarket], directory: Path, account: PrivacyAccount | PublicData
+) -> dict[str, Outlook]:
+    """By market, what its account will say of a run that is about to begin or to go on; enters nothing.
+
+    Empty where the rows are nobody's.
+
+    Raises:
+        AccountError: the account cannot be read.
+        ConfigError: no noise meets the budget.
+    """
+    if isinstance(account, PublicData):
+        return {}
+    sizes, run, found = market_sizes(config, sorted(markets), markets), run_id(directory / "state"), {}
+    for name, prepared in markets.items():
+        path = directory / "ledger" / f"{name}.jsonl"
+        solved = read_ledger(path).opening.get("noise") if path.is_file() else None
+        found[name] = foresee(account, run, SpendingPlan.of(config, name, sizes, solved), prepared)
+    return found
 
 
 def _budget(plan: SpendingPlan) -> Budget:
@@ -272,6 +300,7 @@ def commitments(
         "market": plan.market,
         "configuration": configuration_hash(plan.config).hex(),
         "data": data,
+        "synthetic": plan.config.data.synthetic is not None,  # nobody's rows, which no account knows of
         "users": plan.size.users,
         "items": plan.size.items,
         "catalogue": dict(catalogue),
@@ -331,7 +360,7 @@ def _private_settings(plan: SpendingPlan) -> PrivateSettings | None:
         return None
     privacy = plan.config.privacy.quantizer
     spare = spare_coordinates(plan.stages[QUANTIZER].steps)
-    choices, shared = privacy.choices(multiplier), plan.shared
+    choices, shared = dp_sgd(privacy, multiplier), plan.shared
     part = None if shared is None else PartOfNoise(shared.step, shared.honest_parts)
     return PrivateSettings(choices, privacy.steps_per_round, privacy.learning_rate, spare, part)
 

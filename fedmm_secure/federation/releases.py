@@ -24,9 +24,9 @@ from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
-from fedmm_secure.federation.door import Result, Transaction
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, totals
+from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from fedmm_secure.federation.orders import Order, Place
+from privacy.json_text import json_text
 
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_MARKETS = 10_000
@@ -56,7 +57,7 @@ class Request:
                 fields[name] = {market: encode_bytes(message) for market, message in getattr(self, name).items()}
         if self.order is not None:
             fields["order"] = asdict(self.order)
-        return json.dumps(fields, sort_keys=True).encode()
+        return json_text(fields, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Request:
@@ -99,7 +100,7 @@ class Reply:
             fields = {"behind": list(self.behind)}
         elif self.done:
             fields = {"done": True}
-        return json.dumps(fields).encode()
+        return json_text(fields).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reply:
@@ -115,7 +116,7 @@ class Reply:
                 if type(stage) is not str or type(round) is not int:
                     raise ValueError
                 return cls(behind=(stage, round))
-            return cls(done=fields["done"] is True) if "done" in fields else cls(absent=str(fields["absent"])[:500])
+            return cls(done=fields["done"] is True) if "done" in fields else cls(absent=_line(fields["absent"]))
         except _MALFORMED:
             raise RequestError("sent a malformed reply") from None
 
@@ -128,6 +129,11 @@ def is_run_id(text: str) -> bool:
 def encode_bytes(data: bytes) -> str:
     """Bytes as they stand in requests and replies."""
     return base64.b64encode(data).decode()
+
+
+def _line(text: Any) -> str:
+    """A reason on one line, which logs and terminals do nothing with but show: it is quoted among lines of ours."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text)[:500])
 
 
 def _messages(fields: Any) -> dict[str, bytes]:

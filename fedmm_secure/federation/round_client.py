@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmm_secure.federation.door import Door, Transaction
+from fedmm_secure.federation.door import Door
 from fedmm_secure.federation.messages import Header, MessageError, unpack
 from fedmm_secure.federation.orders import Order, OrderError, Place
+from fedmm_secure.federation.transactions import Transaction
 from fedmm_secure.guarantee.plan import SpendingPlan, again
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.storage import torch_bytes, write_atomic

@@ -42,9 +42,10 @@ from fedmm_secure.storage import write_json
 from privacy.aggregation import AggregationError, ServerAggregator
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle
+from privacy.errors import StoppedError
 
 
-class CohortTooSmallError(Exception):
+class CohortTooSmallError(StoppedError):
     """Too few valid updates: the round stopped and nothing was released."""
 
 
@@ -130,8 +131,8 @@ class AggregationServer:
                     raise MessageError("runs another configuration")
                 if self._roster_file.exists() and self.hellos.get(market) != message:
                     raise MessageError("was not there, or was another, when the run began")
-                valid[market] = message
                 self._record(message, HELLO, Order(HELLO_STAGE, 0, self._course, ()), market, SERVER_AND_MARKETS, 1)
+                valid[market] = message
             except MessageError as error:
                 rejections.append(Rejection(market, 0, str(error)))
         self.hellos |= valid
@@ -238,8 +239,9 @@ class AggregationServer:
                 message = replies.get(market, Absence("sent nothing"))
                 if isinstance(message, Absence):
                     raise MessageError(message.reason)
-                found[market] = check(market, message)
+                payload = check(market, message)
                 self._record(message, kind, order, market, visible_to, 1)
+                found[market] = payload
             except (MessageError, AggregationError) as error:
                 rejections.append(Rejection(market, order.round, str(error)))
         return found, rejections

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.federation.door import Door, Transaction
+from fedmm_secure.federation.door import Door
 from fedmm_secure.federation.messages import Header
 from fedmm_secure.federation.round_client import RoundClient
+from fedmm_secure.federation.transactions import Transaction
 from fedmm_secure.guarantee.plan import SpendingPlan
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.randomness import NoiseSource

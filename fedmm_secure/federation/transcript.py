@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import append_line
 from privacy.files import private_folder
 from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
+from privacy.json_text import json_text
 
 INDEX = "index.jsonl"
 START, HELLO, STATEMENT, UPDATE, AGGREGATE = "start", "hello", "statement", "update", "aggregate"
@@ -51,8 +52,16 @@ class Record:
     attempt: int = 0
 
 
+class RepeatedRecordError(MessageError):
+    """A second message, or value, where there is one for all time."""
+
+
 class Transcript:
-    """Append-only directory of records; adding the same record again changes nothing."""
+    """Append-only directory of records, in which the first of each name stays.
+
+    What was seen is what statements, sums and reports follow from. So nothing takes the place of a record: the same one
+    again changes nothing, and another one is refused. The index is as long as there are names.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -75,16 +84,22 @@ class Transcript:
         receivers: int,
         attempt: int = 0,
     ) -> Record:
-        """Keep ``data``; the file is complete before the index names it."""
+        """Keep ``data``; the file is complete before the index names it.
+
+        Raises:
+            RepeatedRecordError: something else was recorded under this name.
+        """
         file = record_file(stage, round, attempt, kind, sender)
         digest = hashlib.sha256(data).hexdigest()
         record = Record(file, kind, stage, round, sender, visible_to, receivers, len(data), digest, attempt)
         known = self._known.get(file)
         if known is not None and (known.sha256, known.visible_to) == (digest, visible_to):
             return known  # every party of a process records what it sees
+        if known is not None:
+            raise RepeatedRecordError(f"another {kind} of {sender} for {stage}, round {round} than there was before")
         write_atomic(self.directory / file, data)
         append_line(self.directory / INDEX, _line(record))
-        self.records = [kept for kept in self.records if kept.file != file] + [record]
+        self.records.append(record)
         self._note(record)
         return record
 
@@ -107,7 +122,7 @@ class Transcript:
             self._latest[key] = record
 
     def settle(self) -> None:
-        """Write the index anew once nothing is added any more: one line a record, and nothing of what was replaced."""
+        """Write the index anew once nothing is added any more: one line a record, by name, and no torn one."""
         write_atomic(self.directory / INDEX, index_bytes(self.records))
 
     def find(self, *, kind: str, stage: str, round: int, sender: str) -> bytes | None:
@@ -128,7 +143,7 @@ def index_bytes(records: Iterable[Record]) -> bytes:
 
 
 def _line(record: Record) -> bytes:
-    return (json.dumps(asdict(record), sort_keys=True) + "\n").encode()
+    return (json_text(asdict(record), sort_keys=True) + "\n").encode()
 
 
 def read_index(directory: Path) -> list[Record]:
@@ -137,10 +152,14 @@ def read_index(directory: Path) -> list[Record]:
     Raises:
         InputError: it cannot be read, or a line is no record.
     """
-    index = directory / INDEX
-    latest: dict[str, Record] = {}
     # nor may the folder itself be a link: it is a part of the run
-    for number, line in lines_of(read_bytes(index, MAX_LINES_BYTES, below=directory.parent), index):
+    return parse_index(read_bytes(directory / INDEX, MAX_LINES_BYTES, below=directory.parent), directory / INDEX)
+
+
+def parse_index(data: bytes, index: Path) -> list[Record]:
+    """``read_index`` of bytes that were read from a path."""
+    latest: dict[str, Record] = {}
+    for number, line in lines_of(data, index):
         try:
             record = _record(json_object(line, f"{index}:{number}"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -23,7 +23,9 @@ from dp_accounting.dp_event import (
 from fedmm_secure.config import MIN_COHORT, Config
 from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
+from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
@@ -78,12 +80,16 @@ class SpendingPlan:
         """The plan of a market; ``noise`` where it was solved from the same inputs before.
 
         Raises:
-            ConfigError: no noise meets the budget.
+            ConfigError: no noise meets the budget, or the ε is none of those that can be planned.
         """
         size = sizes[market]
         delta = config.privacy.delta_for(size.users)
-        solved = plan_noise(config, size.items, delta) if noise is None else dict(noise)
-        return cls(config, market, sizes, delta, solved)
+        if noise is not None:
+            return cls(config, market, sizes, delta, dict(noise))
+        stages = [stage.name for stage in planned_stages(config, size.items)]
+        unsolved = cls(config, market, sizes, delta, dict.fromkeys(stages, 1.0))
+        check_epsilon(unsolved)
+        return replace(unsolved, noise=plan_noise(config, size.items, delta))
 
     @cached_property
     def shared(self) -> SharedNoise | None:
@@ -130,8 +136,8 @@ class SpendingPlan:
     def epsilon(self) -> float | None:
         return self.config.privacy.epsilon
 
-    @property
-    def stages(self) -> dict[str, PlannedStage]:
+    @cached_property
+    def stages(self) -> Mapping[str, PlannedStage]:
         """By name; empty without DP."""
         return {stage.name: stage for stage in planned_stages(self.config, self.size.items)}
 
@@ -205,7 +211,7 @@ class SpendingPlan:
 
     def selection(self) -> PartitionSelection:
         """The mechanism that finds the catalogue."""
-        return self.config.privacy.discovery.choices(self.noise[CATALOGUE], self.delta)
+        return partition_selection(self.config.privacy.discovery, self.noise[CATALOGUE], self.delta)
 
     def catalogue(self) -> Release:
         """The items that enough users have; everything else is computed of them alone."""
@@ -267,7 +273,7 @@ class SpendingPlan:
             return release
         if round < config.federation.warm_up_rounds:
             return replace(release, event=NoOpDpEvent(), mechanism="warm-up: reads no user row", sensitivity=0.0)
-        choices, steps = privacy.choices(self.noise[QUANTIZER]), privacy.steps_per_round
+        choices, steps = dp_sgd(privacy, self.noise[QUANTIZER]), privacy.steps_per_round
         mechanism = "DP-SGD"
         if config.privacy.distributed_noise:
             mechanism = f"DP-SGD, noise distributed over {self.n_markets} markets"

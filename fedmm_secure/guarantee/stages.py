@@ -17,6 +17,11 @@ DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
 VIEWS = ("server", *DECRYPTED_VIEWS)
 ALL_VIEWS = (*VIEWS, "profile")
 RELEASED = ("release",)
+# by protection level, the views that a run claims a guarantee for
+CLAIMS = {
+    "federation": ("server", "market", "collusion"),
+    "release": ("server", "market", "collusion", "consumer", "release"),
+}
 
 # said of every a sum over a shared catalogue: nobody joins accounts, so nobody can count them
 SEVERAL_MARKETS = "unit: a user's rows in one market; who has accounts in k markets has group privacy k"

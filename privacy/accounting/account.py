@@ -17,7 +17,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ _KEY_BYTES = 32
 _VERSION = 2
 _GENESIS = "0" * 64
 _LINE, _DATA = b"fedmm-secure privacy account line\0", b"fedmm-secure fingerprint of data\0"
+_PUBLIC = b"fedmm-secure fingerprint of public data\0"
 
 
 class AccountError(InputError):
@@ -74,11 +75,28 @@ class Started:
 
 @dataclass
 class _Course:
-    """One course of a run: its spending, the nonce of its latest start, and how many releases it has charged."""
+    """One course of a run: its spending, the nonce of its latest start, the market, and how many releases it charged.
+
+    Lines of an earlier version name no market.
+    """
 
     spending: Spending
     nonce: str
+    market: str | None = None
     charges: int = 0
+
+
+class PublicData:
+    """Stands where an account does for rows that are nobody's, as generated ones are: no run spends anything of theirs.
+
+    Such rows are recognised by a plain hash: a guess at them tells of no person.
+    """
+
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
+        """Hash of a data set; of its rows in any order, unless it is ``ordered``."""
+        digest = hashlib.sha256(_PUBLIC)
+        _take(digest.update, rows, ordered)
+        return digest.hexdigest()
 
 
 class PrivacyAccount:
@@ -92,20 +110,44 @@ class PrivacyAccount:
 
     The first line commits to the key; each line carries an HMAC under it of its place, of the HMAC before, and of what
     it says.
+
+    Attributes:
+        path: the file.
+        others: accounts whose runs count as earlier ones too, and which are only read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, others: Sequence[PrivacyAccount] = ()) -> None:
         self.path = path
+        self.others = tuple(others)
         self._key_path = path.with_name(f"{path.name}.key")
+
+    @property
+    def identity(self) -> str:
+        """Hash of the account's key: the same for each copy of it, wherever it lies."""
+        return _digest(self._key())
 
     def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
         """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``."""
         with self._locked():
             key = self._begun()
-        digest = hmac.new(key, _DATA, digestmod=hashlib.sha256)
-        for row in rows if ordered else sorted(rows):
-            digest.update(len(row).to_bytes(4, "big") + row)
-        return digest.hexdigest()
+        return _fingerprint(key, rows, ordered)
+
+    def require_known(self) -> None:
+        """Refuse a file that this machine never wrote as an account, such as one that somebody laid there; no change.
+
+        Raises:
+            AccountError: it holds no line, or this machine does not remember how far it had come.
+        """
+        try:
+            content = self.path.read_bytes()
+            known = bool(content) and self._lines(content, self._key())[1].lines and recorded_head(self.identity).read()
+        except OSError as error:
+            raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
+        if not known:
+            raise AccountError(
+                f"{self.path}: is in the way, and no account that this machine has written: remove it, or name it in "
+                "privacy.account if you trust it"
+            )
 
     def start(
         self,
@@ -114,6 +156,7 @@ class PrivacyAccount:
         *,
         known: Collection[str],
         nonce: str,
+        market: str = "",
         charges: int = 0,
         begun: bool = False,
     ) -> Started:
@@ -124,6 +167,7 @@ class PrivacyAccount:
             spending: what the run will have spent when it is over.
             known: nonces that the state says were entered, or may have been.
             nonce: a fresh one, which the state holds already.
+            market: whose data they are, by the name that it has in the run.
             charges: releases that the run's ledger has charged.
             begun: whether the state says that an account has let the run in before.
 
@@ -133,14 +177,15 @@ class PrivacyAccount:
         with self._locked():
             key = self._begun()
             courses, head = self._read(fingerprint, key)
-            mine = [course for course in courses if course.spending.run == spending.run]
+            mine = [one for one in courses if one.spending.run == spending.run and one.market in (market, None)]
             if begun and not mine:
                 raise AccountError(
                     f"{self.path}: does not hold run {spending.run}, which was begun under another account, or on "
                     "other data: name that account in privacy.account, or start a new run"
                 )
             going_on = next((one for one in mine if one.nonce in known and one.charges <= charges), None)
-            line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "nonce": nonce, "charges": charges}
+            line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
+            line |= {"nonce": nonce, "charges": charges}
             if going_on is None:
                 line["events"] = {view: event_to_data(event) for view, event in spending.events.items()}
                 line |= {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
@@ -182,6 +227,33 @@ class PrivacyAccount:
         courses, _ = self._read(fingerprint, self._key())
         return [course.spending for course in courses]
 
+    def spendings_of(self, run: str, market: str) -> list[Spending]:
+        """What all runs spend on the data that a run was entered with for a market; see ``spendings``.
+
+        Which data those are, the account's own lines say: under the key, and with run and market beside them. Nothing
+        that lies in a run directory takes part. A run that was entered with several data sets has spent on all.
+
+        Raises:
+            AccountError: as ``spendings``, or the account does not hold the run.
+        """
+        if not self.path.is_file():
+            raise AccountError(f"{self.path}: no privacy account is here")
+        key = self._key()
+        bodies, _ = self._bodies(key)
+        # a line of an earlier version names no market: it may be this one's
+        entered = {
+            str(body["fingerprint"]): None
+            for _, body in bodies
+            if "nonce" in body and (body.get("run"), body.get("market", market)) == (run, market)
+        }
+        if not entered:
+            raise AccountError(f"{self.path}: does not hold this run of market {market}")
+        return [course.spending for fingerprint in entered for course in self._read(fingerprint, key)[0]]
+
+    def spent_on(self, rows: Iterable[bytes]) -> list[Spending]:
+        """What the runs that the account holds spend on rows; see ``spendings``. Begins no account."""
+        return self.spendings(_fingerprint(self._key(), rows, False))
+
     # -- lines ---------------------------------------------------------------------------------------------------------
 
     def _begun(self) -> bytes:
@@ -190,6 +262,10 @@ class PrivacyAccount:
             drop_torn_tail(self.path)
         if self.path.exists() and self.path.stat().st_size:
             return self._key()
+        if self.path.exists() and not self._key_path.exists():  # the key is there first
+            raise AccountError(
+                f"{self.path}: is empty and has no key: no account was ever here; remove it, and runs enter another"
+            )
         if not self._key_path.exists():
             write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
         key = self._key()
@@ -262,7 +338,7 @@ class PrivacyAccount:
             raise AccountError(f"{self.path}: has {head.lines} of {last_seen.lines} lines: {_OLDER}")
         return bodies, head
 
-    def _read(self, fingerprint: str, key: bytes) -> tuple[list[_Course], Head]:
+    def _bodies(self, key: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -270,6 +346,10 @@ class PrivacyAccount:
         bodies, head = self._lines(content, key)
         if not head.lines:
             raise AccountError(f"{self.path}: no privacy account is here")
+        return bodies, head
+
+    def _read(self, fingerprint: str, key: bytes) -> tuple[list[_Course], Head]:
+        bodies, head = self._bodies(key)
         found: list[_Course] = []
         for number, body in bodies:
             try:
@@ -297,17 +377,29 @@ _OLDER = (
 )
 
 
+def _take(update: Callable[[bytes], None], rows: Iterable[bytes], ordered: bool) -> None:
+    """Each row with its length before it, into a hash."""
+    for row in rows if ordered else sorted(rows):
+        update(len(row).to_bytes(4, "big") + row)
+
+
 def _enter(found: list[_Course], body: Mapping[str, Any]) -> None:
     """Take a line into the courses before it."""
     run, charges = body["run"], int(body["charges"])
     if "events" in body:
         events = {view: event_from_data(data) for view, data in body["events"].items()}
         spending = Spending(run, events, int(body["coordinates"]), float(body["extra_delta"]))
-        found.append(_Course(spending, str(body["nonce"]), charges))
+        found.append(_Course(spending, str(body["nonce"]), body.get("market"), charges))
         return
     at = body["at"] if "at" in body else body["follows"]
     course = next(one for one in found if (one.spending.run, one.nonce) == (run, at))
     course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
+
+
+def _fingerprint(key: bytes, rows: Iterable[bytes], ordered: bool) -> str:
+    digest = hmac.new(key, _DATA, digestmod=hashlib.sha256)
+    _take(digest.update, rows, ordered)
+    return digest.hexdigest()
 
 
 def _mac(key: bytes, fields: Mapping[str, Any]) -> str:

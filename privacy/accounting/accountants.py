@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import dp_accounting
 import numpy as np
-from dp_accounting import dp_event, pld, rdp
+from dp_accounting import dp_event, pld
 from dp_accounting.dp_event import DpEvent
 from opacus.accountants import PRVAccountant
 
@@ -23,8 +23,9 @@ Accountant = Callable[[Sequence[DpEvent], float], float]
 FINE, COARSE, ROUGH = 1e-4, 1e-3, 1e-2
 PRV_RELATIVE_ERROR = 0.002
 _MULTIPLIER_BRACKET = (5e-2, 1e4)
-_BELOW_RDP = (0.6, 0.35, 0.2, 0.1)  # where the answer by PLD may lie under the one by RDP; tried in turn
-_INTEGER_ORDERS = (*range(2, 64), 128, 256, 512)  # closed forms; fractional orders need not converge
+GRID = 1000  # multipliers are multiples of a thousandth
+_COARSER = 10.0  # times the planning grid, to find where to look
+_GALLOP = 0.01  # first step of that search: central limits are about as good
 
 
 def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float = FINE) -> float:
@@ -69,39 +70,73 @@ def _prv_epsilon(steps: _Steps, delta: float) -> float:
         return float(accountant.get_epsilon(delta, eps_error=max(1e-3, PRV_RELATIVE_ERROR * rough)))
 
 
+def planning_interval(epsilon: float) -> float:
+    """Grid of the losses at which a budget of ``epsilon`` is planned: coarse, and coarser where losses are large.
+
+    Work grows with the number of grid points, and so does with ``epsilon``; what the grid costs is relative to it: an
+    ε that is a fraction of a per mille too large, never too small.
+    """
+    return COARSE * max(1.0, epsilon / 10.0)
+
+
 def solve_noise_multiplier(make_event: Callable[[float], DpEvent], *, epsilon: float, delta: float) -> float:
-    """Smallest noise multiplier whose event meets (``epsilon``, ``delta``) by coarse PLD, rounded up.
+    """Smallest multiple of a thousandth whose event meets (``epsilon``, ``delta``) by PLD on the planning grid.
+
+    A grid ten times as coarse, which is an upper bound too, finds where to look; the planning grid alone decides.
+
+    Args:
+        make_event: the whole composition at a noise multiplier: ``1/μ`` of about a μ-Gaussian mechanism.
+        epsilon: of the budget.
+        delta: of the budget.
 
     Raises:
         ValueError: no multiplier in [0.05, 10000] meets the budget.
     """
-    # RDP is loose but cheap at any multiplier; PLD would need gigabytes far below the answer.
-    least, most = _MULTIPLIER_BRACKET
-    try:
-        loose = dp_accounting.calibrate_dp_mechanism(
-            lambda: rdp.RdpAccountant(orders=_INTEGER_ORDERS),
-            make_event,
-            epsilon,
-            delta,
-            bracket_interval=dp_accounting.ExplicitBracketInterval(least, most),
-            tol=1e-3,
-        )
-    except ValueError as error:
+    interval = planning_interval(epsilon)
+
+    def meets(thousandths: int, coarser: float = 1.0) -> bool:
+        event = make_event(thousandths / GRID)
+        return pld_epsilon([event], delta, interval=coarser * interval) <= epsilon
+
+    least, most = (round(GRID * bound) for bound in _MULTIPLIER_BRACKET)
+    guess = math.ceil(GRID * dp_accounting.get_sigma_gaussian(epsilon, delta))
+    found = _first(lambda at: meets(at, _COARSER), min(max(guess, least), most), least, most, _GALLOP)
+    found = _first(meets, found, least, most, 0.0)
+    if found > most or (found == least and meets(least)):
         other = "smaller" if epsilon > 1 else "larger"
-        raise ValueError(
-            f"no noise from {least:g} to {most:g} times a sensitivity spends it; choose a {other} epsilon"
-        ) from error
+        low, high = _MULTIPLIER_BRACKET
+        raise ValueError(f"no noise from {low:g} to {high:g} times a sensitivity spends it; choose a {other} epsilon")
+    return found / GRID
 
-    def meets(noise_multiplier: float) -> bool:
-        return pld_epsilon([make_event(noise_multiplier)], delta, interval=COARSE) <= epsilon
 
-    below = next(share for share in _BELOW_RDP if share == _BELOW_RDP[-1] or not meets(share * loose))
-    found = dp_accounting.calibrate_dp_mechanism(
-        lambda: pld.PLDAccountant(value_discretization_interval=COARSE),
-        make_event,
-        epsilon,
-        delta,
-        bracket_interval=dp_accounting.ExplicitBracketInterval(below * loose, 1.02 * loose),
-        tol=1e-3,
-    )
-    return float(np.ceil((found + 1e-3) * 1e3) / 1e3)  # the search may end up to its tolerance below
+def _first(meets: Callable[[int], bool], guess: int, least: int, most: int, gallop: float) -> int:
+    """The smallest integer that meets, if larger ones do: from a guess by growing steps, then by halves.
+
+    Args:
+        meets: the condition.
+        guess: where to begin.
+        least: is returned if it meets.
+        most: one more is returned if it does not meet.
+        gallop: first step over the guess; at least 1.
+    """
+    step = max(1, round(gallop * guess))
+    if meets(guess):
+        high, low = guess, least - 1
+        while high > least:
+            at = max(high - step, high // 2, least)  # far below the answer a grid takes gigabytes
+            if not meets(at):
+                low = at
+                break
+            high, step = at, 2 * step
+    else:
+        low, high = guess, most + 1
+        while low < most:
+            at = min(low + step, most)
+            if meets(at):
+                high = at
+                break
+            low, step = at, 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle) else (middle, high)
+    return high

@@ -102,3 +102,9 @@ def epsilon_with_slack(epsilon_at: Callable[[float], float], delta: float, slack
         return math.inf
     needed = math.exp(total) * slack.tail + (1.0 + math.exp(total)) * slack.distance
     return total if needed <= SHARE * delta else math.inf
+
+
+def largest_epsilon(delta: float, slack: Slack) -> float:
+    """The largest ε that ``epsilon_with_slack`` can state at ``delta``, whatever the noise; ``-inf`` for none."""
+    room = SHARE * delta - slack.distance
+    return min(700.0, math.log(room / (slack.tail + slack.distance))) if room > 0 else -math.inf

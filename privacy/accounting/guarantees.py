@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import COARSE, ROUGH, Accountant, pld_epsilon
+from privacy.accounting.accountants import COARSE, ROUGH, Accountant, planning_interval, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.exactness import discretisation_slack, epsilon_with_slack
 from privacy.accounting.ledger import Entry, depended_on, stage_group
@@ -64,6 +65,11 @@ class Drawn(Protocol):
 def coarsely(events: Sequence[DpEvent], delta: float) -> float:
     """PLD, ten times as fast for many distinct steps: still an upper bound, a fraction of a per mille looser."""
     return pld_epsilon(events, delta, interval=COARSE)
+
+
+def planning_accountant(epsilon: float) -> Accountant:
+    """PLD on the grid on which a budget of ``epsilon`` is planned: still an upper bound."""
+    return partial(pld_epsilon, interval=planning_interval(epsilon))
 
 
 def roughly(events: Sequence[DpEvent], delta: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, sync_directory
+from privacy.json_text import json_text
 
 
 class ConcurrentWriteError(InputError):
@@ -19,7 +19,7 @@ class ConcurrentWriteError(InputError):
 
 def canonical_json(data: Mapping[str, Any]) -> bytes:
     """The one spelling of a JSON object: sorted keys, no spaces; NaN is refused."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return json_text(data, sort_keys=True, separators=(",", ":")).encode()
 
 
 def append_line(path: Path, line: bytes, *, after: int | None = None) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from privacy.files import open_private, private_folder, write_atomic
+from privacy.json_text import json_text
 
 ACCOUNT_FILE = "privacy.account"
 ACCOUNT_VARIABLE = "FEDMM_ACCOUNT"
@@ -67,7 +68,7 @@ class RecordedHead:
             return None
 
     def write(self, head: Head) -> None:
-        write_atomic(self.path, json.dumps(asdict(head)).encode())
+        write_atomic(self.path, json_text(asdict(head)).encode())
 
 
 def recorded_head(account: str) -> RecordedHead:

@@ -9,10 +9,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.errors import StoppedError
+
 IntVector = NDArray[np.int64]
 
 
-class AggregationError(Exception):
+class AggregationError(StoppedError):
     """A payload that cannot be parsed, has the wrong parameters, or would not sum exactly."""
 
 

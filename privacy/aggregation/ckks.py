@@ -9,7 +9,6 @@ public key, and the server needs the parameters alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,19 +16,9 @@ from privacy.aggregation.base import AggregationError, Binding, IntVector
 from privacy.aggregation.packing import Words, pack_values, pack_words, unpack_values, unpack_words
 from privacy.aggregation.parameters import SEED_BYTES, CKKSParameters, packed_size
 from privacy.aggregation.seal import FreshCiphertext, Ring, modulus
+from privacy.aggregation.shared_key import CKKSKey
 
 _LARGEST_ERROR = 0.25  # of a decrypted value from the next integer; the admitted worst case never gets near
-
-
-@dataclass(frozen=True)
-class CKKSKey:
-    """The markets' shared secret key, which ``repr`` does not show."""
-
-    secret: bytes = field(repr=False)
-
-    @classmethod
-    def generate(cls, parameters: CKKSParameters) -> CKKSKey:
-        return cls(Ring(parameters).generate_key())
 
 
 class CKKSMarket:

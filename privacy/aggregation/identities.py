@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,9 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from privacy.accounting.lines import canonical_json
+from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.passphrases import is_locked, lock, unlock
 from privacy.files import PUBLIC, KeyFileError, read_secret, write_atomic, write_secret
 from privacy.foreign import ForeignFileError, parse_json, read_bytes
+from privacy.json_text import json_text
 from privacy.names import NAME_RULE, is_name
 
 IDENTITY_FILE, CARD_FILE = "identity.pem", "card.json"
@@ -56,6 +57,8 @@ class Card:
         for value in (self.signing, self.sealing):
             if len(bytes.fromhex(value)) != 32:
                 raise ValueError("a public key has 32 bytes")
+        if not is_usable(bytes.fromhex(self.sealing)):
+            raise ValueError("nothing can be sealed for this card")
         self.verify(bytes.fromhex(self.proof), _card_text(self.name, self.signing, self.sealing))
 
     def verify(self, signature: bytes, data: bytes) -> None:
@@ -182,7 +185,7 @@ def fingerprint(text: bytes) -> str:
 
 def write_public(path: Path, fields: Mapping[str, Any]) -> None:
     """JSON that is made to be handed out, and readable by all."""
-    write_atomic(path, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode(), PUBLIC)
+    write_atomic(path, (json_text(fields, indent=2, sort_keys=True) + "\n").encode(), PUBLIC)
 
 
 def read_public(path: Path, below: Path | None = None) -> Any:

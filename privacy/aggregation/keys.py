@@ -13,7 +13,7 @@ key sealed for this market alone, so that a passphrase on the identity protects 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -173,9 +173,13 @@ def open_key(identity: Identity, bundle: Bundle, sealed: bytes) -> SharedKey:
 
 @dataclass(frozen=True)
 class KeyDirectory:
-    """The files of one party."""
+    """The files of one party.
+
+    What is asked of a shared key is asked for a bundle, that of a run: the one on the disk may be a later one by then.
+    """
 
     path: Path
+    _burned: set[int] = field(default_factory=set, repr=False, compare=False)  # by this process
 
     @property
     def has_identity(self) -> bool:
@@ -187,40 +191,53 @@ class KeyDirectory:
     def bundle(self) -> Bundle:
         return read_bundle(self.path / BUNDLE_FILE)
 
-    def key(self, identity: Identity) -> SharedKey:
-        """The shared key of the current epoch.
+    def key(self, identity: Identity, bundle: Bundle) -> SharedKey:
+        """The shared key of a bundle.
 
         Raises:
             KeyBurnedError: it must not be used again.
             KeyFileError: there is none, it is not this market's, or others may read the file.
         """
-        bundle, path = self.bundle(), self.path / KEY_FILE
-        self._refuse_burned(bundle)
+        path = self.path / KEY_FILE
+        self.refuse_burned(bundle)
         try:
             return open_key(identity, bundle, read_secret(path))
         except ValueError as error:
             raise KeyFileError(f"{path}: {error}") from None
 
-    def burn(self) -> None:
-        """Never use the shared key of this epoch again. What a crash leaves behind counts as burned."""
-        epoch = self.bundle().epoch
-        write_secret(
-            self.path / BURNED_FILE, canonical_json({"epoch": epoch}), replace=True
-        )  # synced before it returns
-        erase(self.path / KEY_FILE)
+    def burn(self, bundle: Bundle) -> None:
+        """Never use the shared key of a bundle again, nor that of an earlier one; the directory may hold a later one.
 
-    def refuse_burned(self) -> None:
-        """Raises ``KeyBurnedError`` where the shared key was burned, by whichever run: an open one holds it still."""
-        if (self.path / BURNED_FILE).exists():
-            self._refuse_burned(self.bundle())
+        It is given up in this process at once, whatever the disk does, and its file goes even where there is no room
+        for the mark: without file or mark nothing is opened after a restart either.
+        """
+        self._burned.add(bundle.epoch)
+        try:
+            epoch = max(bundle.epoch, self._burned_epoch())
+            write_secret(self.path / BURNED_FILE, canonical_json({"epoch": epoch}), replace=True)  # synced on return
+        finally:
+            if not self._holds_later(bundle):
+                erase(self.path / KEY_FILE)
 
-    def _refuse_burned(self, bundle: Bundle) -> None:
-        path = self.path / BURNED_FILE
-        if path.exists() and bundle.epoch <= read_public(path)["epoch"]:
+    def refuse_burned(self, bundle: Bundle) -> None:
+        """Raises ``KeyBurnedError`` where a bundle's key was burned, by whichever run: an open one holds it still."""
+        if bundle.epoch <= max((*self._burned, self._burned_epoch())):
             raise KeyBurnedError(
                 f"{self.path}: the key of epoch {bundle.epoch} was burned by a sum that is not what the markets sent; "
                 "make new keys (fedmm keys rotate)"
             )
+
+    def _burned_epoch(self) -> int:
+        """The last epoch that is marked as burned, 0 where none is."""
+        path = self.path / BURNED_FILE
+        return int(read_public(path)["epoch"]) if path.exists() else 0
+
+    def _holds_later(self, bundle: Bundle) -> bool:
+        """Whether the key on the disk is certainly that of a later bundle."""
+        try:
+            return self.bundle().epoch > bundle.epoch
+        except (OSError, KeyFileError):
+            return False
 
     def accept(self, identity: Identity, bundle: Bundle, sealed: bytes) -> None:
         """Keep a bundle and, in a market, its shared key.
@@ -238,14 +255,25 @@ class KeyDirectory:
             raise KeyFileError(f"the bundle of {bundle.founder} does not hold the card of {name}")
         if (self.path / BUNDLE_FILE).exists():
             self._refuse_replacing(self.bundle(), bundle)
-        self._refuse_burned(bundle)
+        self.refuse_burned(bundle)
         if name != SERVER:
+            self._refuse_given_up(bundle)
             try:
                 open_key(identity, bundle, sealed)
             except ValueError as error:
                 raise KeyFileError(f"the invitation for {name}: {error}") from None
             write_secret(self.path / KEY_FILE, sealed, replace=True)
         write_public(self.path / BUNDLE_FILE, bundle.to_json())
+
+    def _refuse_given_up(self, bundle: Bundle) -> None:
+        """A key that is gone although its bundle is there was burned, perhaps where there was no room for the mark."""
+        if not (self.path / BUNDLE_FILE).exists() or (self.path / KEY_FILE).exists():
+            return
+        if self.bundle().epoch >= bundle.epoch:
+            raise KeyBurnedError(
+                f"{self.path}: the key of epoch {bundle.epoch} was here and was given up; make new keys (fedmm keys "
+                "rotate)"
+            )
 
     def _refuse_replacing(self, current: Bundle, new: Bundle) -> None:
         if current.founder != new.founder or not new.cards.items() <= current.cards.items():
@@ -255,37 +283,34 @@ class KeyDirectory:
         if len(new.markets) < len(current.markets):
             refuse_few_markets(current, new.markets)
 
-    def used_rounds(self) -> int:
-        """Rounds that the key of the current epoch has protected."""
-        return self._used(self.bundle())
+    def used_rounds(self, bundle: Bundle) -> int:
+        """Rounds that the key of a bundle has protected."""
+        return self._usage().get(str(bundle.epoch), 0)
 
-    def use(self, rounds: int = 1) -> None:
+    def use(self, bundle: Bundle, rounds: int = 1) -> None:
         """Count rounds before they are protected.
 
         Raises:
             KeyExhaustedError: the bundle does not allow them.
         """
-        bundle = self.bundle()
-        used = self._allowed(bundle, rounds)
-        write_public(self.path / USAGE_FILE, {"epoch": bundle.epoch, "rounds": used + rounds})
+        self.check_allowance(bundle, rounds)
+        usage = self._usage()
+        used = usage.get(str(bundle.epoch), 0) + rounds
+        write_public(self.path / USAGE_FILE, {"rounds": usage | {str(bundle.epoch): used}})
 
-    def check_allowance(self, rounds: int) -> None:
-        """Raises ``KeyExhaustedError`` if the key may not protect that many rounds more."""
-        self._allowed(self.bundle(), rounds)
-
-    def _used(self, bundle: Bundle) -> int:
-        usage = read_public(self.path / USAGE_FILE) if (self.path / USAGE_FILE).exists() else {}
-        return int(usage.get("rounds", 0)) if usage.get("epoch") == bundle.epoch else 0
-
-    def _allowed(self, bundle: Bundle, rounds: int) -> int:
-        """Rounds used so far, if that many more are allowed."""
-        used = self._used(bundle)
+    def check_allowance(self, bundle: Bundle, rounds: int) -> None:
+        """Raises ``KeyExhaustedError`` if the key of a bundle may not protect that many rounds more."""
+        used = self.used_rounds(bundle)
         if bundle.rotate_after is not None and used + rounds > bundle.rotate_after:
             raise KeyExhaustedError(
                 f"{self.path}: the key of epoch {bundle.epoch} has protected {used} of {bundle.rotate_after} rounds, "
                 f"{rounds} more are asked for; rotate it (fedmm keys rotate)"
             )
-        return used
+
+    def _usage(self) -> dict[str, int]:
+        """Rounds by epoch: a run goes on with the key that it has while the directory holds a later one."""
+        path = self.path / USAGE_FILE
+        return {epoch: int(rounds) for epoch, rounds in read_public(path)["rounds"].items()} if path.exists() else {}
 
 
 def refuse_few_markets(bundle: Bundle, left: Collection[str]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from privacy.aggregation.base import AggregationError, Binding, IntVector, MarketAggregator, framed
+from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.mersenne import MersennePrime
 from privacy.aggregation.packing import Words
 from privacy.aggregation.parameters import CKKSParameters
@@ -55,7 +56,14 @@ class PairwiseMasks:
         return self.secret.public_key().public_bytes_raw()
 
     def meet(self, peers: Mapping[str, bytes]) -> None:
-        """Take the public keys of the other markets, whose senders the caller has authenticated."""
+        """Take the public keys of the other markets, whose senders the caller has authenticated.
+
+        Raises:
+            AggregationError: a key that leads to no secret.
+        """
+        for name, key in peers.items():
+            if not is_usable(key):  # now, and not when something is to be masked
+                raise AggregationError(f"market {name}: its mask key is not usable")
         self.peers = {name: X25519PublicKey.from_public_bytes(key) for name, key in peers.items()}
         self._agreed.clear()
 
@@ -136,10 +144,7 @@ class PairwiseMasks:
     def _derive(self, other: str, purpose: bytes, binding: Binding) -> bytes:
         """A key of 32 bytes that both markets of a pair derive for one attempt of one round."""
         if other not in self._agreed:
-            try:
-                self._agreed[other] = self.secret.exchange(self.peers[other])
-            except ValueError as error:  # a public key of low order
-                raise AggregationError(f"market {other}: its mask key is not usable") from error
+            self._agreed[other] = self.secret.exchange(self.peers[other])
         pair = framed(*sorted((self.market, other)))
         return derive_key(self._agreed[other], purpose + pair + binding.context)
 

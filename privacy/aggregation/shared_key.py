@@ -7,8 +7,20 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from privacy.aggregation.authentication import TAG_KEY_BYTES
-from privacy.aggregation.ckks import CKKSKey
 from privacy.aggregation.parameters import CKKSParameters
+
+
+@dataclass(frozen=True)
+class CKKSKey:
+    """The markets' shared secret key, which ``repr`` does not show."""
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls, parameters: CKKSParameters) -> CKKSKey:
+        from privacy.aggregation.seal import Ring  # whoever keeps, opens or names a key does without the library
+
+        return cls(Ring(parameters).generate_key())
 
 
 @dataclass(frozen=True)

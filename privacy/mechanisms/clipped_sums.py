@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from privacy.mechanisms.clipping import Clipping
 from privacy.mechanisms.grid import SHRINK
 from privacy.mechanisms.per_example import Batch, PerExampleGradients, gradient_rows
 from privacy.mechanisms.randomness import IntArray
 
-Clipping = Literal["flat", "automatic"]
 AUTOMATIC_STABILITY = 0.01  # of the clipping norm
 EXACT = 2.0**53  # integers below it, and sums of such, are exact in double precision
 _CACHED = 2**17  # entries of gradients that are cut at a time: 1 MB

@@ -15,6 +15,7 @@ from fedmm_secure.federation.account import account_of, enter_account, spent_on_
 from fedmm_secure.federation.parties import open_federation
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from tests.conftest import tiny
+from tests.people import of_people
 
 ROWS = [b"alice", b"bob"]
 
@@ -126,7 +127,7 @@ def test_an_account_is_copied_with_the_runs_beside_it(account, tmp_path):
 
 def test_runs_copied_before_the_first_charge_with_the_account_in_them(tiny_markets, tmp_path):
     """Both know the latest nonce of an account with no charge; each has an account of its own."""
-    config = tiny(privacy={"epsilon": 8.0, "account": str(tmp_path / "a" / "privacy.account")})
+    config = of_people(tiny(privacy={"epsilon": 8.0, "account": str(tmp_path / "a" / "privacy.account")}))
     open_federation(config, tiny_markets, tmp_path / "a" / "run", account=account_of(config, tmp_path / "a" / "run"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     first = open_federation(config, tiny_markets, tmp_path / "a" / "run", account=account_of(config, tmp_path))
@@ -144,7 +145,7 @@ def test_runs_copied_before_the_first_charge_with_the_account_in_them(tiny_marke
 
 def test_each_run_in_a_folder_of_its_own(tiny_markets, tmp_path):
     """As ``FedMM.fit`` has it: an account beside each of them would hold that run alone."""
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     for name in ("one", "other"):
         directory = tmp_path / name / "run"
         open_federation(config, tiny_markets, directory, account=account_of(config, directory))
@@ -159,7 +160,7 @@ def test_each_run_in_a_folder_of_its_own(tiny_markets, tmp_path):
 
 def test_ids_that_run_into_each_other_are_other_rows(tiny_markets, tmp_path):
     """A separator between two ids says nothing where ids may hold it."""
-    config, prints = tiny(privacy={"epsilon": 8.0}), []
+    config, prints = of_people(tiny(privacy={"epsilon": 8.0})), []
     account, prepared = PrivacyAccount(tmp_path / "privacy.account"), tiny_markets["m0"]
     market = prepared.whole.market
     joined = []

@@ -34,7 +34,7 @@ from experiments.compliance.evidence import (
     trusting,
 )
 from experiments.compliance.judgement import claimed_epsilon, colour, judge
-from fedmm_secure.cache import code_version
+from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
 
@@ -56,7 +56,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
             "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
-             "shared_users": "refused"}  # fmt: skip
+             "shared_users": "refused", "synthetic": False}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -142,6 +142,19 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
     results = {"membership": [{**ATTACK, **kept}]}
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, results, auditor))
     assert colour(document(evidence=examine(run))) == "good"
+
+
+def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
+    """It holds as it stands, and green would say that people are protected by it."""
+    audited(run, auditor, verdict="consistent", low=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    add_statement(
+        run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, auditor)
+    )
+    assert colour(document(evidence=examine(run))) == "good"  # the attack works where nothing says whose rows they are
+    generated = document(evidence=examine(run), run={"synthetic": True})
+    assert colour(generated) == "open"
+    assert judge(generated).open == ["about synthetic data, no person's: it vouches for nobody's rows"]
 
 
 def test_a_delta_of_one_in_fifty_at_four_hundred_users():
@@ -304,8 +317,8 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
     for name in ("privacy.account", "privacy.account.key"):
         shutil.copy(released_run.parent / name, released_copy.parent / name)
     said = Declarations(signer=None, trusted=[], sole_run=False, max_epsilon=20.0, max_delta=None)
-    assert build_document(released_copy, said).verdict.compliant
     path = released_copy.parent / "privacy.account"
+    assert build_document(released_copy, said, account=path).verdict.compliant
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if "events" in line["body"]:
@@ -314,7 +327,7 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
     assert json.loads(path.read_text().splitlines()[1])["body"]["events"]["release"] == {
         "kind": "no-op"
     }  # as was believed
-    found = build_document(released_copy, said).verdict
+    found = build_document(released_copy, said, account=path).verdict
     assert not found.compliant
     assert "privacy.account:2: not as it was written" in "".join(found.reasons)
 

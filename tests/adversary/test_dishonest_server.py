@@ -201,7 +201,7 @@ def other_configuration(server):
     """A colluding market's hello of no configuration at all."""
     hellos = server.hellos()
     colluder = server.identity_of("m3")
-    hellos["m3"] = resigned(hellos["m3"], colluder, payload=Hello(bytes(32), bytes(32)).to_bytes())
+    hellos["m3"] = resigned(hellos["m3"], colluder, payload=Hello(bytes(range(32)), bytes(32)).to_bytes())
     return [server.ask("m0", "state", order=server.order(0), hellos=hellos)]
 
 
@@ -429,7 +429,7 @@ def test_with_smaller_cohorts_masks_open_every_update_to_two_colluders(begun):
     """Colluders sign two cohorts: agreement alone stops nothing, the rule that the cohort is everybody does."""
     server = begun()
     keys = KeyDirectory(server.homes.market("m2") / "keys")
-    shared = keys.key(keys.identity())
+    shared = keys.key(keys.identity(), keys.bundle())
     rng = np.random.default_rng(0)
     for victim in ("m0", "m1"):
         cohort = (victim, "m2", "m3")

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.execution import execute
 from experiments.verification import verify_run
-from fedmm_secure.federation.door import Transaction
+from fedmm_secure.federation.transactions import Transaction
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.errors import InputError
 from tests.conftest import tiny

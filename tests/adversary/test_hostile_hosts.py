@@ -37,10 +37,11 @@ from experiments.deploy.certificates import (
     make_certificates,
 )
 from experiments.deploy.federation import start_market_proxy, start_server, start_supernode
-from experiments.deploy.homes import ADDRESS, copy_app, free_ports, prepare_homes
+from experiments.deploy.homes import copy_app, free_ports, prepare_homes
 from experiments.deploy.processes import Processes
 from experiments.deploy.proxies import FLEET_CALLS, FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, nginx
 from experiments.deploy.signed_app import APP_ID, TRUSTED_FILE, SignedApp, store_app
+from experiments.deploy.tools import ADDRESS
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
 from tests.command_line import fedmm

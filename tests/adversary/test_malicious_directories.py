@@ -19,10 +19,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments.data import synthesize_files
 from experiments.run_directory import read_config, read_foreign_config
+from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.federation.transcript import INDEX
 from privacy.files import write_atomic
 from tests.command_line import fedmm
+from tests.conftest import TINY
 from tests.malicious import ALIAS_BOMB, ESCAPE, fingerprint, lying_zip, strangers, word_bomb, zip_bomb
 
 SECONDS = 10.0
@@ -40,6 +43,14 @@ def place(tmp_path, released_run, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return run, outside
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The folder of the run's files, by the reader's word."""
+    folder = tmp_path_factory.mktemp("rows")
+    synthesize_files(SyntheticSpec(**TINY["data"]["synthetic"]), folder)
+    return folder
 
 
 def configure(run, section, **values):
@@ -139,7 +150,7 @@ def test_a_base_that_a_sweep_names_is_not_opened(tmp_path, capsys, monkeypatch):
     assert (status, "does not hold this configuration" in err) == (2, True)
 
 
-def test_a_record_with_an_absolute_path_is_not_read(place, capsys):
+def test_a_record_with_an_absolute_path_is_not_read(place, rows, capsys):
     run, outside = place
     index = run / "transcript" / INDEX
     lines = index.read_text().splitlines()
@@ -147,7 +158,7 @@ def test_a_record_with_an_absolute_path_is_not_read(place, capsys):
     record["file"] = str(outside / "precious")
     assert (run / "transcript" / record["file"]).read_text().startswith("precious")  # what joining paths gives
     index.write_text("\n".join([*lines, json.dumps(record)]) + "\n")
-    for command in (("report", run), ("attack", run, "--attack", "inversion")):
+    for command in (("report", run), ("attack", run, "--data", rows, "--attack", "inversion")):
         status, _, err = read(capsys, *command)
         assert (status, "names a file outside" in err) == (2, True), command
     status, _, err = read(capsys, "verify", run)
@@ -187,13 +198,13 @@ def test_deep_json_was_a_traceback():
 
 @pytest.mark.parametrize("bomb", [zip_bomb, lying_zip])
 @pytest.mark.parametrize("name", ["models/m0/quantizer-0.pt", "counts/0000-publication-m0.bin"])
-def test_files_that_unpack_without_end(place, capsys, bomb, name):
+def test_files_that_unpack_without_end(place, rows, capsys, bomb, name):
     run, _ = place
     path = run / name if name.startswith("models") else run / "transcript" / name
     path.write_bytes(bomb())
     assert path.stat().st_size < 2**20
     assert read(capsys, "verify", run)[0] == 1
-    for command in (("report", run), ("attack", run, "--attack", "usage", "--market", "m0")):
+    for command in (("report", run), ("attack", run, "--data", rows, "--attack", "usage", "--market", "m0")):
         status, _, _ = read(capsys, *command)
         assert status == (2 if path.suffix == ".pt" else 0)  # the publication is not what these two read
 
@@ -321,7 +332,7 @@ def spoiled(place, capsys, released_run, seed, reader):
         assert os.listdir(run.parents[1] / "here") == []
 
 
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), reader=st.sampled_from([*READERS, "verify", "verify", "verify"]))
 def test_strangers_runs(place, capsys, released_run, seed, reader):
     spoiled(place, capsys, released_run, seed, reader)

@@ -25,6 +25,7 @@ from privacy.aggregation import AggregationError
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 from tests.parties import agree
+from tests.people import of_people
 
 STAGE = "quantizer/0"
 FAILING = 5
@@ -157,7 +158,7 @@ def test_a_ledger_that_fails_once_costs_no_charge(clients, monkeypatch, tmp_path
 
 
 def test_lost_state_is_no_licence_to_draw_counts_again(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     embed_markets(open_federation(config, tiny_markets, tmp_path), tiny_markets)
     drawn = (tmp_path / "state" / "private" / "m0" / "counts.npz").read_bytes()
     shutil.rmtree(tmp_path / "state" / "private")
@@ -177,10 +178,12 @@ class StoppedError(Exception):
 
 
 def test_a_copied_run_directory_is_charged_as_another_run(tiny_markets, tmp_path):
-    config = tiny(
-        privacy={"epsilon": 8.0, "protect": "release", "ctr": {"steps": 5}},
-        ctr={"baselines": ["popularity"]},
-        federation={"rounds": 1},
+    config = of_people(
+        tiny(
+            privacy={"epsilon": 8.0, "protect": "release", "ctr": {"steps": 5}},
+            ctr={"baselines": ["popularity"]},
+            federation={"rounds": 1},
+        )
     )
 
     def stop(event, fields):
@@ -226,7 +229,7 @@ def copied_alive(config, markets, tmp_path):
 
 
 def test_a_copy_of_a_living_run_is_charged_as_another_run(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     living, first, second, account = copied_alive(config, tiny_markets, tmp_path)
     drawn = begin_counts(living).key
     # the copy knows the account's latest nonce: with that alone it would go on as the same run, and draw again
@@ -237,7 +240,7 @@ def test_a_copy_of_a_living_run_is_charged_as_another_run(tiny_markets, tmp_path
 
 
 def test_a_process_whose_run_was_resumed_elsewhere_charges_nothing_any_more(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     living, first, second, account = copied_alive(config, tiny_markets, tmp_path)
     copied = open_federation(config, tiny_markets, second, account=account)
     begin_counts(copied)
@@ -248,7 +251,7 @@ def test_a_process_whose_run_was_resumed_elsewhere_charges_nothing_any_more(tiny
 
 
 def test_a_ledger_that_was_lost_is_charged_again(tiny_markets, tmp_path):
-    config, directory = tiny(privacy={"epsilon": 8.0}), tmp_path / "run"
+    config, directory = of_people(tiny(privacy={"epsilon": 8.0})), tmp_path / "run"
     account = account_of(config, directory)
     drawn = begin_counts(open_federation(config, tiny_markets, directory, account=account)).key
     shutil.rmtree(directory / "ledger")
@@ -259,7 +262,7 @@ def test_a_ledger_that_was_lost_is_charged_again(tiny_markets, tmp_path):
 
 
 def test_two_processes_in_one_directory_do_not_both_charge(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     one, other = (open_federation(config, tiny_markets, tmp_path) for _ in range(2))
     begin_counts(one)
     with pytest.raises(ConcurrentWriteError, match="by somebody else"):
@@ -268,7 +271,7 @@ def test_two_processes_in_one_directory_do_not_both_charge(tiny_markets, tmp_pat
 
 
 def test_a_copy_masks_with_a_key_of_its_own(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0}, aggregation={"kind": "masked-ckks"})
+    config = of_people(tiny(privacy={"epsilon": 8.0}, aggregation={"kind": "masked-ckks"}))
     living, first, second, account = copied_alive(config, tiny_markets, tmp_path)
     begin_counts(living)
     resumed = open_federation(config, tiny_markets, first, account=account)
@@ -282,7 +285,7 @@ def test_a_copy_masks_with_a_key_of_its_own(tiny_markets, tmp_path):
 
 def test_rows_in_another_order_are_other_data(tiny_markets, tmp_path):
     """Of two rows of one time the later in the file counts as the latest: order changes what is computed."""
-    config, directory = tiny(privacy={"epsilon": 8.0}), tmp_path / "run"
+    config, directory = of_people(tiny(privacy={"epsilon": 8.0})), tmp_path / "run"
     account = account_of(config, directory)
     open_federation(config, tiny_markets, directory, account=account)
     whole = tiny_markets["m0"].whole
@@ -318,7 +321,7 @@ def test_a_model_that_could_not_be_restored_is_restored_before_it_is_used(client
             client.local_update(order(), sent.append)
     assert not torch.equal(weights(client), before)
     client.local_update(order(), sent.append)
-    own = client.door._transcript.find(kind="own-update", stage=STAGE, round=0, sender="m0")
+    own = client.door.own.transcript.find(kind="own-update", stage=STAGE, round=0, sender="m0")
     once = np.frombuffer(own, "<i8")
     assert seen.distinct == 1
     reference = MarketClient(client.plan, client.trainer, client.door, client._state_file.parent)
@@ -328,7 +331,7 @@ def test_a_model_that_could_not_be_restored_is_restored_before_it_is_used(client
 
 def test_a_file_that_a_kill_left_half_written_is_gone_after_a_resume(tiny_markets, tmp_path):
     """Verification wants no file beside the transcript's index: a killed run has to verify too."""
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     open_federation(config, tiny_markets, tmp_path)
     left = tmp_path / "transcript" / "counts" / ".0000-meter-m0.bin.123.tmp"
     left.parent.mkdir(parents=True)
@@ -338,7 +341,7 @@ def test_a_file_that_a_kill_left_half_written_is_gone_after_a_resume(tiny_market
 
 
 def test_a_kill_between_a_key_and_its_card_is_no_dead_end(tiny_markets, tmp_path):
-    config = tiny(privacy={"epsilon": 8.0})
+    config = of_people(tiny(privacy={"epsilon": 8.0}))
     open_federation(config, tiny_markets, tmp_path / "whole")
     keys = tmp_path / "killed" / "state" / "keys" / "m1"
     shutil.copytree(tmp_path / "whole" / "state" / "keys" / "m1", keys)

@@ -23,7 +23,7 @@ MAY_ASK_AN_ACCOUNTANT = {  # and why
     "attacks/auditing/claims.py",
 }
 MAY_FORMAT = {
-    "fedmm_secure/federation/door.py",  # the budget, as it was configured
+    "fedmm_secure/federation/budget.py",  # the budget, as it was configured
     "privacy/accounting/text.py",  # after rounding up
 }
 

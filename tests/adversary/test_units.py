@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.stages import QUANTIZER
@@ -43,7 +44,7 @@ def planned(settings):
 
 def epsilon_at(settings, market, multiplier):
     """ε of a market if the sum's noise is ``multiplier`` times what one of its users can move."""
-    event = settings.privacy.quantizer.choices(multiplier).event(settings.federation.rounds)
+    event = dp_sgd(settings.privacy.quantizer, multiplier).event(settings.federation.rounds)
     return pld_epsilon([event], settings.privacy.delta_for(USERS[market]), interval=1e-2)
 
 

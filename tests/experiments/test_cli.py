@@ -8,6 +8,7 @@ import yaml
 
 from experiments import run_directory
 from fedmm_secure.federation.messages import pack, unpack
+from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.keys import KeyDirectory
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
@@ -37,6 +38,20 @@ def test_a_run_leaves_the_directory_of_the_contract(run_dir):
         "config.yaml", "metrics.json", "ledger", "transcript", "codes", "models", "report.html", "log.jsonl",
         "environment.json",
     } <= names  # fmt: skip
+
+
+def test_generated_rows_are_nobodys_and_no_account_knows_of_them(run_dir, config_file, capsys):
+    again = run_dir.with_name("again")
+    assert call("run", config_file, "--out", again, "--set", own_account(run_dir), "--quiet") == 0
+    assert not (run_dir.parent / "privacy.account").exists()
+    for run in (run_dir, again):
+        content = read_ledger(run / "ledger" / "m0.jsonl")
+        assert content.opening["synthetic"] is True
+        assert "earlier-runs" not in {entry.stage for entry in content.entries}
+        statement = json.loads((run / "metrics.json").read_text())["privacy"]["markets"]["m0"]
+        assert statement["with_earlier_runs"]["earlier_runs"] == 0
+        assert fedmm(capsys, "verify", run)[::2] == (0, "")
+    assert fedmm(capsys, "compare", run_dir, again)[1].count("~") == 0  # they ranked the same candidates
 
 
 def test_the_resolved_configuration_reads_back_equal(run_dir):
@@ -162,7 +177,8 @@ def test_verify_finds_what_was_tampered_with(run_dir, tmp_path, capsys, edit, na
 def test_the_report_is_self_contained(run_dir):
     html = (run_dir / "report.html").read_text()
     assert re.search(r"""(src|href|@import|url)\s*[=(]?\s*["']?(https?:)?//""", html) is None
-    assert "∞" in html
+    assert "no guarantee" in html  # there is no budget, and words say what that means
+    assert ">∞" not in html
 
 
 def test_json_output_is_the_metrics(config_file, tmp_path, capsys):
@@ -171,46 +187,46 @@ def test_json_output_is_the_metrics(config_file, tmp_path, capsys):
     assert json.loads(out)["macro"]["auc"] > 0.5
 
 
-RELEASE = ["run", "--set", "privacy.epsilon=8", "--set", "privacy.protect=release", "--set"]
-DISTRIBUTED = ["run", "--set", "privacy.epsilon=8", "--set", "privacy.distributed_noise=true",
+RELEASE = ["run", "synthetic", "--set", "privacy.epsilon=8", "--set", "privacy.protect=release", "--set"]
+DISTRIBUTED = ["run", "synthetic", "--set", "privacy.epsilon=8", "--set", "privacy.distributed_noise=true",
                "--set", "privacy.quantizer.steps_per_round=1",
                "--set", "aggregation.kind=masked-ckks", "--set"]  # fmt: skip
 USER_MISTAKES = [
     (["run", "quickstrt"], "did you mean 'quickstart'"),
-    (["run", "--set", "privacy.epsilom=8"], "privacy.epsilom: unknown key; did you mean 'epsilon'"),
-    (["run", "--set", "privcy.epsilon=8"], "privcy: unknown key; did you mean 'privacy'"),
-    (["run", "--set", "privacy.epsilon=much"], "privacy.epsilon: input should be a valid number"),
-    (["run", "--set", "privacy.epsilon=-1"], "privacy.epsilon: input should be greater than 0"),
-    (["run", "--set", "data.synthetic.user=30"], "did you mean 'users'"),
-    (["run", "--set", "seed"], "expected KEY=VALUE"),
-    (["run", "--set", "data.synthetic.markets=2"], "allow_small_cohort"),
+    (["run", "synthetic", "--set", "privacy.epsilom=8"], "privacy.epsilom: unknown key; did you mean 'epsilon'"),
+    (["run", "synthetic", "--set", "privcy.epsilon=8"], "privcy: unknown key; did you mean 'privacy'"),
+    (["run", "synthetic", "--set", "privacy.epsilon=much"], "privacy.epsilon: input should be a valid number"),
+    (["run", "synthetic", "--set", "privacy.epsilon=-1"], "privacy.epsilon: input should be greater than 0"),
+    (["run", "synthetic", "--set", "data.synthetic.user=30"], "did you mean 'users'"),
+    (["run", "synthetic", "--set", "seed"], "expected KEY=VALUE"),
+    (["run", "synthetic", "--set", "data.synthetic.markets=2"], "allow_small_cohort"),
     (
-        ["run", "--set", "data.synthetic.markets=2", "--set", "federation.allow_small_cohort=true"],
+        ["run", "synthetic", "--set", "data.synthetic.markets=2", "--set", "federation.allow_small_cohort=true"],
         "set aggregation.kind: ckks",
     ),
-    (["run", "--set", "ctr.features=[user_id]"], "user_id cannot be cross-fitted"),
+    (["run", "synthetic", "--set", "ctr.features=[user_id]"], "user_id cannot be cross-fitted"),
     ([*RELEASE, "embedding.kind=svd"], "privacy.protect: release needs embedding.kind: dp-svd"),
     ([*RELEASE, "ctr.model=boosted"], "boosted cannot train with DP-SGD"),
     ([*RELEASE, "ctr.features=[user_id, counts]"], "user_id cannot be cross-fitted"),
     ([*RELEASE, "ctr.features=[recency]"], "recency cannot be released"),
     ([*RELEASE, "ctr.tune=true"], "outside the budget"),
     ([*RELEASE, "ctr.training=in-sample"], "needs ctr.training: cross-fit"),
-    (["run", "--set", "privacy.user_codes_epsilon=2"], "privacy.user_codes_epsilon needs privacy.epsilon"),
-    (["run", "--set", "embedding.kind=dp-svd"], "dp-svd needs privacy.epsilon"),
-    (["run", "--set", "ctr.baselines=[noisy-popularity]"], "noisy-popularity needs privacy.epsilon"),
+    (["run", "synthetic", "--set", "privacy.user_codes_epsilon=2"], "privacy.user_codes_epsilon needs privacy.epsilon"),
+    (["run", "synthetic", "--set", "embedding.kind=dp-svd"], "dp-svd needs privacy.epsilon"),
+    (["run", "synthetic", "--set", "ctr.baselines=[noisy-popularity]"], "noisy-popularity needs privacy.epsilon"),
     ([*DISTRIBUTED, "aggregation.kind=ckks"], "whoever opens a single update finds a part of the noise"),
     ([*DISTRIBUTED, "privacy.quantizer.steps_per_round=2"], "so that noise adds up"),
     ([*DISTRIBUTED, "privacy.colluding_markets=2"], "must leave two honest markets of 3"),
-    (["budget", "quickstart"], "privacy.epsilon is not set"),
-    (["run", "--set", "aggregation.bits=30", "--set", "aggregation.kind=rot13"], "aggregation.kind"),
-    (["run", "--set", "quantizer.global_codes=300"], "at most 255 codes"),
+    (["budget", "synthetic"], "privacy.epsilon is not set"),
+    (["run", "synthetic", "--set", "aggregation.bits=30", "--set", "aggregation.kind=rot13"], "aggregation.kind"),
+    (["run", "synthetic", "--set", "quantizer.global_codes=300"], "at most 255 codes"),
     (["run", "--resume"], "--resume needs --out"),
     (["verify", "nowhere"], "is this a run directory"),
     (["report", "nowhere"], "is this a run directory"),
     (["attack", "nowhere"], "is this a run directory"),
     (["audit", "nowhere"], "no such file or configuration"),
-    (["audit", "quickstart"], "no guarantee is claimed"),
-    (["audit", "quickstart", "--set", "privacy.epsilon=4", "--market", "mars"], "--market mars: the markets are"),
+    (["audit", "synthetic"], "no guarantee is claimed"),
+    (["audit", "synthetic", "--set", "privacy.epsilon=4", "--market", "mars"], "--market mars: the markets are"),
     (["bench", "shadows", "--set", "privacy.epsilon=4"], "trained one by one"),
 ]
 

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from experiments.attack import attack_run
-from experiments.audit import _plan as plan_of
+from experiments.assessment.attack import attack_run
+from experiments.assessment.audit import _plan as plan_of
 from experiments.compliance.build import build_document
 from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
@@ -32,6 +32,7 @@ from privacy.accounting.ledger import GENESIS, encode_line
 from privacy.aggregation.identities import Identity
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
+from tests.people import as_files
 
 DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
 JUDGE = Identity.generate("auditor")  # of evidence
@@ -50,12 +51,18 @@ MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user
 def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump({**TINY, "ctr": {"baselines": ["popularity"]}}))
+    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY | {"ctr": {"baselines": ["popularity"]}})))
     settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)
     assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
     return out
+
+
+@pytest.fixture(autouse=True)
+def readers_account(monkeypatch, tmp_path):
+    """A reader's account is never the one that lies with a run: here it happens to be."""
+    monkeypatch.setenv("FEDMM_ACCOUNT", str(tmp_path / "runs" / "privacy.account"))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,8 @@ def owner(tmp_path_factory):
 def original(tmp_path_factory, auditor, owner):
     """A run with a budget for everything, closed by its owner, and its signed report."""
     out = run_tiny(tmp_path_factory.mktemp("runs") / "run", owner, **DP)
-    assert call("report", out, "--compliance", "--sign", auditor, *LIMIT) == 0
+    account = out.parent / "privacy.account"
+    assert call("report", out, "--compliance", "--sign", auditor, "--account", account, *LIMIT) == 0
     return out
 
 
@@ -476,12 +484,12 @@ def test_an_unsigned_rerun_does_not_replace_what_somebody_signed(signed, judge_o
 def test_whoever_signs_takes_no_game_in_the_directory_for_played(signed, auditor):
     """Games that were planted in a run directory would be signed as the auditor's own."""
     audit = ("audit", signed, "--market", "m0", "--canaries", 16, "--quiet")
-    with patch("experiments.audit._plan", lambda *given: plan_of(*given)[:1]):
+    with patch("experiments.assessment.audit._plan", lambda *given: plan_of(*given)[:1]):
         assert call(*audit) == 0
         games = signed / "audit" / "m0" / "games"
         before = sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz"))
         assert before
-        with patch("experiments.audit.Store.arrays", side_effect=AssertionError("a kept game was read")):
+        with patch("experiments.assessment.audit.Store.arrays", side_effect=AssertionError("a kept game was read")):
             assert call(*audit, "--sign", auditor) == 0
     assert sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz")) == before
     assert [item.stated.standing for item in examine(signed)] == ["counts"]  # the unsigned one is replaced
@@ -494,7 +502,7 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
         kept.append(attacked.shadows.directory)
         return [MEMBERSHIP]
 
-    with patch.dict("experiments.attack.ATTACKS", {"membership": membership}):
+    with patch("experiments.assessment.membership.infer_membership", membership):
         attack_run(signed, attacks=["membership"])
         attack_run(signed, attacks=["membership"], identity=Identity.generate("auditor"))
     assert kept[0] == signed / "attacks"
@@ -502,12 +510,12 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
     assert [item.stated.standing for item in examine(signed)] == ["counts"]
 
 
-def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path):
+def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path, capsys):
     judge_of_evidence.save(tmp_path / "judge")
     trust = ("--trust", owner / "card.json", "--trust", tmp_path / "judge" / "card.json")
 
     def screens():
-        call("report", signed)
+        call("report", signed, *trust)
         call("report", signed, "--compliance", *trust, *LIMIT)
         pages = (signed / "report.html").read_text(), (signed / "compliance.html").read_text()
         return [re.search(r'class="glance (\w+)"', html)[1] for html in pages], pages
@@ -523,7 +531,21 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_e
     for market in ("m0", "m1", "m2"):
         audited(signed, market, judge_of_evidence)
     attacked(signed, judge_of_evidence)
-    assert screens()[0] == ["good", "good"]
+    colours, pages = screens()
+    assert colours == ["open", "good"]
+    assert "Open: compared with no baseline of the same protection and budget." in pages[0]  # nothing else is
+    html, told = (signed / "report.html").read_text(), fedmm(capsys, "verify", signed)
+    assert told[0] == 0  # the page is what the run gives to who trusts those cards, which the page names
+    assert "whose writer vouches for the cards" in told[1]
+    assert "whose owner the writer of this page knows" in html
+    (signed / "report.html").write_text(
+        html.replace('<meta name="trusted" content="', '<meta name="trusted" content="00')
+    )
+    assert fedmm(capsys, "verify", signed)[0] == 1
+    call("report", signed)  # nobody vouches for a key
+    page = (signed / "report.html").read_text().split("</section>")[0]
+    assert "a key that nobody here vouches for" in page
+    assert "audited, by results that do not count" in page
     edited(audit_file(signed, "m0"), lambda statement: statement.update(created="then"))
     assert screens()[0] == ["bad", "bad"]
 
@@ -642,7 +664,7 @@ def test_the_page_escapes_what_it_shows(signed):
         (["report", "nowhere", "--compliance", "--max-epsilon", "0"], "a finite number above 0"),
         (["report", "nowhere", "--compliance", "--max-epsilon", "8", "--max-delta", "1"], "between 0 and 1"),
         (["report", "nowhere", "--compliance", "--max-epsilon", "8"], "is this a run directory?"),
-        (["audit", "quickstart", "--sign", "keys"], "--sign goes with the audit of a run"),
+        (["audit", "synthetic", "--sign", "keys"], "--sign goes with the audit of a run"),
         (["verify", "nowhere", "--run", "x"], "are for compliance reports"),
         (["verify", "README.md"], "not valid JSON"),
         (["verify", "pyproject.toml"], "not valid JSON"),
@@ -661,9 +683,9 @@ def test_the_catalogue_is_stated_under_what_the_signer_declares_and_compared_wit
     assert stated == metrics["privacy"]["catalogue"]["m0"]
     html = (signed / "compliance.html").read_text()
     declared = html[html.index("What the signer declares") : html.index("The guarantee, market by market")]
-    assert "Item catalogue of the generator of synthetic markets: m0, m1, m2." in declared
+    assert "declared: that the file was not made from them: m0, m1, m2." in declared
     report = data(signed)
-    report["document"]["markets"]["m0"]["catalogue"]["kind"] = "file"
+    report["document"]["markets"]["m0"]["catalogue"]["kind"] = "declared"
     (signed / "compliance.json").write_text(json.dumps(report))
     _, found = verify_report(signed / "compliance.json")
     assert any("catalogue.kind" in finding.what for finding in found)

@@ -20,10 +20,10 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.encoding import arrays_bytes, read_arrays
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation import releases
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.federation.door import Door
 from fedmm_secure.guarantee.stages import EVALUATION
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.provenance import read_metrics
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.mechanisms.randomness import NoiseSource

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.attack import attack_run, beyond_bounds
-from experiments.audit import audit, read_audited, violations
+from experiments.assessment.attack import attack_run
+from experiments.assessment.audit import audit, read_audited, violations
+from experiments.assessment.findings import beyond_bounds
 from experiments.configuration import resolve
 from experiments.run_directory import create
 from experiments.verification import verify_run

@@ -10,12 +10,13 @@ import pytest
 
 from attacks.views import release_view
 from experiments import run_directory
-from experiments.attack import attack_run, beyond_bounds
+from experiments.assessment.attack import attack_run
+from experiments.assessment.findings import beyond_bounds
 from experiments.verification import verify_run
 from fedmm_secure import pipeline
 from fedmm_secure.data.prepare import prepare, prepare_markets
 from fedmm_secure.federation import releases
-from fedmm_secure.federation.door import BudgetExceededError
+from fedmm_secure.federation.budget import BudgetExceededError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.quantization.codes import assign_codes

@@ -10,7 +10,7 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
-from tests.conftest import alone, tiny
+from tests.conftest import TINY, alone, tiny
 
 EVERY = ["popularity", "svd", "local-ids", "local-codes", "federated-codes", "boosted-scores"]
 WITHOUT_CODES = {"popularity", "svd", "local-ids", "boosted-scores"}
@@ -24,6 +24,18 @@ def predictions(directory, market="m0"):
     return {path.stem: np.load(path)["probability"] for path in (directory / "state" / "ctr" / market).glob("*.npz")}
 
 
+def every(**sections):
+    """Every baseline, of no more markets and epochs than it takes."""
+    least = {
+        "aggregation": {"kind": "ckks"},
+        "data": {"synthetic": TINY["data"]["synthetic"] | {"markets": 2}},
+        "federation": {"rounds": 2, "allow_small_cohort": True},
+        "ctr": {"baselines": EVERY, "max_epochs": 1},
+    }
+    merged = {key: least[key] | value if key in least else value for key, value in sections.items()}
+    return tiny(**least | merged)
+
+
 def run(config, directory, cache=None):
     return run_pipeline(alone(config, directory), prepare_markets(config.data), directory, cache=cache)
 
@@ -32,7 +44,7 @@ def run(config, directory, cache=None):
 def reference(tmp_path_factory):
     """Predictions of a run with every baseline and no cache."""
     directory = tmp_path_factory.mktemp("reference") / "run"
-    run(tiny(ctr={"baselines": EVERY}), directory)
+    run(every(), directory)
     return predictions(directory)
 
 
@@ -40,7 +52,7 @@ def reference(tmp_path_factory):
 def filled(tmp_path_factory):
     """A run with every baseline, beside the cache that it filled."""
     folder = tmp_path_factory.mktemp("filled")
-    run(tiny(ctr={"baselines": EVERY}), folder / "run", Cache(folder / "cache"))
+    run(every(), folder / "run", Cache(folder / "cache"))
     return folder
 
 
@@ -108,7 +120,7 @@ def test_a_market_is_known_by_its_rows_and_candidates(tiny_markets):
 
 def test_a_run_with_a_cache_equals_one_without_and_fills_it_once(reference, filled, cache, tmp_path):
     kept = entries(cache)
-    run(tiny(ctr={"baselines": EVERY}), tmp_path / "run", cache)
+    run(every(), tmp_path / "run", cache)
     assert entries(cache) == kept  # the second found everything
     first, found = predictions(filled / "run"), predictions(tmp_path / "run")
     assert reference.keys() == first.keys() == found.keys()
@@ -122,17 +134,19 @@ def test_a_run_with_a_cache_equals_one_without_and_fills_it_once(reference, fill
 @pytest.mark.parametrize(
     "section",
     [
-        {"quantizer": {"global_codes": 4}},
-        {"federation": {"rounds": 2}},
-        {"embedding": {"dim": 6}},
-        {"aggregation": {"kind": "plaintext"}},
-        {"ctr": {"baselines": EVERY, "features": ["scores", "counts"]}},
-        {"ctr": {"baselines": EVERY, "model": "logistic", "features": ["scores", "counts"]}},
+        {
+            "quantizer": {"global_codes": 4},
+            "federation": {"rounds": 1},
+            "embedding": {"dim": 6},
+            "aggregation": {"kind": "plaintext"},
+            "ctr": {"features": ["scores", "counts"]},
+        },
+        {"ctr": {"model": "logistic", "features": ["scores", "counts"]}},
     ],
 )
 def test_what_a_baselines_key_leaves_out_does_not_change_it(reference, tmp_path, section):
     """If one of these sections mattered to a model without codes, runs would share a wrong result."""
-    run(tiny(**({"ctr": {"baselines": EVERY}} | section)), tmp_path / "run")
+    run(every(**section), tmp_path / "run")
     changed = predictions(tmp_path / "run")
     shared = [name for name in reference if name.rsplit("-0", 1)[0] in WITHOUT_CODES]
     assert len(shared) == len(WITHOUT_CODES)
@@ -143,16 +157,16 @@ def test_what_a_baselines_key_leaves_out_does_not_change_it(reference, tmp_path,
 @pytest.mark.parametrize(
     "section",
     [
-        {"ctr": {"baselines": EVERY, "max_epochs": 1}},
-        {"ctr": {"baselines": EVERY, "refit": False}},
-        {"ctr": {"baselines": EVERY, "dim": 5}},
+        {"ctr": {"max_epochs": 2}},
+        {"ctr": {"refit": False}},
+        {"ctr": {"dim": 5}},
         {"data": {"negatives_per_positive": 3}},
         {"data": {"candidate_seed": 1}},
         {"seed": [1]},
     ],
 )
 def test_what_a_model_depends_on_is_in_its_key(cache, tmp_path, section):
-    changed = tiny(**({"ctr": {"baselines": EVERY}} | section))
+    changed = every(**section)
     run(changed, tmp_path / "a" / "run", cache)
     run(changed, tmp_path / "b" / "run")
     with_cache, without = (predictions(tmp_path / name / "run") for name in "ab")

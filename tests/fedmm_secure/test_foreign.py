@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.foreign import parse_arrays, parse_table, parse_tensors, parse_yaml
+from fedmm_secure.foreign import parse_arrays, parse_table, parse_tensors
+from fedmm_secure.foreign_yaml import parse_yaml
 from fedmm_secure.storage import torch_bytes
 from privacy.foreign import ForeignFileError
 from tests.malicious import ALIAS_BOMB, lying_zip, word_bomb, zip_bomb

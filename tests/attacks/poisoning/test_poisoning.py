@@ -16,6 +16,7 @@ from attacks.poisoning.strategies import (
 )
 from fedmm_secure.data.prepare import prepare_markets
 from tests.conftest import tiny
+from tests.faults import LEAST
 
 RNG = np.random.default_rng(0)
 WORDS, MOVEMENT = RNG.normal(size=(6, 3)), RNG.normal(size=(6, 3))
@@ -59,7 +60,7 @@ def test_collapse_takes_the_others_codes_and_a_defence_gives_them_back():
     config = tiny(
         data={"synthetic": {"markets": 9, "users": 80, "items": 40, "mean_interactions": 10}},
         federation={"rounds": 8, "local_epochs": 2},
-        ctr={"baselines": []},
+        ctr={**LEAST, "features": ["counts", "user_codes", "item_codes"]},
     )
     markets = prepare_markets(config.data)
     found = {(damage.strategy, damage.defence): damage for damage in poison(config, markets, "m0")}

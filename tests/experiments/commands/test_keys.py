@@ -41,7 +41,7 @@ def shared_keys(keys):
     found = set()
     for name in ("m0", "m1", "m2"):
         directory = KeyDirectory(keys / name)
-        found.add(directory.key(directory.identity()).fingerprint)
+        found.add(directory.key(directory.identity(), directory.bundle()).fingerprint)
     return found
 
 
@@ -75,7 +75,8 @@ def test_rotation_gives_all_a_new_key(ceremony, capsys):
 def test_after_a_burned_key_one_command_and_new_invitations_go_on(ceremony, capsys):
     accept(ceremony, capsys)
     for name in ("m0", "m1"):
-        KeyDirectory(ceremony / name).burn()
+        keys = KeyDirectory(ceremony / name)
+        keys.burn(keys.bundle())
     status, _, err = fedmm(capsys, "keys", "show", ceremony / "m1")
     assert (status, "was burned" in err, err.count("\n")) == (2, True, 1)
     assert fedmm(capsys, "keys", "rotate", "--keys", ceremony / "m0")[0] == 0

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -7,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,21 @@ import yaml
 
 from experiments.reports.sweep import open_sweep
 from experiments.sweep import scheduler
-from experiments.sweep.cells import cell_status
+from experiments.sweep.cells import cell_status, start_worker
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
-from tests.processes import as_multiprocessing
+from tests.people import as_files
+from tests.processes import dies_once_there_is
 
 SMALLEST = {**TINY, "ctr": {"baselines": ["popularity"], "max_epochs": 2}}
 GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
 
 
 def write_grid(folder, **fields):
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(SMALLEST))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **SMALLEST)))
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump({"base": str(folder / "tiny.yaml"), **GRID, **fields}))
     return path
@@ -194,36 +195,17 @@ def test_a_sweep_of_failures_alone_still_says_so(tmp_path, capsys):
     assert "no cell has finished" in fedmm(capsys, "report", tmp_path / "out")[2]
 
 
-DIES_ONCE = """
-import os, sys, threading, time
-
-def watch():
-    while not os.path.exists(os.environ["FEDMM_TEST_VICTIM"]):
-        time.sleep(0.01)
-    if not os.path.exists(os.environ["FEDMM_TEST_DEAD"]):
-        open(os.environ["FEDMM_TEST_DEAD"], "w").close()
-        os._exit(9)
-
-if any("spawn_main" in argument for argument in sys.orig_argv):  # a worker, not multiprocessing's own helpers
-    threading.Thread(target=watch, daemon=True).start()
-"""
-
-
 def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
     """A process that is killed, out of memory say, cannot tell why; the others go on."""
     sweeper = write_grid(tmp_path, blocks=[{"axes": {"privacy.epsilon": [None]}}], seeds=[0, 1])
-    monkeypatch.setattr(scheduler, "multiprocessing", multiprocessing)  # fresh processes, as a user's are
-    (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
     out = tmp_path / "out"
     victim = next(line for line in fedmm(capsys, "sweep", sweeper, "--dry-run")[1].splitlines() if "seed-0" in line)
-    monkeypatch.setenv("FEDMM_TEST_VICTIM", str(out / "cells" / victim / "config.yaml"))
-    monkeypatch.setenv("FEDMM_TEST_DEAD", str(tmp_path / "dead"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = out / "cells" / victim / "config.yaml"
+    monkeypatch.setattr(scheduler, "start_worker", partial(dies_once_there_is, config, tmp_path / "dead", start_worker))
     status, _, err = fedmm(capsys, "sweep", sweeper, "--out", out, "--workers", 1)
     assert status == 1
     assert "its process died with exit code" in err
     assert len(pd.read_parquet(out / "results.parquet")["seed"].unique()) == 1
-    monkeypatch.setattr(scheduler, "multiprocessing", as_multiprocessing())
     assert fedmm(capsys, "sweep", "--resume", "--retry", "--out", out)[0] == 0
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.commands.deploy import compare_with_in_process
 from experiments.deploy.certificates import CA_CERTIFICATE, CLIENT_CERTIFICATE, CLIENT_KEY, NODE_KEY, SERVER_CERTIFICATE
 from experiments.deploy.control import operator_home, run_lines, submit
 from experiments.deploy.federation import federation_up, start_superlink
 from experiments.deploy.homes import Homes, prepare_homes
+from experiments.deploy.in_process import compare_with_in_process
 from experiments.deploy.proxies import nginx
 from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack
@@ -27,7 +27,7 @@ from fedmm_secure.market_service import run_directories
 from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.experiments.deploy.test_flower_engine import EXPECTED
-from tests.faults import AGAIN, COUNTED, ONCE, configuration
+from tests.faults import AGAIN, COUNTED, LEAST, ONCE, configuration
 
 ROOT = Path(__file__).parents[3]
 needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
@@ -74,7 +74,8 @@ def port_of():
 @needs_nginx
 def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_process(tmp_path, capfd):
     config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump(TINY | {"aggregation": {"kind": "masked-ckks"}, "federation": {"rounds": 2}}))
+    settings = {"aggregation": {"kind": "masked-ckks"}, "federation": {"rounds": 2}, "ctr": LEAST}
+    config.write_text(yaml.safe_dump(TINY | settings))
     with watched() as seen:
         status, out, err = fedmm(capfd, "deploy", "demo", config, "--out", tmp_path / "demo", "--for", 500)
     assert status == 0, out + err

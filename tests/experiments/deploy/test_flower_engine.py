@@ -10,7 +10,7 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.commands.deploy import compare_with_in_process
+from experiments.deploy.in_process import compare_with_in_process
 from experiments.verification import verify_run
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.server import CohortTooSmallError
@@ -243,7 +243,7 @@ def test_a_key_that_is_used_up_stops_the_next_run_until_it_is_rotated(fleet, cap
     for name in running.homes.markets:
         running.restart(name)
     running.serve()
-    assert KeyDirectory(keys["m1"]).used_rounds() == 3
+    assert (one := KeyDirectory(keys["m1"])).used_rounds(one.bundle()) == 3
     assert torch.equal(running.codebook("m1"), running.codebook("m2"))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,8 +67,10 @@ def test_callers_that_break_off_leave_it_running(home):
 
 def test_callers_that_are_slow_are_let_go_and_others_served_after_them(tmp_path, monkeypatch):
     monkeypatch.setattr(market, "_PATIENCE", 0.5)
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr(market, "time", clock)
     home = prepare_homes(configuration(markets=3), tmp_path / "f").market("m1")
-    process = threading.Thread(target=market.run_market, args=(home,), kwargs={"lifetime": 12.0})
+    process = threading.Thread(target=market.run_market, args=(home,), kwargs={"lifetime": 120.0})
     process.start()
     deadline = time.monotonic() + 60
     while not (home / SOCKET).exists() and time.monotonic() < deadline:
@@ -88,6 +91,7 @@ def test_callers_that_are_slow_are_let_go_and_others_served_after_them(tmp_path,
         caller.settimeout(5)
         assert caller.recv(1) == b""  # hung up
         caller.close()
+    clock.monotonic = lambda: time.monotonic() + 120.0  # its life is over
     process.join()
 
 

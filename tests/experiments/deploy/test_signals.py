@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.deploy import tools
 from experiments.deploy.proxies import nginx
-from experiments.deploy.tools import KILL_AFTER, bounded
+from experiments.deploy.tools import bounded
 from tests.conftest import TINY
 
 TOKEN = "FEDMM_TEST_TOKEN"
@@ -121,8 +122,9 @@ def test_a_signal_in_the_middle_of_a_simulation_leaves_nothing(how, command):
     simulation.ends_with_all(how, 60)
 
 
-def test_a_process_ends_soon_after_its_parent_is_killed(tmp_path):
+def test_a_process_ends_soon_after_its_parent_is_killed(tmp_path, monkeypatch):
     """One that hears SIGTERM at once; one that does not after ``KILL_AFTER`` seconds."""
+    monkeypatch.setattr(tools, "KILL_AFTER", 4)
     deaf = "trap '' TERM; echo up > deaf; while true; do sleep 1; done"
     script = (
         "import subprocess, time\n"
@@ -138,7 +140,7 @@ def test_a_process_ends_soon_after_its_parent_is_killed(tmp_path):
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + KILL_AFTER + 5
+    deadline = time.monotonic() + tools.KILL_AFTER + 5
     times = {}
     start = time.monotonic()
     while (left := watched.living()) and time.monotonic() < deadline:

@@ -1,12 +1,18 @@
 """Pages in a real browser: no errors, nothing loaded, readable on a phone, reachable by keyboard, contrast AA."""
 
+import json
+import re
 import shutil
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from experiments.reports.run import run_page
+from experiments.verification.run import Examination
 from tests.command_line import call
 from tests.conftest import TINY
+from tests.people import as_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -15,33 +21,54 @@ QUIET = [
 ]  # fmt: skip
 WIDTHS = (400, 1400)
 PAGES = ("run", "sweep", "compliance")
+LOOKS = [(name, width, scheme) for name in PAGES for width in WIDTHS for scheme in ("light", "dark")]
+LOOKS += [("plain", 400, "light"), ("many", 400, "light"), ("many", 1400, "dark")]
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
 )
 
 
+def unverified_page(run):
+    """As if verification had found nothing, which takes longer than the rest of the page."""
+    return run_page(run, run.name, Examination({}))
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """One page of each kind, with attacks, findings-free, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **TINY)))
     grid = {
         "base": str(folder / "tiny.yaml"),
         "blocks": [
-            {"axes": {"privacy.protect": ["release"], "privacy.epsilon": [4, 8]}},
-            {"axes": {"privacy.epsilon": [None]}},
+            {
+                "axes": {"privacy.protect": ["release"], "privacy.epsilon": [4, 8]},
+                "set": {"ctr.baselines": ["popularity", "noisy-popularity"]},
+            },
+            {"axes": {"privacy.epsilon": [None]}, "set": {"ctr.baselines": ["popularity"]}},
         ],
-        "set": {"ctr.baselines": ["popularity"]},
     }  # fmt: skip
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
     out = folder / "sweep"
     assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
     run = next((out / "cells").glob("*epsilon-8*"))
-    assert call("attack", run, "--attack", "inversion", "--attack", "membership", "--shadows", 4, "--quiet") == 0
+    rows = ("--data", folder / "markets", "--market", "m0")
+    which = ("--attack", "inversion", "--attack", "membership", "--shadows", 4)
+    assert call("attack", run, *rows, *which, "--quiet") == 0
     assert call("report", run) == 0
     call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
-    return {"run": run / "report.html", "sweep": out / "report.html", "compliance": run / "compliance.html"}
+    plain = next((out / "cells").glob("*epsilon-none*"))
+    (folder / "plain.html").write_text(unverified_page(plain))
+    with patch("experiments.reports.run.MANY_MARKETS", 2), patch("experiments.reports.run_figures.MANY_MARKETS", 2):
+        (folder / "many.html").write_text(unverified_page(run))
+    return {
+        "run": run / "report.html",
+        "plain": folder / "plain.html",
+        "many": folder / "many.html",
+        "sweep": out / "report.html",
+        "compliance": run / "compliance.html",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +105,7 @@ def _own(url):
     return url.startswith(("file:", "data:"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("name", "width", "scheme"), LOOKS)
 def test_a_page_is_accessible_and_fits(show, name, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -162,7 +187,7 @@ def test_a_figure_carries_its_numbers(show):
         page.locator("#accuracy figcaption a").first.click()
     text = download.value.path().read_text()
     assert text.splitlines()[0] == "market,model,auc"
-    assert len(text.splitlines()) == 1 + 3 * 2
+    assert len(text.splitlines()) == 1 + 3 * 3
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -170,3 +195,103 @@ def test_ids_are_unique(show, name):
     page, _ = show(name)
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
+
+
+def cells(page, table, column):
+    """Texts of a column of the first table of a section, sorting marks left out."""
+    rows = f"[...document.querySelector({json.dumps(table)}).rows].map(row => row.cells[{column}].textContent.trim())"
+    return page.evaluate(rows)
+
+
+def test_numbers_agree_between_card_and_table(show):
+    page, _ = show("run")
+    accuracy, privacy = (page.locator(".card").nth(number).inner_text() for number in (0, 1))
+    own = cells(page, "#accuracy table", 1)
+    assert own[0] == "fedmm"  # the product's column comes second
+    assert own[-1] in accuracy.splitlines()
+    table = "[aria-label^='gain over each baseline'] table"
+    gain = cells(page, table, 1)
+    assert gain[0] == "over noisy-popularity"  # what spends the same budget comes first
+    sign, difference = gain[-1].split(" ", 1)
+    compared = next(line for line in accuracy.splitlines() if "noisy-popularity" in line)
+    assert compared.startswith(sign)
+    assert difference in compared
+    assert {"▲": "better than", "▼": "worse than", "◆": "not told from"}[sign] in compared
+    colour = page.locator(".card").first.locator("p", has_text="noisy-popularity").get_attribute("class")
+    assert colour == {"▲": "good", "▼": "bad", "◆": "open"}[sign]
+    epsilons = cells(page, "[aria-label^='epsilon by view'] table", 2)[1:]
+    assert f"another market: {max(epsilons, key=float)}" in privacy
+    # which cell of the sweep ran first is open
+    followed = page.locator("[aria-label^='with earlier runs'] table").count() == 1
+    assert ("; together with 1 earlier run: " in privacy) == followed
+
+
+def test_what_is_expected_is_not_red_and_what_is_missing_is_amber(show):
+    page, _ = show("run")
+    card = page.locator(".card").nth(1)
+    assert "the server: 0, computational" in card.inner_text()
+    assert re.search("∞, as expected", card.inner_text())
+    assert card.locator(".bad").count() == 0
+    standing = page.locator(".card").nth(3)
+    for text in ("not audited", "self-signed"):
+        assert "open" in standing.locator("p", has_text=text).get_attribute("class")
+        assert text in page.locator(".glance").inner_text()
+
+
+def test_a_run_without_a_budget_says_what_that_means(show):
+    page, _ = show("plain")
+    assert "∞" not in page.inner_text("body")
+    assert "no guarantee" in page.locator(".card").nth(1).inner_text()
+    assert "share and publish none of them" in page.locator("#privacy").inner_text()
+
+
+def test_figures_use_the_width_and_lie_down_on_a_phone(show):
+    shown = "[...document.querySelectorAll('#accuracy figure svg')].filter(e => e.checkVisibility())"
+    size = f"{shown}.map(e => [e.getBoundingClientRect().width, e.getBoundingClientRect().height])"
+    for width in WIDTHS:
+        page, _ = show("run", width)
+        ((wide, high),) = page.evaluate(size)
+        assert wide == pytest.approx(page.evaluate("document.querySelector('main').getBoundingClientRect().width"))
+        assert (high / wide > 0.7) == (width == 400)  # bars lie, and markets stand one below the other
+
+
+def test_the_market_stays_where_a_table_scrolls(show):
+    page, _ = show("run", 400)
+    edge = "document.querySelector('#accuracy table tbody td').getBoundingClientRect().left"
+    before = page.evaluate(edge)
+    page.evaluate("document.querySelector('#accuracy .scroll').scrollLeft = 150")
+    assert page.evaluate("document.querySelector('#accuracy .scroll').scrollLeft") > 50
+    assert page.evaluate(edge) == before
+
+
+def test_many_markets_are_summed_up(show):
+    page, _ = show("many")
+    assert cells(page, "#accuracy table", 0) == ["model", "fedmm", "noisy-popularity", "popularity"]
+    assert cells(page, "#accuracy table", 5)[0] == "fedmm better"
+    assert page.locator("[aria-label^='test AUC by market']").is_hidden()
+    page.locator("#accuracy summary").first.click()
+    assert page.locator("[aria-label^='test AUC by market']").is_visible()
+
+
+def test_the_figures_of_a_compliance_report_are_a_list(show):
+    page, _ = show("compliance")
+    card = page.locator(".card").nth(1)
+    assert card.locator("li").count() == 5
+    assert card.locator("li").first.inner_text() == "the server: 0, computational"
+    refused = page.locator(".card").first
+    assert "no" in refused.inner_text().splitlines()
+    assert refused.locator("p.bad").count() > 1  # the answer, and why
+
+
+def test_what_was_read_is_on_the_page(pages, tmp_path):
+    plain = next(pages["sweep"].parent.glob("cells/*epsilon-none*"))
+    run = shutil.copytree(plain, tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    reading = {"lines": 1018, "header": 1, "blank": 2, "bad": 7, "missing": 4, "merged": 8, "rows": 1000, "users": 80,
+               "items": 40, "largest_user": 31, "first": "2020-01-01T00:00:00Z", "last": None}  # fmt: skip
+    metrics["markets"]["m1"]["reading"] = reading
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = unverified_page(run)
+    row = page[page.index('aria-label="what was read') :].split("<tbody>")[1].split("</tr>")[0]
+    shown = re.sub("<[^>]*>", " ", row).split()
+    assert shown == "m1 1018 1000 7 4 8 1, 2 80 40 31 2020-01-01T00:00:00Z –".split()  # noqa: SIM905

@@ -3,10 +3,17 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.reports.run_figures import draw_map, draw_movement, draw_usage, run_drawings
+from experiments.reports.run_figures import (
+    MANY_MARKETS,
+    draw_accuracy,
+    draw_map,
+    draw_movement,
+    draw_usage,
+    run_drawings,
+)
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.provenance import read_metrics
 from tests.conftest import tiny
 
 
@@ -56,3 +63,22 @@ def test_a_run_without_log_or_transcript_has_fewer_figures(finished, tmp_path):
     metrics = read_metrics(out)
     assert set(run_drawings(out, config, metrics)) == {"accuracy", "usage", "movement", "map", "communication"}
     assert set(run_drawings(tmp_path, config, metrics)) == {"accuracy"}
+
+
+@pytest.mark.parametrize("count", [3, MANY_MARKETS + 2])
+def test_accuracy_is_drawn_for_screen_and_phone(count):
+    names = [f"m{number}" for number in range(count)]
+    markets = {
+        name: {"auc": 0.6, "baselines": {"popularity": {"auc": None if name == "m1" else 0.7}}}
+        for name in sorted(names)
+    }
+    drawn = draw_accuracy({"markets": markets, "macro": {"baselines": {"popularity": {}}}})
+    assert list(dict.fromkeys(drawn.data["market"])) == names  # m2 before m10
+    assert drawn.notes["mark-1-m0"] == "popularity in m0: AUC 0.700"
+    assert drawn.notes["mark-1-m1"] == "popularity in m1: AUC –"
+    for figure in (drawn.figure, drawn.narrow):
+        marks = {
+            artist.get_gid() for artist in figure.findobj(lambda artist: (artist.get_gid() or "").startswith("mark"))
+        }
+        assert marks == drawn.notes.keys()
+    assert drawn.narrow.get_figheight() > drawn.narrow.get_figwidth() or count == 3

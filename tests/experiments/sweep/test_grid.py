@@ -49,7 +49,7 @@ def test_an_axis_that_a_block_leaves_alone_has_the_value_that_is_run(base):
 
 def test_the_name_changes_with_the_configuration_and_with_nothing_else(base, tmp_path):
     (plain,) = expand(grid(base))
-    (same,) = expand(grid(base), account=tmp_path / "account")
+    (same,) = expand(grid(base, set={"privacy.account": str(tmp_path / "account")}))
     (other,) = expand(grid(base, set={"ctr.dropout": 0.1}))
     assert plain.name == same.name
     assert plain.name != other.name

@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import pytest
 
+from experiments import run_directory
 from experiments.verification import verify_run
+from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.encoding import arrays_bytes, read_arrays
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
+from fedmm_secure.pipeline import run_pipeline
 from tests.fedmm_secure.federation.test_shared_catalogue import private_settings
 from tests.forgery import Forgery
-from tests.released import run_release
 
 COUNT_METER, EMBEDDING = f"{SHARED_COUNTS}/0000-meter-m0.bin", "embedding/0000-publication-m0.bin"
 
@@ -18,7 +20,9 @@ COUNT_METER, EMBEDDING = f"{SHARED_COUNTS}/0000-meter-m0.bin", "embedding/0000-p
 @pytest.fixture(scope="module")
 def shared_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("shared") / "run"
-    run_release(directory, private_settings())
+    config = private_settings()
+    run_directory.create(directory, config)
+    run_pipeline(config, prepare_markets(config.data), directory)
     return directory
 
 

@@ -8,6 +8,7 @@ from fedmm_secure.data.discovery import FEWEST, check_discovered, discover
 from fedmm_secure.data.market import build_market
 from fedmm_secure.data.prepare import prepare, within
 from fedmm_secure.errors import DataError
+from fedmm_secure.guarantee.mechanisms import partition_selection
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
@@ -72,5 +73,5 @@ def test_a_market_goes_on_with_what_was_found():
 
 
 def test_the_threshold_gets_its_share_of_delta():
-    selection = DiscoveryConfig(items_per_user=4, delta_share=0.25).choices(1.5, 8e-4)
+    selection = partition_selection(DiscoveryConfig(items_per_user=4, delta_share=0.25), 1.5, 8e-4)
     assert selection == PartitionSelection(4, 1.5, 2e-4)

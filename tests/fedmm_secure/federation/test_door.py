@@ -10,7 +10,10 @@ from dp_accounting import dp_event
 
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation import door as door_module
-from fedmm_secure.federation.door import Budget, BudgetExceededError, Channel, Door, Result
+from fedmm_secure.federation.budget import Budget, BudgetExceededError
+from fedmm_secure.federation.door import Channel, Door
+from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.transactions import Result
 from fedmm_secure.federation.transcript import Transcript, read_index
 from fedmm_secure.guarantee.releases import Release
 from privacy.accounting.accountants import solve_noise_multiplier
@@ -32,6 +35,7 @@ def make_door(tmp_path):
             channel=Channel("run", bundle().digest, FixedPointCodec(), plaintext_markets(3)["d"], identity("d")),
             agreement=agreement("d", tmp_path),
             transcript=Transcript(tmp_path / "transcript"),
+            own=PrivateRecord(tmp_path, "d"),
             keys=tmp_path / "charges",
             data="fingerprint",
             noise_seed=noise_seed,
@@ -52,7 +56,7 @@ def release(event=None, round=0, stage="quantizer/0", coordinates=3, attempt=0):
         mechanism="DP-SGD",
         event=event or dp_event.NonPrivateDpEvent(),
         sensitivity=1.0,
-        audience=("market",),
+        audience=("market", "release"),
         depends_on=("embedding",),
         coordinates=coordinates,
     )

@@ -119,7 +119,7 @@ def test_sizes_are_bounded():
 
 
 def test_a_hello_has_one_size():
-    assert Hello.from_bytes(Hello(bytes(32), bytes(range(32))).to_bytes()).configuration == bytes(range(32))
+    assert Hello.from_bytes(Hello(bytes(range(32)), bytes(range(32))).to_bytes()).configuration == bytes(range(32))
     for bad in (b"", bytes(63), bytes(65)):
         with pytest.raises(MessageError, match="hello"):
             Hello.from_bytes(bad)

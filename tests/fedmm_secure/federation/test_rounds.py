@@ -9,6 +9,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Order, OrderError
 from fedmm_secure.federation.parties import make_clients, market_sizes, open_federation
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.shared_noise import shared_noise
@@ -51,7 +52,12 @@ def test_the_broadcast_sum_is_the_sum_of_the_markets_own_updates(by_kind):
     transcript = Transcript(by_kind["ckks"][1] / "transcript")
     for round in range(3):
         own = [
-            np.frombuffer(transcript.find(kind="own-update", stage="quantizer/0", round=round, sender=name), "<i8")
+            np.frombuffer(
+                PrivateRecord(by_kind["ckks"][1], name).transcript.find(
+                    kind="own-update", stage="quantizer/0", round=round, sender=name
+                ),
+                "<i8",
+            )
             for name in ("m0", "m1", "m2")
         ]
         total = np.frombuffer(transcript.find(kind="sum", stage="quantizer/0", round=round, sender="server"), "<i8")
@@ -152,10 +158,11 @@ def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(t
     federation = open_federation(config, tiny_markets, tmp_path)
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in tiny_markets.items()}
     train_federated(federation, 0, embeddings)
-    transcript = Transcript(tmp_path / "transcript")
     needed = max(plan.noise["quantizer"] for plan in federation.plans.values())
 
     def values(kind, sender):
+        own = PrivateRecord(tmp_path, sender).transcript
+        transcript = Transcript(tmp_path / "transcript") if kind == "sum" else own
         found = [transcript.find(kind=kind, stage="quantizer/0", round=r, sender=sender) for r in range(12)]
         return np.concatenate([np.frombuffer(data, "<i8") for data in found]) * federation.plans["m0"].shared.step
 
@@ -190,12 +197,12 @@ def test_with_distributed_noise_a_missing_market_stops_the_round(tiny_markets, t
 def test_updates_are_scaled_down_to_the_norm_that_was_agreed_on(tiny_markets, tmp_path):
     config = tiny(aggregation={"kind": "plaintext", "norm": 0.01})
     train(config, tiny_markets, tmp_path)
-    transcript = Transcript(tmp_path / "transcript")
     scale = config.aggregation.clip / 2**config.aggregation.bits
+    own = [PrivateRecord(tmp_path, name).transcript for name in tiny_markets]
     norms = [
-        np.linalg.norm(np.frombuffer((tmp_path / "transcript" / record.file).read_bytes(), "<i8") * scale)
+        np.linalg.norm(np.frombuffer(transcript.read(record), "<i8") * scale)
+        for transcript in own
         for record in transcript.records
-        if record.kind == "own-update"
     ]
     assert len(norms) == 9
     assert max(norms) <= 0.01 + 1e-4

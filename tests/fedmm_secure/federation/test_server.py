@@ -171,7 +171,7 @@ def test_who_takes_part_is_fixed_when_the_first_round_begins(tmp_path):
     assert again.hellos == server.hellos
 
 
-def hello(market, configuration=bytes(32), signer=None, run="run", mask_key=bytes(32)):
+def hello(market, configuration=bytes(32), signer=None, run="run", mask_key=bytes(range(32))):
     header = hello_header(run, market, bundle().digest)
     return pack(header, Hello(mask_key, configuration).to_bytes(), identity(signer or market).sign)
 

@@ -145,7 +145,7 @@ def test_a_key_directory_is_read_back(directory, identities, key, federation):
     again = KeyDirectory(keys.path)
     identity = again.identity()
     assert identity.card == identities["b"].card
-    assert again.key(identity) == key
+    assert again.key(identity, bundle) == key
     assert again.bundle() == bundle
 
 
@@ -199,7 +199,7 @@ def test_rotation_replaces_the_key_by_a_newer_one_only(directory, identities, fe
     newer_key = SharedKey.generate(PARAMETERS)
     second, resealed = found(identities, newer_key, epoch=2)
     keys.accept(identities["b"], second, resealed["b"])
-    assert keys.key(identities["b"]) == newer_key
+    assert keys.key(identities["b"], second) == newer_key
     with pytest.raises(KeyFileError, match="holds epoch 2"):
         keys.accept(identities["b"], first, sealed["b"])
     strangers = {name: Identity.generate(name) for name in NAMES} | {"b": identities["b"]}
@@ -213,13 +213,16 @@ def test_a_key_protects_as_many_rounds_as_its_bundle_allows(directory, identitie
     bundle, sealed = found(identities, key, rotate_after=3)
     keys.accept(identities["b"], bundle, sealed["b"])
     for _ in range(3):
-        keys.use()
+        keys.use(bundle)
     with pytest.raises(KeyExhaustedError, match="has protected 3 of 3 rounds, 1 more are asked for; rotate it"):
-        keys.use()
+        keys.use(bundle)
     rotated, resealed = found(identities, SharedKey.generate(PARAMETERS), epoch=2, rotate_after=3)
     keys.accept(identities["b"], rotated, resealed["b"])
-    assert keys.used_rounds() == 0
-    keys.use(3)
+    assert (keys.used_rounds(rotated), keys.used_rounds(bundle)) == (0, 3)
+    keys.use(rotated, 3)
+    assert (keys.used_rounds(rotated), keys.used_rounds(bundle)) == (3, 3)
+    with pytest.raises(KeyExhaustedError, match="epoch 1"):  # a run that began with it goes on counting it
+        keys.use(bundle)
 
 
 def test_the_server_starts_with_its_own_files_only(directory, identities, federation):
@@ -272,19 +275,19 @@ def test_a_burned_key_is_never_used_again_whatever_is_on_the_disk(directory, ide
     keys, (bundle, sealed) = directory("b"), federation
     keys.accept(identities["b"], bundle, sealed["b"])
     for _ in range(2):
-        keys.burn()
+        keys.burn(bundle)
         assert not (keys.path / KEY_FILE).exists()
         with pytest.raises(KeyBurnedError, match=r"epoch 1 was burned .*fedmm keys rotate"):
-            keys.key(identities["b"])
+            keys.key(identities["b"], bundle)
     with pytest.raises(KeyBurnedError):
         keys.accept(identities["b"], bundle, sealed["b"])  # the invitation is still about
     (keys.path / KEY_FILE).write_bytes(sealed["b"])
     (keys.path / KEY_FILE).chmod(0o600)
     with pytest.raises(KeyBurnedError):
-        KeyDirectory(keys.path).key(identities["b"])
+        KeyDirectory(keys.path).key(identities["b"], bundle)
     rotated, resealed = found(identities, SharedKey.generate(PARAMETERS), epoch=2)
     keys.accept(identities["b"], rotated, resealed["b"])
-    assert keys.key(identities["b"]).fingerprint == rotated.key_fingerprint
+    assert keys.key(identities["b"], rotated).fingerprint == rotated.key_fingerprint
 
 
 def test_a_kill_while_burning_leaves_a_burned_key(directory, identities, federation, monkeypatch):
@@ -296,11 +299,30 @@ def test_a_kill_while_burning_leaves_a_burned_key(directory, identities, federat
 
     monkeypatch.setattr("privacy.aggregation.keys.erase", killed)
     with pytest.raises(KeyboardInterrupt):
-        keys.burn()
+        keys.burn(bundle)
     assert (keys.path / KEY_FILE).exists()
     assert stat.S_IMODE(os.stat(keys.path / BURNED_FILE).st_mode) == 0o600
     with pytest.raises(KeyBurnedError):
-        keys.key(identities["b"])
+        KeyDirectory(keys.path).key(identities["b"], bundle)
+
+
+def test_a_key_that_is_gone_without_a_mark_is_not_taken_back(directory, identities, federation, monkeypatch):
+    """The disk was full while it was burned."""
+    keys, (bundle, sealed) = directory("b"), federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+    with monkeypatch.context() as patch:
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("privacy.aggregation.keys.write_secret", full)
+        with pytest.raises(OSError, match="No space"):
+            keys.burn(bundle)
+    assert [(keys.path / name).exists() for name in (KEY_FILE, BURNED_FILE)] == [False, False]
+    with pytest.raises(KeyBurnedError, match="was burned"):
+        keys.refuse_burned(bundle)  # this process knows
+    with pytest.raises(KeyBurnedError, match="was given up"):
+        KeyDirectory(keys.path).accept(identities["b"], bundle, sealed["b"])
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,17 @@ from attacks.auditing.audit import Audit, gather, plan_audits
 from attacks.auditing.faults import FAULTS, Fault
 from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
+from experiments.assessment.figures import draw_audit
 from experiments.compliance.evidence import AUDIT, add_statement, audit_file, make_statement
 from experiments.configuration import resolve
 from experiments.data import choose_market
-from experiments.reports.attack_figures import draw_audit
 from experiments.run_directory import read_foreign_config, read_noise
 from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.closing import read_metrics
 from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
+from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
 from privacy.aggregation.identities import Identity

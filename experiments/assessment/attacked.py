@@ -1,0 +1,52 @@
+"""What is attacked: a finished run, one of its markets, and what the attacks are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attacks.membership.shadow import Progress
+from attacks.membership.units import Unit
+from attacks.views import View, collusion_view, market_view, server_view
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.randomness import numpy_generator
+from fedmm_secure.storage import Store
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A finished run, what to attack of it, and where shadow pipelines are kept."""
+
+    run: Path
+    config: Config
+    metrics: Mapping[str, Any]
+    markets: Mapping[str, PreparedMarket]
+    market: str
+    targets: tuple[str, ...]
+    units: tuple[Unit, ...]
+    n_shadows: int
+    shadows: Store
+    progress: Progress
+
+    @property
+    def prepared(self) -> PreparedMarket:
+        return self.markets[self.market]
+
+    @cached_property
+    def views(self) -> tuple[tuple[str, View], ...]:
+        """The views of the federation that a market under attack has to fear, by name."""
+        others = [name for name in self.markets if name != self.market]
+        return (
+            ("server", server_view(self.run)),
+            ("market", market_view(self.run, others[0])),
+            ("collusion", collusion_view(self.run, others[:1])),
+        )
+
+    def rng(self, name: str) -> np.random.Generator:
+        return numpy_generator("attack", name, self.market)

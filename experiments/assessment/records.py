@@ -1,0 +1,275 @@
+"""Every attack: what it is called, what its adversary has, how it is made, how what it found is read.
+
+Command, help, page, sweep table and compliance report are fed from these records alone. They hold text and a dotted
+path: what makes an attack is imported when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from experiments.reports.text import estimate_text
+
+if TYPE_CHECKING:
+    from experiments.assessment.attacked import Attacked
+
+Result = Mapping[str, Any]
+DEFAULT_SHADOWS = 16
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the command's table: its heading, and how a result fills it."""
+
+    heading: str
+    cell: Callable[[Result], str]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One kind of attack on a finished run.
+
+    Attributes:
+        name: as in ``fedmm attack --attack``, and as its results are kept.
+        title: of its results.
+        prior_knowledge: what its adversary knows before it sees anything.
+        views: what its adversary may see.
+        path: ``module:function`` that makes it: an ``Attacked`` to its results, plain data.
+        about: keys of a result that say what it is about; a later result about the same replaces it.
+        columns: of the command's table.
+        tried: of a result, what was tried on whom; a format string.
+        measure: what success is measured by.
+        success: key of the estimate of it.
+        chance: what guessing reaches, or the key of what a prior alone reaches; None where it says nothing.
+        tpr: key of the true-positive rate at 1 % false positives, where there is one.
+        same: keys of results that try the same; readers are shown the most successful of them. By default ``about``.
+        figure: ``module:function`` that draws its results into files of a given path, where there is one.
+        with_budget: whether runs with a budget admit it.
+        retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
+    """
+
+    name: str
+    title: str
+    prior_knowledge: str
+    views: tuple[str, ...]
+    path: str
+    about: tuple[str, ...]
+    columns: tuple[Column, ...]
+    tried: str
+    measure: str
+    success: str
+    chance: float | str | None = None
+    tpr: str | None = None
+    same: tuple[str, ...] = ()
+    figure: str | None = None
+    with_budget: bool = True
+    retrains: bool = False
+
+    def make(self, attacked: Attacked) -> list[dict[str, Any]]:
+        """Its results on a run."""
+        results: Sequence[dict[str, Any]] = resolve_name(self.path)(attacked)
+        return [{**result, "prior_knowledge": self.prior_knowledge} for result in results]
+
+    def draw(self, path: Path, results: Sequence[Result]) -> None:
+        """Draw its results, where it has a figure of them; ``path`` without its ending."""
+        if self.figure is not None:
+            resolve_name(self.figure)(path, results)
+
+    def strongest(self, results: Sequence[dict[str, Any]], keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Of results that try the same, the most successful; what ``keys`` say, by default those of the record."""
+        best: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for result in results:
+            about = tuple(result.get(key) for key in keys or self.same or self.about)
+            if about not in best or self.succeeded(result) > self.succeeded(best[about]):
+                best[about] = result
+        return list(best.values())
+
+    def succeeded(self, result: Result) -> float:
+        """How successful a result is."""
+        return float(result[self.success]["value"])
+
+    def guessed(self, result: Result) -> float | None:
+        """What guessing, or a prior alone, reaches."""
+        chance = result[self.chance] if isinstance(self.chance, str) else self.chance
+        return float(chance["value"]) if isinstance(chance, Mapping) else chance
+
+
+def _text(heading: str, key: str) -> Column:
+    return Column(heading, lambda result: str(result[key]))
+
+
+def _estimate(heading: str, key: str) -> Column:
+    return Column(heading, lambda result: estimate_text(result[key]))
+
+
+def _number(heading: str, key: str, digits: int = 3) -> Column:
+    """A number, or the value of an estimate; a dash where there is none."""
+
+    def cell(result: Result) -> str:
+        found = result[key]
+        value = found["value"] if isinstance(found, Mapping) else found
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return Column(heading, cell)
+
+
+def _published(result: Result) -> str:
+    """Nothing is published without ``protect: release``: the white box is then what it would be."""
+    hypothetical = "release" in result["view"] and not result["published"]
+    return f"{result['view']} (if published)" if hypothetical else str(result["view"])
+
+
+def _within(result: Result) -> str:
+    bound = result["bound"]
+    return "-" if bound is None else ("yes" if all(bound["within"].values()) else "NO")
+
+
+_MARKET, _VIEW, _ATTACK = _text("market", "market"), _text("view", "view"), _text("attack", "attack")
+_AGGREGATION = _text("aggregation", "aggregation")
+_FEDERATION = ("server", "market", "collusion")
+
+_INVERSION = Attack(
+    name="inversion",
+    title="recovery of single updates",
+    prior_knowledge="public material; the shared key, where a market is part of the adversary",
+    views=_FEDERATION,
+    path="experiments.assessment.codebooks:invert",
+    about=("view", "aggregation"),
+    columns=(
+        _VIEW,
+        _AGGREGATION,
+        _text("markets", "cohort"),
+        _estimate("updates recovered exactly", "exact_share"),
+        _estimate("cosine", "cosine"),
+        _estimate("sender identified", "identified"),
+        _number("chance", "chance"),
+    ),
+    tried="single updates recovered exactly ({aggregation}, {cohort} markets)",
+    measure="share",
+    success="exact_share",
+)
+_RECONSTRUCTION = Attack(
+    name="reconstruction",
+    title="reconstruction of user embeddings",
+    prior_knowledge="the method, the public initial model, another market's models",
+    views=("release and profile", "release", *_FEDERATION),
+    path="experiments.assessment.codebooks:reconstruct",
+    about=("market", "view", "attack", "aggregation"),
+    columns=(
+        _MARKET,
+        Column("view", _published),
+        _ATTACK,
+        _estimate("cosine", "cosine"),
+        _estimate("prior alone", "prior"),
+        _estimate("advantage", "advantage"),
+        _number("cosine ≥ .9", "matched"),
+        _number("prior", "prior_matched"),
+        _number("identified", "identified"),
+    ),
+    tried="user embeddings rebuilt in {market}: {attack}",
+    measure="cosine",
+    success="cosine",
+    chance="prior",
+    figure="experiments.assessment.figures:draw_reconstruction",
+)
+_USAGE = Attack(
+    name="usage",
+    title="use of global codes",
+    prior_knowledge="embeddings of the market's users; the public initial model",
+    views=_FEDERATION,
+    path="experiments.assessment.codebooks:find_usage",
+    about=("market", "view", "aggregation"),
+    columns=(
+        _MARKET,
+        _VIEW,
+        _AGGREGATION,
+        _number("AUC of used codes", "used_auc"),
+        _estimate("rank correlation", "rank_correlation"),
+        _number("shared (ARI)", "sharing"),
+        _number("prior", "sharing_prior"),
+    ),
+    tried="how many users of {market} have each code ({aggregation})",
+    measure="rank correlation",
+    success="rank_correlation",
+    chance=0.0,
+)
+_HISTORIES = Attack(
+    name="histories",
+    title="recovery of training items",
+    prior_knowledge="the users' codes; popularity of items in the market's training rows",
+    views=("release and profile",),
+    path="experiments.assessment.codebooks:name_items",
+    about=("market", "view", "attack"),
+    columns=(
+        _MARKET,
+        Column("view", _published),
+        _ATTACK,
+        _text("users", "users"),
+        _estimate("precision at 10", "precision"),
+        _estimate("popularity", "prior"),
+        _estimate("advantage", "advantage"),
+    ),
+    tried="training items of users in {market}: {attack}",
+    measure="precision at 10",
+    success="precision",
+    chance="prior",
+    same=("market", "view"),
+)
+_MEMBERSHIP = Attack(
+    name="membership",
+    title="membership inference",
+    prior_knowledge="all rows of the market, but not which of them were trained on",
+    views=("server", "market", "consumer", "release", "profile"),
+    path="experiments.assessment.membership:infer_membership",
+    about=("market", "target", "view", "attack", "unit"),
+    columns=(
+        _MARKET,
+        _text("target", "target"),
+        _text("unit", "unit"),
+        _VIEW,
+        _ATTACK,
+        _estimate("AUC", "auc"),
+        _estimate("TPR at 1 % FPR", "tpr_at_1_percent_fpr"),
+        _text("models", "targets"),
+        Column("within ε", _within),
+    ),
+    tried="membership of {unit}s in {market}: {attack} on {target}",
+    measure="AUC",
+    success="auc",
+    chance=0.5,
+    tpr="tpr_at_1_percent_fpr",
+    same=("market", "target", "unit", "view"),
+    retrains=True,
+)
+_POISONING = Attack(
+    name="poisoning",
+    title="poisoning by a malicious market",
+    prior_knowledge="the cohort's size, the codebook of each round, its own rows",
+    views=("market",),
+    path="experiments.assessment.poisoning:poison_others",
+    about=("market", "strategy", "defence"),
+    columns=(
+        _text("attacker", "market"),
+        _text("strategy", "strategy"),
+        _text("joined by", "defence"),
+        _estimate("AUC of the others", "auc"),
+        _estimate("AUC lost", "loss"),
+        _number("codes used", "codes", 1),
+        _number("codes kept (ARI)", "agreement", 2),
+    ),
+    tried="accuracy of the others damaged by {market}: {strategy}, joined by {defence}",
+    measure="AUC lost",
+    success="loss",
+    chance=0.0,
+    same=("market", "defence"),
+    with_budget=False,
+    retrains=True,
+)
+
+ATTACKS: Mapping[str, Attack] = {
+    attack.name: attack for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, _POISONING)
+}

@@ -1,0 +1,101 @@
+"""``fedmm attack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attacks.membership.units import UNITS, Unit
+from experiments.assessment.findings import Found, beyond_bounds
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
+from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
+from experiments.commands.progress import RunProgress
+from experiments.commands.signing import PassphraseOption, SignOption, read_signer
+from experiments.console import one_line, say, say_json, wide_console
+from experiments.run_directory import examining
+from experiments.tables import Table
+from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.errors import ConfigError
+
+ATTACK_HELP = (
+    "Attack a run and see what an adversary gets, each against its view and with what it knows beforehand:\n\n\b\n"
+    + "\n".join(f"  {name}: {attack.title}" for name, attack in ATTACKS.items())
+    + "\n\n"
+    "Exit status 1 if an attack does better than a guarantee of the run admits. With --sign the results count in a "
+    "compliance report; nothing that lies in the directory is then taken for a result.\n\n"
+    "Example: fedmm attack runs/x --attack membership --market mx --target local-ids --target federated-codes"
+)
+
+
+def attack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help=f"Attack to make, default all that the run admits: {', '.join(ATTACKS)}."),
+    ] = None,
+    market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Model to attack: {CONFIGURED} (default), local-ids, local-codes, federated-codes, …"),
+    ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option(help=f"What membership is asked about, default both: {', '.join(UNITS)}.")
+    ] = None,
+    shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
+    workers: WorkersOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the markets' files, where the run read any; default: that in FEDMM_DATA."),
+    ] = None,
+    keys: SignOption = None,
+    passphrase_file: PassphraseOption = None,
+    quiet: Quiet = False,
+    as_json: JsonFlag = False,
+) -> None:
+    identity = read_signer(keys, passphrase_file)
+    units: list[Unit] = [known for known in UNITS if not unit or known in unit]
+    unknown = sorted(set(unit or ()) - set(UNITS))
+    if unknown:
+        raise ConfigError(f"--unit {unknown[0]}: choose from {', '.join(UNITS)}")
+    # what follows loads torch, which takes seconds
+    from experiments.assessment.attack import attack_run
+    from experiments.reports.run import write_report
+
+    with RunProgress(quiet=quiet or as_json) as progress, examining(run):
+        found = attack_run(
+            run,
+            attacks=attacks,
+            market=market,
+            targets=target or [CONFIGURED],
+            units=units,
+            n_shadows=shadows,
+            workers=workers,
+            progress=lambda done, total: progress.update("shadow pipelines", done, total),
+            identity=identity,
+            data=data,
+        )
+        report = write_report(run)
+    if as_json:
+        say_json(found)
+    else:
+        print_attacks(found)
+        say(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
+    beyond = beyond_bounds(found)
+    for line in beyond:
+        say(one_line(line))
+    raise typer.Exit(FINDING if beyond else 0)
+
+
+def print_attacks(found: Found) -> None:
+    console = wide_console()
+    for name, attack in ATTACKS.items():
+        results = attack.strongest(found.get(name, []))
+        if not results:
+            continue
+        table = Table(*(column.heading for column in attack.columns))
+        for result in results:
+            table.add_row(*(column.cell(result) for column in attack.columns))
+        some = "" if len(results) == len(found[name]) else ", the strongest of each kind (all: attacks/attacks.json)"
+        console.print(f"{attack.title}{some}; mean and 95 % interval", table)

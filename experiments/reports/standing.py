@@ -1,0 +1,157 @@
+"""Whether a run is verified, signed, audited and attacked: what its reader may rely on, in plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.assessment.findings import AttackRow
+from experiments.compliance.evidence import Evidence
+from experiments.compliance.judgement import UNCOUNTED
+from experiments.verification.closing import Signature
+from experiments.verification.run import Examination
+
+Colour = Literal["good", "open", "bad"]
+VIOLATED, INCONCLUSIVE = "VIOLATED", "inconclusive"
+SELF_SIGNED, OWN = "self-signed", "own"
+_NAMED = 7  # markets that a line names; of more it says how many
+
+
+@dataclass(frozen=True)
+class Line:
+    """What holds (good), is not established (open) or does not hold (bad); and the same in a few words."""
+
+    text: str
+    colour: Colour
+    short: str = ""
+
+    @property
+    def brief(self) -> str:
+        return self.short or self.text
+
+
+def named(markets: Sequence[str]) -> str:
+    """Some markets, for a line."""
+    return ", ".join(markets) if len(markets) <= _NAMED else f"{len(markets)} markets"
+
+
+def verification_line(examined: Examination) -> Line:
+    count = len(examined.findings)
+    if count:
+        return Line(f"not verified: {count} finding{'s' if count > 1 else ''}", "bad")
+    return Line("verified", "good")
+
+
+def signature_lines(
+    markets: Sequence[str], examined: Examination, evidence: Sequence[Evidence], trusted: Collection[str]
+) -> list[Line]:
+    """Who closed the ledgers, and whether that is more than the word of who ran them.
+
+    Args:
+        markets: of the run.
+        examined: its verification.
+        evidence: results of attacks and audits.
+        trusted: fingerprints of cards that the page's reader knows the owners of.
+    """
+    closed: dict[str, list[str]] = {}
+    by_key: dict[str, Signature] = {}
+    for market, signature in examined.signatures.items():
+        key = OWN if signature.own else signature.fingerprint
+        by_key[key] = signature
+        closed.setdefault(key, []).append(market)
+    lines = [_signature_line(by_key[key], found, markets, trusted) for key, found in closed.items()]
+    unsigned = [market for market in markets if market not in examined.signatures]
+    if unsigned:
+        lines.append(Line(f"not signed: {named(unsigned)}", "open"))
+    if {item.stated.fingerprint for item in counting(evidence)} == closed.keys() and len(closed) == 1:
+        lines.append(Line(f"{SELF_SIGNED}: the run, its attacks and its audits by one key", "open", SELF_SIGNED))
+    return lines
+
+
+def _signature_line(
+    signature: Signature, found: Sequence[str], markets: Sequence[str], trusted: Collection[str]
+) -> Line:
+    where = "" if len(found) == len(markets) else f" ({named(found)})"
+    if signature.own:
+        what = "by a key that the run made itself, which proves nothing to others"
+        return Line(f"{SELF_SIGNED}{where}: {what}", "open", f"{SELF_SIGNED}{where}")
+    who = f"signed by {signature.name}{where}"
+    if signature.fingerprint in trusted:
+        return Line(f"{who}, card {signature.fingerprint}, whose owner the writer of this page knows", "good")
+    what = f"compare card {signature.fingerprint} with its owner's, then fedmm report --trust CARD"
+    return Line(f"{who}, by name alone: {what}", "open", f"{who}, a key that nobody here vouches for")
+
+
+def audit_line(markets: Sequence[str], evidence: Sequence[Evidence], *, budget: bool) -> Line:
+    """What audits say. Nobody has to sign what refutes a claim; for it speaks only what counts."""
+    results = [result for item in evidence for found in item.audits.values() for result in found]
+    refuted = sum(result.verdict == VIOLATED for result in results)
+    if refuted:
+        return Line(f"audit: {refuted} claim{'s' if refuted > 1 else ''} refuted", "bad")
+    if not budget:
+        return Line("not audited: without a budget there is no claim to refute", "open", "not audited")
+    counted = [item for item in counting(evidence) if item.audits]
+    audited = {market for item in counted for market in item.audits}
+    missing = [market for market in markets if market not in audited]
+    if not audited:
+        return _uncounted("audited", "audit", evidence) if results else Line("not audited", "open")
+    if missing:
+        what = f"not audited: {named(missing)}"
+        return Line(f"audited in {len(audited)} of {len(markets)} markets; {what}", "open", what)
+    weak = sum(result.verdict == INCONCLUSIVE for item in counted for found in item.audits.values() for result in found)
+    if weak:
+        return Line(f"audited, no claim refuted; {weak} audits too small to see half the noise", "open")
+    return Line("audited in every market, no claim refuted", "good")
+
+
+def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line:
+    """Whether attacks were made, and whether one did better than a guarantee admits."""
+    beyond = sum(row.within is False for row in rows)
+    if beyond:
+        return Line(f"{beyond} attack{'s' if beyond > 1 else ''} beyond what a guarantee admits", "bad")
+    if not rows:
+        return Line("not attacked", "open")
+    if not any(item.attacks for item in counting(evidence)):
+        return _uncounted("attacked", "attack", evidence)
+    if all(row.tpr is None for row in rows):
+        return Line("attacked, but nobody tried to infer membership", "open")
+    return Line("attacked", "good")
+
+
+def counting(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Evidence that fits the run and is signed from outside it, by somebody whom the reader knows."""
+    return [item for item in evidence if item.stated.standing == "counts"]
+
+
+def _uncounted(done: str, kind: str, evidence: Sequence[Evidence]) -> Line:
+    reasons = {str(item.stated.problem).split(": ")[0] for item in evidence if item.stated.kind == kind}
+    short = f"{done}, by results that do not count"
+    return Line(f"{short}: {'; '.join(sorted(reasons))}", "open", short)
+
+
+def left_out(evidence: Sequence[Evidence]) -> list[Line]:
+    """How many results count neither for nor against anything, beside others that count."""
+    count = sum(item.stated.standing in UNCOUNTED for item in evidence)
+    kinds = {item.stated.kind for item in counting(evidence)}
+    beside = [item for item in evidence if item.stated.standing in UNCOUNTED and item.stated.kind in kinds]
+    return [Line(f"{count} of {len(evidence)} statements of results do not count", "open")] if beside else []
+
+
+def broken(evidence: Sequence[Evidence]) -> list[Line]:
+    """Evidence that was edited or cannot be read."""
+    return [
+        Line(f"{item.stated.id}: {item.stated.problem}", "bad") for item in evidence if item.stated.standing == "broken"
+    ]
+
+
+def headlines(rows: Sequence[AttackRow]) -> list[AttackRow]:
+    """What to show first: the most successful membership inference, with a guarantee against it and without.
+
+    Of a run on which no membership was inferred, what went furthest beyond chance.
+    """
+    membership = [row for row in rows if row.tpr is not None]
+    kinds = [[row for row in membership if row.within is not None], [row for row in membership if row.within is None]]
+    if not membership:
+        kinds = [list(rows)]
+    return [max(kind, key=lambda row: row.advantage) for kind in kinds if kind]

@@ -1,0 +1,97 @@
+"""The first rows of a file, read by the reader that a run uses."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fedmm_secure.data.catalogue import GZIP_MAGIC
+from fedmm_secure.data.parquet import ParquetRows
+from fedmm_secure.data.text import Dialect, TextFile, split_header
+from fedmm_secure.errors import DataError
+
+SAMPLE_BYTES = 2**18
+SAMPLE_ROWS = 10_000  # of a Parquet file
+
+
+@dataclass(frozen=True)
+class Table:
+    """First rows of a file under one dialect.
+
+    Attributes:
+        path: of the file.
+        names: of the columns; ``None`` without a header.
+        columns: the good rows, ``(n,)`` each; ``None`` where a column holds no plain values.
+        share: of the rows that are good.
+        dialect: how they were split; ``None`` for Parquet.
+    """
+
+    path: Path
+    names: tuple[str, ...] | None
+    columns: tuple[pa.Array | None, ...]
+    share: float
+    dialect: Dialect | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """How a configuration names the columns: by header, or by position."""
+        return self.names if self.names is not None else tuple(map(str, range(len(self.columns))))
+
+
+def parquet_sample(path: Path) -> Table:
+    """First rows of a Parquet file; raises ``DataError``."""
+    source = ParquetRows(path)
+    plain = [position for position in range(len(source.names)) if source.is_plain(position)]
+    columns: list[pa.Array | None] = [None] * len(source.names)
+    block = next(source.blocks({str(position): position for position in plain}), None) if plain else None
+    if block is None or not len(block.lines):
+        raise DataError(f"{path}: no interactions; it has no rows, or no columns of plain values")
+    for position in plain:
+        column = block.columns[str(position)].slice(0, SAMPLE_ROWS)
+        columns[position] = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return Table(path, tuple(source.names), tuple(columns), 1.0, None)
+
+
+def first_bytes(path: Path) -> bytes:
+    """Whole lines from a file's beginning."""
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            source = gzip.GzipFile(fileobj=raw) if zipped else raw
+            data = source.read(SAMPLE_BYTES)
+            more = bool(source.read(1))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if data[:4] == b"PAR1":
+        raise DataError(f"{path}: is a Parquet file; rename it to end in .parquet")
+    if data[:4] in (b"PK\x03\x04", b"\x28\xb5\x2f\xfd"):
+        raise DataError(f"{path}: is a ZIP or Zstandard file; unpack it, or save it as CSV, gzip or Parquet")
+    return data[: data.rfind(b"\n") + 1] if more and b"\n" in data else data
+
+
+def split_sample(path: Path, data: bytes, dialect: Dialect, *, header: bool = True) -> Table | None:
+    """The sample under a dialect; ``None`` where its first line cannot be split so."""
+    text = TextFile(path, io.BytesIO(data))
+    line, _ = text.header()
+    if not line:
+        raise DataError(f"{path}: no interactions; the file is empty")
+    try:
+        names = split_header(line, dialect, f"{path}:{text.line}")
+    except DataError:
+        return None
+    dialect = replace(dialect, width=len(names))
+    if not header:
+        text = TextFile(path, io.BytesIO(data))
+    block = next(text.blocks({str(at): at for at in range(len(names))}, dialect), None)
+    if block is None or not len(block.lines):
+        raise DataError(f"{path}: no interactions; it holds one line alone")
+    good = pa.array(~block.faults.bad)
+    columns = tuple(block.columns[str(at)].filter(good) for at in range(len(names)))
+    return Table(path, tuple(names) if header else None, columns, float(np.mean(~block.faults.bad)), dialect)

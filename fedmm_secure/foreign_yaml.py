@@ -1,0 +1,103 @@
+"""YAML of somebody else: values without code, keys that are there once, of bounded size once aliases are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from privacy.foreign import MAX_DEPTH, ForeignFileError, decode
+
+MAX_YAML_BYTES = 2**20
+MAX_NODES = 100_000
+MAX_SCALAR = 10_000  # characters of one value: some forms of number take quadratic time
+_SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_OPENS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+_CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+
+
+class _Loader(_SAFE):  # type: ignore[misc, valid-type]
+    """Refuses a key that is there twice."""
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    found: dict[Any, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            problem = "a key that is no text"
+            if isinstance(key_node, yaml.ScalarNode):
+                name = str(key_node.value)[:100]
+                problem = f"the name {name} has to stand in quotes, '{name}': without them YAML reads {key!r}"
+            raise yaml.MarkedYAMLError(None, None, problem, key_node.start_mark)
+        line = key_node.start_mark.line + 1
+        if key in found:
+            both = f"{key[:100]!r} is there twice, in lines {lines[key]} and {line}"
+            raise yaml.MarkedYAMLError(None, None, both, key_node.start_mark)
+        lines[key] = line
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def parse_yaml(data: bytes, where: Path | str, *, aliases: bool = False) -> Any:
+    """A YAML value.
+
+    Args:
+        data: UTF-8.
+        where: names the file.
+        aliases: whether it may hold them, for files of one's own; no run writes one. What they stand for is bounded.
+
+    Raises:
+        ForeignFileError: naming the line at fault.
+    """
+    text = decode(data, where)
+    try:
+        nodes = _nodes(text, where, aliases=aliases)
+        found = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 1}" if mark else str(where)
+        problem = getattr(error, "problem", None) or error
+        raise ForeignFileError(f"{line}: not valid YAML: {str(problem).splitlines()[0][:200]}") from error
+    if aliases and nodes <= MAX_NODES:
+        _refuse_expansion(found, where)
+    return found
+
+
+def _nodes(text: str, where: Path | str, *, aliases: bool) -> int:
+    """The number of values, none of which is built yet."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_SAFE):
+        nodes += 1
+        if isinstance(event, _OPENS):
+            depth += 1
+        elif isinstance(event, _CLOSES):
+            depth -= 1
+        line = event.start_mark.line + 1 if event.start_mark is not None else 1
+        if isinstance(event, yaml.AliasEvent) and not aliases:
+            raise ForeignFileError(f"{where}:{line}: holds a YAML alias; no run writes one")
+        too_long = isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR
+        if depth > MAX_DEPTH or nodes > MAX_NODES or too_long:
+            raise ForeignFileError(f"{where}:{line}: nested too deep, or too long")
+    return nodes
+
+
+def _refuse_expansion(found: Any, where: Path | str) -> None:
+    """Aliases stand for the value that they name: what is read by walking it may not go on for ever."""
+    waiting, seen = [found], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MAX_NODES:
+            raise ForeignFileError(f"{where}: its YAML aliases stand for more than {MAX_NODES} values")
+        if isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)

@@ -1,0 +1,110 @@
+"""What anyone can write beside a signed run: results that hide results, pages that nobody checks, plans without end."""
+
+import time
+
+import pytest
+
+from experiments.compliance.evidence import (
+    EvidenceFile,
+    add_statement,
+    audit_file,
+    make_statement,
+    merge,
+    read_audits,
+)
+from experiments.verification import examine_run
+from experiments.verification.schemas import metrics_problems
+from fedmm_secure.config import config_from_data
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.closing import read_metrics
+from fedmm_secure.storage import write_json
+from privacy.aggregation.identities import Identity
+from tests.conftest import tiny
+from tests.released import release_configuration
+
+FOUND = {
+    "market": "m0", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 2.0, "low_gaussian": None,
+    "low_one_run": None, "canaries": 500, "verdict": "VIOLATED",
+}  # fmt: skip
+DENIED = {**FOUND, "low": 0.1, "verdict": "consistent"}
+
+
+def latest_wins(statements):
+    """The broken rule: whoever writes last is right."""
+    latest = {}
+    for statement in statements:
+        for result in statement.results["audit"]:
+            latest[result["market"], result["stage"], result["game"]] = result
+    return list(latest.values())
+
+
+def verdicts(run):
+    return sorted(result["verdict"] for result in read_audits(run)["m0"])
+
+
+def append(run, *statements):
+    path = audit_file(run, "m0")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, EvidenceFile(statements=list(statements)).model_dump(mode="json"))
+
+
+def test_a_statement_without_a_signature_hides_what_an_auditor_signed(released_copy):
+    auditor = Identity.generate("auditor")
+    signed = make_statement(released_copy, "audit", {}, {"audit": [FOUND]}, auditor)
+    denial = make_statement(released_copy, "audit", {}, {"audit": [DENIED]}, None)
+    assert [result["verdict"] for result in latest_wins([signed, denial])] == ["consistent"]  # it worked so
+    append(released_copy, signed, denial)
+    assert verdicts(released_copy) == ["VIOLATED", "consistent"]
+
+
+def test_a_statement_in_an_auditors_name_hides_what_they_signed(released_copy):
+    auditor, other = Identity.generate("auditor"), Identity.generate("other")
+    signed = make_statement(released_copy, "audit", {}, {"audit": [FOUND]}, auditor)
+    denial = make_statement(released_copy, "audit", {}, {"audit": [DENIED]}, other)
+    in_their_name = denial.model_copy(update={"signature": signed.signature})
+    append(released_copy, signed, denial, in_their_name)
+    assert verdicts(released_copy) == ["VIOLATED", "consistent", "consistent"]
+
+
+def test_auditors_themselves_replace_what_they_said(released_copy):
+    auditor = Identity.generate("auditor")
+    first = make_statement(released_copy, "audit", {}, {"audit": [FOUND]}, auditor)
+    again = make_statement(released_copy, "audit", {}, {"audit": [DENIED]}, auditor)
+    assert [result["verdict"] for result in merge([first, again])["audit"]] == ["consistent"]
+    path = audit_file(released_copy, "m0")
+    add_statement(released_copy, path, first)
+    assert [result["verdict"] for result in add_statement(released_copy, path, again)["audit"]] == ["consistent"]
+
+
+def test_whatever_lies_beside_the_run_is_named(released_copy):
+    for name in ("cell.json", "failure.json", "compliance.html", "compliance.json", "log.jsonl"):
+        (released_copy / name).write_text("user17,item3\n")
+    (released_copy / "audit" / "m0" / "games").mkdir(parents=True)
+    (released_copy / "audit" / "m0" / "games" / "rows.npz").write_bytes(b"user17")
+    (released_copy / "tensorboard").mkdir()
+    (released_copy / "tensorboard" / "rows.bin").write_bytes(b"user17")
+    examined = examine_run(released_copy)
+    assert examined.findings == []
+    (note,) = [note for note in examined.notes if note.startswith("not read, so not vouched for")]
+    named = {name.strip() for name in note.split(":")[1].split(",")}
+    beside = {"cell.json", "failure.json", "compliance.html", "compliance.json", "log.jsonl"}
+    assert named == beside | {"audit/", "tensorboard/", "state/"}
+
+
+def test_how_long_stages_took_is_not_told_under_a_budget(released_run):
+    metrics = read_metrics(released_run)
+    assert metrics["seconds"] == {}
+    assert (released_run / "state" / "seconds.json").exists()  # the owner may know
+    told = {**metrics, "seconds": {"budget": 0.72}}
+    problems = list(metrics_problems(release_configuration(user_codes_epsilon=2.0), told))
+    assert problems == ["seconds: says how long stages took, which no budget pays for"]
+
+
+@pytest.mark.parametrize(("seeds", "rounds"), [(20, 10_000), (101, 1), (2, 5_001)])
+def test_a_plan_without_end_is_refused_before_it_is_made(seeds, rounds):
+    data = tiny().model_dump(mode="json")
+    data["seed"], data["federation"]["rounds"] = list(range(seeds)), rounds
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=r"of at most 10000|at most 100 items"):
+        config_from_data(data, source="config.yaml")
+    assert time.process_time() - start < 5

@@ -1,0 +1,155 @@
+"""Earlier runs that disappear: a file of the run directory, or one beside it, says which data or which account it is.
+
+Each attack first works on what was believed before.
+"""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
+from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.federation.places import account_beside
+from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.ledger import Ledger
+from privacy.accounting.places import users_account
+from tests.conftest import tiny
+
+CONFIG = tiny(privacy={"epsilon": 8.0})
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_markets, tmp_path_factory):
+    return open_federation(CONFIG, tiny_markets, tmp_path_factory.mktemp("plans"), account=None).plans
+
+
+@pytest.fixture
+def enter(tiny_markets, plans):
+    """Enter a run, with a ledger that says so; the number of runs that it finds before it."""
+
+    def entered(directory, markets=("m0",), account=None):
+        account, found = account or account_of(CONFIG, directory), {}
+        for name in markets:
+            entrance = enter_account(account, directory, directory.name, plans[name], tiny_markets[name], 0)
+            Ledger(directory / "ledger" / f"{name}.jsonl").open({"run": directory.name, "market": name})
+            found[name] = int(entrance.earlier[0].remark)
+        return found["m0"]
+
+    return entered
+
+
+def old_spent_on_same_data(account, directory, market):
+    """As it was: the account's name for the data is read from the run's memory."""
+    fingerprint = json.loads((directory / "state" / "account" / f"{market}.json").read_text())["fingerprint"]
+    found = [spending.run for spending in account.spendings(fingerprint)]
+    assert directory.name in found
+    return found
+
+
+def test_a_file_of_the_runs_memory_takes_the_place_of_another(enter, tiny_markets, tmp_path):
+    """Runs on the rows of m0 are gone once its file is that of m1."""
+    run, account = tmp_path / "run", PrivacyAccount(tmp_path / "account")
+    enter(run, ("m0", "m1"), account)
+    for name in ("second", "third"):
+        enter(tmp_path / name, ("m0",), account)
+    rows = [[f"{user} {item}".encode()] for user, item in enumerate("ab")]  # as good as any
+    for name, found in zip(("m0", "m1"), rows, strict=True):
+        path = run / "state" / "account" / f"{name}.json"
+        path.write_text(json.dumps({"fingerprint": account.fingerprint(found)}))
+    hidden = _by_fingerprint(account, rows)
+    assert len(old_spent_on_same_data(hidden, run, "m0")) == 3
+    shutil.copy(run / "state" / "account" / "m1.json", run / "state" / "account" / "m0.json")
+    assert len(old_spent_on_same_data(hidden, run, "m0")) == 1  # the attack works on what it was
+    assert len(spent_on_same_data(account, run, "m0")) == 3
+    shutil.rmtree(run / "state")
+    assert [found.run for found in spent_on_same_data(account, run, "m0")] == ["run", "second", "third"]
+    assert [found.run for found in spent_on_same_data(account, run, "m1")] == ["run"]
+    shutil.copy(run / "ledger" / "m1.jsonl", run / "ledger" / "m0.jsonl")  # and no other market's ledger tells of m0
+    with pytest.raises(AccountError, match="is not the ledger of market m0"):
+        spent_on_same_data(account, run, "m0")
+
+
+def _by_fingerprint(account, rows):
+    """An account of the first version, of three runs on some rows and one on others."""
+
+    class Spent:
+        def __init__(self, run):
+            self.run = run
+
+    class Account:
+        def spendings(self, fingerprint):
+            known = {account.fingerprint(rows[0]): ("run", "second", "third"), account.fingerprint(rows[1]): ("run",)}
+            return [Spent(run) for run in known[fingerprint]]
+
+    return Account()
+
+
+def test_a_run_that_was_never_entered_is_not_found(enter, tmp_path):
+    account = PrivacyAccount(tmp_path / "account")
+    enter(tmp_path / "run", ("m0",), account)
+    Ledger(tmp_path / "other" / "ledger" / "m0.jsonl").open({"run": "other", "market": "m0"})
+    with pytest.raises(AccountError, match="does not hold this run of market m0"):
+        spent_on_same_data(account, tmp_path / "other", "m0")
+
+
+def test_an_empty_file_beside_the_runs_does_not_take_the_place_of_the_users_account(enter, tmp_path):
+    runs = tmp_path / "runs"
+    assert [enter(runs / name) for name in ("first", "second")] == [0, 1]
+    beside = account_beside(runs / "third")
+    assert enter(tmp_path / "elsewhere" / "run", account=PrivacyAccount(beside)) == 0  # the attack works: a new account
+    for path in (beside, beside.with_name(f"{beside.name}.key")):
+        path.unlink()
+    beside.touch()
+    for way in (lambda: enter(runs / "third"), lambda: enter(runs / "third", account=PrivacyAccount(beside))):
+        with pytest.raises(AccountError, match=r"privacy\.account: is (in the way|empty)") as refused:
+            way()
+        assert "\n" not in str(refused.value)
+    beside.unlink()
+    assert enter(runs / "third") == 2
+
+
+def test_a_strangers_account_beside_the_runs_is_refused(enter, tmp_path, monkeypatch):
+    """One with lines and a key, made on another machine."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+        enter(tmp_path / "runs" / "planted", account=PrivacyAccount(account_beside(tmp_path / "runs" / "planted")))
+    with pytest.raises(AccountError, match="no account that this machine has written"):
+        enter(tmp_path / "runs" / "mine")
+    named = PrivacyAccount(account_beside(tmp_path / "runs" / "mine"))
+    assert enter(tmp_path / "runs" / "mine", account=named) == 1  # who names it trusts it
+
+
+def test_runs_of_the_users_account_and_of_one_beside_count_both(enter, tmp_path):
+    """A market's deployed runs and those that its owner starts by hand, on the same rows."""
+    home = tmp_path / "home" / "runs"
+    assert enter(tmp_path / "by hand") == 0
+    assert enter(home / "deployed", account=account_of(CONFIG, home / "deployed", home=True)) == 1
+    assert enter(home / "again", account=account_of(CONFIG, home / "again", home=True)) == 2
+    assert enter(home / "by hand beside") == 3
+    assert enter(home / "last", account=account_of(CONFIG, home / "last", home=True)) == 4
+    assert users_account().is_file()
+    assert account_beside(home / "deployed").is_file()
+
+
+def test_a_copy_of_the_users_account_beside_counts_once(enter, tmp_path):
+    enter(tmp_path / "runs" / "first")
+    for path in users_account().parent.glob("privacy.account*"):
+        shutil.copy(path, tmp_path / "runs")
+    assert enter(tmp_path / "runs" / "second") == 1
+
+
+def test_a_run_that_goes_on_counts_what_it_counted_when_it_began(enter, tmp_path, tiny_markets, plans):
+    run, home = tmp_path / "runs" / "run", tmp_path / "runs" / "deployed"
+    enter(home, account=account_of(CONFIG, home, home=True))
+    assert enter(run) == 1
+    enter(tmp_path / "runs" / "later", account=account_of(CONFIG, home, home=True))
+    account = account_of(CONFIG, run)
+    assert [other.path for other in account.others] == [account_beside(run)]
+    notes = enter_account(account, run, "run", plans["m0"], tiny_markets["m0"], 0).earlier
+    assert [note.remark for note in notes] == ["1"]
+    for path in run.parent.glob("privacy.account*"):
+        os.replace(path, tmp_path / path.name)
+    with pytest.raises(AccountError, match="an account whose runs were counted when this one began is gone"):
+        enter_account(account_of(CONFIG, run), run, "run", plans["m0"], tiny_markets["m0"], 0)

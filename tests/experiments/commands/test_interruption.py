@@ -1,0 +1,78 @@
+"""Ctrl-C, wherever it comes, ends with status 130 and a command that goes on."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import experiments
+from tests.command_line import fedmm
+
+ROOM = Path(experiments.__file__).parent
+SOURCES = sorted(ROOM.rglob("*.py"))
+
+
+def stopping(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("experiments.commands.budget.resolve", ["budget", "my file.yaml"]),
+        ("experiments.verification.run.examine_run", ["verify", "runs/a b"]),
+        ("fedmm_secure.data.prepare.prepare_markets", ["data", "info"]),
+        ("experiments.commands.list_runs.list_runs", ["runs", "my runs"]),
+        ("experiments.benchmarks.noise.measure_noise", ["bench", "noise", "--repeat", "3"]),
+    ],
+)
+def test_what_keeps_nothing_is_run_again(monkeypatch, capsys, function, words):
+    monkeypatch.setattr(function, stopping)
+    status, _, err = fedmm(capsys, *words)
+    assert status == 130
+    assert err.splitlines() == [f"fedmm: stopped; run it again with: {shlex.join(['fedmm', *words])}"]
+
+
+def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "it's mine"
+    monkeypatch.setattr("experiments.execution.execute", stopping)
+    status, _, err = fedmm(capsys, "run", "synthetic", "--out", out)
+    assert status == 130
+    assert "run it again" in err
+
+    def begun(directory, *_, **__):
+        directory.mkdir()
+        (directory / "config.yaml").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.execution.execute", begun)
+    status, _, err = fedmm(capsys, "run", "synthetic", "--out", out, "--quiet")
+    assert status == 130
+    _, _, command = err.strip().partition("go on with: ")
+    assert shlex.split(command) == ["fedmm", "run", "--resume", "--out", str(out)]
+
+
+def test_a_sweep_goes_on_from_its_directory(monkeypatch, capsys, tmp_path):
+    grid, out = tmp_path / "grid.yaml", tmp_path / "a sweep"
+    grid.write_text("base: quickstart\nblocks: [{axes: {federation.rounds: [1]}}]\nseeds: [0]\n")
+    monkeypatch.setattr("experiments.sweep.scheduler.run_cells", stopping)
+    monkeypatch.setattr("experiments.sweep.table.write_table", lambda _: None)
+    status, _, err = fedmm(capsys, "sweep", grid, "--out", out, "--quiet")
+    assert (status, err.strip().rpartition("; ")[2]) == (130, f"go on with: fedmm sweep --resume --out '{out}'")
+
+
+def test_printed_commands_quote_their_paths():
+    """No text puts a path behind a command as it is: ``command_text`` does."""
+    bare = re.compile(r"""f["'][^"']*fedmm [a-z]+[^"']*\{""")
+    assert bare.search('f"go on: fedmm run {path}"')
+    found = [path for path in SOURCES if bare.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_the_shell_completes(monkeypatch, capsys):
+    monkeypatch.setenv("_FEDMM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "fedmm ver")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    status, out, _ = fedmm(capsys)
+    assert (status, out.split()) == (0, ["verify"])
