@@ -9,8 +9,8 @@ from typing import Any
 
 from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
-from fedmm_secure.guarantee.plan import SpendingPlan, again
-from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.releases import Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group

@@ -14,8 +14,8 @@ from fedmm_secure.federation.door import Door
 from fedmm_secure.federation.messages import Header, MessageError, unpack
 from fedmm_secure.federation.orders import Order, OrderError, Place
 from fedmm_secure.federation.transactions import Transaction
-from fedmm_secure.guarantee.plan import SpendingPlan, again
-from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.releases import Release, again
 from fedmm_secure.storage import torch_bytes, write_atomic
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.dp_sgd import StepStatistics

@@ -307,7 +307,7 @@ class SpendingPlan:
             depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from,
             round=0,
             attempt=attempt,
-            remark=small_cohort_remark(self.n_markets) or SEVERAL_MARKETS,
+            remark="; ".join(filter(None, [small_cohort_remark(self.n_markets), SEVERAL_MARKETS])),
         )
         if stage not in self.noise:
             return release
@@ -395,18 +395,6 @@ class SpendingPlan:
             depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
             coordinates=repetitions * LABELS * N_BINS + ENOUGH,
         )
-
-
-def again(release: Release, attempt: int) -> Release:
-    """A later attempt of a round: the same update for a smaller cohort, which was charged with the first."""
-    return replace(
-        release,
-        event=NoOpDpEvent(),
-        view_events={},
-        mechanism="the same update, for a smaller cohort",
-        attempt=attempt,
-        coordinates=0,
-    )
 
 
 def small_cohort_remark(n_markets: int) -> str | None:
