@@ -20,13 +20,13 @@ from dp_accounting.dp_event import (
     SelfComposedDpEvent,
 )
 
-from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.plannable import check_epsilon
-from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.releases import Release, small_cohort_remark
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
@@ -395,10 +395,3 @@ class SpendingPlan:
             depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
             coordinates=repetitions * LABELS * N_BINS + ENOUGH,
         )
-
-
-def small_cohort_remark(n_markets: int) -> str | None:
-    """What every ledger line says where fewer markets than the minimum were forced."""
-    if n_markets >= MIN_COHORT:
-        return None
-    return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from dp_accounting.dp_event import DpEvent, NoOpDpEvent
 
+from fedmm_secure.config import MIN_COHORT
 from privacy.accounting.ledger import Entry
 
 
@@ -69,3 +70,10 @@ def again(release: Release, attempt: int) -> Release:
         attempt=attempt,
         coordinates=0,
     )
+
+
+def small_cohort_remark(n_markets: int) -> str | None:
+    """What every ledger line says where fewer markets than the minimum were forced."""
+    if n_markets >= MIN_COHORT:
+        return None
+    return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"
