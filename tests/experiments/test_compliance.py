@@ -258,6 +258,7 @@ def test_a_ledger_that_its_owner_rewrites_no_longer_fits_the_report(signed, owne
     document = data(signed)["document"]
     path = signed / "ledger" / "m0.jsonl"
     head = rewritten(path, document["run"]["id"], Identity.load(owner))
+    assert call("report", signed) == 0  # its page names the rows by their fingerprint
     assert call("verify", signed) == 0
     status, _, err = fedmm(capsys, "verify", signed / "compliance.json")
     assert status == 1
@@ -503,8 +504,9 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
         return [MEMBERSHIP]
 
     with patch("experiments.assessment.membership.infer_membership", membership):
-        attack_run(signed, attacks=["membership"])
-        attack_run(signed, attacks=["membership"], identity=Identity.generate("auditor"))
+        rows = signed.parent / "markets"
+        attack_run(signed, attacks=["membership"], data=rows)
+        attack_run(signed, attacks=["membership"], data=rows, identity=Identity.generate("auditor"))
     assert kept[0] == signed / "attacks"
     assert not kept[1].is_relative_to(signed.parent)
     assert [item.stated.standing for item in examine(signed)] == ["counts"]
