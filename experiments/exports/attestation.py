@@ -19,7 +19,6 @@ from securesystemslib.exceptions import FormatError
 from experiments.compliance.document import SCHEMA_ID, SignedReport
 from experiments.compliance.signing import JSON_FILE, MAX_BYTES, ReportError, report_text
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.foreign import ForeignFileError, json_object, read_bytes
 from privacy.json_text import json_text
@@ -41,16 +40,14 @@ def attest(report: SignedReport, identity: Identity) -> Envelope:
 
 def statement_bytes(report: SignedReport) -> bytes:
     """The one statement that there is about a report."""
-    return canonical_json(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": [
-                {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(set(_subjects(report)))
-            ],
-            "predicateType": PREDICATE_TYPE,
-            "predicate": report.model_dump(mode="json"),
-        }
-    )
+    files = sorted(set(_subjects(report)))
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in files],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": report.model_dump(mode="json"),  # keys in the order of the file, whose digest it is
+    }
+    return json_text(statement, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _subjects(report: SignedReport) -> Iterator[tuple[str, str]]:
