@@ -60,10 +60,10 @@ def market_view(run: Path, market: str) -> View:
 
 def collusion_view(run: Path, markets: Sequence[str]) -> View:
     """The server together with some markets."""
-    view = _view(run, "collusion", tuple(markets), {"server", "markets"})
     keys = KeyDirectory(run / "state" / "keys" / markets[0])
     if not keys.has_identity:
         raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
+    view = _view(run, "collusion", tuple(markets), {"server", "markets"})
     if view.bundle is None or keys.bundle().digest != view.bundle.digest:
         raise RunDirectoryError(f"{keys.path}: keys of another federation than the run's: an attack would open nothing")
     return replace(view, key=keys.key(keys.identity(), keys.bundle()).ckks)

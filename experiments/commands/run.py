@@ -82,8 +82,9 @@ def run(
         else:
             outlook = OutlookListener(settings.privacy.epsilon)
             metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
-            progress.update("verifying, and writing the page", 0, 1)
+            progress.update("verifying", 0, 1)
             finished = Finished(directory, settings, metrics, examine_run(directory))
+        progress.update("writing the page", 0, 1)
         write_report(directory, examined=finished.examined)
     if as_json:
         beside = {"without_dp": finished.without_dp, "attacks": finished.attacks} if finished.attacks else {}

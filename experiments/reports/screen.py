@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Table as Layout
 
 from experiments.assessment.findings import Found
 from experiments.assessment.records import ATTACKS
@@ -21,6 +21,7 @@ from experiments.console import PlainConsole, one_line, say
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
 from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
 from experiments.reports.text import difference_text, estimate_text, figure_text
+from experiments.tables import Table
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
 from privacy.accounting.text import delta_text, epsilon_text
@@ -89,7 +90,7 @@ def show(run: Finished, commands: Sequence[Sequence[str]]) -> None:
 
 def screen(run: Finished) -> RenderableType:
     """Accuracy, ε by view, what attacks got, verified or not."""
-    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts = Layout.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
     for head, texts in (*_privacy(run), *_attacks(run), _verified(run)):
@@ -109,9 +110,7 @@ def _accuracy(run: Finished) -> Table:
         head = [*head, own, name, f"{own} minus {name}, 95 %"]
     else:
         head.append(own)
-    table = Table(*head, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(*head)
     for market, values in metrics["markets"].items():
         row = [market] if run.without_dp is None else [market, figure_text(run.without_dp["markets"][market]["auc"])]
         row.append(figure_text(values["auc"]))

@@ -1,6 +1,7 @@
 """Every path that a run directory may hold. What is not listed here is no part of a run, whatever it is called.
 
 ``state/``, the log and trackers' files are the owner's memory: they are evidence of nothing, and never opened.
+``private/`` is what a market keeps to itself: committed to, and compared where it is shown.
 ``attacks/`` and ``audit/`` hold what attackers and auditors wrote; compliance reports say what it is worth. Whoever
 verifies is told by name what of all this is there: it may say anything.
 """
@@ -71,7 +72,8 @@ def _files(evidence: Evidence) -> Iterator[str]:
     yield from (f"{TRANSCRIPT}/{record.file}" for record in evidence.messages.index)
     for market in evidence.bundle.markets:
         yield from (f"{PRIVATE}/{market}.key", private_name(market, INDEX))
-        yield from (private_name(market, record.file) for own in evidence.own.values() for record in own.index)
+        own = evidence.own.get(market)
+        yield from (private_name(market, record.file) for record in (() if own is None else own.index))
         yield from (f"{LEDGER}/{market}.jsonl", f"codes/{market}.parquet", f"predictions/{market}.parquet")
         for seed in evidence.config.seed:
             names = (f"quantizer-{seed}.pt", f"refined-{seed}.pt", f"ctr-{seed}.pt", f"ctr-{seed}.skops")

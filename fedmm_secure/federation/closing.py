@@ -121,13 +121,13 @@ def read_committed(directory: Path, market: str, file: str) -> bytes:
         LedgerError: the ledger cannot be read.
     """
     name, salt = private_name(market, file), read_salt(directory, market)
-    closing = read_ledger(directory / "ledger" / f"{market}.jsonl").closing
     try:
         data = read_bytes(directory / name, below=directory)
     except ForeignFileError as error:
         raise RunDirectoryError(
             f"{directory / name}: is not there; it is private, and only the market's own run directory holds it"
         ) from error
+    closing = read_ledger(directory / "ledger" / f"{market}.jsonl").closing
     named = {} if closing is None else closing.get("private")
     if salt is None or not isinstance(named, Mapping) or named.get(name) != committed(salt, name, data):
         raise RunDirectoryError(f"{directory / name}: is not what the run's ledger was closed with")

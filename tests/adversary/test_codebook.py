@@ -8,14 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
+from attacks.views import collusion_view, owner_values
 from experiments.verification import examine_run
 from experiments.verification.evidence import read_configuration, read_evidence
 from experiments.verification.opening import opening_findings
 from experiments.verification.publications import _codes, _published_embedding, read_publications
 from fedmm_secure.artefacts import quantizer_path, write_parquet
+from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.storage import torch_bytes
 from tests.conftest import tiny
 from tests.forgery import Forgery
+from tests.handing_out import class_of, files, hand_out
 from tests.released import BASELINES, PRIVATE, RELEASE, run_release
 
 
@@ -79,3 +84,39 @@ def test_another_codebook_is_found_by_the_replay_of_the_rounds_alone(distributed
     assert {finding.where for finding in checks["models and codes"]} == {
         str(quantizer_path(copy, market, 0)) for market in ("m0", "m1", "m2")
     }
+
+
+def integers(data):
+    return np.frombuffer(data, "<i8").astype(float)
+
+
+def test_a_reader_of_what_is_handed_out_sees_no_part_of_the_noise_alone(distributed, tmp_path):
+    """Each update has one part of the noise of their sum: whoever reads it has a guarantee that nobody states."""
+    own, round = [PrivateRecord(distributed, market).transcript for market in ("m0", "m1", "m2")], 1
+    updates = [
+        found.find(kind="own-update", stage="quantizer/0", round=round, sender=f"m{index}")
+        for index, found in enumerate(own)
+    ]
+    transcript = Transcript(distributed / "transcript")
+    total = transcript.find(kind="sum", stage="quantizer/0", round=round, sender="server")
+    # the attack works on who has them: about a third of the variance, 32 coordinates
+    assert all(integers(data).var() < 0.7 * integers(total).var() for data in updates)
+    handed = hand_out(distributed, tmp_path / "handed", released=True)
+    assert None not in {class_of(name, released=True) for name in files(distributed)}
+    everything = b"".join((handed / name).read_bytes() for name in files(handed))
+    assert total in everything
+    assert not any(data in everything for data in updates)
+    assert examine_run(handed).findings == []
+    with pytest.raises(RunDirectoryError, match="is private, and only the market's own run directory holds it"):
+        owner_values(handed)
+    with pytest.raises(RunDirectoryError, match="no keys"):
+        collusion_view(handed, ["m0"])
+
+
+def test_truth_that_somebody_edited_is_not_what_attacks_are_scored_against(distributed, tmp_path):
+    copy = shutil.copytree(distributed, tmp_path / "run")
+    assert owner_values(copy).select("own-update")
+    path = copy / "private" / "m0" / "quantizer" / "0" / "0001-own-update-m0.bin"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    with pytest.raises(RunDirectoryError, match="is not what the run's ledger was closed with"):
+        owner_values(copy)

@@ -321,8 +321,8 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
     for name in ("privacy.account", "privacy.account.key"):
         shutil.copy(released_run.parent / name, released_copy.parent / name)
     said = Declarations(signer=None, trusted=[], sole_run=False, max_epsilon=20.0, max_delta=None)
-    assert build_document(released_copy, said).verdict.compliant
     path = released_copy.parent / "privacy.account"
+    assert build_document(released_copy, said, account=path).verdict.compliant
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if "events" in line["body"]:
@@ -331,7 +331,7 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
     assert json.loads(path.read_text().splitlines()[1])["body"]["events"]["release"] == {
         "kind": "no-op"
     }  # as was believed
-    found = build_document(released_copy, said).verdict
+    found = build_document(released_copy, said, account=path).verdict
     assert not found.compliant
     assert "privacy.account:2: not as it was written" in "".join(found.reasons)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from fedmm_secure.federation.private_record import commitment, read_salt, salt_p
 from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.identities import read_card
+from tests.conftest import tiny
+from tests.handing_out import CLASSES, PRIVATE, class_of, files, hand_out, table
 from tests.people import of_people
-from tests.released import release_configuration, signers_card
+from tests.released import PRIVATE as PRIVATE_FACTORS
+from tests.released import release_configuration, run_release, signers_card
 
 HANDED_OUT = ("ledger", "transcript", "metrics.json", "environment.json", "config.yaml")
 KEPT = ("codes", "predictions", "private", "state")
@@ -101,3 +105,48 @@ def test_a_finished_run_is_not_taken_for_one_of_other_rows_or_another_configurat
     with pytest.raises(RunDirectoryError, match="finished run of other markets"):
         run_pipeline(config, {name: markets[name] for name in ("m0", "m1")}, released_run)
     assert sorted(path for path in released_run.parent.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def federation_run(tmp_path_factory):
+    """What leaves a market is private, its own CTR model is not."""
+    config = tiny(
+        privacy={"epsilon": 8.0, "protect": "federation"},
+        embedding=PRIVATE_FACTORS,
+        federation={"rounds": 1},
+        ctr={"baselines": ["popularity"], "tune": True, "max_epochs": 1},
+    )
+    directory = tmp_path_factory.mktemp("federation") / "run"
+    run_release(directory, config)
+    return directory
+
+
+def test_every_file_of_a_run_is_in_a_class(released_run, federation_run):
+    for run, released in ((released_run, True), (federation_run, False)):
+        classes = {name: class_of(name, released=released) for name in files(run)}
+        assert [name for name, found in classes.items() if found is None] == []
+        assert "own-update" not in "".join(name for name, found in classes.items() if found != PRIVATE)
+        assert "user-codes/0/0000-publication" not in "".join(n for n, found in classes.items() if found != PRIVATE)
+    assert any("tuned" in name for name in files(federation_run))
+    assert not any("publication" in name for name in files(federation_run))  # its release view, unbounded, is not there
+
+
+def test_a_file_of_a_new_kind_is_in_no_class():
+    for name in ("transcript/quantizer/0/0000-own-update-m0.bin", "transcript/user-codes/0/0000-publication-m0.bin"):
+        assert class_of(name, released=True) is None  # where they lay
+    assert class_of("transcript/quantizer/0/0000-gradient-m0.bin", released=True) is None
+    assert class_of("models/m0/ctr-0.pt", released=False) == PRIVATE
+    assert len({found.name for found in CLASSES}) == len(CLASSES)
+
+
+def test_what_may_be_handed_out_is_enough_to_verify(released_run, federation_run, tmp_path):
+    for run, released in ((released_run, True), (federation_run, False)):
+        found = examine_run(hand_out(run, tmp_path / str(released), released=released))
+        assert found.findings == []
+        shown = {note.split(": ")[0]: note for note in found.notes}
+        assert all("not shown" in shown[market] and f"private/{market}/" in shown[market] for market in ("m0", "m1"))
+
+
+def test_the_documentation_has_the_classes():
+    text = (Path(__file__).parents[2] / "docs" / "verification.md").read_text(encoding="utf-8")
+    assert table() in text

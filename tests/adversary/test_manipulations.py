@@ -17,7 +17,7 @@ def test_the_run_itself_verifies_and_says_who_signed_it(released_run):
     assert found.findings == []
     assert {signature.fingerprint for signature in found.signatures.values()} == {card.fingerprint}
     assert not any(signature.own for signature in found.signatures.values())
-    assert found.notes == ()
+    assert found.notes == ("not read, so not vouched for: state/",)
 
 
 @pytest.mark.parametrize("owner", [False, True], ids=["outsider", "owner"])

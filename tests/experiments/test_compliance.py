@@ -51,12 +51,18 @@ MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user
 def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY, ctr={"baselines": ["popularity"]})))
+    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY | {"ctr": {"baselines": ["popularity"]}})))
     settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)
     assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
     return out
+
+
+@pytest.fixture(autouse=True)
+def readers_account(monkeypatch, tmp_path):
+    """A reader's account is never the one that lies with a run: here it happens to be."""
+    monkeypatch.setenv("FEDMM_ACCOUNT", str(tmp_path / "runs" / "privacy.account"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +83,8 @@ def owner(tmp_path_factory):
 def original(tmp_path_factory, auditor, owner):
     """A run with a budget for everything, closed by its owner, and its signed report."""
     out = run_tiny(tmp_path_factory.mktemp("runs") / "run", owner, **DP)
-    assert call("report", out, "--compliance", "--sign", auditor, *LIMIT) == 0
+    account = out.parent / "privacy.account"
+    assert call("report", out, "--compliance", "--sign", auditor, "--account", account, *LIMIT) == 0
     return out
 
 
@@ -251,6 +258,7 @@ def test_a_ledger_that_its_owner_rewrites_no_longer_fits_the_report(signed, owne
     document = data(signed)["document"]
     path = signed / "ledger" / "m0.jsonl"
     head = rewritten(path, document["run"]["id"], Identity.load(owner))
+    assert call("report", signed) == 0  # its page names the rows by their fingerprint
     assert call("verify", signed) == 0
     status, _, err = fedmm(capsys, "verify", signed / "compliance.json")
     assert status == 1
@@ -496,8 +504,9 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
         return [MEMBERSHIP]
 
     with patch("experiments.assessment.membership.infer_membership", membership):
-        attack_run(signed, attacks=["membership"])
-        attack_run(signed, attacks=["membership"], identity=Identity.generate("auditor"))
+        rows = signed.parent / "markets"
+        attack_run(signed, attacks=["membership"], data=rows)
+        attack_run(signed, attacks=["membership"], data=rows, identity=Identity.generate("auditor"))
     assert kept[0] == signed / "attacks"
     assert not kept[1].is_relative_to(signed.parent)
     assert [item.stated.standing for item in examine(signed)] == ["counts"]

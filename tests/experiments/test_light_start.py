@@ -45,9 +45,10 @@ print(json.dumps(found))
 def started(tmp_path_factory):
     """Commands one after another in one process: status, stderr, what it loaded that none before had."""
     folder = tmp_path_factory.mktemp("light")
-    tiny, broken = folder / "tiny.yaml", folder / "broken.yaml"
+    tiny, broken, grid = folder / "tiny.yaml", folder / "broken.yaml", folder / "grid.yaml"
     tiny.write_text(yaml.safe_dump(TINY))
     broken.write_text(yaml.safe_dump({**TINY, "privcy": {"epsilon": 8}}))
+    grid.write_text(yaml.safe_dump({"blocks": [{"axes": {"privacy.epsilom": [4]}}], "seeds": [0]}))
     run = folder / "runs" / "unfinished"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(config_from_data(TINY, source="test")))
@@ -61,6 +62,7 @@ def started(tmp_path_factory):
         ["run", "quickstrt"],
         ["budget", "synthetic"],
         ["data", "info", broken],
+        ["sweep", grid],
         ["keys", "init", broken, "--market", "m0", "--keys", folder / "keys", "--card", folder / "card.json"],
         ["bench", "shadows", broken],
         ["deploy", "up", folder / "federation", broken],
@@ -82,7 +84,7 @@ def test_help_and_what_refuses_a_configuration_load_nothing_heavy(started):
     light = {command: found for command, found in started.items() if found[0] == 2 or not command.startswith(READING)}
     assert {command: loaded for command, (_, _, loaded) in light.items() if loaded} == {}
     refused = {command: said for command, (status, said, _) in light.items() if status == 2}
-    assert len(refused) == 10
+    assert len(refused) == 11
     assert [command for command, said in refused.items() if len(said.splitlines()) != 1] == []
     assert [command for command, (status, _, _) in light.items() if status and command not in refused] == []
 

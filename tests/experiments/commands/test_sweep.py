@@ -22,6 +22,7 @@ from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
+from tests.people import as_files
 from tests.processes import dies_once_there_is
 
 SMALLEST = {**TINY, "ctr": {"baselines": ["popularity"], "max_epochs": 2}}
@@ -29,7 +30,7 @@ GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
 
 
 def write_grid(folder, **fields):
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(SMALLEST))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **SMALLEST)))
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump({"base": str(folder / "tiny.yaml"), **GRID, **fields}))
     return path

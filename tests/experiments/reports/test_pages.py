@@ -12,6 +12,7 @@ from experiments.reports.run import run_page
 from experiments.verification.run import Examination
 from tests.command_line import call
 from tests.conftest import TINY
+from tests.people import as_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -37,7 +38,7 @@ def unverified_page(run):
 def pages(tmp_path_factory):
     """One page of each kind, with attacks, findings-free, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **TINY)))
     grid = {
         "base": str(folder / "tiny.yaml"),
         "blocks": [
@@ -52,22 +53,9 @@ def pages(tmp_path_factory):
     out = folder / "sweep"
     assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
     run = next((out / "cells").glob("*epsilon-8*"))
-    assert (
-        call(
-            "attack",
-            run,
-            "--attack",
-            "inversion",
-            "--attack",
-            "membership",
-            "--market",
-            "m0",
-            "--shadows",
-            4,
-            "--quiet",
-        )
-        == 0
-    )
+    rows = ("--data", folder / "markets", "--market", "m0")
+    which = ("--attack", "inversion", "--attack", "membership", "--shadows", 4)
+    assert call("attack", run, *rows, *which, "--quiet") == 0
     assert call("report", run) == 0
     call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
     plain = next((out / "cells").glob("*epsilon-none*"))
@@ -232,7 +220,10 @@ def test_numbers_agree_between_card_and_table(show):
     colour = page.locator(".card").first.locator("p", has_text="noisy-popularity").get_attribute("class")
     assert colour == {"▲": "good", "▼": "bad", "◆": "open"}[sign]
     epsilons = cells(page, "[aria-label^='epsilon by view'] table", 2)[1:]
-    assert f"another market: {max(epsilons, key=float)}; together with 1 earlier run: " in privacy
+    assert f"another market: {max(epsilons, key=float)}" in privacy
+    # which cell of the sweep ran first is open
+    followed = page.locator("[aria-label^='with earlier runs'] table").count() == 1
+    assert ("; together with 1 earlier run: " in privacy) == followed
 
 
 def test_what_is_expected_is_not_red_and_what_is_missing_is_amber(show):
@@ -287,6 +278,9 @@ def test_the_figures_of_a_compliance_report_are_a_list(show):
     card = page.locator(".card").nth(1)
     assert card.locator("li").count() == 5
     assert card.locator("li").first.inner_text() == "the server: 0, computational"
+    refused = page.locator(".card").first
+    assert "no" in refused.inner_text().splitlines()
+    assert refused.locator("p.bad").count() > 1  # the answer, and why
 
 
 def test_what_was_read_is_on_the_page(pages, tmp_path):

@@ -65,7 +65,7 @@ def test_a_private_run_is_held_against_noisy_counts_and_against_no_dp(tmp_path):
     assert re.split(r"  +", lines[0].strip()) == [
         "test AUC", "without DP", "ε = 8", "noisy counts", "ε = 8 minus noisy counts, 95 %"
     ]  # fmt: skip
-    assert lines[1].split() == ["m0", "0.750", "0.750", "0.640", "+0.105", "[+0.088,", "+0.126]"]
+    assert lines[2].split() == ["m0", "0.750", "0.750", "0.640", "+0.105", "[+0.088,", "+0.126]"]
     assert max(map(len, lines)) <= 80
     assert "within ε, which admits 0.9997" in words(run)
     assert "no bound: who sees a user's own codes" in words(run)
@@ -88,7 +88,7 @@ def test_a_run_without_a_budget_says_what_that_means(tmp_path):
 def test_private_figures_have_nothing_beside_them(tmp_path):
     found = metrics(baselines=())
     found["macro"]["auc"] = found["markets"]["m0"]["auc"] = None
-    assert "m0                 –" in text(finished(tmp_path, found=found))
+    assert "m0             –" in text(finished(tmp_path, found=found))
 
 
 def test_earlier_runs_are_added_up(tmp_path):
