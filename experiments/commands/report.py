@@ -14,7 +14,7 @@ from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
 from experiments.console import one_line, say
-from experiments.run_directory import examining
+from experiments.run_directory import examining, read_foreign_config
 from experiments.sweep.files import is_sweep
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.identities import read_card
@@ -45,7 +45,10 @@ def report(
     passphrase_file: PassphraseOption = None,
     max_epsilon: Annotated[
         float | None,
-        typer.Option(help="Your organisation's limit on every ε that is claimed; required with --compliance."),
+        typer.Option(
+            help="Your organisation's limit on every ε that is claimed; required with --compliance, by default the "
+            "run's budget with --registry and --bom."
+        ),
     ] = None,
     max_delta: Annotated[
         float | None,
@@ -76,25 +79,29 @@ def report(
         return
     if run is None:
         raise ConfigError("which run? give a directory of a run or a sweep")
-    if not compliance and (keys is not None or max_epsilon is not None or max_delta is not None or dsse):
-        raise ConfigError("--sign, --max-epsilon, --max-delta and --dsse go with --compliance")
+    if not compliance and (keys is not None or dsse):
+        raise ConfigError("--sign and --dsse go with --compliance")
     if dsse and keys is None:
         raise ConfigError("--dsse needs --sign KEYS: an envelope without a signature shows nothing")
     if not (compliance or registry or bom):
-        if sole_run:
-            raise ConfigError("--declare-sole-run goes with --compliance, --registry and --bom")
+        if sole_run or max_epsilon is not None or max_delta is not None:
+            raise ConfigError(
+                "--max-epsilon, --max-delta and --declare-sole-run go with --compliance, --registry and --bom"
+            )
         _write_page(run, trust or [], account)
         return
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
-    limits = _limits(max_epsilon, max_delta) if compliance else (None, None)
+    max_epsilon = _limit(run, max_epsilon, compliance)
+    if max_delta is not None and not 0 < max_delta < 1:
+        raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
     identity, cards = read_signer(keys, passphrase_file), [read_card(path) for path in trust or []]
     declarations = Declarations(
         signer=None if identity is None else identity.card.fingerprint,
         trusted=[TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],
         sole_run=sole_run,
-        max_epsilon=limits[0],
-        max_delta=limits[1],
+        max_epsilon=max_epsilon,
+        max_delta=max_delta,
     )
     from experiments.compliance.build import build_document  # the accountants and what reads models
     from experiments.compliance.signing import sign, write_report_files
@@ -137,14 +144,16 @@ def _write_page(run: Path, trust: Sequence[Path], account: Path | None) -> None:
     say(path)
 
 
-def _limits(max_epsilon: float | None, max_delta: float | None) -> tuple[float, float | None]:
-    """The organisation's limits on ε and δ; a report without one on ε would call any ε compliant."""
-    if max_epsilon is None:
+def _limit(run: Path, max_epsilon: float | None, compliance: bool) -> float:
+    """What every claimed ε is held against: the organisation's limit, or of what nobody signs the run's own budget."""
+    if max_epsilon is None and compliance:
         raise ConfigError(
             "--compliance needs --max-epsilon: without your organisation's limit on ε, any ε would be compliant"
         )
+    if max_epsilon is None:
+        max_epsilon = read_foreign_config(run).privacy.epsilon
+    if max_epsilon is None:
+        raise ConfigError(f"{run}: has no budget; which limit is its ε to be held against? --max-epsilon")
     if not 0 < max_epsilon < math.inf:
         raise ConfigError(f"--max-epsilon {max_epsilon:g}: a finite number above 0 is expected")
-    if max_delta is not None and not 0 < max_delta < 1:
-        raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
-    return max_epsilon, max_delta
+    return max_epsilon

@@ -153,9 +153,7 @@ class Declarations(Part):
     sole_run: bool = Field(
         description="nothing of other runs on the data left the machine, nor was this configuration chosen by them"
     )
-    max_epsilon: float | None = Field(
-        gt=0, description="the organisation's limit on every claimed ε; null: none, which no verdict calls compliant"
-    )
+    max_epsilon: float = Field(gt=0, description="the organisation's limit on every claimed ε")
     max_delta: float | None = Field(
         gt=0, lt=1, description="its limit on every δ, where that is below 1/n^1.1 of a market's users; null: none"
     )

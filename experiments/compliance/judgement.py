@@ -47,7 +47,6 @@ EXACT_EVALUATION = (
 NOISY_EVALUATION = (
     "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
 )
-NO_LIMIT = "no limit on ε was declared: without one, any ε would pass (--max-epsilon)"
 ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
@@ -137,7 +136,7 @@ def scope(document: Document) -> str:
 
 
 def _broken(document: Document) -> list[str]:
-    found = [] if document.declarations.max_epsilon is not None else [NO_LIMIT]
+    found = []
     if not document.verification.verified:
         found.append(f"the ledger or the transcript does not verify: {len(document.verification.findings)} findings")
     if document.run.tuned and {"consumer", "release"} & set(document.run.claimed_views):
@@ -157,7 +156,7 @@ def _across_markets(document: Document) -> Iterator[str]:
     for view, epsilon in document.across_markets.items():
         if epsilon is None:
             yield f"people in several markets: no bound on what the {view} view learns of them"
-        elif limit is not None and epsilon > limit:
+        elif epsilon > limit:
             yield (
                 f"people in several markets: ε of the {view} view, composed over all markets, is "
                 f"{epsilon_text(epsilon)}, and exceeds the limit {limit:g}"
@@ -183,7 +182,7 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
                 yield name, f"no bound on what the {view} view learns"
-            elif epsilon is not None and limit is not None and epsilon > limit:
+            elif epsilon is not None and epsilon > limit:
                 yield name, f"ε of the {view} view exceeds the limit {limit:g}"
         if document.declarations.sole_run:
             continue

@@ -81,7 +81,7 @@ def report_text(report: SignedReport) -> str:
 def page(report: SignedReport) -> str:
     """The report for people, a function of the report alone; it carries the JSON inside."""
     data = json_text(report.model_dump(mode="json")).replace("<", "\\u003c")
-    run, limit = report.document.run, report.document.declarations.max_epsilon
+    run = report.document.run
     return render(
         "compliance.html.j2",
         title=f"Compliance report of run {run.name}",
@@ -89,7 +89,6 @@ def page(report: SignedReport) -> str:
         document=report.document,
         colour=colour(report.document),
         figures=claimed_figures(report.document),
-        limit="none" if limit is None else f"{limit:g}",
         scope=scope(report.document),
         who=WHO,
         evaluation=evaluation_note(report.document.run.private_evaluation),

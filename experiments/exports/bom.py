@@ -13,7 +13,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from experiments.compliance.document import Document, MarketStated
-from experiments.compliance.judgement import NO_LIMIT, claimed_epsilon
+from experiments.compliance.judgement import claimed_epsilon
 from experiments.compliance.questions import NIST, answer
 from experiments.compliance.signing import signed_bytes
 from fedmm_secure.guarantee.stages import CTR, QUANTIZER
@@ -190,9 +190,9 @@ def _standing(document: Document) -> Iterator[dict[str, str]]:
     for name in _CODE:
         if name in document.environment:
             yield _property(name, document.environment[name])
+    yield _property("limit", repr(document.declarations.max_epsilon))
     for reason in document.verdict.reasons:
-        if reason != NO_LIMIT:
-            yield _property("not-compliant", reason)
+        yield _property("not-compliant", reason)
 
 
 def _tools(document: Document) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from experiments.compliance.document import Document
-from experiments.compliance.judgement import NO_LIMIT, claimed_figures, evaluation_note, scope
+from experiments.compliance.judgement import claimed_figures, evaluation_note, scope
 from experiments.compliance.questions import ISO, NIST, answer
 from experiments.exports.registry_record import (
     Accounting,
@@ -228,13 +228,17 @@ def _catalogues(document: Document) -> str:
 
 
 def _notes(document: Document) -> str:
-    reasons = [reason for reason in document.verdict.reasons if reason != NO_LIMIT]
+    reasons, limit = document.verdict.reasons, document.declarations.max_epsilon
     return "\n\n".join(
         [
             f"Made by fedmm report --registry on {document.created} from run {document.run.id}, verified against its "
             f"ledgers: configuration {document.run.configuration_sha256}.",
             f"Open, for whoever publishes it:\n\n{_lines(_OF_PUBLISHER)}",
-            *([f"What speaks against relying on the guarantee:\n\n{_lines(reasons)}"] if reasons else []),
+            *(
+                [f"What speaks against relying on the guarantee, at a limit of ε {limit:g}:\n\n{_lines(reasons)}"]
+                if reasons
+                else []
+            ),
             *([f"Not established:\n\n{_lines(document.verdict.open)}"] if document.verdict.open else []),
         ]
     )

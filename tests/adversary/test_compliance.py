@@ -21,7 +21,6 @@ from experiments.compliance.document import (
     LedgerStated,
     MarketStated,
     RunStated,
-    SignedReport,
     VerdictStated,
     Verification,
 )
@@ -34,8 +33,7 @@ from experiments.compliance.evidence import (
     make_statement,
     trusting,
 )
-from experiments.compliance.judgement import NO_LIMIT, claimed_epsilon, colour, judge
-from experiments.compliance.signing import page
+from experiments.compliance.judgement import claimed_epsilon, colour, judge
 from fedmm_secure.provenance import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
@@ -374,11 +372,3 @@ def test_one_person_with_one_key_is_named_for_what_it_is(run):
     assert judge(found).compliant
     assert f"self-signed: run, evidence and report by one key, card {card}" in judge(found).open
     assert colour(found) == "open"
-
-
-def test_without_a_limit_nothing_is_compliant_however_small():
-    """Records and bills of materials need no limit; a report on the same document must not pass for want of one."""
-    assert judge(document(epsilon=1.0)).compliant  # the same with a limit
-    unlimited = document(epsilon=1.0, declared={"max_epsilon": None})
-    assert judge(unlimited).reasons == [NO_LIMIT]
-    assert "The signer's limit: ε none" in page(SignedReport(document=unlimited, signature=None))

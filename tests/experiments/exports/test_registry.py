@@ -94,7 +94,10 @@ def test_people_in_several_markets_are_the_unit_where_ids_are_theirs(report):
 def test_what_speaks_against_the_guarantee_stands_in_the_notes(report):
     verdict = report.document.verdict.model_copy(update={"compliant": False, "reasons": ["noise from a known seed"]})
     record = registry_record(report.document.model_copy(update={"verdict": verdict}))
-    assert "relying on the guarantee:\n\nnoise from a known seed" in record.deployment.administrative.notes
+    assert (
+        "relying on the guarantee, at a limit of ε 20:\n\nnoise from a known seed"
+        in record.deployment.administrative.notes
+    )
 
 
 def test_no_record_is_made_of_a_run_without_a_bound_or_one_that_does_not_verify(report):
@@ -109,13 +112,13 @@ def test_no_record_is_made_of_a_run_without_a_bound_or_one_that_does_not_verify(
         registry_record(report.document.model_copy(update={"verification": broken}))
 
 
-def test_it_needs_no_limit_and_no_signature(exported_copy, capsys):
+def test_it_needs_no_signature_and_is_held_against_the_budget(exported_copy, capsys):
     for name in (REGISTRY_FILE, "compliance.json", "compliance.html"):
         (exported_copy / name).unlink()
     status, out, err = fedmm(capsys, "report", exported_copy, "--registry", "--account", account_of(exported_copy))
     assert (status, err, out.strip()) == (0, "", str(exported_copy / REGISTRY_FILE))
     assert not (exported_copy / "compliance.json").exists()
-    assert "--max-epsilon" not in (exported_copy / REGISTRY_FILE).read_text()
+    assert "speaks against" not in (exported_copy / REGISTRY_FILE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -123,8 +126,11 @@ def test_it_needs_no_limit_and_no_signature(exported_copy, capsys):
     [
         (["--dsse"], "go with --compliance"),
         (["--compliance", "--max-epsilon", "8", "--dsse"], "--dsse needs --sign"),
-        (["--registry", "--max-epsilon", "8"], "go with --compliance"),
-        (["--declare-sole-run"], "goes with --compliance, --registry and --bom"),
+        (["--registry", "--sign", "keys"], "go with --compliance"),
+        (["--max-epsilon", "8"], "go with --compliance, --registry and --bom"),
+        (["--declare-sole-run"], "go with --compliance, --registry and --bom"),
+        (["--registry", "--max-epsilon", "0"], "a finite number above 0"),
+        (["--bom"], "is this a run directory?"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(capsys, options, message):
