@@ -157,14 +157,17 @@ def _privacy_loss(document: Document) -> PrivacyLoss:
             "with privacy.epsilon, on data whose account holds no run without"
         )
     lines = [f"Worst market, {scope(document)}; the record has the largest ε and δ of these."]
-    lines += [f"{found.view} view: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}" for found in figures]
+    lines += [
+        f"{found.view} view: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}; {_bases(document, found.view)}"
+        for found in figures
+    ]
     lines += [
         f"A person with rows in all markets, {view} view: ε {epsilon_text(found)}"
         for view, found in document.across_markets.items()
     ]
     lines += [
         f"Market {name}, this run alone, {view} view: ε {epsilon_text(found.views[view].epsilon)}, "
-        f"δ {delta_text(found.views[view].delta)}: {found.views[view].basis}"
+        f"δ {delta_text(found.views[view].delta)}"
         for name, found in document.markets.items()
         for view in document.run.claimed_views
     ]
@@ -174,6 +177,10 @@ def _privacy_loss(document: Document) -> PrivacyLoss:
         privacy_parameters=PrivacyParameters(epsilon=epsilon, delta=max(found.delta for found in figures)),
         privacy_parameters_details=_lines(lines),
     )
+
+
+def _bases(document: Document, view: str) -> str:
+    return "; ".join(dict.fromkeys(found.views[view].basis for found in document.markets.values()))
 
 
 def _model(document: Document) -> DeploymentModel:
