@@ -107,11 +107,12 @@ def report(
     from experiments.compliance.signing import sign, write_report_files
     from experiments.exports.attestation import write_attestation
     from experiments.exports.bom import write_bom
-    from experiments.exports.registry import write_registry
+    from experiments.exports.registry import registry_record, write_registry
 
     written = list[Path]()
     with TaskProgress("writing the report"), examining(run):
         document = build_document(run, declarations, account=account)
+        record = registry_record(document) if registry else None  # refused before anything is written
         if compliance:
             signed = sign(document, identity)
             written += write_report_files(run, signed)
@@ -119,8 +120,8 @@ def report(
                 written.append(write_attestation(run, signed, identity))
         if bom:
             written.append(write_bom(run, document))
-        if registry:
-            written.append(write_registry(run, document))
+        if record is not None:
+            written.append(write_registry(run, record))
     for path in written:
         say(path)
     for reason in document.verdict.reasons if compliance else []:

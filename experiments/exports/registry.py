@@ -111,10 +111,9 @@ def registry_text(record: RegistryRecord) -> str:
     )
 
 
-def write_registry(directory: Path, document: Document) -> Path:
-    """Write ``registry.yaml``; returns its path. Raises ``RegistryError``."""
-    text = registry_text(registry_record(document))
-    write_atomic(directory / REGISTRY_FILE, text.encode())
+def write_registry(directory: Path, record: RegistryRecord) -> Path:
+    """Write ``registry.yaml``; returns its path."""
+    write_atomic(directory / REGISTRY_FILE, registry_text(record).encode())
     return directory / REGISTRY_FILE
 
 
@@ -158,7 +157,8 @@ def _privacy_loss(document: Document) -> PrivacyLoss:
         )
     lines = [f"Worst market, {scope(document)}; the record has the largest ε and δ of these."]
     lines += [
-        f"{found.view} view: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}; {_bases(document, found.view)}"
+        f"{found.view} view: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}; "
+        f"{_bases(document, found.view)}"
         for found in figures
     ]
     lines += [
