@@ -29,6 +29,7 @@ from privacy.accounting.ledger import read_ledger
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 from tests.forgery import Forgery
+from tests.handing_out import page_travels
 
 MARKETS = ("m0", "m1", "m2")
 PUBLISHED = "evaluation/0000-publication-m0.bin"
@@ -116,6 +117,13 @@ def test_the_metrics_hold_no_exact_figure_of_test_rows(finished):
             "auc", "auc_interval", "auc_by_seed", "logloss", "logloss_interval", "baselines", "n_users", "n_items",
         }  # fmt: skip
     assert "candidates" not in (directory / "metrics.json").read_text()
+
+
+def test_the_page_is_drawn_from_what_is_handed_out_alone(finished, tmp_path):
+    found = page_travels(finished[0], tmp_path, released=True)
+    assert found == ([], ["report.html is the page of the run"])
+    page = (tmp_path / "handed" / finished[0].name / "report.html").read_text()
+    assert "the rows are synthetic" in page
 
 
 def test_figures_are_those_of_the_published_models_on_each_users_own_candidates(finished):
