@@ -31,7 +31,7 @@ from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
 from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.events import event_to_data, gaussian_steps
@@ -91,6 +91,7 @@ def build_document(
             tuned=config.ctr.tune,
             synthetic=config.data.synthetic is not None,
             shared_users=config.data.shared_users,
+            shared_items=config.data.shared_items,
             private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
@@ -173,7 +174,11 @@ def _across_markets(
     claimed: tuple[str, ...],
     declarations: Declarations,
 ) -> dict[str, float | None]:
-    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown."""
+    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown.
+
+    Releases of single markets have noise of their own each. A sum over markets has one noise for all of them: whoever
+    is in k markets moves it k times as far, which is as much as k² releases of one market, k for each.
+    """
     observed = [view for view in claimed if view != "server"]
     try:
         spendings = [found for market in statements for found in _spendings(account, config, directory, market)]
@@ -183,8 +188,17 @@ def _across_markets(
         run = binding_of(directory).run
         spendings = [found for found in spendings if found.run == run]
     delta = max(views["market"]["delta"] for views in statements.values())
+    if config.data.shared_items and any(found.run != binding_of(directory).run for found in spendings):
+        return dict.fromkeys(observed)  # what other runs summed over markets, an account does not say
+    again = [
+        entry.event
+        for market in statements
+        for entry in read_ledger(directory / "ledger" / f"{market}.jsonl").entries
+        if entry.stage in SUMMED
+        for _ in range(len(statements) - 1)
+    ]
     totals = {
-        view: composed_epsilon([found.events[view] for found in spendings], spendings, delta, coarsely)
+        view: composed_epsilon([*(found.events[view] for found in spendings), *again], spendings, delta, coarsely)
         for view in observed
     }
     return {view: None if math.isinf(total) else total for view, total in totals.items()}

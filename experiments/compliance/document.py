@@ -173,6 +173,9 @@ class RunStated(Part):
         description="user ids that several markets have: refused by the run where it held all rows; one person each, "
         "whose ε is composed; or declared to be different people"
     )
+    shared_items: bool = Field(
+        description="whether markets summed counts and co-occurrence of items over a catalogue that they share"
+    )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
 

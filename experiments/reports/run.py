@@ -40,7 +40,7 @@ from experiments.reports.standing import (
 from experiments.reports.text import catalogue_lines, natural_key
 from experiments.run_directory import LOG_FILE, MALFORMED, read_environment, read_foreign_config
 from experiments.verification.run import Examination, examine_run
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
 from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger import LedgerError, read_ledger
@@ -170,6 +170,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         deltas=spread("δ", {market: found["market"]["delta"] for market, found in statements.items()}),
         bases={view: next(iter(statements.values()))[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
+        several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
         catalogues=catalogue_lines(
             {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
         ),

@@ -24,6 +24,7 @@ from experiments.reports.text import difference_text, estimate_text, figure_text
 from experiments.tables import Table
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
@@ -141,6 +142,8 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
+    if run.config.data.shared_items:
+        found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
     return [*found, *_conditional(run)]
 
 

@@ -7,8 +7,8 @@ from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent
 
 from experiments.verification.spending import entry_lines, is_note, rounds_of, spending_findings
 from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.guarantee.plan import SpendingPlan, again
-from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.releases import Release, again
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import Ledger, read_ledger
 from tests.conftest import tiny
