@@ -207,7 +207,11 @@ def _in_order(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generated(synthetic: bool) -> list[Line]:
-    return [Line("the rows are synthetic: nobody's, so what is measured here is of no person", "open")] if synthetic else []
+    return (
+        [Line("the rows are synthetic: nobody's, so what is measured here is of no person", "open")]
+        if synthetic
+        else []
+    )
 
 
 def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> list[Line]:
