@@ -139,8 +139,8 @@ class PrivacyAccount:
             AccountError: it holds no line, or this machine does not remember how far it had come.
         """
         try:
-            known = self.path.stat().st_size and self._lines(*self._state(self._key()))[1].lines
-            known = known and recorded_head(self.identity).read()
+            held = self.path.stat().st_size and self._lines(*self._state(self._key()))[1].lines
+            known = held and recorded_head(self.identity).read() is not None
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
         if not known:
