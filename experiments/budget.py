@@ -32,7 +32,8 @@ def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
     Signal-to-noise is what the stage could reach at best. Counts: an item of average popularity, over the noise.
     Embedding: users spread evenly over the factors, over the noise's spectral norm. DP-SGD: a step on which all
     gradients agree, over the noise's norm. None where it depends on rows, or on items that are yet to be discovered:
-    how many those are is private, so nothing here may follow from it.
+    how many those are is private, so nothing here may follow from it. Those of sums over a shared catalogue
+    depend on the users of all markets.
     """
     others = {f"market {number}": MarketSize(0, 0) for number in range(1, n_markets)}
     items = None if config.catalogue == "discovered" else market.n_items
@@ -76,6 +77,7 @@ def _signal_to_noise(config: Config, users: int, items: int | None, noise: Mappi
     privacy, found = config.privacy, {}
     if COUNTS in noise and items is not None:
         found[COUNTS] = users * math.sqrt(TYPICAL_ROWS) / items / noise[COUNTS]
+    if EMBEDDING in noise and items is not None:
         private = config.embedding.private
         chosen = min(private.max_items, items)
         found[EMBEDDING] = users / private.dim / (noise[EMBEDDING] * math.sqrt(2.0 * chosen))

@@ -11,16 +11,13 @@ from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.parties import market_sizes
-from fedmm_secure.guarantee.shared_noise import shared_noise
 from privacy.aggregation.keys import Bundle
 from privacy.aggregation.parameters import MAX_MODULUS_BITS
 
 
 def plan_of(settings: Config, markets: Sequence[str], sizes: Mapping[str, tuple[int, int]]) -> AggregationPlan:
     """The aggregation of a new federation; ``sizes`` are the public ones that are known, ``(users, items)``."""
-    return AggregationPlan.of(
-        settings, len(markets), shared_noise(settings, market_sizes(settings, markets, {}, sizes))
-    )
+    return AggregationPlan.of(settings, market_sizes(settings, markets, {}, sizes))
 
 
 def plan_for(
@@ -30,10 +27,11 @@ def plan_for(
     plan = AggregationPlan.from_public(bundle.aggregation)
     if len(left) == plan.cohort:
         return plan
-    if plan.sum_bound is None:
+    if plan.sum_bound is None and not plan.wide:
         return replace(plan, cohort=len(left))
     if config is None:
-        raise ConfigError("--without: distributed noise is sized for the markets that are left; give --config CONFIG")
+        what = "sums over a shared catalogue are planned" if plan.wide else "distributed noise is sized"
+        raise ConfigError(f"--without: {what} for the markets that are left; give --config CONFIG")
     return plan_of(config, left, sizes)
 
 

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -42,8 +42,10 @@ from fedmm_secure.federation.parties import (
 )
 from fedmm_secure.federation.releases import discover_catalogues
 from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id
+from fedmm_secure.federation.round_client import RoundClient
+from fedmm_secure.federation.shared_catalogue import sum_client
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
 from fedmm_secure.pipeline import (
     Clock,
     Embeddings,
@@ -80,45 +82,63 @@ class MarketRun:
     Attributes:
         federation: doors, keys, transcript of this market.
         prepared: its data.
-        embeddings: of its users and items.
-        clients: by stage, one for each repetition.
+        clients: by stage.
     """
 
     federation: Federation
     prepared: Mapping[str, PreparedMarket]
-    embeddings: Embeddings
     clock: Clock
-    clients: dict[str, MarketClient] = field(default_factory=dict)
+    clients: dict[str, RoundClient] = field(default_factory=dict)
 
     @classmethod
     def open(
         cls, config: Config, data: PreparedMarket, market: str, member: Membership, directory: Path, run: str
     ) -> MarketRun:
-        """Open the market's ledger, embed its data; what was done before is read from ``directory``."""
+        """Open the market's ledger; what was done before is read from ``directory``."""
         prepared: Mapping[str, PreparedMarket] = {market: data}
         clock = Clock(directory / "state")
         account = account_of(config, directory, home=True)
         federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
         with clock.stage("catalogue"):
             federation, prepared = discover_catalogues(federation, prepared)
-        with clock.stage("embedding"):
-            embeddings = embed_markets(federation, prepared)
-        return cls(federation, prepared, embeddings, clock)
+        return cls(federation, prepared, clock)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """Of the market's users and items; they may build on what was summed over markets."""
+        with self.clock.stage("embedding"):
+            return embed_markets(self.federation, self.prepared)
 
     @property
-    def stages(self) -> list[str]:
-        return [seed_stage(QUANTIZER, seed) for seed in self.federation.config.seed]
+    def seeds(self) -> dict[str, int]:
+        """Seed of each stage that trains codebooks."""
+        return {seed_stage(QUANTIZER, seed): seed for seed in self.federation.config.seed}
 
-    def client(self, stage: str) -> MarketClient:
-        """The client of a stage, made when it is first asked for."""
+    def client(self, stage: str) -> RoundClient:
+        """The client of a stage, made when it is first asked for, once the sums of earlier stages are there."""
         if stage not in self.stages:
             raise OrderError(f"the server asks for {stage}, which is no stage of this run")
         if stage not in self.clients:
-            config = self.federation.config
-            seed = config.seed[self.stages.index(stage)]
-            rows = pseudo_rows(config, seed, self.embeddings)
-            (self.clients[stage],) = make_clients(self.federation, seed, self.embeddings, rows)
+            if stage in self.seeds:
+                return self.trained(stage)
+            (prepared,) = self.prepared.values()
+            self.clients[stage] = sum_client(self.federation, prepared, stage)
         return self.clients[stage]
+
+    def trained(self, stage: str) -> MarketClient:
+        """The client of a stage that trains codebooks."""
+        found = self.clients.get(stage)
+        if not isinstance(found, MarketClient):
+            seed = self.seeds[stage]
+            rows = pseudo_rows(self.federation.config, seed, self.embeddings)
+            (found,) = make_clients(self.federation, seed, self.embeddings, rows)
+            self.clients[stage] = found
+        return found
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """Stages with rounds, in order, and how many each has."""
+        return dict(scheduled(self.federation.config))
 
     @property
     def agreement(self) -> Agreement:
@@ -132,7 +152,7 @@ class MarketRun:
     def update(self, order: Order, send: Callable[[bytes], None]) -> None:
         """Carry out an order that the cohort has agreed on."""
         client = self.client(order.stage)
-        with self.clock.stage("quantizer"):
+        with self.clock.stage("quantizer" if order.stage in self.seeds else "sums"):
             client.local_update(order, send)
 
     def take(self, message: bytes, statements: Mapping[str, bytes] | None) -> None:
@@ -156,18 +176,18 @@ class MarketRun:
         client = self._current()
         return client is None or self.agreement.taken(client.place) is None
 
-    def _current(self) -> MarketClient | None:
+    def _current(self) -> RoundClient | None:
         """The client of the first stage with rounds left."""
-        rounds = self.federation.config.federation.rounds
-        return next((self.client(stage) for stage in self.stages if self.client(stage).next_round < rounds), None)
+        left = (self.client(stage) for stage, rounds in self.stages.items() if self.client(stage).next_round < rounds)
+        return next(left, None)
 
     def conclude(self, listener: Listener) -> Metrics:
         """Codes, CTR models and metrics of this market; nothing of them is sent."""
         self.federation.forget_masks()
         quantizers = {}
-        for seed, stage in zip(self.federation.config.seed, self.stages, strict=True):
-            client = self.client(stage)
-            name = client.plan.market
+        for stage, seed in self.seeds.items():
+            client = self.trained(stage)
+            name = client.market
             quantizers[seed] = {name: keep_quantizer(self.federation, client)}
         publish_quantizers(self.federation, self.embeddings, quantizers)
         return conclude(self.federation, self.prepared, self.embeddings, quantizers, self.clock, listener)
@@ -334,7 +354,7 @@ class MarketService:
             raise ConsentError(f"its operator agreed to {self._max_runs} runs, and {taken} were made")
         directory, bundle = self._member.directory, self._member.bundle
         directory.key(self._member.identity, bundle)
-        directory.check_allowance(bundle, self._config.federation.rounds * len(self._config.seed))
+        directory.check_allowance(bundle, len(start_of(self._config).places))
 
     def _agreement(self, run: str) -> Agreement:
         """What was agreed on in a run that has not begun."""

@@ -46,7 +46,8 @@ from fedmm_secure.federation.releases import (
     published_user_codes,
     release_test_figures,
 )
-from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
+from fedmm_secure.guarantee.stages import QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.provenance import read_metrics
 from fedmm_secure.quantization.build import refine_quantizer
@@ -111,6 +112,9 @@ def run_pipeline(
         federation = open_federation(config, markets, directory, account=account, signer=signer)
     with clock.stage("catalogue"):
         federation, markets = discover_catalogues(federation, markets)
+    if config.data.shared_items:
+        with clock.stage("sums"):
+            sum_over_markets(federation, markets, listener)
     with clock.stage("embedding"):
         embeddings = embed_markets(federation, markets, cache)
     with clock.stage("quantizer"):
@@ -153,6 +157,16 @@ def conclude(
     return metrics
 
 
+def sum_over_markets(federation: Federation, markets: Mapping[str, PreparedMarket], listener: Listener) -> None:
+    """Sum counts, times and co-occurrence of the catalogue's items over all markets."""
+    for stage in SUMMED:
+        clients = [sum_client(federation, prepared, stage) for prepared in markets.values()]
+        if any(client.next_round == 0 for client in clients):
+            timeout = federation.config.federation.round_timeout
+            run_rounds(stage, 1, clients, connect(federation), federation.transcript, None, timeout)
+        listener("summed", {"stage": stage, "markets": len(clients)})
+
+
 def embed_markets(
     federation: Federation, markets: Mapping[str, PreparedMarket], cache: Cache | None = None
 ) -> Embeddings:
@@ -163,8 +177,15 @@ def embed_markets(
             found[name] = embed_privately(federation, prepared)
         else:
             federation.doors[name].note(federation.plans[name].raw_embedding())
-            found[name] = fit_embedding(prepared, federation.config.embedding, cache)
+            found[name] = embed_raw(federation, prepared, cache)
     return found
+
+
+def embed_raw(federation: Federation, prepared: PreparedMarket, cache: Cache | None = None) -> Embedding:
+    """A market's embedding of its raw rows: in the space of all markets where they share a catalogue."""
+    if federation.config.data.shared_items:
+        return shared_svd(totals(federation), prepared)
+    return fit_embedding(prepared, federation.config.embedding, cache)
 
 
 def train_federated(
@@ -177,7 +198,7 @@ def train_federated(
     config, stage = federation.config, seed_stage(QUANTIZER, seed)
     clients = make_clients(federation, seed, embeddings, pseudo_rows(config, seed, embeddings))
 
-    def on_round(round: int, clients: Sequence[MarketClient], rejections: Sequence[Rejection]) -> None:
+    def on_round(round: int, rejections: Sequence[Rejection]) -> None:
         for found in rejections:
             listener("rejected", asdict(found))
         trained = {c.plan.market: asdict(c.last) for c in clients if c.last is not None}
@@ -242,7 +263,7 @@ def refine(
     config = federation.config
     if not any(plan.refines for plan in federation.plans.values()):
         return embeddings, quantizers
-    raw = {name: fit_embedding(prepared, config.embedding, cache) for name, prepared in markets.items()}
+    raw = {name: embed_raw(federation, prepared, cache) for name, prepared in markets.items()}
     refined = {
         seed: {name: refine_quantizer(config, model, raw[name], name, seed) for name, model in models.items()}
         for seed, models in quantizers.items()

@@ -23,6 +23,7 @@ from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.federation.releases import factors_from_arrays, private_store
+from fedmm_secure.federation.shared_catalogue import shared_dp_svd, shared_svd, totals_of_run
 from fedmm_secure.foreign import unpickle_tensors
 from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
 from fedmm_secure.quantization.build import model_for
@@ -84,9 +85,13 @@ class MarketScorer:
 
 def load_embedding(run: Path, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
     """What the rounds worked on, or with ``refined`` what the market's own codes are computed from."""
+    if config.data.shared_items and not config.private_embedding:
+        return shared_svd(totals_of_run(run, config), prepared)
     if refined or not config.private_embedding:
         return fit_embedding(prepared, config.embedding)
     store = private_store(run, prepared.market.name)
+    if config.data.shared_items:
+        return shared_dp_svd(totals_of_run(run, config), prepared, ItemCounts.from_arrays(_kept(store, COUNTS)))
     counts, kept = (_kept(store, name) for name in (COUNTS, EMBEDDING))
     embedding = DPSVDEmbedding(ItemCounts.from_arrays(counts), config.embedding.private)
     return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))

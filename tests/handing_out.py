@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.reports.run import page_findings, write_report
+from experiments.verification import examine_run
+
 PRIVATE, RESULTS = "private", "results"
 NAME = r"[\w-]+"
 
@@ -34,8 +37,9 @@ CLASSES = (
         "figures",
         r"metrics\.json|report\.html",
         "`metrics.json`, `report.html`",
-        "test figures of private rows",
-        "no ε: exact, unless `privacy.evaluation` pays for them (then `release`)",
+        "test figures of private rows, codebooks' errors and use; results of attacks. The page is drawn from files of "
+        "this table that are handed out; without a budget it shows losses and users' codes too, and is its owner's",
+        "no ε: exact, unless `privacy.shares.evaluation` pays for them (then `release`)",
     ),
     Class(
         "messages",
@@ -106,6 +110,15 @@ def hand_out(run: Path, to: Path, *, released: bool) -> Path:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(run / name, to / name)
     return to
+
+
+def page_travels(run: Path, folder: Path, *, released: bool) -> tuple[list[str], list[str]]:
+    """What verification says of the page of a run of which only what may be handed out is there."""
+    whole = Path(shutil.copytree(run, folder / "whole" / run.name))
+    write_report(whole)
+    handed = hand_out(whole, folder / "handed" / run.name, released=released)
+    found, said = page_findings(handed, examine_run(handed))
+    return [finding.what for finding in found], said
 
 
 def table() -> str:

@@ -15,7 +15,7 @@ from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle, found_federation
 
 MARKETS = ("a", "b", "c", "d")
-START = Start(bytes(32), ("s",), 9)
+START = Start(bytes(32), (("s", 9),))
 LIMB_BITS = 20
 
 

@@ -12,14 +12,23 @@ import torch
 from dp_accounting.dp_event import DpEvent
 
 from attacks.auditing.claims import Claim
-from attacks.auditing.games import MakeNoise, Played, play_counts, play_embedding, play_masks
+from attacks.auditing.games import (
+    MakeNoise,
+    Played,
+    play_counts,
+    play_embedding,
+    play_masks,
+    play_shared_counts,
+    play_shared_gram,
+)
 from attacks.auditing.gradients import play_bag, play_gradients, play_user
 from attacks.auditing.verdicts import LEVEL, Finding, canaries_needed, judge
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.mechanisms import dp_sgd
-from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
 from privacy.aggregation.masking import mask_bits
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.shared_parts import norm_of
 
 CHAIN, MASKS = "chain", "masks"
 GRADIENTS, SUMS, USER, CODEBOOK = "gradient canaries", "summed gradients", "crafted user", "crafted user, codebook"
@@ -119,7 +128,7 @@ def plan_audits(
         canaries: of each audit; by default as many as it takes to see half the noise.
         level: false-alarm rate of all audits together: each has its share.
     """
-    games = stage_games(config, noise, n_items)
+    games = stage_games(config, noise, n_items, n_markets)
     claims = [(game, Claim((events[game.stage],), delta)) for game in games]
     first = {game.stage: game for game in reversed(games)}  # of each stage, the first kind: the sharpest
     if len(first) > 1:
@@ -132,7 +141,7 @@ def plan_audits(
     return [_audit(game, claim, canaries, level / len(claims)) for game, claim in claims]
 
 
-def stage_games(config: Config, noise: Mapping[str, float], n_items: int) -> list[Game]:
+def stage_games(config: Config, noise: Mapping[str, float], n_items: int, n_markets: int) -> list[Game]:
     """Every game against the stages that add noise."""
     privacy, repetitions, found = config.privacy, len(config.seed), []
     if COUNTS in noise:
@@ -142,6 +151,10 @@ def stage_games(config: Config, noise: Mapping[str, float], n_items: int) -> lis
         method = "gram" if private.uses_gram(n_items) else "subspace"  # the audited data are smaller than the market's
         chosen = private.model_copy(update={"method": method})
         found.append(Game(EMBEDDING, USER, partial(play_embedding, chosen, noise[EMBEDDING])))
+    honest = n_markets - privacy.colluding_markets
+    for stage, play in ((SHARED_COUNTS, play_shared_counts), (SHARED_GRAM, play_shared_gram)):
+        if stage in noise:
+            found.append(Game(stage, USER, partial(play, norm_of(noise[stage], honest), honest)))
     if QUANTIZER in noise:
         choices, steps = dp_sgd(privacy.quantizer, noise[QUANTIZER]), privacy.quantizer.steps_per_round
         rounds = repetitions * (config.federation.rounds - config.federation.warm_up_rounds)

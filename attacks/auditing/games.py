@@ -27,6 +27,15 @@ from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.base import Binding
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.shared_parts import (
+    DIAGONAL,
+    OFF_DIAGONAL,
+    gram_of_sum,
+    gram_part,
+    noise_of_sum,
+    rows_of_sum,
+    rows_part,
+)
 
 Scores = NDArray[np.float64]
 MakeNoise = Callable[[], NoiseSource]
@@ -89,6 +98,38 @@ def play_embedding(choices: PrivateEmbeddingConfig, noise_multiplier: float, gam
         unit = favourite / np.linalg.norm(favourite)
         strength = (found.factors.T @ unit) ** 2 @ found.eigenvalues
         return float(strength - crowd) / noise_multiplier**2
+
+    return with_and_without(score, games)
+
+
+def play_shared_counts(norm: float, honest: int, games: int, noise: MakeNoise) -> Played:
+    """Summed counts of ``honest`` markets, with and without a canary who is in one of them; colluders took theirs off.
+
+    The canary moves one coordinate by the whole of a user's contribution.
+    """
+    nobody, canary = sparse.csr_array((1, 8)), sparse.csr_array(([1.0], ([0], [3])), shape=(1, 8))
+
+    def score(present: bool) -> float:
+        parts = [rows_part(canary if present and not market else nobody, norm, noise()) for market in range(honest)]
+        total = rows_of_sum(np.sum([part.values for part in parts], axis=0), norm)
+        return float(total[3]) / noise_of_sum(norm, honest) ** 2
+
+    return with_and_without(score, games)
+
+
+def play_shared_gram(norm: float, honest: int, games: int, noise: MakeNoise) -> Played:
+    """The summed Gram matrix of ``honest`` markets, likewise; the canary's row is spread over several items."""
+    row = np.zeros((1, 8))
+    row[0, 2:6] = 0.5
+    nobody, canary = sparse.csr_array((1, 8)), sparse.csr_array(row)
+    spread = np.full((8, 8), DIAGONAL / OFF_DIAGONAL)
+    np.fill_diagonal(spread, 1.0)
+    once = np.triu(np.outer(row[0], row[0]) / spread**2)  # the log-likelihood ratio's direction, each pair once
+
+    def score(present: bool) -> float:
+        parts = [gram_part(canary if present and not market else nobody, norm, noise()) for market in range(honest)]
+        total = gram_of_sum(np.sum([part.values for part in parts], axis=0), norm, 8)
+        return float((total * once).sum()) / noise_of_sum(norm, honest) ** 2
 
     return with_and_without(score, games)
 

@@ -22,10 +22,10 @@ from attacks.views import View, owner_values
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.truth import federated_truth, own_truth, popularity
 from fedmm_secure.data.market import FloatArray, history_matrix
-from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.randomness import torch_generator
+from privacy.aggregation import FixedPointCodec
 
 _WHITE_BOX = "release"
 
@@ -43,7 +43,7 @@ def invert(attacked: Attacked) -> list[dict[str, Any]]:
 def _movements(attacked: Attacked, view: View) -> FloatArray:
     """The market's movements as the adversary recovers them, ``(rounds, n_codes, latent_dim)``."""
     quantizer = attacked.config.quantizer
-    codec = AggregationPlan.of(attacked.config, len(attacked.markets)).codec
+    codec = FixedPointCodec(attacked.config.aggregation.clip, attacked.config.aggregation.bits)
     stage = seed_stage(QUANTIZER, attacked.config.seed[0])
     rounds = sorted(
         (round, guess)

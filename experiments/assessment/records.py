@@ -49,6 +49,7 @@ class Attack:
         same: keys of results that try the same; readers are shown the most successful of them. By default ``about``.
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
         with_budget: whether runs with a budget admit it.
+        retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Attack:
     same: tuple[str, ...] = ()
     figure: str | None = None
     with_budget: bool = True
+    retrains: bool = False
 
     def make(self, attacked: Attacked) -> list[dict[str, Any]]:
         """Its results on a run."""
@@ -241,6 +243,7 @@ _MEMBERSHIP = Attack(
     chance=0.5,
     tpr="tpr_at_1_percent_fpr",
     same=("market", "target", "unit", "view"),
+    retrains=True,
 )
 _POISONING = Attack(
     name="poisoning",
@@ -264,6 +267,7 @@ _POISONING = Attack(
     chance=0.0,
     same=("market", "defence"),
     with_budget=False,
+    retrains=True,
 )
 
 ATTACKS: Mapping[str, Attack] = {

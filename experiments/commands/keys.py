@@ -185,14 +185,15 @@ def explain(
 ) -> None:
     settings = resolve(config, overrides or [])
     n_markets = markets or settings.data.n_markets
-    if settings.privacy.distributed_noise:
-        raise ConfigError(
-            "privacy.distributed_noise: parameters depend on the markets' sizes; see the bundle of keys init"
-        )
-    from experiments.key_plans import explanation  # and with it the encryption
-    from fedmm_secure.federation.aggregation_plan import AggregationPlan
+    for key, sized in (
+        ("privacy.distributed_noise", settings.privacy.distributed_noise),
+        ("data.shared_items", settings.data.shared_items),
+    ):
+        if sized:
+            raise ConfigError(f"{key}: parameters depend on the markets' sizes; see the bundle of keys init")
+    from experiments.key_plans import explanation, plan_of  # and with it the encryption
 
-    plan = AggregationPlan.of(settings, n_markets)
+    plan = plan_of(settings, list(map(str, range(n_markets))), {})
     found = explanation(plan)
     if as_json:
         say_json(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,15 +30,17 @@ from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
+from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
 from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import AccountError, PrivacyAccount, Spending
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
-from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group
 from privacy.errors import InputError
+from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, read_bytes
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
 
@@ -72,6 +75,8 @@ def build_document(
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=_noise(directory, name),
+            mechanisms=_mechanisms(directory, name),
+            shown=file_digests(directory, config, name),
             all_runs=_all_runs(known_runs, config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
@@ -91,6 +96,7 @@ def build_document(
             tuned=config.ctr.tune,
             synthetic=config.data.synthetic is not None,
             shared_users=config.data.shared_users,
+            shared_items=config.data.shared_items,
             private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
@@ -173,7 +179,11 @@ def _across_markets(
     claimed: tuple[str, ...],
     declarations: Declarations,
 ) -> dict[str, float | None]:
-    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown."""
+    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown.
+
+    Releases of single markets have noise of their own each. A sum over markets has one noise for all of them: whoever
+    is in k markets moves it k times as far, which is as much as k² releases of one market, k for each.
+    """
     observed = [view for view in claimed if view != "server"]
     try:
         spendings = [found for market in statements for found in _spendings(account, config, directory, market)]
@@ -183,8 +193,17 @@ def _across_markets(
         run = binding_of(directory).run
         spendings = [found for found in spendings if found.run == run]
     delta = max(views["market"]["delta"] for views in statements.values())
+    if config.data.shared_items and any(found.run != binding_of(directory).run for found in spendings):
+        return dict.fromkeys(observed)  # what other runs summed over markets, an account does not say
+    again = [
+        entry.event
+        for market in statements
+        for entry in read_ledger(directory / "ledger" / f"{market}.jsonl").entries
+        if entry.stage in SUMMED
+        for _ in range(len(statements) - 1)
+    ]
     totals = {
-        view: composed_epsilon([found.events[view] for found in spendings], spendings, delta, coarsely)
+        view: composed_epsilon([*(found.events[view] for found in spendings), *again], spendings, delta, coarsely)
         for view in observed
     }
     return {view: None if math.isinf(total) else total for view, total in totals.items()}
@@ -224,17 +243,29 @@ def _noise(directory: Path, market: str) -> dict[str, float]:
         return {}
 
 
+def _mechanisms(directory: Path, market: str) -> dict[str, str]:
+    """Of stages that were charged; empty where the ledger cannot be read, which is among the findings."""
+    try:
+        charges = read_ledger(directory / "ledger" / f"{market}.jsonl").charges
+    except LedgerError:
+        return {}
+    return {stage_group(charge.entry.stage): charge.entry.mechanism for charge in charges}
+
+
 def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
     path = directory / "ledger" / f"{market}.jsonl"
     try:
         content = read_ledger(path)
-        lines, head = len(content.kinds), content.head
+        sha256: str | None = hashlib.sha256(read_bytes(path, MAX_LINES_BYTES, below=directory)).hexdigest()
+        lines, head, rows = len(content.kinds), content.head, content.opening.get("data")
         seeded = any(entry.seeded for entry in content.entries)
         exact = all(charge.entry.coordinates > 0 for charge in content.charges if _draws(charge.entry.event))
-    except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
-        lines, head, seeded, exact = 0, GENESIS, views["seeded"], False
+    except (LedgerError, ForeignFileError):  # among the findings; the document cannot vouch for what it cannot read
+        sha256, lines, head, rows, seeded, exact = None, 0, GENESIS, None, views["seeded"], False
     return LedgerStated(
         file=f"ledger/{path.name}",
+        sha256=sha256,
+        data=rows if isinstance(rows, str) else None,
         lines=max(lines, 1),
         head=head,
         seeded=seeded,

@@ -17,6 +17,7 @@ from experiments.compliance.document import (
     VerdictStated,
 )
 from experiments.reports.text import worst
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 
 ASSUMPTIONS = [
@@ -65,7 +66,10 @@ def evaluation_note(private: bool) -> str:
 
 def not_guaranteed(document: Document) -> list[str]:
     """What a reader must not take for covered."""
-    return [*([] if document.run.private_evaluation else [EXACT_EVALUATION]), ATTACK_SUCCESS, *_NOT_GUARANTEED]
+    found = [] if document.run.private_evaluation else [EXACT_EVALUATION]
+    if document.run.shared_items:
+        found.append(SEVERAL_MARKETS)
+    return [*found, ATTACK_SUCCESS, *_NOT_GUARANTEED]
 
 
 def colour(document: Document) -> Literal["good", "open", "bad"]:

@@ -19,14 +19,16 @@ from experiments.deploy.tools import ADDRESS, flower_tool
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.config.choices import is_shipped
 from fedmm_secure.data.prepare import load_markets
+from fedmm_secure.data.shared_items import shared_catalogue
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.members import local_ceremony
 from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.provenance import to_yaml
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import SERVER
+
+SHARED_ITEMS_FILE = "shared-items.txt"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     config = _as_files(config, files)
     sizes = {market.name: MarketSize(market.n_users, market.n_items) for market in load_markets(config.data)}
     names = sorted(sizes)
-    plan = AggregationPlan.of(config, len(names), shared_noise(config, sizes))
+    plan = AggregationPlan.of(config, sizes)
     homes_of = {name: homes.market(name) for name in names} | {SERVER: homes.server}
     directories = {name: home / "keys" for name, home in homes_of.items()}
     members, _ = local_ceremony(plan, directories, config.aggregation.rotate_after, sizes)
@@ -95,7 +97,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
 
 
 def _files(config: Config, market: str) -> list[Path]:
-    """A market's own files, relative to ``data.root``: its rows, and its catalogue unless that is shipped."""
+    """A market's files, relative to ``data.root``: its rows, and its catalogue and the shared one unless shipped."""
     file = config.data.markets[market]
     found = {"path": file.path}
     if file.catalogue is not None and not is_shipped(file.catalogue):
@@ -103,7 +105,12 @@ def _files(config: Config, market: str) -> list[Path]:
     for key, path in found.items():
         if path.is_absolute():
             raise ConfigError(f"data.markets.{market}.{key}: {path} should be relative to data.root")
-    return list(found.values())
+    shared = config.data.shared_catalogue
+    public = [] if shared is None else [path for path in shared.files if not is_shipped(path)]
+    for path in public:
+        if path.is_absolute():
+            raise ConfigError(f"data.shared_catalogue.files: {path} should be relative to data.root")
+    return [*found.values(), *public]
 
 
 def _as_files(config: Config, folder: Path) -> Config:
@@ -116,6 +123,10 @@ def _as_files(config: Config, folder: Path) -> Config:
     else:
         privacy = privacy.model_copy(update={"catalogue": "file"})
     fields = config.data.model_dump(exclude={"synthetic", "markets", "root"})
+    if config.data.shared_items:
+        items = shared_catalogue(config.data)
+        write_atomic(folder / SHARED_ITEMS_FILE, items.text)
+        fields["shared_catalogue"] = {"files": [SHARED_ITEMS_FILE], "size": len(items), "sha256": items.sha256}
     data = DataConfig(markets=files, root=folder, **fields)
     return config.model_copy(update={"data": data, "privacy": privacy})
 

@@ -209,7 +209,8 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
     transcript, log = Transcript(directory / "transcript"), Log(directory)
     server = make_server(config, directory, run, bundle, identity, transcript)
-    schedule, timeout = start_of(config).places, config.federation.round_timeout or DEFAULT_TIMEOUT
+    start = start_of(config)
+    rounds, schedule, timeout = dict(start.stages), start.places, config.federation.round_timeout or DEFAULT_TIMEOUT
     waits = config.aggregation.traits.needs_whole_cohort
     engine = Engine(grid, server, run, transcript, schedule, timeout, log, waits)
     tell(f"run {run}")
@@ -226,7 +227,7 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
                 log("rejected", asdict(rejection))
                 tell(f"{stage}, round {round}: without {rejection.market}: {rejection.reason}")
             log("round", {"stage": stage, "round": round, "cohort": result.cohort})
-            tell(f"{stage}, round {round + 1}/{config.federation.rounds}: {len(result.cohort)} markets")
+            tell(f"{stage}, round {round + 1}/{rounds[stage]}: {len(result.cohort)} markets")
     except CohortTooSmallError as error:
         log("stopped", {"reason": str(error)})
         tell(f"stopped: {error}")

@@ -38,9 +38,9 @@ from experiments.reports.standing import (
     verification_line,
 )
 from experiments.reports.text import catalogue_lines, natural_key
-from experiments.run_directory import MALFORMED, read_environment, read_foreign_config
+from experiments.run_directory import LOG_FILE, MALFORMED, read_environment, read_foreign_config
 from experiments.verification.run import Examination, examine_run
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
 from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger import LedgerError, read_ledger
@@ -91,6 +91,8 @@ def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding]
     name = titled[1] if titled else directory.resolve().name
     trusted = trusting_page[1].split(", ") if trusting_page else []
     try:
+        if read_foreign_config(directory).privacy.epsilon is None and not all(map(run.has, _owners_files(directory))):
+            return [], [f"{REPORT} is not compared: of a run without a budget it shows what its owner keeps"]
         again = run_page(directory, name, examined, trusted)
     except MALFORMED as error:
         return [Finding(where, f"cannot be compared: {error!r:.200}")], []
@@ -100,6 +102,12 @@ def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding]
     renamed = "" if name == directory.resolve().name else f", then called {name}"
     vouched = f", whose writer vouches for the cards {', '.join(trusted)}" if trusted else ""
     return [], [f"{REPORT} is the page of the run{renamed}{vouched}"]
+
+
+def _owners_files(directory: Path) -> list[str]:
+    """What a page without a budget is drawn from, beside what is handed out."""
+    markets = list(read_metrics(directory)["markets"])
+    return [LOG_FILE, *(f"codes/{market}.parquet" for market in markets)]
 
 
 def run_page(directory: Path, name: str, examined: Examination, trusted: Collection[str] = ()) -> str:
@@ -124,6 +132,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     ]
     attacked = attack_line(rows, evidence)
     summary = [
+        *_generated(config.data.synthetic is not None),
         *_privacy_points(budget, views, seeded),
         *_accuracy_points(comparison),
         *standing,
@@ -161,6 +170,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         deltas=spread("δ", {market: found["market"]["delta"] for market, found in statements.items()}),
         bases={view: next(iter(statements.values()))[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
+        several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
         catalogues=catalogue_lines(
             {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
         ),
@@ -194,6 +204,14 @@ def _in_order(metrics: dict[str, Any]) -> dict[str, Any]:
     privacy = metrics["privacy"]
     by_market = {"markets": ordered(privacy["markets"]), "catalogue": ordered(privacy["catalogue"])}
     return {**metrics, "markets": ordered(metrics["markets"]), "privacy": {**privacy, **by_market}}
+
+
+def _generated(synthetic: bool) -> list[Line]:
+    return (
+        [Line("the rows are synthetic: nobody's, so what is measured here is of no person", "open")]
+        if synthetic
+        else []
+    )
 
 
 def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> list[Line]:

@@ -1,4 +1,8 @@
-"""Figures of one run: accuracy, rounds, codebooks, communication."""
+"""Figures of one run: accuracy, rounds, codebooks, communication.
+
+Under a budget they are drawn from what is handed out (docs/verification.md): metrics, ledger, transcript. Without one
+no page has a bound, and the owner's shows losses and users' codes too, from the files that the owner keeps.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
 from experiments.reports.accuracy import MANY_MARKETS
+from experiments.reports.codebook import Codebook, coded, codebook_of
 from experiments.reports.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.reports.text import figure_text, natural_key
 from experiments.run_directory import LOG_FILE
-from fedmm_secure.artefacts import quantizer_path, read_codes
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record
-from fedmm_secure.guarantee.publications import WORDS, model_arrays, read_tensors
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.foreign import ForeignDirectory
@@ -33,13 +36,13 @@ WIDE, NARROW = 11.0, 4.0  # inches: as wide as a page, and as a phone
 
 def run_drawings(directory: Path, config: Config, metrics: Mapping[str, Any]) -> dict[str, Drawing]:
     """Every figure that a run has data for, by name."""
+    codebook = codebook_of(directory, config, metrics)
     found: dict[str, Drawing | None] = {
         "accuracy": draw_accuracy(metrics),
-        # losses are exact figures of users' rows, and a page of noisy ones travels
-        "loss": None if config.private_evaluation else draw_loss(directory),
-        "usage": draw_usage(directory, config),
+        "loss": draw_loss(directory, config),
+        "usage": draw_usage(config, codebook),
         "movement": draw_movement(directory, config),
-        "map": draw_map(directory, config, list(metrics["markets"])),
+        "map": draw_map(config, codebook),
         "communication": draw_communication(directory),
     }
     return {name: drawing for name, drawing in found.items() if drawing is not None}
@@ -144,8 +147,13 @@ def _auc(values: Mapping[str, Any], name: str) -> float:
 
 
 @styled
-def draw_loss(directory: Path) -> Drawing | None:
-    """RQ-VAE training loss of each market by round, first seed; from the market-side log."""
+def draw_loss(directory: Path, config: Config) -> Drawing | None:
+    """RQ-VAE training loss of each market by round, first seed; from the market-side log.
+
+    None under a budget, which does not pay for it: it is an exact figure of users' rows.
+    """
+    if config.privacy.epsilon is not None:
+        return None
     rows = [
         {"seed": event["seed"], "round": event["round"], "market": market, "loss": found["loss"]}
         for event in _events(directory, "round")
@@ -160,17 +168,17 @@ def draw_loss(directory: Path) -> Drawing | None:
 
 
 @styled
-def draw_usage(directory: Path, config: Config) -> Drawing | None:
-    """Share of users and items on each global code, by market, first seed; codes by falling use."""
+def draw_usage(config: Config, codebook: Codebook) -> Drawing | None:
+    """Share of what is coded on each global code, by market; codes by falling use."""
     rows = [
         {"market": market, "rank": rank + 1, "code": int(code), "share": share[code]}
-        for market, share in _shares(directory, config).items()
+        for market, share in codebook.shares.items()
         for rank, code in enumerate(np.argsort(-share, kind="stable"))
     ]
     if not rows:
         return None
     data = pd.DataFrame(rows)
-    labels = ("global codes, by falling use", f"share of {_coded(config)}")
+    labels = ("global codes, by falling use", f"share of {coded(config)}")
     wide, narrow = _by_market(data, x="rank", y="share", labels=labels)
     return Drawing("usage", "Use of the global codes", wide, data, narrow=narrow)
 
@@ -197,15 +205,12 @@ def draw_movement(directory: Path, config: Config) -> Drawing | None:
 
 
 @styled
-def draw_map(directory: Path, config: Config, markets: list[str]) -> Drawing | None:
+def draw_map(config: Config, codebook: Codebook) -> Drawing | None:
     """Global codewords on their first two principal components, as large as the share of rows on them."""
-    path = quantizer_path(directory, markets[0], config.seed[0])
-    run = ForeignDirectory(directory)
-    name = path.relative_to(directory).as_posix()
-    if not run.has(name):
+    words = codebook.words
+    if words is None or not codebook.shares:
         return None
-    words = read_tensors(run.bytes(name), model_arrays(config))[WORDS].astype(np.float64)
-    share = np.mean(list(_shares(directory, config).values()), axis=0)
+    share = np.mean(list(codebook.shares.values()), axis=0)
     places = PCA(2, svd_solver="full").fit_transform(words)
 
     def paint(width: float, height: float) -> Figure:
@@ -219,7 +224,7 @@ def draw_map(directory: Path, config: Config, markets: list[str]) -> Drawing | N
         axes.set(xlabel="first principal component", ylabel="second principal component")
         return figure
 
-    notes = {f"code-{code}": f"code {code}: {100 * used:.1f} % of {_coded(config)}" for code, used in enumerate(share)}
+    notes = {f"code-{code}": f"code {code}: {100 * used:.1f} % of {coded(config)}" for code, used in enumerate(share)}
     data = pd.DataFrame({"code": range(len(words)), "x": places[:, 0], "y": places[:, 1], "share": share})
     title = "Map of the global codebook; empty circles are unused codes"
     return Drawing("map", title, paint(WIDE, 4.6), data, notes, paint(NARROW, 4.0))
@@ -251,26 +256,6 @@ def draw_communication(directory: Path) -> Drawing | None:
 
     title = "Bytes of all markets and seeds by round"
     return Drawing("communication", title, paint(WIDE), data, narrow=paint(NARROW))
-
-
-def _shares(directory: Path, config: Config) -> dict[str, FloatArray]:
-    """Share of a market's users and items on each global code ``(global_codes,)``, first seed.
-
-    Where test figures are private ones, of items alone, whose codes are published: the page travels.
-    """
-    found = {}
-    for path in sorted((directory / "codes").glob("*.parquet")):
-        codes = read_codes(directory, f"codes/{path.name}")
-        if config.private_evaluation:
-            codes = codes[codes["kind"] == "item"]
-        chosen = codes.loc[codes["seed"] == config.seed[0], "global_code"]
-        counts = np.bincount(chosen, minlength=config.quantizer.global_codes)
-        found[path.stem] = np.asarray(counts / max(len(chosen), 1), dtype=np.float64)
-    return found
-
-
-def _coded(config: Config) -> str:
-    return "items" if config.private_evaluation else "users and items"
 
 
 def _sums(directory: Path, config: Config) -> dict[int, FloatArray]:

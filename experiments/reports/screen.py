@@ -20,10 +20,12 @@ from experiments.assessment.records import ATTACKS
 from experiments.console import PlainConsole, one_line, say
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
 from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
-from experiments.reports.text import difference_text, estimate_text, figure_text
+from experiments.reports.standing import signature_lines
+from experiments.reports.text import difference_text, estimate_text, figure_text, interval_text
 from experiments.tables import Table
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
@@ -112,18 +114,23 @@ def _accuracy(run: Finished) -> Table:
         head.append(own)
     table = Table(*head)
     for market, values in metrics["markets"].items():
-        row = [market] if run.without_dp is None else [market, figure_text(run.without_dp["markets"][market]["auc"])]
-        row.append(figure_text(values["auc"]))
+        row = [market] if run.without_dp is None else [market, _auc(run.without_dp["markets"][market])]
+        row.append(_auc(values))
         if compared is not None:
             other = values["baselines"][compared.baseline]
             row += [figure_text(other["auc"]), difference_text(other["auc_gain_over_it"])]
         table.add_row(*row)
-    row = ["mean"] if run.without_dp is None else ["mean", figure_text(run.without_dp["macro"]["auc"])]
-    row.append(figure_text(metrics["macro"]["auc"]))
+    row = ["mean"] if run.without_dp is None else ["mean", _auc(run.without_dp["macro"])]
+    row.append(_auc(metrics["macro"]))
     if compared is not None:
         row += [figure_text(compared.auc), difference_text(compared.gain)]
     table.add_row(*row)
     return table
+
+
+def _auc(found: Mapping[str, Any]) -> str:
+    """With its 95 % interval where noise is in it."""
+    return interval_text(found["auc_interval"]) if "auc_interval" in found else figure_text(found["auc"])
 
 
 def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
@@ -141,6 +148,8 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
+    if run.config.data.shared_items:
+        found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
     return [*found, *_conditional(run)]
 
 
@@ -194,7 +203,8 @@ def _verified(run: Finished) -> tuple[str, list[str]]:
     findings = run.examined.findings
     if findings:
         return "NOT verified", [f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {findings[0].what}"]
-    return "verified", ["every charge, message, model and signature against the plan; ε by two accountants"]
+    signed = [line.brief for line in signature_lines(list(run.metrics["markets"]), run.examined, [], ())]
+    return "verified", ["every charge, message and model against the plan; ε by two accountants", *signed]
 
 
 # -- what to do next ---------------------------------------------------------------------------------------------------

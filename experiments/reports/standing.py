@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.assessment.findings import AttackRow
+from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.compliance.evidence import Evidence
 from experiments.compliance.judgement import UNCOUNTED
 from experiments.verification.closing import Signature
@@ -106,15 +106,19 @@ def audit_line(markets: Sequence[str], evidence: Sequence[Evidence], *, budget: 
 
 
 def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line:
-    """Whether attacks were made, and whether one did better than a guarantee admits."""
+    """Whether attacks were made, and whether one did better than a guarantee admits.
+
+    Nobody has to sign what refutes a claim; for it speaks only what counts.
+    """
     beyond = sum(row.within is False for row in rows)
     if beyond:
         return Line(f"{beyond} attack{'s' if beyond > 1 else ''} beyond what a guarantee admits", "bad")
     if not rows:
         return Line("not attacked", "open")
-    if not any(item.attacks for item in counting(evidence)):
+    counted = [row for item in counting(evidence) if item.attacks for row in attack_rows(item.results)]
+    if not counted:
         return _uncounted("attacked", "attack", evidence)
-    if all(row.tpr is None for row in rows):
+    if all(row.tpr is None for row in counted):
         return Line("attacked, but nobody tried to infer membership", "open")
     return Line("attacked", "good")
 

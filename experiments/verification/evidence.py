@@ -23,7 +23,6 @@ from fedmm_secure.federation.private_record import PRIVATE
 from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
@@ -90,7 +89,7 @@ class Evidence:
     @property
     def aggregation(self) -> AggregationPlan:
         """How updates are protected and added up."""
-        return AggregationPlan.of(self.config, len(self.sizes), shared_noise(self.config, self.sizes))
+        return AggregationPlan.of(self.config, self.sizes)
 
     def ledger(self, market: str) -> Path:
         """A market's ledger file."""
@@ -133,7 +132,7 @@ def read_evidence(
     try:
         bundle = read_bundle(bundle_file, below=directory)
         sizes = market_sizes(config, bundle.markets, {}, bundle.sizes)
-        check_bundle(bundle, AggregationPlan.of(config, len(sizes), shared_noise(config, sizes)), bundle_file)
+        check_bundle(bundle, AggregationPlan.of(config, sizes), bundle_file)
         if not all(_NAME.fullmatch(name) for name in bundle.cards):
             raise RunDirectoryError(f"{bundle_file}: a party's name is none")
     except InputError as error:

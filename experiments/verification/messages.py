@@ -12,6 +12,7 @@ from experiments.verification.evidence import Evidence, Messages, irregular, rea
 from experiments.verification.spending import Place, rounds_of
 from experiments.verification.transcript import OF_SERVER, Key, Opened, Planned, key_of
 from fedmm_secure.config import configuration_hash
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import Header, Hello, MessageError, verify
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
 from privacy.accounting.ledger_check import Finding
@@ -125,22 +126,22 @@ def _rounds(evidence: Evidence, opened: Opened) -> Iterator[Finding]:
 
 def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]) -> Iterator[Finding]:
     """Every aggregate is the sum of the recorded updates, and every sum in the clear that of the own updates."""
-    server = evidence.aggregation.server()
+    aggregation = evidence.aggregation
     content = {key_of(record): messages.content[record.file] for record in messages.records}
     for kept in evidence.own.values():  # what the markets keep to themselves is compared where it is shown
         content |= {key_of(record): kept.content[record.file] for record in kept.records}
     for (kind, stage, round, attempt, _), (header, payload) in opened.items():
         if kind != AGGREGATE or not set(header.cohort) <= here:
             continue
-        where = f"{messages.directory} {stage}, round {round}"
+        where, plan = f"{messages.directory} {stage}, round {round}", aggregation.of_stage(stage)
         try:
             parts = [opened[UPDATE, stage, round, attempt, sender] for sender in header.cohort]
             asked = {part.cohort for part, _ in parts}
             if len(asked) > 1 or not all(set(header.cohort) <= set(cohort) for cohort in asked):
                 yield Finding(where, "updates were sealed for other cohorts than the aggregate's")
-            if evidence.aggregation.masked and asked != {header.cohort}:
+            if plan.masked and asked != {header.cohort}:
                 yield Finding(where, "under masks, a sum needs all that its updates were sealed for")
-            same = server.aggregate([part for _, part in parts]) == payload
+            same = plan.server().aggregate([part for _, part in parts]) == payload
         except (KeyError, AggregationError) as error:
             yield Finding(where, f"the aggregate cannot be added up again: {error}")
             continue
@@ -149,18 +150,17 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
         own = [content.get((OWN_UPDATE, stage, round, attempt, sender)) for sender in header.cohort]
         total = content.get((SUM, stage, round, 0, SERVER))
         if total is not None and all(found is not None for found in own):
-            problem = _clear_sum(evidence, total, [found for found in own if found is not None])
+            problem = _clear_sum(plan, total, [found for found in own if found is not None])
             if problem:
                 yield Finding(where, problem)
 
 
-def _clear_sum(evidence: Evidence, total: bytes, own: list[bytes]) -> str | None:
-    length = 8 * evidence.aggregation.length
-    if any(len(data) != length for data in (total, *own)):
-        return f"a sum or an update in the clear is not of {evidence.aggregation.length} values"
+def _clear_sum(plan: AggregationPlan, total: bytes, own: list[bytes]) -> str | None:
+    if any(len(data) != 8 * plan.values for data in (total, *own)):
+        return f"a sum or an update in the clear is not of {plan.values} values"
     difference = np.sum([integers(data) for data in own], axis=0) - integers(total)
-    if evidence.aggregation.masked:  # under masks, sums are residues
-        difference = difference % 2**evidence.aggregation.mask_bits
+    if plan.masked:  # under masks, sums are residues
+        difference = difference % 2**plan.mask_bits
     return "the sum in the clear is not that of the markets' own updates" if difference.any() else None
 
 

@@ -10,16 +10,17 @@ import torch
 from scipy import sparse
 
 from experiments.verification.evidence import Evidence, sections
-from experiments.verification.messages import sums_of
+from experiments.verification.messages import integers, sums_of
 from experiments.verification.platform import same_libraries, same_machine
 from experiments.verification.transcript import Opened
 from fedmm_secure.artefacts import CODE_COLUMNS, ctr_path, quantizer_path
-from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.private import ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
-from fedmm_secure.federation.transcript import PUBLICATION
+from fedmm_secure.federation.shared_catalogue import Totals
+from fedmm_secure.federation.transcript import PUBLICATION, SUM
 from fedmm_secure.foreign import parse_table
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
@@ -38,6 +39,9 @@ from fedmm_secure.guarantee.stages import (
     ITEM_CODES,
     MODEL,
     QUANTIZER,
+    SHARED_COUNTS,
+    SHARED_GRAM,
+    SUMMED,
     USER_CODES,
     seed_stage,
 )
@@ -53,6 +57,7 @@ _ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 # Codes are a function of published values, computed in single precision: another processor, or another version of the
 # libraries, may round a tie otherwise. On a machine of the run's kind, with its code, none may differ.
 _CODES_THAT_MAY_DIFFER = 0.01
+_FLOAT_ERROR = 1e-9
 
 
 def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
@@ -97,17 +102,41 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
     config, read = evidence.config, publications.read
     if EMBEDDING not in read:
         return
-    embedding = _published_embedding(publications)
+    factors = _published_factors(publications)
+    if config.data.shared_items:
+        yield from _of_the_sums(evidence, market, publications)
     for seed in config.seed:
         model, codes = read.get(seed_stage(MODEL, seed)), read.get(seed_stage(ITEM_CODES, seed))
         if model is not None and codes is not None:
-            again = _codes(config, model, embedding)
+            again = _codes(config, model, factors)
             differing = float((again != codes["codes"]).any(axis=1).mean())
             what = f"{differing:.2%} of market {market}'s item codes are not what its published model gives"
             if differing > (0 if same_machine(evidence) else _CODES_THAT_MAY_DIFFER):
                 yield Finding(f"{evidence.messages.directory} {seed_stage(ITEM_CODES, seed)}", what)
             elif differing:
                 evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+
+
+def _of_the_sums(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
+    """What a market published of the sums over the shared catalogue is what the recorded sums give."""
+    read, plan = publications.read, publications.plan
+    sums = {
+        record.stage: integers(evidence.messages.content[record.file])
+        for record in evidence.messages.records
+        if record.kind == SUM and record.stage in SUMMED
+    }
+    if plan.sums is None or COUNTS not in read or {s: len(v) for s, v in sums.items()} != plan.sums.lengths:
+        return  # a finding about the rounds
+    found = Totals(evidence.config, plan.sums, sums[SHARED_COUNTS], sums[SHARED_GRAM])
+    embedding = found.embedding(ItemCounts.from_arrays(dict(read[COUNTS])), read[EMBEDDING]["position"])
+    embedding.set_factors(found.factors, sparse.csr_array((0, plan.size.items)))
+    wanted = embedding.to_arrays()
+    wrong = [name for name in wanted if not np.allclose(wanted[name], read[EMBEDDING][name], atol=_FLOAT_ERROR)]
+    what = f"{', '.join(wrong)}: not what the recorded sums give for market {market}"
+    if wrong and (same_machine(evidence) or set(wrong) != {"factors"}):
+        yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
+    elif wrong:  # directions that noise alone tells apart turn with the last bit of a rounding
+        evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
 
 
 def _found_items(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
@@ -120,19 +149,21 @@ def _found_items(evidence: Evidence, market: str, publications: Publications) ->
             yield Finding(where, f"market {market} discovered other items than its metrics state")
 
 
-def _published_embedding(publications: Publications) -> DPSVDEmbedding:
+def _published_factors(publications: Publications) -> Array:
     """Item factors as published; nobody's rows are needed for them."""
     read = publications.read[EMBEDDING]
+    if publications.plan.config.data.shared_items:
+        return read["factors"]
     nothing = np.zeros((0, 0), np.int64)
     factors = PrivateFactors(read["factors"], read["eigenvalues"], float(read["noise_edge"]), nothing)
     nobody = sparse.csr_array((0, publications.plan.size.items))
-    return publications.embedding().set_factors(factors, nobody)
+    return publications.embedding().set_factors(factors, nobody).item_factors_
 
 
-def _codes(config: Config, state: Mapping[str, Array], embedding: DPSVDEmbedding) -> IntArray:
+def _codes(config: Config, state: Mapping[str, Array], factors: Array) -> IntArray:
     model = initial_model(config, 0)
     model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
-    return assign_codes(model, np.zeros((0, embedding.item_factors_.shape[1])), embedding.item_factors_).item
+    return assign_codes(model, np.zeros((0, factors.shape[1])), factors).item
 
 
 def artefact_findings(evidence: Evidence, published: dict[str, Publications], opened: Opened) -> list[Finding]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
-from fedmm_secure.guarantee.plan import SpendingPlan, again
-from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.releases import Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
@@ -89,7 +89,6 @@ class _Walk:
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
         self._places = {_place(release): index for index, release in enumerate(self._planned)}
-        self._seeds = {plan.round(seed, 0).stage: seed for seed in plan.config.seed}
         self._next, self._attempt = 0, 0
         self._noted = False
 
@@ -139,7 +138,7 @@ class _Walk:
                 self._report(line, f"{_name(line.place)}: attempt {attempt!r} of {self._plan.n_markets}")
                 return
             self._attempt = attempt or 0
-            planned = self._plan.round(self._seeds[planned.stage], planned.round, self._attempt)
+            planned = self._plan.of_round(planned.stage, planned.round, self._attempt)
         self._compare(line, planned)
 
     def _another_attempt(self, line: Line, planned: Release) -> None:
@@ -148,7 +147,7 @@ class _Walk:
             self._report(line, f"{_name(line.place)}: attempt {attempt!r} after attempt {self._attempt}")
             return
         self._attempt = attempt or 0
-        first = self._plan.round(self._seeds[planned.stage], planned.round or 0, self._attempt)
+        first = self._plan.of_round(planned.stage, planned.round or 0, self._attempt)
         self._compare(line, again(first, self._attempt))
 
     def _compare(self, line: Line, planned: Release) -> None:

@@ -10,7 +10,12 @@ from fedmm_secure.data.market import FloatArray
 
 def ease_weights(train: sparse.csr_array, regularisation: float) -> FloatArray:
     """Item-item weights ``(n_items, n_items)``, zero diagonal (Steck, "Embarrassingly shallow autoencoders", 2019)."""
-    gram = np.asarray((train.T @ train).todense(), dtype=np.float64)
+    return ease_of(np.asarray((train.T @ train).todense(), dtype=np.float64), regularisation)
+
+
+def ease_of(gram: FloatArray, regularisation: float) -> FloatArray:
+    """The same from a Gram matrix ``(n_items, n_items)``, which stays as it is."""
+    gram = gram.copy()
     gram[np.diag_indices_from(gram)] += regularisation
     inverse = linalg.inv(gram, overwrite_a=True, check_finite=False)
     weights = np.asarray(-inverse / np.diag(inverse))
@@ -20,7 +25,11 @@ def ease_weights(train: sparse.csr_array, regularisation: float) -> FloatArray:
 
 def cosine_weights(train: sparse.csr_array, shrinkage: float) -> FloatArray:
     """Item-item cosine similarities ``(n_items, n_items)``, shrunk towards 0 for rare items, zero diagonal."""
-    gram = np.asarray((train.T @ train).todense(), dtype=np.float64)
+    return cosine_of(np.asarray((train.T @ train).todense(), dtype=np.float64), shrinkage)
+
+
+def cosine_of(gram: FloatArray, shrinkage: float) -> FloatArray:
+    """The same from a Gram matrix ``(n_items, n_items)``."""
     degree = np.diag(gram)
     weights = gram / (np.sqrt(np.outer(degree, degree)) + shrinkage)
     np.fill_diagonal(weights, 0.0)

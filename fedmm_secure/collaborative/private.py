@@ -170,6 +170,11 @@ class DPSVDEmbedding:
         return np.asarray(self._unit(history) @ self.item_factors_)
 
     def _unit(self, history: sparse.csr_array) -> sparse.csr_array:
-        weighted = sparse.csr_array(history @ sparse.diags_array(self._weight))
-        norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1))).ravel()
-        return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(norm, 1e-12)) @ weighted)
+        return unit_rows(history, self._weight)
+
+
+def unit_rows(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
+    """Histories ``(n, n_items)`` times the items' weights, each row scaled to norm 1; empty ones stay."""
+    weighted = sparse.csr_array(history @ sparse.diags_array(weight))
+    norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1))).ravel()
+    return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(norm, 1e-12)) @ weighted)

@@ -17,7 +17,9 @@ BaselineName = Literal[
     "boosted-scores",
 ]
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
-FeatureGroup = Literal["user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"]
+FeatureGroup = Literal[
+    "user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "shared"
+]
 ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2"]
 Negatives = Literal["uniform", "popularity"]
 SharedUsers = Literal["refused", "composed", "distinct"]
@@ -25,11 +27,12 @@ TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
 
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
 CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
-PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id"})
+PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id", "shared"})
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 CONFIGURED = "fedmm"  # among models and baselines: the one that the configuration describes
 MIN_COHORT = 3
+SUMS_OF_SHARED_ITEMS = 2  # counts, then co-occurrence
 MAX_SUMS = 10_000  # rounds over all seeds of a run
 MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
 LARGE_SHARE = 0.1

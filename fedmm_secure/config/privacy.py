@@ -36,6 +36,8 @@ class SharesConfig(Section):
 
     counts: float = Field(0.7, gt=0, description="noisy item counts")
     embedding: float = Field(0.1, gt=0, description="private item factors")
+    shared_counts: float = Field(0.35, gt=0, description="noisy item counts of all markets, shared items alone")
+    shared_gram: float = Field(0.35, gt=0, description="noisy Gram matrix of all markets, shared items alone")
     quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
     ctr: float = Field(0.16, gt=0, description="DP-SGD of the CTR model, protect: release alone")
     catalogue: float = Field(0.5, gt=0, description="private discovery of items, catalogue: discovered alone")

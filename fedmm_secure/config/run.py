@@ -15,6 +15,7 @@ from fedmm_secure.config.choices import (
     MIN_COHORT,
     NOISY_BASELINES,
     PRIVATE_GROUPS,
+    SUMS_OF_SHARED_ITEMS,
     CatalogueKind,
 )
 from fedmm_secure.config.privacy import GRAM_LIMIT, PrivacyConfig
@@ -53,11 +54,16 @@ class Config(Section):
         values = dict(values)
         if isinstance(values.get("seed"), int):
             values["seed"] = [values["seed"]]
-        privacy = values.get("privacy")
+        privacy, data = values.get("privacy"), values.get("data")
+        ctr: dict[str, Any] = {}
         if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
             _fill(values, "embedding", {"kind": "dp-svd"})
-            if privacy.get("protect") == "release":
-                _fill(values, "ctr", PRIVATE_CTR)
+            ctr = PRIVATE_CTR if privacy.get("protect") == "release" else {}
+        if isinstance(data, Mapping) and data.get("shared_items") is True:
+            features = ctr.get("features", CTRConfig.model_fields["features"].default)
+            ctr = {**ctr, "features": [*features, "shared"]}
+        if ctr:
+            _fill(values, "ctr", ctr)
         return values
 
     @property
@@ -95,12 +101,14 @@ class Config(Section):
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
         problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
+        problem = problem or self._shared_items_problem()
         if problem:
             raise ValueError(problem)
         return self
 
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
+        protected += SUMS_OF_SHARED_ITEMS if self.data.shared_items else 0
         if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
             return (
                 f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
@@ -110,6 +118,22 @@ class Config(Section):
             return f"federation.rounds: {protected} rounds over all seeds, of at most {MAX_SUMS}"
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
+        return None
+
+    def _shared_items_problem(self) -> str | None:
+        private = self.privacy.epsilon is not None
+        if not self.data.shared_items:
+            return "ctr.features: shared needs data.shared_items: true" if "shared" in self.ctr.features else None
+        if self.embedding.kind == "lightgcn":
+            return "data.shared_items: embedding.kind: lightgcn has a space for each market; use svd"
+        if self.data.split == "global-date":
+            return "data.shared_items needs data.split: leave-last-out: one market's training rows are another's future"
+        if private and not self.private_ctr:
+            return "data.shared_items with privacy.epsilon needs privacy.protect: release"
+        if private and not self.aggregation.traits.hides_single_updates:
+            return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
+        if private and self.privacy.colluding_markets >= self.data.n_markets - 1:
+            return f"privacy.colluding_markets must leave two honest markets of {self.data.n_markets}"
         return None
 
     def _catalogue_problem(self) -> str | None:
@@ -212,7 +236,7 @@ class Config(Section):
         return None
 
 
-PRIVATE_CTR = {
+PRIVATE_CTR: dict[str, Any] = {
     "model": "deepfm",
     "features": ["user_codes", "item_codes", "code_affinity", "scores", "counts"],
     "dim": 4,

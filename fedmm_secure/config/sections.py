@@ -93,6 +93,7 @@ class SyntheticSpec(Section):
     markets: int = Field(3, ge=1, le=100, description="number of markets")
     users: int = Field(400, ge=20, description="users in a market")
     items: int = Field(200, ge=20, description="items in a market")
+    shared_items: int = Field(0, ge=0, description="of these, items that all markets have, under the same ids")
     mean_interactions: float = Field(12.0, ge=4.0, description="mean interactions of a user")
     shared_prototypes: int = Field(8, ge=2, description="item prototypes common to all markets")
     local_prototypes: int = Field(4, ge=2, description="item prototypes of one market alone")
@@ -101,6 +102,30 @@ class SyntheticSpec(Section):
     popularity_exponent: float = Field(0.7, ge=0, description="Zipf exponent of item popularity")
     activity_spread: float = Field(0.6, ge=0, description="log-normal spread of user activity")
     seed: int = Field(0, description="seed of the generator")
+
+    @model_validator(mode="after")
+    def _some_of_them(self) -> Self:
+        if self.shared_items > self.items:
+            raise ValueError(f"shared_items: {self.shared_items} of {self.items} items")
+        return self
+
+    @property
+    def catalogue_size(self) -> int:
+        """Items of all markets together."""
+        return self.shared_items + self.markets * (self.items - self.shared_items)
+
+    def item_ids(self, index: int) -> list[str]:
+        """Ids of a market's items, the shared ones first."""
+        own = range(self.shared_items, self.items)
+        return [f"i{item:05d}" for item in range(self.shared_items)] + [f"m{index}-i{item:05d}" for item in own]
+
+
+class SharedCatalogue(Section):
+    """A public list of items, the same for all markets: size and hash are a part of what the markets agree on."""
+
+    files: tuple[Path, ...] = Field(min_length=1, description="one item id a line; a name in several counts once")
+    size: int = Field(ge=1, description="items of all files together")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of their ids, sorted, one a line")
 
 
 class DataConfig(Section):
@@ -112,6 +137,10 @@ class DataConfig(Section):
     shared_users: SharedUsers = Field(
         "refused", description="user ids of several markets: refused, or one person each (composed), or distinct people"
     )
+    shared_items: bool = Field(
+        False, description="item ids mean the same in every market: markets sum counts and co-occurrence of items"
+    )
+    shared_catalogue: SharedCatalogue | None = Field(None, description="the public items of all markets together")
     on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
     missing: tuple[str, ...] = Field(MISSING, description="spellings of a field in which there is nothing: a bad row")
     large_share: float = Field(
@@ -148,6 +177,25 @@ class DataConfig(Section):
                 raise ValueError(f"data.label: like needs data.markets.{name}.rating")
         return self
 
+    @model_validator(mode="after")
+    def _shared_catalogue(self) -> Self:
+        if self.shared_catalogue is not None and (not self.shared_items or self.synthetic is not None):
+            raise ValueError("data.shared_catalogue is for data.shared_items: true, and markets read from files")
+        if self.shared_items and self.synthetic is None and self.shared_catalogue is None:
+            raise ValueError(
+                "data.shared_items: true needs data.shared_catalogue: public files that name the items of all markets"
+            )
+        return self
+
+    @property
+    def shared_size(self) -> int:
+        """Items of the catalogue that all markets share; 0 where ids have nothing to do with each other."""
+        if not self.shared_items:
+            return 0
+        if self.shared_catalogue is not None:
+            return self.shared_catalogue.size
+        return self.synthetic.catalogue_size if self.synthetic is not None else 0
+
     @property
     def n_markets(self) -> int:
         """Markets, read or generated."""
@@ -162,6 +210,9 @@ class EmbeddingConfig(Section):
     )
     dim: int = Field(32, ge=2, le=1024, description="svd, lightgcn, and what a market refines its own codes on")
     private: PrivateEmbeddingConfig = PrivateEmbeddingConfig()
+    shared_items: int = Field(
+        1200, ge=10, le=2000, description="data.shared_items: items of largest summed count in the summed Gram matrix"
+    )
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
     epochs: int = Field(60, ge=1, description="lightgcn: passes over the interactions")
     learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")

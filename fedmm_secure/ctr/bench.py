@@ -14,6 +14,7 @@ import torch
 from fedmm_secure.cache import Cache, arrays_digest, market_digest
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR, PrivateTraining
@@ -118,7 +119,11 @@ def bench_market(
     def inputs(what: str, recipe: Recipe, seed: int) -> dict[str, object]:
         hashed = recipe.codes is not None and shared.directory is not None
         codes = code_inputs(config, embedding, recipe, quantizers[seed]) if hashed else None
-        return {"what": what, **common, "recipe": asdict(recipe), "seed": seed, "codes": codes}
+        found = {"what": what, **common, "recipe": asdict(recipe), "seed": seed, "codes": codes}
+        if "shared" in recipe.features and isinstance(embedding, SharedSVDEmbedding) and shared.directory is not None:
+            elsewhere = embedding.shared
+            found["shared"] = arrays_digest(elsewhere.position, elsewhere.count, elsewhere.day, elsewhere.gram)
+        return found
 
     def noisy(recent: bool, seed: int) -> dict[str, np.ndarray]:
         if bench is None:

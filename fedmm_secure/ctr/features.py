@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fedmm_secure.collaborative.neighbours import cosine_weights, ease_weights
+from fedmm_secure.collaborative.shared import SharedStatistics, days
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config.choices import CODE_GROUPS, FEATURE_GROUPS, FeatureGroup
+from fedmm_secure.ctr.shared_features import SharedScoreModels, SharedScores, met_elsewhere
 from fedmm_secure.data.candidates import Pool
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.quantization.codes import Codes
@@ -55,9 +57,10 @@ class History:
         market: the market.
         rows: row numbers of the market that belong to the history.
         pool: the candidate pool; item-item scores are computed between its items.
+        shared: what other markets know of the items, None where ids have nothing to do with each other.
     """
 
-    def __init__(self, market: Market, rows: IntArray, pool: Pool) -> None:
+    def __init__(self, market: Market, rows: IntArray, pool: Pool, shared: SharedStatistics | None = None) -> None:
         self.pool, self.n_users, self.n_items = pool, market.n_users, market.n_items
         self.user, self.item = market.user[rows], market.item[rows]
         self._time = _relative_time(market)[rows]
@@ -67,6 +70,7 @@ class History:
         self._models: ScoreModels | None = None
         self._scores: Scores | None = None
         self._recency: dict[str, FloatArray] | None = None
+        self._elsewhere = None if shared is None else _Elsewhere(shared, market, rows)
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         return {
@@ -109,6 +113,19 @@ class History:
             "item_first_since_user_last": item_first - user_last,
         }
 
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """What other markets know of the items, with the user's own rows of the history."""
+        found = self.elsewhere
+        times = met_elsewhere(found.statistics, found.user_last[user], found.user_mean[user], item)
+        return times | found.scores(user, item, self.user_count)
+
+    @property
+    def elsewhere(self) -> _Elsewhere:
+        """Raises ``ValueError`` where nothing was summed over markets."""
+        if self._elsewhere is None:
+            raise ValueError("shared features need data.shared_items: nothing was summed over markets")
+        return self._elsewhere
+
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """From all users' rows; ``seen (n_users, n_codes)`` counts the item codes in each user's history."""
         users = _one_hot(codes.user[:, 0], seen.shape[1])
@@ -131,6 +148,34 @@ class History:
             "user_last": user_last,
             "user_mean": np.bincount(self.user, time, minlength=n_users) / np.maximum(self.user_count, 1.0),
         }
+
+
+class _Elsewhere:
+    """What other markets know, and a history's rows beside it."""
+
+    def __init__(self, statistics: SharedStatistics, market: Market, rows: IntArray) -> None:
+        self.statistics = statistics
+        user, day = market.user[rows], days(market)[rows].astype(np.float64)
+        self.now = float(days(market).max(initial=0))
+        self.user_last = np.full(market.n_users, float(day.min(initial=self.now)))
+        np.maximum.at(self.user_last, user, day)
+        count = np.bincount(user, minlength=market.n_users)
+        sums = np.bincount(user, day, minlength=market.n_users)
+        self.user_mean = np.where(count > 0, sums / np.maximum(count, 1), self.user_last)
+        self._histories = statistics.histories(user, market.item[rows], market.n_users)
+        self._models: SharedScoreModels | None = None
+        self._scores: SharedScores | None = None
+
+    def score_models(self) -> SharedScoreModels:
+        """Score models fitted to all markets, once."""
+        if self._models is None:
+            self._models = SharedScoreModels.fit(self.statistics, self._histories)
+        return self._models
+
+    def scores(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
+        if self._scores is None:
+            self._scores = self.score_models().on(self._histories)
+        return self._scores(user, item, user_count)
 
 
 @dataclass(frozen=True)
@@ -187,6 +232,7 @@ class AccountHistory:
         self.user_count: FloatArray = np.asarray(accounts.sum(axis=1), dtype=np.float64).ravel()
         self._fitted, self._trained_codes = fitted, codes
         self._scores: Scores | None = None
+        self._shared: SharedScores | None = None
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         return {"item_count": np.log1p(self._fitted.item_count[item]), "user_count": np.log1p(self.user_count[user])}
@@ -198,6 +244,17 @@ class AccountHistory:
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         return self._fitted.recency_at(np.ones(len(user)), np.ones(len(user)), item)
+
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        found = self._fitted.elsewhere
+        now = np.full(len(user), found.now)
+        times = met_elsewhere(found.statistics, now, now, item)
+        if self._shared is None:
+            pairs = self.matrix.tocoo()
+            rows, items = (part.astype(np.int64) for part in pairs.coords)
+            histories = found.statistics.histories(rows, items, self.n_users)
+            self._shared = found.score_models().on(histories)
+        return times | self._shared(user, item, self.user_count)
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """From the market's rows: accounts change nothing."""
@@ -221,6 +278,8 @@ class FeatureHistory(Protocol):
     def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """How much more than by chance users of a code meet items of a code ``(n_codes, n_codes)``; None if unknown."""
@@ -284,7 +343,7 @@ class FeatureBuilder:
         found: dict[str, FloatArray] = {}
         if self._affinity is not None:
             found |= self._affinity(user, item)
-        for group in ("scores", "counts", "recency"):
+        for group in ("scores", "counts", "recency", "shared"):
             if group in self.groups:
                 found |= getattr(self._history, group)(user, item)
         return found

@@ -15,14 +15,15 @@ from torch.optim.swa_utils import AveragedModel
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
-from fedmm_secure.config import Config
+from fedmm_secure.collaborative.shared_private import when_met
+from fedmm_secure.config import Config, ContributionConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
 from fedmm_secure.ctr.features import FeatureBuilder, Features, FeatureSchema
 from fedmm_secure.ctr.neural import NeuralCTR, NeuralKind
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
-from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
+from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.foreign import unpickle_tensors
@@ -162,6 +163,15 @@ def bag_loss(forward: Callable[..., Tensor], bag: tuple[Tensor, ...]) -> Tensor:
     return (losses * mask).sum() / mask.sum().clamp(min=1.0)
 
 
+def user_times(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
+    """When each user was active, last and on average, ``(n_users, 2)``: a function of the user's own rows."""
+    user, when = market.user[rows], when_met(market, rows, choices)
+    last = np.full(market.n_users, -1.0)
+    np.maximum.at(last, user, when)
+    count = np.maximum(np.bincount(user, minlength=market.n_users), 1)
+    return np.stack([last, np.bincount(user, when, minlength=market.n_users) / count], axis=1)
+
+
 @dataclass(frozen=True)
 class PrivateTraining:
     """What a process that trains the CTR models of a market needs of their charges.
@@ -261,7 +271,9 @@ class PrivateBench:
         return FeatureBuilder(self.config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
     def _history(self, rows: IntArray) -> PrivateHistory:
-        return PrivateHistory(self.embedding, history_matrix(self.prepared.market, rows))
+        market = self.prepared.market
+        active = user_times(market, rows, self.config.privacy.contribution) if self.config.data.shared_items else None
+        return PrivateHistory(self.embedding, history_matrix(market, rows), active)
 
     def negatives(self) -> Pool:
         """What negatives are drawn from, of the training and of noisy test figures.

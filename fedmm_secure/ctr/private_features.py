@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.shared_private import SharedDPSVDEmbedding
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes
 
@@ -18,9 +19,11 @@ class PrivateHistory:
     Args:
         embedding: private factors and noisy counts.
         matrix: binary histories ``(n_users, n_items)``; features of a row read that row only.
+        active: when each user was active, last and on average, ``(n_users, 2)``, from -1 to 1; by default when the
+            user's items were met.
     """
 
-    def __init__(self, embedding: DPSVDEmbedding, matrix: sparse.csr_array) -> None:
+    def __init__(self, embedding: DPSVDEmbedding, matrix: sparse.csr_array, active: FloatArray | None = None) -> None:
         self.matrix = matrix
         self.n_users, self.n_items = matrix.shape
         self.user_count: FloatArray = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
@@ -33,6 +36,12 @@ class PrivateHistory:
         per_row = np.maximum(self.user_count, 1.0)
         self._user_count_mean = np.asarray(matrix @ self._count).ravel() / per_row
         self._user_known = np.asarray(matrix @ chosen).ravel() / per_row
+        self._elsewhere: tuple[FloatArray, FloatArray] | None = None
+        if isinstance(embedding, SharedDPSVDEmbedding):
+            self._elsewhere = embedding.shared_count_, embedding.shared_when_
+            count, when = (np.asarray(matrix @ values).ravel() / per_row for values in self._elsewhere)
+            self._user_shared_count = count
+            self._active = np.stack([when, when], axis=1) if active is None else active
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """How popular the item is, how popular the user's items are, and how far apart the two."""
@@ -62,6 +71,23 @@ class PrivateHistory:
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """None: recency of items is in the weights of the noisy counts."""
         return {}
+
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """How popular the item is in all markets and when, and how far that is from what the user met and when."""
+        if self._elsewhere is None:
+            return {}
+        count, when = (values[item] for values in self._elsewhere)
+        last, mean = self._active[user].T
+        return {
+            "shared_count": count,
+            "shared_count_gap": count - self._user_shared_count[user],
+            "shared_when": when,
+            "user_last": last,
+            "user_mean": mean,
+            "when_since_last": when - last,
+            "when_since_mean": when - mean,
+            "when_since_last_squared": (when - last) ** 2,
+        }
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """None: it would add up rows of all users."""

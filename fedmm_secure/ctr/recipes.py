@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import release_counts
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import BaselineName, Config, ContributionConfig
 from fedmm_secure.config.choices import CONFIGURED, FeatureGroup, ModelKind
@@ -103,11 +104,13 @@ class MarketBench:
     def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
         self.prepared, self.embedding, self.config = prepared, embedding, config
         market, train = prepared.market, prepared.split.train
-        self.history = History(market, train, prepared.pool)
+        # what others know is not of these rows: it is the same whichever of them a history holds
+        shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
+        self.history = History(market, train, prepared.pool, shared)
         choices = config.ctr.cross_fit
         rng = numpy_generator("folds", market.name, config.data.candidate_seed)
         folds = latest_folds(market, train, choices.last) + random_folds(market, train, choices.random, rng)
-        self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool)) for fold in folds]
+        self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool, shared)) for fold in folds]
 
     def train(
         self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices

@@ -31,7 +31,7 @@ class PlantedMarket:
 
 
 def synthesize(spec: SyntheticSpec) -> list[PlantedMarket]:
-    """Generate the markets ``m0, m1, …``; ids are disjoint between markets."""
+    """Generate the markets ``m0, m1, …``; ids are disjoint between markets, but for ``shared_items``."""
     return [_one_market(spec, index) for index in range(spec.markets)]
 
 
@@ -41,10 +41,16 @@ def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
     local = rng.integers(0, spec.local_prototypes, spec.items)
     likes_shared = _tastes(rng, spec.users, spec.shared_prototypes)
     likes_local = _tastes(rng, spec.users, spec.local_prototypes)
-    popularity = -spec.popularity_exponent * np.log(1.0 + rng.permutation(spec.items))
+    rank = rng.permutation(spec.items)
+    if spec.shared_items:  # what a shared item is, and about how popular, is the same everywhere
+        common = numpy_generator("synthetic-shared", spec.seed)
+        shared[: spec.shared_items] = common.integers(0, spec.shared_prototypes, spec.shared_items)
+        rank[: spec.shared_items] = common.permutation(spec.items)[: spec.shared_items]
+    popularity = -spec.popularity_exponent * np.log(1.0 + rank)
     logits = popularity + spec.shared_strength * likes_shared[:, shared] + spec.local_strength * likes_local[:, local]
     activity = rng.lognormal(0.0, spec.activity_spread, spec.users)
     counts = np.clip(activity / activity.mean() * spec.mean_interactions, 3, spec.items // 2).astype(np.int64)
+    ids = spec.item_ids(index)
     users: list[str] = []
     items: list[str] = []
     ratings: list[float] = []
@@ -55,14 +61,14 @@ def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
         chosen = rng.permutation(np.argsort(-keys)[: counts[user]])
         days = np.sort(rng.integers(0, 700, len(chosen)))
         users += [f"m{index}-u{user:05d}"] * len(chosen)
-        items += [f"m{index}-i{item:05d}" for item in chosen]
+        items += [ids[item] for item in chosen]
         fit = logits[user, chosen] - popularity[chosen]
         ratings += np.clip(np.rint(3.5 + 0.4 * fit + rng.normal(0, 0.7, len(chosen))), 1, 5).tolist()
         times += (EPOCH + days * DAY).tolist()
     ratings_array, times_array = np.asarray(ratings), np.asarray(times, dtype=np.int64)
     rows = build_market(f"m{index}", users, items, ratings_array, times_array, calendar=True)
     # the generator's items are public, those that nobody met too
-    market = restrict(rows, Catalogue.of("synthetic", [f"m{index}-i{item:05d}" for item in range(spec.items)]))
+    market = restrict(rows, Catalogue.of("synthetic", ids))
     number = np.array([int(str(name).rsplit("i", 1)[1]) for name in market.item_ids])
     return PlantedMarket(market, shared[number], local[number])
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.shared_noise import SharedNoise
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.shared_noise import shared_noise
+from fedmm_secure.guarantee.shared_sums import shared_sums
 from privacy.aggregation import (
     AggregationError,
     AuthenticatedMarket,
@@ -32,7 +34,10 @@ from privacy.aggregation import (
 from privacy.aggregation.authentication import limb_count
 from privacy.aggregation.keys import Bundle
 from privacy.aggregation.kinds import TRAITS
+from privacy.aggregation.limbs import LimbCarrier
 from privacy.aggregation.masking import mask_bits, sum_bits
+
+MOST_LIMBS = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class AggregationPlan:
         norm: largest Euclidean norm of an update, None where nothing bounds it.
         sum_bound: where only the sum carries the noise, its range: updates wrap around it and are clipped nowhere.
         colluders: markets that may collude with each other and the server.
+        wide: by stage, values of an update that is no codebook: sums over a shared catalogue.
+        wide_bound: largest absolute value of those, where they are exact.
+        stage: whose updates this is the plan of; empty for the codebook's.
     """
 
     kind: str
@@ -56,19 +64,34 @@ class AggregationPlan:
     norm: float | None = None
     sum_bound: int | None = None
     colluders: int = 0
+    wide: Mapping[str, int] = field(default_factory=dict)
+    wide_bound: int = 0
+    stage: str = ""
 
     @classmethod
-    def of(cls, config: Config, n_markets: int, shared: SharedNoise | None = None) -> AggregationPlan:
-        """The plan of a configuration; ``shared`` where noise is distributed.
+    def of(cls, config: Config, sizes: Mapping[str, MarketSize]) -> AggregationPlan:
+        """The plan of a configuration for markets of these public sizes.
 
         Raises:
-            ConfigError: no parameters are exact and secure.
+            ConfigError: no parameters are exact and secure, or they depend on a size that is not known.
         """
-        length = config.quantizer.global_codes * config.quantizer.latent_dim
+        length, n_markets = config.quantizer.global_codes * config.quantizer.latent_dim, len(sizes)
         codec = FixedPointCodec(config.aggregation.clip, config.aggregation.bits)
-        sum_bound = None if shared is None else max(shared.bound, n_markets * 2**codec.bits)
-        norm, colluders = config.aggregation.norm, config.privacy.colluding_markets
-        plan = cls(config.aggregation.kind, length, n_markets, codec, norm, sum_bound, colluders)
+        noise, sums = shared_noise(config, sizes), shared_sums(config, sizes)
+        bounds = [] if noise is None else [noise.bound]
+        bounds += [sums.sum_bound] if sums is not None and sums.private else []
+        sum_bound = max(*bounds, n_markets * 2**codec.bits) if bounds else None
+        plan = cls(
+            config.aggregation.kind,
+            length,
+            n_markets,
+            codec,
+            config.aggregation.norm,
+            sum_bound,
+            config.privacy.colluding_markets,
+            {} if sums is None else sums.lengths,
+            0 if sums is None or sums.private else sums.value_bound,
+        )
         try:
             plan.parameters  # noqa: B018 - derived now, so that it is refused now
         except AggregationError as error:
@@ -87,7 +110,13 @@ class AggregationPlan:
             fields["norm"],
             fields.get("sum_bound"),
             fields["colluders"],
+            fields.get("wide", {}),
+            fields.get("wide_bound", 0),
         )
+
+    def of_stage(self, stage: str) -> AggregationPlan:
+        """How a stage's updates travel: under the same keys, whatever their length."""
+        return replace(self, stage=stage, norm=None) if stage in self.wide else self
 
     @property
     def mask_bits(self) -> int:
@@ -96,7 +125,12 @@ class AggregationPlan:
 
     @property
     def value_bound(self) -> int:
-        return int(2**self.codec.bits)
+        return max(int(2**self.codec.bits), self.wide_bound)
+
+    @property
+    def largest_sum(self) -> int:
+        """What no sum exceeds in absolute value."""
+        return self.cohort * self.value_bound if self.sum_bound is None else self.sum_bound
 
     @property
     def masked(self) -> bool:
@@ -108,18 +142,54 @@ class AggregationPlan:
         return limb_count(self.codec.bits)
 
     @property
+    def values(self) -> int:
+        """Values of an update."""
+        return self.wide[self.stage] if self.stage else self.length
+
+    @property
     def carried(self) -> int:
         """Values that travel."""
-        return self.length + self.tag_values
+        return self.values + self.tag_values
+
+    @property
+    def limbs(self) -> int:
+        """Integers that each of them travels as: one, unless sums would leave what is exact."""
+        return self._fitting[0]
+
+    @property
+    def parameters(self) -> CKKSParameters | None:
+        """Encryption parameters; None for ``plaintext``.
+
+        One key serves all stages: parameters are those of the codebook's updates, and bound values and cohort; a longer
+        vector takes more ciphertexts.
+        """
+        limbs, found = self._fitting
+        return found if found is None or not self.stage else replace(found, length=limbs * self.carried)
 
     @cached_property
-    def parameters(self) -> CKKSParameters | None:
-        """Encryption parameters; None for ``plaintext``."""
+    def _fitting(self) -> tuple[int, CKKSParameters | None]:
         if TRAITS[self.kind].server_reads_updates:
-            return None
+            return 1, None
+        length = self.length + self.tag_values
+        for limbs in range(1, MOST_LIMBS if self.wide else 1):
+            try:
+                return limbs, self._derived(length, limbs)
+            except AggregationError:
+                continue
+        limbs = MOST_LIMBS if self.wide else 1
+        return limbs, self._derived(length, limbs)
+
+    def _derived(self, length: int, limbs: int) -> CKKSParameters:
         if self.masked:
-            return masked_parameters(length=self.carried, cohort=self.cohort, bits=self.mask_bits)
-        return CKKSParameters.derive(length=self.carried, cohort=self.cohort, value_bound=self.value_bound)
+            return masked_parameters(
+                length=limbs * length, cohort=self.cohort, bits=self._limb_bits(limbs) + (limbs > 1)
+            )
+        bound = self.value_bound if limbs == 1 else 2 ** self._limb_bits(limbs)
+        return CKKSParameters.derive(length=limbs * length, cohort=self.cohort, value_bound=bound)
+
+    def _limb_bits(self, limbs: int) -> int:
+        bits = self.mask_bits if self.masked else self.value_bound.bit_length() + 1
+        return -(-bits // limbs)
 
     def public(self) -> dict[str, Any]:
         """The part of a bundle that all parties check against their own configuration."""
@@ -127,6 +197,8 @@ class AggregationPlan:
         fields |= {"colluders": self.colluders, **asdict(self.codec)}
         if self.sum_bound is not None:
             fields["sum_bound"] = self.sum_bound
+        if self.wide:
+            fields |= {"wide": dict(self.wide), "wide_bound": self.wide_bound}
         return fields | ({"ckks": asdict(self.parameters)} if self.parameters else {})
 
     def generate_key(self) -> SharedKey:
@@ -145,7 +217,8 @@ class AggregationPlan:
         Raises:
             AggregationError: the shared key lacks the encryption key, or it is one of other parameters.
         """
-        authenticated = AuthenticatedMarket(self._carrier(key), SumTags(key.tag, self.length, self.codec.bits), masks)
+        tags = SumTags(key.tag, self.values, self.codec.bits)
+        authenticated = AuthenticatedMarket(self._carrier(key), tags, masks)
         if not self.masked:
             return authenticated
         bound = self.value_bound if self.sum_bound is None else None
@@ -156,15 +229,18 @@ class AggregationPlan:
             return PlaintextMarket(self.carried)
         if key.ckks is None:
             raise AggregationError(f"the shared key has no part that encrypts, which {self.kind} needs")
-        return CKKSMarket(self.parameters, key.ckks)
+        carrier = CKKSMarket(self.parameters, key.ckks)
+        return (
+            carrier if self.limbs == 1 else LimbCarrier(carrier, self.carried, self.limbs, self._limb_bits(self.limbs))
+        )
 
 
 def check_bundle(bundle: Bundle, plan: AggregationPlan, where: Path) -> None:
     """Raises ``ConfigError`` unless a bundle was made for this configuration."""
     public: Mapping[str, Any] = plan.public()
-    for field in sorted(public.keys() | bundle.aggregation.keys()):
-        if public.get(field) != bundle.aggregation.get(field):
+    for name in sorted(public.keys() | bundle.aggregation.keys()):
+        if public.get(name) != bundle.aggregation.get(name):
             raise ConfigError(
-                f"{where}: the keys were made for aggregation.{field} = {bundle.aggregation.get(field)!r}, the "
-                f"configuration says {public.get(field)!r}; make new keys, or use the configuration they are for"
+                f"{where}: the keys were made for aggregation.{name} = {bundle.aggregation.get(name)!r}, the "
+                f"configuration says {public.get(name)!r}; make new keys, or use the configuration they are for"
             )

@@ -47,9 +47,16 @@ class Budget:
         return stage_group(stage) in self.stages
 
     def spent(self, entries: Sequence[Entry]) -> float:
-        """ε that those of a ledger's entries which it counts have spent, rounded up a little; ``inf`` without DP."""
+        """ε that those of a ledger's entries which it counts have spent, rounded up a little; ``inf`` without DP.
+
+        Never more than it admits: on the rough grid a small ε comes out too large, and a part spends no more than the
+        plan that it is a part of.
+        """
         counted = self._counted(entries)
-        return composed_epsilon([entry.event for entry in counted], counted, self.delta, roughly)
+        rough = composed_epsilon([entry.event for entry in counted], counted, self.delta, roughly)
+        if self.epsilon is None or not self.covers(counted):
+            return rough
+        return min(rough, composed_epsilon([self.plan], self.planned, self.delta, coarsely))
 
     def refuse_overspending(self, entries: Sequence[Entry], asked: Entry) -> None:
         """Raises ``BudgetExceededError`` if a release after those of a ledger would spend more than it allows."""

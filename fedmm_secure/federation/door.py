@@ -70,6 +70,7 @@ class Door:
         ledger: where every release is written first.
         budget: what may be spent.
         channel: protection of messages to the server.
+        wide: the same by stage, for those whose updates have another length.
         agreement: what all markets of the run have agreed to.
         transcript: what each party sees.
         keys: directory for keys of releases in hand.
@@ -92,11 +93,12 @@ class Door:
         data: str = "",
         noise_seed: int | None = None,
         standing: Standing | None = None,
+        wide: Mapping[str, Channel] | None = None,
     ) -> None:
         self.market = market
         self.ledger = ledger
         self.budget = budget
-        self.channel, self.agreement = channel, agreement
+        self.channel, self.agreement, self._wide = channel, agreement, dict(wide or {})
         self._transcript, self.own = transcript, own
         self._keys, self._data, self._noise_seed = keys, data, noise_seed
         self._standing = standing
@@ -222,7 +224,7 @@ class Door:
     def ready(self, order: Order) -> None:
         """Raise whatever would fail after the training: no agreement, keys that are missing or used up, no masks."""
         self.agreement.require(order)
-        self.channel.aggregator.ready(order.cohort)
+        self._channel_of(order.stage).aggregator.ready(order.cohort)
 
     def protect(self, release: Release, values: IntVector, cohort: tuple[str, ...]) -> bytes:
         """The sealed message of an update ``(length,)``, bound to run, stage, round, attempt and cohort.
@@ -231,7 +233,7 @@ class Door:
             AggregationError: a value is out of range.
             MaskReuseError: something was sent for this attempt before.
         """
-        channel = self.channel
+        channel = self._channel_of(release.stage)
         bound = Binding(channel.run, release.stage, release.round or 0, release.attempt or 0, cohort)
         header = Header(
             "update", channel.run, bound.stage, bound.round, bound.attempt, self.market, channel.parameters, cohort
@@ -320,12 +322,18 @@ class Door:
             self.agreement.end()
 
     def _open(self, header: Header, payload: bytes) -> IntVector:
-        bound = Binding(header.run, header.stage, header.round, header.attempt, header.cohort)
-        total = self.channel.aggregator.reveal(payload, bound)
-        largest = self.channel.largest or len(header.cohort) * 2**self.channel.codec.bits
+        bound, channel = (
+            Binding(header.run, header.stage, header.round, header.attempt, header.cohort),
+            self._channel_of(header.stage),
+        )
+        total = channel.aggregator.reveal(payload, bound)
+        largest = channel.largest or len(header.cohort) * 2**channel.codec.bits
         if np.abs(total).max(initial=0) > largest:
             raise ForgedSumError
         return total
+
+    def _channel_of(self, stage: str) -> Channel:
+        return self._wide.get(stage, self.channel)
 
     def close(self, statement: Mapping[str, Any]) -> None:
         """The ledger's last line; keys of what was charged and never finished are erased."""

@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.introductions import introduce, meet
 from fedmm_secure.federation.orders import Absence, Order, Rejection
 from fedmm_secure.federation.parties import Federation, make_server
+from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import AGGREGATE, Transcript
 from privacy.aggregation import AggregationError
 from privacy.errors import StoppedError
 
-OnRound = Callable[[int, Sequence[MarketClient], Sequence[Rejection]], None]
+OnRound = Callable[[int, Sequence[Rejection]], None]
 
 
 class MarketLostError(StoppedError):
@@ -45,7 +45,7 @@ def connect(federation: Federation) -> AggregationServer:
 def run_rounds(
     stage: str,
     rounds: int,
-    clients: Sequence[MarketClient],
+    clients: Sequence[RoundClient],
     server: AggregationServer,
     transcript: Transcript,
     on_round: OnRound | None = None,
@@ -69,7 +69,7 @@ def run_rounds(
         CohortTooSmallError: too few valid updates; nothing was released.
         MarketLostError: a market exceeded ``timeout``; raised once the others are done.
     """
-    ways = _Calls({client.plan.market: client for client in clients}, timeout)
+    ways = _Calls({client.market: client for client in clients}, timeout)
     for round in range(min(client.next_round for client in clients), rounds):
         message = transcript.find(kind=AGGREGATE, stage=stage, round=round, sender="server")
         rejections: Sequence[Rejection] = ()
@@ -80,7 +80,7 @@ def run_rounds(
             if client.next_round == round:
                 client.apply(message)
         if on_round is not None:
-            on_round(round, clients, rejections)
+            on_round(round, rejections)
     if ways.lost:
         missing = ", ".join(f"{market} (round {round})" for market, round in ways.lost.items())
         raise MarketLostError(f"{stage}: no answer within {timeout:g} s from {missing}; resume to let it catch up")
@@ -93,12 +93,12 @@ _TOO_LATE = Absence("no answer in time")
 class _Calls:
     """The markets of this process; who was too late once is left out until the run is resumed."""
 
-    clients: Mapping[str, MarketClient]
+    clients: Mapping[str, RoundClient]
     timeout: float | None
     lost: dict[str, int] = field(default_factory=dict)
 
     @property
-    def present(self) -> dict[str, MarketClient]:
+    def present(self) -> dict[str, RoundClient]:
         return {market: client for market, client in self.clients.items() if market not in self.lost}
 
     def state(self, order: Order) -> dict[str, bytes | Absence]:
@@ -111,14 +111,14 @@ class _Calls:
         return replies
 
 
-def _statement(client: MarketClient, order: Order) -> bytes | Absence:
+def _statement(client: RoundClient, order: Order) -> bytes | Absence:
     try:
         return client.state(order)
     except OSError as error:
         return Absence(f"failed: {error}")
 
 
-def _ask(client: MarketClient, order: Order, statements: Mapping[str, bytes], timeout: float | None) -> bytes | Absence:
+def _ask(client: RoundClient, order: Order, statements: Mapping[str, bytes], timeout: float | None) -> bytes | Absence:
     """One market's update, or why there is none."""
     inbox: list[bytes] = []
     failure: list[Exception] = []

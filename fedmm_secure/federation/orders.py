@@ -83,23 +83,20 @@ class Start:
 
     Attributes:
         configuration: hash of the configuration that all run, 32 bytes.
-        stages: stages with rounds, in order.
-        rounds: rounds of each.
+        stages: stages with rounds, in order, each with its number of rounds.
     """
 
     configuration: bytes
-    stages: tuple[str, ...]
-    rounds: int
+    stages: tuple[tuple[str, int], ...]
 
     @property
     def places(self) -> list[Place]:
         """Stage and round of every sum, in order."""
-        return [(stage, round) for stage in self.stages for round in range(self.rounds)]
+        return [(stage, round) for stage, rounds in self.stages for round in range(rounds)]
 
     def to_bytes(self) -> bytes:
-        return canonical_json(
-            {"configuration": self.configuration.hex(), "stages": list(self.stages), "rounds": self.rounds}
-        )
+        stages = [list(stage) for stage in self.stages]
+        return canonical_json({"configuration": self.configuration.hex(), "stages": stages})
 
 
 def start_header(run: str, bundle: Bundle) -> Header:

@@ -29,8 +29,7 @@ from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.shared_noise import shared_noise
-from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
 from fedmm_secure.provenance import ENVIRONMENT_FILE, code_version
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
@@ -123,8 +122,7 @@ def min_cohort(config: Config, n_markets: int) -> int:
 
 def start_of(config: Config) -> Start:
     """What a run of this configuration is."""
-    stages = tuple(seed_stage(QUANTIZER, seed) for seed in config.seed)
-    return Start(configuration_hash(config), stages, config.federation.rounds)
+    return Start(configuration_hash(config), scheduled(config))
 
 
 def make_agreement(
@@ -184,12 +182,12 @@ def open_federation(
         (state / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
         directories = {name: state / "keys" / name for name in (*markets, SERVER)}
         here = market_sizes(config, sorted(markets), markets)
-        local = AggregationPlan.of(config, len(here), shared_noise(config, here))
+        local = AggregationPlan.of(config, here)
         members, server = local_ceremony(local, directories, config.aggregation.rotate_after, here)
     first = next(iter(members.values()))
     bundle = first.bundle
     sizes = market_sizes(config, bundle.markets, markets, bundle.sizes)
-    plan = AggregationPlan.of(config, len(sizes), shared_noise(config, sizes))
+    plan = AggregationPlan.of(config, sizes)
     check_bundle(bundle, plan, first.directory.path)
     write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(directory / "transcript")
@@ -206,20 +204,12 @@ def open_federation(
         agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
-        aggregator = plan.market(member.directory.key(member.identity, bundle), masks[name])
         doors[name] = Door(
             name,
             ledger=ledger,
             budget=_budget(plans[name]),
-            channel=Channel(
-                run=run,
-                parameters=bundle.digest,
-                codec=plan.codec,
-                aggregator=MeteredMarket(aggregator, member.directory, bundle),
-                identity=member.identity,
-                largest=plan.sum_bound,
-                burn=partial(member.directory.burn, bundle),
-            ),
+            channel=_channel(plan, member, bundle, run, masks[name]),
+            wide={stage: _channel(plan.of_stage(stage), member, bundle, run, masks[name]) for stage in plan.wide},
             agreement=agreement,
             transcript=transcript,
             own=PrivateRecord(directory, name),
@@ -233,6 +223,19 @@ def open_federation(
                 doors[name].note(release)
     signers = {name: signer or members[name].identity for name in markets}
     return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course, account)
+
+
+def _channel(plan: AggregationPlan, member: Membership, bundle: Bundle, run: str, masks: PairwiseMasks) -> Channel:
+    aggregator = plan.market(member.directory.key(member.identity, bundle), masks)
+    return Channel(
+        run=run,
+        parameters=bundle.digest,
+        codec=plan.codec,
+        aggregator=MeteredMarket(aggregator, member.directory, bundle),
+        identity=member.identity,
+        largest=plan.largest_sum if plan.stage else plan.sum_bound,
+        burn=partial(member.directory.burn, bundle),
+    )
 
 
 def look_ahead(
@@ -376,9 +379,7 @@ def make_server(
 ) -> AggregationServer:
     """The server of a run; it gets public material and its own identity only."""
     n_markets = len(bundle.markets)
-    plan = AggregationPlan.of(
-        config, n_markets, shared_noise(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
-    )
+    plan = AggregationPlan.of(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
     check_bundle(bundle, plan, directory)
     return AggregationServer(
         run=run,
@@ -387,6 +388,7 @@ def make_server(
         identity=identity,
         min_cohort=min_cohort(config, n_markets),
         aggregator=plan.server(),
+        wide={stage: plan.of_stage(stage).server() for stage in plan.wide},
         transcript=transcript,
         state=directory / "state" / "server",
         course=course,

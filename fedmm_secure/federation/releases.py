@@ -25,6 +25,7 @@ from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
 from fedmm_secure.federation.parties import Federation
+from fedmm_secure.federation.shared_catalogue import shared_dp_svd, totals
 from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
@@ -76,8 +77,10 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
-    embedding = DPSVDEmbedding(counts, config.embedding.private)
     matrix = history_matrix(market, train)
+    if config.data.shared_items:
+        return _embed_in_shared_space(federation, prepared, counts)
+    embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
         spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
@@ -88,6 +91,14 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
 
     kept = read_arrays(door.perform(plan.embedding(), draw_factors, store.path(EMBEDDING)))
     return embedding.set_factors(factors_from_arrays(kept), matrix)
+
+
+def _embed_in_shared_space(federation: Federation, prepared: PreparedMarket, counts: ItemCounts) -> DPSVDEmbedding:
+    """Factors and counts of all markets: post-processing of their sums, published where models are."""
+    door, plan = federation.doors[prepared.market.name], federation.plans[prepared.market.name]
+    embedding = shared_dp_svd(totals(federation), prepared, counts)
+    door.publish(plan.embedding(), arrays_bytes(embedding.to_arrays()))
+    return embedding
 
 
 def factors_from_arrays(kept: Arrays) -> PrivateFactors:

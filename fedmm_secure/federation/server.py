@@ -83,6 +83,7 @@ class AggregationServer:
         identity: the server's.
         min_cohort: fewer updates are not added up.
         aggregator: the server's side of it.
+        wide: the same by stage, for those whose updates have another length.
         transcript: what each party sees.
         state: folder where the order in hand is kept, so that a restarted server asks for the same again.
         course: of the markets' state, where they are in this process.
@@ -100,10 +101,11 @@ class AggregationServer:
         transcript: Transcript,
         state: Path,
         course: int = 0,
+        wide: Mapping[str, ServerAggregator] | None = None,
     ) -> None:
         self._run, self._plan, self._bundle, self._identity = run, start, bundle, identity
         self._min_cohort, self._course = min_cohort, course
-        self._aggregator, self._transcript = aggregator, transcript
+        self._aggregator, self._wide, self._transcript = aggregator, dict(wide or {}), transcript
         self._order_file, self._roster_file = state / "order.json", state / f"roster-{course}.json"
         self.hellos = self._roster()
 
@@ -211,7 +213,7 @@ class AggregationServer:
 
         def check(market: str, message: bytes) -> bytes:
             payload = self._expect(message, market, self._header(UPDATE, order, market, order.cohort))
-            self._aggregator.check(payload)
+            self._aggregator_of(order).check(payload)
             digest = sha256(payload).digest()
             if digest in seen:
                 raise MessageError("the same payload as another market's")
@@ -249,6 +251,9 @@ class AggregationServer:
             raise MessageError("not a market of this federation")
         return expect(message, wanted, self._bundle.cards[market])
 
+    def _aggregator_of(self, order: Order) -> ServerAggregator:
+        return self._wide.get(order.stage, self._aggregator)
+
     def _header(self, kind: str, order: Order, sender: str, cohort: tuple[str, ...]) -> Header:
         return Header(kind, self._run, order.stage, order.round, order.attempt, sender, self._bundle.digest, cohort)
 
@@ -268,7 +273,7 @@ class AggregationServer:
 
     def _close(self, order: Order, payloads: Mapping[str, bytes], rejections: Sequence[Rejection]) -> RoundResult:
         header = self._header(AGGREGATE, order, SERVER, order.cohort)
-        message = pack(header, self._aggregator.aggregate(list(payloads.values())), self._identity.sign)
+        message = pack(header, self._aggregator_of(order).aggregate(list(payloads.values())), self._identity.sign)
         self._record(message, AGGREGATE, order, SERVER, SERVER_AND_MARKETS, len(order.cohort))
         return RoundResult(message, order.cohort, tuple(rejections))
 

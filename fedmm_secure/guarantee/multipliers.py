@@ -7,7 +7,16 @@ from functools import lru_cache
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.stages import CATALOGUE, COUNTS, CTR, EMBEDDING, EVALUATION, QUANTIZER
+from fedmm_secure.guarantee.stages import (
+    CATALOGUE,
+    COUNTS,
+    CTR,
+    EMBEDDING,
+    EVALUATION,
+    QUANTIZER,
+    SHARED_COUNTS,
+    SHARED_GRAM,
+)
 from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
 
 # Of ε and δ, kept back from the noise's continuous law: what the discrete law and the sampler cost (see
@@ -42,7 +51,11 @@ def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
     if config.private_embedding:
         private = config.embedding.private
         iterations = 1 if private.uses_gram(n_items) else private.iterations
-        stages += [PlannedStage(COUNTS, shares.counts), PlannedStage(EMBEDDING, shares.embedding, iterations)]
+        stages.append(PlannedStage(COUNTS, shares.counts))
+        if not config.data.shared_items:
+            stages.append(PlannedStage(EMBEDDING, shares.embedding, iterations))
+    if config.data.shared_items:
+        stages += [PlannedStage(SHARED_COUNTS, shares.shared_counts), PlannedStage(SHARED_GRAM, shares.shared_gram)]
     rounds = config.federation.rounds - config.federation.warm_up_rounds
     steps = repetitions * rounds * privacy.quantizer.steps_per_round
     stages.append(PlannedStage(QUANTIZER, shares.quantizer, steps, privacy.quantizer.sampling_rate))

@@ -20,14 +20,15 @@ from dp_accounting.dp_event import (
     SelfComposedDpEvent,
 )
 
-from fedmm_secure.config import MIN_COHORT, Config
+from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.plannable import check_epsilon
-from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.guarantee.releases import Release, small_cohort_remark
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
+from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -40,6 +41,10 @@ from fedmm_secure.guarantee.stages import (
     QUANTIZER,
     REFINEMENT,
     RELEASED,
+    SEVERAL_MARKETS,
+    SHARED_COUNTS,
+    SHARED_GRAM,
+    SUMMED,
     USER_CODES,
     seed_stage,
 )
@@ -106,6 +111,15 @@ class SpendingPlan:
             return self
         return self.with_items(self.selection().most_drawn(self.size.users))
 
+    @cached_property
+    def sums(self) -> SharedSums | None:
+        """Sums over the catalogue that the markets share; None where ids have nothing to do with each other.
+
+        Raises:
+            ConfigError: the size of a market is not known.
+        """
+        return shared_sums(self.config, self.sizes, self.noise)
+
     @property
     def size(self) -> MarketSize:
         return self.sizes[self.market]
@@ -157,6 +171,8 @@ class SpendingPlan:
         config = self.config
         if CATALOGUE in self.noise:
             yield self.catalogue()
+        if config.data.shared_items:
+            yield from (self.summed(stage) for stage in SUMMED)
         if config.private_embedding:
             yield self.counts()
             yield self.embedding()
@@ -219,6 +235,9 @@ class SpendingPlan:
         )
 
     def embedding(self) -> Release:
+        if self.config.data.shared_items:
+            mechanism = "post-processing: eigenvectors of the Gram matrix of all markets"
+            return Release(EMBEDDING, mechanism, NoOpDpEvent(), None, self._published, (COUNTS, SHARED_GRAM))
         private, single = self.config.embedding.private, GaussianDpEvent(self.noise[EMBEDDING])
         chosen = min(private.max_items, self.size.items)
         if private.uses_gram(self.size.items):
@@ -232,7 +251,8 @@ class SpendingPlan:
 
     def raw_embedding(self) -> Release:
         mechanism = f"none: {self.config.embedding.kind} on raw interactions"
-        return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), self._items_from)
+        upstream = (*self._items_from, *(SUMMED if self.config.data.shared_items else ()))
+        return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), upstream)
 
     def round(self, seed: int, round: int, attempt: int = 0) -> Release:
         """The update of one round, in its first attempt; later ones send the same and spend nothing (``again``)."""
@@ -265,6 +285,38 @@ class SpendingPlan:
             mechanism=mechanism,
             sensitivity=choices.clipping_norm,
             coordinates=coordinates,
+        )
+
+    def of_round(self, stage: str, round: int, attempt: int = 0) -> Release:
+        """What a market sends in a round of a stage."""
+        if stage in SUMMED:
+            return self.summed(stage, attempt)
+        seeds = {seed_stage(QUANTIZER, seed): seed for seed in self.config.seed}
+        return self.round(seeds[stage], round, attempt)
+
+    def summed(self, stage: str, attempt: int = 0) -> Release:
+        """A market's part of a sum over the shared catalogue; only the sum carries all of the noise."""
+        server_reads = self.config.aggregation.traits.server_reads_updates
+        what = {SHARED_COUNTS: "item counts and times", SHARED_GRAM: "Gram matrix of users' rows"}[stage]
+        release = Release(
+            stage=stage,
+            mechanism=f"none: exact sum of {what}",
+            event=NonPrivateDpEvent(),
+            sensitivity=None,
+            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
+            depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from,
+            round=0,
+            attempt=attempt,
+            remark="; ".join(filter(None, [small_cohort_remark(self.n_markets), SEVERAL_MARKETS])),
+        )
+        if stage not in self.noise:
+            return release
+        return replace(
+            release,
+            mechanism=f"{what}, noise distributed over {self.n_markets} markets",
+            event=GaussianDpEvent(self.noise[stage]),
+            sensitivity=1.0,
+            coordinates=sum_lengths(self.config)[stage] + ENOUGH,
         )
 
     def model(self, seed: int) -> Release:
@@ -343,22 +395,3 @@ class SpendingPlan:
             depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
             coordinates=repetitions * LABELS * N_BINS + ENOUGH,
         )
-
-
-def again(release: Release, attempt: int) -> Release:
-    """A later attempt of a round: the same update for a smaller cohort, which was charged with the first."""
-    return replace(
-        release,
-        event=NoOpDpEvent(),
-        view_events={},
-        mechanism="the same update, for a smaller cohort",
-        attempt=attempt,
-        coordinates=0,
-    )
-
-
-def small_cohort_remark(n_markets: int) -> str | None:
-    """What every ledger line says where fewer markets than the minimum were forced."""
-    if n_markets >= MIN_COHORT:
-        return None
-    return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"

@@ -43,7 +43,7 @@ from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 Array = NDArray[Any]
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name
 # numbers of a pair that each feature group of a released model has
-NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 5, "counts": 6}
+NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 5, "counts": 6, "shared": 8}
 _OVERHEAD, _OVERHEAD_EACH = 4096, 512  # bytes of a file beside its arrays, and beside each of them
 _UNREADABLE = (
     ValueError,
@@ -117,6 +117,8 @@ class Publications:
                 "counts": ((len(self.plan.config.seed), LABELS, N_BINS), "float64"),
                 "noise": ((LABELS,), "float64"),
             }
+        if self.plan.config.data.shared_items:
+            return self._shared_embedding
         chosen = len(self.embedding().items_)
         rank = min(self.plan.config.embedding.private.dim, chosen)
         return {
@@ -124,6 +126,20 @@ class Publications:
             "factors": ((chosen, rank), "float64"),
             "eigenvalues": ((rank,), "float64"),
             "noise_edge": ((), "float64"),
+        }
+
+    @property
+    def _shared_embedding(self) -> Expected:
+        private = self.plan.config.embedding.private
+        each = ((self._items,), "float64")
+        return {
+            "position": ((self._items,), "int64"),
+            "factors": ((self._items, private.dim), "float64"),
+            "eigenvalues": ((private.dim,), "float64"),
+            "noise_edge": ((), "float64"),
+            "weights": each,
+            "shared_count": each,
+            "shared_when": each,
         }
 
     def embedding(self) -> DPSVDEmbedding:
@@ -145,6 +161,8 @@ class Publications:
                 return f"says noise {float(found['noise']):g}, its ledger was opened with {multiplier:g}"
             if not on_grid(found["values"], Grid.of(multiplier)):
                 return "values are not multiples of the public grid's step: no discrete noise was added to them"
+        if group == EMBEDDING and self.plan.config.data.shared_items:
+            return _position_problem(found["position"], self.plan.config.data.shared_size)
         if group == EMBEDDING and not np.array_equal(found["items"], self.embedding().items_):
             return "the items are not those that the published counts choose"
         if group in (ITEM_CODES, USER_CODES):
@@ -169,6 +187,14 @@ class Publications:
         if not np.isfinite(counts).all() or not np.array_equal(integers / weights, counts):
             return "counts are not multiples of the public grid's step: no discrete noise was added to them"
         return None
+
+
+def _position_problem(position: Array, size: int) -> str | None:
+    """Positions of a market's items in a shared catalogue: both are sorted, so they ascend."""
+    known = position[position >= 0]
+    if (position < -1).any() or (known >= size).any() or (np.diff(known) <= 0).any():
+        return "its items have no such positions in the shared catalogue"
+    return None
 
 
 def read_items(data: bytes, count: int) -> Array:

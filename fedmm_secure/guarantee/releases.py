@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import DpEvent, NoOpDpEvent
 
+from fedmm_secure.config import MIN_COHORT
 from privacy.accounting.ledger import Entry
 
 
@@ -57,3 +58,22 @@ class Release:
     def entry(self, market: str, *, delta: float, seeded: bool) -> Entry:
         """The ledger's record of it."""
         return Entry(market=market, delta=delta, seeded=seeded and self.draws, **vars(self))
+
+
+def again(release: Release, attempt: int) -> Release:
+    """A later attempt of a round: the same update for a smaller cohort, which was charged with the first."""
+    return replace(
+        release,
+        event=NoOpDpEvent(),
+        view_events={},
+        mechanism="the same update, for a smaller cohort",
+        attempt=attempt,
+        coordinates=0,
+    )
+
+
+def small_cohort_remark(n_markets: int) -> str | None:
+    """What every ledger line says where fewer markets than the minimum were forced."""
+    if n_markets >= MIN_COHORT:
+        return None
+    return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from fedmm_secure.config import Config
+
 CATALOGUE = "catalogue"
 COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantizer", "ctr", "refinement"
 EVALUATION = "evaluation"
+SHARED_COUNTS, SHARED_GRAM = "shared-counts", "shared-gram"  # sums over a catalogue that markets share
+SUMMED = (SHARED_COUNTS, SHARED_GRAM)
 MODEL, ITEM_CODES, USER_CODES = "quantizer-model", "item-codes", "user-codes"
-STAGES = (CATALOGUE, COUNTS, EMBEDDING, QUANTIZER, CTR, EVALUATION)
+STAGES = (CATALOGUE, COUNTS, *SUMMED, EMBEDDING, QUANTIZER, CTR, EVALUATION)
 PUBLISHING = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES, EVALUATION)
 
 DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
@@ -18,6 +22,15 @@ CLAIMS = {
     "federation": ("server", "market", "collusion"),
     "release": ("server", "market", "collusion", "consumer", "release"),
 }
+
+# said of every a sum over a shared catalogue: nobody joins accounts, so nobody can count them
+SEVERAL_MARKETS = "unit: a user's rows in one market; who has accounts in k markets has group privacy k"
+
+
+def scheduled(config: Config) -> tuple[tuple[str, int], ...]:
+    """Stages whose results are summed over markets, in order, each with its number of rounds."""
+    summed = [(stage, 1) for stage in SUMMED] if config.data.shared_items else []
+    return (*summed, *((seed_stage(QUANTIZER, seed), config.federation.rounds) for seed in config.seed))
 
 
 def seed_stage(group: str, seed: int) -> str:

@@ -139,8 +139,8 @@ class PrivacyAccount:
             AccountError: it holds no line, or this machine does not remember how far it had come.
         """
         try:
-            held = self.path.stat().st_size and self._lines(*self._state(self._key()))[1].lines
-            known = held and recorded_head(self.identity).read() is not None
+            begun = self.path.stat().st_size > 0 and self._lines(*self._state(self._key()))[1].lines > 0
+            known = begun and recorded_head(self.identity).read() is not None
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
         if not known:

@@ -208,7 +208,7 @@ def other_configuration(server):
 def other_plan(server):
     from fedmm_secure.federation.parties import start_of
 
-    longer = replace(start_of(server.config), rounds=10**6)
+    longer = replace(start_of(server.config), stages=((STAGE, 10**6),))
     return [server.ask("m0", "hello", start=server.start(start=longer))]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.reports import codebook, run_figures
 from experiments.verification import examine_run
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import RunDirectoryError
@@ -15,7 +16,7 @@ from fedmm_secure.pipeline import run_pipeline
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.identities import read_card
 from tests.conftest import tiny
-from tests.handing_out import CLASSES, PRIVATE, class_of, files, hand_out, table
+from tests.handing_out import CLASSES, PRIVATE, class_of, files, hand_out, page_travels, table
 from tests.people import of_people
 from tests.released import PRIVATE as PRIVATE_FACTORS
 from tests.released import release_configuration, run_release, signers_card
@@ -145,6 +146,33 @@ def test_what_may_be_handed_out_is_enough_to_verify(released_run, federation_run
         assert found.findings == []
         shown = {note.split(": ")[0]: note for note in found.notes}
         assert all("not shown" in shown[market] and f"private/{market}/" in shown[market] for market in ("m0", "m1"))
+
+
+def test_a_page_is_drawn_from_what_is_handed_out_alone(released_run, federation_run, tmp_path):
+    for run, released in ((released_run, True), (federation_run, False)):
+        found = page_travels(run, tmp_path / str(released), released=released)
+        assert found == ([], ["report.html is the page of the run"])
+
+
+def test_a_page_that_draws_users_codes_would_not_verify(released_run, tmp_path):
+    """The page as it was: exact shares of users on each code, from files that no stranger has."""
+
+    def as_it_was(directory, config, metrics):
+        return codebook._owners(directory, config, list(metrics["markets"]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_figures, "codebook_of", as_it_was)
+        found, _ = page_travels(released_run, tmp_path, released=True)
+    assert len(found) == 1
+
+
+def test_a_page_without_a_budget_is_its_owners(tmp_path):
+    config = tiny(federation={"rounds": 1}, ctr={"baselines": ["popularity"], "max_epochs": 1})
+    run_release(tmp_path / "run", config)
+    assert page_travels(tmp_path / "run", tmp_path, released=True) == (
+        [],
+        ["report.html is not compared: of a run without a budget it shows what its owner keeps"],
+    )
 
 
 def test_the_documentation_has_the_classes():

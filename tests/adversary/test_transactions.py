@@ -113,7 +113,7 @@ def test_failures_between_training_and_sending_repeat_one_computation(clients, m
     def fails(*arguments, **options):
         raise OSError("disk full")
 
-    for place in ("fedmm_secure.federation.client.write_atomic", "fedmm_secure.federation.door.pack"):
+    for place in ("fedmm_secure.federation.round_client.write_atomic", "fedmm_secure.federation.door.pack"):
         for _ in range(FAILING):
             with monkeypatch.context() as patch:
                 patch.setattr(place, fails)

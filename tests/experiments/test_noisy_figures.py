@@ -9,12 +9,13 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from experiments import run_directory
-from experiments.commands.run import _print_metrics
 from experiments.comparison import compare_runs, comparison_table, draw_comparison
 from experiments.reports.run import write_report
+from experiments.reports.screen import Finished, show
 from experiments.sweep.table import _rows
 from experiments.tracking import scalars
 from experiments.verification import verify_run
+from experiments.verification.run import Examination
 from fedmm_secure.ctr.private_evaluation import noisy_figures, release_histograms
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.encoding import arrays_bytes, read_arrays
@@ -29,6 +30,7 @@ from privacy.accounting.ledger import read_ledger
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 from tests.forgery import Forgery
+from tests.handing_out import page_travels
 
 MARKETS = ("m0", "m1", "m2")
 PUBLISHED = "evaluation/0000-publication-m0.bin"
@@ -116,6 +118,13 @@ def test_the_metrics_hold_no_exact_figure_of_test_rows(finished):
             "auc", "auc_interval", "auc_by_seed", "logloss", "logloss_interval", "baselines", "n_users", "n_items",
         }  # fmt: skip
     assert "candidates" not in (directory / "metrics.json").read_text()
+
+
+def test_the_page_is_drawn_from_what_is_handed_out_alone(finished, tmp_path):
+    found = page_travels(finished[0], tmp_path, released=True)
+    assert found == ([], ["report.html is the page of the run"])
+    page = (tmp_path / "handed" / finished[0].name / "report.html").read_text()
+    assert "the rows are synthetic" in page
 
 
 def test_figures_are_those_of_the_published_models_on_each_users_own_candidates(finished):
@@ -278,14 +287,17 @@ def test_no_reader_needs_more_than_there_is(finished, tmp_path, capsys):
     assert "outside the guarantee" not in page
     assert "test rows kept" not in page
     assert "RQ-VAE loss" not in page
+    metrics_of_all = read_metrics(directory)["macro"]
     nothing = drowned(copy(finished, tmp_path / "other"))
     assert "macro test AUC, – for the noise" in write_report(nothing).read_text()
     for path in (directory, nothing):
         metrics = read_metrics(path)
-        _print_metrics(metrics)
+        show(Finished(path, settings(), metrics, Examination({})), [])
         assert {row["metric"] for row in _rows(path)} >= {"epsilon", "rounds"}
         assert len([name for name, _, _ in scalars("finished", metrics) if "auc" in name]) == (4, 0)[path is nothing]
-    assert "–" in capsys.readouterr().out
+    shown, drowned_out = capsys.readouterr().out.split("report    ")[:2]
+    assert f"{metrics_of_all['auc']:.3f} [" in shown  # noisy, and how much
+    assert "–" in drowned_out
     table = comparison_table(compare_runs([directory, nothing]))
     assert table["auc"].isna().sum() == 3
     assert table["difference"].isna().all()

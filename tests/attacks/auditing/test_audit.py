@@ -106,4 +106,4 @@ def test_faults_end_with_their_block(audits):
 
 
 def test_no_stage_is_audited_that_adds_no_noise():
-    assert not stage_games(tiny(), {}, N_ITEMS)
+    assert not stage_games(tiny(), {}, N_ITEMS, 3)

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.reports.codebook import codebook_of
 from experiments.reports.run_figures import (
     MANY_MARKETS,
     draw_accuracy,
@@ -15,6 +16,7 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.provenance import read_metrics
 from tests.conftest import tiny
+from tests.released import release_configuration
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +43,28 @@ def test_the_codebook_moves_as_the_sums_say(finished):
 
 def test_usage_is_that_of_the_codes(finished):
     out, config = finished
-    drawn = draw_usage(out, config).data
+    drawn = draw_usage(config, codebook_of(out, config, read_metrics(out))).data
     codes = pd.read_parquet(out / "codes" / "m0.parquet")["global_code"]
     first = drawn[drawn["market"] == "m0"].iloc[0]
     assert first["share"] == pytest.approx(codes.value_counts(normalize=True).iloc[0])
     assert drawn.groupby("market")["share"].sum().tolist() == pytest.approx([1.0] * 3)
 
 
+def test_under_a_budget_usage_is_that_of_the_published_item_codes(released_run):
+    config = release_configuration(user_codes_epsilon=2.0)
+    found = codebook_of(released_run, config, read_metrics(released_run))
+    codes = pd.read_parquet(released_run / "codes" / "m1.parquet")
+    of_items = codes.loc[codes["kind"] == "item", "global_code"]
+    used = of_items.value_counts(normalize=True)
+    assert found.shares["m1"][used.index] == pytest.approx(used.to_numpy())
+    assert list(found.shares) == ["m0", "m1", "m2"]
+    words = torch.load(released_run / "models" / "m0" / "quantizer-0.pt", weights_only=True)
+    assert np.array_equal(found.words, words["global_codebook.codewords"].numpy())
+
+
 def test_the_map_keeps_distances_within_its_plane(finished):
     out, config = finished
-    drawn = draw_map(out, config, ["m0", "m1", "m2"])
+    drawn = draw_map(config, codebook_of(out, config, read_metrics(out)))
     words = torch.load(out / "models" / "m0" / "quantizer-0.pt", weights_only=True)["global_codebook.codewords"].numpy()
     plane = drawn.data[["x", "y"]].to_numpy()
     for i, j in ((0, 1), (2, 5)):

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.reports import screen as screens
 from experiments.reports.screen import Finished, most_admitted, next_commands, program, screen, show
+from experiments.verification.closing import Signature
 from experiments.verification.run import Examination
 from fedmm_secure.config import config_from_data
 from privacy.accounting.ledger_check import Finding
@@ -89,6 +90,19 @@ def test_private_figures_have_nothing_beside_them(tmp_path):
     found = metrics(baselines=())
     found["macro"]["auc"] = found["markets"]["m0"]["auc"] = None
     assert "m0             –" in text(finished(tmp_path, found=found))
+
+
+def test_noisy_figures_have_their_interval(tmp_path):
+    found = metrics()
+    found["macro"]["auc_interval"] = {"mean": 0.75, "low": 0.6, "high": 0.9}
+    assert re.search(r"mean +0.750 \[0.600, 0.900\] +0.640", text(finished(tmp_path, found=found)))
+
+
+def test_it_says_whose_signature_was_verified(tmp_path):
+    own = dict.fromkeys(("m0", "a-longer-name"), Signature("run", "f" * 39, own=True))
+    run = finished(tmp_path, examined=Examination({}, signatures=own))
+    assert "verified every charge, message and model against the plan; ε by two accountants self-signed" in words(run)
+    assert "not signed: m0, a-longer-name" in words(finished(tmp_path))
 
 
 def test_earlier_runs_are_added_up(tmp_path):

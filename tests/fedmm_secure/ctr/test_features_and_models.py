@@ -4,6 +4,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema, History
@@ -24,9 +25,20 @@ def some_codes(market, seed=0):
     return Codes(rng.integers(0, 8, (market.n_users, 2)), rng.integers(0, 8, (market.n_items, 2)))
 
 
+def elsewhere(market, seed=0):
+    """What invented other markets know: half of the items, and a Gram matrix of a few of those."""
+    rng, n = np.random.default_rng(seed), market.n_items
+    position = np.where(np.arange(n) % 2, np.arange(n), -1)
+    met = rng.integers(0, 2, (50, 8)).astype(float)
+    return SharedStatistics(
+        position, met.sum() * rng.random(n), 18_000 + rng.random(n), np.arange(1, 17, 2), met.T @ met
+    )
+
+
 def test_schema_names_every_column(prepared):
     market, train = prepared.market, prepared.split.train
-    builder = FeatureBuilder(FEATURE_GROUPS, History(market, train, prepared.pool), some_codes(market), (8, 8))
+    history = History(market, train, prepared.pool, elsewhere(market))
+    builder = FeatureBuilder(FEATURE_GROUPS, history, some_codes(market), (8, 8))
     features, schema = builder(prepared.test.user, prepared.test.item), builder.schema()
     assert features.categories.shape == (len(prepared.test), len(schema.category_names))
     assert features.numbers.shape == (len(prepared.test), len(schema.number_names))
@@ -46,9 +58,9 @@ def test_features_do_not_change_when_a_row_outside_the_history_does(prepared):
         changed[outside] = np.random.default_rng(1).permutation(changed[outside])
         other = type(market)(**{**vars(market), "item": changed})
         left, right = (
-            FeatureBuilder(FEATURE_GROUPS, History(m, fold.kept, prepared.pool), some_codes(market), (8, 8))(
-                prepared.test.user, prepared.test.item
-            )
+            FeatureBuilder(
+                FEATURE_GROUPS, History(m, fold.kept, prepared.pool, elsewhere(m)), some_codes(market), (8, 8)
+            )(prepared.test.user, prepared.test.item)
             for m in (market, other)
         )
         np.testing.assert_array_equal(left.numbers, right.numbers)

@@ -18,6 +18,7 @@ from fedmm_secure.federation.transcript import Transcript, read_index
 from fedmm_secure.guarantee.releases import Release
 from privacy.accounting.accountants import solve_noise_multiplier
 from privacy.accounting.events import dp_sgd_event
+from privacy.accounting.guarantees import composed_epsilon, roughly
 from privacy.accounting.ledger import Ledger, LedgerError, read_ledger
 from privacy.aggregation import FixedPointCodec
 from tests.parties import agreement, bundle, identity, plaintext_markets
@@ -208,6 +209,17 @@ def test_a_release_beyond_the_budget_is_refused_and_names_stage_budget_and_deman
     with pytest.raises(BudgetExceededError, match=r"market d, stage quantizer/0, round 2: .* budget is 2; nothing"):
         door.begin(release(dp_sgd_event(noise, 0.1, 10), 2))
     assert len(sent) == len(door.ledger.charges) == 2
+
+
+def test_what_is_shown_as_spent_is_never_more_than_the_plan_nor_less_than_the_truth():
+    noise = solve_noise_multiplier(lambda n: dp_sgd_event(n, 0.02, 600), epsilon=0.29, delta=1e-4)
+    rounds = [release(dp_sgd_event(noise, 0.02, 300), round) for round in range(2)]
+    budget = Budget(0.3, 1e-4, plan=dp_sgd_event(noise, 0.02, 600), planned=tuple(rounds))
+    entries = [found.entry("d", delta=1e-4, seeded=False) for found in rounds]
+    assert composed_epsilon([budget.plan], rounds, 1e-4, roughly) > 0.3  # the rough grid alone
+    truth = composed_epsilon([found.event for found in rounds], rounds, 1e-4)
+    assert composed_epsilon([rounds[0].event], rounds[:1], 1e-4) <= budget.spent(entries[:1]) <= 0.3
+    assert truth <= budget.spent(entries) <= 0.3
 
 
 def test_a_release_without_privacy_is_refused_under_a_budget(make_door):

@@ -56,7 +56,7 @@ class Run:
         return cls(federation, clients, connect(federation), {})
 
     def rounds(self):
-        def on_round(round, clients, rejections):
+        def on_round(round, rejections):
             self.rejections[round] = rejections
 
         timeout = self.federation.config.federation.round_timeout

@@ -1,0 +1,85 @@
+"""What a page shows of a run's global codebook: its words, and how many of what is coded are on each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmm_secure.artefacts import quantizer_path, read_codes
+from fedmm_secure.config import Config
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.federation.transcript import INDEX, PUBLICATION, read_index, read_record
+from fedmm_secure.guarantee.publications import WORDS, PublicationError, model_arrays, read_numpy, read_tensors
+from fedmm_secure.guarantee.stages import ITEM_CODES, MODEL, seed_stage
+from privacy.foreign import ForeignDirectory
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """The global codebook of the first seed.
+
+    Attributes:
+        words: codewords ``(global_codes, latent_dim)``; None where nobody is shown them.
+        shares: by market, the share of what is coded on each code ``(global_codes,)``.
+    """
+
+    words: FloatArray | None
+    shares: Mapping[str, FloatArray]
+
+
+def codebook_of(directory: Path, config: Config, metrics: Mapping[str, Any]) -> Codebook:
+    """As published where there is a budget, and items alone; without one as the owner has it, users too.
+
+    Raises:
+        InputError, ValueError: a file is not what a run leaves.
+    """
+    if config.privacy.epsilon is None:
+        return _owners(directory, config, list(metrics["markets"]))
+    return _published(directory, config, {name: int(found["n_items"]) for name, found in metrics["markets"].items()})
+
+
+def coded(config: Config) -> str:
+    """What the shares are of, in words."""
+    return "users and items" if config.privacy.epsilon is None else "items"
+
+
+def _published(directory: Path, config: Config, n_items: Mapping[str, int]) -> Codebook:
+    """From the transcript alone; nothing under ``protect: federation``, which publishes neither model nor codes."""
+    transcript = directory / "transcript"
+    if not (transcript / INDEX).is_file():
+        return Codebook(None, {})
+    model, codes = (seed_stage(stage, config.seed[0]) for stage in (MODEL, ITEM_CODES))
+    words, shares = None, {}
+    for record in read_index(transcript):
+        if record.kind != PUBLICATION or record.sender not in n_items:
+            continue
+        if record.stage == model:  # every market's has the same words
+            words = read_tensors(read_record(transcript, record), model_arrays(config))[WORDS].astype(np.float64)
+        elif record.stage == codes:
+            expected = {"codes": ((n_items[record.sender], 2), "int64")}
+            found = read_numpy(read_record(transcript, record), expected, single=True)
+            shares[record.sender] = _share(found["codes"][:, 0], config)
+    return Codebook(words, {market: shares[market] for market in sorted(shares)})
+
+
+def _owners(directory: Path, config: Config, markets: Collection[str]) -> Codebook:
+    run = ForeignDirectory(directory)
+    name = quantizer_path(directory, next(iter(markets)), config.seed[0]).relative_to(directory).as_posix()
+    words = read_tensors(run.bytes(name), model_arrays(config))[WORDS].astype(np.float64) if run.has(name) else None
+    shares = {}
+    for path in sorted((directory / "codes").glob("*.parquet")):
+        codes = read_codes(directory, f"codes/{path.name}")
+        found = codes.loc[codes["seed"] == config.seed[0], "global_code"]
+        shares[path.stem] = _share(found.to_numpy(dtype=np.int64), config)
+    return Codebook(words, shares)
+
+
+def _share(codes: IntArray, config: Config) -> FloatArray:
+    count = config.quantizer.global_codes
+    if not ((codes >= 0) & (codes < count)).all():
+        raise PublicationError("codes are out of range")
+    return np.asarray(np.bincount(codes, minlength=count) / max(len(codes), 1), dtype=np.float64)

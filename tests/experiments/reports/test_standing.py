@@ -1,0 +1,38 @@
+"""What a page says of attacks: for a claim speaks only what counts."""
+
+from experiments.assessment.findings import attack_rows
+from experiments.compliance.document import EvidenceStated
+from experiments.compliance.evidence import Evidence
+from experiments.reports.standing import attack_line
+
+ESTIMATE = {"value": 0.01, "low": 0.0, "high": 0.1}
+INVERSION = {"view": "server", "aggregation": "ckks", "cohort": 3, "exact_share": ESTIMATE}
+MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release",
+              "auc": {**ESTIMATE, "value": 0.5}, "tpr_at_1_percent_fpr": ESTIMATE}  # fmt: skip
+
+
+def evidence(standing, **results):
+    problem = None if standing == "counts" else standing
+    stated = EvidenceStated(
+        id=standing, kind="attack", signer=None, fingerprint="f" * 39, standing=standing, problem=problem
+    )
+    return Evidence(stated, results, [None], {})
+
+
+def line(*found):
+    results = {kind: made for item in found for kind, made in item.results.items()}
+    return attack_line(attack_rows(results), found)
+
+
+def test_a_strangers_membership_attack_does_not_make_up_for_the_one_that_is_missing():
+    counted, stranger = evidence("counts", inversion=[INVERSION]), evidence("unsigned", membership=[MEMBERSHIP])
+    assert line(counted).text == "attacked, but nobody tried to infer membership"
+    assert line(counted, stranger) == line(counted)
+    assert line(evidence("counts", membership=[MEMBERSHIP])).colour == "good"
+    assert line(stranger).text == "attacked, by results that do not count: unsigned"
+
+
+def test_what_is_beyond_a_guarantee_speaks_against_it_whoever_says_so():
+    beyond = {**MEMBERSHIP, "bound": {"epsilon": 1.0, "delta": 1e-5, "within": {"at_1_percent_fpr": False}}}
+    found = line(evidence("counts", membership=[MEMBERSHIP]), evidence("unsigned", membership=[beyond]))
+    assert found.colour == "bad"
