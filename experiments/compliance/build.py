@@ -33,10 +33,11 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
 from fedmm_secure.provenance import read_metrics
-from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from privacy.accounting.spendings import Spending
 from privacy.errors import InputError
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
