@@ -69,7 +69,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise ConfigError(f"--track {name}: choose from {', '.join(TRACKERS)}")
         if find_spec(name) is None:
-            raise ConfigError(f"--track {name}: not installed; pip install 'fedmm-secure[tracking]'")
+            raise ConfigError(f"--track {name}: not installed; the extra tracking has it: docs/how-to/install.md")
 
 
 def open_trackers(names: Sequence[str], directory: Path, stack: ExitStack) -> list[Listener]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedmm_secure.archives import stored_members
-from fedmm_secure.parquet_pages import unpacked_sizes
+from fedmm_secure.parquet_pages import unpacked_pages
 from privacy.foreign import MAX_BYTES, ForeignFileError
 
 MAX_CELLS = 2**27  # of a table
@@ -122,8 +122,8 @@ def parse_table(
         if problem:
             raise ForeignFileError(f"{where}: {problem}")
         batches, size = [], 0
-        for page in unpacked_sizes(source, file.metadata, set(names)):  # before any of them is
-            size += page
+        for page in unpacked_pages(source, file.metadata, set(names)):  # before any of them is
+            size += page.size
             if size > limit:
                 raise ForeignFileError(f"{where}: more than {limit} bytes in memory")
         size = 0  # and again what arrives: a page may repeat a word

@@ -35,6 +35,7 @@ from fedmm_secure.federation.parties import (
     Federation,
     make_agreement,
     make_clients,
+    market_sizes,
     mask_file,
     open_federation,
     start_of,
@@ -90,9 +91,11 @@ class MarketRun:
     clients: dict[str, RoundClient] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: Config, market: str, member: Membership, directory: Path, run: str) -> MarketRun:
-        """Load the market's data and open its ledger; what was done before is read from ``directory``."""
-        prepared: Mapping[str, PreparedMarket] = {market: prepare(load_one_market(config.data, market), config.data)}
+    def open(
+        cls, config: Config, data: PreparedMarket, market: str, member: Membership, directory: Path, run: str
+    ) -> MarketRun:
+        """Open the market's ledger; what was done before is read from ``directory``."""
+        prepared: Mapping[str, PreparedMarket] = {market: data}
         clock = Clock(directory / "state")
         account = account_of(config, directory, home=True)
         federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
@@ -193,6 +196,10 @@ class MarketRun:
 class MarketService:
     """Answers requests for one market; one at a time.
 
+    Its data are read, prepared and compared with the bundle when it is made, and never again: whatever is wrong with a
+    row, its operator learns before there is anybody who could be answered. So no answer depends on rows but by what is
+    charged.
+
     Args:
         config: the market's own configuration; the server's must agree with it.
         market: its name.
@@ -201,6 +208,9 @@ class MarketService:
         max_runs: how many runs the operator agrees to, earlier ones included.
         log: told what happened as (event, fields); stays in the market.
         begin: told of the directory of a new run before anything of its data is written to it.
+
+    Raises:
+        InputError: configuration, keys or data cannot be used, or the bundle states another size than the data have.
     """
 
     def __init__(
@@ -217,6 +227,8 @@ class MarketService:
         if market not in member.bundle.markets:
             raise ConfigError(f"market {market}: not in the federation of {member.directory.path}")
         torch.set_num_threads(1)
+        self._data = prepare(load_one_market(config.data, market), config.data)
+        market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
@@ -284,7 +296,7 @@ class MarketService:
         return self._within(request, self._open(run))
 
     def _before(self, request: Request) -> Reply:
-        """Answers of a run that has not begun: it is announced, at most. Reads no row, charges nothing."""
+        """Answers of a run that has not begun: it is announced, at most. Charges nothing."""
         run = request.run
         if request.step == "hello":
             check_start(request.start, run, start_of(self._config), self._member.bundle)
@@ -354,7 +366,7 @@ class MarketService:
     def _open(self, run: str) -> MarketRun:
         """A run that has begun, from where its kept state stands."""
         if run not in self._runs:
-            found = MarketRun.open(self._config, self.market, self._member, self._folder / run, run)
+            found = MarketRun.open(self._config, self._data, self.market, self._member, self._folder / run, run)
             self._runs[run] = found
             self._note(run, "market", {"market": self.market, **describe(found.prepared[self.market])})
             self._settle(run, found)  # a process that was killed had taken it and not opened it

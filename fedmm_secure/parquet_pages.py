@@ -5,91 +5,181 @@ The footer's figures are an account of the file, and bind nobody. What a reader 
 unpacks into that room and no further. So the sizes in the headers bound what arrives, whatever the compressed bytes
 hold. One kind of encoding needs no compression to grow: values that are written as differences from the one before
 (``DELTA_LENGTH_BYTE_ARRAY``, ``DELTA_BYTE_ARRAY``), of which a few bytes are a long text each. They are refused.
+
+A header is read by the letter of its definition: fields that it knows, of the type that it gives them, once each. What
+is unknown here may be known to another reader, which keeps 16 bits of a field's number. And nothing is read twice:
+columns do not overlap, and so the work is no larger than the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MAX_PAGES = 200_000
-_MAX_HEADER_BYTES, _FIRST_BYTES = 2**20, 256
-_MAX_DEPTH = 8
+MAX_PAGES, MAX_ROW_GROUPS, MAX_ROWS = 200_000, 2**15, 2**31
+MAX_HEADER_BYTES, MAX_HEADERS_BYTES = 2**16, 2**26  # of one page, and of all together
+_FIRST_BYTES = 256
 _SMALLEST, _LARGEST = -(2**31), 2**31 - 1
 _GROWING = {6: "DELTA_LENGTH_BYTE_ARRAY", 7: "DELTA_BYTE_ARRAY"}
-# fields of a page header: sizes, and where each kind of page says how its values are written
-_UNPACKED, _PACKED = 2, 3
-_ENCODING = {5: 2, 8: 4}
-# types of Thrift's compact protocol
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 Fields = dict[int, Any]
+Layout = dict[int, Any]  # by field, its type in Thrift's compact protocol, or the layout of a structure
+
+_BOOLEAN, _FALSE, _I32, _I64, _BINARY, _STRUCT = 1, 2, 5, 6, 8, 12
+# parquet.thrift of Apache Parquet 2.12
+_STATISTICS: Layout = {
+    **dict.fromkeys((1, 2, 5, 6), _BINARY),
+    **dict.fromkeys((3, 4, 9), _I64),
+    **dict.fromkeys((7, 8), _BOOLEAN),
+}
+_DATA: Layout = {**dict.fromkeys((1, 2, 3, 4), _I32), 5: _STATISTICS}
+_DICTIONARY: Layout = {1: _I32, 2: _I32, 3: _BOOLEAN}
+_DATA_2: Layout = {**dict.fromkeys((1, 2, 3, 4, 5, 6), _I32), 7: _BOOLEAN, 8: _STATISTICS}
+_HEADER: Layout = {**dict.fromkeys((1, 2, 3, 4), _I32), 5: _DATA, 7: _DICTIONARY, 8: _DATA_2}
+_TYPE, _UNPACKED, _PACKED, _VALUES = 1, 2, 3, 1
+# by type of a page: its own part of the header, and there, how its values are written
+_PARTS = {0: (5, 2), 2: (7, 2), 3: (8, 4)}
+_OF_DICTIONARY = 2
 
 
 class PageError(ValueError):
     """Pages that no reader should follow; one line."""
 
 
-def unpacked_sizes(source: pa.NativeFile, metadata: pq.FileMetaData, columns: Collection[str]) -> Iterator[int]:
-    """Bytes that each page of some columns unpacks to, in turn.
+class Page(NamedTuple):
+    """One page of a column.
+
+    Attributes:
+        size: bytes that it unpacks to.
+        first: row of the file that it begins with; a dictionary's, that its row group does.
+        end: row behind the last one that needs it.
+    """
+
+    size: int
+    first: int
+    end: int
+
+
+def unpacked_pages(source: pa.NativeFile, metadata: pq.FileMetaData, columns: Collection[str]) -> Iterator[Page]:
+    """Pages of some columns that hold one plain value a row, in turn.
 
     Args:
         source: the file, open.
         metadata: its footer.
-        columns: names of those that are going to be read, with all that is nested below them.
+        columns: names of those that are going to be read.
 
     Raises:
-        PageError: a page is no page, leads out of the file, or grows as it is read; or there are too many.
+        PageError: a page is no page, leads out of its column, or grows as it is read; columns overlap; row groups have
+            other rows than the file; or there is too much of anything.
     """
-    size, seen = source.size(), 0
+    seen, left = 0, MAX_HEADERS_BYTES
+    for chunk in column_chunks(source, metadata, columns):
+        for page, length in _chunk_pages(source, chunk):
+            seen, left = seen + 1, left - length
+            if seen > MAX_PAGES or left < 0:
+                raise PageError(f"more than {MAX_PAGES} pages, or {MAX_HEADERS_BYTES} bytes of their headers")
+            yield page
+
+
+def largest_batch(pages: Iterable[Page], rows: int) -> int:
+    """Most bytes that have to be unpacked, of all columns together, for so many rows at a time."""
+    sizes: Counter[int] = Counter()
+    for page in pages:
+        for batch in range(page.first // rows, max(page.end - 1, page.first) // rows + 1):
+            sizes[batch] += page.size
+    return max(sizes.values(), default=0)
+
+
+class Chunk(NamedTuple):
+    """One column of one row group, from its first byte to its last: where a reader's own count ends is not asked."""
+
+    at: int
+    end: int
+    first: int  # row of the file
+    rows: int
+    where: str
+
+
+def column_chunks(source: pa.NativeFile, metadata: pq.FileMetaData, columns: Collection[str]) -> list[Chunk]:
+    """The chunks of some columns that hold one plain value a row.
+
+    Raises:
+        PageError: they overlap, lie outside of the file, or have other rows than it.
+    """
+    if metadata.num_row_groups > MAX_ROW_GROUPS or metadata.num_rows > MAX_ROWS:
+        raise PageError(f"more than {MAX_ROW_GROUPS} row groups, or {MAX_ROWS} rows")
+    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]  # a reader goes by these
+    below = tuple(f"{name}." for name in columns)
+    wanted = [index for index, path in enumerate(paths) if path in columns or path.startswith(below)]
+    found: list[Chunk] = []
+    rows, size = 0, source.size()
     for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
-        for chunk in (group.column(index) for index in range(group.num_columns)):
-            path = chunk.path_in_schema
-            if path in columns or any(path.startswith(f"{name}.") for name in columns):
-                for found in _chunk_pages(source, size, chunk):
-                    seen += 1
-                    if seen > MAX_PAGES:
-                        raise PageError(f"more than {MAX_PAGES} pages")
-                    yield found
+        if group.num_columns != len(paths) or group.num_rows < 0:
+            raise PageError("a row group has other columns than the file, or fewer rows than none")
+        for index in wanted if group.num_rows else ():
+            where = f"column {paths[index][:100]!r}"
+            found.append(_chunk(group.column(index), rows, group.num_rows, size, where))
+        rows += group.num_rows
+    if rows != metadata.num_rows:
+        raise PageError(f"its row groups have {rows} rows where it says {metadata.num_rows}")
+    spans = sorted((chunk.at, chunk.end) for chunk in found)
+    if any(after[0] < before[1] for before, after in pairwise(spans)):
+        raise PageError("its columns overlap")
+    return found
 
 
-def _chunk_pages(source: pa.NativeFile, size: int, chunk: pq.ColumnChunkMetaData) -> Iterator[int]:
-    """Of one column of one row group, from its first byte to its last: where a reader's own count ends is not asked."""
-    if not chunk.num_values:
-        return  # then a reader asks for no page
+def _chunk(chunk: pq.ColumnChunkMetaData, first: int, rows: int, size: int, where: str) -> Chunk:
+    if chunk.num_values != rows:
+        raise PageError(f"{where} has {chunk.num_values} values in {rows} rows")
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
         at = chunk.dictionary_page_offset
     end = at + chunk.total_compressed_size
-    where = f"column {chunk.path_in_schema[:100]!r}"
     if not 0 <= at <= end <= size:
         raise PageError(f"{where} lies outside of the file")
-    values = 0
-    while at < end:
-        header, length = _header(source, at, end)
-        unpacked, packed = _whole(header, _UNPACKED), _whole(header, _PACKED)
+    return Chunk(at, end, first, rows, where)
+
+
+def _chunk_pages(source: pa.NativeFile, chunk: Chunk) -> Iterator[tuple[Page, int]]:
+    """Pages, and the length of each one's header."""
+    at, row, dictionaries = chunk.at, chunk.first, 0
+    behind = row + chunk.rows
+    while at < chunk.end:
+        header, length = _header(source, at, chunk.end)
+        size, packed = _whole(header, _UNPACKED), _whole(header, _PACKED)
         at += length + packed
-        if at > end:
-            raise PageError(f"a page leads out of {where}")
-        for kind, encoding in _ENCODING.items():
-            if kind in header:
-                values += _whole(header[kind], 1)
-                name = _GROWING.get(_whole(header[kind], encoding))
-                if name:
-                    raise PageError(
-                        f"{where} is encoded as {name}, of which a few bytes can be a long text each; write it again "
-                        "with plain or dictionary encoding"
-                    )
-        yield unpacked
-    if values < chunk.num_values:  # or a reader looks for more behind the column's end
-        raise PageError(f"{where} has fewer values than the file says")
+        if at > chunk.end:
+            raise PageError(f"a page leads out of {chunk.where}")
+        kind = _whole(header, _TYPE)
+        part, encoding = _PARTS.get(kind, (0, 0))
+        if [name for name in header if isinstance(header[name], dict)] != [part]:
+            raise PageError(f"a page of {chunk.where} is none that holds values, or two in one")
+        name = _GROWING.get(_whole(header[part], encoding))
+        if name:
+            raise PageError(
+                f"{chunk.where} is encoded as {name}, of which a few bytes can be a long text each; write it again "
+                "with plain or dictionary encoding"
+            )
+        first, end = chunk.first, behind
+        if kind == _OF_DICTIONARY:
+            dictionaries += 1
+        else:
+            first, end = row, row + _whole(header[part], _VALUES)
+            row = end
+        if dictionaries > 1 or row > behind:
+            raise PageError(f"{chunk.where} has more values than the file says")
+        yield Page(size, first, end), length
+    if row != behind:  # or a reader looks for more behind the column's end
+        raise PageError(f"{chunk.where} has fewer values than the file says")
 
 
-def _whole(fields: Any, name: int) -> int:
-    found = fields.get(name) if isinstance(fields, dict) else None
+def _whole(fields: Fields, name: int) -> int:
+    found = fields.get(name)
     if type(found) is not int or found < 0:
         raise PageError("a page's header does not say how large it is, or how it is written")
     return found
@@ -101,19 +191,17 @@ def _header(source: pa.NativeFile, at: int, end: int) -> tuple[Fields, int]:
     while True:
         data = source.read_at(min(length, end - at), at)
         try:
-            return _struct(data, 0)
+            return _struct(data, 0, _HEADER)
         except IndexError:
-            if len(data) < length or length >= _MAX_HEADER_BYTES:
-                raise PageError("a page's header has no end") from None
+            if len(data) < length or length >= MAX_HEADER_BYTES:
+                raise PageError(f"a page's header has no end within {MAX_HEADER_BYTES} bytes") from None
             length *= 16
 
 
-# -- Thrift's compact protocol: numbers and structures are kept, all else is passed over ------------------------------
+# -- Thrift's compact protocol -----------------------------------------------------------------------------------------
 
 
-def _struct(data: bytes, at: int, depth: int = 0) -> tuple[Fields, int]:
-    if depth > _MAX_DEPTH:
-        raise PageError("a page's header is nested too deep")
+def _struct(data: bytes, at: int, layout: Layout) -> tuple[Fields, int]:
     found: Fields = {}
     name = 0
     while kind := data[at]:
@@ -122,55 +210,28 @@ def _struct(data: bytes, at: int, depth: int = 0) -> tuple[Fields, int]:
             name += kind >> 4
         else:
             name, at = _number(data, at)
-        if name in found:  # two readers could take one each
-            raise PageError("a page's header says something twice")
-        found[name], at = _value(data, at, kind & 15, depth)
+        if name not in layout or name in found:  # two readers could take it for two things
+            raise PageError("a page's header says something unknown, or something twice; write the file again")
+        found[name], at = _value(data, at, kind & 15, layout[name])
     return found, at + 1
 
 
-def _value(data: bytes, at: int, kind: int, depth: int, *, listed: bool = False) -> tuple[Any, int]:
-    match kind:
-        case 1 | 2:
-            return kind == _TRUE, at + listed
-        case 3:
-            return data[at], at + 1
-        case 4 | 5 | 6:
-            number, at = _number(data, at)
-            if kind != _I64 and not _SMALLEST <= number <= _LARGEST:  # a reader would cut it
-                raise PageError("a page's header holds a number that is too large")
-            return number, at
-        case 7:
-            return None, _within(data, at + 8)
-        case 8:
-            length, at = _varint(data, at)
-            return None, _within(data, at + length)
-        case 9 | 10:
-            return None, _items(data, at, depth)
-        case 11:
-            return None, _pairs(data, at, depth)
-        case 12:
-            return _struct(data, at, depth + 1)
-    raise PageError("a page's header holds something unknown")
-
-
-def _items(data: bytes, at: int, depth: int) -> int:
-    head, at = data[at], at + 1
-    count = head >> 4
-    if count == 15:
-        count, at = _varint(data, at)
-    for _ in range(count):
-        _, at = _value(data, at, head & 15, depth + 1, listed=True)
-    return at
-
-
-def _pairs(data: bytes, at: int, depth: int) -> int:
-    count, at = _varint(data, at)
-    if count:
-        head, at = data[at], at + 1
-        for _ in range(count):
-            for kind in (head >> 4, head & 15):
-                _, at = _value(data, at, kind, depth + 1, listed=True)
-    return at
+def _value(data: bytes, at: int, kind: int, wanted: int | Layout) -> tuple[Any, int]:
+    if isinstance(wanted, dict):
+        if kind == _STRUCT:
+            return _struct(data, at, wanted)
+    elif wanted == _BOOLEAN:
+        if kind in (_BOOLEAN, _FALSE):
+            return kind == _BOOLEAN, at
+    elif kind == wanted == _BINARY:
+        length, at = _varint(data, at)
+        return None, _within(data, at + length)
+    elif kind == wanted:
+        number, at = _number(data, at)
+        if kind == _I32 and not _SMALLEST <= number <= _LARGEST:  # a reader would cut it
+            raise PageError("a page's header holds a number that is too large")
+        return number, at
+    raise PageError("a page's header holds something of another type")
 
 
 def _within(data: bytes, at: int) -> int:

@@ -229,7 +229,7 @@ def demo(
 
 @deploy_app.command(
     "simulate",
-    help="Many markets on one machine by Flower's simulation engine (pip install 'fedmm-secure[simulation]'), through "
+    help="Many markets on one machine by Flower's simulation engine (the extra simulation), through "
     "the code of a deployment.\n\nExample: fedmm deploy simulate --set data.synthetic.markets=100 --out many",
 )
 def simulate_markets(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 VERIFY_HELP = (
     "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
-    "accountants, and the noise by its spare values; or a compliance report: its signature, and the run that it is "
-    "about.\n\n"
+    "accountants, and the noise by its spare values; or a compliance report, as JSON, page or DSSE envelope: its "
+    "signature, its digests, and the run that it is about.\n\n"
     "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
 )
 
@@ -76,8 +76,11 @@ def check_report(
 ) -> tuple[str, list[Finding]]:
     """What was checked of a compliance report, and what does not hold."""
     from experiments.compliance.check import verify_report  # the accountants and what reads models
+    from experiments.exports.attestation import is_envelope
+    from experiments.exports.attestation_check import verify_attestation
 
-    found, findings = verify_report(path, run, None if card is None else read_card(card), account)
+    check = verify_attestation if is_envelope(path) else verify_report
+    found, findings = check(path, run, None if card is None else read_card(card), account)
     signer = found.signature
     who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
     verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
+from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
@@ -36,9 +38,10 @@ from fedmm_secure.provenance import read_metrics
 from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
-from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger
+from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group
 from privacy.accounting.spendings import Spending
 from privacy.errors import InputError
+from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, read_bytes
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
 
@@ -73,6 +76,8 @@ def build_document(
             changed_rows={view: _guarantee(views[view]["changed_rows"]) for view in VIEWS},
             stages={stage: found["epsilon"] for stage, found in views["stages"].items() if found is not None},
             noise_multipliers=_noise(directory, name),
+            mechanisms=_mechanisms(directory, name),
+            shown=file_digests(directory, config, name),
             all_runs=_all_runs(known_runs, config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
@@ -239,17 +244,29 @@ def _noise(directory: Path, market: str) -> dict[str, float]:
         return {}
 
 
+def _mechanisms(directory: Path, market: str) -> dict[str, str]:
+    """Of stages that were charged; empty where the ledger cannot be read, which is among the findings."""
+    try:
+        charges = read_ledger(directory / "ledger" / f"{market}.jsonl").charges
+    except LedgerError:
+        return {}
+    return {stage_group(charge.entry.stage): charge.entry.mechanism for charge in charges}
+
+
 def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
     path = directory / "ledger" / f"{market}.jsonl"
     try:
         content = read_ledger(path)
-        lines, head = len(content.kinds), content.head
+        sha256: str | None = hashlib.sha256(read_bytes(path, MAX_LINES_BYTES, below=directory)).hexdigest()
+        lines, head, rows = len(content.kinds), content.head, content.opening.get("data")
         seeded = any(entry.seeded for entry in content.entries)
         exact = all(charge.entry.coordinates > 0 for charge in content.charges if _draws(charge.entry.event))
-    except LedgerError:  # among the findings; the document cannot vouch for what it cannot read
-        lines, head, seeded, exact = 0, GENESIS, views["seeded"], False
+    except (LedgerError, ForeignFileError):  # among the findings; the document cannot vouch for what it cannot read
+        sha256, lines, head, rows, seeded, exact = None, 0, GENESIS, None, views["seeded"], False
     return LedgerStated(
         file=f"ledger/{path.name}",
+        sha256=sha256,
+        data=rows if isinstance(rows, str) else None,
         lines=max(lines, 1),
         head=head,
         seeded=seeded,

@@ -33,9 +33,29 @@ def verify_report(
         RunDirectoryError: ``run`` is not a finished run.
     """
     report, html = read_report(path)
-    document, where = report.document, str(path)
-    findings = []
-    run = run or (path.parent if (path.parent / CONFIG_FILE).is_file() else None)
+    where = str(path)
+    findings = report_findings(report, where, run or run_beside(path), trusted, account)
+    if html is not None and html != page(report):
+        findings.append(Finding(where, "the page does not show what the report inside it says"))
+    if html is None and read_bytes(path, MAX_BYTES) != report_text(report).encode():
+        findings.append(Finding(where, "is not spelled as a report is written: it may show readers something else"))
+    return report, findings
+
+
+def run_beside(path: Path) -> Path | None:
+    """The folder that a file stands in, if that is a run."""
+    return path.parent if (path.parent / CONFIG_FILE).is_file() else None
+
+
+def report_findings(
+    report: SignedReport, where: str, run: Path | None, trusted: Card | None, account: Path | None
+) -> list[Finding]:
+    """What does not hold of a report's contents, whatever file they came in; arguments as ``verify_report`` has them.
+
+    Raises:
+        RunDirectoryError: ``run`` is not a finished run.
+    """
+    document, findings = report.document, list[Finding]()
     problem = signature_problem(report, trusted)
     if problem is not None and (report.signature is not None or trusted is not None or run is None):
         findings.append(Finding(where, problem if run else f"{problem}, and no run is there to compare it with: --run"))
@@ -47,10 +67,6 @@ def verify_report(
         findings.append(Finding(where, "its answers do not follow from what it holds"))
     if (document.assumptions, document.not_guaranteed) != (ASSUMPTIONS, not_guaranteed(document)):
         findings.append(Finding(where, "its assumptions are not those that its figures rest on"))
-    if html is not None and html != page(report):
-        findings.append(Finding(where, "the page does not show what the report inside it says"))
-    if html is None and read_bytes(path, MAX_BYTES) != report_text(report).encode():
-        findings.append(Finding(where, "is not spelled as a report is written: it may show readers something else"))
     if run is not None:
         with examining(run):
             again = build_document(run, document.declarations, created=document.created, account=account)
@@ -59,4 +75,4 @@ def verify_report(
             Finding(where, f"{field}: says {said!r}, the run gives {given!r}")
             for field, said, given in differences(stated, found)
         ]
-    return report, findings
+    return findings

@@ -47,8 +47,13 @@ class LedgerStated(Part):
     """The evidence."""
 
     file: str
+    sha256: Digest | None = Field(description="of the file; null: it cannot be read")
     lines: int = Field(ge=1)
     head: Digest = Field(description="hash of the last line; it fixes all lines before it")
+    data: str | None = Field(
+        description="the rows, by a hash under a key of the privacy account: it names them to the key's owner alone; "
+        "null: nothing commits to them"
+    )
     seeded: bool = Field(description="whether any noise came from a known seed")
     exact: bool = Field(description="whether all noise was integers of an exact law, added to integer sums")
     closed_by: str | None = Field(description="fingerprint of the card that signed the last line; null: not closed")
@@ -96,6 +101,11 @@ class MarketStated(Part):
     changed_rows: dict[str, GuaranteeStated] = Field(description="what it implies for a change of one user's rows")
     stages: dict[str, Epsilon] = Field(description="each stage alone, its inputs taken as fixed; not to be added up")
     noise_multipliers: dict[str, float]
+    mechanisms: dict[str, str] = Field(description="by stage, what its ledger names; stages that read private rows")
+    shown: dict[str, Digest] = Field(
+        description="files by path that the run shows of the market: configuration, environment, metrics, and the "
+        "models that it publishes"
+    )
     all_runs: AllRuns
     ledger: LedgerStated
     audit: list[AuditStated]

@@ -24,6 +24,11 @@ def answer_questions(document: Document) -> list[Question]:
     return [*_nist(document), *_gdpr(document), *_iso(document), *_edpb(document)]
 
 
+def answer(document: Document, framework: str, topic: str) -> str:
+    """What a document answers on one topic."""
+    return next(one.answer for one in document.questions if (one.framework, one.topic) == (framework, topic))
+
+
 def _nist(document: Document) -> list[Question]:
     release = document.run.protect == "release"
     stages = sorted({stage for market in document.markets.values() for stage in market.stages})

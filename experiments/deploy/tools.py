@@ -20,7 +20,7 @@ def flower_tool(name: str) -> str:
     """Path of a command of this environment; raises ``ConfigError`` if it is not installed."""
     path = shutil.which(name, path=search_path())
     if path is None:
-        raise ConfigError(f"{name} is not installed; pip install 'fedmm-secure[deploy]'")
+        raise ConfigError(f"{name} is not installed; it comes with the extra deploy: docs/how-to/install.md")
     return path
 
 

@@ -22,7 +22,8 @@ from privacy.aggregation.keys import BUNDLE_FILE
 
 _MEMORY = ("state", "tensorboard", "attacks/shadows")
 PAGE = "report.html"  # drawn again and compared, by ``fedmm verify``
-_BESIDE = (PAGE, "compliance.json", "compliance.html", "log.jsonl", "cell.json", "failure.json")
+_REPORTS = ("compliance.json", "compliance.html", "compliance.intoto.json", "registry.yaml", "bom.cdx.json")
+_BESIDE = (PAGE, *_REPORTS, "log.jsonl", "cell.json", "failure.json")
 _FIGURE = r"(svg|png|csv)"
 _RESULTS = re.compile(
     rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"

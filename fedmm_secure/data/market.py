@@ -114,19 +114,19 @@ def index_market(name: str, rows: Rows, *, source: str | None = None, catalogue:
     """Keep the latest row of each (user, item) pair, and order each user's rows by time.
 
     Ties in time keep file order. Users and items are indexed in sorted order of their raw ids, so that
-    the index of a user does not depend on the order of the file.
+    the index of a user does not depend on the order of the file. Without a catalogue nobody knows yet how many items
+    there are: those that rows name are private, until a catalogue is declared or discovered.
 
     Raises:
-        DataError: no rows are left, or there are fewer users or items than any model can use.
+        DataError: no rows are left, or there are fewer users, or items of a catalogue, than any model can use.
     """
     where = source or f"market {name}"
     n = len(rows.user)
     if not n:
         raise DataError(f"{where}: no interactions; a market needs at least {MIN_USERS} users")
-    n_items = len(rows.item_ids if catalogue is None else catalogue)
-    for what, found, needed in (("user", len(rows.user_ids), MIN_USERS), ("item", n_items, MIN_ITEMS)):
-        if found < needed:
-            raise DataError(f"{where}: only {found} {what}{'s' * (found != 1)}; a market needs at least {needed}")
+    _refuse_few("user", len(rows.user_ids), MIN_USERS, where)
+    if catalogue is not None:
+        refuse_few_items(len(catalogue), where)
     time = np.arange(n, dtype=np.int64) if rows.time is None else rows.time
     order = np.argsort(time, kind="stable")
     pair = rows.user[order] * np.int64(len(rows.item_ids)) + rows.item[order]
@@ -145,6 +145,16 @@ def index_market(name: str, rows: Rows, *, source: str | None = None, catalogue:
         calendar=rows.time is not None and rows.calendar,
         catalogue=catalogue,
     )
+
+
+def refuse_few_items(found: int, where: str) -> None:
+    """Raises ``DataError`` where a catalogue has fewer items than any model can use."""
+    _refuse_few("item", found, MIN_ITEMS, where)
+
+
+def _refuse_few(what: str, found: int, needed: int, where: str) -> None:
+    if found < needed:
+        raise DataError(f"{where}: only {found} {what}{'s' * (found != 1)}; a market needs at least {needed}")
 
 
 def restrict(market: Market, catalogue: Catalogue) -> Market:

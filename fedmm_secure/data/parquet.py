@@ -5,20 +5,21 @@ Texts are read as their dictionary, so that one which a file repeats is in memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedmm_secure.data.faults import Faults
 from fedmm_secure.data.text import Block
 from fedmm_secure.errors import DataError
-from fedmm_secure.parquet_pages import unpacked_sizes
+from fedmm_secure.parquet_pages import column_chunks, largest_batch, unpacked_pages
 
 BATCH_ROWS = 2**18
-MAX_PAGE_BYTES = 2**29  # of one page, unpacked: of a column so much is in memory at a time
+MAX_BATCH_BYTES = 2**30  # unpacked, of all columns that are read together: so much is in memory at a time
 
 
 class ParquetRows:
@@ -38,10 +39,41 @@ class ParquetRows:
     def is_plain(self, position: int) -> bool:
         """Whether a column holds one plain value a row."""
         kind = self._file.schema_arrow.field(position).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
         return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or _is_extension(kind))
 
-    def blocks(self, positions: Mapping[str, int]) -> Iterator[Block]:
-        """All rows, of the columns at some positions.
+    def heads(self, positions: Sequence[int], rows: int, letters: int) -> Iterator[pa.Array]:
+        """The first rows of columns of plain values, ``(n,)`` each with n up to ``rows``.
+
+        One column is read at a time, and a text is cut to so many letters while it is in the dictionary once.
+
+        Raises:
+            DataError: as ``blocks``.
+        """
+        try:  # all of them together: one that is in the file once is read once
+            column_chunks(self._source, self._file.metadata, {self.names[position] for position in positions})
+        except ValueError as error:
+            raise self._refusal(error) from error
+        yield from (self._head(position, rows, letters) for position in positions)
+
+    def _head(self, position: int, rows: int, letters: int) -> pa.Array:
+        block = next(self.blocks({"value": position}, rows), None)
+        if block is None:
+            return pa.nulls(0)
+        try:
+            column = block.columns["value"].slice(0, rows)
+            if not pa.types.is_dictionary(column.type):
+                return column
+            # words that rows have: one that none has is not copied
+            used = pc.unique(column.indices.drop_null())
+            words = _cut(column.dictionary.take(used), letters)
+            return words.take(pc.index_in(column.indices, used))
+        except (ValueError, LookupError, pa.ArrowException) as error:
+            raise self._refusal(error) from error
+
+    def blocks(self, positions: Mapping[str, int], rows: int = BATCH_ROWS) -> Iterator[Block]:
+        """All rows, of the columns at some positions, so many at a time.
 
         Raises:
             DataError: a column holds no plain values, or the file is damaged.
@@ -54,9 +86,12 @@ class ParquetRows:
         names = sorted({self.names[position] for position in positions.values()})
         before = 0
         try:
-            if any(page > MAX_PAGE_BYTES for page in unpacked_sizes(self._source, self._file.metadata, set(names))):
-                raise DataError(f"{self.path}: a page unpacks to more than {MAX_PAGE_BYTES} bytes; write smaller ones")
-            for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=names, use_threads=False):
+            pages = unpacked_pages(self._source, self._file.metadata, set(names))
+            if largest_batch(pages, rows) > MAX_BATCH_BYTES:
+                raise DataError(
+                    f"{self.path}: pages of {rows} rows unpack to more than {MAX_BATCH_BYTES} bytes; write smaller ones"
+                )
+            for batch in self._file.iter_batches(batch_size=rows, columns=names, use_threads=False):
                 n = batch.num_rows
                 columns = {role: _plain(batch.column(self.names[at])) for role, at in positions.items()}
                 yield Block(np.arange(before + 1, before + n + 1), columns, Faults(n), 0)
@@ -81,6 +116,14 @@ def _repeats(kind: pa.DataType) -> bool:
         or types.is_large_binary(kind)
         or types.is_binary_view(kind)
     )
+
+
+def _cut(words: pa.Array, letters: int) -> pa.Array:
+    """Texts or bytes, no longer than so much."""
+    if pa.types.is_binary(words.type) or pa.types.is_large_binary(words.type):
+        return pc.binary_slice(words, 0, letters)
+    is_text = pa.types.is_string(words.type) or pa.types.is_large_string(words.type)
+    return pc.utf8_slice_codeunits(words, 0, letters) if is_text else words
 
 
 def _is_extension(kind: pa.DataType) -> bool:

@@ -17,7 +17,9 @@ from fedmm_secure.data.text import Dialect, TextFile, split_header
 from fedmm_secure.errors import DataError
 
 SAMPLE_BYTES = 2**18
-SAMPLE_ROWS = 10_000  # of a Parquet file
+# of a Parquet file; with more columns, fewer rows
+SAMPLE_ROWS, SAMPLE_CELLS, MAX_COLUMNS = 10_000, 2**20, 1000
+LETTERS = 100  # of a text in it: numbers, times and names are no longer
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,17 @@ class Table:
 def parquet_sample(path: Path) -> Table:
     """First rows of a Parquet file; raises ``DataError``."""
     source = ParquetRows(path)
-    plain = [position for position in range(len(source.names)) if source.is_plain(position)]
-    columns: list[pa.Array | None] = [None] * len(source.names)
-    block = next(source.blocks({str(position): position for position in plain}), None) if plain else None
-    if block is None or not len(block.lines):
+    names = source.names
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{path}: more than {MAX_COLUMNS} columns; keep those of users, items, ratings and times")
+    rows = min(SAMPLE_ROWS, SAMPLE_CELLS // max(len(names), 1))
+    plain = [position for position in range(len(names)) if source.is_plain(position)]
+    columns: list[pa.Array | None] = [None] * len(names)
+    for position, column in zip(plain, source.heads(plain, rows, LETTERS), strict=True):
+        columns[position] = column
+    if not any(column is not None and len(column) for column in columns):
         raise DataError(f"{path}: no interactions; it has no rows, or no columns of plain values")
-    for position in plain:
-        column = block.columns[str(position)].slice(0, SAMPLE_ROWS)
-        columns[position] = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return Table(path, tuple(source.names), tuple(columns), 1.0, None)
+    return Table(path, tuple(names), tuple(columns), 1.0, None)
 
 
 def first_bytes(path: Path) -> bytes:

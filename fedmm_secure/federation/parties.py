@@ -12,7 +12,7 @@ from typing import Any
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
-from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import Outlook, enter, foresee
@@ -276,10 +276,13 @@ def market_sizes(
 
     Raises:
         ConfigError: the federation's bundle states another size of a market in this process.
+        DataError: a market's catalogue has fewer items than any model can use.
     """
     found = {name: MarketSize(*size) for name, size in (signed or {}).items()}
     for name, prepared in markets.items():
         items = 0 if config.catalogue == "discovered" else prepared.market.n_items
+        if config.catalogue != "discovered":
+            refuse_few_items(items, f"market {name}")
         own = MarketSize(prepared.market.n_users, items)
         if found.setdefault(name, own) != own:
             raise ConfigError(f"market {name}: the federation's bundle states {found[name]}, the data have {own}")

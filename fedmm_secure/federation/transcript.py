@@ -11,7 +11,7 @@ from typing import Any
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.storage import write_atomic
-from privacy.accounting.lines import append_line
+from privacy.accounting.lines import append_line, drop_torn_tail
 from privacy.files import private_folder
 from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
 from privacy.json_text import json_text
@@ -61,12 +61,17 @@ class Transcript:
 
     What was seen is what statements, sums and reports follow from. So nothing takes the place of a record: the same one
     again changes nothing, and another one is refused. The index is as long as there are names.
+
+    It is for who goes on writing alone, in a run of his own; ``read_index`` reads those of others, and changes nothing.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         private_folder(directory)
-        self.records = read_index(directory) if (directory / INDEX).exists() else []
+        index = directory / INDEX
+        if index.is_file() and not index.is_symlink():
+            drop_torn_tail(index)  # or the next record would join it
+        self.records = read_index(directory) if index.exists() else []
         self._known: dict[str, Record] = {}
         self._latest: dict[tuple[str, str, int, str], Record] = {}
         for record in self.records:

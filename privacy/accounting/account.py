@@ -118,8 +118,8 @@ class PrivacyAccount:
             AccountError: it holds no line, or this machine does not remember how far it had come.
         """
         try:
-            content = self.path.read_bytes()
-            known = bool(content) and self._lines(content, self._key())[1].lines and recorded_head(self.identity).read()
+            begun = self.path.stat().st_size > 0 and self._lines(*self._state(self._key()))[1].lines > 0
+            known = begun and recorded_head(self.identity).read() is not None
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
         if not known:
@@ -277,7 +277,8 @@ class PrivacyAccount:
         if not self._key_path.exists():
             write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
         key = self._key()
-        _, head = self._lines(b"", key)  # refused where the machine knows of lines of this key
+        # refused where the machine knows of lines of this key
+        _, head = self._lines(b"", key, recorded_head(_digest(key)).read())
         self._append(key, head, {"version": _VERSION, "key": _digest(key)})
         return key
 
@@ -307,14 +308,25 @@ class PrivacyAccount:
             append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
             seen.write(Head(head.lines + 1, mac))
 
-    def _lines(self, content: bytes, key: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
+    def _state(self, key: bytes) -> tuple[bytes, bytes, Head | None]:
+        """The file, the key, and how far the machine saw it come before it was read.
+
+        In this order, for readers hold no lock: another run may append a line at any moment, and only then is it noted
+        how far the account has come. So the file is never behind what was noted before.
+        """
+        last_seen = recorded_head(_digest(key)).read()
+        return self.path.read_bytes(), key, last_seen
+
+    def _lines(
+        self, content: bytes, key: bytes, last_seen: Head | None
+    ) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
         """What each whole line says, with its number, once all of them are as they were written.
 
         Raises:
             AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
         """
         bodies: list[tuple[int, dict[str, Any]]] = []
-        head, last_seen = Head(0, _GENESIS), recorded_head(_digest(key)).read()
+        head = Head(0, _GENESIS)
         for number, raw in enumerate(content.splitlines(keepends=True), start=1):
             if not raw.endswith(b"\n"):
                 break  # its sync never returned, so that start spent nothing
@@ -348,10 +360,10 @@ class PrivacyAccount:
 
     def _bodies(self, key: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
         try:
-            content = self.path.read_bytes()
+            state = self._state(key)
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
-        bodies, head = self._lines(content, key)
+        bodies, head = self._lines(*state)
         if not head.lines:
             raise AccountError(f"{self.path}: no privacy account is here")
         return bodies, head

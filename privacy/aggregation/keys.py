@@ -308,9 +308,21 @@ class KeyDirectory:
             )
 
     def _usage(self) -> dict[str, int]:
-        """Rounds by epoch: a run goes on with the key that it has while the directory holds a later one."""
+        """Rounds by epoch: a run goes on with the key that it has while the directory holds a later one.
+
+        Raises:
+            KeyFileError: the file does not say so.
+        """
         path = self.path / USAGE_FILE
-        return {epoch: int(rounds) for epoch, rounds in read_public(path)["rounds"].items()} if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            return {str(int(epoch)): int(rounds) for epoch, rounds in read_public(path)["rounds"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise KeyFileError(
+                f"{path}: does not say which epoch's key has protected how many rounds, as files of an earlier version "
+                "do not: make new keys (fedmm keys rotate), and then remove it"
+            ) from None
 
 
 def refuse_few_markets(bundle: Bundle, left: Collection[str]) -> None:

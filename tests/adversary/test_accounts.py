@@ -14,6 +14,7 @@ from dp_accounting.dp_event import GaussianDpEvent
 from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
 from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.places import RecordedHead, recorded_head
 from privacy.accounting.spendings import Spending
 from tests.conftest import tiny
 from tests.people import of_people
@@ -175,3 +176,55 @@ def test_ids_that_run_into_each_other_are_other_rows(tiny_markets, tmp_path):
         prints.append(enter_account(account, tmp_path / f"run-{len(prints)}", "r", plan, changed, 0).data)
     assert joined[0] == joined[1]  # the attack works on joined ids
     assert prints[0] != prints[1]
+
+
+# -- readers hold no lock ----------------------------------------------------------------------------------------------
+
+
+class FileFirst(PrivacyAccount):
+    """As it was read: the file, and then how far the machine has seen it come."""
+
+    def _state(self, key):
+        content = self.path.read_bytes()
+        return content, key, recorded_head(self.identity).read()
+
+
+@pytest.fixture
+def busy(account, monkeypatch):
+    """Whenever a reader is about to look how far the account had come, another run charges."""
+    honest, charges = RecordedHead.read, iter(range(2, 100))
+    print_ = account.fingerprint(ROWS)
+    inside = []
+
+    def read(recorded):
+        if not inside:
+            inside.append(True)
+            with account.charging(print_, "second", "second's", next(charges)):
+                pass
+            inside.pop()
+        return honest(recorded)
+
+    monkeypatch.setattr(RecordedHead, "read", read)
+    return account
+
+
+def test_an_account_that_is_charged_while_it_is_read_is_no_older_copy(busy):
+    with pytest.raises(AccountError, match="an older copy"):
+        FileFirst(busy.path).spent_on(ROWS)
+    for _ in range(3):
+        assert [found.run for found in PrivacyAccount(busy.path).spent_on(ROWS)] == ["first", "second"]
+        PrivacyAccount(busy.path).require_known()
+
+
+def test_a_charge_between_the_two_looks_is_counted(account, monkeypatch):
+    """The file is then ahead of what was noted before it was read."""
+    honest, print_ = PrivacyAccount._state, account.fingerprint(ROWS)
+
+    def state(reader, key):
+        seen = recorded_head(reader.identity).read()
+        monkeypatch.setattr(PrivacyAccount, "_state", honest)
+        account.start(print_, spending("third"), known=(), nonce="third's")
+        return reader.path.read_bytes(), key, seen
+
+    monkeypatch.setattr(PrivacyAccount, "_state", state)
+    assert [found.run for found in PrivacyAccount(account.path).spent_on(ROWS)] == ["first", "second", "third"]

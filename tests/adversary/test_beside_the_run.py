@@ -77,7 +77,9 @@ def test_auditors_themselves_replace_what_they_said(released_copy):
 
 
 def test_whatever_lies_beside_the_run_is_named(released_copy):
-    for name in ("cell.json", "failure.json", "compliance.html", "compliance.json", "log.jsonl"):
+    beside = {"cell.json", "failure.json", "compliance.html", "compliance.json", "log.jsonl"}
+    beside |= {"compliance.intoto.json", "registry.yaml", "bom.cdx.json"}
+    for name in beside:
         (released_copy / name).write_text("user17,item3\n")
     (released_copy / "audit" / "m0" / "games").mkdir(parents=True)
     (released_copy / "audit" / "m0" / "games" / "rows.npz").write_bytes(b"user17")
@@ -87,7 +89,6 @@ def test_whatever_lies_beside_the_run_is_named(released_copy):
     assert examined.findings == []
     (note,) = [note for note in examined.notes if note.startswith("not read, so not vouched for")]
     named = {name.strip() for name in note.split(":")[1].split(",")}
-    beside = {"cell.json", "failure.json", "compliance.html", "compliance.json", "log.jsonl"}
     assert named == beside | {"audit/", "tensorboard/", "state/"}
 
 

@@ -52,11 +52,11 @@ ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "v
 def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
     """A report on one market, faultless unless told otherwise."""
     stated = {view: GuaranteeStated(epsilon=epsilon, delta=delta, unit="user", basis="") for view in VIEWS}
-    held = {"file": "ledger/m.jsonl", "lines": 9, "head": "0" * 64, "seeded": False, "exact": True,
-            "closed_by": "0123", "self_signed": False}  # fmt: skip
+    held = {"file": "ledger/m.jsonl", "sha256": None, "lines": 9, "head": "0" * 64, "data": None, "seeded": False,
+            "exact": True, "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
-             "shared_users": "refused", "synthetic": False}  # fmt: skip
+             "shared_users": "refused", "shared_items": False, "synthetic": False}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -70,6 +70,8 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         changed_rows=stated,
         stages={"ctr": epsilon},
         noise_multipliers={"ctr": 1.0},
+        mechanisms={"ctr": "DP-SGD"},
+        shown={},
         all_runs=AllRuns(**{**spent, **dict(runs)}),
         ledger=LedgerStated(**{**held, **dict(ledger)}),
         audit=[audit for found in evidence for audit in found.audits.get("m", [])],

@@ -8,20 +8,31 @@ import errno
 import hashlib
 import itertools
 import os
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from experiments.deploy.homes import prepare_homes
-from fedmm_secure.federation.lobby import MOST
+from fedmm_secure.federation import transcript as transcripts
+from fedmm_secure.federation.lobby import FORGOTTEN, MOST, ForgottenRunError, Lobby
 from fedmm_secure.federation.messages import HELLO_STAGE, Hello, MessageError, pack, unpack
 from fedmm_secure.federation.orders import Order, start_header
+from fedmm_secure.federation.private_record import PRIVATE, PrivateRecord
 from fedmm_secure.federation.requests import Request
-from fedmm_secure.federation.transcript import INDEX, START, RepeatedRecordError, Transcript, record_file
+from fedmm_secure.federation.transcript import (
+    INDEX,
+    START,
+    RepeatedRecordError,
+    Transcript,
+    read_index,
+    record_file,
+)
 from fedmm_secure.storage import write_atomic
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card, _card_text
 from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory, found_federation
+from privacy.foreign import ForeignFileError
 from tests import parties
 from tests.conftest import STATE
 from tests.dishonest import REFUSAL, STAGE, DishonestServer, resigned
@@ -71,6 +82,40 @@ def test_a_record_that_a_kill_cut_short_is_written_again(tmp_path):
     transcript = Transcript(tmp_path / "transcript")
     write_atomic(transcript.directory / record_file(HELLO_STAGE, 0, 0, START, "server"), b"half")  # not in the index
     assert transcript.read(transcript.add(b"whole", receivers=1, **ORDER_TO_START)) == b"whole"
+
+
+def torn(directory, add):
+    """A record, and the power goes while the next line is written."""
+    add(b"one")
+    with (directory / INDEX).open("ab") as file:
+        file.write(b'{"attempt": 0, "fi')
+
+
+def test_a_line_that_a_power_cut_tore_joins_no_other(tmp_path, monkeypatch):
+    def add(directory, data, kind):
+        where = {**ORDER_TO_START, "kind": kind}
+        return Transcript(directory).add(data, receivers=1, **where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transcripts, "drop_torn_tail", lambda path: None)  # as it was
+        torn(tmp_path / "first", lambda data: add(tmp_path / "first", data, START))
+        add(tmp_path / "first", b"two", "hello")
+        with pytest.raises(ForeignFileError, match=r"index.jsonl:2: "):
+            Transcript(tmp_path / "first")
+    torn(tmp_path / "now", lambda data: add(tmp_path / "now", data, START))
+    before = (tmp_path / "now" / INDEX).read_bytes()
+    assert [record.kind for record in read_index(tmp_path / "now")] == [START]
+    assert (tmp_path / "now" / INDEX).read_bytes() == before  # whoever only reads changes nothing
+    add(tmp_path / "now", b"two", "hello")
+    assert [record.kind for record in Transcript(tmp_path / "now").records] == [START, "hello"]
+
+
+def test_a_torn_line_of_a_private_record(tmp_path):
+    folder = tmp_path / PRIVATE / "m"
+    first, second = (SimpleNamespace(stage=STAGE, round=round, attempt=0) for round in range(2))
+    torn(folder, lambda data: PrivateRecord(tmp_path, "m").add(first, "own-update", data, "owner:m"))
+    PrivateRecord(tmp_path, "m").add(second, "own-update", b"two", "owner:m")
+    assert [record.round for record in PrivateRecord(tmp_path, "m").transcript.records] == [0, 1]
 
 
 def signed_otherwise(server, message):
@@ -166,14 +211,31 @@ def test_a_statement_that_a_colluder_signs_twice(tmp_path):
 # -- announced runs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_hello_of_a_mask_key_that_was_forgotten(federation):
-    """Announce a run, push it out of the lobby, announce it again: the market has another mask key, and its first hello
-    is still signed. Whoever believes that one masks against a key that nobody has."""
-    server = federation()
-    old = server.hellos()
+class OpenLobby(Lobby):
+    """As it was: a run that was pushed out may be announced again."""
+
+    def _forgotten(self):
+        return set()
+
+
+def push_out(server, market="m0"):
     for number in range(MOST + 1):
         run = f"{number:032x}"
-        server.ask("m0", "hello", run=run, start=server.start(run))
+        assert server.ask(market, "hello", run=run, start=server.start(run)).message
+
+
+def with_open_lobby(server):
+    for market, service in server.services.items():
+        service._lobby = OpenLobby(server.homes.market(market) / "runs")
+    return server
+
+
+def test_a_hello_of_a_mask_key_that_was_forgotten(federation):
+    """Announce a run, push it out of the lobby, announce it again: the first version had another mask key, and its
+    first hello was still signed. Whoever believed that one masked against a key that nobody had."""
+    server = with_open_lobby(federation())
+    old = server.hellos()
+    push_out(server)
     new = server.ask("m0", "hello", start=server.start()).message
     header, payload = unpack(old["m0"])
     assert header == unpack(new)[0]
@@ -187,6 +249,59 @@ def test_a_hello_of_a_mask_key_that_was_forgotten(federation):
     for market in server.markets:  # they have heard different things: nobody trains
         assert "another history" in server.ask(market, "update", order=server.order(0), statements=statements).absent
         assert server.charges(market) == 0
+
+
+def two_statements(server):
+    """Those of one attempt, with the run pushed out between them; None where the second is refused."""
+    hellos, order = server.hellos(), server.order(0)
+    first = server.ask("m0", "state", order=order, hellos=hellos).message
+    push_out(server)
+    again = server.ask("m0", "hello", start=server.start())
+    if not again.message:
+        return first, None, again.absent
+    return first, server.ask("m0", "state", order=order, hellos={**hellos, "m0": again.message}).message, ""
+
+
+def test_one_statement_of_an_attempt_also_of_a_run_that_was_pushed_out(federation):
+    first, second, _ = two_statements(with_open_lobby(federation()))
+    assert first
+    assert second
+    assert first != second  # as it was
+    server = federation()
+    first, second, why = two_statements(server)
+    assert (bool(first), second) == (True, None)
+    assert "pushed out" in why
+    server.restart("m0")
+    assert "pushed out" in server.ask("m0", "hello", start=server.start()).absent
+    assert "no run of that name" in server.ask("m0", "state", order=server.order(0)).absent
+    assert server.ask("m1", "hello", start=server.start()).message  # others have it still
+
+
+def test_a_lobby_remembers_so_many_and_takes_no_more(tmp_path):
+    lobby = Lobby(tmp_path, most=2, most_forgotten=3)
+    names = [f"{number:032x}" for number in range(6)]
+    for name in names[:5]:
+        lobby.enter(name)
+    with pytest.raises(ForgottenRunError, match="3 announced runs came to nothing"):
+        lobby.enter(names[5])
+    for name in names[:3]:
+        assert name not in lobby
+        with pytest.raises(ForgottenRunError, match="pushed out"):
+            lobby.enter(name)
+    assert all(name in lobby for name in names[3:5])
+    lobby.enter(names[3])
+
+
+def test_a_crash_while_a_run_is_pushed_out(tmp_path):
+    """Its name is there, and its folder still: it is gone, and goes when the next one comes."""
+    lobby = Lobby(tmp_path, most=1)
+    lobby.enter("a" * 32)
+    (tmp_path / FORGOTTEN).write_text("a" * 32 + "\n" + "b" * 7)
+    assert "a" * 32 not in lobby
+    lobby.enter("c" * 32)
+    lobby.enter("d" * 32)
+    assert not lobby.path("a" * 32).exists()
+    assert (tmp_path / FORGOTTEN).read_text().splitlines() == ["a" * 32, "c" * 32]
 
 
 LOW_ORDER = [  # of Curve25519 and its twist: Bernstein, cr.yp.to/ecdh.html

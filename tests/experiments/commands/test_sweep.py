@@ -40,7 +40,7 @@ def write_grid(folder, **fields):
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     grid = write_grid(folder, attacks={"names": ["inversion"], "seeds": [0]})
-    with pytest.MonkeyPatch.context() as patch:  # beside the sweep, where its report looks first
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDMM_ACCOUNT", str(folder / "privacy.account"))
         assert call("sweep", grid, "--out", folder / "out", "--workers", 2, "--quiet") == 0
     return folder / "out"
@@ -97,7 +97,7 @@ def test_the_report_says_what_all_cells_together_spend(swept):
         or 0
         for cell in sweep.cells
     )
-    spent = _spent(sweep, None)
+    spent = _spent(sweep, swept.parent / "privacy.account")
     assert set(spent) == {"market"}  # nothing bounds what the release view of these runs learns
     assert spent["market"]["runs"] == 2  # those without a budget are not added up
     assert single < spent["market"]["epsilon"] < 2 * single

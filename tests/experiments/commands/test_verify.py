@@ -6,14 +6,17 @@ from tests.command_line import fedmm
 from tests.forgery import Forgery
 from tests.released import signers_card
 
+UNREAD = "not read, so not vouched for: state/"
+
 
 def test_a_run_verifies_against_the_card_of_who_signed_it(released_run, capsys):
     status, out, err = fedmm(capsys, "verify", released_run, "--signer", signers_card(released_run))
     assert (status, err) == (0, "")
-    verified, signed = out.splitlines()
+    verified, signed, beside = out.splitlines()
     assert verified.startswith(f"{released_run}: verified: ")
     assert signed.startswith("m0, m1, m2: signed by auditor ")
     assert "self-signed" not in signed
+    assert beside == UNREAD
 
 
 def test_another_card_is_a_finding_on_every_ledger(released_run, tmp_path, capsys):
@@ -28,14 +31,16 @@ def test_a_run_that_signed_itself_is_shown_as_such(released_copy, capsys):
     Forgery(released_copy).finish(owner=True)
     status, out, _ = fedmm(capsys, "verify", released_copy)
     assert status == 0
-    assert [line.split(": signed by ")[0] for line in out.splitlines()[1:]] == ["m0", "m1", "m2"]
-    assert all("a key of the run's own federation: self-signed" in line for line in out.splitlines()[1:])
+    *lines, beside = out.splitlines()[1:]
+    assert beside == UNREAD
+    assert [line.split(": signed by ")[0] for line in lines] == ["m0", "m1", "m2"]
+    assert all("a key of the run's own federation: self-signed" in line for line in lines)
 
 
 def test_findings_and_signatures_for_machines(released_run, released_copy, capsys):
     status, out, _ = fedmm(capsys, "verify", released_run, "--json")
     found = json.loads(out)
-    assert (status, found["findings"], found["notes"]) == (0, [], [])
+    assert (status, found["findings"], found["notes"]) == (0, [], [UNREAD])
     assert sorted(found["signatures"]) == ["m0", "m1", "m2"]
     assert {(found["name"], found["own"]) for found in found["signatures"].values()} == {("auditor", False)}
     (released_copy / "codes" / "m0.parquet").unlink()
@@ -46,7 +51,8 @@ def test_findings_and_signatures_for_machines(released_run, released_copy, capsy
         "missing",
         "'models/m0/ctr-0.pt' was signed for, and is missing",
     }
-    (note,) = json.loads(out)["notes"]
+    note, beside = json.loads(out)["notes"]
+    assert beside == UNREAD
     assert note.startswith("m0: not shown")
     assert note.endswith(": codes/m0.parquet")
 
@@ -57,7 +63,7 @@ def test_other_code_than_the_readers_is_said(released_copy, capsys):
     forgery.finish(owner=True)
     status, out, _ = fedmm(capsys, "verify", released_copy)
     assert status == 0
-    assert "computed by code 000000000000, checked by" in out.splitlines()[-1]
+    assert "computed by code 000000000000, checked by" in out.splitlines()[-2]
 
 
 def test_options_of_reports_are_not_for_runs_nor_the_reverse(released_run, tmp_path, capsys):

@@ -193,7 +193,7 @@ def wait_until_concluded(processes, homes):
 
 @pytest.mark.slow
 def test_the_simulation_engine_trains_the_same_models_and_listens_on_this_machine_alone(tmp_path, capfd):
-    pytest.importorskip("ray", reason="pip install 'fedmm-secure[simulation]'")
+    pytest.importorskip("ray", reason="the extra simulation is not installed")
     config = tmp_path / "tiny.yaml"
     synthetic = TINY["data"]["synthetic"] | {"markets": 12}
     config.write_text(yaml.safe_dump(TINY | {"data": {"synthetic": synthetic}, "federation": {"rounds": 2}}))

@@ -116,7 +116,7 @@ def test_a_signal_in_the_middle_of_a_run_leaves_nothing(how, command):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_in_the_middle_of_a_simulation_leaves_nothing(how, command):
-    pytest.importorskip("ray", reason="pip install 'fedmm-secure[simulation]'")
+    pytest.importorskip("ray", reason="the extra simulation is not installed")
     simulation = command("simulate")
     simulation.wait_for("superlink", "fedmm: markets")
     simulation.ends_with_all(how, 60)

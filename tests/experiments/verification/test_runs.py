@@ -1,5 +1,7 @@
 """Runs of other kinds than the session's: nothing is found where nothing is wrong."""
 
+import shutil
+
 import pytest
 
 from experiments.verification import examine_run, verify_run
@@ -81,7 +83,8 @@ def test_a_round_that_a_market_left_out_by_itself_is_found(tmp_path, monkeypatch
     forgery.remove(lambda record: record.sender == "m1" and record.round == 1)
     forgery.finish(owner=True)
     checks = {check for check, findings in examine_run(tmp_path / "run").checks.items() if findings}
-    assert checks == {"files", "plan", "messages"}  # bytes sent are those of the messages that are there
+    # bytes sent are those of the messages that are there; what the market kept is there too, and paid for by nothing
+    assert checks == {"files", "plan", "messages", "transcript"}
 
 
 def test_one_market_of_a_deployment_is_no_missing_market(tmp_path):
@@ -91,6 +94,8 @@ def test_one_market_of_a_deployment_is_no_missing_market(tmp_path):
     for market in ("m1", "m2"):
         forgery.markets.remove(market)
         (tmp_path / "run" / "ledger" / f"{market}.jsonl").unlink()
+        shutil.rmtree(tmp_path / "run" / "private" / market)
+        (tmp_path / "run" / "private" / f"{market}.key").unlink()
         for path in (
             *(tmp_path / "run" / "codes").glob(f"{market}.*"),
             *(tmp_path / "run" / "predictions").glob(f"{market}.*"),

@@ -12,6 +12,7 @@ from fedmm_secure.guarantee.releases import Release, again
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import Ledger, read_ledger
 from tests.conftest import tiny
+from tests.people import of_people
 
 SIZES = {name: MarketSize(80, 40) for name in ("m0", "m1", "m2")}
 NOISE = {"counts": 20.0, "embedding": 30.0, "quantizer": 20.0, "ctr": 20.0}
@@ -28,7 +29,7 @@ def plan(**privacy):
         **privacy,
     }
     private = privacy["protect"] == "release"
-    config = tiny(seed=[0, 1], privacy=privacy, **({"ctr": {"baselines": []}} if private else {}))
+    config = of_people(tiny(seed=[0, 1], privacy=privacy, **({"ctr": {"baselines": []}} if private else {})))
     noise = NOISE if private else {stage: value for stage, value in NOISE.items() if stage != "ctr"}
     if config.private_evaluation:
         noise = {**noise, "evaluation": 20.0}
@@ -121,7 +122,7 @@ def test_noisy_test_figures_come_last_and_read_every_model():
 
 
 def test_a_run_without_privacy_has_a_plan_too(tmp_path):
-    config = tiny(seed=[0, 1])
+    config = of_people(tiny(seed=[0, 1]))
     written = Written(tmp_path / "m0.jsonl", SpendingPlan.of(config, "m0", SIZES))
     for release in planned(written):
         written.add(release)

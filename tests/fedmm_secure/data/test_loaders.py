@@ -157,7 +157,6 @@ def test_a_missing_column_gets_the_nearest_name(plain):
     [
         ([], "no interactions"),
         ([("u0", f"i{n}", 3, "2020-01-01") for n in range(20)], "only 1 user;"),
-        ([(f"u{n}", "i0", 3, "2020-01-01") for n in range(20)], "only 1 item;"),
     ],
 )
 def test_a_market_that_is_too_small_is_refused(tmp_path, lines, message):

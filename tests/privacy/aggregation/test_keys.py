@@ -17,6 +17,7 @@ from privacy.aggregation.keys import (
     BURNED_FILE,
     KEY_FILE,
     SERVER,
+    USAGE_FILE,
     Bundle,
     KeyBurnedError,
     KeyDirectory,
@@ -223,6 +224,18 @@ def test_a_key_protects_as_many_rounds_as_its_bundle_allows(directory, identitie
     assert (keys.used_rounds(rotated), keys.used_rounds(bundle)) == (3, 3)
     with pytest.raises(KeyExhaustedError, match="epoch 1"):  # a run that began with it goes on counting it
         keys.use(bundle)
+
+
+@pytest.mark.parametrize("written", ['{"epoch": 1, "rounds": 3}', '{"rounds": {"1": "many"}}', "[]", "{}"])
+def test_a_count_of_rounds_in_another_form_is_refused_in_one_line(directory, identities, federation, written):
+    """An earlier version counted the rounds of one epoch; guessing which would let a key protect too many."""
+    keys, (bundle, sealed) = directory("b"), federation
+    keys.accept(identities["b"], bundle, sealed["b"])
+    (keys.path / USAGE_FILE).write_text(written)
+    for use in (keys.used_rounds, keys.use):
+        with pytest.raises(KeyFileError, match=r"usage.json: does not say .* \(fedmm keys rotate\)") as caught:
+            use(bundle)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_server_starts_with_its_own_files_only(directory, identities, federation):
