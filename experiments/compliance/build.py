@@ -35,10 +35,11 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
 from fedmm_secure.provenance import read_metrics
-from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group
+from privacy.accounting.spendings import Spending
 from privacy.errors import InputError
 from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, read_bytes
 

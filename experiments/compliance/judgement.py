@@ -33,7 +33,7 @@ ASSUMPTIONS = [
     "under masked-ckks, single updates stay hidden while at least two markets do not collude",
     "nobody has rows in several markets: the unit is a user of one market, and what markets state of the same person "
     "adds up; user ids are compared where one process holds all rows, and between organisations nobody compares them",
-    "runs on other copies of the data, or under another privacy account, are not known to the account",
+    "runs on other copies of the data, or under a privacy account that this one has not heard of, are not known to it",
 ]
 _NOT_GUARANTEED = [
     "the profile view: a user's own codes, embedding and scores are computed from that user's rows, and unprotected",

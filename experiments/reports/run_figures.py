@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
 from experiments.reports.accuracy import MANY_MARKETS
-from experiments.reports.codebook import Codebook, coded, codebook_of
+from experiments.reports.codebook import Codebook, codebook_of, coded
 from experiments.reports.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.reports.text import figure_text, natural_key
 from experiments.run_directory import LOG_FILE

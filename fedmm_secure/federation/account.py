@@ -21,11 +21,12 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
 from fedmm_secure.storage import write_json
-from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, Spending
+from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, heard_of
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
+from privacy.accounting.spendings import Spending
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,14 @@ def account_of(config: Config, directory: Path, *, home: bool = False) -> Privac
 
 
 def readers_account(named: Path | None = None) -> PrivacyAccount:
-    """The account that a reader holds a run to: the one that he names, or his own; never one that lies with the run."""
-    return PrivacyAccount(named or users_account())
+    """The account that a reader holds a run to: the one that he names, or his own; never one that lies with the run.
+
+    What his own knows of the run's rows counts beside the one that he names: a claim is of all that he can know.
+    """
+    own = PrivacyAccount(users_account())
+    if named is None or named.resolve() == own.path.resolve() or not own.path.is_file():
+        return PrivacyAccount(named or own.path)
+    return PrivacyAccount(named, [own])
 
 
 def enter(
@@ -133,6 +140,7 @@ def enter_account(
     fingerprint, nonce = account.fingerprint(rows), secrets.token_hex(16)
     # a copy of the account that is entered tells nothing that it does not, and less from now on
     earlier = {other.identity: other.spent_on(rows) for other in account.others if other.identity != account.identity}
+    elsewhere = heard_of(account.others, rows)
     known = list(kept["nonces"])
     write_json(path, {**kept, "nonces": [*known, nonce]})
     started = account.start(
@@ -143,6 +151,7 @@ def enter_account(
         market=market.name,
         charges=charges,
         begun=bool(kept["courses"]),
+        elsewhere=elsewhere,
     )
     earlier[account.identity] = started.earlier
     courses = kept["courses"]

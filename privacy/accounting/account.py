@@ -23,11 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dp_accounting.dp_event import DpEvent
-
-from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
+from privacy.accounting.events import UnknownEventError
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.accounting.places import Head, recorded_head
+from privacy.accounting.spendings import (
+    Elsewhere,
+    Entered,
+    OfData,
+    Spending,
+    spent_to_data,
+    unite,
+)
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_secret
 
@@ -43,23 +49,6 @@ class AccountError(InputError):
 
 
 @dataclass(frozen=True)
-class Spending:
-    """What one run spends on one market's data.
-
-    Attributes:
-        run: id of the run.
-        events: by view, everything that the view will observe, upstream stages included.
-        coordinates: values of discrete noise that are drawn in all, at most.
-        extra_delta: probability of failure that the events do not carry.
-    """
-
-    run: str
-    events: Mapping[str, DpEvent]
-    coordinates: int = 0
-    extra_delta: float = 0.0
-
-
-@dataclass(frozen=True)
 class Started:
     """What the account answers to a start or a resumption.
 
@@ -71,19 +60,6 @@ class Started:
 
     earlier: list[Spending]
     again: bool
-
-
-@dataclass
-class _Course:
-    """One course of a run: its spending, the nonce of its latest start, the market, and how many releases it charged.
-
-    Lines of an earlier version name no market.
-    """
-
-    spending: Spending
-    nonce: str
-    market: str | None = None
-    charges: int = 0
 
 
 class PublicData:
@@ -107,6 +83,9 @@ class PrivacyAccount:
     charges, the same course goes on. Whatever else is resumed, a copy that was made earlier or a ledger that was lost,
     draws noise of its own from there on, and is charged as another run. A process whose run was started elsewhere in
     the meantime may charge nothing any more.
+
+    A start also takes down what other accounts held of the data at that time, as far as this one does not know it: what
+    a run counts as earlier, its account knows too, wherever that was entered.
 
     The first line commits to the key; each line carries an HMAC under it of its place, of the HMAC before, and of what
     it says.
@@ -159,6 +138,7 @@ class PrivacyAccount:
         market: str = "",
         charges: int = 0,
         begun: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> Started:
         """Enter a start of a run, before it spends anything.
 
@@ -170,13 +150,15 @@ class PrivacyAccount:
             market: whose data they are, by the name that it has in the run.
             charges: releases that the run's ledger has charged.
             begun: whether the state says that an account has let the run in before.
+            elsewhere: what runs on the same data spend that other accounts hold.
 
         Raises:
             AccountError: that was another account, or this one cannot be read.
         """
         with self._locked():
             key = self._begun()
-            courses, head = self._read(fingerprint, key)
+            held, head = self._read(fingerprint, key)
+            courses = held.courses
             mine = [one for one in courses if one.spending.run == spending.run and one.market in (market, None)]
             if begun and not mine:
                 raise AccountError(
@@ -187,10 +169,11 @@ class PrivacyAccount:
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
             line |= {"nonce": nonce, "charges": charges}
             if going_on is None:
-                line["events"] = {view: event_to_data(event) for view, event in spending.events.items()}
-                line |= {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
+                line |= spent_to_data(spending)
             else:
                 line["follows"] = going_on.nonce
+            if elsewhere is not None and (heard := held.unheard(elsewhere, _digest(key))):
+                line["elsewhere"] = heard
             self._append(key, head, line)
         before = courses if going_on is None else courses[: courses.index(going_on)]
         return Started([course.spending for course in before], again=going_on is None and bool(mine))
@@ -204,8 +187,8 @@ class PrivacyAccount:
         """
         with self._locked():
             key = self._begun()
-            courses, head = self._read(fingerprint, key)
-            course = next((one for one in courses if (one.spending.run, one.nonce) == (run, nonce)), None)
+            held, head = self._read(fingerprint, key)
+            course = next((one for one in held.courses if (one.spending.run, one.nonce) == (run, nonce)), None)
             if course is None:
                 raise AccountError(
                     f"{self.path}: run {run} was started elsewhere since; this process may charge nothing"
@@ -224,35 +207,60 @@ class PrivacyAccount:
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        courses, _ = self._read(fingerprint, self._key())
-        return [course.spending for course in courses]
+        held, _ = self._read(fingerprint, self._key())
+        return [course.spending for course in held.courses]
 
     def spendings_of(self, run: str, market: str) -> list[Spending]:
         """What all runs spend on the data that a run was entered with for a market; see ``spendings``.
 
         Which data those are, the account's own lines say: under the key, and with run and market beside them. Nothing
-        that lies in a run directory takes part. A run that was entered with several data sets has spent on all.
+        that lies in a run directory takes part. A run that was entered with several data sets has spent on all. Those
+        that other accounts held when runs were entered here, and those of ``others``, count too, each once.
 
         Raises:
             AccountError: as ``spendings``, or the account does not hold the run.
         """
-        if not self.path.is_file():
-            raise AccountError(f"{self.path}: no privacy account is here")
-        key = self._key()
-        bodies, _ = self._bodies(key)
-        # a line of an earlier version names no market: it may be this one's
-        entered = {
-            str(body["fingerprint"]): None
-            for _, body in bodies
-            if "nonce" in body and (body.get("run"), body.get("market", market)) == (run, market)
-        }
-        if not entered:
+        found, names = self._held_with(run, market)
+        if not found:
             raise AccountError(f"{self.path}: does not hold this run of market {market}")
-        return [course.spending for fingerprint in entered for course in self._read(fingerprint, key)[0]]
+        for other in self.others:
+            known, _ = other._held_with(run, market, names.get(other.identity, ()))
+            unite(found, known)
+        return [one.spending for entered in found.values() for one in entered]
 
     def spent_on(self, rows: Iterable[bytes]) -> list[Spending]:
         """What the runs that the account holds spend on rows; see ``spendings``. Begins no account."""
         return self.spendings(_fingerprint(self._key(), rows, False))
+
+    def known_on(self, rows: Sequence[bytes]) -> Elsewhere:
+        """What runs spend on rows, of this account and of those that it has heard of; see ``spendings``."""
+        key = self._key()
+        fingerprint = _fingerprint(key, rows, False)
+        held, _ = self._read(fingerprint, key)
+        return Elsewhere(held.known(_digest(key)), {**held.names, _digest(key): fingerprint})
+
+    def _held_with(
+        self, run: str, market: str, named: Collection[str] = ()
+    ) -> tuple[dict[str, list[Entered]], dict[str, set[str]]]:
+        """What is known of all data that a run was entered with, here or elsewhere, or that is ``named``; empty if of
+        none. And how other accounts name those data."""
+        if not self.path.is_file():
+            raise AccountError(f"{self.path}: no privacy account is here")
+        key = self._key()
+        of_data: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for number, body in self._bodies(key)[0]:
+            of_data.setdefault(str(body.get("fingerprint")), []).append((number, body))
+        found: dict[str, list[Entered]] = {}
+        names: dict[str, set[str]] = {}
+        for fingerprint, bodies in of_data.items():
+            held = self._held(bodies)
+            known = held.known(_digest(key))
+            if fingerprint in named or any(one.is_of(run, market) for runs in known.values() for one in runs):
+                for identity, entered in known.items():
+                    found.setdefault(identity, []).extend(entered)
+                for identity, name in held.names.items():
+                    names.setdefault(identity, set()).add(name)
+        return found, names
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 
@@ -360,16 +368,18 @@ class PrivacyAccount:
             raise AccountError(f"{self.path}: no privacy account is here")
         return bodies, head
 
-    def _read(self, fingerprint: str, key: bytes) -> tuple[list[_Course], Head]:
+    def _read(self, fingerprint: str, key: bytes) -> tuple[OfData, Head]:
         bodies, head = self._bodies(key)
-        found: list[_Course] = []
+        return self._held((number, body) for number, body in bodies if body.get("fingerprint") == fingerprint), head
+
+    def _held(self, bodies: Iterable[tuple[int, dict[str, Any]]]) -> OfData:
+        found = OfData()
         for number, body in bodies:
             try:
-                if body["fingerprint"] == fingerprint:
-                    _enter(found, body)
+                found.take(body)
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
-        return found, head
+        return found
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -395,17 +405,15 @@ def _take(update: Callable[[bytes], None], rows: Iterable[bytes], ordered: bool)
         update(len(row).to_bytes(4, "big") + row)
 
 
-def _enter(found: list[_Course], body: Mapping[str, Any]) -> None:
-    """Take a line into the courses before it."""
-    run, charges = body["run"], int(body["charges"])
-    if "events" in body:
-        events = {view: event_from_data(data) for view, data in body["events"].items()}
-        spending = Spending(run, events, int(body["coordinates"]), float(body["extra_delta"]))
-        found.append(_Course(spending, str(body["nonce"]), body.get("market"), charges))
-        return
-    at = body["at"] if "at" in body else body["follows"]
-    course = next(one for one in found if (one.spending.run, one.nonce) == (run, at))
-    course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
+def heard_of(accounts: Iterable[PrivacyAccount], rows: Sequence[bytes]) -> Elsewhere:
+    """What several accounts know of rows, each run of each account once."""
+    known: dict[str, list[Entered]] = {}
+    names: dict[str, str] = {}
+    for account in accounts:
+        found = account.known_on(rows)
+        unite(known, found.known)
+        names |= found.names
+    return Elsewhere(known, names)
 
 
 def _fingerprint(key: bytes, rows: Iterable[bytes], ordered: bool) -> str:

@@ -13,8 +13,9 @@ from dp_accounting.dp_event import GaussianDpEvent
 
 from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
-from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.places import RecordedHead, recorded_head
+from privacy.accounting.spendings import Spending
 from tests.conftest import tiny
 from tests.people import of_people
 

@@ -9,20 +9,22 @@ import shutil
 
 import pytest
 
-from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
+from fedmm_secure.federation.account import account_of, enter_account, readers_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
 from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import users_account
 from tests.conftest import tiny
+from tests.people import of_people
 
-CONFIG = tiny(privacy={"epsilon": 8.0})
+GENERATED = tiny(privacy={"epsilon": 8.0})
+CONFIG = of_people(GENERATED)  # generated rows are nobody's, and no account holds them
 
 
 @pytest.fixture(scope="module")
 def plans(tiny_markets, tmp_path_factory):
-    return open_federation(CONFIG, tiny_markets, tmp_path_factory.mktemp("plans"), account=None).plans
+    return open_federation(GENERATED, tiny_markets, tmp_path_factory.mktemp("plans"), account=None).plans
 
 
 @pytest.fixture
@@ -131,6 +133,45 @@ def test_runs_of_the_users_account_and_of_one_beside_count_both(enter, tmp_path)
     assert enter(home / "last", account=account_of(CONFIG, home / "last", home=True)) == 4
     assert users_account().is_file()
     assert account_beside(home / "deployed").is_file()
+
+
+def runs_known(account, directory):
+    return sorted(found.run for found in spent_on_same_data(account, directory, "m0"))
+
+
+def test_a_reader_of_one_account_knows_what_the_other_held(enter, tmp_path):
+    """Neither the home's account nor the first run's ledger alone holds all three runs: their largest ε is too small."""
+    home = tmp_path / "home" / "runs"
+    enter(tmp_path / "mine" / "by hand")
+    for name in ("deployed", "again"):
+        enter(home / name, account=account_of(CONFIG, home / name, home=True))
+    beside, deployed = account_beside(home / "deployed"), home / "deployed"
+    alone = [found.run for found in old_spendings_of(PrivacyAccount(beside), "deployed")]
+    assert alone == ["deployed", "again"]  # the attack works on what it was
+    assert runs_known(PrivacyAccount(beside), deployed) == ["again", "by hand", "deployed"]
+    enter(tmp_path / "mine" / "later")  # which knows nothing of the home, nor the home of it
+    assert runs_known(PrivacyAccount(beside), deployed) == ["again", "by hand", "deployed"]
+    assert runs_known(readers_account(beside), deployed) == ["again", "by hand", "deployed", "later"]
+    assert runs_known(readers_account(), tmp_path / "mine" / "later") == ["by hand", "later"]
+    enter(home / "by hand beside")  # the user's account hears of the home
+    assert runs_known(readers_account(), deployed) == ["again", "by hand", "by hand beside", "deployed", "later"]
+    assert runs_known(readers_account(beside), deployed) == runs_known(readers_account(), deployed)
+
+
+def test_an_account_that_knew_of_no_run_is_found_by_what_it_calls_the_data(enter, tmp_path):
+    home, account = tmp_path / "home" / "runs", PrivacyAccount(users_account())
+    account.fingerprint([b"other rows"])
+    enter(home / "deployed", account=account_of(CONFIG, home / "deployed", home=True))
+    enter(tmp_path / "mine" / "later")
+    beside = account_beside(home / "deployed")
+    assert runs_known(readers_account(beside), home / "deployed") == ["deployed", "later"]
+
+
+def old_spendings_of(account, run):
+    """As it was: the courses that were entered in the account itself."""
+    bodies = [json.loads(line)["body"] for line in account.path.read_text().splitlines()[1:]]
+    (fingerprint,) = {body["fingerprint"] for body in bodies if body.get("run") == run}
+    return account.spendings(fingerprint)
 
 
 def test_a_copy_of_the_users_account_beside_counts_once(enter, tmp_path):

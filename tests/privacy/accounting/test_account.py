@@ -7,9 +7,10 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.account import AccountError, PrivacyAccount, Spending
+from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.places import users_account
+from privacy.accounting.spendings import Spending
 
 ROWS = [b"alice\x1fi1", b"bob\x1fi2"]
 

@@ -3,7 +3,7 @@
 from experiments.assessment.findings import attack_rows
 from experiments.compliance.document import EvidenceStated
 from experiments.compliance.evidence import Evidence
-from experiments.reports.standing import attack_line
+from experiments.reports.standing import attack_line, counting
 
 ESTIMATE = {"value": 0.01, "low": 0.0, "high": 0.1}
 INVERSION = {"view": "server", "aggregation": "ckks", "cohort": 3, "exact_share": ESTIMATE}
@@ -24,9 +24,16 @@ def line(*found):
     return attack_line(attack_rows(results), found)
 
 
+def as_it_was(*found):
+    """Green where any attack counts, and any result, whoever's, is on membership."""
+    rows = attack_rows({kind: made for item in found for kind, made in item.results.items()})
+    return any(item.attacks for item in counting(found)) and any(row.tpr is not None for row in rows)
+
+
 def test_a_strangers_membership_attack_does_not_make_up_for_the_one_that_is_missing():
     counted, stranger = evidence("counts", inversion=[INVERSION]), evidence("unsigned", membership=[MEMBERSHIP])
     assert line(counted).text == "attacked, but nobody tried to infer membership"
+    assert as_it_was(counted, stranger)  # the attack works on what it was
     assert line(counted, stranger) == line(counted)
     assert line(evidence("counts", membership=[MEMBERSHIP])).colour == "good"
     assert line(stranger).text == "attacked, by results that do not count: unsigned"

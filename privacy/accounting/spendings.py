@@ -1,0 +1,168 @@
+"""What runs spend on data, as accounts know it of each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dp_accounting.dp_event import DpEvent
+
+from privacy.accounting.events import event_from_data, event_to_data
+from privacy.accounting.lines import canonical_json
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What one run spends on one market's data.
+
+    Attributes:
+        run: id of the run.
+        events: by view, everything that the view will observe, upstream stages included.
+        coordinates: values of discrete noise that are drawn in all, at most.
+        extra_delta: probability of failure that the events do not carry.
+    """
+
+    run: str
+    events: Mapping[str, DpEvent]
+    coordinates: int = 0
+    extra_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What one run spends, and for which market it was entered; lines of an earlier version name none.
+
+    Attributes:
+        spending: of the run.
+        market: by the name that it has in the run.
+    """
+
+    spending: Spending
+    market: str | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        """For a line of an account."""
+        return {"run": self.spending.run, "market": self.market, **spent_to_data(self.spending)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Entered:
+        """From a line of an account."""
+        return cls(spending_from_data(data), None if data["market"] is None else str(data["market"]))
+
+    def is_of(self, run: str, market: str) -> bool:
+        """Whether it may be this run's."""
+        return self.spending.run == run and self.market in (market, None)
+
+
+Known = Mapping[str, Sequence[Entered]]  # by the identity of the account that they were entered in
+
+
+def spent_to_data(spending: Spending) -> dict[str, Any]:
+    """What a run spends, for a line of an account that names the run."""
+    events = {view: event_to_data(event) for view, event in spending.events.items()}
+    return {"events": events, "coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
+
+
+def spending_from_data(data: Mapping[str, Any]) -> Spending:
+    """From a line that names the run."""
+    events = {view: event_from_data(event) for view, event in data["events"].items()}
+    return Spending(data["run"], events, int(data["coordinates"]), float(data["extra_delta"]))
+
+
+def beyond(known: Iterable[Entered], found: Iterable[Entered]) -> list[Entered]:
+    """What was found more often than it is known, in its order: the same run is there once for each of its courses."""
+    left = Counter(canonical_json(one.to_data()) for one in known)
+    unknown = []
+    for one in found:
+        name = canonical_json(one.to_data())
+        if left[name] > 0:
+            left[name] -= 1
+        else:
+            unknown.append(one)
+    return unknown
+
+
+def unite(known: dict[str, list[Entered]], found: Known) -> None:
+    """Take into what is known what was found beyond it, account by account."""
+    for identity, entered in found.items():
+        before = known.setdefault(identity, [])
+        before.extend(beyond(before, entered))
+
+
+@dataclass
+class Course:
+    """One course of a run: its spending, the nonce of its latest start, the market, and how many releases it charged.
+
+    Lines of an earlier version name no market.
+    """
+
+    spending: Spending
+    nonce: str
+    market: str | None = None
+    charges: int = 0
+
+    @property
+    def entered(self) -> Entered:
+        return Entered(self.spending, self.market)
+
+
+@dataclass
+class OfData:
+    """What an account holds of one data set.
+
+    Attributes:
+        courses: of runs that were entered here.
+        elsewhere: what starts took down of other accounts.
+        names: how other accounts name the same data: their fingerprints, by identity.
+    """
+
+    courses: list[Course] = field(default_factory=list)
+    elsewhere: dict[str, list[Entered]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def take(self, body: Mapping[str, Any]) -> None:
+        """Take a line in."""
+        enter_line(self.courses, body)
+        for identity, found in body.get("elsewhere", {}).items():
+            self.names |= {} if found["data"] is None else {str(identity): str(found["data"])}
+            self.elsewhere.setdefault(str(identity), []).extend(map(Entered.from_data, found["runs"]))
+
+    def known(self, identity: str) -> dict[str, list[Entered]]:
+        """Runs by the account that they were entered in, this one's by ``identity``."""
+        return {identity: [course.entered for course in self.courses], **self.elsewhere}
+
+    def unheard(self, elsewhere: Elsewhere, identity: str) -> dict[str, Any]:
+        """What a start takes down of other accounts than ``identity``: runs and names that are not here yet."""
+        found = {}
+        for other in sorted((elsewhere.known.keys() | elsewhere.names.keys()) - {identity}):
+            runs = beyond(self.elsewhere.get(other, ()), elsewhere.known.get(other, ()))
+            name = elsewhere.names.get(other)
+            if runs or name not in (None, self.names.get(other)):
+                found[other] = {"data": name, "runs": [one.to_data() for one in runs]}
+        return found
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What other accounts hold of some data.
+
+    Attributes:
+        known: the runs.
+        names: how the accounts name the data: fingerprints by identity.
+    """
+
+    known: Known
+    names: Mapping[str, str]
+
+
+def enter_line(found: list[Course], body: Mapping[str, Any]) -> None:
+    """Take a line into the courses before it."""
+    run, charges = body["run"], int(body["charges"])
+    if "events" in body:
+        found.append(Course(spending_from_data(body), str(body["nonce"]), body.get("market"), charges))
+        return
+    at = body["at"] if "at" in body else body["follows"]
+    course = next(one for one in found if (one.spending.run, one.nonce) == (run, at))
+    course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
