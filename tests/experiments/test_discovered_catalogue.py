@@ -175,6 +175,6 @@ def test_a_budget_says_that_the_number_of_items_is_not_known(tmp_path, capsys):
     assert found["stages"][CATALOGUE]["signal_to_noise"] is None
     assert found["stages"]["counts"]["signal_to_noise"] is None
     assert found["views"]["release"] <= 15.0
-    _print_budget({"m0": found})
+    _print_budget({"m0": found}, {"m0": "0.1 to 40"})
     assert "to be discovered" in capsys.readouterr().out
     json.dumps(found)
