@@ -86,7 +86,7 @@ def test_tensors_are_read_in_one_place():
         for path in (ROOT / package).rglob("*.py")
         if "torch.load" in openings(path.read_text(encoding="utf-8"))
     }
-    assert found == {"fedmm_secure/federation/client.py", "fedmm_secure/foreign.py"}
+    assert found == {"fedmm_secure/federation/round_client.py", "fedmm_secure/foreign.py"}
 
 
 def test_there_are_readers_and_what_is_allowed_is_used():
