@@ -114,8 +114,13 @@ def _unpaired(values: Mapping[str, Any], first: Mapping[str, Any], model: str) -
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
+    """A name of its own for each run, of one that is given twice too."""
     names = [run.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    return names
 
 
 def comparison_table(found: Sequence[Difference]) -> pd.DataFrame:

@@ -69,7 +69,9 @@ def _members(data: bytes) -> dict[str, memoryview]:
     if at != end:
         raise ArchiveError("more is in its directory than it says")
     spans.sort()
-    if (spans and spans[0][0]) or any(after[0] < before[1] for before, after in pairwise(spans)):
+    if not spans:  # a reader that looks for no members takes it for something else
+        raise ArchiveError("holds nothing")
+    if spans[0][0] or any(after[0] < before[1] for before, after in pairwise(spans)):
         raise ArchiveError("members overlap, or something is before them")
     return found
 

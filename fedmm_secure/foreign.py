@@ -7,6 +7,7 @@ by compression, by a shape that its bytes do not fill, by a word that a table re
 from __future__ import annotations
 
 import io
+import pickletools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ from privacy.foreign import MAX_BYTES, ForeignFileError
 
 MAX_CELLS = 2**27  # of a table
 _BATCH_ROWS = 4096
+# of a pickle: what names something that can be called, and the names that tensors of an archive need
+_CALLED = frozenset({"GLOBAL", "STACK_GLOBAL", "INST"})
+_KINDS = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+_NAMES = frozenset(
+    {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {kind}Storage" for kind in _KINDS)}
+)
 
 
 # -- arrays and tensors ------------------------------------------------------------------------------------------------
@@ -71,10 +78,22 @@ def parse_tensors(data: bytes, where: Path | str) -> dict[str, torch.Tensor]:
 def unpickle_tensors(data: bytes, where: Path | str) -> Any:
     """Whatever ``torch.save`` wrote; no code is run, and nothing unpacks. Raises ``ForeignFileError``."""
     try:
-        stored_members(data)
+        # begins as an archive does: torch reads everything else as a format of old, whose sizes nothing checks
+        _refuse_makers(stored_members(data))
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader stumbles over
         raise ForeignFileError(f"{where}: no tensors: {_first_line(error)}") from error
+
+
+def _refuse_makers(members: Mapping[str, memoryview]) -> None:
+    """Tensors are views of what is in the archive: nothing that makes one of any size out of a number is called."""
+    pickles = [member for name, member in members.items() if name.lower().endswith("data.pkl")]
+    if not pickles:
+        raise ForeignFileError("no data.pkl in it")
+    for member in pickles:
+        for operation, named, _ in pickletools.genops(bytes(member)):
+            if operation.name in _CALLED and named not in _NAMES:
+                raise ForeignFileError(f"its pickle names {str(named)[:100]!r}, which is no part of a tensor")
 
 
 def _is_plain(name: object, tensor: object) -> bool:

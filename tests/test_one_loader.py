@@ -78,6 +78,17 @@ def test_a_reader_opens_no_file_itself(path):
     assert [way for way in openings(path.read_text(encoding="utf-8")) if (name, way) not in ALLOWED] == []
 
 
+def test_tensors_are_read_in_one_place():
+    """Where it is known that they are an archive; a market reads its own state besides."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("attacks", "experiments", "fedmm_secure", "privacy")
+        for path in (ROOT / package).rglob("*.py")
+        if "torch.load" in openings(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"fedmm_secure/federation/client.py", "fedmm_secure/foreign.py"}
+
+
 def test_there_are_readers_and_what_is_allowed_is_used():
     assert len(READERS) > 30
     used = {(name, way) for name, _ in ALLOWED for way in openings((ROOT / name).read_text(encoding="utf-8"))}

@@ -10,9 +10,11 @@ from experiments.deploy.homes import Homes
 from experiments.run_directory import read_config
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.foreign import parse_tensors
 from fedmm_secure.market_service import run_directories
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.provenance import begin
+from privacy.foreign import read_bytes
 
 
 def compare_with_in_process(homes: Homes, directory: Path) -> dict[tuple[str, str], bool]:
@@ -25,7 +27,9 @@ def compare_with_in_process(homes: Homes, directory: Path) -> dict[tuple[str, st
         (deployed,) = run_directories(homes.market(name) / "runs")
         for seed in config.seed:
             file = Path("models") / name / f"quantizer-{seed}.pt"
-            ours, theirs = (torch.load(folder / file, weights_only=True) for folder in (directory, deployed))
+            ours, theirs = (
+                parse_tensors(read_bytes(folder / file, below=folder), file) for folder in (directory, deployed)
+            )
             for part in sorted({key.split(".")[0] for key in ours}):
                 keys = [key for key in ours if key.split(".")[0] == part]
                 same[name, f"{part}, seed {seed}"] = all(torch.equal(ours[key], theirs[key]) for key in keys)

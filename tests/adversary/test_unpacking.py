@@ -27,7 +27,16 @@ from fedmm_secure.parquet_pages import PageError, unpacked_pages
 from fedmm_secure.storage import torch_bytes
 from privacy.foreign import ForeignFileError
 from tests.malicious import word_bomb
-from tests.unpacking import END, deflated, lying_table, shared_prefixes, two_directories, varint
+from tests.unpacking import (
+    END,
+    deflated,
+    lying_table,
+    shared_prefixes,
+    tensor_of_old,
+    tensor_out_of_a_number,
+    two_directories,
+    varint,
+)
 
 LIMIT = 2**20
 
@@ -200,6 +209,8 @@ LOOSE = {
     "compression": deflated,
     "nothing": lambda data: b"",
     "its end alone": lambda data: data[-END.size :],
+    "nothing but an end": lambda data: END.pack(b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0),
+    "an end of nothing behind it": lambda data: data + END.pack(b"PK\x05\x06", 0, 0, 0, 0, 0, len(data), 0),
 }
 
 
@@ -210,6 +221,36 @@ LOOSE = {
 def test_an_archive_that_can_be_read_in_two_ways(what, parse, make):
     assert set(parse(make(), "file")) == {"a", "b"}
     refused(parse, LOOSE[what](make()), "file")
+
+
+@pytest.mark.parametrize(("make", "match"), [(tensor_of_old, "holds nothing"), (tensor_out_of_a_number, "FloatTensor")])
+def test_a_tensor_whose_values_are_in_no_archive(make, match):
+    data = make(10**6)
+    assert len(data) < 2000
+    assert torch.load(io.BytesIO(data), weights_only=True)["a"].nbytes == 4 * 10**6
+    refused(parse_tensors, data, "file", match=match)
+    refused(read_tensors, data, {"a": ((10**6,), "float32")}, error=(ArchiveError, PublicationError), match=match)
+
+
+def with_pickle(old, new):
+    """The archive of ``honest``, with something else in its pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(honest())) as known, zipfile.ZipFile(buffer, "w") as changed:
+        for name in known.namelist():
+            data = known.read(name)
+            assert not name.endswith("data.pkl") or data.count(old) == 1
+            changed.writestr(name, data.replace(old, new) if name.endswith("data.pkl") else data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"K\x05\x85", b"M\x00\x10\x85"), (b"cpuq\x06K\x05t", b"cpuq\x06M\x00\x10t")],
+    ids=["shape", "storage"],
+)
+def test_a_tensor_that_says_it_is_larger_than_its_storage(old, new):
+    assert set(parse_tensors(with_pickle(old, old), "file")) == {"a", "b"}
+    refused(parse_tensors, with_pickle(old, new), "file", match="resize|does not match")
 
 
 def rewritten(data, at_field, value, format, *, local):
