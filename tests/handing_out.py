@@ -82,8 +82,8 @@ CLASSES = (
     ),
     Class(
         RESULTS,
-        r"attacks/[\w.-]+|audit/[\w-]+/[\w.-]+|compliance\.(json|html)",
-        "other files of `attacks/` and `audit/`, `compliance.*`",
+        r"attacks/[\w.-]+|audit/[\w-]+/[\w.-]+|compliance\.(json|html)|registry\.yaml|bom\.cdx\.json",
+        "other files of `attacks/` and `audit/`, `compliance.*`, `registry.yaml`, `bom.cdx.json`",
         "how well attacks on private rows did",
         "no ε: exact",
     ),

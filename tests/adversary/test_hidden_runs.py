@@ -140,7 +140,7 @@ def runs_known(account, directory):
 
 
 def test_a_reader_of_one_account_knows_what_the_other_held(enter, tmp_path):
-    """Neither the home's account nor the first run's ledger holds all three runs: their largest ε is too small."""
+    """Neither the home's account nor the first run's ledger alone holds all three runs: the larger ε is too small."""
     home = tmp_path / "home" / "runs"
     enter(tmp_path / "mine" / "by hand")
     for name in ("deployed", "again"):
