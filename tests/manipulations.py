@@ -514,7 +514,7 @@ BY_OWNER: Mapping[str, str] = {
     "configuration: δ → 1e-9": "opening line, messages, plan, publications",
     "configuration: protect release → federation": "transcript, opening line, messages, plan, publications",
     "configuration: sampling rate": "opening line, messages, plan, publications",
-    "configuration: rounds": "files, transcript, opening line, messages, plan, noise meter",
+    "configuration: rounds": "files, transcript, opening line, messages, plan, publications, noise meter",
     "configuration: clipping norm": "messages, plan",
     "configuration: a noise seed": "opening line, messages, plan",
     "last charge dropped, with its seal, record and model": "plan, epsilon, models and codes, noise meter",

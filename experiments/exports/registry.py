@@ -238,7 +238,7 @@ def _notes(document: Document) -> str:
     reasons, limit = document.verdict.reasons, document.declarations.max_epsilon
     return "\n\n".join(
         [
-            f"Made by fedmm report --registry on {document.created} from run {document.run.id}, verified against its "
+            f"Made by `report --registry` on {document.created} from run {document.run.id}, verified against its "
             f"ledgers: configuration {document.run.configuration_sha256}.",
             f"Open, for whoever publishes it:\n\n{_lines(_OF_PUBLISHER)}",
             *(

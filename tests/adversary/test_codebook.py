@@ -12,7 +12,7 @@ from attacks.views import collusion_view, owner_values
 from experiments.verification import examine_run
 from experiments.verification.evidence import read_configuration, read_evidence
 from experiments.verification.opening import opening_findings
-from experiments.verification.publications import _codes, _published_embedding, read_publications
+from experiments.verification.publications import _codes, _published_factors, read_publications
 from fedmm_secure.artefacts import quantizer_path, write_parquet
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.private_record import PrivateRecord
@@ -57,7 +57,7 @@ def with_another_codebook(run: Forgery) -> None:
     published, _ = read_publications(evidence)
     for market in run.markets:
         read = published[market].read
-        codes = _codes(config, read["quantizer-model/0"], _published_embedding(published[market]))
+        codes = _codes(config, read["quantizer-model/0"], _published_factors(published[market]))
         buffer = io.BytesIO()
         np.save(buffer, codes)
         run.replace(f"item-codes/0/0000-publication-{market}.bin", buffer.getvalue())

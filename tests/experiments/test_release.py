@@ -70,7 +70,7 @@ def test_what_changes_of_rows_mean_is_twice_epsilon(tmp_path):
 
 
 def test_the_release_view_holds_models_and_items_and_no_user_codes(released):
-    """Randomised ones are for the ``profile`` view, whose ε counts them."""
+    """Randomised ones are for the ``profile`` view, whose ε counts them, and lie with what the market keeps."""
     view = release_view(released[1])
     assert {found.kind for found in view.observations} == {"publication", "meter"}  # spare values are noise alone
     published = [found for found in view.observations if found.kind == "publication"]
@@ -78,11 +78,9 @@ def test_the_release_view_holds_models_and_items_and_no_user_codes(released):
     assert stages == {"counts", "embedding", "quantizer-model", "item-codes", "ctr"}
     assert len(published) == 3 * len(stages)
     kept = [record for record in Transcript(released[1] / "transcript").records if record.stage == "user-codes/0"]
-    assert {(record.kind, record.visible_to) for record in kept} == {
-        ("publication", ("profile",)),
-        ("meter", ("release",)),
-    }
-    assert len(kept) == 6
+    assert [(record.kind, record.visible_to) for record in kept] == [("meter", ("release",))] * 3
+    own = [record for record in Transcript(released[1] / "private" / "m0").records if record.stage == "user-codes/0"]
+    assert [(record.kind, record.visible_to) for record in own] == [("publication", ("profile",))]
 
 
 def test_what_publishing_user_codes_costs_is_measured(released):
@@ -98,8 +96,8 @@ def test_user_codes_are_stated_under_profile_alone(released):
 
 
 def test_published_user_codes_are_mostly_not_the_true_ones(released):
-    transcript = Transcript(released[1] / "transcript")
-    published = transcript.find(kind="publication", stage="user-codes/0", round=0, sender="m0")
+    own = Transcript(released[1] / "private" / "m0")
+    published = own.find(kind="publication", stage="user-codes/0", round=0, sender="m0")
     codes = np.load(io.BytesIO(published))["codes"]
     frame = pd.read_parquet(released[1] / "codes" / "m0.parquet")
     true = frame[frame.kind == "user"][["global_code", "local_code"]].to_numpy()
@@ -212,7 +210,8 @@ def test_distributed_noise_is_whole_in_whatever_colluders_open(tmp_path):
 
 def test_the_released_model_can_be_attacked_through_shadow_pipelines(released_copy):
     run = released_copy
-    found = attack_run(run, attacks=["membership"], market="m0", n_shadows=4, units=["user"])
+    rows = config().data
+    found = attack_run(run, attacks=["membership"], market="m0", n_shadows=4, units=["user"], data=rows)
     assert {result["target"] for result in found["membership"]} == {"fedmm"}
     bounded = [result for result in found["membership"] if result["view"] in ("consumer", "release")]
     for result in bounded:
@@ -234,7 +233,8 @@ def test_a_result_beyond_its_bound_is_a_finding():
 def test_the_published_white_box_rebuilds_less_the_less_epsilon_admits(released_copy):
     """What an adversary reads from a private release is scored against the same truth as in any run."""
     run = released_copy
-    found = attack_run(run, attacks=["reconstruction", "histories", "usage", "inversion"], market="m0")
+    rows = config().data
+    found = attack_run(run, attacks=["reconstruction", "histories", "usage", "inversion"], market="m0", data=rows)
     assert all(result["published"] for result in found["reconstruction"] + found["histories"])
     views = {result["view"] for result in found["reconstruction"]}
     assert views == {"release and profile", "release", "server", "market", "collusion"}

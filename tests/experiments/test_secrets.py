@@ -67,7 +67,8 @@ def run(tmp_path_factory):
         identity = KeyDirectory(keys / name).identity()
         secrets[f"signing key of {name}"] = identity._signing.private_bytes_raw()
         secrets[f"sealing key of {name}"] = identity._sealing.private_bytes_raw()
-    shared = KeyDirectory(keys / "m0").key(KeyDirectory(keys / "m0").identity())
+    directory = KeyDirectory(keys / "m0")
+    shared = directory.key(directory.identity(), directory.bundle())
     secrets["tag key"], ckks = shared.tag, shared.ckks.secret
     secrets |= {f"encryption key from byte {at}": ckks[at : at + 48] for at in range(64, len(ckks) - 48, 2000)}
     said = {"output": "\n".join(printed).encode(), "log": "\n".join(logged).encode()}

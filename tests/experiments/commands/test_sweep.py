@@ -20,6 +20,8 @@ from experiments.sweep.cells import cell_status, start_worker
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
+from fedmm_secure.federation.account import spent_on_same_data
+from privacy.accounting.account import PrivacyAccount
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 from tests.people import as_files
@@ -97,7 +99,9 @@ def test_the_report_says_what_all_cells_together_spend(swept):
         or 0
         for cell in sweep.cells
     )
-    spent = _spent(sweep, swept.parent / "privacy.account")
+    account = swept.parent / "privacy.account"
+    assert len(spent_on_same_data(PrivacyAccount(account), sweep.path(sweep.cells[0]), "m0")) == 4
+    spent = _spent(sweep, account)
     assert set(spent) == {"market"}  # nothing bounds what the release view of these runs learns
     assert spent["market"]["runs"] == 2  # those without a budget are not added up
     assert single < spent["market"]["epsilon"] < 2 * single
