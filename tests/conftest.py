@@ -21,12 +21,16 @@ REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
 # what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
 LONG = (
+    "adversary/test_beside_the_run",
     "adversary/test_codebook",
     "adversary/test_dishonest_server",
     "adversary/test_failing_disks",
+    "adversary/test_handed_out",
     "adversary/test_hostile_hosts",
     "adversary/test_malicious_directories",
     "adversary/test_manipulations",
+    "adversary/test_memory",
+    "adversary/test_smuggling",
     "adversary/test_transactions",
     "adversary/test_units",
     "attacks/auditing/",
