@@ -32,7 +32,9 @@ GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
 
 
 def write_grid(folder, **fields):
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **SMALLEST)))
+    # named, for cells run in processes that may have been started before anything was set for this test
+    private = {**SMALLEST.get("privacy", {}), "account": str(folder / "privacy.account")}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(as_files(folder / "markets", **{**SMALLEST, "privacy": private})))
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump({"base": str(folder / "tiny.yaml"), **GRID, **fields}))
     return path
@@ -42,9 +44,7 @@ def write_grid(folder, **fields):
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     grid = write_grid(folder, attacks={"names": ["inversion"], "seeds": [0]})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDMM_ACCOUNT", str(folder / "privacy.account"))
-        assert call("sweep", grid, "--out", folder / "out", "--workers", 2, "--quiet") == 0
+    assert call("sweep", grid, "--out", folder / "out", "--workers", 2, "--quiet") == 0
     return folder / "out"
 
 
