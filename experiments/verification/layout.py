@@ -59,7 +59,7 @@ def layout_findings(evidence: Evidence) -> list[Finding]:
 def unread(directory: Path) -> list[str]:
     """What is there and no check reads: the owner's memory, what others wrote, pages of other commands."""
     there = [name for name in _BESIDE if (directory / name).is_file() and name != PAGE]
-    folders = [f"{name}/" for name in (*_MEMORY[:2], "attacks", "audit") if (directory / name).is_dir()]
+    folders = [f"{name}/" for name in (*_MEMORY, "attacks", "audit") if "/" not in name and (directory / name).is_dir()]
     return sorted([*there, *folders])
 
 

@@ -378,13 +378,6 @@ class Door:
         return self._keys / f"{digest[:32]}.key"
 
     def _record(self, release: Release | Entry, kind: str, data: bytes, visible_to: str, receivers: int = 0) -> None:
-        self._transcript.add(
-            data,
-            kind=kind,
-            stage=release.stage,
-            round=release.round or 0,
-            attempt=release.attempt or 0,
-            sender=self.market,
-            visible_to=(visible_to,),
-            receivers=receivers,
+        self._transcript.add_release(
+            release, data, kind=kind, sender=self.market, visible_to=visible_to, receivers=receivers
         )

@@ -35,16 +35,7 @@ class PrivateRecord:
 
     def add(self, entry: Entry, kind: str, data: bytes, visible_to: str) -> None:
         """Keep what a charge was spent on."""
-        self.transcript.add(
-            data,
-            kind=kind,
-            stage=entry.stage,
-            round=entry.round or 0,
-            attempt=entry.attempt or 0,
-            sender=self._market,
-            visible_to=(visible_to,),
-            receivers=0,
-        )
+        self.transcript.add_release(entry, data, kind=kind, sender=self._market, visible_to=visible_to)
 
     def digest(self, entry: Entry, kind: str, data: bytes) -> str:
         """What a seal says of it; the last line will say the same."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.messages import MessageError
@@ -50,6 +50,19 @@ class Record:
     size: int
     sha256: str
     attempt: int = 0
+
+
+class Placed(Protocol):
+    """A release, or an entry of a ledger, by its place in a run."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def round(self) -> int | None: ...
+
+    @property
+    def attempt(self) -> int | None: ...
 
 
 class RepeatedRecordError(MessageError):
@@ -107,6 +120,21 @@ class Transcript:
         self.records.append(record)
         self._note(record)
         return record
+
+    def add_release(
+        self, release: Placed, data: bytes, *, kind: str, sender: str, visible_to: str, receivers: int = 0
+    ) -> Record:
+        """Keep what a market released or charged; what belongs to no round stands at round 0. See ``add``."""
+        return self.add(
+            data,
+            kind=kind,
+            stage=release.stage,
+            round=release.round or 0,
+            attempt=release.attempt or 0,
+            sender=sender,
+            visible_to=(visible_to,),
+            receivers=receivers,
+        )
 
     def record(self, kind: str, stage: str, round: int, attempt: int, sender: str) -> Record | None:
         """The record of one message, None if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,6 +39,17 @@ class MarketSize:
 
 
 UNKNOWN = MarketSize(0, 0)  # of a market elsewhere, whose size nothing depends on
+
+
+def require_sizes(sizes: Mapping[str, MarketSize], key: str) -> None:
+    """Refuse what ``key`` of the configuration asks for where the size of a market is not known.
+
+    Raises:
+        ConfigError: names the first such market.
+    """
+    missing = [name for name, size in sizes.items() if size.users < 1]
+    if missing:
+        raise ConfigError(f"{key}: the size of market {missing[0]} is missing in the federation's bundle")
 
 
 def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:

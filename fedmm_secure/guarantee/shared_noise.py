@@ -17,8 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedmm_secure.config import Config
-from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
+from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, require_sizes
 from fedmm_secure.guarantee.stages import QUANTIZER
 from privacy.mechanisms.discrete_gaussian import most_drawn
 from privacy.mechanisms.dp_sgd import SharedGroup
@@ -64,11 +63,7 @@ def shared_noise(config: Config, sizes: Mapping[str, MarketSize], at_least: floa
     """
     if not config.privacy.distributed_noise:
         return None
-    missing = [name for name, size in sizes.items() if size.users < 1]
-    if missing:
-        raise ConfigError(
-            f"privacy.distributed_noise: the size of market {missing[0]} is missing in the federation's bundle"
-        )
+    require_sizes(sizes, "privacy.distributed_noise")
     quantizer = config.privacy.quantizer
     honest = len(sizes) - config.privacy.colluding_markets
     needed = [

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from fedmm_secure.collaborative.shared import COLUMNS
 from fedmm_secure.config import Config
-from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
+from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, require_sizes
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
 from privacy.mechanisms.discrete_gaussian import most_drawn
 from privacy.mechanisms.randomness import LEVELS
@@ -116,9 +115,7 @@ def shared_sums(
     """
     if not config.data.shared_items:
         return None
-    missing = [name for name, size in sizes.items() if size.users < 1]
-    if missing:
-        raise ConfigError(f"data.shared_items: the size of market {missing[0]} is missing in the federation's bundle")
+    require_sizes(sizes, "data.shared_items")
     users, lengths = [size.users for size in sizes.values()], sum_lengths(config)
     bounds, noise, honest = {SHARED_COUNTS: MOST_DAYS, SHARED_GRAM: 1}, dict[str, float](), 1
     if config.privacy.epsilon is not None:
