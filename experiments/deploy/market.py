@@ -21,7 +21,7 @@ from fedmm_secure.federation.market_service import MarketService
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
 from fedmm_secure.pipeline import Listener
-from fedmm_secure.storage.run_directory import Log, read_config
+from fedmm_secure.storage.run_directory import Log, begin, read_config
 from privacy.aggregation.keys import KeyDirectory
 
 SOCKET, LOCK = "market.sock", "market.lock"
@@ -128,11 +128,11 @@ def open_service(
     keys, config = KeyDirectory(home / "keys"), read_config(home)
     member = Membership(keys, keys.identity(passphrase))
 
-    def begin(directory: Path) -> None:
+    def started(directory: Path) -> None:
         begin(directory, config)
 
     name = member.identity.card.name
-    return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=begin)
+    return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=started)
 
 
 def _serve(caller: socket.socket, service: MarketService) -> None:
