@@ -34,7 +34,8 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group

@@ -20,8 +20,10 @@ from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
-from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, heard_of
+from privacy.accounting.account import PrivacyAccount, heard_of
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account

@@ -35,7 +35,8 @@ from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage.files import remove_unfinished
 from fedmm_secure.storage.provenance import code_version
 from fedmm_secure.storage.run_directory import ENVIRONMENT_FILE
-from privacy.accounting.account import PrivacyAccount, PublicData
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
