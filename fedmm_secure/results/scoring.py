@@ -34,7 +34,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
 from fedmm_secure.results.artefacts import load_state
 from fedmm_secure.storage.files import Arrays, Store
-from fedmm_secure.storage.run_directory import quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
 # of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
@@ -113,21 +113,21 @@ def _load_model(
     run: Path, config: Config, prepared: PreparedMarket, seed: int
 ) -> tuple[BoostedModel | NeuralModel | PrivateCTR, FeatureBuilder]:
     name = prepared.market.name
-    path = quantizer_path(run, name, seed, refined=True)
+    layout = RunDirectory(run)
+    path = layout.quantizer(name, seed, refined=True)
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
-    quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
-    folder = run / "models" / name
+    quantizer = load_quantizer(path if refined else layout.quantizer(name, seed), run, config, embedding)
     if config.private_ctr:
-        return PrivateTrainer(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
+        return PrivateTrainer(prepared, embedding, config).load(_existing(layout.ctr(name, seed)), quantizer, seed)
     bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
     builder = bench.builder(recipe, quantizer)
     model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
     if isinstance(model, BoostedModel):
-        path = _existing(folder / f"ctr-{seed}.skops")
+        path = _existing(layout.ctr(name, seed, "skops"))
         model.trees_ = _trees(read_bytes(path, below=run), path)
     else:
-        path = _existing(folder / f"ctr-{seed}.pt")
+        path = _existing(layout.ctr(name, seed))
         model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
     return model, builder
 

@@ -210,9 +210,10 @@ def busy(account, monkeypatch):
 
 
 def test_an_account_that_is_charged_while_it_is_read_is_no_older_copy(busy, monkeypatch):
-    with monkeypatch.context() as broken, pytest.raises(AccountError, match="an older copy"):
-        broken.setattr(AccountFile, "_state", FileFirst._state)
-        PrivacyAccount(busy.path).spent_on(ROWS)
+    reader = PrivacyAccount(busy.path)
+    monkeypatch.setattr(reader, "_file", FileFirst(busy.path))
+    with pytest.raises(AccountError, match="an older copy"):
+        reader.spent_on(ROWS)
     for _ in range(3):
         assert [found.run for found in PrivacyAccount(busy.path).spent_on(ROWS)] == ["first", "second"]
         PrivacyAccount(busy.path).require_known()
