@@ -18,8 +18,7 @@ from experiments.compliance.judgement import (
 )
 from experiments.compliance.signatures import check_signature, make_signature
 from experiments.presentation.page import render
-from experiments.presentation.text import catalogue_lines
-from experiments.reports.privacy import WHO
+from experiments.presentation.text import WHO, catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity

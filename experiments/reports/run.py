@@ -14,7 +14,7 @@ from experiments.compliance.evidence import examine, read_attacks, read_audits, 
 from experiments.compliance.judgement import evaluation_note
 from experiments.presentation.drawing import Drawing, inline
 from experiments.presentation.page import render
-from experiments.presentation.text import catalogue_lines, natural_key
+from experiments.presentation.text import WHO, catalogue_lines, natural_key
 from experiments.reports.accuracy import (
     MANY_MARKETS,
     Comparison,
@@ -26,7 +26,7 @@ from experiments.reports.accuracy import (
     outcomes,
     spread,
 )
-from experiments.reports.privacy import NO_BUDGET, WHO, ViewLine, view_lines
+from experiments.reports.privacy import NO_BUDGET, ViewLine, view_lines
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.standing import (
     Line,

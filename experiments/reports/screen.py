@@ -19,9 +19,9 @@ from experiments.assessment.findings import Found
 from experiments.assessment.records import ATTACKS
 from experiments.presentation.console import PlainConsole, one_line, say
 from experiments.presentation.tables import Table
-from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
+from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
-from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
+from experiments.reports.privacy import COMPUTATIONAL, view_lines
 from experiments.reports.standing import signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config

@@ -13,7 +13,7 @@ from experiments.presentation.console import command_text
 from experiments.presentation.drawing import write_drawing
 from experiments.presentation.page import write_page
 from experiments.presentation.steps import track
-from experiments.reports.privacy import WHO
+from experiments.presentation.text import WHO
 from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.grid import expand

@@ -21,12 +21,12 @@ from dp_accounting.dp_event import (
 )
 
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release, small_cohort_remark
+from fedmm_secure.guarantee.score_bins import N_BINS
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
