@@ -15,6 +15,7 @@ from privacy.accounting.accountants import COARSE, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 
 _EPSILONS = np.concatenate([np.linspace(0.0, 4.0, 161), np.linspace(4.1, 12.0, 80), np.linspace(12.5, 40.0, 56)])
+_RATIOS, _INVERSE_RATIOS = np.exp(_EPSILONS), np.exp(-_EPSILONS)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Claim:
         distributions errs upwards, so no test can exceed it.
         """
         deltas = self._profile
-        forwards = np.exp(_EPSILONS) * fpr + deltas
-        backwards = 1.0 - np.exp(-_EPSILONS) * (1.0 - deltas - fpr)
+        forwards = _RATIOS * fpr + deltas
+        backwards = 1.0 - _INVERSE_RATIOS * (1.0 - deltas - fpr)
         return float(min(1.0, forwards.min(), backwards.min()))
 
     @property
