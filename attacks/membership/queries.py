@@ -14,7 +14,45 @@ from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 
-NEAR, SHOWN = 8, 100
+NEAR, SHOWN, PARTNERS = 8, 100, 8
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Planned queries of accounts with a single item: each asks for an item that a user has beside it.
+
+    What such an account is shown is how often two items went together, of which one user's rows are a part; the rarer
+    the items, the larger.
+
+    Attributes:
+        accounts: one item each, ``(n_accounts, n_items)``.
+        account: of each pair, ``(n_pairs,)``.
+        row: the queried row whose item is asked for; the account's item is another of the same user.
+    """
+
+    accounts: sparse.csr_array
+    account: IntArray
+    row: IntArray
+
+    @classmethod
+    def of(cls, user: IntArray, item: IntArray, n_items: int) -> Pairs:
+        """Each row ``(n,)`` with the user's ``PARTNERS`` rarest other items, or all of them."""
+        rarity = np.bincount(item, minlength=n_items)[item]
+        order = np.lexsort((item, rarity, user))
+        start = np.searchsorted(user[order], user[order])  # of each user's rows in that order
+        size = np.bincount(user)[user[order]]
+        partner, row = [], []
+        for step in range(PARTNERS + 1):  # one more, for a row is among the rarest of its own user
+            there = np.flatnonzero(step < size)
+            other = order[start[there] + step]
+            apart = item[other] != item[order[there]]
+            partner.append(item[other[apart]])
+            row.append(order[there[apart]])
+        partners, rows = np.concatenate(partner), np.concatenate(row)
+        known, account = np.unique(partners, return_inverse=True)
+        ones = np.ones(len(known))
+        accounts = sparse.csr_array((ones, (np.arange(len(known)), known)), shape=(len(known), n_items))
+        return cls(accounts, account, rows)
 
 
 @dataclass(frozen=True)
@@ -29,6 +67,7 @@ class Queries:
         full: all training rows of each user, ``(n_users, n_items)``.
         near: items that most often go with each item, ``(n_items, NEAR)``; from ``full``.
         shown: some items of the pool, ``(n_shown,)``, that every account is asked about.
+        pairs: what accounts with a single item are asked about.
     """
 
     rows: IntArray
@@ -38,6 +77,7 @@ class Queries:
     full: sparse.csr_array
     near: IntArray
     shown: IntArray
+    pairs: Pairs
 
     @classmethod
     def of(cls, prepared: PreparedMarket) -> Queries:
@@ -52,13 +92,13 @@ class Queries:
         together = cosine_weights(sparse.csr_array(full[:, pool]), 0.0)
         near = np.zeros((market.n_items, min(NEAR, len(pool) - 1)), dtype=np.int64)
         near[pool] = pool[np.argsort(-together, axis=1, kind="stable")[:, : near.shape[1]]]
-        return cls(rows, user, item, history, full, near, pool[:: -(-len(pool) // SHOWN)])
+        shown = pool[:: -(-len(pool) // SHOWN)]
+        return cls(rows, user, item, history, full, near, shown, Pairs.of(user, item, market.n_items))
 
 
-def balanced_membership(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Half of the shadows, chosen at random for each unit, contain it: ``(n_shadows, n_units)``."""
-    order = rng.random((n_shadows, n_units)).argsort(axis=0)
-    return np.asarray(order < n_shadows // 2)
+def fair_coins(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Whether each shadow contains each unit, ``(n_shadows, n_units)``: independent, so that others' say nothing."""
+    return np.asarray(rng.random((n_shadows, n_units)) < 0.5)
 
 
 def halve(prepared: PreparedMarket, unit: Unit, member: NDArray[np.bool_]) -> PreparedMarket:
