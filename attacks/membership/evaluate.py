@@ -15,7 +15,6 @@ from attacks.membership.scores import (
     Confidences,
     Evidence,
     Membership,
-    lira_empirical_bayes,
     multi_query,
     ratios,
 )
@@ -152,15 +151,15 @@ class _Units:
 
 
 def _paired(values: NDArray[np.float64], pairs: Pairs, unit_of_row: IntArray, member: Membership) -> Evidence:
-    """Mean likelihood ratio of a unit's pairs, ``values (n_models, n_pairs)``; 0 for a unit without any."""
+    """Mean likelihood ratio of a unit's pairs, ``values (n_models, n_pairs, 2)``, the better first; 0 without any."""
     unit = unit_of_row[pairs.row]
     having = np.unique(unit)
 
     def among(models: IntArray) -> NDArray[np.float64]:
-        found = np.zeros((len(models), member.shape[1], 1))
+        found = np.zeros((len(models), member.shape[1], 2))
         if len(having):
-            each = lira_empirical_bayes(values[models], member[models][:, unit])
-            found[:, having, 0] = pool_rows(each, unit)
+            each = ratios(values[:, :, ::-1], member[:, unit])(models)
+            found[:, having] = pool_rows(each, unit)
         return found
 
     return among

@@ -3,7 +3,8 @@
 - ``profile``: the live score of the row's item in the account of the row's own user; for a user whom the pipeline does
   not know, in a stranger's account of the same size, so that nobody is told from an empty account.
 - ``consumer``: the score of the row's item in an account of the adversary's, which copies the user's other rows.
-- ``consumer-pairs``: the score of the row's item in accounts that hold a single other item of the user.
+- ``consumer-pairs``: the score of the row's item in accounts that hold a single other item of the user, by itself and
+  over what the two items score beside items that never went with them.
 - ``row-release``, ``user-release``: white box. Statistics of each row and of each user that the published models give
   away beside their scores.
 - ``…-context``: what else the account is shown: the mean score of a few items, of items near the queried one, and how
@@ -79,9 +80,9 @@ def observe(
     users, first = np.unique(queries.user, return_index=True)
     found = _account(predict, builder, profiles[queries.user], profiles[users], queries, "profile")
     if accounts is not None:
-        each, pairs = np.arange(len(queries.rows)), queries.pairs
+        each = np.arange(len(queries.rows))
         found |= _account(predict, accounts.copied, each, first, queries, "consumer")
-        found["consumer-pairs"] = _scores(predict, accounts.single, pairs.account, queries.item[pairs.row])
+        found["consumer-pairs"] = _pairs(predict, accounts.single, queries)
         found["row-release"] = np.stack(_row_statistics(embedding, queries), axis=1)
     if quantizer is not None:
         projected = np.asarray(embedding.transform(queries.full))
@@ -154,6 +155,18 @@ def _eigenvalues(embedding: Embedding) -> FloatArray:
     if isinstance(embedding, SVDEmbedding):
         return np.asarray(embedding.singular_values_**2)
     return np.ones(embedding.item_factors_.shape[1])
+
+
+def _pairs(predict: Callable[..., FloatArray], single: FeatureBuilder, queries: Queries) -> FloatArray:
+    """Confidences of the planned pairs ``(n_pairs, 2)``: as they are, and over those of pairs that nobody has."""
+    pairs = queries.pairs
+    own = _scores(predict, single, pairs.account, queries.item[pairs.row])
+    each = np.repeat(np.arange(len(pairs.items)), pairs.apart.shape[1])
+    other = pairs.apart.ravel()
+    asking = _scores(predict, single, each, pairs.items[other]).reshape(pairs.apart.shape).mean(1)
+    asked = _scores(predict, single, other, pairs.items[each]).reshape(pairs.apart.shape).mean(1)
+    item = np.searchsorted(pairs.items, queries.item[pairs.row])
+    return np.stack([own, own - asking[pairs.account] - asked[item]], axis=1)
 
 
 def _scores(

@@ -104,11 +104,13 @@ def test_a_single_item_account_is_asked_for_the_users_other_items_the_rarest_fir
     partner = pairs.accounts.indices[pairs.account]
     assert (partner != queries.item[pairs.row]).all()
     assert queries.full[queries.user[pairs.row], partner].all()  # an item of the same user
-    asked = Pairs.of(np.zeros(12, int), np.arange(12), 12)
+    asked = Pairs.of(np.zeros(12, int), np.arange(12), np.ones((12, 12)), np.arange(12), 12)
     assert set(np.bincount(asked.row)) == {8, 9}
-    rare = Pairs.of(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 0, 1, 0]), 3)
-    first = rare.accounts.indices[rare.account[rare.row == 0]]
-    assert first.tolist() == [2, 1]
+    together = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
+    rare = Pairs.of(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 0, 1, 0]), together, np.arange(4), 4)
+    assert rare.items[rare.account[rare.row == 0]].tolist() == [2, 1]
+    assert (rare.apart[:3] == 3).all()
+    assert set(rare.apart[3].tolist()) == {0, 1, 2}
 
 
 def test_who_is_not_known_is_shown_a_strangers_account_of_the_same_size():
