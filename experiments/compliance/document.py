@@ -72,14 +72,17 @@ class EvidenceStated(Part):
 
 
 class AuditStated(Part):
-    """One attempt to refute a claim with canaries."""
+    """One attempt to refute, with canaries, that the code keeps a claim; no measurement of what the run drew."""
 
     stage: str
     game: str
     claimed: Epsilon
-    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by assumption")
+    detects: Epsilon = Field(
+        description="an ε from this on would have been detected with 95 % power; null: none that can be named"
+    )
+    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by method")
     canaries: int = Field(ge=0)
-    verdict: Literal["consistent", "inconclusive", "VIOLATED"]
+    verdict: Literal["not refuted", "VIOLATED"]
     evidence: str = Field(description="id of the statement that it stands in")
 
 

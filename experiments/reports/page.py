@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.reports.text import difference_text, estimate_text, figure_text, interval_text
+from experiments.reports.text import audit_text, difference_text, estimate_text, figure_text, interval_text
 from fedmm_secure.storage import write_atomic
 from privacy.accounting.text import delta_text, epsilon_text
 
@@ -21,6 +21,7 @@ def render(template: str, **values: Any) -> str:
     environment.filters |= {
         "epsilon": epsilon_text,
         "delta": delta_text,
+        "audit": lambda found: audit_text(found.verdict, found.detects),
         "estimate": estimate_text,
         "difference": difference_text,
         "figure": figure_text,
