@@ -1,8 +1,8 @@
 """Games of membership against the mechanisms that release something, on data that a worst-case adversary chose.
 
 Each game plays a mechanism of the product, called as the pipeline calls it, once for each canary; a coin decided
-whether that was in the data. The data are chosen so that the canary moves the release as far as the sensitivity allows: a
-mechanism that adds less noise than its ledger line says, or lets one user contribute more, is then seen from outside.
+whether that was in the data. The data are chosen so that the canary moves the release as far as the sensitivity allows:
+a mechanism that adds less noise than its ledger line says, or lets one user contribute more, is then seen from outside.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ from scipy import sparse, stats
 
 from attacks.auditing.laws import Law, Members, Values
 from attacks.auditing.played import Played
-from fedmm_secure.collaborative.private import (
-    DPSVDEmbedding,
-    ItemCounts,
-    contributions,
-    release_counts,
-)
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks

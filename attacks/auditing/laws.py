@@ -1,8 +1,8 @@
 """The law of what a canary shows where a mechanism is what it is said to be.
 
 In units of a user's largest contribution, one step shows ``x = B · length + σ Z``: ``Z`` standard normal, ``B`` the
-coin of Poisson sampling, ``length`` what the canary contributes. Everything is known but ``Z`` and ``B``, so values can be
-turned into standard normal ones, exactly; an audit then needs no distribution of its own.
+coin of Poisson sampling, ``length`` what the canary contributes. Everything is known but ``Z`` and ``B``, so values can
+be turned into standard normal ones, exactly; an audit then needs no distribution of its own.
 
 Noise is discrete and contributions are cut to a grid, so values are known to within a *slack*. The quantile coupling of
 a discrete Gaussian of scale S with ``N(0, S²)`` never differs by more than one grid unit: left of zero the density

@@ -31,21 +31,21 @@ from experiments.compliance.evidence import (
     binding_of,
     make_statement,
 )
-from experiments.configuration import resolve
-from experiments.data import choose_market
+from experiments.runs.configuration import resolve
+from experiments.runs.markets import choose_market
 from experiments.verification import examine_run
-from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.provenance import code_version
-from fedmm_secure.storage import write_json
+from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.events import event_to_data
 from privacy.accounting.ledger_check import Finding
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
+from privacy.files import write_json
 
 FAULTY_MODELS = 30  # canaries, where each trains a model
 FOLDER = Path("audits")  # in the working directory: an audited run may be somebody else's

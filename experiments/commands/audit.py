@@ -13,10 +13,10 @@ import typer
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.console import one_line, say, say_json, wide_console
-from experiments.run_directory import examining
-from experiments.tables import Table
+from experiments.presentation.console import one_line, say, say_json, wide_console
+from experiments.presentation.tables import Table
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
 
 AUDIT_HELP = (
@@ -120,7 +120,9 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
         )
     title = f"audit of the code, at the plan of market {market}, δ {found[0]['delta']:.2g}"
     wide_console().print(title, table)
-    say("sees: had ε been this or more, the audit would have detected it with 95 % power; bounds: below which ε is not,")
+    say(
+        "sees: had ε been this or more, the audit would have detected it with 95 % power; bounds: below which ε is not,"
+    )
     say("at 95 %: f-DP / Steinke et al.; needed: canaries that see ε at twice the claim, and noise at .9")
 
 

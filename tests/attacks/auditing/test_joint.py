@@ -123,7 +123,9 @@ def test_noise_takes_hardly_more_canaries_than_the_best_test(factor):
 
 
 # noise as the shipped configurations have it at ε from 1 to 8
-@pytest.mark.parametrize("law", [Law(10.0), Law(2.0), Law(0.7), Law(18.7, 0.2, 40), Law(3.36, 0.2, 40), Law(6.5, 0.5, 100)])
+@pytest.mark.parametrize(
+    "law", [Law(10.0), Law(2.0), Law(0.7), Law(18.7, 0.2, 40), Law(3.36, 0.2, 40), Law(6.5, 0.5, 100)]
+)
 def test_weight_takes_hardly_more_canaries_than_the_best_test(law):
     assert canaries_needed([(1.0, law)], LEVEL, weight=2.0) <= 1.5 * best_for_weight(law, 2.0)
 
