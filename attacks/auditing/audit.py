@@ -12,7 +12,7 @@ import torch
 from dp_accounting.dp_event import DpEvent
 
 from attacks.auditing import AIM
-from attacks.auditing.claims import Claim, distance_of
+from attacks.auditing.claims import Claim, factor_at
 from attacks.auditing.games import (
     play_counts,
     play_gram,
@@ -39,8 +39,8 @@ CHAIN, MASKS = "chain", "masks"
 GRADIENTS, USER, CODEBOOK = "gradient canaries", "crafted user", "crafted user, codebook"
 NOISE_SEEN = 0.9  # of the stated noise: what an audit is made to see
 FEWEST = 16
-_MARGIN = 0.95  # of the ε that an audit is made to see
 _TWO_ROUNDS, _RATIOS = "two rounds", "sum of ratios"
+_FEWEST_CHEAP = 500  # canaries of games that train no model: coins that repeat are seen by the spread of those in
 _MASK_GAMES = 40
 _MOST, _MOST_TRAINED = 100_000, 60
 _BATCH, _BATCH_TRAINED = 500, 15
@@ -126,7 +126,9 @@ def plan_audits(plan: SpendingPlan, *, canaries: int | None = None, level: float
         level: false-alarm rate of all audits together: each has its share.
     """
     games, events = stage_games(plan), stage_events(plan)
-    first = {game.stage: game for game in reversed(games)}  # of each stage, the first kind: the sharpest
+    first: dict[str, Game] = {}
+    for game in games:
+        first.setdefault(game.stage, game)  # the first kind is the sharpest
     chained, masked = len(first) > 1, plan.config.aggregation.traits.hides_single_updates
     each = level / max(1, len(games) + chained + masked)
     audits = [_audit(game, Claim(events[game.stage], plan.delta), canaries, each) for game in games]
@@ -235,7 +237,7 @@ def _trained(stage: str, kind: str, play: Play, law: Law) -> Game:
 def _audit(game: Game, claim: Claim, canaries: int | None, level: float) -> Audit:
     parts = () if game.law is None else ((1.0, game.law),)
     needed = _needed(parts, claim, level) if parts else None
-    wanted = canaries or (game.most if needed is None else needed)
+    wanted = canaries or (game.most if needed is None else max(needed, 0 if game.trains else _FEWEST_CHEAP))
     return Audit(game.stage, game.kind, (game,), claim, parts, level, int(np.clip(wanted, FEWEST, game.most)), needed)
 
 
@@ -253,6 +255,5 @@ def _chain(
 
 
 def _needed(parts: Parts, claim: Claim, level: float) -> int | None:
-    # a Gaussian mechanism's ε, to within what the margin allows
-    aim = distance_of(_MARGIN * AIM * claim.epsilon, claim.delta) / claim.distance
-    return canaries_needed(parts, level, noise=NOISE_SEEN, weight=aim)
+    factor = factor_at(claim, AIM * claim.epsilon)
+    return canaries_needed(parts, level, noise=max(NOISE_SEEN, factor), weight=1.0 / factor)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import dp_accounting
 import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 
-from privacy.accounting.accountants import COARSE, pld_epsilon
+from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
 from privacy.accounting.events import dp_sgd_event, gaussian_steps
 
 LARGEST = 60.0  # ε beyond which none is computed: no guarantee in any sense
@@ -39,8 +39,11 @@ class Claim:
         """Standard deviations between "in" and "out" of the Gaussian mechanism that has this ε at this δ."""
         return distance_of(self.epsilon, self.delta)
 
-    def epsilon_at(self, factor: float) -> float:
-        """ε at δ if noise over contribution were ``factor`` of what is claimed; ``inf`` above ``LARGEST``."""
+    def epsilon_at(self, factor: float, *, interval: float = COARSE) -> float:
+        """ε at δ if noise over contribution were ``factor`` of what is claimed; ``inf`` above ``LARGEST``.
+
+        An upper bound at any ``interval`` of the losses that it is composed on.
+        """
         steps = gaussian_steps(dp_event.ComposedDpEvent(list(self.events)))
         if steps is None:
             return float("inf")
@@ -48,7 +51,19 @@ class Claim:
         if rough > LARGEST:
             return float("inf")
         events = [dp_sgd_event(factor * noise, rate, count) for (noise, rate), count in steps.items()]
-        return pld_epsilon(events, self.delta, interval=COARSE * max(1.0, _COARSER * rough))
+        return pld_epsilon(events, self.delta, interval=interval * max(1.0, _COARSER * rough))
+
+
+@lru_cache(maxsize=64)
+def factor_at(claim: Claim, epsilon: float) -> float:
+    """The noise over contribution, in what is claimed, at which ε is ``epsilon``: to a hundredth, and no smaller."""
+    low, high = 0.5, 1.0
+    while claim.epsilon_at(low, interval=ROUGH) < epsilon:
+        low, high = 0.5 * low, low
+    while high - low > 0.01 * high:
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if claim.epsilon_at(middle, interval=ROUGH) < epsilon else (middle, high)
+    return high
 
 
 def distance_of(epsilon: float, delta: float) -> float:

@@ -45,13 +45,14 @@ from privacy.accounting.events import event_to_data
 from privacy.accounting.ledger_check import Finding
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
+from privacy.errors import StoppedError
 from privacy.files import write_json
 
 FAULTY_MODELS = 30  # canaries, where each trains a model
 FOLDER = Path("audits")  # in the working directory: an audited run may be somebody else's
 
 
-class UnverifiedRunError(Exception):
+class UnverifiedRunError(StoppedError):
     """A run whose plan cannot be relied on: there is nothing to audit, and that is a finding.
 
     Attributes:

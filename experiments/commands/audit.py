@@ -13,7 +13,7 @@ import typer
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.presentation.console import one_line, say, say_json, wide_console
+from experiments.presentation.console import say, say_json, wide_console
 from experiments.presentation.tables import Table
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import examining
@@ -68,11 +68,7 @@ def audit(
     run = Path(source) if Path(source).is_dir() else None
     given = None if nonce is None else bytes.fromhex(nonce)
     with RunProgress(quiet=quiet or as_json) as progress, nullcontext() if run is None else examining(run):
-        try:
-            audited = audits.read_audited(source, overrides or [], market)
-        except audits.UnverifiedRunError as error:
-            say(one_line(str(error)), error=True)
-            raise typer.Exit(FINDING) from error
+        audited = audits.read_audited(source, overrides or [], market)
         folder = out or audited.folder
         if faults:
             found = audits.audit_faults(audited, canaries=canaries, nonce=given, report=progress.update, out=folder)

@@ -12,7 +12,7 @@ from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:4"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
@@ -204,7 +204,7 @@ class Document(Part):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations
