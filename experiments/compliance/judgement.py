@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attacks.auditing import AIM
 from experiments.assessment.records import Verdict
 from experiments.compliance.document import (
     AttackStated,
@@ -89,6 +90,16 @@ def counted_audits(document: Document, market: str) -> list[AuditStated]:
     """Audits of a market that fit the run and are signed from outside it."""
     worth = standing(document)
     return [audit for audit in document.markets[market].audit if worth.get(audit.evidence) == "counts"]
+
+
+def weak_stages(audits: Sequence[AuditStated]) -> list[str]:
+    """Stages that claim something, whose best audit would not have seen ε at ``AIM`` times the claim."""
+    best: dict[str, bool] = {}
+    for audit in audits:
+        if audit.claimed:
+            seen = audit.detects is not None and audit.detects <= AIM * audit.claimed
+            best[audit.stage] = best.get(audit.stage, False) or seen
+    return [stage for stage, seen in best.items() if not seen]
 
 
 def counted_attacks(document: Document) -> list[AttackStated]:
@@ -182,7 +193,7 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
         yield from ((name, reason) for reason in _of_delta(document, market))
         for audit in market.audit:
             if audit.verdict == "VIOLATED" and _speaks_against(document, audit.evidence):
-                yield name, f"the audit refutes the claim of {audit.stage} ({audit.game})"
+                yield name, f"the audit of the code refutes the claim of {audit.stage} ({audit.game})"
         for view in document.run.claimed_views:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
@@ -271,12 +282,13 @@ def _open(document: Document) -> list[str]:
     found = []
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
-        found.append(f"not audited: {', '.join(unaudited)}; nothing has tried to refute the claims there")
+        what = "nothing has tried to refute that the code keeps what is claimed there"
+        found.append(f"code not audited at the plans of {', '.join(unaudited)}; {what}")
     for name in document.markets:
-        audits = counted_audits(document, name)
-        weak = [f"{audit.stage} ({audit.game})" for audit in audits if audit.verdict == "inconclusive"]
+        weak = weak_stages(counted_audits(document, name))
         if weak:
-            found.append(f"market {name}: audits too small to see half the noise: {', '.join(weak)}")
+            what = f"would have missed ε at {AIM:g} times the claim: {', '.join(weak)}"
+            found.append(f"market {name}: audits of the code {what}")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
     found += _irrefutable(document)

@@ -232,9 +232,9 @@ def _noise(document: Document) -> str:
 def _audits(document: Document) -> str:
     verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
     if not verdicts:
-        return "No audit counts."
-    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("consistent", "inconclusive", "VIOLATED"))
-    return f"Audits with canaries, signed from outside the run: {counts}."
+        return "No audit of the code counts."
+    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("not refuted", "VIOLATED"))
+    return f"Audits of the code with canaries, signed from outside the run: {counts}."
 
 
 def _attacks(document: Document) -> str:
