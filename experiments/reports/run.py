@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
-from experiments.compliance.evidence import examine, read_attacks, read_audits, trusting
+from experiments.compliance.evidence import examine, read_attacks, trusting
 from experiments.compliance.judgement import evaluation_note
 from experiments.presentation.drawing import Drawing, inline
 from experiments.presentation.page import render
@@ -115,11 +115,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     config, metrics = read_foreign_config(directory), _in_order(read_metrics(directory))
     markets, statements = list(metrics["markets"]), metrics["privacy"]["markets"]
     evidence = trusting(examine(directory), trusted)
-    rows, audits, budget = (
-        attack_rows(read_attacks(directory)),
-        read_audits(directory),
-        config.privacy.epsilon is not None,
-    )
+    rows, budget = attack_rows(read_attacks(directory)), config.privacy.epsilon is not None
     baselines = comparable_baselines(config, list(metrics["macro"]["baselines"]))
     others = [baseline for baseline in metrics["macro"]["baselines"] if baseline not in baselines]
     comparison, views = best_of(metrics, baselines), view_lines(config, statements)
@@ -187,7 +183,9 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         attacks=rows,
         known={name: record for name, record in ATTACKS.items() if any(row.kind == name for row in rows)},
         headlines=headlines(rows),
-        audits=audits,
+        audits={
+            market: found for market in markets if (found := [a for e in evidence for a in e.audits.get(market, [])])
+        },
         readings=_readings(metrics),
         fingerprints=_fingerprints(directory, markets),
         figures=Figures(run_drawings(directory, config, metrics)),

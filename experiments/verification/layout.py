@@ -29,10 +29,10 @@ _FIGURE = r"(svg|png|csv)"
 _RESULTS = re.compile(
     rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"
     rf"|scores/[\w-]{{1,150}}\.parquet)"
-    rf"|audit/[\w-]{{1,100}}/(audit\.(json|parquet)|faults\.json|audit\.{_FIGURE}|games/[\w.-]{{1,150}}\.(npz|json))"
+    r"|audit/[\w-]{1,100}/audit\.json"
 )
 _TUNED = re.compile(rf"{PRIVATE}/[\w-]{{1,100}}/tuned-[\w-]{{1,100}}\.json")
-_RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100}(/games)?)?")
+_RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100})?")
 _MOST_REPORTED = 20
 
 
