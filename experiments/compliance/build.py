@@ -11,6 +11,7 @@ from typing import Any
 
 from dp_accounting.dp_event import DpEvent, RandomizedResponseDpEvent
 
+from experiments.assessment.statements import binding_of
 from experiments.compliance.document import (
     AllRuns,
     Declarations,
@@ -22,7 +23,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import binding_of, examine, trusting
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.verification.closing import Signature

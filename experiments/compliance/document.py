@@ -6,21 +6,17 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from experiments.assessment.records import Verdict
+from experiments.assessment.signatures import Digest, Part, Signature
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GuaranteeStated(Part):
@@ -223,15 +219,6 @@ class Document(Part):
     not_guaranteed: list[str]
     questions: list[Question]
     environment: dict[str, str]
-
-
-class Signature(Part):
-    """Ed25519 over the canonical JSON of what it stands beside."""
-
-    algorithm: Literal["Ed25519"] = "Ed25519"
-    card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")
-    fingerprint: str = Field(description="of the card, to be compared with the signer")
-    value: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
 class SignedReport(Part):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from experiments.assessment.signatures import check_signature, make_signature
 from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
 from experiments.compliance.judgement import (
     claimed_figures,
@@ -16,7 +17,6 @@ from experiments.compliance.judgement import (
     evaluation_note,
     scope,
 )
-from experiments.compliance.signatures import check_signature, make_signature
 from experiments.presentation.page import render
 from experiments.presentation.text import WHO, catalogue_lines
 from fedmm_secure.errors import RunDirectoryError

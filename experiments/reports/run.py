@@ -10,7 +10,8 @@ from typing import Any
 
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
-from experiments.compliance.evidence import examine, read_attacks, trusting
+from experiments.assessment.statements import read_attacks
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import evaluation_note
 from experiments.presentation.drawing import Drawing, inline
 from experiments.presentation.page import render

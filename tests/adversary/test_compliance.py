@@ -10,6 +10,7 @@ import shutil
 import pytest
 from pydantic import ValidationError
 
+from experiments.assessment.statements import add_statement, attacks_file, audit_file, binding_of, make_statement
 from experiments.compliance.build import build_document
 from experiments.compliance.document import (
     AllRuns,
@@ -24,15 +25,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import (
-    add_statement,
-    attacks_file,
-    audit_file,
-    binding_of,
-    examine,
-    make_statement,
-    trusting,
-)
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import claimed_epsilon, colour, judge
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
