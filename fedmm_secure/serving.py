@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import skops.io
 
 from fedmm_secure.archives import stored_members
-from fedmm_secure.artefacts import load_state, quantizer_path
+from fedmm_secure.artefacts import ctr_path, load_state, quantizer_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR
-from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
+from fedmm_secure.ctr.recipes import MarketBench, Recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel, make_model
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
@@ -104,27 +105,54 @@ def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) 
     return model
 
 
-def _load_model(
-    run: Path, config: Config, prepared: PreparedMarket, seed: int
-) -> tuple[BoostedModel | NeuralModel | PrivateCTR, FeatureBuilder]:
+@dataclass(frozen=True)
+class TrainedCTR:
+    """A market's own CTR model of one seed, as a run left it, and what its features are made from."""
+
+    model: BoostedModel | NeuralModel
+    bench: MarketBench
+    recipe: Recipe
+    quantizer: RQVAE
+
+    def builder(self) -> FeatureBuilder:
+        """Features of the market's users, from their training rows."""
+        return self.bench.builder(self.recipe, self.quantizer)
+
+
+def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
+    """A CTR model that stays in the market; raises ``RunDirectoryError`` where it is missing."""
     name = prepared.market.name
-    path = quantizer_path(run, name, seed, refined=True)
-    refined = path.is_file()
-    embedding = load_embedding(run, config, prepared, refined=refined)
-    quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
-    folder = run / "models" / name
-    if config.private_ctr:
-        return PrivateBench(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
+    embedding, quantizer = _load_codes(run, config, prepared, seed)
     bench, recipe = MarketBench(prepared, embedding, config), configured_recipe(config)
-    builder = bench.builder(recipe, quantizer)
-    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
+    schema = bench.builder(recipe, quantizer).schema()
+    model = make_model(recipe.kind, schema, bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
+    folder = run / "models" / name
     if isinstance(model, BoostedModel):
         path = _existing(folder / f"ctr-{seed}.skops")
         model.trees_ = _trees(read_bytes(path, below=run), path)
     else:
         path = _existing(folder / f"ctr-{seed}.pt")
         model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
-    return model, builder
+    return TrainedCTR(model, bench, recipe, quantizer)
+
+
+def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+    name = prepared.market.name
+    path = quantizer_path(run, name, seed, refined=True)
+    refined = path.is_file()
+    embedding = load_embedding(run, config, prepared, refined=refined)
+    return embedding, load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
+
+
+def _load_model(
+    run: Path, config: Config, prepared: PreparedMarket, seed: int
+) -> tuple[BoostedModel | NeuralModel | PrivateCTR, FeatureBuilder]:
+    if not config.private_ctr:
+        trained = load_trained(run, config, prepared, seed)
+        return trained.model, trained.builder()
+    embedding, quantizer = _load_codes(run, config, prepared, seed)
+    path = _existing(ctr_path(run, prepared.market.name, seed))
+    return PrivateBench(prepared, embedding, config).load(path, quantizer, seed)
 
 
 def _trees(data: bytes, path: Path) -> Any:

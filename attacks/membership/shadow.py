@@ -150,7 +150,7 @@ class ShadowPlan:
         for bench, own, fit in zip(benches, coded, fits, strict=True):
             account = None
             if "user_id" not in recipe.features:
-                account = bench.account_builder(recipe, own.quantizer, queries.history)
+                account = bench.accounts(recipe, own.quantizer)(queries.history)
             observed.append(self._observe(fit.model.predict, fit.builder, account, own, queries))
         return observed
 
