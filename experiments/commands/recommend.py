@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from experiments.commands.options import JsonFlag
-from experiments.configuration import readers_data
-from experiments.console import say_json, wide_console
-from experiments.run_directory import examining, read_foreign_config
-from experiments.tables import Table
+from experiments.presentation.console import say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.runs.configuration import readers_data
 from fedmm_secure.config import Config, MarketFile
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import examining, read_foreign_config
 
 RECOMMEND_HELP = (
     "The top items of a market for its users, or for new ones whose rows --history holds. What users have met already "

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedmm_secure.config import Config, config_from_data, load_yaml
+from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue, read_catalogue
 from fedmm_secure.data.market import FloatArray, Market, Rows
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one, within
-from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.errors import DataError
 from fedmm_secure.guarantee.stages import CATALOGUE
-from fedmm_secure.provenance import CONFIG_FILE
 from fedmm_secure.recommending.accounts import accounts_of_rows, block, known_accounts, rows_of_frame
 from fedmm_secure.recommending.scorers import Published, ReleasedScorer, Scorer, TrainedScorer
-from fedmm_secure.serving import MarketScorer
+from fedmm_secure.results.scoring import MarketScorer
+from fedmm_secure.storage.run_directory import read_config
 
 COLUMNS = ["user", "rank", "item", "score", "history"]
 PAIRS_AT_ONCE = 2**17  # (user, item) pairs whose features are in memory together
@@ -37,7 +37,7 @@ def predict(run: str | Path, market: str, users: Sequence[str], items: Sequence[
         DataError: a user or an item that the market does not have.
         RunDirectoryError: the run has not finished.
     """
-    config = _config(Path(run))
+    config = read_config(Path(run))
     return MarketScorer(Path(run), config, prepared_of_run(Path(run), config, market))(users, items)
 
 
@@ -66,7 +66,7 @@ def recommend(
         RunDirectoryError: the run has not finished.
     """
     directory = Path(run)
-    return Recommender(directory, _config(directory), market)(
+    return Recommender(directory, read_config(directory), market)(
         users, k, None if history is None else rows_of_frame(history)
     )
 
@@ -177,10 +177,3 @@ def prepared_of_run(run: Path, config: Config, market: str, data: PreparedMarket
 def discovered_catalogue(run: Path, market: str) -> Catalogue:
     """The items that a market discovered, as it published them."""
     return Catalogue.of("discovered", Published(run, market).data(CATALOGUE).decode().splitlines())
-
-
-def _config(run: Path) -> Config:
-    path = run / CONFIG_FILE
-    if not path.is_file():
-        raise RunDirectoryError(f"{run}: no {CONFIG_FILE}; is this a run directory?")
-    return config_from_data(load_yaml(path), source=str(path))

@@ -9,24 +9,25 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
-from fedmm_secure.collaborative.shared_private import SharedDPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
+from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
-from fedmm_secure.ctr.private import PrivateCTR, user_times
+from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.ctr.private_trainer import user_times
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.federation.releases import factors_from_arrays
 from fedmm_secure.federation.transcript import PUBLICATION, Record, read_index, read_record
-from fedmm_secure.foreign import parse_arrays, unpickle_tensors
+from fedmm_secure.foreign.formats import parse_arrays, unpickle_tensors
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, MODEL, seed_stage
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.serving import load_trained
-from fedmm_secure.storage import Arrays
+from fedmm_secure.results.scoring import load_trained
+from fedmm_secure.storage.files import Arrays
 
 Score = Callable[[IntArray, IntArray], FloatArray]
 

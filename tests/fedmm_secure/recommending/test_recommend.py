@@ -13,7 +13,8 @@ from fedmm_secure.data.prepare import load_markets, prepare_one
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.recommending import recommend as module
 from fedmm_secure.recommending.scorers import ReleasedScorer
-from fedmm_secure.serving import MarketScorer
+from fedmm_secure.results.scoring import MarketScorer
+from fedmm_secure.storage.run_directory import read_config
 from tests.command_line import fedmm
 from tests.conftest import TINY, tiny
 
@@ -169,7 +170,7 @@ def test_published_artefacts_alone_rank_as_the_market_does(released_run, handed_
     )
     assert (status, err) == (0, "")
     found = pd.DataFrame(json.loads(out))
-    scorer = MarketScorer(released_run, module._config(released_run), prepared)
+    scorer = MarketScorer(released_run, read_config(released_run), prepared)
     scores = scorer([market.user_ids[4]] * market.n_items, market.item_ids)
     in_pool = np.isfinite(scores)
     expected = dict(zip(market.item_ids[in_pool], scores[in_pool], strict=True))
@@ -198,13 +199,13 @@ def test_a_run_that_published_nothing_yet_says_so(handed_out, tmp_path):
     run = shutil.copytree(handed_out[0], tmp_path / "run")
     (run / "transcript" / "index.jsonl").write_text("")
     with pytest.raises(RunDirectoryError, match="market m0 published no"):
-        ReleasedScorer(run, module._config(run), "m0")
+        ReleasedScorer(run, read_config(run), "m0")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunDirectoryError, match="is this a run directory"):
+    with pytest.raises(RunDirectoryError, match=r"no config\.yaml"):
         recommend(tmp_path, "m0", ["x"])
-    with pytest.raises(RunDirectoryError, match="is this a run directory"):
+    with pytest.raises(RunDirectoryError, match=r"no config\.yaml"):
         predict(tmp_path, "m0", ["x"], ["y"])
 
 

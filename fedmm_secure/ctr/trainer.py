@@ -1,0 +1,185 @@
+"""Trains recipes on one market: features, examples, tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from scipy import sparse
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
+from fedmm_secure.config import Config
+from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
+from fedmm_secure.ctr.features import AccountHistory, Activity, FeatureBuilder, History
+from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel, boosted_grid
+from fedmm_secure.ctr.models.build import make_model
+from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel, neural_grid
+from fedmm_secure.ctr.recipes import Recipe
+from fedmm_secure.data.candidates import like_candidates
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.codes import Codes, assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed, numpy_generator
+
+
+class AccountFeatures(Protocol):
+    """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
+
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> FeatureBuilder: ...
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model that is ready to be fitted, and the builder of its features at prediction time."""
+
+    model: NeuralModel | BoostedModel
+    source: ExampleSource
+    validation: Labelled
+    refit: ExampleSource | None
+    builder: FeatureBuilder
+
+    def run(self) -> None:
+        self.model.fit(self.source, self.validation, self.refit)
+
+
+class MarketTrainer:
+    """Trains recipes on one market; histories and their scores are fitted once and shared."""
+
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
+        self.prepared, self.embedding, self.config = prepared, embedding, config
+        market, train = prepared.market, prepared.split.train
+        # what others know is not of these rows: it is the same whichever of them a history holds
+        shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
+        self.history = History(market, train, prepared.pool, shared)
+        choices = config.ctr.cross_fit
+        rng = numpy_generator("folds", market.name, config.data.candidate_seed)
+        folds = latest_folds(market, train, choices.last) + random_folds(market, train, choices.random, rng)
+        self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool, shared)) for fold in folds]
+
+    def train(
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
+    ) -> tuple[NeuralModel | BoostedModel, FeatureBuilder]:
+        """Fit a recipe; returns the model and the builder of its features at prediction time."""
+        fit = self.prepare_fit(recipe, quantizer, seed, choices)
+        fit.run()
+        return fit.model, fit.builder
+
+    def prepare_fit(
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
+    ) -> Fit:
+        """An unfitted model with its training, validation and refit examples."""
+        split = self.prepared.split
+        builders = [(split.train, self.builder(recipe, quantizer))]
+        full = builders[0][1]
+        if recipe.cross_fit:
+            builders = [(rows, self.builder(recipe, quantizer, history)) for rows, history in self._folds]
+        seed = derive_seed("ctr", self.prepared.market.name, seed)
+        fresh = recipe.kind != "boosted"
+        source = self._source(builders, split.train, seed, fresh)
+        refit = None
+        if self.config.ctr.refit:
+            # validation rows become training rows, with negatives that know nothing of the test rows
+            seen = np.concatenate([split.train, split.valid])
+            refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
+        model = make_model(recipe.kind, full.schema(), choices, seed)
+        return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
+
+    def predict(self, model: NeuralModel | BoostedModel, builder: FeatureBuilder) -> FloatArray:
+        """Click probabilities of the test candidates."""
+        test = self.prepared.test
+        return model.predict(builder(test.user, test.item))
+
+    def tune(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> int:
+        """Index in the recipe's grid of the choices with the best validation AUC."""
+        scores = [self.train(recipe, quantizer, seed, choices)[0].validation_auc_ for choices in self.grid(recipe.kind)]
+        return int(np.argmax(scores))
+
+    def grid(self, kind: ModelKind) -> Sequence[NeuralChoices | BoostedChoices]:
+        """What tuning chooses from; the first is the configured choice."""
+        ctr = self.config.ctr
+        if kind == "boosted":
+            return boosted_grid(BoostedChoices())
+        return neural_grid(
+            NeuralChoices(
+                dim=ctr.dim,
+                hidden=ctr.hidden,
+                dropout=ctr.dropout,
+                learning_rate=ctr.learning_rate,
+                batch_size=ctr.batch_size,
+                max_epochs=ctr.max_epochs,
+            )
+        )
+
+    def builder(self, recipe: Recipe, quantizer: RQVAE | None, history: History | None = None) -> FeatureBuilder:
+        """Features from a history, codes of users included: their vectors are projected from it again."""
+        history = history or self.history
+        if quantizer is None or recipe.codes is None:
+            return FeatureBuilder(recipe.features, history)
+        users = self.embedding.transform(history.matrix)
+        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        shape = quantizer.shape
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def accounts(self, recipe: Recipe, quantizer: RQVAE | None) -> AccountFeatures:
+        """Makes features of accounts that the market's rows need not know: items and lift are encoded once.
+
+        Raises:
+            ValueError: the recipe needs a trained embedding of each user.
+        """
+        if "user_id" in recipe.features:
+            raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
+        if quantizer is None or recipe.codes is None:
+            return lambda accounts, active=None: FeatureBuilder(
+                recipe.features, AccountHistory(self.history, accounts, active=active)
+            )
+        embedding, shape = self.embedding, quantizer.shape
+        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), embedding.item_factors_)
+        affine = "code_affinity" in recipe.features
+        lift = self.history.account_lift(trained, shape.global_codes) if affine else None
+
+        def build(accounts: sparse.csr_array, active: Activity | None = None) -> FeatureBuilder:
+            own = assign_codes(quantizer, embedding.transform(accounts), embedding.item_factors_[:0])
+            codes = Codes(own.user, trained.item)
+            history = AccountHistory(self.history, accounts, lift, active)
+            return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+        return build
+
+    def _source(
+        self,
+        builders: Sequence[tuple[IntArray, FeatureBuilder]],
+        touched: IntArray,
+        seed: int,
+        fresh: bool,
+    ) -> ExampleSource:
+        data, market, pool = self.config.data, self.prepared.market, self.prepared.pool
+        if data.label == "like":
+            parts = [self._like_part(rows, builder) for rows, builder in builders]
+        else:
+            parts = [
+                training_part(
+                    market,
+                    rows,
+                    touched,
+                    pool,
+                    builder,
+                    per_positive=data.negatives_per_positive,
+                    make_rng=partial(numpy_generator, "negatives", seed, part),
+                    fresh=fresh,
+                )
+                for part, (rows, builder) in enumerate(builders)
+            ]
+        return ExampleSource(parts)
+
+    def _like_part(self, rows: IntArray, builder: FeatureBuilder) -> Callable[[int], Labelled]:
+        rated = like_candidates(
+            self.prepared.market, rows, self.prepared.pool, threshold=self.config.data.like_threshold
+        )
+        examples = labelled(builder, rated)
+        return lambda epoch: examples

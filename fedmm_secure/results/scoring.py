@@ -1,0 +1,180 @@
+"""Score pairs with what a finished run left in its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.boosted import BoostedModel
+from fedmm_secure.ctr.models.build import make_model
+from fedmm_secure.ctr.models.neural import NeuralModel
+from fedmm_secure.ctr.models.private import PrivateCTR
+from fedmm_secure.ctr.private_trainer import PrivateTrainer
+from fedmm_secure.ctr.recipes import Recipe, configured_recipe
+from fedmm_secure.ctr.trainer import MarketTrainer
+from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.federation.releases import factors_from_arrays, private_store
+from fedmm_secure.federation.shared_catalogue import shared_dp_svd, shared_svd, totals_of_run
+from fedmm_secure.foreign.archives import stored_members
+from fedmm_secure.foreign.formats import unpickle_tensors
+from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
+from fedmm_secure.quantization.build import model_for
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed
+from fedmm_secure.results.artefacts import load_state
+from fedmm_secure.storage.files import Arrays, Store
+from fedmm_secure.storage.run_directory import ctr_path, quantizer_path
+from privacy.foreign import ForeignFileError, read_bytes
+
+# of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
+_TREES = [
+    "functools.partial",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+]
+
+
+class MarketScorer:
+    """The configured CTR model of one market, all seeds, as the run left it.
+
+    Args:
+        run: directory of a finished run.
+        config: its configuration.
+        prepared: the market's data, that of the run.
+
+    Raises:
+        RunDirectoryError: a model is missing.
+    """
+
+    def __init__(self, run: Path, config: Config, prepared: PreparedMarket) -> None:
+        self._config, self._prepared = config, prepared
+        market = prepared.market
+        self._users = {str(name): index for index, name in enumerate(market.user_ids)}
+        self._items = {str(name): index for index, name in enumerate(market.item_ids)}
+        self._models = [_load_model(run, config, prepared, seed) for seed in config.seed]
+
+    def __call__(self, users: Sequence[str], items: Sequence[str]) -> FloatArray:
+        """Click probabilities ``(n,)``, the mean over seeds; NaN for items outside the candidate pool.
+
+        Raises:
+            DataError: a user or an item that the market does not have.
+        """
+        user, item = self._index("user", self._users, users), self._index("item", self._items, items)
+        if len(user) != len(item):
+            raise DataError(f"{len(user)} users and {len(item)} items; pairs are expected")
+        known = self._prepared.pool.contains(item)
+        found = np.full(len(item), np.nan)
+        if known.any():
+            scores = [model.predict(builder(user[known], item[known])) for model, builder in self._models]
+            found[known] = np.mean(scores, axis=0)
+        return found
+
+    def _index(self, what: str, known: dict[str, int], names: Sequence[str]) -> IntArray:
+        missing = [str(name) for name in names if str(name) not in known]
+        where = {"user": "training data", "item": "catalogue"}
+        if missing:
+            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its {where[what]}")
+        return np.array([known[str(name)] for name in names], dtype=np.int64)
+
+
+def load_embedding(run: Path, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
+    """What the rounds worked on, or with ``refined`` what the market's own codes are computed from."""
+    if config.data.shared_items and not config.private_embedding:
+        return shared_svd(totals_of_run(run, config), prepared)
+    if refined or not config.private_embedding:
+        return fit_embedding(prepared, config.embedding)
+    store = private_store(run, prepared.market.name)
+    if config.data.shared_items:
+        return shared_dp_svd(totals_of_run(run, config), prepared, ItemCounts.from_arrays(_kept(store, COUNTS)))
+    counts, kept = (_kept(store, name) for name in (COUNTS, EMBEDDING))
+    embedding = DPSVDEmbedding(ItemCounts.from_arrays(counts), config.embedding.private)
+    return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))
+
+
+def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) -> RQVAE:
+    """An RQ-VAE as ``save_quantizer`` kept it in a run."""
+    model = model_for(config, embedding)
+    load_state(model, _existing(path), run)
+    return model
+
+
+@dataclass(frozen=True)
+class TrainedCTR:
+    """A market's own CTR model of one seed, as a run left it, and what its features are made from."""
+
+    model: BoostedModel | NeuralModel
+    bench: MarketTrainer
+    recipe: Recipe
+    quantizer: RQVAE
+
+    def builder(self) -> FeatureBuilder:
+        """Features of the market's users, from their training rows."""
+        return self.bench.builder(self.recipe, self.quantizer)
+
+
+def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
+    """A CTR model that stays in the market; raises ``RunDirectoryError`` where it is missing."""
+    name = prepared.market.name
+    embedding, quantizer = _load_codes(run, config, prepared, seed)
+    bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
+    schema = bench.builder(recipe, quantizer).schema()
+    model = make_model(recipe.kind, schema, bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
+    folder = run / "models" / name
+    if isinstance(model, BoostedModel):
+        path = _existing(folder / f"ctr-{seed}.skops")
+        model.trees_ = _trees(read_bytes(path, below=run), path)
+    else:
+        path = _existing(folder / f"ctr-{seed}.pt")
+        model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
+    return TrainedCTR(model, bench, recipe, quantizer)
+
+
+def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+    name = prepared.market.name
+    path = quantizer_path(run, name, seed, refined=True)
+    refined = path.is_file()
+    embedding = load_embedding(run, config, prepared, refined=refined)
+    return embedding, load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
+
+
+def _load_model(
+    run: Path, config: Config, prepared: PreparedMarket, seed: int
+) -> tuple[BoostedModel | NeuralModel | PrivateCTR, FeatureBuilder]:
+    if not config.private_ctr:
+        trained = load_trained(run, config, prepared, seed)
+        return trained.model, trained.builder()
+    embedding, quantizer = _load_codes(run, config, prepared, seed)
+    path = _existing(ctr_path(run, prepared.market.name, seed))
+    return PrivateTrainer(prepared, embedding, config).load(path, quantizer, seed)
+
+
+def _trees(data: bytes, path: Path) -> Any:
+    """Boosted trees as skops wrote them. Raises ``ForeignFileError``."""
+    try:
+        stored_members(data)
+        return skops.io.loads(data, trusted=_TREES)
+    except Exception as error:  # whatever skops stumbles over
+        raise ForeignFileError(f"{path}: no trees: {str(error)[:200]}") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise RunDirectoryError(f"{path}: missing; the run has not finished (fedmm run --resume)")
+    return path
+
+
+def _kept(store: Store, name: str) -> Arrays:
+    _existing(store.path(name))
+    return store.arrays(name, dict)
