@@ -151,12 +151,8 @@ class ShadowPlan:
         for bench, own, fit in zip(benches, coded, fits, strict=True):
             accounts = None
             if "user_id" not in recipe.features:
-                accounts = Accounts(
-                    *(
-                        bench.account_builder(recipe, own.quantizer, histories)
-                        for histories in (queries.history, queries.pairs.accounts)
-                    )
-                )
+                build = bench.accounts(recipe, own.quantizer)
+                accounts = Accounts(build(queries.history), build(queries.pairs.accounts))
             observed.append(self._observe(fit.model.predict, fit.builder, bench.prepared, accounts, own, queries))
         return observed
 
