@@ -13,22 +13,27 @@ from matplotlib.figure import Figure
 from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
 from experiments.presentation.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
-from privacy.accounting.guarantees import Guarantee
-from privacy.accounting.text import epsilon_text
+from privacy.accounting.tradeoff import TradeOffCurve
 
 _LARGEST = 50.0
 
 
 @styled
-def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, Guarantee | None]) -> None:
-    """Log-log ROC of each view's strongest attack, and where the view's guarantee ends; ``path`` without its ending."""
+def draw_roc(path: Path, inferences: Sequence[Inference], curves: Mapping[str, TradeOffCurve | None]) -> None:
+    """Log-log ROC of each view's strongest attack, and the most that the view's guarantee admits of each.
+
+    Args:
+        path: of the figure, without its ending.
+        inferences: attacks on one target.
+        curves: of the guarantees, by view; None where there is none.
+    """
     figure = Figure(figsize=(5.6, 5.2), layout="constrained")
     axes = figure.subplots()
     smallest = 1.0 / max(float((~inference.member).sum(1).max()) for inference in inferences)
     rates = np.geomspace(smallest, 1.0, 200)
     axes.plot(rates, rates, color=QUIET, linestyle=":", label="guessing")
     views = list(dict.fromkeys(inference.view for inference in inferences))
-    curves = []
+    drawn = []
     for colour, view in zip(PALETTE, views, strict=False):
         own = [inference for inference in inferences if inference.view == view]
         best = max(own, key=lambda inference: inference.metrics.auc.value)
@@ -36,12 +41,11 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
         seen = true > 0
         axes.plot(false[seen], true[seen], color=colour, label=f"{view}: {best.attack}")
         about = {"view": view, "attack": best.attack}
-        curves.append(pd.DataFrame({**about, "false_positive_rate": false, "true_positive_rate": true}))
-        guarantee = bounds.get(view)
-        if guarantee is not None and guarantee.epsilon is not None:
-            limit = np.minimum(np.exp(guarantee.epsilon) * rates + guarantee.delta, 1.0)
-            label = f"{view}: most that ε {epsilon_text(guarantee.epsilon)} admits"
-            axes.plot(rates, limit, color=colour, linestyle="--", label=label)
+        drawn.append(pd.DataFrame({**about, "false_positive_rate": false, "true_positive_rate": true}))
+        guarantee = curves.get(view)
+        if guarantee is not None:
+            limit = [guarantee.largest_tpr(float(rate)) for rate in rates]
+            axes.plot(rates, limit, color=colour, linestyle="--", label=f"{view}: most that its guarantee admits")
     axes.set(
         xscale="log",
         yscale="log",
@@ -52,7 +56,7 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
     )
     axes.legend(frameon=False, fontsize=8)
     title = "Membership inference: true against false positives"
-    write_drawing(path.parent, Drawing(path.name, title, figure, pd.concat(curves, ignore_index=True)))
+    write_drawing(path.parent, Drawing(path.name, title, figure, pd.concat(drawn, ignore_index=True)))
 
 
 @styled

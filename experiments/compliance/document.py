@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from experiments.assessment.records import Verdict
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
@@ -124,7 +125,9 @@ class AttackStated(Part):
     low: float
     high: float
     chance: float | None
-    within: bool | None = Field(description="whether the view's guarantee admits it; null: no guarantee, or no bound")
+    over: str = Field(description="what the interval is taken over")
+    verdict: Verdict | None = Field(description="on the view's guarantee; null: there is none to hold it against")
+    says: str = Field(description="the same in words, with what these targets would have detected")
     evidence: str = Field(description="id of the statement that it stands in")
 
 

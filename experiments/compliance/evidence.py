@@ -79,7 +79,7 @@ class EvidenceFile(Part):
     """What ``attacks/attacks.json`` and ``audit/<market>/audit.json`` hold."""
 
     format: Literal["fedmm-secure evidence"] = "fedmm-secure evidence"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     statements: list[Statement]
 
 
@@ -94,7 +94,7 @@ class Evidence:
     Attributes:
         stated: where it stands, who signed it, whether it counts.
         results: by kind, as they were written; empty where they cannot be read.
-        attacks: attacks among them, the strongest of each kind.
+        attacks: attacks among them, all.
         audits: audits among them by the market that they are about, whatever folder they stand in.
     """
 
@@ -341,7 +341,9 @@ def _attack(row: AttackRow, evidence: str) -> AttackStated:
         low=row.success["low"],
         high=row.success["high"],
         chance=row.chance,
-        within=row.within,
+        over=row.over,
+        verdict=row.verdict,
+        says=row.says,
         evidence=evidence,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attacks.auditing import AIM
+from experiments.assessment.records import Verdict
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -158,7 +159,7 @@ def _broken(document: Document) -> list[str]:
         found.append("the CTR model was tuned on private validation rows, which no ledger line pays for")
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing == "broken"]
     for attack in document.attacks:
-        if attack.within is False and _speaks_against(document, attack.evidence):
+        if attack.verdict is Verdict.BEYOND and _speaks_against(document, attack.evidence):
             found.append(f"an attack does better than a guarantee admits: {attack.attack}, {attack.view} view")
     if document.run.shared_users == "composed":
         found += list(_across_markets(document))
@@ -264,6 +265,19 @@ def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in markets.items()]
 
 
+def _irrefutable(document: Document) -> list[str]:
+    """Views whose guarantee no attack could have refuted: those attacks say nothing for it."""
+    verdicts: dict[str, set[Verdict]] = {}
+    for attack in counted_attacks(document):
+        if attack.verdict is not None:
+            verdicts.setdefault(attack.view, set()).add(attack.verdict)
+    return [
+        f"{view} view: the guarantee is too wide for any attack on this many targets to refute it"
+        for view, found in verdicts.items()
+        if found == {Verdict.IRREFUTABLE}
+    ]
+
+
 def _open(document: Document) -> list[str]:
     found = []
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
@@ -277,6 +291,7 @@ def _open(document: Document) -> list[str]:
             found.append(f"market {name}: audits of the code {what}")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
+    found += _irrefutable(document)
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)
     if document.run.synthetic:

@@ -40,7 +40,8 @@ from experiments.reports.standing import (
 )
 from experiments.verification.run import Examination, examine_run
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
-from fedmm_secure.storage.run_directory import LOG_FILE, MALFORMED, read_environment, read_foreign_config, read_metrics
+from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
+from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
 from privacy.files import write_atomic
@@ -106,7 +107,7 @@ def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding]
 def _owners_files(directory: Path) -> list[str]:
     """What a page without a budget is drawn from, beside what is handed out."""
     markets = list(read_metrics(directory)["markets"])
-    return [LOG_FILE, *(f"codes/{market}.parquet" for market in markets)]
+    return [LOG_FILE, *(RunDirectory().codes(market).as_posix() for market in markets)]
 
 
 def run_page(directory: Path, name: str, examined: Examination, trusted: Collection[str] = ()) -> str:
@@ -244,7 +245,7 @@ def _fingerprints(directory: Path, markets: Sequence[str]) -> dict[str, str]:
     found = {}
     for market in markets:
         try:
-            found[market] = str(read_ledger(directory / "ledger" / f"{market}.jsonl").opening["data"])
+            found[market] = str(read_ledger(RunDirectory(directory).ledger(market)).opening["data"])
         except (LedgerError, OSError, KeyError):  # verification says what is wrong with it
             continue
     return found

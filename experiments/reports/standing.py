@@ -8,6 +8,7 @@ from typing import Literal
 
 from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
+from experiments.assessment.records import Verdict
 from experiments.compliance.evidence import Evidence
 from experiments.compliance.judgement import UNCOUNTED, weak_stages
 from experiments.verification.closing import Signature
@@ -114,7 +115,7 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line
 
     Nobody has to sign what refutes a claim; for it speaks only what counts.
     """
-    beyond = sum(row.within is False for row in rows)
+    beyond = sum(row.beyond for row in rows)
     if beyond:
         return Line(f"{beyond} attack{'s' if beyond > 1 else ''} beyond what a guarantee admits", "bad")
     if not rows:
@@ -124,6 +125,9 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line
         return _uncounted("attacked", "attack", evidence)
     if all(row.tpr is None for row in counted):
         return Line("attacked, but nobody tried to infer membership", "open")
+    verdicts = {row.verdict for row in counted if row.verdict is not None}
+    if verdicts == {Verdict.IRREFUTABLE}:
+        return Line("attacked, on fewer targets than could refute any guarantee", "open")
     return Line("attacked", "good")
 
 
@@ -156,10 +160,11 @@ def broken(evidence: Sequence[Evidence]) -> list[Line]:
 def headlines(rows: Sequence[AttackRow]) -> list[AttackRow]:
     """What to show first: the most successful membership inference, with a guarantee against it and without.
 
-    Of a run on which no membership was inferred, what went furthest beyond chance.
+    What is beyond a guarantee comes before what is not, however successful. Of a run on which no membership was
+    inferred, what went furthest beyond chance.
     """
     membership = [row for row in rows if row.tpr is not None]
-    kinds = [[row for row in membership if row.within is not None], [row for row in membership if row.within is None]]
+    kinds = [[row for row in membership if row.verdict is not None], [row for row in membership if row.verdict is None]]
     if not membership:
         kinds = [list(rows)]
-    return [max(kind, key=lambda row: row.advantage) for kind in kinds if kind]
+    return [max(kind, key=lambda row: (row.beyond, row.advantage)) for kind in kinds if kind]

@@ -199,7 +199,13 @@ class DataConfig(Section):
     @property
     def n_markets(self) -> int:
         """Markets, read or generated."""
-        return len(self.markets) or (self.synthetic.markets if self.synthetic else 0)
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the markets, read or generated, ascending."""
+        generated = range(self.synthetic.markets if self.synthetic else 0)
+        return tuple(sorted(self.markets) or [f"m{number}" for number in generated])
 
 
 class EmbeddingConfig(Section):

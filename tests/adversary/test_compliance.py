@@ -46,7 +46,7 @@ AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, 
 SUCCESS = {"value": 0.99, "low": 0.98, "high": 1.0}
 ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release",
           "auc": SUCCESS, "tpr_at_1_percent_fpr": SUCCESS,
-          "bound": {"epsilon": 1.0, "delta": 1e-3, "within": {"at": False}}}  # fmt: skip
+          "bound": {"epsilon": 1.0, "delta": 1e-3, "verdict": "BEYOND", "detects": 3.0, "targets": 960}}  # fmt: skip
 
 
 def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
@@ -102,7 +102,7 @@ def old_judge(document, limit=None):
         epsilons = [market.views[view].epsilon for view in document.run.claimed_views]
         if None in epsilons or (limit is not None and max(epsilons) > limit):
             return False
-    return not any(attack.within is False for attack in document.attacks)
+    return not any(attack.verdict == "BEYOND" for attack in document.attacks)
 
 
 def old_audits(run):
@@ -140,7 +140,7 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
     assert judge(document()).compliant
     assert colour(document()) == "open"
     audited(run, auditor, verdict="not refuted", low_fdp=0.5)
-    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     results = {"membership": [{**ATTACK, **kept}]}
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, results, auditor))
     assert colour(document(evidence=examine(run))) == "good"
@@ -149,7 +149,7 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
 def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
     """It holds as it stands, and green would say that people are protected by it."""
     audited(run, auditor, verdict="not refuted", low_fdp=0.5)
-    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     add_statement(
         run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, auditor)
     )
@@ -262,7 +262,7 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [ATTACK]}, auditor))
     assert "does better than a guarantee admits" in "".join(judge(document(evidence=examine(run))).reasons)
     path = attacks_file(run)
-    path.write_text(path.read_text().replace('"at": false', '"at": true'))
+    path.write_text(path.read_text().replace('"BEYOND"', '"within"'))
     assert old_judge(document(evidence=examine(run)))
     assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
 
@@ -270,7 +270,7 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
 def test_results_that_stand_in_no_evidence_are_worth_nothing():
     """A document that lists an attack without naming where it is from."""
     attack = AttackStated(attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6, chance=0.5,
-                          within=True, evidence="nowhere")  # fmt: skip
+                          over="users", verdict="within", says="within", evidence="nowhere")  # fmt: skip
     found = document().model_copy(update={"attacks": [attack]})
     assert "not attacked: no attack on this run counts" in judge(found).open
 
@@ -341,7 +341,7 @@ def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     """Anybody can make a key, and write any name on its card."""
     stranger = Identity.generate("national-privacy-auditors")
     audited(run, stranger, verdict="not refuted", low_fdp=0.5)
-    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     statement = make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, stranger)
     add_statement(run, attacks_file(run), statement)
     card = stranger.card.fingerprint

@@ -42,7 +42,7 @@ LIMIT = ("--max-epsilon", 20)
 AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 0.5,
          "low_one_run": None, "canaries": 500, "verdict": "not refuted", "needed": None, "seconds": 1.0}  # fmt: skip
 BETTER = {"value": 0.9, "low": 0.8, "high": 1.0}
-BOUND = {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}
+BOUND = {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}
 MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release", "auc": BETTER,
               "tpr_at_1_percent_fpr": BETTER, "bound": BOUND}  # fmt: skip
 
@@ -329,8 +329,8 @@ def test_it_refuses_when_an_audit_says_violated(signed, judge_of_evidence, is_si
 @pytest.mark.parametrize("is_signed", [True, False])
 def test_it_refuses_an_attack_beyond_the_bound(signed, judge_of_evidence, is_signed):
     identity = judge_of_evidence if is_signed else None
-    for within, compliant in ((True, True), (False, False)):
-        attacked(signed, identity, bound={"epsilon": 8.0, "delta": 1e-3, "within": {"at": within}})
+    for verdict, compliant in (("within", True), ("BEYOND", False)):
+        attacked(signed, identity, bound={**BOUND, "verdict": verdict})
         assert document_of(signed).verdict.compliant is compliant
     attacked(signed, identity, bound=None)
     assert document_of(signed).verdict.compliant
@@ -446,7 +446,7 @@ def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_e
         "{",
         "[" * 10_000,
         '{"level": 0.05, "results": []}',  # of an earlier version
-        '{"format": "fedmm-secure evidence", "version": 1, "statements": [{}]}',
+        '{"format": "fedmm-secure evidence", "version": 2, "statements": [{}]}',
     ],
 )
 def test_results_that_cannot_be_read_are_named(signed, content):

@@ -1,0 +1,78 @@
+"""Features of (user, item) pairs that mean the same in every market: percentiles among the market's own pairs.
+
+A score of .3, or a count of 40, says nothing in another market. That a pair scores higher than 97 % of what the same
+market could show to its users does. Every number that a market's history gives is therefore replaced by its percentile
+among reference pairs, users with rows and items of the pool, both drawn evenly; scores also by their percentile among
+the items of the pool for the same user. No user, no item and no size of the market is in them, and fixed public bins
+(equal parts of [0, 1]) are as good as any market's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmm_secure.ctr.features import History
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.randomness import numpy_generator
+
+BINS = 32
+REFERENCE_PAIRS = 20_000
+PAIRS_AT_ONCE = 2**11  # whose users' scores of the whole pool are in memory
+PER_USER = ("ease", "knn", "svd32")
+NUMBERS = (
+    "svd8", "svd16", "svd32", "svd64", "svd32_cosine", "ease", "knn", "knn_mean",
+    "item_count", "user_count",
+    "item_mean_time", "item_first_time", "item_last_time", "item_recent_count",
+    "user_last_time", "user_mean_time",
+    "item_mean_since_user_last", "item_mean_since_user_mean", "item_first_since_user_last",
+)  # fmt: skip
+NAMES = (*NUMBERS, *(f"{name}_of_user" for name in PER_USER))
+
+
+class IdFreeFeatures:
+    """Bins ``(n, n_features)`` of pairs, from 0 to ``BINS - 1``; fitted to one history, without labels.
+
+    Args:
+        history: what features are computed from; pairs must not be computed from their own rows (see ``ctr.dataset``).
+        stream: names the draw of reference pairs.
+    """
+
+    def __init__(self, history: History, *stream: str | int) -> None:
+        self._history = history
+        rng = numpy_generator("reference-pairs", *stream)
+        active = np.flatnonzero(history.user_count > 0)
+        users = active[rng.integers(0, len(active), REFERENCE_PAIRS)]
+        items = history.pool.items[rng.integers(0, len(history.pool.items), REFERENCE_PAIRS)]
+        self._reference = {name: np.sort(values) for name, values in self._numbers(users, items).items()}
+
+    def __call__(self, user: IntArray, item: IntArray) -> NDArray[np.uint8]:
+        """Bins of pairs ``(n,)``, ``(n,)`` of users and items of the pool."""
+        numbers = self._numbers(user, item)
+        found = {name: _percentile(self._reference[name], values) for name, values in numbers.items()}
+        columns = [found[name] for name in NUMBERS] + list(self._of_user(user, item))
+        return np.minimum(np.stack(columns, axis=1) * BINS, BINS - 1).astype(np.uint8)
+
+    def _numbers(self, user: IntArray, item: IntArray) -> Mapping[str, FloatArray]:
+        history = self._history
+        return history.scores(user, item) | history.counts(user, item) | history.recency(user, item)
+
+    def _of_user(self, user: IntArray, item: IntArray) -> list[FloatArray]:
+        """Percentile of each score among the pool's items for the same user, ``(n,)`` each."""
+        column = np.searchsorted(self._history.pool.items, item)
+        found = np.zeros((len(PER_USER), len(user)))
+        for start in range(0, len(user), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            rows = self._history.pool_scores(user[part])
+            for at, name in enumerate(PER_USER):
+                own = np.take_along_axis(rows[name], column[part, None], axis=1)
+                found[at, part] = (rows[name] < own).mean(axis=1) + 0.5 * (rows[name] == own).mean(axis=1)
+        return list(found)
+
+
+def _percentile(ordered: FloatArray, values: FloatArray) -> FloatArray:
+    """Share of reference values below each of ``values``, those equal to it by half."""
+    both = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
+    return np.asarray((both[0] + both[1]) / (2.0 * len(ordered)))
