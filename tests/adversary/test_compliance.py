@@ -226,7 +226,7 @@ def test_a_signature_cut_off_with_what_it_covered(run, auditor):
     found = document(evidence=examine(run))
     assert old_audits(run)
     assert colour(found) == "open"
-    assert "not audited: m; nothing has tried to refute the claims there" in judge(found).open
+    assert "code not audited at the plans of m; nothing has tried to refute that the code keeps what is claimed there" in judge(found).open
     assert any("unsigned" in item for item in judge(found).open)
 
 
@@ -238,7 +238,7 @@ def test_evidence_copied_from_another_run(run, tmp_path, auditor):
     assert [result["verdict"] for result in old_audits(run)] == ["not refuted"]
     found = document(evidence=examine(run))
     assert "audit/m/audit.json#1: of another run" in judge(found).open
-    assert any(item.startswith("not audited: m;") for item in judge(found).open)
+    assert any(item.startswith("code not audited at the plans of m;") for item in judge(found).open)
 
 
 def test_evidence_rebound_to_this_run_loses_its_signature(run, tmp_path, auditor):
@@ -346,7 +346,7 @@ def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     found = document(ledger=closed, evidence=trusting(examine(run), {SIGNER}), declared={"trusted": []})
     assert colour(found) == "open"
     assert f"m: closed by card {card}, which the signer does not vouch for (--trust CARD)" in judge(found).open
-    assert any(item.startswith("not audited: m;") for item in judge(found).open)
+    assert any(item.startswith("code not audited at the plans of m;") for item in judge(found).open)
     assert "not attacked: no attack on this run counts" in judge(found).open
 
 
