@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from experiments.compliance.build import build_document
 from experiments.compliance.document import (
+    AcrossMarkets,
     AllRuns,
     AttackStated,
     CatalogueStated,
@@ -56,7 +57,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
             "exact": True, "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
-             "shared_users": "refused", "shared_items": False, "synthetic": False}  # fmt: skip
+             "shared_users": "refused", "one_noise": False, "synthetic": False}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -82,7 +83,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         declarations=Declarations(**{**said, **dict(declared)}),
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
-        across_markets=dict.fromkeys(VIEWS, across),
+        across_markets=AcrossMarkets(markets=1, epsilon=dict.fromkeys(VIEWS, across), delta=delta, problem=None),
         verification=Verification(verified=True, findings=[], checked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
