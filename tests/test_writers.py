@@ -1,4 +1,4 @@
-"""Only the door, the server and the engines write transcripts: nothing else adds to what parties have seen."""
+"""Only the door, the server and the engines write transcripts: nothing else says what parties have seen."""
 
 import ast
 from pathlib import Path

@@ -40,6 +40,15 @@ class AllRuns(Part):
     ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
 
 
+class AcrossMarkets(Part):
+    """What all runs spend on a person who has rows in all markets that the report is about."""
+
+    markets: int = Field(ge=1, description="markets that the report is about")
+    epsilon: dict[str, Epsilon] = Field(description="by claimed view; null: unbounded, or not known")
+    delta: float = Field(ge=0, lt=1, description="the largest δ of a market")
+    problem: str | None = Field(description="why it is not known; null where it is")
+
+
 class LedgerStated(Part):
     """The evidence."""
 
@@ -185,8 +194,8 @@ class RunStated(Part):
         description="user ids that several markets have: refused by the run where it held all rows; one person each, "
         "whose ε is composed; or declared to be different people"
     )
-    shared_items: bool = Field(
-        description="whether markets summed counts and co-occurrence of items over a catalogue that they share"
+    one_noise: bool = Field(
+        description="whether some sum over all markets has one noise, so that whoever is in k of them moves it k times"
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
@@ -209,9 +218,7 @@ class Document(Part):
     declarations: Declarations
     verdict: VerdictStated
     markets: dict[str, MarketStated] = Field(min_length=1)
-    across_markets: dict[str, Epsilon] = Field(
-        description="by claimed view, ε of a person who has rows in all markets, at the largest δ of a market"
-    )
+    across_markets: AcrossMarkets
     verification: Verification
     evidence: list[EvidenceStated]
     attacks: list[AttackStated]

@@ -40,7 +40,7 @@ from experiments.reports.standing import (
     verification_line,
 )
 from experiments.verification.run import Examination, examine_run
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
 from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
@@ -167,7 +167,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         deltas=spread("δ", {market: found["market"]["delta"] for market, found in statements.items()}),
         bases={view: next(iter(statements.values()))[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
-        several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
+        several_markets=SEVERAL_MARKETS if has_sums(config) else "",
         catalogues=catalogue_lines(
             {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
         ),

@@ -24,7 +24,7 @@ from experiments.reports.privacy import COMPUTATIONAL, view_lines
 from experiments.reports.standing import signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
-from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, has_sums
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
@@ -147,7 +147,7 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
-    if run.config.data.shared_items:
+    if has_sums(run.config):
         found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
     return [*found, *_conditional(run)]
 
