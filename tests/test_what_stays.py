@@ -123,11 +123,10 @@ def test_its_ledger_says_what_it_said(old_run):
     assert closing["card"]["name"] == "m0"
     assert set(content.entries[0].to_data()) == ENTRY
     assert all(Entry.from_data(entry.to_data()) == entry for entry in content.entries)
-    assert [entry.stage for entry in content.entries] == [
-        "counts", "embedding", "quantizer/0", "quantizer/0", "ctr/0",
-    ]  # fmt: skip
+    charged = ["counts", "embedding", "quantizer/0", "quantizer/0", "quantizer-model/0", "item-codes/0", "ctr/0"]
+    assert [entry.stage for entry in content.entries] == charged
     assert content.entries[2].event == dp_event.SelfComposedDpEvent(
-        dp_event.PoissonSampledDpEvent(0.1, dp_event.GaussianDpEvent(opening["noise"]["quantizer"])), 10
+        dp_event.PoissonSampledDpEvent(0.2, dp_event.GaussianDpEvent(opening["noise"]["quantizer"])), 2
     )
 
 
