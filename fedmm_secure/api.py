@@ -18,7 +18,8 @@ from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.recommending.accounts import rows_of_frame
 from fedmm_secure.recommending.recommend import Recommender, predict, prepared_of_run, recommend
 from fedmm_secure.results.scoring import MarketScorer
-from fedmm_secure.storage.run_directory import CONFIG_FILE, begin
+from fedmm_secure.storage.layout import CONFIG_FILE, RunDirectory
+from fedmm_secure.storage.run_directory import begin
 
 __all__ = ["FedMM", "load_market", "predict", "recommend"]
 
@@ -131,7 +132,7 @@ class FedMM:
 
     def codes(self, market: str) -> pd.DataFrame:
         """Codes of a market's users and items: ``id, global_code, local_code, kind, seed``."""
-        return pd.read_parquet(self.directory_ / "codes" / f"{market}.parquet")
+        return pd.read_parquet(RunDirectory(self.directory_).codes(market))
 
     def _config(self, markets: Mapping[str, Market]) -> Config:
         sections = dict(self.sections)

@@ -75,8 +75,6 @@ def attack_run(
             recipe_by_name(config, target)
         except ValueError as error:
             raise ConfigError(f"--target {error}") from error
-    if n_shadows % 2:
-        raise ConfigError("--shadows must be even: half of them hold each unit")
     markets = prepare_markets(data if isinstance(data, DataConfig) else readers_data(config.data, data))
     settings = {"market": market, "targets": list(targets), "units": list(units), "shadows": n_shadows}
     found: Results = {}

@@ -33,8 +33,10 @@ from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group
@@ -198,7 +200,7 @@ def _across_markets(
     again = [
         entry.event
         for market in statements
-        for entry in read_ledger(directory / "ledger" / f"{market}.jsonl").entries
+        for entry in read_ledger(RunDirectory(directory).ledger(market)).entries
         if entry.stage in SUMMED
         for _ in range(len(statements) - 1)
     ]
@@ -221,7 +223,7 @@ def _as_planned(config: Config, directory: Path, market: str, spendings: Sequenc
 
 def _planned(config: Config, directory: Path, market: str) -> Spending:
     """What the run's plan spends, by what its ledger was opened with; raises ``LedgerError`` where that is no plan."""
-    path = directory / "ledger" / f"{market}.jsonl"
+    path = RunDirectory(directory).ledger(market)
     opening = read_ledger(path).opening
     try:
         sizes = {name: MarketSize(**size) for name, size in opening["sizes"].items()}
@@ -246,14 +248,14 @@ def _noise(directory: Path, market: str) -> dict[str, float]:
 def _mechanisms(directory: Path, market: str) -> dict[str, str]:
     """Of stages that were charged; empty where the ledger cannot be read, which is among the findings."""
     try:
-        charges = read_ledger(directory / "ledger" / f"{market}.jsonl").charges
+        charges = read_ledger(RunDirectory(directory).ledger(market)).charges
     except LedgerError:
         return {}
     return {stage_group(charge.entry.stage): charge.entry.mechanism for charge in charges}
 
 
 def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
-    path = directory / "ledger" / f"{market}.jsonl"
+    path = RunDirectory(directory).ledger(market)
     try:
         content = read_ledger(path)
         sha256: str | None = hashlib.sha256(read_bytes(path, MAX_LINES_BYTES, below=directory)).hexdigest()
@@ -263,7 +265,7 @@ def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: S
     except (LedgerError, ForeignFileError):  # among the findings; the document cannot vouch for what it cannot read
         sha256, lines, head, rows, seeded, exact = None, 0, GENESIS, None, views["seeded"], False
     return LedgerStated(
-        file=f"ledger/{path.name}",
+        file=RunDirectory().ledger(market).as_posix(),
         sha256=sha256,
         data=rows if isinstance(rows, str) else None,
         lines=max(lines, 1),

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from experiments.assessment.records import Verdict
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:4"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
@@ -72,14 +73,17 @@ class EvidenceStated(Part):
 
 
 class AuditStated(Part):
-    """One attempt to refute a claim with canaries."""
+    """One attempt to refute, with canaries, that the code keeps a claim; no measurement of what the run drew."""
 
     stage: str
     game: str
     claimed: Epsilon
-    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by assumption")
+    detects: Epsilon = Field(
+        description="an ε from this on would have been detected with 95 % power; null: none that can be named"
+    )
+    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by method")
     canaries: int = Field(ge=0)
-    verdict: Literal["consistent", "inconclusive", "VIOLATED"]
+    verdict: Literal["not refuted", "VIOLATED"]
     evidence: str = Field(description="id of the statement that it stands in")
 
 
@@ -121,7 +125,9 @@ class AttackStated(Part):
     low: float
     high: float
     chance: float | None
-    within: bool | None = Field(description="whether the view's guarantee admits it; null: no guarantee, or no bound")
+    over: str = Field(description="what the interval is taken over")
+    verdict: Verdict | None = Field(description="on the view's guarantee; null: there is none to hold it against")
+    says: str = Field(description="the same in words, with what these targets would have detected")
     evidence: str = Field(description="id of the statement that it stands in")
 
 
@@ -201,7 +207,7 @@ class Document(Part):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

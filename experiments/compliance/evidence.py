@@ -42,6 +42,7 @@ from privacy.json_text import finite, json_text
 Kind = Literal["attack", "audit"]
 Results = dict[str, list[dict[str, Any]]]
 AUDIT = "audit"  # under which the results of an audit stand
+AUDIT_FILE = "audit.json"
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
 SELF_SIGNED = "signed with a key of the run's own federation, which vouches for nothing outside it"
 UNTRUSTED = "signed with a key that the report's signer does not know the owner of: --trust CARD, once its fingerprint "
@@ -78,7 +79,7 @@ class EvidenceFile(Part):
     """What ``attacks/attacks.json`` and ``audit/<market>/audit.json`` hold."""
 
     format: Literal["fedmm-secure evidence"] = "fedmm-secure evidence"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     statements: list[Statement]
 
 
@@ -93,7 +94,7 @@ class Evidence:
     Attributes:
         stated: where it stands, who signed it, whether it counts.
         results: by kind, as they were written; empty where they cannot be read.
-        attacks: attacks among them, the strongest of each kind.
+        attacks: attacks among them, all.
         audits: audits among them by the market that they are about, whatever folder they stand in.
     """
 
@@ -147,14 +148,14 @@ def attacks_file(run: Path) -> Path:
 
 
 def audit_file(run: Path, market: str) -> Path:
-    return run / "audit" / market / "audit.json"
+    return run / "audit" / market / AUDIT_FILE
 
 
 def evidence_files(run: Path) -> list[tuple[Kind, Path]]:
     """Files of results in a run directory."""
     attacks = attacks_file(run)
     found: list[tuple[Kind, Path]] = [("attack", attacks)] if attacks.is_file() else []
-    return found + [("audit", path) for path in sorted((run / "audit").glob("*/audit.json"))]
+    return found + [("audit", path) for path in sorted((run / "audit").glob(f"*/{AUDIT_FILE}"))]
 
 
 def read_evidence_file(run: Path, path: Path) -> list[Statement]:
@@ -314,7 +315,7 @@ def _examine(run: Path, kind: Kind, path: Path, binding: Binding, own_keys: froz
 
 
 def _audits(statement: Statement, evidence: str) -> dict[str, list[AuditStated]]:
-    bounds = {"none": "low", "gaussian trade-off": "low_gaussian", "one run": "low_one_run"}
+    bounds = {"f-DP": "low_fdp", "Steinke et al.": "low_one_run"}
     found: dict[str, list[AuditStated]] = {}
     for result in statement.results.get(AUDIT, []):
         audit = AuditStated(
@@ -322,6 +323,7 @@ def _audits(statement: Statement, evidence: str) -> dict[str, list[AuditStated]]
             game=result["game"],
             claimed=result["claimed"],
             lower_bounds={name: result[key] for name, key in bounds.items()},
+            detects=result["detects"],
             canaries=result["canaries"],
             verdict=result["verdict"],
             evidence=evidence,
@@ -339,7 +341,9 @@ def _attack(row: AttackRow, evidence: str) -> AttackStated:
         low=row.success["low"],
         high=row.success["high"],
         chance=row.chance,
-        within=row.within,
+        over=row.over,
+        verdict=row.verdict,
+        says=row.says,
         evidence=evidence,
     )
 

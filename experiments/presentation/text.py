@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from privacy.accounting.text import epsilon_text
+
 if TYPE_CHECKING:
     from fedmm_secure.config.choices import CatalogueKind
 
@@ -33,6 +35,14 @@ def interval_text(found: Mapping[str, Any] | None) -> str:
 def estimate_text(estimate: Mapping[str, float]) -> str:
     """Value and 95 % interval."""
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def audit_text(verdict: str, detects: float | None) -> str:
+    """A verdict of an audit of code, and what its silence is worth."""
+    if verdict == "VIOLATED":
+        return verdict
+    power = "no ε that can be named" if detects is None else f"ε ≥ {epsilon_text(detects)} with 95 % power"
+    return f"{verdict}; would have detected {power}"
 
 
 def difference_text(found: Mapping[str, Any] | None) -> str:

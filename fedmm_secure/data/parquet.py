@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedmm_secure.data.faults import Faults
-from fedmm_secure.data.text import Block
+from fedmm_secure.data.text import Block, refuse_columns
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.growth import refuse_cells
 from fedmm_secure.foreign.parquet_pages import column_chunks, largest_batch, unpacked_pages
 
 BATCH_ROWS = 2**18
@@ -35,6 +36,7 @@ class ParquetRows:
             self.names: list[str] = list(schema.names)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._refusal(error) from error
+        refuse_columns(len(self.names), path)
 
     def is_plain(self, position: int) -> bool:
         """Whether a column holds one plain value a row."""
@@ -86,6 +88,7 @@ class ParquetRows:
         names = sorted({self.names[position] for position in positions.values()})
         before = 0
         try:
+            refuse_cells(self._file.metadata.num_rows, len(names), self._source.size())
             pages = unpacked_pages(self._source, self._file.metadata, set(names))
             if largest_batch(pages, rows) > MAX_BATCH_BYTES:
                 raise DataError(

@@ -35,7 +35,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
 from fedmm_secure.results.artefacts import load_state
 from fedmm_secure.storage.files import Arrays, Store
-from fedmm_secure.storage.run_directory import ctr_path, quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
 # of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
@@ -131,22 +131,22 @@ def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int)
     bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
     schema = bench.builder(recipe, quantizer).schema()
     model = make_model(recipe.kind, schema, bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
-    folder = run / "models" / name
     if isinstance(model, BoostedModel):
-        path = _existing(folder / f"ctr-{seed}.skops")
+        path = _existing(RunDirectory(run).ctr(name, seed, "skops"))
         model.trees_ = _trees(read_bytes(path, below=run), path)
     else:
-        path = _existing(folder / f"ctr-{seed}.pt")
+        path = _existing(RunDirectory(run).ctr(name, seed))
         model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
     return TrainedCTR(model, bench, recipe, quantizer)
 
 
 def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
     name = prepared.market.name
-    path = quantizer_path(run, name, seed, refined=True)
+    layout = RunDirectory(run)
+    path = layout.quantizer(name, seed, refined=True)
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
-    return embedding, load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
+    return embedding, load_quantizer(path if refined else layout.quantizer(name, seed), run, config, embedding)
 
 
 def _load_model(
@@ -156,7 +156,7 @@ def _load_model(
         trained = load_trained(run, config, prepared, seed)
         return trained.model, trained.builder()
     embedding, quantizer = _load_codes(run, config, prepared, seed)
-    path = _existing(ctr_path(run, prepared.market.name, seed))
+    path = _existing(RunDirectory(run).ctr(prepared.market.name, seed))
     return PrivateTrainer(prepared, embedding, config).load(path, quantizer, seed)
 
 

@@ -40,10 +40,10 @@ OWNER = Identity.generate("owner")
 KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for known in (JUDGE, OWNER)]
 SAID = {"signer": None, "trusted": KNOWN, "sole_run": False, "max_epsilon": 10, "max_delta": None}
 LIMIT = ("--max-epsilon", 20)
-AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 0.5, "low_gaussian": None,
-         "low_one_run": None, "canaries": 500, "verdict": "consistent", "needed": None, "seconds": 1.0}  # fmt: skip
+AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 0.5,
+         "low_one_run": None, "canaries": 500, "verdict": "not refuted", "needed": None, "seconds": 1.0}  # fmt: skip
 BETTER = {"value": 0.9, "low": 0.8, "high": 1.0}
-BOUND = {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}
+BOUND = {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}
 MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release", "auc": BETTER,
               "tpr_at_1_percent_fpr": BETTER, "bound": BOUND}  # fmt: skip
 
@@ -323,15 +323,15 @@ def judge_of_evidence():
 @pytest.mark.parametrize("is_signed", [True, False])
 def test_it_refuses_when_an_audit_says_violated(signed, judge_of_evidence, is_signed):
     """Nobody has to sign what speaks against a claim."""
-    audited(signed, "m2", judge_of_evidence if is_signed else None, verdict="VIOLATED", low=2.0)
+    audited(signed, "m2", judge_of_evidence if is_signed else None, verdict="VIOLATED", low_fdp=2.0)
     assert document_of(signed).verdict.reasons == ["m2: the audit refutes the claim of ctr (crafted user)"]
 
 
 @pytest.mark.parametrize("is_signed", [True, False])
 def test_it_refuses_an_attack_beyond_the_bound(signed, judge_of_evidence, is_signed):
     identity = judge_of_evidence if is_signed else None
-    for within, compliant in ((True, True), (False, False)):
-        attacked(signed, identity, bound={"epsilon": 8.0, "delta": 1e-3, "within": {"at": within}})
+    for verdict, compliant in (("within", True), ("BEYOND", False)):
+        attacked(signed, identity, bound={**BOUND, "verdict": verdict})
         assert document_of(signed).verdict.compliant is compliant
     attacked(signed, identity, bound=None)
     assert document_of(signed).verdict.compliant
@@ -373,9 +373,9 @@ def edited(path, change):
 
 
 def test_a_violated_audit_that_was_edited_is_noticed(signed, judge_of_evidence, auditor, capsys):
-    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low=2.0)
+    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low_fdp=2.0)
     path = audit_file(signed, "m0")
-    edited(path, lambda statement: statement["results"]["audit"][0].update(verdict="consistent"))
+    edited(path, lambda statement: statement["results"]["audit"][0].update(verdict="not refuted"))
     assert "audit/m0/audit.json#1: its signature does not hold" in refusal(signed, capsys)
     edited(path, lambda statement: statement.update(signature=None))  # then it is nobody's
     assert "unsigned" in fedmm(capsys, "report", signed, "--compliance", *LIMIT)[1]
@@ -447,7 +447,7 @@ def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_e
         "{",
         "[" * 10_000,
         '{"level": 0.05, "results": []}',  # of an earlier version
-        '{"format": "fedmm-secure evidence", "version": 1, "statements": [{}]}',
+        '{"format": "fedmm-secure evidence", "version": 2, "statements": [{}]}',
     ],
 )
 def test_results_that_cannot_be_read_are_named(signed, content):
@@ -472,7 +472,7 @@ def test_results_outside_the_run_directory_are_not_followed(signed, judge_of_evi
 
 
 def test_an_unsigned_rerun_does_not_replace_what_somebody_signed(signed, judge_of_evidence):
-    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low=2.0)
+    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low_fdp=2.0)
     audited(signed, "m0")
     audited(signed, "m0")
     statements = read_evidence_file(signed, audit_file(signed, "m0"))
