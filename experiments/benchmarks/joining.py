@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import joblib
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from experiments.presentation.steps import track
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import Interval, paired_auc_difference, seed_interval
 from fedmm_secure.data.market import FloatArray
@@ -22,7 +22,6 @@ from fedmm_secure.randomness import numpy_generator
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 RESAMPLES = 200
-Told = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Worth:
     Attributes:
         market: its name.
         users: of the whole market.
-        crossing: users at which its own head is as good as the federation's with the same users; None where it never is.
-        at_least: users that it needs alone to do as well as with the federation's head and the smallest share; None
-            where all of them are not enough.
+        crossing: users at which its own head is as good as the federation's with the same users: 0 where it is from
+            the smallest share on, None where it never is.
+        at_least: users that it needs alone to do as well as with that head and the smallest share, likewise.
     """
 
     market: str
@@ -75,7 +74,6 @@ def measure_joining(
     shares: Sequence[float] = SHARES,
     draws: int = 5,
     workers: int = 1,
-    told: Told = lambda what, done, total: None,
 ) -> list[JoiningPoint]:
     """The learning curve of each market, left out of the federation in turn; ids are never compared.
 
@@ -83,28 +81,29 @@ def measure_joining(
     examples are (``joining.trees``), so it is fitted in one place here.
     """
     markets = prepare_markets(config.data)
+    largest = sorted(markets, key=lambda name: -markets[name].market.n_rows)
+    drawn = {share: range(draws if share < 1 else 1) for share in sorted(set(shares))}
+    places = [(name, share, draw) for name in largest for share in reversed(drawn) for draw in drawn[share]]
     with joblib.Parallel(n_jobs=workers, return_as="generator_unordered") as parallel:
-        jobs = (joblib.delayed(_for_head)(name, prepared, config) for name, prepared in _largest_first(markets))
-        parts = dict(_told(parallel(jobs), told, "features", len(markets)))
-        jobs = (joblib.delayed(_leave_out)(name, parts, config) for name in markets)
-        heads = dict(_told(parallel(jobs), told, "heads", len(markets)))
-        places = [
-            (name, share, draw)
-            for name, _ in _largest_first(markets)
-            for share in sorted(shares, reverse=True)
-            for draw in range(draws if share < 1 else 1)
-        ]
-        jobs = (
-            joblib.delayed(_judge)(place, markets[place[0]], heads[place[0]], config) for place in places
+        examples = parallel(joblib.delayed(_for_head)(name, markets[name], config) for name in largest)
+        parts = dict(track("examples", examples, len(markets)))
+        fitted = parallel(joblib.delayed(_leave_out)(name, parts, config) for name in largest)
+        heads = dict(track("heads", fitted, len(markets)))
+        judged = parallel(joblib.delayed(_judge)(place, markets[place[0]], heads[place[0]], config) for place in places)
+        scores = dict(track("shares", judged, len(places)))
+        points = list(
+            track(
+                "intervals",
+                parallel(
+                    joblib.delayed(_point)(
+                        name, share, [scores[name, share, draw] for draw in drawn[share]], markets[name]
+                    )
+                    for name in largest
+                    for share in drawn
+                ),
+                len(markets) * len(drawn),
+            )
         )
-        scores = dict(_told(parallel(jobs), told, "shares", len(places)))
-        grouped = [
-            (name, share, [scores[name, share, draw] for draw in range(draws if share < 1 else 1)])
-            for name in markets
-            for share in sorted(shares)
-        ]
-        jobs = (joblib.delayed(_point)(*place, markets[place[0]]) for place in grouped)
-        points = list(_told(parallel(jobs), told, "intervals", len(grouped)))
     return sorted(points, key=lambda point: (point.market, point.share))
 
 
@@ -123,13 +122,13 @@ def worth(points: Sequence[JoiningPoint]) -> list[Worth]:
 
 
 def _first_above(log_users: FloatArray, difference: FloatArray) -> float | None:
-    """Users at which a difference first reaches 0; the fewest that were measured where it does from the start."""
+    """Users at which a difference first reaches 0; 0 where it does from the start, None where it never does."""
     above = np.flatnonzero(difference >= 0.0)
     if not len(above):
         return None
     at = int(above[0])
     if at == 0:
-        return float(np.exp(log_users[0]))
+        return 0.0
     step = -difference[at - 1] / (difference[at] - difference[at - 1])
     return float(np.exp(log_users[at - 1] + step * (log_users[at] - log_users[at - 1])))
 
@@ -138,23 +137,11 @@ Place = tuple[str, float, int]
 Scores = Mapping[str, FloatArray]
 
 
-def _told(results, told: Told, what: str, total: int):  # type: ignore[no-untyped-def]
-    for done, result in enumerate(results, start=1):
-        told(what, done, total)
-        yield result
-
-
-def _largest_first(markets: Mapping[str, PreparedMarket]) -> list[tuple[str, PreparedMarket]]:
-    return sorted(markets.items(), key=lambda found: -found[1].market.n_rows)
-
-
 def _for_head(name: str, prepared: PreparedMarket, config: Config) -> tuple[str, tuple[Bins, FloatArray]]:
     return name, head_examples(prepared, config)
 
 
-def _leave_out(
-    name: str, parts: Mapping[str, tuple[Bins, FloatArray]], config: Config
-) -> tuple[str, Head]:
+def _leave_out(name: str, parts: Mapping[str, tuple[Bins, FloatArray]], config: Config) -> tuple[str, Head]:
     others = [part for market, part in parts.items() if market != name]
     label = config.data.negatives_per_positive if config.data.label == "click" else 1
     return name, fit_head(HeadGrower(config.head, len(NAMES), BINS, -float(np.log(label))), others)
@@ -191,8 +178,3 @@ def _point(market: str, share: float, scores: Sequence[Scores], prepared: Prepar
     )
     users = int(some_users(prepared.market.n_users, share, market, 0).sum())
     return JoiningPoint(market, share, users, len(scores), **intervals, gain=gain)
-
-
-def macro(points: Sequence[JoiningPoint], name: str, share: float) -> float:
-    """Mean over markets of a figure at a share."""
-    return fmean(getattr(point, name).mean for point in points if point.share == share)

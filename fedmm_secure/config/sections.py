@@ -285,7 +285,10 @@ class HeadConfig(Section):
     learning_rate: float = Field(0.15, gt=0, le=1, description="share of its value that a leaf adds")
     l2: float = Field(1.0, gt=0, description="shrinks a leaf with few examples")
     shares: tuple[Share, ...] = Field(
-        (0.02, 0.1, 0.4, 1.0), min_length=1, max_length=20, description="users that a market takes itself to know, in turn"
+        (0.02, 0.1, 0.4, 1.0),
+        min_length=1,
+        max_length=20,
+        description="users that a market takes itself to know, in turn",
     )
     least_weight: float = Field(4.0, gt=0, description="least sum of second derivatives on either side of a split")
 

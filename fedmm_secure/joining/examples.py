@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import FeatureGroup
 from fedmm_secure.ctr.dataset import latest_folds
 from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, Features, FeatureSchema, History
 from fedmm_secure.data.candidates import Candidates, Simulated, like_candidates, pair_keys, with_negatives
@@ -17,7 +18,11 @@ from fedmm_secure.joining.features import IdFreeFeatures
 from fedmm_secure.joining.trees import Bins
 from fedmm_secure.randomness import numpy_generator
 
-OWN_GROUPS = ("scores", "counts", "recency")  # what a market's own head is trained on, in its own units
+OWN_GROUPS: tuple[FeatureGroup, ...] = (
+    "scores",
+    "counts",
+    "recency",
+)  # what a market's own head is trained on, in its own units
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def market_examples(
     """Examples of a market that knows all its users, or those of ``known (n_users,)`` alone.
 
     What is known of items comes from rows of known users, and so do the examples, unless ``of_all`` users' are wanted.
-    A user's own history is the user's own, known before or not. The pool and the test candidates are those of the whole market, so that figures
-    with more and with fewer users are comparable.
+    A user's own history is the user's own, known before or not. The pool and the test candidates are those of the whole
+    market, so that figures with more and with fewer users are comparable.
     """
     market, split, pool = prepared.market, prepared.split, prepared.pool
     everybody = np.ones(market.n_users, dtype=bool)
@@ -93,12 +98,11 @@ def market_examples(
         if config.data.label == "like":
             return like_candidates(market, rows[learned[market.user[rows]]], pool, threshold=config.data.like_threshold)
         rows = rows[learned[market.user[rows]] & pool.contains(market.item[rows])]
+        touched = touched[learned[market.user[touched]]]  # others' rows must not shift the draws
         keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
         draws = Simulated(numpy_generator("head-negatives", market.name, *stream))
         per_positive = config.data.negatives_per_positive
-        return with_negatives(
-            market.user[rows], market.item[rows], pool, keys, market.n_items, per_positive, draws
-        )
+        return with_negatives(market.user[rows], market.item[rows], pool, keys, market.n_items, per_positive, draws)
 
     folds = [
         examples(positives(fold.held_out, split.train, "fold", depth), history(fold.kept), "fold", depth)
@@ -126,9 +130,7 @@ def head_examples(prepared: PreparedMarket, config: Config) -> tuple[Bins, Float
     """
     market = prepared.market
     parts = [
-        market_examples(
-            prepared, config, some_users(market.n_users, share, market.name, "head"), of_all=True
-        ).for_head
+        market_examples(prepared, config, some_users(market.n_users, share, market.name, "head"), of_all=True).for_head
         for share in config.head.shares
     ]
     return np.concatenate([bins for bins, _ in parts]), np.concatenate([label for _, label in parts])

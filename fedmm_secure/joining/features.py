@@ -21,6 +21,7 @@ from fedmm_secure.randomness import numpy_generator
 
 BINS = 32
 REFERENCE_PAIRS = 20_000
+DECIMALS = 9  # the last bits of a factorisation must not tell one score of zero from another
 PAIRS_AT_ONCE = 2**11  # whose users' scores of the whole pool are in memory
 PER_USER = ("ease", "knn", "svd32")
 NUMBERS = (
@@ -72,7 +73,8 @@ class IdFreeFeatures:
 
     def _numbers(self, user: IntArray, item: IntArray) -> Mapping[str, FloatArray]:
         history = self._history
-        return history.scores(user, item) | history.counts(user, item) | history.recency(user, item)
+        found = history.scores(user, item) | history.counts(user, item) | history.recency(user, item)
+        return {name: np.round(values, DECIMALS) for name, values in found.items()}
 
     def _of_user(self, user: IntArray, item: IntArray) -> list[FloatArray]:
         """Percentile of each score among the pool's items for the same user, ``(n,)`` each."""
@@ -82,8 +84,9 @@ class IdFreeFeatures:
             part = slice(start, start + PAIRS_AT_ONCE)
             rows = self._history.pool_scores(user[part])
             for at, name in enumerate(PER_USER):
-                own = np.take_along_axis(rows[name], column[part, None], axis=1)
-                found[at, part] = (rows[name] < own).mean(axis=1) + 0.5 * (rows[name] == own).mean(axis=1)
+                row = np.round(rows[name], DECIMALS)
+                own = np.take_along_axis(row, column[part, None], axis=1)
+                found[at, part] = (row < own).mean(axis=1) + 0.5 * (row == own).mean(axis=1)
         return list(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -53,4 +53,7 @@ def _labelled(part: Examples, head: Head | None) -> Labelled:
 
 
 def _source(parts: Sequence[Labelled]) -> ExampleSource:
-    return ExampleSource([lambda epoch, part=part: part for part in parts])
+    def constant(part: Labelled) -> Callable[[int], Labelled]:
+        return lambda epoch: part
+
+    return ExampleSource([constant(part) for part in parts])

@@ -1,6 +1,6 @@
 """Boosted trees that are grown from sums alone: a head that many markets fit without showing each other an example.
 
-Every feature is one of ``BINS`` public bins. A level of a tree needs, for each of its nodes, feature and bin, the sum of
+Every feature has fixed public bins. A level of a tree needs, for each of its nodes, feature and bin, the sum of
 gradients and of second derivatives over the examples there; the sum over markets is all that anybody needs to choose
 the same splits (Chen, Guestrin, "XGBoost", KDD 2016, eq. 7; with sums over parties: Tian et al., "FederBoost", 2020).
 Both are rounded to integers before they are added, so the trees are the same however examples are spread over markets.
@@ -61,7 +61,7 @@ class Head:
         for _ in range(depth):
             right = bins[row, self.feature[tree, node]] > self.last_left[tree, node]
             node = 2 * node + 1 + right
-        return node - (2**depth - 1)
+        return np.asarray(node - (2**depth - 1))
 
     def to_arrays(self) -> Arrays:
         return {
@@ -98,7 +98,7 @@ class HeadGrower:
     @property
     def length(self) -> int:
         """Integers that a market adds to each sum: of the widest level, whatever the level."""
-        return 2 * 2 ** (self.choices.depth - 1) * self._features * self._bins
+        return int(2**self.choices.depth) * self._features * self._bins
 
     @property
     def done(self) -> bool:
