@@ -69,18 +69,20 @@ class MarketExamples:
 
 
 def market_examples(
-    prepared: PreparedMarket, config: Config, known: NDArray[np.bool_] | None = None, *, of_all: bool = False
+    prepared: PreparedMarket,
+    config: Config,
+    known: NDArray[np.bool_] | None = None,
+    learned: NDArray[np.bool_] | None = None,
 ) -> MarketExamples:
     """Examples of a market that knows all its users, or those of ``known (n_users,)`` alone.
 
-    What is known of items comes from rows of known users, and so do the examples, unless ``of_all`` users' are wanted.
+    What is known of items comes from rows of known users; examples are theirs too, or those of ``learned (n_users,)``.
     A user's own history is the user's own, known before or not. The pool and the test candidates are those of the whole
     market, so that figures with more and with fewer users are comparable.
     """
     market, split, pool = prepared.market, prepared.split, prepared.pool
-    everybody = np.ones(market.n_users, dtype=bool)
-    known = everybody if known is None else known
-    learned = everybody if of_all else known
+    known = np.ones(market.n_users, dtype=bool) if known is None else known
+    learned = known if learned is None else learned
 
     def mine(rows: IntArray) -> IntArray:
         return rows[known[market.user[rows]]]
@@ -124,14 +126,19 @@ def market_examples(
 
 
 def head_examples(prepared: PreparedMarket, config: Config) -> tuple[Bins, FloatArray]:
-    """What a market adds to a head: its examples as they are when it knows each of ``head.shares`` of its users.
+    """What a market adds to a head: examples as they are when it knows each of ``head.shares`` of its users.
 
     A head that has only met markets that know everybody believes too much in what a market knows that has just begun.
+    Each user has examples where the market knows everybody, and where it knows one of the smaller shares.
     """
-    market = prepared.market
+    n, name, shares = prepared.market.n_users, prepared.market.name, config.head.shares
+    fewer = [share for share in shares if share < 1]
+    dealt = numpy_generator("head-shares", name).integers(0, max(len(fewer), 1), n)
     parts = [
-        market_examples(prepared, config, some_users(market.n_users, share, market.name, "head"), of_all=True).for_head
-        for share in config.head.shares
+        market_examples(
+            prepared, config, some_users(n, share, name, "head"), dealt == fewer.index(share) if share < 1 else None
+        ).for_head
+        for share in shares
     ]
     return np.concatenate([bins for bins, _ in parts]), np.concatenate([label for _, label in parts])
 

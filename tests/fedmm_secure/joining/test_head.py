@@ -152,6 +152,8 @@ def test_a_market_adds_examples_for_each_share_and_one_without_positives_trains_
     once = market_examples(prepared, config).for_head
     assert len(bins) == len(label) == 2 * len(once[0])
     np.testing.assert_array_equal(bins[len(once[0]) :], once[0])
+    some = head_examples(prepared, tiny(head={"shares": [0.2, 0.5]}))
+    assert len(some[0]) == len(once[0])  # each user is dealt to one of the smaller shares
     nobody = market_examples(prepared, config, some_users(prepared.market.n_users, 0.0, "m"))
     assert own_scores(nobody, None) is None or len(nobody.refit) >= 5
 
