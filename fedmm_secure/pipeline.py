@@ -51,7 +51,7 @@ from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
-from fedmm_secure.results.metrics import Metrics, collect_metrics, communication, describe
+from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
@@ -81,7 +81,7 @@ def run_pipeline(
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
     signer: Identity | None = None,
-) -> Metrics:
+) -> RunMetrics:
     """Run, or go on with, all stages; leaves ledgers, transcript, codes, models and ``metrics.json``.
 
     Args:
@@ -103,7 +103,7 @@ def run_pipeline(
         return read_metrics(directory)
     refuse_shared_users(config, markets)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
-    clock = Clock(RunDirectory(directory).state)
+    clock = Stopwatch(RunDirectory(directory).state)
     listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
@@ -131,10 +131,10 @@ def conclude(
     markets: Mapping[str, PreparedMarket],
     embeddings: Embeddings,
     quantizers: Quantizers,
-    clock: Clock,
+    clock: Stopwatch,
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
-) -> Metrics:
+) -> RunMetrics:
     """The stages after the rounds, which each market can do by itself: codes, CTR models, metrics."""
     config, directory = federation.config, federation.directory
     with clock.stage("refinement"):
@@ -318,7 +318,7 @@ def _frozen(model: RQVAE) -> RQVAE:
     return config_free
 
 
-class Clock:
+class Stopwatch:
     """Seconds spent in each stage, added up over resumed runs."""
 
     def __init__(self, state: Path) -> None:

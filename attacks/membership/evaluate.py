@@ -13,8 +13,8 @@ from attacks.membership.queries import Pairs
 from attacks.membership.scores import (
     SCORES,
     Confidences,
-    Evidence,
-    Membership,
+    MemberMatrix,
+    ShadowEvidence,
     multi_query,
     ratios,
 )
@@ -44,7 +44,7 @@ class Inference:
     view: str
     attack: str
     scores: Confidences
-    member: Membership
+    member: MemberMatrix
 
     @cached_property
     def metrics(self) -> MembershipMetrics:
@@ -97,15 +97,15 @@ class _Units:
         facts = np.stack([rows_of_user[queries.user], rows_of_item[queries.item]], axis=1)
         return np.asarray(self.pooled(facts[None])[0])
 
-    def account(self, shown: Shown, view: str) -> list[Evidence]:
+    def account(self, shown: Shown, view: str) -> list[ShadowEvidence]:
         """All that the accounts of a view tell."""
         confidence, context = self.pooled(shown[view]), self.pooled(shown[f"{view}-context"])
         statistics = np.concatenate([confidence[:, :, None], context], axis=2)
         return [ratios(statistics, self.member), *self.single(shown, view).values(), _constant(confidence.mean(0))]
 
-    def single(self, shown: Shown, view: str) -> dict[str, Evidence]:
+    def single(self, shown: Shown, view: str) -> dict[str, ShadowEvidence]:
         """Evidence that is an attack by itself."""
-        found: dict[str, Evidence] = {}
+        found: dict[str, ShadowEvidence] = {}
         if f"{view}-pairs" in shown:
             values = shown[f"{view}-pairs"].astype(np.float64)
             found["single-item accounts"] = _paired(values, self.shadows.queries.pairs, self.unit_of_row, self.member)
@@ -115,7 +115,7 @@ class _Units:
             found["recommendations"] = recommended_items(recommended, self.member, centre, vectors)
         return found
 
-    def weights(self, shown: Shown) -> list[Evidence]:
+    def weights(self, shown: Shown) -> list[ShadowEvidence]:
         """What published models tell beside the scores that they give."""
         if self.shadows.unit == "interaction":
             found = shown.get("row-release")
@@ -123,7 +123,7 @@ class _Units:
             found = shown["user-release"][:, self.users] if "user-release" in shown else None
         return [] if found is None else [ratios(found.astype(np.float64), self.member)]
 
-    def combined(self, evidence: list[Evidence]) -> Confidences:
+    def combined(self, evidence: list[ShadowEvidence]) -> Confidences:
         return multi_query(evidence, self.member, self.known)
 
     def pooled(self, values: NDArray[np.floating]) -> Confidences:
@@ -150,7 +150,7 @@ class _Units:
         return vectors, (np.asarray(full @ vectors) / count)[self.users]
 
 
-def _paired(values: NDArray[np.float64], pairs: Pairs, unit_of_row: IntArray, member: Membership) -> Evidence:
+def _paired(values: NDArray[np.float64], pairs: Pairs, unit_of_row: IntArray, member: MemberMatrix) -> ShadowEvidence:
     """Mean likelihood ratio of a unit's pairs, ``values (n_models, n_pairs, 2)``, the better first; 0 without any."""
     unit = unit_of_row[pairs.row]
     having = np.unique(unit)
@@ -165,6 +165,6 @@ def _paired(values: NDArray[np.float64], pairs: Pairs, unit_of_row: IntArray, me
     return among
 
 
-def _constant(fact: NDArray[np.float64]) -> Evidence:
+def _constant(fact: NDArray[np.float64]) -> ShadowEvidence:
     """What is the same whichever model is attacked, ``(n_units,)``."""
     return lambda models: np.broadcast_to(fact[None, :, None], (len(models), len(fact), 1))
