@@ -28,6 +28,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.results.scoring import load_trained
 from fedmm_secure.storage.files import Arrays
+from fedmm_secure.storage.layout import RunDirectory
 
 Score = Callable[[IntArray, IntArray], FloatArray]
 
@@ -151,7 +152,7 @@ class Published:
     """What one market published, as it stands in a run's transcript."""
 
     def __init__(self, run: Path, market: str) -> None:
-        self._folder, self._market = run / "transcript", market
+        self._folder, self._market = RunDirectory(run).transcript, market
         self._records: Mapping[str, Record] = {
             record.stage: record
             for record in read_index(self._folder)
