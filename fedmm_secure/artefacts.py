@@ -48,14 +48,18 @@ def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
         raise RunDirectoryError(f"{path}: holds another model: {str(error).splitlines()[0][:200]}") from error
 
 
-def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
-    """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
-    write_atomic(quantizer_path(directory, market, seed, refined=refined), tensors_bytes(model.state_dict()))
+# of the federation; refined without DP; trained by the market alone
+QuantizerKind = Literal["quantizer", "refined", "own"]
 
 
-def quantizer_path(directory: Path, market: str, seed: int, *, refined: bool = False) -> Path:
+def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> None:
+    """Keep an RQ-VAE as ``models/<market>/<kind>-<seed>.pt``."""
+    write_atomic(quantizer_path(directory, market, seed, kind=kind), tensors_bytes(model.state_dict()))
+
+
+def quantizer_path(directory: Path, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> Path:
     """Where ``save_quantizer`` keeps an RQ-VAE."""
-    return directory / "models" / market / f"{'refined' if refined else 'quantizer'}-{seed}.pt"
+    return directory / "models" / market / f"{kind}-{seed}.pt"
 
 
 def ctr_path(directory: Path, market: str, seed: int) -> Path:

@@ -15,10 +15,11 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.averaging import AveragedModel
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR
-from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
-from fedmm_secure.ctr.training import BoostedModel, NeuralModel, make_model
+from fedmm_secure.ctr.recipes import MarketBench, TrainedModel, configured_recipe, untrained
+from fedmm_secure.ctr.training import BoostedModel
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
@@ -106,9 +107,9 @@ def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) 
 
 def _load_model(
     run: Path, config: Config, prepared: PreparedMarket, seed: int
-) -> tuple[BoostedModel | NeuralModel | PrivateCTR, FeatureBuilder]:
+) -> tuple[TrainedModel | PrivateCTR, PairFeatures]:
     name = prepared.market.name
-    path = quantizer_path(run, name, seed, refined=True)
+    path = quantizer_path(run, name, seed, kind="refined")
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
     quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
@@ -116,14 +117,24 @@ def _load_model(
     if config.private_ctr:
         return PrivateBench(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
     bench, recipe = MarketBench(prepared, embedding, config), configured_recipe(config)
-    builder = bench.builder(recipe, quantizer)
-    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
-    if isinstance(model, BoostedModel):
+    own = None
+    if recipe.average_local:
+        own = load_quantizer(quantizer_path(run, name, seed, kind="own"), run, config, bench.own_embedding)
+    builder, choices = bench.inputs(recipe, quantizer, own), bench.grid(recipe.kind)[0]
+    model = untrained(recipe, builder, choices, derive_seed("ctr", name, seed))
+    members = model.members if isinstance(model, AveragedModel) else (model,)
+    if recipe.kind == "boosted":
         path = _existing(folder / f"ctr-{seed}.skops")
-        model.trees_ = _trees(read_bytes(path, below=run), path)
+        found = _trees(read_bytes(path, below=run), path)
     else:
         path = _existing(folder / f"ctr-{seed}.pt")
-        model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
+        found = unpickle_tensors(read_bytes(path, below=run), path)
+    states = [found[index] for index in range(len(members))] if isinstance(model, AveragedModel) else [found]
+    for member, state in zip(members, states, strict=True):
+        if isinstance(member, BoostedModel):
+            member.trees_ = state
+        else:
+            member.load_state_dict(state)
     return model, builder
 
 

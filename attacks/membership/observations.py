@@ -23,7 +23,7 @@ from attacks.membership.queries import Queries
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -38,8 +38,8 @@ _AT_ONCE = 200_000  # pairs whose features are held in memory together
 
 def observe(
     predict: Callable[..., FloatArray],
-    builder: FeatureBuilder,
-    account: FeatureBuilder | None,
+    builder: PairFeatures,
+    account: PairFeatures | None,
     embedding: Embedding,
     quantizer: RQVAE | None,
     federated: Federated | None,
@@ -115,7 +115,7 @@ def _eigenvalues(embedding: Embedding) -> FloatArray:
 
 def _account(
     predict: Callable[..., FloatArray],
-    builder: FeatureBuilder,
+    builder: PairFeatures,
     accounts: IntArray,
     of_users: IntArray,
     queries: Queries,

@@ -20,7 +20,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.private import PrivateBench
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.ctr.recipes import Fit, MarketBench, Recipe, baseline_recipe, configured_recipe
@@ -150,7 +150,7 @@ class ShadowPlan:
         for bench, own, fit in zip(benches, coded, fits, strict=True):
             account = None
             if "user_id" not in recipe.features:
-                account = bench.account_builder(recipe, own.quantizer, queries.history)
+                account = bench.account_inputs(recipe, own.quantizer, queries.history, seed)
             observed.append(self._observe(fit.model.predict, fit.builder, account, own, queries))
         return observed
 
@@ -166,8 +166,8 @@ class ShadowPlan:
     def _observe(
         self,
         predict: Callable[..., FloatArray],
-        builder: FeatureBuilder,
-        account: FeatureBuilder | None,
+        builder: PairFeatures,
+        account: PairFeatures | None,
         own: Coded,
         queries: Queries,
     ) -> Observed:

@@ -76,7 +76,13 @@ def _files(evidence: Evidence) -> Iterator[str]:
         yield from (private_name(market, record.file) for record in (() if own is None else own.index))
         yield from (f"{LEDGER}/{market}.jsonl", f"codes/{market}.parquet", f"predictions/{market}.parquet")
         for seed in evidence.config.seed:
-            names = (f"quantizer-{seed}.pt", f"refined-{seed}.pt", f"ctr-{seed}.pt", f"ctr-{seed}.skops")
+            names = (
+                f"quantizer-{seed}.pt",
+                f"refined-{seed}.pt",
+                f"own-{seed}.pt",
+                f"ctr-{seed}.pt",
+                f"ctr-{seed}.skops",
+            )
             yield from (f"models/{market}/{name}" for name in names)
 
 

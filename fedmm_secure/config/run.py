@@ -216,6 +216,8 @@ class Config(Section):
             return "privacy.protect: release needs ctr.training: cross-fit"
         if ctr.dropout:
             return "privacy.protect: release needs ctr.dropout: 0"
+        if ctr.average_local:
+            return "privacy.protect: release: ctr.average_local would train codes on raw rows; leave it out"
         if ctr.tune:
             return "privacy.protect: release: ctr.tune would choose by private validation rows outside the budget"
         return None

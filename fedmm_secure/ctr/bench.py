@@ -11,14 +11,16 @@ import numpy as np
 import skops.io
 import torch
 
+from fedmm_secure.artefacts import quantizer_path
 from fedmm_secure.cache import Cache, arrays_digest, market_digest
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.ctr.averaging import AveragedModel
 from fedmm_secure.ctr.private import PrivateBench, PrivateCTR, PrivateTraining
-from fedmm_secure.ctr.recipes import MarketBench, Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.recipes import MarketBench, Recipe, TrainedModel, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.training import BoostedModel, NeuralModel
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
@@ -94,6 +96,8 @@ def bench_market(
         def fitted(bench: MarketBench = bench) -> dict[str, np.ndarray]:
             model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
             found = {PROBABILITY: bench.predict(model, builder)}
+            if recipe.average_local:
+                found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
             if recipe.name == CONFIGURED:
                 found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
             return found
@@ -102,6 +106,8 @@ def bench_market(
         if recipe.name == CONFIGURED:
             suffix = "skops" if recipe.kind == "boosted" else "pt"
             write_atomic(directory / "models" / name / f"ctr-{seed}.{suffix}", found["model"].tobytes())
+        if recipe.average_local:
+            write_atomic(quantizer_path(directory, name, seed, kind="own"), found["own"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def tune(bench: MarketBench, recipe: Recipe, seed: int) -> int:
@@ -120,6 +126,8 @@ def bench_market(
         hashed = recipe.codes is not None and shared.directory is not None
         codes = code_inputs(config, embedding, recipe, quantizers[seed]) if hashed else None
         found = {"what": what, **common, "recipe": asdict(recipe), "seed": seed, "codes": codes}
+        if recipe.average_local:
+            found["own codes"] = local_inputs(config) | {"embedding": config.embedding.model_dump(mode="json")}
         if "shared" in recipe.features and isinstance(embedding, SharedSVDEmbedding) and shared.directory is not None:
             elsewhere = embedding.shared
             found["shared"] = arrays_digest(elsewhere.position, elsewhere.count, elsewhere.day, elsewhere.gram)
@@ -171,14 +179,24 @@ def code_inputs(config: Config, embedding: Embedding, recipe: Recipe, federated:
     """What a model's codes depend on: the embedding, and an RQ-VAE's weights, or how a local one is trained."""
     found: dict[str, object] = {"embedding": arrays_digest(embedding.user_factors_, embedding.item_factors_)}
     if recipe.codes == "local":
-        training = {"rounds": config.federation.rounds, "local_epochs": config.federation.local_epochs}
-        return found | {"quantizer": config.quantizer.model_dump(mode="json"), **training}
+        return found | local_inputs(config)
     weights = federated.state_dict()
     return found | {"quantizer": arrays_digest(*(weights[name].numpy() for name in sorted(weights)))}
 
 
-def model_bytes(model: NeuralModel | BoostedModel | PrivateCTR) -> bytes:
-    """A CTR model as a file: skops for trees (no pickle), torch's weights for networks."""
+def local_inputs(config: Config) -> dict[str, object]:
+    """How a market trains codes alone."""
+    training = {"rounds": config.federation.rounds, "local_epochs": config.federation.local_epochs}
+    return {"quantizer": config.quantizer.model_dump(mode="json"), **training}
+
+
+def model_bytes(model: TrainedModel | PrivateCTR) -> bytes:
+    """A CTR model as a file: skops for trees (no pickle), torch's weights for networks; of an average, by member."""
     if isinstance(model, PrivateCTR):  # published: nothing but its tensors
         return tensors_bytes(model.state_dict())
-    return bytes(skops.io.dumps(model.trees_)) if isinstance(model, BoostedModel) else torch_bytes(model.state_dict())
+    members = model.members if isinstance(model, AveragedModel) else (model,)
+    if isinstance(members[0], BoostedModel):
+        trees = [member.trees_ for member in members if isinstance(member, BoostedModel)]
+        return bytes(skops.io.dumps(trees if isinstance(model, AveragedModel) else trees[0]))
+    states = [member.state_dict() for member in members if isinstance(member, NeuralModel)]
+    return torch_bytes(dict(enumerate(states)) if isinstance(model, AveragedModel) else states[0])

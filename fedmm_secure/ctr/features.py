@@ -50,6 +50,14 @@ class FeatureSchema:
     number_names: tuple[str, ...]
 
 
+class PairFeatures(Protocol):
+    """Turns (user, item) pairs into model inputs."""
+
+    def schema(self) -> FeatureSchema: ...
+
+    def __call__(self, user: IntArray, item: IntArray) -> Features: ...
+
+
 class History:
     """Interactions that features may be computed from, with score models fitted to them on demand.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -19,8 +19,9 @@ from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import BaselineName, Config, ContributionConfig
 from fedmm_secure.config.choices import CONFIGURED, FeatureGroup, ModelKind
+from fedmm_secure.ctr.averaging import AveragedModel, SideBySide
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History
+from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History, PairFeatures
 from fedmm_secure.ctr.training import (
     BoostedChoices,
     BoostedModel,
@@ -33,6 +34,7 @@ from fedmm_secure.ctr.training import (
 from fedmm_secure.data.candidates import Candidates, like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
@@ -41,6 +43,7 @@ from privacy.mechanisms.randomness import NoiseSource
 
 SVD_DIMS = (8, 16, 32, 64, 128)
 SVD_POPULARITY = (0.0, 0.25, 0.5)
+TrainedModel = NeuralModel | BoostedModel | AveragedModel
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Recipe:
         features: feature groups.
         cross_fit: whether features of training rows are computed without them.
         codes: which quantizer its codes come from, None for none.
+        average_local: whether a second model, on codes that the market trained alone, is averaged with it.
     """
 
     name: str
@@ -60,12 +64,13 @@ class Recipe:
     features: tuple[FeatureGroup, ...]
     cross_fit: bool
     codes: Literal["federated", "local"] | None
+    average_local: bool = False
 
 
 def configured_recipe(config: Config) -> Recipe:
     """The model of ``ctr`` in the configuration."""
     cross_fit = config.ctr.training == "cross-fit"
-    return Recipe(CONFIGURED, config.ctr.model, config.ctr.features, cross_fit, "federated")
+    return Recipe(CONFIGURED, config.ctr.model, config.ctr.features, cross_fit, "federated", config.ctr.average_local)
 
 
 def baseline_recipe(name: BaselineName) -> Recipe | None:
@@ -84,15 +89,23 @@ def baseline_recipe(name: BaselineName) -> Recipe | None:
     return None
 
 
+def untrained(recipe: Recipe, inputs: PairFeatures, choices: NeuralChoices | BoostedChoices, seed: int) -> TrainedModel:
+    """A recipe's model for given inputs: two, averaged, where the inputs are of two."""
+    if not isinstance(inputs, SideBySide):
+        return make_model(recipe.kind, inputs.schema(), choices, seed)
+    members = [make_model(recipe.kind, schema, choices, seed) for schema in inputs.schemas]
+    return AveragedModel(members, inputs.schemas)
+
+
 @dataclass(frozen=True)
 class Fit:
     """A model that is ready to be fitted, and the builder of its features at prediction time."""
 
-    model: NeuralModel | BoostedModel
+    model: TrainedModel
     source: ExampleSource
     validation: Labelled
     refit: ExampleSource | None
-    builder: FeatureBuilder
+    builder: PairFeatures
 
     def run(self) -> None:
         self.model.fit(self.source, self.validation, self.refit)
@@ -103,6 +116,7 @@ class MarketBench:
 
     def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
         self.prepared, self.embedding, self.config = prepared, embedding, config
+        self.own_quantizers: dict[int, RQVAE] = {}
         market, train = prepared.market, prepared.split.train
         # what others know is not of these rows: it is the same whichever of them a history holds
         shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
@@ -114,7 +128,7 @@ class MarketBench:
 
     def train(
         self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
-    ) -> tuple[NeuralModel | BoostedModel, FeatureBuilder]:
+    ) -> tuple[TrainedModel, PairFeatures]:
         """Fit a recipe; returns the model and the builder of its features at prediction time."""
         fit = self.prepare_fit(recipe, quantizer, seed, choices)
         fit.run()
@@ -125,10 +139,11 @@ class MarketBench:
     ) -> Fit:
         """An unfitted model with its training, validation and refit examples."""
         split = self.prepared.split
-        builders = [(split.train, self.builder(recipe, quantizer))]
-        full = builders[0][1]
+        own = self.own_quantizer(seed) if recipe.average_local else None
+        full = self.inputs(recipe, quantizer, own)
+        builders: list[tuple[IntArray, PairFeatures]] = [(split.train, full)]
         if recipe.cross_fit:
-            builders = [(rows, self.builder(recipe, quantizer, history)) for rows, history in self._folds]
+            builders = [(rows, self.inputs(recipe, quantizer, own, history)) for rows, history in self._folds]
         seed = derive_seed("ctr", self.prepared.market.name, seed)
         fresh = recipe.kind != "boosted"
         source = self._source(builders, split.train, seed, fresh)
@@ -137,10 +152,10 @@ class MarketBench:
             # validation rows become training rows, with negatives that know nothing of the test rows
             seen = np.concatenate([split.train, split.valid])
             refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
-        model = make_model(recipe.kind, full.schema(), choices, seed)
+        model = untrained(recipe, full, choices, seed)
         return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
 
-    def predict(self, model: NeuralModel | BoostedModel, builder: FeatureBuilder) -> FloatArray:
+    def predict(self, model: TrainedModel, builder: PairFeatures) -> FloatArray:
         """Click probabilities of the test candidates."""
         test = self.prepared.test
         return model.predict(builder(test.user, test.item))
@@ -166,17 +181,47 @@ class MarketBench:
             )
         )
 
-    def builder(self, recipe: Recipe, quantizer: RQVAE | None, history: History | None = None) -> FeatureBuilder:
+    def own_quantizer(self, seed: int) -> RQVAE:
+        """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""
+        if seed not in self.own_quantizers:
+            name = self.prepared.market.name
+            self.own_quantizers[seed] = train_local_quantizer(self.config, self.own_embedding, name, seed)
+        return self.own_quantizers[seed]
+
+    @cached_property
+    def own_embedding(self) -> Embedding:
+        """The embedding of the market's rows alone: where markets share a space, another than theirs."""
+        if not isinstance(self.embedding, SharedSVDEmbedding):
+            return self.embedding
+        return SVDEmbedding(self.config.embedding.dim).fit(self.history.matrix)
+
+    def inputs(
+        self, recipe: Recipe, quantizer: RQVAE | None, own: RQVAE | None, history: History | None = None
+    ) -> PairFeatures:
+        """Features from a history; with the market's ``own`` codes, those of both models of an average."""
+        found = self.builder(recipe, quantizer, history)
+        if own is None:
+            return found
+        return SideBySide([found, self.builder(recipe, own, history, self.own_embedding)])
+
+    def builder(
+        self,
+        recipe: Recipe,
+        quantizer: RQVAE | None,
+        history: History | None = None,
+        embedding: Embedding | None = None,
+    ) -> FeatureBuilder:
         """Features from a history, codes of users included: their vectors are projected from it again."""
-        history = history or self.history
+        history, embedding = history or self.history, embedding or self.embedding
         if quantizer is None or recipe.codes is None:
             return FeatureBuilder(recipe.features, history)
-        users = self.embedding.transform(history.matrix)
-        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        codes = assign_codes(quantizer, embedding.transform(history.matrix), embedding.item_factors_)
         shape = quantizer.shape
         return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def account_builder(self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array) -> FeatureBuilder:
+    def account_inputs(
+        self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array, seed: int
+    ) -> PairFeatures:
         """Features of accounts that no row belongs to: users are rows of ``accounts (n, n_items)``, their histories.
 
         Raises:
@@ -186,20 +231,25 @@ class MarketBench:
             raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
         if quantizer is None or recipe.codes is None:
             return FeatureBuilder(recipe.features, AccountHistory(self.history, accounts))
-        items = self.embedding.item_factors_
-        codes = assign_codes(quantizer, self.embedding.transform(accounts), items)
-        trained = assign_codes(quantizer, self.embedding.transform(self.history.matrix), items)
-        shape = quantizer.shape
-        return FeatureBuilder(
-            recipe.features,
-            AccountHistory(self.history, accounts, trained),
-            codes,
-            (shape.global_codes, shape.local_codes),
+        found = self._account_builder(recipe, quantizer, accounts, self.embedding)
+        if not recipe.average_local:
+            return found
+        return SideBySide(
+            [found, self._account_builder(recipe, self.own_quantizer(seed), accounts, self.own_embedding)]
         )
+
+    def _account_builder(
+        self, recipe: Recipe, quantizer: RQVAE, accounts: sparse.csr_array, embedding: Embedding
+    ) -> FeatureBuilder:
+        items, shape = embedding.item_factors_, quantizer.shape
+        codes = assign_codes(quantizer, embedding.transform(accounts), items)
+        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), items)
+        history = AccountHistory(self.history, accounts, trained)
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
 
     def _source(
         self,
-        builders: Sequence[tuple[IntArray, FeatureBuilder]],
+        builders: Sequence[tuple[IntArray, PairFeatures]],
         touched: IntArray,
         seed: int,
         fresh: bool,
@@ -223,7 +273,7 @@ class MarketBench:
             ]
         return ExampleSource(parts)
 
-    def _like_part(self, rows: IntArray, builder: FeatureBuilder) -> Callable[[int], Labelled]:
+    def _like_part(self, rows: IntArray, builder: PairFeatures) -> Callable[[int], Labelled]:
         rated = like_candidates(
             self.prepared.market, rows, self.prepared.pool, threshold=self.config.data.like_threshold
         )
