@@ -7,10 +7,29 @@ from scipy import sparse
 
 from fedmm_secure.collaborative.private import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_private import SharedDPSVDEmbedding
-from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.data.market import FloatArray, IntArray, rank_from_latest
 from fedmm_secure.quantization.codes import Codes
 
 LEADING = 4  # factors whose partial score is a feature of its own
+LATEST = 12  # of a user's items, how many are compared with an item one by one
+FADING = 0.7  # weight of an item over that of the user's next later one
+
+
+def latest_items(user: IntArray, item: IntArray, n_users: int) -> IntArray:
+    """Each user's items, the latest first, ``(n_users, LATEST)``; -1 where there are fewer.
+
+    Rows ``(n,)`` are grouped by user, in time order.
+    """
+    found, place = np.full((n_users, LATEST), -1), rank_from_latest(user, n_users)
+    kept = place < LATEST
+    found[user[kept], place[kept]] = item[kept]
+    return found
+
+
+def in_any_order(matrix: sparse.csr_array) -> IntArray:
+    """The same of histories ``(n_users, n_items)`` that say nothing of order: as they stand in the catalogue."""
+    pairs = sparse.coo_array(sparse.csr_array(matrix).sorted_indices())
+    return latest_items(pairs.coords[0].astype(np.int64), pairs.coords[1].astype(np.int64), matrix.shape[0])
 
 
 class PrivateHistory:
@@ -19,11 +38,18 @@ class PrivateHistory:
     Args:
         embedding: private factors and noisy counts.
         matrix: binary histories ``(n_users, n_items)``; features of a row read that row only.
+        latest: each user's items, the latest first, ``(n_users, n)``, -1 where there are fewer; any order by default.
         active: when each user was active, last and on average, ``(n_users, 2)``, from -1 to 1; by default when the
             user's items were met.
     """
 
-    def __init__(self, embedding: DPSVDEmbedding, matrix: sparse.csr_array, active: FloatArray | None = None) -> None:
+    def __init__(
+        self,
+        embedding: DPSVDEmbedding,
+        matrix: sparse.csr_array,
+        latest: IntArray | None = None,
+        active: FloatArray | None = None,
+    ) -> None:
         self.matrix = matrix
         self.n_users, self.n_items = matrix.shape
         self.user_count: FloatArray = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
@@ -35,6 +61,13 @@ class PrivateHistory:
         chosen[embedding.items_] = 1.0
         per_row = np.maximum(self.user_count, 1.0)
         self._user_count_mean = np.asarray(matrix @ self._count).ravel() / per_row
+        squares = np.asarray(matrix @ self._count**2).ravel() / per_row
+        self._user_count_spread = np.sqrt(np.maximum(squares - self._user_count_mean**2, 0.0))
+        self._latest = in_any_order(matrix) if latest is None else latest
+        last = self._latest[:, 0]
+        self._last_count = np.where(last >= 0, self._count[last], 0.0)
+        clear = self._factors * self._reliability
+        self._directions = clear / np.maximum(np.linalg.norm(clear, axis=1, keepdims=True), 1e-9)
         self._user_known = np.asarray(matrix @ chosen).ravel() / per_row
         self._elsewhere: tuple[FloatArray, FloatArray] | None = None
         if isinstance(embedding, SharedDPSVDEmbedding):
@@ -53,10 +86,17 @@ class PrivateHistory:
             "count_gap": count - own,
             "count_gap_squared": (count - own) ** 2,
             "user_known_share": self._user_known[user],
+            "user_item_count_spread": self._user_count_spread[user],
+            "last_item_count": self._last_count[user],
+            "count_since_last": count - self._last_count[user],
         }
 
     def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
-        """Scores by the private factors: plain, weighted by how far each factor stands above the noise, and cosine."""
+        """Scores by the private factors: of the user as a whole, and of the user's items one by one.
+
+        Plain, weighted by how far each factor stands above the noise, and cosine; the likeness of the latest item, of
+        the nearest, and the mean over items, later ones weighing more.
+        """
         products = self._users[user] * self._factors[item]
         length = np.linalg.norm(self._factors[item], axis=1)
         score = products.sum(axis=1)
@@ -66,7 +106,19 @@ class PrivateHistory:
             "svd_leading": products[:, :LEADING].sum(axis=1),
             "svd_cosine": score / np.maximum(length * np.linalg.norm(self._users[user], axis=1), 1e-9),
             "item_factor_norm": length,
+            **self._likeness(user, item),
         }
+
+    def _likeness(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        nearest, last, recent, weight = (np.zeros(len(user)) for _ in range(4))
+        for place, met in enumerate(self._latest.T):
+            other, fading = met[user], FADING**place
+            known = other >= 0
+            likeness = np.where(known, (self._directions[other] * self._directions[item]).sum(axis=1), 0.0)
+            nearest = np.maximum(nearest, likeness)
+            last = likeness if place == 0 else last
+            recent, weight = recent + fading * likeness, weight + fading * known
+        return {"svd_nearest": nearest, "svd_last": last, "svd_recent": recent / np.maximum(weight, 1e-9)}
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """None: recency of items is in the weights of the noisy counts."""
