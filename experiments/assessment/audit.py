@@ -26,7 +26,7 @@ from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
+from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
 from fedmm_secure.provenance import read_metrics
 from fedmm_secure.storage import Store, write_json
 from privacy.accounting.ledger import read_ledger, stage_group
@@ -82,7 +82,8 @@ def read_audited(source: str, overrides: list[str], market: str | None, workers:
     markets = {found.name: found for found in load_markets(config.data)}
     name = choose_market(market, {found: data.n_users for found, data in markets.items()})
     delta, n_items = config.privacy.delta_for(markets[name].n_users), markets[name].n_items
-    noise = plan_noise(config, n_items, delta)
+    sizes = {found: MarketSize(data.n_users, data.n_items) for found, data in markets.items()}
+    noise = market_noise(config, name, sizes)
     events = {stage.name: stage.event(noise[stage.name]) for stage in planned_stages(config, n_items)}
     return _with_workers(Audited(name, config, noise, events, delta, n_items, len(markets)), workers)
 

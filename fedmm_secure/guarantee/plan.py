@@ -24,7 +24,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
 from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release, small_cohort_remark
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
@@ -89,7 +89,7 @@ class SpendingPlan:
         stages = [stage.name for stage in planned_stages(config, size.items)]
         unsolved = cls(config, market, sizes, delta, dict.fromkeys(stages, 1.0))
         check_epsilon(unsolved)
-        return replace(unsolved, noise=plan_noise(config, size.items, delta))
+        return replace(unsolved, noise=market_noise(config, market, sizes))
 
     @cached_property
     def shared(self) -> SharedNoise | None:
