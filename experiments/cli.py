@@ -17,7 +17,7 @@ import typer
 from experiments.commands.interruption import InterruptibleGroup
 from experiments.commands.lazy import Entry, LazyGroup
 from experiments.commands.options import FINDING, USAGE
-from experiments.console import one_line, say
+from experiments.presentation.console import one_line, say
 from privacy.errors import InputError, StoppedError
 
 _HERE = "experiments.commands"

@@ -15,8 +15,8 @@ from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
-from fedmm_secure.provenance import CONFIG_FILE, begin
-from fedmm_secure.serving import MarketScorer
+from fedmm_secure.results.scoring import MarketScorer
+from fedmm_secure.storage.run_directory import CONFIG_FILE, begin
 
 
 def load_market(

@@ -18,14 +18,12 @@ import joblib
 import numpy as np
 import torch
 
-from fedmm_secure.artefacts import save_codes, save_predictions, save_quantizer
-from fedmm_secure.cache import Cache
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
-from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.bench import bench_market
+from fedmm_secure.ctr.market_models import train_market
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
@@ -49,13 +47,16 @@ from fedmm_secure.federation.releases import (
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
 from fedmm_secure.guarantee.stages import QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
-from fedmm_secure.provenance import read_metrics
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
-from fedmm_secure.results import Metrics, collect_metrics, communication, describe
-from fedmm_secure.storage import Store, write_json
+from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
+from fedmm_secure.results.metrics import Metrics, collect_metrics, communication, describe
+from fedmm_secure.storage.cache import Cache
+from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.run_directory import read_metrics
 from privacy.aggregation.identities import Identity
+from privacy.files import write_json
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 Embeddings = dict[str, Embedding]
@@ -288,7 +289,7 @@ def train_ctr(
     order = sorted(markets, key=lambda name: -markets[name].market.n_rows)
     begun = {name: begin_ctr(federation, name) for name in order}
     tasks = (
-        joblib.delayed(bench_market)(
+        joblib.delayed(train_market)(
             markets[name],
             embeddings[name],
             {seed: _frozen(quantizers[seed][name]) for seed in config.seed},

@@ -7,12 +7,12 @@ import numpy as np
 
 from experiments.deploy.homes import Homes
 from experiments.deploy.market import open_service
-from experiments.run_directory import read_config
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import Header, pack, unpack
 from fedmm_secure.federation.orders import Order, start_header
 from fedmm_secure.federation.parties import start_of
 from fedmm_secure.federation.requests import Reply, Request
+from fedmm_secure.storage.run_directory import read_config
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.ckks import _read_sum
 from privacy.aggregation.keys import KeyBurnedError, KeyDirectory

@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from experiments.run_directory import read_config
 from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.closing import (
     closing_text,
@@ -25,9 +24,10 @@ from fedmm_secure.federation.closing import (
 from fedmm_secure.federation.private_record import PRIVATE, salt_path
 from fedmm_secure.federation.transcript import INDEX, Record, index_bytes, read_index
 from fedmm_secure.guarantee.statement import guarantees
-from fedmm_secure.storage import json_bytes
+from fedmm_secure.storage.run_directory import read_config
 from privacy.accounting.ledger import CHARGE, CLOSE, GENESIS, OPEN, SEAL, Entry, encode_line
 from privacy.aggregation.identities import Identity
+from privacy.files import json_bytes
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from experiments.compliance.evidence import add_statement, audit_file, make_statement
 from fedmm_secure.federation.private_record import PRIVATE
 from fedmm_secure.federation.transcript import HELLO, METER, Record, read_index
-from fedmm_secure.storage import torch_bytes
+from fedmm_secure.storage.files import torch_bytes
 from privacy.accounting.ledger import CHARGE, CLOSE, NOTE, SEAL
 from privacy.aggregation.identities import Identity
 from tests.forgery import Forgery, Line

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.data import synthesize_files
+from experiments.runs.markets import synthesize_files
 from fedmm_secure.config import Config, config_from_data
 from fedmm_secure.data.synthetic import SyntheticSpec
 

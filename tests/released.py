@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import run_directory
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage import run_directory
 from privacy.aggregation.identities import CARD_FILE, Identity
 from tests.conftest import tiny
 from tests.people import of_people

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import configuration, quickstart
 from experiments.commands import data as data_commands
+from experiments.first_run import quickstart
+from experiments.runs import configuration
 from fedmm_secure.config import SyntheticSpec
 from tests.command_line import call
 

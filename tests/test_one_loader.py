@@ -10,24 +10,23 @@ READERS = sorted(
     path
     for pattern in (
         "attacks/views.py",
-        "experiments/attack.py",
-        "experiments/audit.py",
-        "experiments/listing.py",
-        "experiments/comparison.py",
+        "experiments/assessment/*.py",
         "experiments/compliance/*.py",
         "experiments/reports/*.py",
-        "experiments/run_directory.py",
+        "experiments/runs/*.py",
         "experiments/sweep/*.py",
-        "experiments/truth.py",
         "experiments/verification/*.py",
-        "fedmm_secure/artefacts.py",
         "fedmm_secure/federation/closing.py",
         "fedmm_secure/federation/transcript.py",
+        "fedmm_secure/results/*.py",
+        "fedmm_secure/storage/run_directory.py",
     )
     for path in ROOT.glob(pattern)
 )
 COMMANDS = sorted(
-    path for path in ROOT.glob("experiments/**/*.py") if path.relative_to(ROOT).as_posix() != "experiments/console.py"
+    path
+    for path in ROOT.glob("experiments/**/*.py")
+    if path.relative_to(ROOT).as_posix() != "experiments/presentation/console.py"
 )
 METHODS = {"read_text", "read_bytes"}  # of a path, called or handed on; "open" is a name of other things too
 FUNCTIONS = {"open", "read_config", "load_yaml"}
@@ -47,7 +46,8 @@ ALLOWED = {
     ("experiments/compliance/document.py", "json.loads"),  # the schema that comes with the package
     ("experiments/compliance/document.py", ".read_text"),
     ("experiments/compliance/evidence.py", "json.loads"),  # of what was dumped in the same line
-    ("experiments/run_directory.py", "load_yaml"),  # the configuration of one's own run, to go on with it
+    ("fedmm_secure/storage/run_directory.py", "load_yaml"),  # the configuration of one's own run, to go on with it
+    ("experiments/runs/configuration.py", "load_yaml"),  # a configuration that one's own command line names
     ("experiments/sweep/grid.py", "load_yaml"),  # a grid that one's own command line names
     ("experiments/sweep/scheduler.py", "load_yaml"),  # and the configurations that it names, when it is kept
 }
@@ -86,7 +86,7 @@ def test_tensors_are_read_in_one_place():
         for path in (ROOT / package).rglob("*.py")
         if "torch.load" in openings(path.read_text(encoding="utf-8"))
     }
-    assert found == {"fedmm_secure/federation/round_client.py", "fedmm_secure/foreign.py"}
+    assert found == {"fedmm_secure/federation/round_client.py", "fedmm_secure/foreign/formats.py"}
 
 
 def test_there_are_readers_and_what_is_allowed_is_used():

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from experiments import cli
-from experiments.configuration import resolve, shipped
+from experiments.runs.configuration import resolve, shipped
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from fedmm_secure.storage import torch_bytes
+from fedmm_secure.storage.files import torch_bytes
 
 END = struct.Struct("<4s4H2IH")
 CENTRAL = 46

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from attacks.auditing import audit
 from attacks.auditing.gradients import CODEBOOK
-from fedmm_secure.collaborative import private
+from fedmm_secure.collaborative import dp_svd as dp_svd_embedding
 from privacy.aggregation import PairwiseMasks
 from privacy.mechanisms import counts, dp_sgd, dp_svd
 from privacy.mechanisms.clipped_sums import DenseSums
@@ -122,7 +122,10 @@ def contributions_unbounded() -> Iterator[None]:
     def cut(rows: sparse.csr_array, grid: Grid) -> sparse.csr_array:
         return sparse.csr_array((grid.cut(rows.data), rows.indices, rows.indptr), shape=rows.shape)
 
-    with mock.patch.object(private, "contributions", every_row), mock.patch.object(counts, "integer_rows", cut):
+    with (
+        mock.patch.object(dp_svd_embedding, "contributions", every_row),
+        mock.patch.object(counts, "integer_rows", cut),
+    ):
         yield
 
 

@@ -16,12 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.collaborative.private import (
-    DPSVDEmbedding,
-    ItemCounts,
-    contributions,
-    release_counts,
-)
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks

@@ -19,7 +19,7 @@ from attacks.auditing.games import MakeNoise, Played, with_and_without
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bags import Bags
 from fedmm_secure.ctr.features import FeatureSchema
-from fedmm_secure.ctr.private import PrivateCTR, bag_loss
+from fedmm_secure.ctr.models.private import PrivateCTR, bag_loss
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from privacy.mechanisms.clipped_sums import AUTOMATIC_STABILITY

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from attacks.membership.queries import Queries
 from fedmm_secure.collaborative.base import Embedding
-from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.data.market import FloatArray, IntArray

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from attacks.membership.observations import Observed, observe
 from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.units import Unit
+from attacks.side_by_side.ctr import fit_together
+from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.features import PairFeatures
-from fedmm_secure.ctr.private import PrivateBench
+from fedmm_secure.ctr.models.neural import NeuralModel
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.ctr.recipes import Fit, MarketBench, Recipe, baseline_recipe, configured_recipe
-from fedmm_secure.ctr.stacked import fit_together
-from fedmm_secure.ctr.training import NeuralModel
+from fedmm_secure.ctr.private_trainer import PrivateTrainer
+from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
+from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.parties import open_federation
@@ -34,9 +36,8 @@ from fedmm_secure.guarantee.stages import CTR
 from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.quantization.stacked import Movements, federate_stacked, mean_movement, train_local_stacked
 from fedmm_secure.randomness import numpy_generator
-from fedmm_secure.storage import Store
+from fedmm_secure.storage.files import Store
 from privacy.mechanisms.randomness import NoiseSource
 
 OPENED_BY = {"plaintext": "server", "ckks": "collusion"}
@@ -96,7 +97,7 @@ class ShadowPlan:
     unit: Unit = "interaction"
 
     def train(
-        self, halves: Sequence[PreparedMarket], queries: Queries, seed: int, *, stacked: bool = True
+        self, halves: Sequence[PreparedMarket], queries: Queries, seed: int, *, together: bool = True
     ) -> list[dict[str, Observed]]:
         """Train every stage on each half of the market; returns what each target model shows of the queries.
 
@@ -104,17 +105,17 @@ class ShadowPlan:
             halves: the market with fewer rows.
             queries: what is asked.
             seed: of initialisation and order.
-            stacked: whether networks are trained side by side; one after the other otherwise, with the same result
+            together: whether networks are trained side by side; one after the other otherwise, with the same result
                 but for rounding, batch boundaries and dropout.
         """
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
         raw = [fit_embedding(half, self.config.embedding) for half in halves]
         found: list[dict[str, Observed]] = [{} for _ in halves]
         quantizers = {
-            kind: self._quantizers(kind, halves, raw, seed, stacked=stacked)
+            kind: self._quantizers(kind, halves, raw, seed, together=together)
             for kind in {recipe.codes for recipe in recipes} - {None}
         }
-        benches: list[MarketBench] | None = None
+        benches: list[MarketTrainer] | None = None
         for recipe in recipes:
             coded = quantizers.get(recipe.codes, [Coded(embedding) for embedding in raw])
             if recipe.name == CONFIGURED and self.config.private_ctr:
@@ -123,9 +124,9 @@ class ShadowPlan:
                 ]
             else:
                 benches = benches or [
-                    MarketBench(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
+                    MarketTrainer(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
                 ]
-                observed = self._attack_raw(recipe, benches, coded, queries, seed, stacked=stacked)
+                observed = self._attack_raw(recipe, benches, coded, queries, seed, together=together)
             for answers, one in zip(found, observed, strict=True):
                 answers[recipe.name] = one
         return found
@@ -133,19 +134,19 @@ class ShadowPlan:
     def _attack_raw(
         self,
         recipe: Recipe,
-        benches: Sequence[MarketBench],
+        benches: Sequence[MarketTrainer],
         coded: Sequence[Coded],
         queries: Queries,
         seed: int,
         *,
-        stacked: bool,
+        together: bool,
     ) -> list[Observed]:
         choices = benches[0].grid(recipe.kind)[self.choices.get(recipe.name, 0)]
         fits = []
         for bench, own in zip(benches, coded, strict=True):
             bench.embedding = own.embedding  # histories and their scores are shared by the targets, embeddings are not
             fits.append(bench.prepare_fit(recipe, own.quantizer, seed, choices))
-        _fit_all(fits, stacked=stacked)
+        _fit_all(fits, together=together)
         observed = []
         for bench, own, fit in zip(benches, coded, fits, strict=True):
             account = None
@@ -157,7 +158,7 @@ class ShadowPlan:
     def _attack_private(self, half: PreparedMarket, own: Coded, queries: Queries, seed: int) -> Observed:
         if own.quantizer is None:
             raise ValueError("a released model needs codes")
-        bench = PrivateBench(half, own.embedding, self._fresh_noise)
+        bench = PrivateTrainer(half, own.embedding, self._fresh_noise)
         choices = dp_sgd(self.config.privacy.ctr, self.noise[self.market][CTR])
         trained = bench.train_with(own.quantizer, seed, choices, NoiseSource.from_entropy())
         account = bench.builder(own.quantizer, PrivateHistory(bench.embedding, queries.history))
@@ -194,16 +195,16 @@ class ShadowPlan:
         raw: Sequence[Embedding],
         seed: int,
         *,
-        stacked: bool,
+        together: bool,
     ) -> list[Coded]:
         private = self.config.privacy.epsilon is not None
         if kind == "local":
-            if stacked:
-                models = train_local_stacked(self.config, raw, self.market, seed)
+            if together:
+                models = train_local_together(self.config, raw, self.market, seed)
             else:
                 models = [train_local_quantizer(self.config, embedding, self.market, seed) for embedding in raw]
             return [Coded(embedding, model) for embedding, model in zip(raw, models, strict=True)]
-        if private or not stacked:
+        if private or not together:
             return [self._federate(half, own, seed) for half, own in zip(halves, raw, strict=True)]
         last: dict[str, FloatArray] = {}
 
@@ -213,7 +214,7 @@ class ShadowPlan:
             return applied
 
         embeddings = {name: raw if name == self.market else [self.other_embeddings[name]] for name in self.markets}
-        stacks = federate_stacked(self.config, embeddings, seed, copies=len(raw), combine=combine)
+        stacks = federate_together(self.config, embeddings, seed, copies=len(raw), combine=combine)
         words = stacks[self.market].codewords.numpy()
         return [
             Coded(embedding, model, Federated(aggregate, aggregate + gap))
@@ -258,9 +259,9 @@ class Coded:
     federated: Federated | None = None
 
 
-def _fit_all(fits: Sequence[Fit], *, stacked: bool) -> None:
+def _fit_all(fits: Sequence[Fit], *, together: bool) -> None:
     neural = [fit.model for fit in fits if isinstance(fit.model, NeuralModel)]
-    if not stacked or len(neural) < len(fits):
+    if not together or len(neural) < len(fits):
         for fit in fits:
             fit.run()
         return

@@ -20,16 +20,17 @@ from attacks.poisoning.strategies import (
     admits_groups,
     mean,
 )
+from attacks.side_by_side.quantizers import Movements, federate_together
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
+from fedmm_secure.ctr.recipes import configured_recipe
+from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes, codebook_use
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.quantization.stacked import Movements, federate_stacked
 
 HONEST = "none"
 _QUANTILE = 0.9  # of honest movements: where a norm bound is set
@@ -88,7 +89,7 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
         current[:] += np.stack(applied)
         return np.stack(applied)
 
-    stacks = federate_stacked(config, shared, seed, copies=len(scenarios), combine=combine)
+    stacks = federate_together(config, shared, seed, copies=len(scenarios), combine=combine)
     victims = [name for name in markets if name != attacker]
     tasks = (
         joblib.delayed(_aucs)(config, markets[name], embeddings[name], stacks[name].models(), seed) for name in victims
@@ -119,7 +120,7 @@ def _honest_norm(config: Config, shared: Mapping[str, Sequence[Embedding]], seed
         norms.extend(float(np.linalg.norm(moved[0])) for moved in movements.values())
         return mean(list(movements.values()))
 
-    federate_stacked(config, shared, seed, copies=1, combine=watch)
+    federate_together(config, shared, seed, copies=1, combine=watch)
     return float(np.quantile(norms, _QUANTILE))
 
 
@@ -128,7 +129,7 @@ def _aucs(
 ) -> list[tuple[float, int, float]]:
     """By RQ-VAE: test AUC of the configured model on its codes, global codes in use, agreement with the first's."""
     torch.set_num_threads(1)
-    bench, recipe, found = MarketBench(prepared, embedding, config), configured_recipe(config), []
+    bench, recipe, found = MarketTrainer(prepared, embedding, config), configured_recipe(config), []
     choices, honest = bench.grid(recipe.kind)[0], None
     for model in models:
         ctr, builder = bench.train(recipe, model, seed, choices)

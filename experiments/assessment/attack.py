@@ -19,17 +19,15 @@ from attacks.membership.units import UNITS, Unit
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, Attack
 from experiments.compliance.evidence import Results, add_statement, attacks_file, make_statement
-from experiments.configuration import readers_data
-from experiments.data import choose_market
-from experiments.run_directory import read_foreign_config
-from experiments.steps import track
-from fedmm_secure.artefacts import write_parquet
+from experiments.presentation.steps import track
+from experiments.runs.configuration import readers_data
+from experiments.runs.markets import choose_market
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.provenance import read_metrics
-from fedmm_secure.storage import Store
+from fedmm_secure.storage.files import Store, write_parquet
+from fedmm_secure.storage.run_directory import read_foreign_config, read_metrics
 from privacy.aggregation.identities import Identity
 
 

@@ -16,7 +16,7 @@ from attacks.views import View, collusion_view, market_view, server_view
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.randomness import numpy_generator
-from fedmm_secure.storage import Store
+from fedmm_secure.storage.files import Store
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,17 @@ from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.assessment.figures import draw_audit
 from experiments.compliance.evidence import AUDIT, add_statement, audit_file, make_statement
-from experiments.configuration import resolve
-from experiments.data import choose_market
-from experiments.run_directory import read_foreign_config, read_noise
-from fedmm_secure.artefacts import write_parquet
+from experiments.runs.configuration import resolve
+from experiments.runs.markets import choose_market
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
-from fedmm_secure.provenance import read_metrics
-from fedmm_secure.storage import Store, write_json
+from fedmm_secure.storage.files import Store, write_parquet
+from fedmm_secure.storage.run_directory import read_foreign_config, read_metrics, read_noise
 from privacy.accounting.ledger import read_ledger, stage_group
 from privacy.aggregation.identities import Identity
+from privacy.files import write_json
 from privacy.mechanisms.randomness import NoiseSource
 
 Report = Callable[[str, int, int], None]

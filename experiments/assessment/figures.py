@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
-from experiments.reports.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
+from experiments.presentation.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
 from privacy.accounting.guarantees import Guarantee
 from privacy.accounting.text import epsilon_text
 

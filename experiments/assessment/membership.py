@@ -15,11 +15,11 @@ from attacks.membership.units import Unit
 from attacks.metrics import within_bound
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.figures import draw_roc
-from experiments.run_directory import read_noise
-from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.federation.closing import read_committed
 from fedmm_secure.federation.private_record import private_name, tuned_file
+from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.run_directory import read_noise
 from privacy.accounting.guarantees import Guarantee, changed_rows
 from privacy.foreign import parse_json
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from experiments.reports.text import estimate_text
+from experiments.presentation.text import estimate_text
 
 if TYPE_CHECKING:
     from experiments.assessment.attacked import Attacked

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from attacks.inversion.reconstruction import Released
-from fedmm_secure.artefacts import quantizer_path
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.serving import load_embedding, load_quantizer
+from fedmm_secure.results.scoring import load_embedding, load_quantizer
+from fedmm_secure.storage.run_directory import quantizer_path
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import tenseal as ts
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from attacks.metrics import Estimate, mean_estimate
-from experiments.steps import track
+from experiments.presentation.steps import track
 from fedmm_secure.config import Config
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.randomness import numpy_generator

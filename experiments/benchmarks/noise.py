@@ -13,7 +13,7 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 
 from attacks.metrics import Estimate, mean_estimate
-from experiments.steps import track
+from experiments.presentation.steps import track
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from fedmm_secure.randomness import torch_generator

@@ -15,12 +15,12 @@ from sklearn.metrics import roc_auc_score
 from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
-from experiments.data import choose_market
-from experiments.steps import track
+from experiments.presentation.steps import track
+from experiments.runs.markets import choose_market
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.randomness import numpy_generator
-from fedmm_secure.storage import Store
+from fedmm_secure.storage.files import Store
 
 LOOPED = 6  # single fits that a repetition times
 
@@ -88,7 +88,7 @@ def _looped(plan: ShadowPlan, models: int, threads: int, seed: int) -> tuple[flo
     queries = Queries.of(prepared)
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    found = [plan.train([halve(prepared, "interaction", own)], queries, 0, stacked=False)[0] for own in member]
+    found = [plan.train([halve(prepared, "interaction", own)], queries, 0, together=False)[0] for own in member]
     minutes = (time.perf_counter() - start) / 60.0
     torch.set_num_threads(1)
     asked = np.isin(train, queries.rows)

@@ -13,11 +13,11 @@ from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.console import one_line, say, say_json, wide_console
-from experiments.run_directory import examining
-from experiments.tables import Table
+from experiments.presentation.console import one_line, say, say_json, wide_console
+from experiments.presentation.tables import Table
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import examining
 
 ATTACK_HELP = (
     "Attack a run and see what an adversary gets, each against its view and with what it knows beforehand:\n\n\b\n"

@@ -12,10 +12,10 @@ import typer
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.console import say, say_json, wide_console
-from experiments.run_directory import examining
-from experiments.tables import Table
+from experiments.presentation.console import say, say_json, wide_console
+from experiments.presentation.tables import Table
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
 
 AUDIT_HELP = (

@@ -9,10 +9,10 @@ import typer
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
-from experiments.configuration import SYNTHETIC, resolve
-from experiments.console import say, say_json, wide_console
-from experiments.reports.text import estimate_text
-from experiments.tables import Table
+from experiments.presentation.console import say, say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.presentation.text import estimate_text
+from experiments.runs.configuration import SYNTHETIC, resolve
 from fedmm_secure.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)

@@ -8,10 +8,10 @@ import typer
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
-from experiments.configuration import resolve
-from experiments.console import say_json, wide_console
-from experiments.steps import track
-from experiments.tables import Table
+from experiments.presentation.console import say_json, wide_console
+from experiments.presentation.steps import track
+from experiments.presentation.tables import Table
+from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import delta_text, epsilon_text
 
@@ -29,7 +29,7 @@ def budget(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is None:
         raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
-    from experiments.budget import market_budget  # the accountants: not to refuse a configuration
+    from experiments.runs.budget import market_budget  # the accountants: not to refuse a configuration
     from fedmm_secure.data.prepare import load_markets
     from fedmm_secure.guarantee.plannable import range_text
 

@@ -13,18 +13,17 @@ import typer
 
 from experiments.commands.options import JsonFlag
 from experiments.commands.progress import TaskProgress
-from experiments.console import say, say_json, wide_console
-from experiments.reports.text import difference_text, figure_text, largest_epsilon
-from experiments.run_directory import examining
-from experiments.tables import Table
+from experiments.presentation.console import say, say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.presentation.text import difference_text, figure_text, largest_epsilon
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage.run_directory import examining, read_metrics
 from privacy.accounting.text import epsilon_text
 from privacy.files import write_json
 
 if TYPE_CHECKING:
-    from experiments.comparison import Difference
+    from experiments.runs.comparison import Difference
 
 COMPARE_HELP = (
     "Runs side by side: test AUC, and the differences from the first with 95 % intervals, paired where the runs ranked "
@@ -41,9 +40,9 @@ def compare(
 ) -> None:
     if len(runs) < 2:
         raise ConfigError("compare needs at least two runs")
-    from experiments.comparison import TABLE, compare_runs, comparison_table, draw_comparison, records_of
-    from experiments.reports.drawing import write_drawing
-    from fedmm_secure.artefacts import write_parquet
+    from experiments.presentation.drawing import write_drawing
+    from experiments.runs.comparison import TABLE, compare_runs, comparison_table, draw_comparison, records_of
+    from fedmm_secure.storage.files import write_parquet
 
     with TaskProgress("comparing", quiet=as_json), ExitStack() as stack:
         for run in runs:

@@ -11,9 +11,9 @@ import typer
 
 from experiments.commands.options import USAGE, JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
-from experiments.configuration import QUICKSTART, resolve
-from experiments.console import one_line, say, say_json, wide_console
-from experiments.tables import Table
+from experiments.presentation.console import one_line, say, say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.runs.configuration import QUICKSTART, resolve
 from fedmm_secure.config import SyntheticSpec
 
 data_app = typer.Typer(help="Look at market data before running.", no_args_is_help=True, rich_markup_mode=None)
@@ -28,7 +28,7 @@ def data_info(
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
-    from experiments.data import market_summary, reading_lines  # brings the readers of tables
+    from experiments.runs.markets import market_summary, reading_lines  # brings the readers of tables
     from fedmm_secure.data.prepare import prepare_markets
 
     with TaskProgress("reading markets", quiet=as_json):
@@ -57,7 +57,7 @@ def data_check(
     overrides: SetOption = None,
 ) -> None:
     settings = resolve(config, overrides or [])
-    from experiments.data import check_markets, reading_lines  # brings the readers of tables
+    from experiments.runs.markets import check_markets, reading_lines  # brings the readers of tables
 
     with TaskProgress("reading markets"):
         fit, problems = check_markets(settings.data)
@@ -83,7 +83,7 @@ def data_synthesize(
     items: Annotated[int, typer.Option(min=20)] = 120,
     seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,
 ) -> None:
-    from experiments.data import synthesize_files  # brings the writers of tables
+    from experiments.runs.markets import synthesize_files  # brings the writers of tables
 
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
     with TaskProgress("generating markets"):

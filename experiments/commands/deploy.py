@@ -13,14 +13,14 @@ import typer
 from experiments.commands.options import FINDING, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
-from experiments.configuration import SYNTHETIC, resolve
-from experiments.console import command_text, one_line, say, wide_console
 from experiments.deploy.certificates import LOOPBACK_CA, make_certificates
 from experiments.deploy.processes import DeploymentError, Processes
 from experiments.deploy.proxies import FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, write_market_proxy, write_server_proxy
 from experiments.deploy.tools import ADDRESS, flower_tool
-from experiments.reports.text import figure_text
-from experiments.tables import Table
+from experiments.presentation.console import command_text, one_line, say, wide_console
+from experiments.presentation.tables import Table
+from experiments.presentation.text import figure_text
+from experiments.runs.configuration import SYNTHETIC, resolve
 from privacy.aggregation.keys import SERVER, KeyDirectory
 from privacy.files import KeyFileError
 

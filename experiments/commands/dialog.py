@@ -10,7 +10,7 @@ from typing import TypeVar
 import typer
 
 from experiments.commands.options import FINDING
-from experiments.console import one_line, say
+from experiments.presentation.console import one_line, say
 from fedmm_secure.data.questions import Answers, Question, UndecidedError
 
 T = TypeVar("T")

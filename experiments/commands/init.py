@@ -14,16 +14,16 @@ import typer
 
 from experiments.commands.dialog import SPELLED, Dialog
 from experiments.commands.progress import TaskProgress
-from experiments.console import command_text, say
+from experiments.presentation.console import command_text, say
 from fedmm_secure.config import MIN_COHORT, MarketFile, config_from_data
 from fedmm_secure.data.questions import NO, NONE, YES, Answers
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.foreign_yaml import parse_yaml
+from fedmm_secure.foreign.yaml_text import parse_yaml
 from privacy.files import write_atomic
 
 if TYPE_CHECKING:
-    from experiments.first_configuration import FirstChoices
-    from experiments.first_look import Looked
+    from experiments.first_run.configuration import FirstChoices
+    from experiments.first_run.look import Looked
     from fedmm_secure.data.prepare import PreparedMarket
 
 INIT_HELP = (
@@ -81,8 +81,8 @@ def init(
 ) -> None:
     if out.exists() and not force:
         raise ConfigError(f"{out}: is there already; --force writes over it, --out names another file")
-    from experiments.first_configuration import FirstChoices, configuration_text, split_catalogues  # reads tables
-    from experiments.first_look import decide_catalogue, decide_pool, decide_shared_users
+    from experiments.first_run.configuration import FirstChoices, configuration_text, split_catalogues  # reads tables
+    from experiments.first_run.look import decide_catalogue, decide_pool, decide_shared_users
 
     rows, catalogues = split_catalogues(files)
     if len(rows) < MIN_COHORT:
@@ -137,7 +137,7 @@ def _yes_or_no(answer: bool | None) -> list[str] | None:
 
 def _guess(dialog: Dialog, root: Path, rows: Sequence[Path], catalogues: Mapping[Path, Path]) -> dict[str, MarketFile]:
     """How each market's file is read, with paths below ``root``; without those about which a question is open."""
-    from experiments.first_configuration import market_names
+    from experiments.first_run.configuration import market_names
     from fedmm_secure.data.guessing import guess_file
 
     every = len(catalogues) == len(rows)  # a catalogue of some markets alone is none of a run's choices
@@ -153,7 +153,7 @@ def _guess(dialog: Dialog, root: Path, rows: Sequence[Path], catalogues: Mapping
 
 
 def _read(root: Path, markets: Mapping[str, MarketFile], answers: Answers) -> Looked:
-    from experiments.first_look import read_all
+    from experiments.first_run.look import read_all
 
     with TaskProgress("reading files") as progress:
         return read_all(root, markets, answers, progress.update)
@@ -166,7 +166,7 @@ def _tell(
     prepared: Mapping[str, PreparedMarket],
     out: Path,
 ) -> None:
-    from experiments.data import reading_lines
+    from experiments.runs.markets import reading_lines
 
     for name, file in markets.items():
         columns = ", ".join(f"{role} {column!r}" for role, column in file.roles.items())

@@ -11,7 +11,7 @@ import typer
 from click import Context
 from typer.core import TyperGroup
 
-from experiments.console import command_text, one_line, say
+from experiments.presentation.console import command_text, one_line, say
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 GoOn = Callable[[], str | None]

@@ -9,9 +9,9 @@ import typer
 
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
-from experiments.configuration import resolve
-from experiments.console import one_line, say, say_json, wide_console
-from experiments.tables import Table
+from experiments.presentation.console import one_line, say, say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.identities import CARD_FILE, Identity, read_card
@@ -90,7 +90,7 @@ def init(
     settings = resolve(config, overrides or [])
     markets = sorted({*others, market} - {SERVER})
     stated = dict(_size(text, markets) for text in sizes or [])
-    from experiments.key_plans import plan_of  # and with it the encryption
+    from experiments.deploy.key_plans import plan_of  # and with it the encryption
 
     plan = plan_of(settings, markets, stated)
     identity = own_identity(directory, market, passphrase)
@@ -128,7 +128,7 @@ def rotate(
         refuse_few_markets(current, left)
     sizes = {name: size for name, size in current.sizes.items() if name in left}
     settings = None if config is None else resolve(config, overrides or [])
-    from experiments.key_plans import plan_for  # and with it the encryption
+    from experiments.deploy.key_plans import plan_for  # and with it the encryption
 
     plan = plan_for(current, left, sizes, settings)
     bundle, sealed = found_federation(
@@ -191,7 +191,7 @@ def explain(
     ):
         if sized:
             raise ConfigError(f"{key}: parameters depend on the markets' sizes; see the bundle of keys init")
-    from experiments.key_plans import explanation, plan_of  # and with it the encryption
+    from experiments.deploy.key_plans import explanation, plan_of  # and with it the encryption
 
     plan = plan_of(settings, list(map(str, range(n_markets))), {})
     found = explanation(plan)

@@ -9,10 +9,10 @@ import typer
 
 from experiments.commands.options import JsonFlag
 from experiments.commands.progress import TaskProgress
-from experiments.console import say_json, wide_console
-from experiments.listing import list_runs
-from experiments.reports.text import figure_text
-from experiments.tables import Table
+from experiments.presentation.console import say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.presentation.text import figure_text
+from experiments.runs.listing import list_runs
 from privacy.accounting.text import epsilon_text
 
 RUNS_HELP = "List the runs and sweeps in a folder.\n\nExample: fedmm runs runs"

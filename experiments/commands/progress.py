@@ -1,6 +1,6 @@
 """Progress of whatever takes long: bars on a terminal, elsewhere a line every half minute; both with the time left.
 
-A command opens one display; whatever runs inside tells it of its steps (``experiments.steps``).
+A command opens one display; whatever runs inside tells it of its steps (``experiments.presentation.steps``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.console import PlainConsole, one_line
-from experiments.steps import shown_on
+from experiments.presentation.console import PlainConsole, one_line
+from experiments.presentation.steps import shown_on
 from privacy.accounting.text import epsilon_text
 
 if TYPE_CHECKING:  # nothing of a sweep is loaded to show another command's progress

@@ -13,10 +13,10 @@ from experiments.commands.options import FINDING
 from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.compliance.document import Declarations, TrustedStated, schema_text
-from experiments.console import one_line, say
-from experiments.run_directory import examining, read_foreign_config
+from experiments.presentation.console import one_line, say
 from experiments.sweep.files import is_sweep
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import examining, read_foreign_config
 from privacy.aggregation.identities import read_card
 
 REPORT_HELP = (

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from experiments import run_directory
 from experiments.commands.interruption import resumable
 from experiments.commands.options import JsonFlag, Quiet, SetOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, read_passphrase
-from experiments.configuration import QUICKSTART, resolve, shipped
-from experiments.console import command_text, say_json
-from experiments.tracking import TRACKERS
+from experiments.presentation.console import command_text, say_json
+from experiments.runs.configuration import QUICKSTART, resolve, shipped
+from experiments.runs.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.provenance import CONFIG_FILE
+from fedmm_secure.storage import run_directory
+from fedmm_secure.storage.run_directory import CONFIG_FILE
 from privacy.aggregation.keys import KeyDirectory
 
 RUN_HELP = (
@@ -57,11 +57,11 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
-    from experiments.execution import execute  # what trains, and what draws: not to refuse a configuration
-    from experiments.outlook import OutlookListener
-    from experiments.quickstart import run_quickstart
+    from experiments.first_run.quickstart import run_quickstart
     from experiments.reports.run import write_report
     from experiments.reports.screen import Finished, next_commands, show
+    from experiments.runs.execution import execute  # what trains, and what draws: not to refuse a configuration
+    from experiments.runs.outlook import OutlookListener
     from experiments.verification.run import examine_run
 
     again = ["run", "--resume", "--out", directory, *([] if sign is None else ["--sign", sign])]

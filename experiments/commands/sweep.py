@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments import run_directory
 from experiments.commands.interruption import resumable
 from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption
 from experiments.commands.progress import SweepProgress
-from experiments.console import command_text, one_line, say, say_json, wide_console
-from experiments.reports.text import figure_text
+from experiments.presentation.console import command_text, one_line, say, say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.presentation.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
-from experiments.tables import Table
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.provenance import CELLS
+from fedmm_secure.storage import run_directory
+from fedmm_secure.storage.run_directory import CELLS
 
 if TYPE_CHECKING:
     import pandas as pd

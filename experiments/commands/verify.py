@@ -10,7 +10,7 @@ import typer
 
 from experiments.commands.options import FINDING, JsonFlag
 from experiments.commands.progress import TaskProgress
-from experiments.console import one_line, say, say_json
+from experiments.presentation.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.identities import read_card
 

@@ -25,7 +25,6 @@ from experiments.compliance.document import (
 from experiments.compliance.evidence import binding_of, examine, trusting
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
-from experiments.run_directory import read_environment, read_foreign_config, read_noise
 from experiments.verification.closing import Signature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
@@ -34,7 +33,7 @@ from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
 from privacy.accounting.account import AccountError, PrivacyAccount
 from privacy.accounting.events import event_to_data, gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon

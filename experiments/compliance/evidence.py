@@ -30,7 +30,7 @@ from experiments.compliance.document import (
 )
 from experiments.compliance.signatures import check_signature, make_signature
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.provenance import code_version
+from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle

@@ -16,7 +16,7 @@ from experiments.compliance.document import (
     Standing,
     VerdictStated,
 )
-from experiments.reports.text import worst
+from experiments.presentation.text import worst
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 

@@ -17,13 +17,13 @@ from experiments.compliance.judgement import (
     scope,
 )
 from experiments.compliance.signatures import check_signature, make_signature
-from experiments.reports.page import render
+from experiments.presentation.page import render
+from experiments.presentation.text import catalogue_lines
 from experiments.reports.privacy import WHO
-from experiments.reports.text import catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
+from privacy.files import write_atomic
 from privacy.foreign import ForeignFileError, decode, parse_json, read_bytes
 from privacy.json_text import json_text
 

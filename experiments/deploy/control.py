@@ -22,9 +22,8 @@ from experiments.deploy.processes import DeploymentError
 from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
 from experiments.deploy.tools import LINE, QUIET, ends_with_parent, flower_tool, search_path
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_atomic
 from privacy.aggregation.keys import KeyDirectory
-from privacy.files import KeyFileError
+from privacy.files import KeyFileError, write_atomic
 from privacy.json_text import json_text
 
 CONNECTION, DATABASE = "fedmm", "superlink.db"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from experiments.data import synthesize_files
 from experiments.deploy.certificates import make_certificates
 from experiments.deploy.tools import ADDRESS, flower_tool
+from experiments.runs.markets import synthesize_files
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.config.choices import is_shipped
 from fedmm_secure.data.prepare import load_markets
@@ -24,9 +24,9 @@ from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.members import local_ceremony
 from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.provenance import to_yaml
-from fedmm_secure.storage import write_atomic
+from fedmm_secure.storage.run_directory import to_yaml
 from privacy.aggregation.keys import SERVER
+from privacy.files import write_atomic
 
 SHARED_ITEMS_FILE = "shared-items.txt"
 

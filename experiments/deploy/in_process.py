@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 
 from experiments.deploy.homes import Homes
-from experiments.run_directory import read_config
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.foreign import parse_tensors
-from fedmm_secure.market_service import run_directories
+from fedmm_secure.federation.market_service import run_directories
+from fedmm_secure.foreign.formats import parse_tensors
 from fedmm_secure.pipeline import run_pipeline
-from fedmm_secure.provenance import begin
+from fedmm_secure.storage.run_directory import begin, read_config
 from privacy.foreign import read_bytes
 
 

@@ -11,18 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from experiments.console import say
 from experiments.deploy.framing import receive, send
 from experiments.deploy.processes import interruptible
+from experiments.presentation.console import say
+from experiments.presentation.text import figure_text
 from experiments.reports.run import write_report
-from experiments.reports.text import figure_text
-from experiments.run_directory import Log, read_config
-from fedmm_secure import provenance
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.market_service import MarketService
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
-from fedmm_secure.market_service import MarketService
 from fedmm_secure.pipeline import Listener
+from fedmm_secure.storage.run_directory import Log, begin, read_config
 from privacy.aggregation.keys import KeyDirectory
 
 SOCKET, LOCK = "market.sock", "market.lock"
@@ -129,11 +128,11 @@ def open_service(
     keys, config = KeyDirectory(home / "keys"), read_config(home)
     member = Membership(keys, keys.identity(passphrase))
 
-    def begin(directory: Path) -> None:
-        provenance.begin(directory, config)
+    def started(directory: Path) -> None:
+        begin(directory, config)
 
     name = member.identity.card.name
-    return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=begin)
+    return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=started)
 
 
 def _serve(caller: socket.socket, service: MarketService) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from experiments.console import one_line, say
 from experiments.deploy.processes import HOME_VARIABLE
 from experiments.deploy.tools import LINE
-from experiments.run_directory import Log, read_config
+from experiments.presentation.console import one_line, say
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.orders import Absence, Order, Place, Rejection
@@ -24,8 +23,9 @@ from fedmm_secure.federation.parties import make_server, start_of
 from fedmm_secure.federation.requests import Reply, Request, RequestError
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
 from fedmm_secure.federation.transcript import AGGREGATE, Transcript
-from fedmm_secure.storage import write_json
+from fedmm_secure.storage.run_directory import Log, read_config
 from privacy.aggregation.keys import BUNDLE_FILE, KeyDirectory, check_server_directory
+from privacy.files import write_json
 
 RECORD = "fedmm"
 DEFAULT_TIMEOUT = 600.0

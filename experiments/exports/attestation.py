@@ -18,8 +18,8 @@ from securesystemslib.exceptions import FormatError
 
 from experiments.compliance.document import SCHEMA_ID, SignedReport
 from experiments.compliance.signing import JSON_FILE, MAX_BYTES, ReportError, report_text
-from fedmm_secure.storage import write_atomic
 from privacy.aggregation.identities import Identity
+from privacy.files import write_atomic
 from privacy.foreign import ForeignFileError, json_object, read_bytes
 from privacy.json_text import json_text
 

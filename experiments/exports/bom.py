@@ -17,8 +17,8 @@ from experiments.compliance.judgement import claimed_epsilon
 from experiments.compliance.questions import NIST, answer
 from experiments.compliance.signing import signed_bytes
 from fedmm_secure.guarantee.stages import CTR, QUANTIZER
-from fedmm_secure.storage import write_atomic
 from privacy.accounting.text import delta_text, epsilon_text
+from privacy.files import write_atomic
 from privacy.json_text import json_text
 
 BOM_FILE = "bom.cdx.json"

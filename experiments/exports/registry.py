@@ -25,10 +25,10 @@ from experiments.exports.registry_record import (
     RegistryRecord,
     Variant,
 )
-from experiments.reports.text import catalogue_lines, worst
+from experiments.presentation.text import catalogue_lines, worst
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage import write_atomic
 from privacy.accounting.text import delta_text, epsilon_text
+from privacy.files import write_atomic
 
 REGISTRY_FILE = "registry.yaml"
 OPEN = "OPEN: "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.reports.text import worst
+from experiments.presentation.text import worst
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, DECRYPTED_VIEWS
 

@@ -12,6 +12,9 @@ from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
 from experiments.compliance.evidence import examine, read_attacks, read_audits, trusting
 from experiments.compliance.judgement import evaluation_note
+from experiments.presentation.drawing import Drawing, inline
+from experiments.presentation.page import render
+from experiments.presentation.text import catalogue_lines, natural_key
 from experiments.reports.accuracy import (
     MANY_MARKETS,
     Comparison,
@@ -23,8 +26,6 @@ from experiments.reports.accuracy import (
     outcomes,
     spread,
 )
-from experiments.reports.drawing import Drawing, inline
-from experiments.reports.page import render
 from experiments.reports.privacy import NO_BUDGET, WHO, ViewLine, view_lines
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.standing import (
@@ -37,14 +38,12 @@ from experiments.reports.standing import (
     signature_lines,
     verification_line,
 )
-from experiments.reports.text import catalogue_lines, natural_key
-from experiments.run_directory import LOG_FILE, MALFORMED, read_environment, read_foreign_config
 from experiments.verification.run import Examination, examine_run
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
-from fedmm_secure.provenance import read_metrics
-from fedmm_secure.storage import write_atomic
+from fedmm_secure.storage.run_directory import LOG_FILE, MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
+from privacy.files import write_atomic
 from privacy.foreign import ForeignDirectory
 
 REPORT = "report.html"

@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
+from experiments.presentation.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
+from experiments.presentation.text import figure_text, natural_key
 from experiments.reports.accuracy import MANY_MARKETS
 from experiments.reports.codebook import Codebook, codebook_of, coded
-from experiments.reports.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
-from experiments.reports.text import figure_text, natural_key
-from experiments.run_directory import LOG_FILE
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
+from fedmm_secure.storage.run_directory import LOG_FILE
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.foreign import ForeignDirectory
 

@@ -17,12 +17,12 @@ from rich.table import Table as Layout
 
 from experiments.assessment.findings import Found
 from experiments.assessment.records import ATTACKS
-from experiments.console import PlainConsole, one_line, say
+from experiments.presentation.console import PlainConsole, one_line, say
+from experiments.presentation.tables import Table
+from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
 from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
 from experiments.reports.standing import signature_lines
-from experiments.reports.text import difference_text, estimate_text, figure_text, interval_text
-from experiments.tables import Table
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS

@@ -9,14 +9,13 @@ from typing import Any
 import pandas as pd
 
 from experiments.assessment.records import ATTACKS
-from experiments.console import command_text
-from experiments.reports.drawing import write_drawing
-from experiments.reports.page import write_page
+from experiments.presentation.console import command_text
+from experiments.presentation.drawing import write_drawing
+from experiments.presentation.page import write_page
+from experiments.presentation.steps import track
 from experiments.reports.privacy import WHO
 from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
-from experiments.run_directory import read_environment
-from experiments.steps import track
 from experiments.sweep.grid import expand
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
@@ -24,7 +23,7 @@ from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import readers_account, spent_on_same_data
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage.run_directory import read_environment, read_metrics
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.errors import InputError

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.reports.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled
+from experiments.presentation.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.sweep.grid import MARKETS
 from experiments.sweep.summary import accuracy, grouped, markets_of, over_seeds, value_text
 from experiments.sweep.table import MACRO

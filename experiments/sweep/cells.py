@@ -15,14 +15,14 @@ from typing import Any, Literal
 import matplotlib
 
 from experiments.assessment.attack import attack_run
-from experiments.execution import execute
+from experiments.runs.execution import execute
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
-from fedmm_secure.cache import Cache
-from fedmm_secure.provenance import CONFIG_FILE, METRICS_FILE
-from fedmm_secure.storage import write_json
+from fedmm_secure.storage.cache import Cache
+from fedmm_secure.storage.run_directory import CONFIG_FILE, METRICS_FILE
 from privacy.errors import InputError
+from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
 
 Status = Literal["done", "failed", "open"]

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
-from experiments.configuration import SYNTHETIC, locate, resolve, shipped
+from experiments.runs.configuration import SYNTHETIC, locate, resolve, shipped
 from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 from pebble import ProcessExpired, ProcessPool
 
-from experiments.configuration import locate, shipped
-from experiments.run_directory import read_environment
+from experiments.runs.configuration import locate, shipped
 from experiments.sweep.cells import (
     Failure,
     Status,
@@ -27,10 +26,10 @@ from experiments.sweep.cells import (
 from experiments.sweep.grid import Cell, Grid, grid_from_data
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.foreign_yaml import MAX_YAML_BYTES, parse_yaml
-from fedmm_secure.provenance import CELLS, GRID_FILE, code_version
-from fedmm_secure.storage import write_atomic
-from privacy.files import private_folder
+from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
+from fedmm_secure.storage.provenance import code_version
+from fedmm_secure.storage.run_directory import CELLS, GRID_FILE, read_environment
+from privacy.files import private_folder, write_atomic
 from privacy.foreign import ForeignDirectory
 
 CACHE = "cache"

@@ -13,10 +13,10 @@ from experiments.assessment.records import ATTACKS
 from experiments.compliance.evidence import Results, read_attacks
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
-from fedmm_secure.artefacts import write_parquet
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.guarantee.stages import ALL_VIEWS
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.run_directory import read_metrics
 
 TABLE = "results.parquet"
 MACRO = "macro"

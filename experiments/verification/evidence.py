@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.run_directory import read_environment, read_foreign_config
 from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
@@ -23,7 +22,14 @@ from fedmm_secure.federation.private_record import PRIVATE
 from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
+from fedmm_secure.storage.run_directory import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    read_environment,
+    read_foreign_config,
+    read_metrics,
+)
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle

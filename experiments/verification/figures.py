@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.differences import differences
+from experiments.runs.differences import differences
 from experiments.verification.evidence import Evidence, sections
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays
 from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.guarantee.stages import EVALUATION
-from fedmm_secure.provenance import METRICS_FILE
-from fedmm_secure.results import noisy_metrics
+from fedmm_secure.results.metrics import noisy_metrics
+from fedmm_secure.storage.run_directory import METRICS_FILE
 from privacy.accounting.ledger_check import Finding
 
 _SIZES = frozenset({"n_users", "n_items"})  # public, and compared with the opening line

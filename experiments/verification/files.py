@@ -11,12 +11,12 @@ from experiments.verification.evidence import TRANSCRIPT, Evidence
 from experiments.verification.layout import layout_findings
 from experiments.verification.schemas import environment_problems, metrics_problems
 from fedmm_secure.federation.transcript import INDEX, index_bytes
-from fedmm_secure.foreign_yaml import parse_yaml
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
-from fedmm_secure.results import communication
-from fedmm_secure.storage import json_bytes
+from fedmm_secure.foreign.yaml_text import parse_yaml
+from fedmm_secure.results.metrics import communication
+from fedmm_secure.storage.run_directory import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
+from privacy.files import json_bytes
 from privacy.foreign import read_bytes
 
 

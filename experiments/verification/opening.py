@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.differences import differences
+from experiments.runs.differences import differences
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.closing import MARKET_FILES
@@ -16,7 +16,7 @@ from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
 from fedmm_secure.guarantee.statement import guarantees
-from fedmm_secure.provenance import METRICS_FILE
+from fedmm_secure.storage.run_directory import METRICS_FILE
 from privacy.accounting.ledger_check import Finding, check_claims, unaccountable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

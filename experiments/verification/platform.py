@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from experiments.verification.evidence import Evidence
-from fedmm_secure.provenance import code_version, machine, packages
+from fedmm_secure.storage.provenance import code_version, machine, packages
 
 
 def same_libraries(evidence: Evidence) -> bool:

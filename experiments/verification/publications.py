@@ -13,15 +13,13 @@ from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import integers, sums_of
 from experiments.verification.platform import same_libraries, same_machine
 from experiments.verification.transcript import Opened
-from fedmm_secure.artefacts import CODE_COLUMNS, ctr_path, quantizer_path
-from fedmm_secure.collaborative.private import ItemCounts
+from fedmm_secure.collaborative.dp_svd import ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
-from fedmm_secure.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
 from fedmm_secure.federation.shared_catalogue import Totals
 from fedmm_secure.federation.transcript import PUBLICATION, SUM
-from fedmm_secure.foreign import parse_table
+from fedmm_secure.foreign.formats import parse_table
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
     WORDS,
@@ -48,6 +46,9 @@ from fedmm_secure.guarantee.stages import (
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
+from fedmm_secure.results.artefacts import CODE_COLUMNS
+from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
+from fedmm_secure.storage.run_directory import ctr_path, quantizer_path
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignFileError, read_bytes

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.run_directory import MALFORMED
-from experiments.steps import tell_step
+from experiments.presentation.steps import tell_step
 from experiments.verification.closing import Signature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
@@ -27,7 +26,8 @@ from experiments.verification.publications import artefact_findings, read_public
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
 from fedmm_secure.guarantee.publications import Publications
-from fedmm_secure.provenance import code_version
+from fedmm_secure.storage.provenance import code_version
+from fedmm_secure.storage.run_directory import MALFORMED
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedmm_secure.config import Config
-from fedmm_secure.provenance import PACKAGES
+from fedmm_secure.storage.provenance import PACKAGES
 
 _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

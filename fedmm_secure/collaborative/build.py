@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fedmm_secure.cache import Cache, market_digest
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.lightgcn import LightGCNEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.data.market import history_matrix
-from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.data.prepare import PreparedMarket, market_digest
+from fedmm_secure.storage.cache import Cache
 
 
 def fit_embedding(prepared: PreparedMarket, config: EmbeddingConfig, cache: Cache | None = None) -> Embedding:

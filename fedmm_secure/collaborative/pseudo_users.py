@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.private import DPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.data.market import IntArray
 
 LENGTHS = (3, 12)  # items of a pseudo-user, uniform; a public choice

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedmm_secure.config.run import Config
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.foreign_yaml import MAX_YAML_BYTES, parse_yaml
+from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
 from privacy.accounting.lines import canonical_json
 from privacy.foreign import ForeignFileError, read_bytes
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.private import DPSVDEmbedding
-from fedmm_secure.collaborative.shared_private import SharedDPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
+from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.data.market import FloatArray, IntArray, rank_from_latest
 from fedmm_secure.quantization.codes import Codes
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fedmm_secure.data.faults import Faults
 from fedmm_secure.data.text import Block
 from fedmm_secure.errors import DataError
-from fedmm_secure.parquet_pages import column_chunks, largest_batch, unpacked_pages
+from fedmm_secure.foreign.parquet_pages import column_chunks, largest_batch, unpacked_pages
 
 BATCH_ROWS = 2**18
 MAX_BATCH_BYTES = 2**30  # unpacked, of all columns that are read together: so much is in memory at a time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedmm_secure.data.splits import Split, global_date, leave_last_out
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.errors import DataError
 from fedmm_secure.randomness import numpy_generator
+from fedmm_secure.storage.digests import arrays_digest
 
 
 @dataclass(frozen=True)
@@ -191,3 +193,17 @@ def sizes(prepared: PreparedMarket) -> dict[str, Any]:
         "n_test_positives": int(whole.test.label.sum()),
         "skipped_rows": market.skipped_rows,
     }
+
+
+def market_digest(prepared: PreparedMarket) -> str:
+    """Hash of a market's rows, split, pool and candidates."""
+    market, split, pool = prepared.market, prepared.split, prepared.pool
+    digest = hashlib.sha256(f"{market.name} {market.has_time} {market.calendar}".encode())
+    for ids in (market.user_ids, market.item_ids):
+        for identifier in ids.tolist():
+            text = str(identifier).encode()
+            digest.update(len(text).to_bytes(4, "big") + text)
+    rows = (market.user, market.item, market.rating, market.time)
+    return arrays_digest(
+        *rows, split.train, split.valid, split.test, pool.items, pool.weights, start=digest.digest(),
+    ) + prepared.valid.sha256() + prepared.test.sha256()  # fmt: skip

@@ -20,13 +20,13 @@ from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
-from fedmm_secure.storage import write_json
 from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, heard_of
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
 from privacy.accounting.spendings import Spending
+from privacy.files import write_json
 
 
 @dataclass(frozen=True)

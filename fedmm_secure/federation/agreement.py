@@ -45,9 +45,9 @@ from fedmm_secure.federation.transcript import (
     Record,
     Transcript,
 )
-from fedmm_secure.storage import write_atomic, write_json
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle
+from privacy.files import write_atomic, write_json
 
 
 @dataclass

@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedmm_secure.artefacts import published_models
 from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
@@ -24,12 +23,13 @@ from fedmm_secure.federation.account import account_of, data_fingerprint
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.private_record import PRIVATE, commitment, committed, make_salt, private_name, read_salt
 from fedmm_secure.federation.transcript import Record
-from fedmm_secure.provenance import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
-from fedmm_secure.results import Metrics
-from fedmm_secure.storage import write_json
+from fedmm_secure.results.artefacts import published_models
+from fedmm_secure.results.metrics import Metrics
+from fedmm_secure.storage.run_directory import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
+from privacy.files import write_json
 from privacy.foreign import ForeignFileError, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)

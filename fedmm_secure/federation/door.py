@@ -30,12 +30,11 @@ from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
-from fedmm_secure.storage import write_atomic
 from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
-from privacy.files import KeyFileError, erase, read_secret, write_secret
+from privacy.files import KeyFileError, erase, read_secret, write_atomic, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
 

@@ -30,16 +30,17 @@ from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
-from fedmm_secure.provenance import ENVIRONMENT_FILE, code_version
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
-from fedmm_secure.storage import remove_unfinished, write_atomic, write_json
+from fedmm_secure.storage.files import remove_unfinished
+from fedmm_secure.storage.provenance import code_version
+from fedmm_secure.storage.run_directory import ENVIRONMENT_FILE
 from privacy.accounting.account import PrivacyAccount, PublicData
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
-from privacy.files import erase
+from privacy.files import erase, write_atomic, write_json
 from privacy.mechanisms.meter import spare_coordinates
 
 

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmm_secure.artefacts import ctr_path
 from fedmm_secure.collaborative.base import Embedding
-from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts, release_counts
-from fedmm_secure.ctr.private import PrivateBench, PrivateTraining
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
+from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
-from fedmm_secure.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, totals
 from fedmm_secure.federation.transactions import Result, Transaction
@@ -31,7 +29,9 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.storage import Arrays, Store
+from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
+from fedmm_secure.storage.files import Arrays, Store
+from fedmm_secure.storage.run_directory import ctr_path
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
@@ -186,7 +186,7 @@ def _test_histograms(
     noise: NoiseSource,
 ) -> Result:
     config, market = federation.config, prepared.market
-    bench, per_positive = PrivateBench(prepared, embedding, config), config.data.negatives_per_positive
+    bench, per_positive = PrivateTrainer(prepared, embedding, config), config.data.negatives_per_positive
     # candidates and noise have streams of their own: how many candidates there are must not shift the noise
     candidates = private_candidates(
         market,

@@ -16,8 +16,9 @@ from fedmm_secure.federation.orders import Order, OrderError, Place
 from fedmm_secure.federation.transactions import Transaction
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
-from fedmm_secure.storage import torch_bytes, write_atomic
+from fedmm_secure.storage.files import torch_bytes
 from privacy.aggregation.base import IntVector
+from privacy.files import write_atomic
 from privacy.mechanisms.dp_sgd import StepStatistics
 
 

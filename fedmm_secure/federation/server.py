@@ -38,11 +38,11 @@ from fedmm_secure.federation.transcript import (
     UPDATE,
     Transcript,
 )
-from fedmm_secure.storage import write_json
 from privacy.aggregation import AggregationError, ServerAggregator
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle
 from privacy.errors import StoppedError
+from privacy.files import write_json
 
 
 class CohortTooSmallError(StoppedError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.private import ItemCounts, unit_rows
+from fedmm_secure.collaborative.dp_svd import ItemCounts, unit_rows
 from fedmm_secure.collaborative.shared import (
     COLUMNS,
     SharedStatistics,
@@ -18,7 +18,7 @@ from fedmm_secure.collaborative.shared import (
     own_counts,
     own_gram,
 )
-from fedmm_secure.collaborative.shared_private import (
+from fedmm_secure.collaborative.shared_dp_svd import (
     NoisySums,
     SharedDPSVDEmbedding,
     private_factors,

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.messages import MessageError
-from fedmm_secure.storage import write_atomic
 from privacy.accounting.lines import append_line, drop_torn_tail
-from privacy.files import private_folder
+from privacy.files import private_folder, write_atomic
 from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
 from privacy.json_text import json_text
 

@@ -17,8 +17,8 @@ from experiments.verification.schemas import metrics_problems
 from fedmm_secure.config import config_from_data
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.closing import read_metrics
-from fedmm_secure.storage import write_json
 from privacy.aggregation.identities import Identity
+from privacy.files import write_json
 from tests.conftest import tiny
 from tests.released import release_configuration
 

@@ -9,14 +9,14 @@ import math
 import numpy as np
 import pytest
 
-from fedmm_secure.collaborative.private import DPSVDEmbedding, release_counts
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts
 from fedmm_secure.config import config_from_data
 from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import history_matrix
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import DataError
 from fedmm_secure.randomness import noise_source
-from fedmm_secure.results import describe, sizes, stated_catalogues
+from fedmm_secure.results.metrics import describe, sizes, stated_catalogues
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.randomness import NoiseSource

@@ -13,11 +13,11 @@ from experiments.verification import examine_run
 from experiments.verification.evidence import read_configuration, read_evidence
 from experiments.verification.opening import opening_findings
 from experiments.verification.publications import _codes, _published_factors, read_publications
-from fedmm_secure.artefacts import quantizer_path, write_parquet
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.storage import torch_bytes
+from fedmm_secure.storage.files import torch_bytes, write_parquet
+from fedmm_secure.storage.run_directory import quantizer_path
 from tests.conftest import tiny
 from tests.forgery import Forgery
 from tests.handing_out import class_of, files, hand_out

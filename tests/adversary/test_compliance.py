@@ -34,7 +34,7 @@ from experiments.compliance.evidence import (
     trusting,
 )
 from experiments.compliance.judgement import claimed_epsilon, colour, judge
-from fedmm_secure.provenance import code_version
+from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
 

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from experiments.execution import execute
+from experiments.runs.execution import execute
 from experiments.verification import verify_run
 from fedmm_secure.federation.transactions import Transaction
 from privacy.accounting.ledger import LedgerError, read_ledger

@@ -28,10 +28,10 @@ from fedmm_secure.federation.transcript import (
     read_index,
     record_file,
 )
-from fedmm_secure.storage import write_atomic
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card, _card_text
 from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory, found_federation
+from privacy.files import write_atomic
 from privacy.foreign import ForeignFileError
 from tests import parties
 from tests.conftest import STATE

@@ -19,10 +19,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.data import synthesize_files
-from experiments.run_directory import read_config, read_foreign_config
+from experiments.runs.markets import synthesize_files
 from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.federation.transcript import INDEX
+from fedmm_secure.storage.run_directory import read_config, read_foreign_config
 from privacy.files import write_atomic
 from tests.command_line import fedmm
 from tests.conftest import TINY

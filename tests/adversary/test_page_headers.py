@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedmm_secure import parquet_pages
 from fedmm_secure.data import guessing, sample
 from fedmm_secure.data.parquet import ParquetRows
 from fedmm_secure.data.sample import LETTERS, parquet_sample
 from fedmm_secure.errors import DataError
-from fedmm_secure.foreign import parse_table
-from fedmm_secure.parquet_pages import PageError, largest_batch, unpacked_pages
+from fedmm_secure.foreign import parquet_pages
+from fedmm_secure.foreign.formats import parse_table
+from fedmm_secure.foreign.parquet_pages import PageError, largest_batch, unpacked_pages
 from privacy.foreign import ForeignFileError
 from tests.unpacking import BINARY, I32, LIST, STRUCTURE, lying_table, page, structure, table, unsigned, varint, zeros
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedmm_secure.collaborative.private import contributions
+from fedmm_secure.collaborative.dp_svd import contributions
 from fedmm_secure.config import ContributionConfig, MarketFile
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import build_market

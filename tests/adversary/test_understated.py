@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.budget import market_budget, planned_entries
+from experiments.runs.budget import market_budget, planned_entries
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan

@@ -17,14 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmm_secure.archives import ArchiveError, stored_members
 from fedmm_secure.data.loaders import MarketFile, load_market
 from fedmm_secure.data.parquet import MAX_BATCH_BYTES, ParquetRows
 from fedmm_secure.errors import DataError
-from fedmm_secure.foreign import parse_arrays, parse_table, parse_tensors, unpickle_tensors
+from fedmm_secure.foreign.archives import ArchiveError, stored_members
+from fedmm_secure.foreign.formats import parse_arrays, parse_table, parse_tensors, unpickle_tensors
+from fedmm_secure.foreign.parquet_pages import PageError, unpacked_pages
 from fedmm_secure.guarantee.publications import PublicationError, read_tensors
-from fedmm_secure.parquet_pages import PageError, unpacked_pages
-from fedmm_secure.storage import torch_bytes
+from fedmm_secure.storage.files import torch_bytes
 from privacy.foreign import ForeignFileError
 from tests.malicious import word_bomb
 from tests.unpacking import (
@@ -124,7 +124,7 @@ def test_texts_that_share_all_of_the_one_before(tmp_path):
 
 def sizes_of_growing(data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedmm_secure.parquet_pages._GROWING", {})
+        patch.setattr("fedmm_secure.foreign.parquet_pages._GROWING", {})
         return sizes(data)
 
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import yaml
 
-from experiments import run_directory
 from fedmm_secure.federation.messages import pack, unpack
+from fedmm_secure.storage import run_directory
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.keys import KeyDirectory
 from tests.command_line import call, fedmm
@@ -55,7 +55,7 @@ def test_generated_rows_are_nobodys_and_no_account_knows_of_them(run_dir, config
 
 
 def test_the_resolved_configuration_reads_back_equal(run_dir):
-    from experiments.run_directory import read_config
+    from fedmm_secure.storage.run_directory import read_config
 
     assert read_config(run_dir) == read_config(run_dir)
     assert read_config(run_dir).federation.rounds == 3

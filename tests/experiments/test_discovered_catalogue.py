@@ -6,16 +6,16 @@ import shutil
 
 import pytest
 
-from experiments import run_directory
-from experiments.budget import market_budget
 from experiments.commands.budget import _print_budget
-from experiments.data import synthesize_files
+from experiments.runs.budget import market_budget
+from experiments.runs.markets import synthesize_files
 from experiments.verification import verify_run
 from fedmm_secure.config import SyntheticSpec, config_from_data
 from fedmm_secure.data.prepare import load_markets, prepare_markets
 from fedmm_secure.guarantee.stages import CATALOGUE
 from fedmm_secure.pipeline import run_pipeline
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage import run_directory
+from fedmm_secure.storage.run_directory import read_metrics
 from privacy.accounting.ledger import read_ledger
 from tests.conftest import TINY
 from tests.forgery import Forgery

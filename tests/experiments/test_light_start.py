@@ -9,7 +9,7 @@ import yaml
 
 from experiments.cli import Commands, app
 from fedmm_secure.config import config_from_data
-from fedmm_secure.provenance import to_yaml
+from fedmm_secure.storage.run_directory import to_yaml
 from tests.conftest import TINY
 
 TRAINING = ("torch", "opacus", "jax", "jax_privacy", "sklearn", "tenseal", "flwr", "matplotlib", "mlflow")

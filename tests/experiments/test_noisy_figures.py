@@ -8,23 +8,23 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from experiments import run_directory
-from experiments.comparison import compare_runs, comparison_table, draw_comparison
 from experiments.reports.run import write_report
 from experiments.reports.screen import Finished, show
+from experiments.runs.comparison import compare_runs, comparison_table, draw_comparison
+from experiments.runs.tracking import scalars
 from experiments.sweep.table import _rows
-from experiments.tracking import scalars
 from experiments.verification import verify_run
 from experiments.verification.run import Examination
 from fedmm_secure.ctr.private_evaluation import noisy_figures, release_histograms
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.encoding import arrays_bytes, read_arrays
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation import releases
 from fedmm_secure.federation.door import Door
 from fedmm_secure.guarantee.stages import EVALUATION
 from fedmm_secure.pipeline import run_pipeline
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage import run_directory
+from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
+from fedmm_secure.storage.run_directory import read_metrics
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.mechanisms.randomness import NoiseSource

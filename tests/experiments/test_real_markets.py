@@ -6,11 +6,11 @@ import pytest
 from experiments.assessment.attack import attack_run
 from experiments.assessment.audit import audit, read_audited, violations
 from experiments.assessment.findings import beyond_bounds
-from experiments.configuration import resolve
-from experiments.run_directory import create
+from experiments.runs.configuration import resolve
 from experiments.verification import verify_run
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage.run_directory import create
 
 SMALL = ("in", "jp", "mx")
 

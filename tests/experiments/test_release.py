@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from attacks.views import release_view
-from experiments import run_directory
 from experiments.assessment.attack import attack_run
 from experiments.assessment.findings import beyond_bounds
 from experiments.verification import verify_run
@@ -20,6 +19,7 @@ from fedmm_secure.federation.budget import BudgetExceededError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.storage import run_directory
 from privacy.accounting.events import event_from_data, is_part_of
 from privacy.accounting.guarantees import composed_epsilon, view_entries
 from privacy.accounting.ledger import read_ledger

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from experiments import run_directory
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage import run_directory
 from privacy.accounting.ledger import read_ledger
 from tests.conftest import alone, tiny
 from tests.processes import exit_status, kill_when, start

@@ -9,7 +9,7 @@ from attacks.membership.queries import Queries, balanced_membership, halve
 from attacks.membership.scores import lira_online
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from fedmm_secure.guarantee.multipliers import plan_noise
-from fedmm_secure.storage import Store
+from fedmm_secure.storage.files import Store
 from tests.conftest import tiny
 
 
@@ -48,7 +48,7 @@ def test_side_by_side_and_one_by_one_agree(tiny_markets):
     member = balanced_membership(4, len(prepared.split.train), np.random.default_rng(0))
     halves = [halve(prepared, "interaction", own) for own in member]
     together = plan.train(halves, queries, 0)
-    alone = plan.train(halves, queries, 0, stacked=False)
+    alone = plan.train(halves, queries, 0, together=False)
     for target in plan.targets:
         for left, right in zip(together, alone, strict=True):
             assert np.corrcoef(left[target]["profile"], right[target]["profile"])[0, 1] > 0.9

@@ -3,7 +3,7 @@ import json
 import pytest
 from dp_accounting.dp_event import ComposedDpEvent
 
-from experiments.budget import market_budget, planned_entries
+from experiments.runs.budget import market_budget, planned_entries
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.multipliers import MarketSize, planned_stages

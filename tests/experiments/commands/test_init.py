@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from experiments.commands.dialog import Dialog
-from experiments.configuration import resolve
-from experiments.data import synthesize_files
-from experiments.first_configuration import market_names
+from experiments.first_run.configuration import market_names
+from experiments.runs.configuration import resolve
+from experiments.runs.markets import synthesize_files
 from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.questions import Question, UndecidedError

@@ -36,7 +36,7 @@ def test_what_keeps_nothing_is_run_again(monkeypatch, capsys, function, words):
 
 def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, tmp_path):
     out = tmp_path / "it's mine"
-    monkeypatch.setattr("experiments.execution.execute", stopping)
+    monkeypatch.setattr("experiments.runs.execution.execute", stopping)
     status, _, err = fedmm(capsys, "run", "synthetic", "--out", out)
     assert status == 130
     assert "run it again" in err
@@ -46,7 +46,7 @@ def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, t
         (directory / "config.yaml").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.execution.execute", begun)
+    monkeypatch.setattr("experiments.runs.execution.execute", begun)
     status, _, err = fedmm(capsys, "run", "synthetic", "--out", out, "--quiet")
     assert status == 130
     _, _, command = err.strip().partition("go on with: ")

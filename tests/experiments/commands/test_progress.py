@@ -9,7 +9,7 @@ import pytest
 import experiments.commands
 from experiments.commands import progress
 from experiments.commands.progress import TaskProgress, duration_text
-from experiments.steps import tell_step, track
+from experiments.presentation.steps import tell_step, track
 
 COMMANDS = Path(experiments.commands.__file__).parent
 # commands that end at once, or that serve until they are stopped and say so

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from experiments.presentation.text import natural_key
 from experiments.reports.accuracy import best_of, comparable_baselines, macro_gain, outcome, outcomes, spread
-from experiments.reports.text import natural_key
 from tests.conftest import tiny
 
 RELEASE = {"epsilon": 8.0, "protect": "release"}

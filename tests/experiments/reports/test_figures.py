@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.reports.drawing import PALETTE, Drawing, inline, styled, write_drawing
+from experiments.presentation.drawing import PALETTE, Drawing, inline, styled, write_drawing
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.table import SCHEMA
 

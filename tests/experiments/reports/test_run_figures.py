@@ -14,7 +14,7 @@ from experiments.reports.run_figures import (
 )
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import run_pipeline
-from fedmm_secure.provenance import read_metrics
+from fedmm_secure.storage.run_directory import read_metrics
 from tests.conftest import tiny
 from tests.released import release_configuration
 

@@ -7,7 +7,7 @@ import pytest
 from experiments.verification import examine_run, verify_run
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.transcript import HELLO, STATEMENT
-from fedmm_secure.results import communication
+from fedmm_secure.results.metrics import communication
 from tests.conftest import tiny
 from tests.faults import configuration
 from tests.forgery import Forgery

@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import run_directory
 from experiments.verification import verify_run
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.encoding import arrays_bytes, read_arrays
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage import run_directory
+from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from tests.fedmm_secure.federation.test_shared_catalogue import private_settings
 from tests.forgery import Forgery
 

@@ -8,9 +8,11 @@ from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema, History
-from fedmm_secure.ctr.neural import NeuralCTR
-from fedmm_secure.ctr.recipes import MarketBench, configured_recipe
-from fedmm_secure.ctr.training import BoostedChoices, BoostedModel, NeuralChoices, NeuralModel
+from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
+from fedmm_secure.ctr.models.networks import NeuralCTR
+from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel
+from fedmm_secure.ctr.recipes import configured_recipe
+from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.quantization.codes import Codes
 from tests.conftest import tiny
 
@@ -166,7 +168,7 @@ def test_cross_fitting_projects_users_again_without_the_held_out_rows(tiny_marke
     config = tiny()
     prepared = tiny_markets["m0"]
     embedding = fit_embedding(prepared, EmbeddingConfig(dim=8))
-    bench = MarketBench(prepared, embedding, config)
+    bench = MarketTrainer(prepared, embedding, config)
     seen = []
 
     class Recording:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.configuration import resolve, shipped
 from experiments.reports.run import write_report
+from experiments.runs.configuration import resolve, shipped
 from fedmm_secure import FedMM, load_market
 from fedmm_secure.config import SyntheticSpec, config_from_data
 from fedmm_secure.data.catalogue import Catalogue, read_catalogue

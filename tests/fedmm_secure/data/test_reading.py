@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.cli import main
-from experiments.configuration import resolve
+from experiments.runs.configuration import resolve
 from fedmm_secure.config import MarketFile
 from fedmm_secure.data import text
 from fedmm_secure.data.loaders import load_market

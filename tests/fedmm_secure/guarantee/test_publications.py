@@ -8,11 +8,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from fedmm_secure.collaborative.private import DPSVDEmbedding, ItemCounts
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.ctr.features import FeatureBuilder
-from fedmm_secure.ctr.private import PrivateCTR
+from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.encoding import arrays_bytes
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
@@ -26,7 +25,8 @@ from fedmm_secure.guarantee.publications import (
 )
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import Codes
-from fedmm_secure.storage import torch_bytes
+from fedmm_secure.storage.encoding import arrays_bytes
+from fedmm_secure.storage.files import torch_bytes
 from privacy.mechanisms.counts import noisy_counts
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.grid import Grid

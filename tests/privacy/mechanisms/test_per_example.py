@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fedmm_secure.ctr.neural import NeuralCTR
-from fedmm_secure.ctr.private import bag_loss
+from fedmm_secure.ctr.models.networks import NeuralCTR
+from fedmm_secure.ctr.models.private import bag_loss
 from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 
 

@@ -1,0 +1,1 @@
+"""Models of one shape trained side by side, as shadow models are: many for little more than one."""

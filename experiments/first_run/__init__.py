@@ -1,0 +1,1 @@
+"""How a newcomer gets to a run: a first configuration from files, and the quickstart."""

@@ -1,0 +1,35 @@
+"""What all pages share: templates, self-contained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
+from privacy.accounting.text import delta_text, epsilon_text
+from privacy.files import write_atomic
+
+
+def render(template: str, **values: Any) -> str:
+    """A page; it loads nothing from anywhere. Raises on a name that the template lacks."""
+    loader = jinja2.PackageLoader("experiments")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "epsilon": epsilon_text,
+        "delta": delta_text,
+        "estimate": estimate_text,
+        "difference": difference_text,
+        "figure": figure_text,
+        "interval": interval_text,
+    }
+    return environment.get_template(template).render(**values)
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Write a page; returns its path."""
+    write_atomic(path, render(template, **values).encode())
+    return path

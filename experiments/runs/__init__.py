@@ -1,0 +1,1 @@
+"""What is done with runs: configure, execute, track, list, compare."""

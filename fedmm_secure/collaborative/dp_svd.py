@@ -1,0 +1,180 @@
+"""Collaborative embeddings with user-level differential privacy: noisy item counts, then private item factors.
+
+Each user takes part in two releases of one market, each of sensitivity 1 whatever the user's rows: item counts
+weighted towards the user's latest rows, and a Gram matrix over the items that those counts call worth factorising
+(or subspace iterations, where the matrix would not fit in memory). Everything else here is post-processing, or a
+function of one user's own row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+from scipy import sparse
+
+from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
+from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
+from fedmm_secure.errors import DataError
+from fedmm_secure.storage.files import Arrays
+from privacy.mechanisms.counts import noisy_counts
+from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
+from privacy.mechanisms.randomness import NoiseSource
+
+DAY = 86_400 * 10**9
+COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
+
+
+def contributions(
+    market: Market, rows: IntArray, choices: ContributionConfig, noise_multiplier: float = 1.0
+) -> sparse.csr_array:
+    """What each user contributes to the item counts: ``(n_users, n_items)``, rows of L2 norm at most 1.
+
+    A user's latest rows count most, by rank and, with a public reference date, by age; what is left of a user with
+    old rows alone is scaled up, at most by ``largest_scale``, and further where noise is large: old rows then say
+    more than none. Every weight depends on the user's own rows and on public choices alone.
+
+    Raises:
+        DataError: a reference date, but the market's times are not dates.
+    """
+    user, item, time = market.user[rows], market.item[rows], market.time[rows]
+    rank = rank_from_latest(user, market.n_users)
+    weight = choices.rank_decay ** rank.astype(np.float64)
+    if choices.rows_per_user is not None:
+        weight[rank >= choices.rows_per_user] = 0.0
+    if choices.reference_date is not None:
+        if not market.calendar:
+            raise DataError(
+                f"market {market.name}: privacy.contribution.reference_date needs ISO 8601 times; set it to null"
+            )
+        day = choices.reference_date
+        reference = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1e9
+        age = np.maximum(reference - time.astype(np.float64), 0.0) / DAY
+        weight *= np.exp(-age / choices.time_constant_days)
+    norm = np.sqrt(np.bincount(user, weight * weight, minlength=market.n_users))
+    scale = np.minimum(1.0 / np.maximum(norm, 1e-300), choices.largest_scale * max(1.0, noise_multiplier))
+    return sparse.csr_array((weight * scale[user], (user, item)), shape=(market.n_users, market.n_items))
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """Noisy item counts.
+
+    Attributes:
+        values: ``(n_items,)``.
+        noise: their standard deviation.
+        spare: ``(spare,)``, noise alone, in grid units; empty where counts were read back.
+    """
+
+    values: FloatArray
+    noise: float
+    spare: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def scaled(self) -> FloatArray:
+        """``arsinh`` of the counts over twice their spread: linear where noise rules, logarithmic above."""
+        return np.asarray(np.arcsinh(self.values / (2.0 * np.hypot(self.noise, 0.3))))
+
+    def to_arrays(self) -> Arrays:
+        return {"values": self.values, "noise": np.array(self.noise)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> ItemCounts:
+        return cls(arrays["values"], float(arrays["noise"]))
+
+
+def release_counts(
+    market: Market,
+    rows: IntArray,
+    choices: ContributionConfig,
+    noise_multiplier: float,
+    noise: NoiseSource,
+    *,
+    spare: int = 0,
+) -> ItemCounts:
+    """Noisy counts of a market's rows: one Gaussian mechanism, ``spare`` values of its noise included."""
+    weighted = contributions(market, rows, choices, noise_multiplier)
+    found = noisy_counts(weighted, noise_multiplier, noise.derive("noise"), spare=spare)
+    return ItemCounts(found.values, noise_multiplier, found.spare)
+
+
+class DPSVDEmbedding:
+    """Collaborative embeddings on private item factors.
+
+    A user's row, weighted by item and scaled to norm 1, is projected on the factors: a function of that row and of
+    private releases. Items outside the factorised subset have zero factors.
+
+    Args:
+        counts: noisy counts, for weights and for choosing items.
+        choices: size of the subset, rank, method.
+
+    Attributes:
+        items_: the factorised items, ascending, ``(n_chosen,)``.
+        item_factors_: ``(n_items, dim)``, orthonormal columns; zero columns for factors lost in noise.
+        user_factors_: ``(n_users, dim)``; stays in the market.
+        eigenvalues_: ``(dim,)``, descending.
+        noise_edge_: spectral norm that noise alone would have.
+    """
+
+    def __init__(self, counts: ItemCounts, choices: PrivateEmbeddingConfig) -> None:
+        self.counts, self.choices = counts, choices
+        n_items = len(counts.values)
+        # the noise of a Gram matrix grows with the items in it: those whose count is noise only add to it
+        clear = int((counts.values >= choices.count_threshold * counts.noise).sum())
+        n_chosen = min(max(clear, 2 * choices.dim), choices.max_items, n_items)
+        self.items_ = np.sort(np.argsort(-counts.values, kind="stable")[:n_chosen])
+        floor = max(COUNT_FLOOR, 2.0 * counts.noise)
+        weight = np.maximum(counts.values[self.items_], floor) ** -choices.popularity_exponent
+        self._weight = np.zeros(n_items)
+        self._weight[self.items_] = weight
+
+    def release(
+        self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+    ) -> PrivateFactors:
+        """The private step: factors of the chosen items, ``iterations`` Gaussian mechanisms (one by Gram matrix).
+
+        ``spare`` values of the noise come with each mechanism.
+        """
+        noise = noise.derive("noise")
+        rows = self._unit(train)[:, self.items_]
+        rank = min(self.choices.dim, len(self.items_))
+        if self.uses_gram:
+            return factors_by_gram(rows, rank, noise_multiplier, noise, spare=spare)
+        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=spare)
+
+    @property
+    def uses_gram(self) -> bool:
+        return self.choices.uses_gram(len(self.counts.values))
+
+    def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:
+        """Take the private factors that stand clear of the noise, the first in any case, and embed users by them."""
+        dim = self.choices.dim
+        clear = found.eigenvalues >= self.choices.factor_threshold * found.noise_edge
+        clear[:1] = True
+        self.item_factors_ = np.zeros((len(self.counts.values), dim))
+        self.item_factors_[self.items_, : found.factors.shape[1]] = found.factors * clear
+        self.eigenvalues_ = np.pad(found.eigenvalues * clear, (0, dim - len(found.eigenvalues)))
+        self.noise_edge_ = found.noise_edge
+        self.user_factors_ = self.transform(train)
+        return self
+
+    @property
+    def reliability_(self) -> FloatArray:
+        """Share ``(dim,)`` of each eigenvalue that is not noise, ``sqrt(1 - (edge / λ)²)``, 0 below the edge."""
+        ratio = self.noise_edge_ / np.maximum(self.eigenvalues_, 1e-12)
+        return np.asarray(np.sqrt(np.maximum(1.0 - ratio**2, 0.0)))
+
+    def transform(self, history: sparse.csr_array) -> FloatArray:
+        """Embed users by their histories ``(n, n_items)``; returns ``(n, dim)``."""
+        return np.asarray(self._unit(history) @ self.item_factors_)
+
+    def _unit(self, history: sparse.csr_array) -> sparse.csr_array:
+        return unit_rows(history, self._weight)
+
+
+def unit_rows(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
+    """Histories ``(n, n_items)`` times the items' weights, each row scaled to norm 1; empty ones stay."""
+    weighted = sparse.csr_array(history @ sparse.diags_array(weight))
+    norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1))).ravel()
+    return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(norm, 1e-12)) @ weighted)

@@ -1,0 +1,160 @@
+"""Fit a CTR model: early stopping on validation AUC, then a refit on train and validation rows."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled
+from fedmm_secure.ctr.features import Features, FeatureSchema
+from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
+from fedmm_secure.data.market import FloatArray
+from fedmm_secure.randomness import derive_seed, torch_generator
+
+MIN_STEPS_PER_EPOCH = 32
+MIN_BATCH = 128
+
+
+@dataclass(frozen=True)
+class NeuralChoices:
+    """Hyper-parameters of a neural model."""
+
+    dim: int = 16
+    hidden: tuple[int, ...] = (64, 32)
+    dropout: float = 0.2
+    learning_rate: float = 1e-2
+    table_decay: float = 1e-5
+    batch_size: int = 4096  # at most; see MIN_STEPS_PER_EPOCH
+    max_epochs: int = 20
+    patience: int = 3
+
+
+class NeuralModel:
+    """Trains a ``NeuralCTR`` with Adam.
+
+    Attributes:
+        validation_auc_: best validation AUC before the refit.
+        epochs_: epochs that reached it.
+    """
+
+    def __init__(self, kind: NeuralKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
+        self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
+
+    def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
+        self._train(source, validation, self.choices.max_epochs)
+        if refit is not None:
+            self._train(refit, None, self.epochs_)
+        return self
+
+    def predict(self, features: Features) -> FloatArray:
+        categories, numbers = self.tensors(features)
+        self.network_.eval()
+        with torch.no_grad():
+            parts = [
+                torch.sigmoid(self.network_(categories[i : i + 65536], numbers[i : i + 65536]))
+                for i in range(0, max(len(categories), 1), 65536)
+            ]
+        return torch.cat(parts).double().numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights of the network, and the standardisation of its numbers."""
+        return {
+            "network": self.network_.state_dict(),
+            "centre": torch.from_numpy(self._centre),
+            "spread": torch.from_numpy(self._spread),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what ``state_dict`` gave."""
+        self.network_ = self.new_network(torch_generator("ctr-init", self.seed))
+        self.network_.load_state_dict(state["network"])
+        self._centre, self._spread = state["centre"].numpy(), state["spread"].numpy()
+
+    def _train(self, source: ExampleSource, validation: Labelled | None, epochs: int) -> None:
+        choices = self.choices
+        generator = torch_generator("ctr-init", self.seed)
+        torch.manual_seed(derive_seed("ctr-dropout", self.seed))  # dropout takes no generator
+        network = self.new_network(generator)
+        first = source.draw(0)
+        self.standardise_by(first)
+        tables = set(map(id, network.table_parameters()))
+        others = [parameter for parameter in network.parameters() if id(parameter) not in tables]
+        groups: list[dict[str, Any]] = [
+            {"params": network.table_parameters(), "weight_decay": choices.table_decay},
+            {"params": others},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=choices.learning_rate)
+        best, best_state, best_epoch = -np.inf, None, 0
+        for epoch in range(epochs):
+            examples = first if epoch == 0 else source.draw(epoch)
+            self._epoch(network, optimizer, examples, generator)
+            if validation is None:
+                continue
+            self.network_ = network
+            auc = roc_auc_score(validation.label, self.predict(validation.features))
+            if auc > best:
+                best, best_epoch, best_state = auc, epoch + 1, copy.deepcopy(network.state_dict())
+            elif epoch + 1 - best_epoch >= choices.patience:
+                break
+        self.network_ = network
+        if validation is not None and best_state is not None:
+            network.load_state_dict(best_state)
+            self.validation_auc_, self.epochs_ = float(best), best_epoch
+
+    def new_network(self, generator: torch.Generator) -> NeuralCTR:
+        """An untrained network for the model's schema."""
+        choices = self.choices
+        return NeuralCTR(
+            self.kind,
+            self.schema.cardinalities,
+            len(self.schema.number_names),
+            dim=choices.dim,
+            hidden=choices.hidden,
+            dropout=choices.dropout,
+            generator=generator,
+        )
+
+    def standardise_by(self, examples: Labelled) -> None:
+        """Take the centre and spread of numbers from training examples."""
+        self._centre = examples.features.numbers.mean(0)
+        self._spread = np.maximum(examples.features.numbers.std(0), 1e-6)
+
+    def batch_size(self, n_examples: int) -> int:
+        """Examples of a batch; a small market would otherwise take a handful of steps an epoch and stay untrained."""
+        return min(self.choices.batch_size, max(MIN_BATCH, n_examples // MIN_STEPS_PER_EPOCH))
+
+    def _epoch(
+        self,
+        network: NeuralCTR,
+        optimizer: torch.optim.Optimizer,
+        examples: Labelled,
+        generator: torch.Generator,
+    ) -> None:
+        network.train()
+        categories, numbers = self.tensors(examples.features)
+        label = torch.from_numpy(examples.label.astype(np.float32))
+        loss = nn.BCEWithLogitsLoss()
+        for chosen in torch.randperm(len(label), generator=generator).split(self.batch_size(len(label))):
+            optimizer.zero_grad()
+            loss(network(categories[chosen], numbers[chosen]), label[chosen]).backward()
+            optimizer.step()
+
+    def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+        """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``."""
+        scaled = (features.numbers - self._centre) / self._spread
+        return torch.from_numpy(features.categories), torch.from_numpy(scaled.astype(np.float32))
+
+
+def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:
+    """What tuning tries for a neural model; every trained model gets the same number of tries."""
+    return [
+        base,
+        replace(base, table_decay=base.table_decay * 100, learning_rate=base.learning_rate / 2),
+        replace(base, table_decay=base.table_decay * 30, dropout=0.5),
+    ]

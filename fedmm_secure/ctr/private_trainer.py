@@ -1,0 +1,203 @@
+"""A CTR model that may be released: pre-trained on pseudo-users, trained with user-level DP-SGD on users' bags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
+from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
+from fedmm_secure.collaborative.shared_dp_svd import when_met
+from fedmm_secure.config import Config, ContributionConfig
+from fedmm_secure.ctr.bags import Bags, make_bags
+from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
+from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.private import PRETRAIN_EPOCHS, PrivateCTR
+from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
+from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
+from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import LostResultError
+from fedmm_secure.foreign.formats import unpickle_tensors
+from fedmm_secure.guarantee.coordinates import most_ctr_parameters
+from fedmm_secure.guarantee.mechanisms import dp_sgd
+from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
+from privacy.foreign import read_bytes
+from privacy.mechanisms.dp_sgd import DPSGD, NoisedSteps
+from privacy.mechanisms.randomness import NoiseSource
+
+
+def user_times(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
+    """When each user was active, last and on average, ``(n_users, 2)``: a function of the user's own rows."""
+    user, when = market.user[rows], when_met(market, rows, choices)
+    last = np.full(market.n_users, -1.0)
+    np.maximum.at(last, user, when)
+    count = np.maximum(np.bincount(user, minlength=market.n_users), 1)
+    return np.stack([last, np.bincount(user, when, minlength=market.n_users) / count], axis=1)
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """What a process that trains the CTR models of a market needs of their charges.
+
+    Attributes:
+        noise_multiplier: of each step.
+        spare: noised sums of each step that no user reaches.
+        keys: of the randomness, by seed; without those that are sealed.
+        meters: where the spare sums are left, by seed.
+        seeded: whether the keys follow from a seed.
+    """
+
+    noise_multiplier: float
+    spare: int
+    keys: Mapping[int, bytes] = field(repr=False)
+    meters: Mapping[int, Path]
+    seeded: bool
+
+
+@dataclass(frozen=True)
+class ReleasedCTR:
+    """A trained model, the builder of its features at prediction time, and what its noised steps left behind."""
+
+    model: PrivateCTR
+    builder: FeatureBuilder
+    steps: NoisedSteps
+
+
+class PrivateTrainer:
+    """Builds the CTR models that ``protect: release`` lets out of one market."""
+
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
+        if not isinstance(embedding, DPSVDEmbedding):
+            raise TypeError("a released model needs private embeddings")
+        self.prepared, self.embedding, self.config = prepared, embedding, config
+        self.history = self._history(prepared.split.train)
+
+    def train(self, quantizer: RQVAE, seed: int, training: PrivateTraining) -> ReleasedCTR:
+        """The model of one seed.
+
+        Raises:
+            LostResultError: it was trained and sealed before; its randomness is gone.
+        """
+        if seed not in training.keys:
+            name = self.prepared.market.name
+            raise LostResultError(f"market {name}, ctr/{seed}: was sealed, and what it predicted is gone")
+        noise = NoiseSource(training.keys[seed], seeded=training.seeded)
+        choices = dp_sgd(self.config.privacy.ctr, training.noise_multiplier)
+        return self.train_with(quantizer, seed, choices, noise, spare=training.spare)
+
+    def train_with(
+        self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int = 0
+    ) -> ReleasedCTR:
+        """The same with given private randomness, which serves this training alone."""
+        config, builder = self.config, self.builder(quantizer)
+        seed = self._own_seed(seed)
+        model = self._untrained(builder, seed)
+        size = sum(parameter.numel() for parameter in model.network.parameters())
+        if size > most_ctr_parameters(config, self.prepared.market.n_items):
+            raise ValueError(f"the network has {size} parameters, more than were charged for")
+        epochs = PRETRAIN_EPOCHS if config.privacy.pseudo_users else 0
+        model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed), epochs)
+        private = config.privacy.ctr
+        bags = self._bags(model, quantizer, noise)
+        found = model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise, spare=spare)
+        return ReleasedCTR(model, builder, found)
+
+    def load(self, path: Path, quantizer: RQVAE, seed: int) -> tuple[PrivateCTR, FeatureBuilder]:
+        """A model as it was kept when its training ended, and the builder of its features."""
+        builder = self.builder(quantizer)
+        model = self._untrained(builder, self._own_seed(seed))
+        model.load_state_dict(unpickle_tensors(read_bytes(path), path))
+        return model, builder
+
+    def _own_seed(self, seed: int) -> int:
+        return derive_seed("ctr", self.prepared.market.name, seed)
+
+    def _untrained(self, builder: FeatureBuilder, seed: int) -> PrivateCTR:
+        kind = self.config.ctr.model
+        if kind == "boosted":
+            raise ValueError("boosted trees cannot train with DP-SGD")
+        return PrivateCTR(kind, builder.schema(), self.config, seed)
+
+    def builder(
+        self, quantizer: RQVAE, history: PrivateHistory | None = None, user_codes: IntArray | None = None
+    ) -> FeatureBuilder:
+        """Features of pairs; users are projected and encoded from a history, by default that of all training rows.
+
+        ``user_codes (n_users, 2)``, published ones, replace those of the users; what users did stays their own.
+        """
+        history = history or self.history
+        users = self.embedding.transform(history.matrix)
+        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        if user_codes is not None:
+            codes = replace(codes, user=user_codes)
+        shape = quantizer.shape
+        return FeatureBuilder(self.config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def _history(self, rows: IntArray) -> PrivateHistory:
+        market = self.prepared.market
+        active = user_times(market, rows, self.config.privacy.contribution) if self.config.data.shared_items else None
+        latest = latest_items(market.user[rows], market.item[rows], market.n_users)
+        return PrivateHistory(self.embedding, history_matrix(market, rows), latest, active)
+
+    def negatives(self) -> Pool:
+        """What negatives are drawn from, of the training and of noisy test figures.
+
+        The whole catalogue, evenly or by noisy counts, never by raw counts.
+        """
+        counts = self.embedding.counts.values
+        items = np.arange(len(counts))
+        weights = np.ones(len(counts))
+        if self.config.data.negatives == "popularity" and (counts > 0).any():
+            weights = np.maximum(counts, 0.0)
+        return Pool(items, weights / weights.sum(), 1.0)
+
+    def _bags(self, model: PrivateCTR, quantizer: RQVAE, noise: NoiseSource) -> Bags:
+        """Each user's latest rows with negatives; features of a row come from the rows before it.
+
+        A bag depends on its user's rows, on private releases and on negatives drawn independently for each row. They
+        are as secret as the noise: with a public seed, removing one user would shift the draws of others.
+        """
+        market, split, config = self.prepared.market, self.prepared.split, self.config
+        depth = config.privacy.ctr.rows_per_user
+        folds = latest_folds(market, split.train, depth)
+        jobs = [(fold.held_out, self._history(fold.kept), split.train) for fold in folds]
+        if config.ctr.refit:
+            jobs.append((split.valid, self.history, np.concatenate([split.train, split.valid])))
+        parts = []
+        for part, (rows, history, touched) in enumerate(jobs):
+            candidates = self._candidates(rows, touched, noise.derive("negatives", part))
+            found = labelled(self.builder(quantizer, history), candidates)
+            standardised = Labelled(model.standardise(found.features), found.label)
+            parts.append((candidates.user, standardised))
+        width = len(jobs) * (1 + (config.data.negatives_per_positive if config.data.label == "click" else 0))
+        return make_bags(market.n_users, width, parts)
+
+    def _candidates(self, rows: IntArray, touched: IntArray, draws: Draws) -> Candidates:
+        market, data = self.prepared.market, self.config.data
+        user, item = market.user[rows], market.item[rows]
+        if data.label == "like":
+            return Candidates(user, item, (market.rating[rows] >= data.like_threshold).astype(np.float64))
+        keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
+        return with_negatives(user, item, self.negatives(), keys, market.n_items, data.negatives_per_positive, draws)
+
+    def _pseudo_examples(self, quantizer: RQVAE, seed: int) -> Labelled:
+        """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
+        rng = numpy_generator("ctr-pseudo-users", seed)
+        pseudo = draw_pseudo_users(self.embedding, max(self.config.privacy.pseudo_users, 200), rng)
+        history = PrivateHistory(self.embedding, pseudo.history, pseudo.latest)
+        return labelled(self.builder(quantizer, history), self._pseudo_pairs(pseudo, rng))
+
+    def _pseudo_pairs(self, pseudo: PseudoUsers, rng: np.random.Generator) -> Candidates:
+        n, n_items = pseudo.history.shape
+        history = pseudo.history.tocoo()
+        keys = pair_keys(history.coords[0].astype(np.int64), history.coords[1].astype(np.int64), n_items)
+        users = np.arange(n)
+        per_positive = self.config.data.negatives_per_positive if self.config.data.label == "click" else 1
+        return with_negatives(users, pseudo.next_item, self.negatives(), keys, n_items, per_positive, Simulated(rng))

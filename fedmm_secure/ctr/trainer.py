@@ -1,0 +1,221 @@
+"""Trains recipes on one market: features, examples, tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+from scipy import sparse
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
+from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.config import Config
+from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
+from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History, PairFeatures
+from fedmm_secure.ctr.models.averaged import AveragedModel, SideBySide
+from fedmm_secure.ctr.models.boosted import BoostedChoices, boosted_grid
+from fedmm_secure.ctr.models.build import TrainedModel, make_model
+from fedmm_secure.ctr.models.neural import NeuralChoices, neural_grid
+from fedmm_secure.ctr.recipes import Recipe
+from fedmm_secure.data.candidates import like_candidates
+from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.quantization.build import train_local_quantizer
+from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed, numpy_generator
+
+
+def untrained(recipe: Recipe, inputs: PairFeatures, choices: NeuralChoices | BoostedChoices, seed: int) -> TrainedModel:
+    """A recipe's model for given inputs: two, averaged, where the inputs are of two."""
+    if not isinstance(inputs, SideBySide):
+        return make_model(recipe.kind, inputs.schema(), choices, seed)
+    members = [make_model(recipe.kind, schema, choices, seed) for schema in inputs.schemas]
+    return AveragedModel(members, inputs.schemas)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model that is ready to be fitted, and the builder of its features at prediction time."""
+
+    model: TrainedModel
+    source: ExampleSource
+    validation: Labelled
+    refit: ExampleSource | None
+    builder: PairFeatures
+
+    def run(self) -> None:
+        self.model.fit(self.source, self.validation, self.refit)
+
+
+class MarketTrainer:
+    """Trains recipes on one market; histories and their scores are fitted once and shared."""
+
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
+        self.prepared, self.embedding, self.config = prepared, embedding, config
+        self.own_quantizers: dict[int, RQVAE] = {}
+        market, train = prepared.market, prepared.split.train
+        # what others know is not of these rows: it is the same whichever of them a history holds
+        shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
+        self.history = History(market, train, prepared.pool, shared)
+        choices = config.ctr.cross_fit
+        rng = numpy_generator("folds", market.name, config.data.candidate_seed)
+        folds = latest_folds(market, train, choices.last) + random_folds(market, train, choices.random, rng)
+        self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool, shared)) for fold in folds]
+
+    def train(
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
+    ) -> tuple[TrainedModel, PairFeatures]:
+        """Fit a recipe; returns the model and the builder of its features at prediction time."""
+        fit = self.prepare_fit(recipe, quantizer, seed, choices)
+        fit.run()
+        return fit.model, fit.builder
+
+    def prepare_fit(
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
+    ) -> Fit:
+        """An unfitted model with its training, validation and refit examples."""
+        split = self.prepared.split
+        own = self.own_quantizer(seed) if recipe.average_local else None
+        full = self.inputs(recipe, quantizer, own)
+        builders: list[tuple[IntArray, PairFeatures]] = [(split.train, full)]
+        if recipe.cross_fit:
+            builders = [(rows, self.inputs(recipe, quantizer, own, history)) for rows, history in self._folds]
+        seed = derive_seed("ctr", self.prepared.market.name, seed)
+        fresh = recipe.kind != "boosted"
+        source = self._source(builders, split.train, seed, fresh)
+        refit = None
+        if self.config.ctr.refit:
+            # validation rows become training rows, with negatives that know nothing of the test rows
+            seen = np.concatenate([split.train, split.valid])
+            refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
+        model = untrained(recipe, full, choices, seed)
+        return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
+
+    def predict(self, model: TrainedModel, builder: PairFeatures) -> FloatArray:
+        """Click probabilities of the test candidates."""
+        test = self.prepared.test
+        return model.predict(builder(test.user, test.item))
+
+    def tune(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> int:
+        """Index in the recipe's grid of the choices with the best validation AUC."""
+        scores = [self.train(recipe, quantizer, seed, choices)[0].validation_auc_ for choices in self.grid(recipe.kind)]
+        return int(np.argmax(scores))
+
+    def grid(self, kind: ModelKind) -> Sequence[NeuralChoices | BoostedChoices]:
+        """What tuning chooses from; the first is the configured choice."""
+        ctr = self.config.ctr
+        if kind == "boosted":
+            return boosted_grid(BoostedChoices())
+        return neural_grid(
+            NeuralChoices(
+                dim=ctr.dim,
+                hidden=ctr.hidden,
+                dropout=ctr.dropout,
+                learning_rate=ctr.learning_rate,
+                batch_size=ctr.batch_size,
+                max_epochs=ctr.max_epochs,
+            )
+        )
+
+    def own_quantizer(self, seed: int) -> RQVAE:
+        """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""
+        if seed not in self.own_quantizers:
+            name = self.prepared.market.name
+            self.own_quantizers[seed] = train_local_quantizer(self.config, self.own_embedding, name, seed)
+        return self.own_quantizers[seed]
+
+    @cached_property
+    def own_embedding(self) -> Embedding:
+        """The embedding of the market's rows alone: where markets share a space, another than theirs."""
+        if not isinstance(self.embedding, SharedSVDEmbedding):
+            return self.embedding
+        return SVDEmbedding(self.config.embedding.dim).fit(self.history.matrix)
+
+    def inputs(
+        self, recipe: Recipe, quantizer: RQVAE | None, own: RQVAE | None, history: History | None = None
+    ) -> PairFeatures:
+        """Features from a history; with the market's ``own`` codes, those of both models of an average."""
+        found = self.builder(recipe, quantizer, history)
+        if own is None:
+            return found
+        return SideBySide([found, self.builder(recipe, own, history, self.own_embedding)])
+
+    def builder(
+        self,
+        recipe: Recipe,
+        quantizer: RQVAE | None,
+        history: History | None = None,
+        embedding: Embedding | None = None,
+    ) -> FeatureBuilder:
+        """Features from a history, codes of users included: their vectors are projected from it again."""
+        history, embedding = history or self.history, embedding or self.embedding
+        if quantizer is None or recipe.codes is None:
+            return FeatureBuilder(recipe.features, history)
+        codes = assign_codes(quantizer, embedding.transform(history.matrix), embedding.item_factors_)
+        shape = quantizer.shape
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def account_inputs(
+        self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array, seed: int
+    ) -> PairFeatures:
+        """Features of accounts that no row belongs to: users are rows of ``accounts (n, n_items)``, their histories.
+
+        Raises:
+            ValueError: the recipe needs a trained embedding of each user.
+        """
+        if "user_id" in recipe.features:
+            raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
+        if quantizer is None or recipe.codes is None:
+            return FeatureBuilder(recipe.features, AccountHistory(self.history, accounts))
+        found = self._account_builder(recipe, quantizer, accounts, self.embedding)
+        if not recipe.average_local:
+            return found
+        own = self._account_builder(recipe, self.own_quantizer(seed), accounts, self.own_embedding)
+        return SideBySide([found, own])
+
+    def _account_builder(
+        self, recipe: Recipe, quantizer: RQVAE, accounts: sparse.csr_array, embedding: Embedding
+    ) -> FeatureBuilder:
+        items, shape = embedding.item_factors_, quantizer.shape
+        codes = assign_codes(quantizer, embedding.transform(accounts), items)
+        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), items)
+        history = AccountHistory(self.history, accounts, trained)
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def _source(
+        self,
+        builders: Sequence[tuple[IntArray, PairFeatures]],
+        touched: IntArray,
+        seed: int,
+        fresh: bool,
+    ) -> ExampleSource:
+        data, market, pool = self.config.data, self.prepared.market, self.prepared.pool
+        if data.label == "like":
+            parts = [self._like_part(rows, builder) for rows, builder in builders]
+        else:
+            parts = [
+                training_part(
+                    market,
+                    rows,
+                    touched,
+                    pool,
+                    builder,
+                    per_positive=data.negatives_per_positive,
+                    make_rng=partial(numpy_generator, "negatives", seed, part),
+                    fresh=fresh,
+                )
+                for part, (rows, builder) in enumerate(builders)
+            ]
+        return ExampleSource(parts)
+
+    def _like_part(self, rows: IntArray, builder: PairFeatures) -> Callable[[int], Labelled]:
+        rated = like_candidates(
+            self.prepared.market, rows, self.prepared.pool, threshold=self.config.data.like_threshold
+        )
+        examples = labelled(builder, rated)
+        return lambda epoch: examples

@@ -1,0 +1,1 @@
+"""What a run leaves: metrics, codes, models, predictions, and scores from them."""

@@ -1,0 +1,162 @@
+"""Score pairs with what a finished run left in its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+
+from fedmm_secure.collaborative.base import Embedding
+from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.features import PairFeatures
+from fedmm_secure.ctr.models.averaged import AveragedModel
+from fedmm_secure.ctr.models.boosted import BoostedModel
+from fedmm_secure.ctr.models.build import TrainedModel
+from fedmm_secure.ctr.models.private import PrivateCTR
+from fedmm_secure.ctr.private_trainer import PrivateTrainer
+from fedmm_secure.ctr.recipes import configured_recipe
+from fedmm_secure.ctr.trainer import MarketTrainer, untrained
+from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.federation.releases import factors_from_arrays, private_store
+from fedmm_secure.federation.shared_catalogue import shared_dp_svd, shared_svd, totals_of_run
+from fedmm_secure.foreign.archives import stored_members
+from fedmm_secure.foreign.formats import unpickle_tensors
+from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
+from fedmm_secure.quantization.build import model_for
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.randomness import derive_seed
+from fedmm_secure.results.artefacts import load_state
+from fedmm_secure.storage.files import Arrays, Store
+from fedmm_secure.storage.run_directory import quantizer_path
+from privacy.foreign import ForeignFileError, read_bytes
+
+# of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
+_TREES = [
+    "functools.partial",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+]
+
+
+class MarketScorer:
+    """The configured CTR model of one market, all seeds, as the run left it.
+
+    Args:
+        run: directory of a finished run.
+        config: its configuration.
+        prepared: the market's data, that of the run.
+
+    Raises:
+        RunDirectoryError: a model is missing.
+    """
+
+    def __init__(self, run: Path, config: Config, prepared: PreparedMarket) -> None:
+        self._config, self._prepared = config, prepared
+        market = prepared.market
+        self._users = {str(name): index for index, name in enumerate(market.user_ids)}
+        self._items = {str(name): index for index, name in enumerate(market.item_ids)}
+        self._models = [_load_model(run, config, prepared, seed) for seed in config.seed]
+
+    def __call__(self, users: Sequence[str], items: Sequence[str]) -> FloatArray:
+        """Click probabilities ``(n,)``, the mean over seeds; NaN for items outside the candidate pool.
+
+        Raises:
+            DataError: a user or an item that the market does not have.
+        """
+        user, item = self._index("user", self._users, users), self._index("item", self._items, items)
+        if len(user) != len(item):
+            raise DataError(f"{len(user)} users and {len(item)} items; pairs are expected")
+        known = self._prepared.pool.contains(item)
+        found = np.full(len(item), np.nan)
+        if known.any():
+            scores = [model.predict(builder(user[known], item[known])) for model, builder in self._models]
+            found[known] = np.mean(scores, axis=0)
+        return found
+
+    def _index(self, what: str, known: dict[str, int], names: Sequence[str]) -> IntArray:
+        missing = [str(name) for name in names if str(name) not in known]
+        where = {"user": "training data", "item": "catalogue"}
+        if missing:
+            raise DataError(f"market {self._prepared.market.name}: no {what} {missing[0]!r} among its {where[what]}")
+        return np.array([known[str(name)] for name in names], dtype=np.int64)
+
+
+def load_embedding(run: Path, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
+    """What the rounds worked on, or with ``refined`` what the market's own codes are computed from."""
+    if config.data.shared_items and not config.private_embedding:
+        return shared_svd(totals_of_run(run, config), prepared)
+    if refined or not config.private_embedding:
+        return fit_embedding(prepared, config.embedding)
+    store = private_store(run, prepared.market.name)
+    if config.data.shared_items:
+        return shared_dp_svd(totals_of_run(run, config), prepared, ItemCounts.from_arrays(_kept(store, COUNTS)))
+    counts, kept = (_kept(store, name) for name in (COUNTS, EMBEDDING))
+    embedding = DPSVDEmbedding(ItemCounts.from_arrays(counts), config.embedding.private)
+    return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))
+
+
+def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) -> RQVAE:
+    """An RQ-VAE as ``save_quantizer`` kept it in a run."""
+    model = model_for(config, embedding)
+    load_state(model, _existing(path), run)
+    return model
+
+
+def _load_model(
+    run: Path, config: Config, prepared: PreparedMarket, seed: int
+) -> tuple[TrainedModel | PrivateCTR, PairFeatures]:
+    name = prepared.market.name
+    path = quantizer_path(run, name, seed, kind="refined")
+    refined = path.is_file()
+    embedding = load_embedding(run, config, prepared, refined=refined)
+    quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
+    folder = run / "models" / name
+    if config.private_ctr:
+        return PrivateTrainer(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
+    bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
+    own = None
+    if recipe.average_local:
+        own = load_quantizer(quantizer_path(run, name, seed, kind="own"), run, config, bench.own_embedding)
+    builder, choices = bench.inputs(recipe, quantizer, own), bench.grid(recipe.kind)[0]
+    model = untrained(recipe, builder, choices, derive_seed("ctr", name, seed))
+    members = model.members if isinstance(model, AveragedModel) else (model,)
+    if recipe.kind == "boosted":
+        path = _existing(folder / f"ctr-{seed}.skops")
+        found = _trees(read_bytes(path, below=run), path)
+    else:
+        path = _existing(folder / f"ctr-{seed}.pt")
+        found = unpickle_tensors(read_bytes(path, below=run), path)
+    states = [found[index] for index in range(len(members))] if isinstance(model, AveragedModel) else [found]
+    for member, state in zip(members, states, strict=True):
+        if isinstance(member, BoostedModel):
+            member.trees_ = state
+        else:
+            member.load_state_dict(state)
+    return model, builder
+
+
+def _trees(data: bytes, path: Path) -> Any:
+    """Boosted trees as skops wrote them. Raises ``ForeignFileError``."""
+    try:
+        stored_members(data)
+        return skops.io.loads(data, trusted=_TREES)
+    except Exception as error:  # whatever skops stumbles over
+        raise ForeignFileError(f"{path}: no trees: {str(error)[:200]}") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise RunDirectoryError(f"{path}: missing; the run has not finished (fedmm run --resume)")
+    return path
+
+
+def _kept(store: Store, name: str) -> Arrays:
+    _existing(store.path(name))
+    return store.arrays(name, dict)

@@ -1,0 +1,56 @@
+"""Foreign text on a terminal: it is read, and does nothing."""
+
+import io
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+
+from experiments.presentation.console import PlainConsole, one_line, printable, say
+
+ACTS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+ESCAPE = "\x1b[2J\x1b]0;owned\x07[red]name[/red]:smiley:\u202e"
+
+
+@given(st.text() | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
+def test_nothing_that_acts_is_left(text):
+    assert not ACTS.search(printable(text))
+    assert len(printable(text)) == len(text)
+    assert "\n" not in one_line(text)
+    one_line(text).encode()  # a surrogate has no place in UTF-8
+
+
+@pytest.mark.parametrize("text", ["a name", "ε = 8, ∞", "日本", "two\nlines", ""])
+def test_what_acts_on_nothing_stays_as_it_is(text):
+    assert printable(text) == text
+
+
+def shown(console_type, text):
+    """A table with a name in head and cell, and the name itself, as a terminal with colours gets them."""
+    file = io.StringIO()
+    console = console_type(file=file, force_terminal=True, width=120)
+    table = Table(text)
+    table.add_row(text)
+    console.print(table)
+    console.print(text)
+    return re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())  # rich's own colours
+
+
+def test_a_table_takes_a_name_for_text():
+    assert "\x1b]0;owned" in shown(Console, ESCAPE)  # what rich makes of it
+    assert "[red]" not in shown(Console, ESCAPE)
+    found = shown(PlainConsole, ESCAPE)
+    assert not ACTS.search(found)
+    assert found.count("[red]name[/red]:smiley:") == 3
+
+
+def test_say(capsys):
+    say("one", ESCAPE, 3)
+    say("wrong", error=True)
+    found = capsys.readouterr()
+    assert not ACTS.search(found.out)
+    assert found.out.splitlines()[0::2] == ["one", "3"]
+    assert found.err == "wrong\n"

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+import yaml
+
+from experiments.runs import tracking
+from fedmm_secure import FedMM
+from fedmm_secure.data.prepare import load_markets
+from tests.command_line import call, fedmm
+from tests.conftest import TINY, tiny
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def test_tensorboard_gets_the_curves_of_the_log(config_file, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    assert call("run", config_file, "--out", out, "--quiet", "--track", "tensorboard") == 0
+    found = EventAccumulator(str(out / "tensorboard")).Reload()
+    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    rounds = [event for event in logged if event["event"] == "round"]
+    losses = found.Scalars("seed-0/m1/loss")
+    assert [point.step for point in losses] == [1, 2, 3]
+    assert [point.value for point in losses] == pytest.approx([r["markets"]["m1"]["loss"] for r in rounds], rel=1e-5)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert found.Scalars("macro/auc")[0].value == pytest.approx(metrics["macro"]["auc"])
+    assert "m0/epsilon-market" not in found.Tags()["scalars"]  # no guarantee, no number
+
+
+def test_mlflow_gets_parameters_and_metrics(config_file, tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    out = tmp_path / "run"
+    change = ["--set", "privacy.epsilon=8"]
+    assert call("run", config_file, "--out", out, "--quiet", *change, "--track", "mlflow") == 0
+    (run,) = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["0"])
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert run.data.params["quantizer.global_codes"] == "8"
+    assert run.data.metrics["macro/auc"] == pytest.approx(metrics["macro"]["auc"])
+    stated = metrics["privacy"]["markets"]["m0"]["market"]["epsilon"]
+    assert run.data.metrics["m0/epsilon-market"] == pytest.approx(stated)
+    assert run.info.status == "FINISHED"
+
+
+def test_callbacks_of_the_api_are_told_in_order(tmp_path):
+    events = []
+    sections = {key: value for key, value in TINY.items() if key != "data"}
+    markets = {market.name: market for market in load_markets(tiny().data)}
+    model = FedMM(**sections).fit(
+        markets, tmp_path / "run", callbacks=[lambda event, fields: events.append((event, fields))]
+    )
+    names = [name for name, _ in events]
+    assert names[0] == "started"
+    assert names[-1] == "finished"
+    assert names.count("round") == 3
+    assert events[-1][1] == model.metrics_
+
+
+def test_a_tracker_that_is_unknown_or_missing_is_named_before_anything_is_written(
+    config_file, tmp_path, capsys, monkeypatch
+):
+    status, _, err = fedmm(capsys, "run", config_file, "--out", tmp_path / "a", "--track", "wandb")
+    assert (status, "choose from mlflow, tensorboard" in err) == (2, True)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    status, _, err = fedmm(capsys, "run", config_file, "--out", tmp_path / "a", "--track", "mlflow")
+    assert (status, "the extra tracking" in err) == (2, True)
+    assert not (tmp_path / "a").exists()
