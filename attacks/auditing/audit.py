@@ -145,7 +145,9 @@ def stage_games(config: Config, noise: Mapping[str, float], n_items: int, n_mark
     """Every game against the stages that add noise."""
     privacy, repetitions, found = config.privacy, len(config.seed), []
     if COUNTS in noise:
-        found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, noise[COUNTS])))
+        found.append(
+            Game(COUNTS, USER, partial(play_counts, privacy.contribution, config.times_counted, noise[COUNTS]))
+        )
     if EMBEDDING in noise:
         private = config.embedding.private
         method = "gram" if private.uses_gram(n_items) else "subspace"  # the audited data are smaller than the market's

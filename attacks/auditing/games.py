@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts, timed
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks
@@ -55,17 +55,26 @@ def with_and_without(score: Callable[[bool], float], games: int) -> Played:
     return Played(inside, outside)
 
 
-def play_counts(choices: ContributionConfig, noise_multiplier: float, games: int, noise: MakeNoise) -> Played:
-    """Noisy counts, with and without a canary who touched every item, at the date that weighs most."""
+def play_counts(
+    choices: ContributionConfig, times: bool, noise_multiplier: float, games: int, noise: MakeNoise
+) -> Played:
+    """Noisy counts, with and without a canary who touched every item, at the date that weighs most.
+
+    With ``times`` the canary is in the counts and in what they are beside, when they were, at once.
+    """
     with_canary, without = _counts_market(choices)
     everyone = np.arange(with_canary.n_rows)
-    moved = np.asarray(contributions(with_canary, everyone, choices, noise_multiplier).todense())[-1]
+    parts = timed(contributions(with_canary, everyone, choices, noise_multiplier), with_canary, everyone, choices)
+    counts, moments = (np.asarray(part.todense())[-1] for part in parts)
+    moved = np.concatenate([counts, choices.time_weight * moments]) if times else counts
     moved = moved / max(1.0, float(np.linalg.norm(moved)))  # what the canary may move at most
 
     def score(present: bool) -> float:
         market = with_canary if present else without
-        counts = release_counts(market, np.arange(market.n_rows), choices, noise_multiplier, noise())
-        return float(counts.values @ moved) / noise_multiplier**2
+        rows = np.arange(market.n_rows)
+        found = release_counts(market, rows, choices, noise_multiplier, noise(), times=times)
+        released = found.values if found.moments is None else np.concatenate([found.values, found.moments])
+        return float(released @ moved) / noise_multiplier**2
 
     return with_and_without(score, games)
 

@@ -13,6 +13,7 @@ from fedmm_secure.quantization.codes import Codes
 LEADING = 4  # factors whose partial score is a feature of its own
 LATEST = 12  # of a user's items, how many are compared with an item one by one
 FADING = 0.7  # weight of an item over that of the user's next later one
+SHRINKAGE = 10.0  # of co-occurrence, in units of its noise: items that were hardly met are like no other
 
 
 def latest_items(user: IntArray, item: IntArray, n_users: int) -> IntArray:
@@ -69,11 +70,18 @@ class PrivateHistory:
         clear = self._factors * self._reliability
         self._directions = clear / np.maximum(np.linalg.norm(clear, axis=1, keepdims=True), 1e-9)
         self._user_known = np.asarray(matrix @ chosen).ravel() / per_row
+        self._gram, self._column = embedding.gram_, np.full(self.n_items, -1)
+        self._column[embedding.items_] = np.arange(len(embedding.items_))
+        self._gram_noise = max(embedding.gram_noise_, 1e-9)
+        self._when = embedding.counts.when
         self._elsewhere: tuple[FloatArray, FloatArray] | None = None
         if isinstance(embedding, SharedDPSVDEmbedding):
             self._elsewhere = embedding.shared_count_, embedding.shared_when_
             count, when = (np.asarray(matrix @ values).ravel() / per_row for values in self._elsewhere)
             self._user_shared_count = count
+            self._active = np.stack([when, when], axis=1) if active is None else active
+        elif self._when is not None:
+            when = np.asarray(matrix @ self._when).ravel() / per_row
             self._active = np.stack([when, when], axis=1) if active is None else active
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
@@ -107,7 +115,26 @@ class PrivateHistory:
             "svd_cosine": score / np.maximum(length * np.linalg.norm(self._users[user], axis=1), 1e-9),
             "item_factor_norm": length,
             **self._likeness(user, item),
+            **self._co_occurrence(user, item),
         }
+
+    def _co_occurrence(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """How often the item was met beside the user's items, by the noisy Gram matrix; 0 where there is none."""
+        names = ("together_most", "together_sum", "together_cosine_most", "together_cosine_sum")
+        found = np.zeros((len(names), len(user)))
+        if self._gram is None:
+            return dict(zip(names, found, strict=True))
+        scale = np.sqrt(np.maximum(np.diag(self._gram), 0.0) + SHRINKAGE * self._gram_noise)
+        own = self._column[item]
+        for met in self._latest.T:
+            other = np.where(met[user] >= 0, self._column[met[user]], -1)
+            known = (own >= 0) & (other >= 0) & (own != other)
+            together = np.where(known, self._gram[own, other], 0.0)
+            cosine = together / (scale[own] * scale[other])
+            found[0], found[1] = np.maximum(found[0], together), found[1] + together
+            found[2], found[3] = np.maximum(found[2], cosine), found[3] + cosine
+        found[:2] = np.arcsinh(found[:2] / self._gram_noise)
+        return dict(zip(names, found, strict=True))
 
     def _likeness(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         nearest, last, recent, weight = (np.zeros(len(user)) for _ in range(4))
@@ -121,19 +148,31 @@ class PrivateHistory:
         return {"svd_nearest": nearest, "svd_last": last, "svd_recent": recent / np.maximum(weight, 1e-9)}
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
-        """None: recency of items is in the weights of the noisy counts."""
-        return {}
+        """When the item was met in this market, and how far that is from when the user was active.
+
+        Raises:
+            ValueError: the market released no times.
+        """
+        if self._when is None:
+            raise ValueError("recency needs noisy item times, which were not released")
+        return {f"own_{name}": values for name, values in self._since(self._when[item], user).items()}
 
     def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         """How popular the item is in all markets and when, and how far that is from what the user met and when."""
         if self._elsewhere is None:
             return {}
         count, when = (values[item] for values in self._elsewhere)
-        last, mean = self._active[user].T
         return {
             "shared_count": count,
             "shared_count_gap": count - self._user_shared_count[user],
-            "shared_when": when,
+            **{f"shared_{name}": values for name, values in self._since(when, user).items()},
+        }
+
+    def _since(self, when: FloatArray, user: IntArray) -> dict[str, FloatArray]:
+        """When items were met, ``(n,)``, when their users were active, and how far apart the two."""
+        last, mean = self._active[user].T
+        return {
+            "when": when,
             "user_last": last,
             "user_mean": mean,
             "when_since_last": when - last,

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, when_met
 from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
-from fedmm_secure.collaborative.shared_dp_svd import when_met
 from fedmm_secure.config import Config, ContributionConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
@@ -142,7 +141,8 @@ class PrivateTrainer:
 
     def _history(self, rows: IntArray) -> PrivateHistory:
         market = self.prepared.market
-        active = user_times(market, rows, self.config.privacy.contribution) if self.config.data.shared_items else None
+        choices = self.config.privacy.contribution
+        active = user_times(market, rows, choices) if {"shared", "recency"} & set(self.config.ctr.features) else None
         latest = latest_items(market.user[rows], market.item[rows], market.n_users)
         return PrivateHistory(self.embedding, history_matrix(market, rows), latest, active)
 

@@ -228,11 +228,10 @@ class SpendingPlan:
         )
 
     def counts(self) -> Release:
-        event = GaussianDpEvent(self.noise[COUNTS])
-        coordinates = self.size.items + ENOUGH
-        return Release(
-            COUNTS, "noisy item counts", event, 1.0, self._published, self._items_from, coordinates=coordinates
-        )
+        event, times = GaussianDpEvent(self.noise[COUNTS]), self.config.times_counted
+        mechanism = "noisy item counts and times, one vector" if times else "noisy item counts"
+        coordinates = self.size.items * (2 if times else 1) + ENOUGH
+        return Release(COUNTS, mechanism, event, 1.0, self._published, self._items_from, coordinates=coordinates)
 
     def embedding(self) -> Release:
         if self.config.data.shared_items:
