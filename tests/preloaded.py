@@ -1,5 +1,7 @@
 """What the process imports that ``tests.processes`` forks from."""
 
+import gc
+
 import torch
 
 import experiments.cli
@@ -13,3 +15,5 @@ skip_syncs()
 torch.set_num_threads(1)
 torch.optim.Adam([torch.zeros(1)])  # the first optimiser of a process imports for two seconds
 share_answers()
+gc.freeze()  # what is here stays, in this process and its forks
+gc.enable()

@@ -18,7 +18,7 @@ from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 from fedmm_secure.errors import DataError
 from fedmm_secure.storage.files import Arrays
-from privacy.mechanisms.counts import noisy_counts
+from privacy.mechanisms.counts import merged, noisy_counts, row_norms, scaled
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
 from privacy.mechanisms.randomness import NoiseSource
 
@@ -229,6 +229,6 @@ class DPSVDEmbedding:
 
 def unit_rows(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
     """Histories ``(n, n_items)`` times the items' weights, each row scaled to norm 1; empty ones stay."""
-    weighted = sparse.csr_array(history @ sparse.diags_array(weight))
-    norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1))).ravel()
-    return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(norm, 1e-12)) @ weighted)
+    own = merged(history)
+    weighted = sparse.csr_array((own.data * weight[own.indices], own.indices, own.indptr), shape=own.shape)
+    return scaled(weighted, 1.0 / np.maximum(row_norms(weighted), 1e-12))

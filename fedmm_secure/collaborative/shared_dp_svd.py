@@ -8,12 +8,13 @@ Everything else is post-processing, or a function of one user's own row.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from scipy import sparse
 
 from fedmm_secure.collaborative.dp_svd import CLEAR, COUNT_FLOOR, DPSVDEmbedding, ItemCounts, contributions, timed
-from fedmm_secure.collaborative.shared import chosen_items
+from fedmm_secure.collaborative.shared import chosen_items, square
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import FloatArray, IntArray, Market
 from fedmm_secure.storage.files import Arrays
@@ -129,10 +130,8 @@ class SharedDPSVDEmbedding(DPSVDEmbedding):
         self.shared_when_ = np.where(known, sums.when[position], 0.0)
 
     def to_arrays(self) -> Arrays:
-        """What follows from the sums for the market's items; co-occurrence is the sum itself, which is recorded.
-
-        Who has the model needs both to score an account.
-        """
+        """All that follows from the sums for the market's items: who has the model needs it to score an account."""
+        gram = np.zeros((0, 0)) if self.gram_ is None else self.gram_
         return {
             "position": self.position,
             "factors": self.item_factors_,
@@ -141,7 +140,24 @@ class SharedDPSVDEmbedding(DPSVDEmbedding):
             "weights": self._weight,
             "shared_count": self.shared_count_,
             "shared_when": self.shared_when_,
+            "gram": gram[np.triu_indices(len(gram))],
+            "gram_noise": np.array(self.gram_noise_),
         }
+
+    @classmethod
+    def from_arrays(cls, counts: ItemCounts, choices: PrivateEmbeddingConfig, arrays: Arrays) -> Self:
+        """What ``to_arrays`` gave, which embeds accounts; it has no users of its own."""
+        found = cls.__new__(cls)
+        found.counts, found.choices = counts, choices
+        found.position, found._weight = arrays["position"], arrays["weights"]
+        found.items_ = np.flatnonzero(found._weight > 0)  # an item of the Gram matrix has a weight, and no other
+        found.item_factors_, found.eigenvalues_ = arrays["factors"], arrays["eigenvalues"]
+        found.noise_edge_ = float(arrays["noise_edge"])
+        found.shared_count_, found.shared_when_ = arrays["shared_count"], arrays["shared_when"]
+        found.gram_ = square(arrays["gram"], len(found.items_))
+        found.gram_noise_ = float(arrays["gram_noise"])
+        found.user_factors_ = np.zeros((0, found.item_factors_.shape[1]))
+        return found
 
     def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:
         """Take factors of the Gram matrix's items; the market's own are among them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -15,7 +16,7 @@ from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History, PairFeatures
+from fedmm_secure.ctr.features import AccountHistory, Activity, FeatureBuilder, History, PairFeatures
 from fedmm_secure.ctr.models.averaged import AveragedModel, SideBySide
 from fedmm_secure.ctr.models.boosted import BoostedChoices, boosted_grid
 from fedmm_secure.ctr.models.build import TrainedModel, make_model
@@ -25,7 +26,7 @@ from fedmm_secure.data.candidates import like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import train_local_quantizer
-from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
 
@@ -36,6 +37,12 @@ def untrained(recipe: Recipe, inputs: PairFeatures, choices: NeuralChoices | Boo
         return make_model(recipe.kind, inputs.schema(), choices, seed)
     members = [make_model(recipe.kind, schema, choices, seed) for schema in inputs.schemas]
     return AveragedModel(members, inputs.schemas)
+
+
+class AccountFeatures(Protocol):
+    """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
+
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures: ...
 
 
 @dataclass(frozen=True)
@@ -160,10 +167,8 @@ class MarketTrainer:
         shape = quantizer.shape
         return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def account_inputs(
-        self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array, seed: int
-    ) -> PairFeatures:
-        """Features of accounts that no row belongs to: users are rows of ``accounts (n, n_items)``, their histories.
+    def accounts(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> AccountFeatures:
+        """Makes features of accounts that the market's rows need not know: items and lift are encoded once.
 
         Raises:
             ValueError: the recipe needs a trained embedding of each user.
@@ -171,21 +176,28 @@ class MarketTrainer:
         if "user_id" in recipe.features:
             raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
         if quantizer is None or recipe.codes is None:
-            return FeatureBuilder(recipe.features, AccountHistory(self.history, accounts))
-        found = self._account_builder(recipe, quantizer, accounts, self.embedding)
+            return lambda accounts, active=None: FeatureBuilder(
+                recipe.features, AccountHistory(self.history, accounts, active=active)
+            )
+        found = self._accounts(recipe, quantizer, self.embedding)
         if not recipe.average_local:
             return found
-        own = self._account_builder(recipe, self.own_quantizer(seed), accounts, self.own_embedding)
-        return SideBySide([found, own])
+        own = self._accounts(recipe, self.own_quantizer(seed), self.own_embedding)
+        return lambda accounts, active=None: SideBySide([found(accounts, active), own(accounts, active)])
 
-    def _account_builder(
-        self, recipe: Recipe, quantizer: RQVAE, accounts: sparse.csr_array, embedding: Embedding
-    ) -> FeatureBuilder:
-        items, shape = embedding.item_factors_, quantizer.shape
-        codes = assign_codes(quantizer, embedding.transform(accounts), items)
-        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), items)
-        history = AccountHistory(self.history, accounts, trained)
-        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+    def _accounts(self, recipe: Recipe, quantizer: RQVAE, embedding: Embedding) -> AccountFeatures:
+        shape = quantizer.shape
+        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), embedding.item_factors_)
+        affine = "code_affinity" in recipe.features
+        lift = self.history.account_lift(trained, shape.global_codes) if affine else None
+
+        def build(accounts: sparse.csr_array, active: Activity | None = None) -> FeatureBuilder:
+            own = assign_codes(quantizer, embedding.transform(accounts), embedding.item_factors_[:0])
+            codes = Codes(own.user, trained.item)
+            history = AccountHistory(self.history, accounts, lift, active)
+            return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+        return build
 
     def _source(
         self,

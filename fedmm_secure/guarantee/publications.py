@@ -19,11 +19,12 @@ from torch import Tensor
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
 from fedmm_secure.data.catalogue import Catalogue, printable
 from fedmm_secure.foreign.archives import stored_members
 from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.score_bins import N_BINS, contribution
+from fedmm_secure.guarantee.shared_sums import gram_items
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -42,7 +43,7 @@ from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
 Array = NDArray[Any]
-Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name
+Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
 # numbers of a pair that each feature group of a released model has
 NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
 EIGEN_ERROR = 1e-6  # of the largest eigenvalue
@@ -140,7 +141,8 @@ class Publications:
     @property
     def _shared_embedding(self) -> Expected:
         private = self.plan.config.embedding.private
-        each = ((self._items,), "float64")
+        each, n = ((self._items,), "float64"), min(self._items, gram_items(self.plan.config))
+        most = n * (n + 1) // 2  # pairs of the market's items that are in the matrix, of which there may be fewer
         return {
             "position": ((self._items,), "int64"),
             "factors": ((self._items, private.dim), "float64"),
@@ -149,6 +151,8 @@ class Publications:
             "weights": each,
             "shared_count": each,
             "shared_when": each,
+            "gram": ((-most,), "float64"),
+            "gram_noise": ((), "float64"),
         }
 
     def embedding(self) -> DPSVDEmbedding:
@@ -174,6 +178,9 @@ class Publications:
             if "moments" in found and float(found["time_weight"]) != self.plan.config.privacy.contribution.time_weight:
                 return "times have another weight than the configuration gives them"
         if group == EMBEDDING and self.plan.config.data.shared_items:
+            known = int((found["weights"] > 0).sum())
+            if len(found["gram"]) != known * (known + 1) // 2:
+                return "its co-occurrence is not that of the items that have a weight"
             return _position_problem(found["position"], self.plan.config.data.shared_size)
         if group == EMBEDDING and not np.array_equal(found["items"], self.embedding().items_):
             return "the items are not those that the published counts choose"
@@ -378,7 +385,11 @@ def _refuse_large(size: int, expected: Expected) -> None:
 
 
 def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-    return int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    return abs(int(np.prod(shape, dtype=object))) * np.dtype(dtype).itemsize
+
+
+def _fits(length: int, wanted: int) -> bool:
+    return length == wanted if wanted >= 0 else 0 <= length <= -wanted
 
 
 def _compare_names(found: set[str], expected: Expected, count: int) -> None:
@@ -389,6 +400,7 @@ def _compare_names(found: set[str], expected: Expected, count: int) -> None:
 
 
 def _compare(name: str, shape: tuple[int, ...], dtype: str, expected: Expected) -> None:
-    if (shape, dtype) != expected[name]:
-        wanted, kind = expected[name]
+    wanted, kind = expected[name]
+    fits = len(shape) == len(wanted) and all(map(_fits, shape, wanted))
+    if not fits or dtype != kind:
         raise PublicationError(f"{name} is {dtype} of shape {shape}, where {kind} of shape {wanted} was expected")
