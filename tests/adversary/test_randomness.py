@@ -108,6 +108,8 @@ PUBLIC = {
     "data/prepare": "candidates of the evaluation",
     "data/synthetic": "invented markets",
     "federation/client": "order of rows that cost no budget",
+    "joining/examples": "negatives of models that stay in the market, and which users a curve draws",
+    "joining/own": "the seed of a model that stays in the market",
     "joining/features": "which pairs a market compares with; features stay in the market",
     "pipeline": "pseudo-users: post-processing",
     "quantization/build": "initial values, which read no row",
