@@ -9,7 +9,8 @@ import yaml
 from attacks.auditing.faults import FAULTS
 from attacks.auditing.joint import Alarm
 from experiments.assessment import audit as audits
-from experiments.compliance.evidence import AUDIT, audit_file, binding_of, examine, read_evidence_file
+from experiments.assessment.statements import AUDIT, audit_file, binding_of, read_evidence_file
+from experiments.compliance.evidence import examine
 from experiments.verification import examine_run
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
