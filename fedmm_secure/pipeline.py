@@ -30,6 +30,7 @@ from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
+from fedmm_secure.federation.head_client import HeadClient
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Rejection
 from fedmm_secure.federation.parties import Federation, look_ahead, make_clients, open_federation
@@ -47,7 +48,6 @@ from fedmm_secure.federation.releases import (
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
-from fedmm_secure.joining.client import HeadClient
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator

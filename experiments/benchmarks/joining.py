@@ -14,9 +14,9 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import Interval, paired_auc_difference, seed_interval
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
-from fedmm_secure.joining.examples import head_examples, market_examples, some_users
-from fedmm_secure.joining.own import own_head
-from fedmm_secure.joining.trees import Bins, Head, HeadGrower, fit_head
+from fedmm_secure.heads.examples import head_examples, market_examples, some_users
+from fedmm_secure.heads.own import own_head
+from fedmm_secure.heads.trees import Bins, Head, HeadGrower, fit_head
 from fedmm_secure.randomness import numpy_generator
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -77,7 +77,7 @@ def measure_joining(
     """The learning curve of each market, left out of the federation in turn; ids are never compared.
 
     The federation's head is what markets that add histograms would have: sums of integers do not depend on where
-    examples are (``joining.trees``), so it is fitted in one place here.
+    examples are (``heads.trees``), so it is fitted in one place here.
     """
     markets = prepare_markets(config.data)
     largest = sorted(markets, key=lambda name: -markets[name].market.n_rows)

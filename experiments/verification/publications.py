@@ -44,7 +44,7 @@ from fedmm_secure.guarantee.stages import (
     USER_CODES,
     seed_stage,
 )
-from fedmm_secure.joining.trees import HeadGrower
+from fedmm_secure.heads.trees import HeadGrower
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedmm_secure.config import Config
+from fedmm_secure.guarantee.head_columns import BINS, NAMES, SCALE
 from fedmm_secure.guarantee.multipliers import MarketSize, require_sizes
-from fedmm_secure.joining.columns import BINS, NAMES, SCALE
 
 
 def head_length(config: Config) -> int:

@@ -16,10 +16,10 @@ from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
-from fedmm_secure.joining.columns import BINS, NAMES
-from fedmm_secure.joining.examples import market_examples
-from fedmm_secure.joining.own import own_head
-from fedmm_secure.joining.trees import Head
+from fedmm_secure.guarantee.head_columns import BINS, NAMES
+from fedmm_secure.heads.examples import market_examples
+from fedmm_secure.heads.own import own_head
+from fedmm_secure.heads.trees import Head
 from fedmm_secure.quantization.build import model_for, refine_quantizer
 from fedmm_secure.results.artefacts import save_codes, save_quantizer
 from fedmm_secure.storage.encoding import arrays_bytes

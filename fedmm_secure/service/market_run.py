@@ -12,6 +12,7 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.client import MarketClient
+from fedmm_secure.federation.head_client import HeadClient
 from fedmm_secure.federation.introductions import introduce
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.federation.messages import MessageError
@@ -25,7 +26,6 @@ from fedmm_secure.federation.releases import discover_catalogues
 from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.shared_catalogue import sum_client
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, scheduled, seed_stage
-from fedmm_secure.joining.client import HeadClient
 from fedmm_secure.pipeline import (
     Clock,
     Embeddings,

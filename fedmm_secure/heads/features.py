@@ -16,8 +16,8 @@ import numpy as np
 
 from fedmm_secure.ctr.features import AccountHistory
 from fedmm_secure.data.market import FloatArray, IntArray
-from fedmm_secure.joining.columns import ABSOLUTE, BINS, NUMBERS, PER_USER
-from fedmm_secure.joining.trees import Bins
+from fedmm_secure.guarantee.head_columns import ABSOLUTE, BINS, NUMBERS, PER_USER
+from fedmm_secure.heads.trees import Bins
 from fedmm_secure.randomness import numpy_generator
 
 REFERENCE_PAIRS = 20_000

@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from fedmm_secure.config import Config, HeadConfig
 from fedmm_secure.data.market import FloatArray, IntArray
-from fedmm_secure.joining.columns import BINS, NAMES, SCALE
+from fedmm_secure.guarantee.head_columns import BINS, NAMES, SCALE
 from fedmm_secure.storage.files import Arrays
 
 Bins = NDArray[np.uint8]

@@ -8,10 +8,10 @@ import pytest
 from experiments.benchmarks.joining import JoiningPoint, measure_joining, worth
 from fedmm_secure.config import HeadConfig
 from fedmm_secure.ctr.metrics import Interval
-from fedmm_secure.joining.columns import BINS, NAMES, SCALE
-from fedmm_secure.joining.examples import head_examples, market_examples, some_users
-from fedmm_secure.joining.own import own_head
-from fedmm_secure.joining.trees import Head, HeadGrower, fit_head
+from fedmm_secure.guarantee.head_columns import BINS, NAMES, SCALE
+from fedmm_secure.heads.examples import head_examples, market_examples, some_users
+from fedmm_secure.heads.own import own_head
+from fedmm_secure.heads.trees import Head, HeadGrower, fit_head
 from tests.conftest import tiny
 
 CHOICES = HeadConfig(trees=3, depth=2, learning_rate=0.5, least_weight=1.0)

@@ -17,8 +17,8 @@ from fedmm_secure.federation.transcript import OWN_UPDATE, SUM, UPDATE, Transcri
 from fedmm_secure.foreign.formats import parse_arrays
 from fedmm_secure.guarantee.head_sums import head_bound, head_length
 from fedmm_secure.guarantee.multipliers import MarketSize
-from fedmm_secure.joining.examples import head_examples
-from fedmm_secure.joining.trees import SCALE, HeadGrower, fit_head
+from fedmm_secure.heads.examples import head_examples
+from fedmm_secure.heads.trees import SCALE, HeadGrower, fit_head
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import create

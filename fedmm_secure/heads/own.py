@@ -11,8 +11,8 @@ from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.joining.examples import Examples, MarketExamples
-from fedmm_secure.joining.trees import Head
+from fedmm_secure.heads.examples import Examples, MarketExamples
+from fedmm_secure.heads.trees import Head
 from fedmm_secure.randomness import derive_seed
 
 HEAD_COLUMN = "federated_head"

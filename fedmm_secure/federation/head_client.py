@@ -16,8 +16,8 @@ from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.transactions import Transaction
 from fedmm_secure.guarantee.stages import HEAD
-from fedmm_secure.joining.examples import head_examples
-from fedmm_secure.joining.trees import Bins, HeadGrower
+from fedmm_secure.heads.examples import head_examples
+from fedmm_secure.heads.trees import Bins, HeadGrower
 from fedmm_secure.storage.encoding import arrays_bytes
 from fedmm_secure.storage.files import write_atomic
 from fedmm_secure.storage.layout import RunDirectory
