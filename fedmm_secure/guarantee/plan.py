@@ -36,6 +36,7 @@ from fedmm_secure.guarantee.stages import (
     DECRYPTED_VIEWS,
     EMBEDDING,
     EVALUATION,
+    HEAD,
     ITEM_CODES,
     MODEL,
     QUANTIZER,
@@ -186,6 +187,7 @@ class SpendingPlan:
         for seed in config.seed:
             for round in range(config.federation.rounds):
                 yield self.round(seed, round)
+        yield from (self.head(round) for round in range(config.head.rounds))
         if config.private_ctr:
             for seed in config.seed:
                 yield self.model(seed)
@@ -300,8 +302,25 @@ class SpendingPlan:
         """What a market sends in a round of a stage."""
         if stage in SUMMED:
             return self.summed(stage, attempt)
+        if stage == HEAD:
+            return self.head(round, attempt)
         seeds = {seed_stage(QUANTIZER, seed): seed for seed in self.config.seed}
         return self.round(seeds[stage], round, attempt)
+
+    def head(self, round: int, attempt: int = 0) -> Release:
+        """A market's part of the histograms that one level of a tree is chosen from; exact, so without a guarantee."""
+        server_reads = self.config.aggregation.traits.server_reads_updates
+        return Release(
+            stage=HEAD,
+            mechanism="none: exact sum of gradient histograms",
+            event=NonPrivateDpEvent(),
+            sensitivity=None,
+            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
+            depends_on=self._items_from,
+            round=round,
+            attempt=attempt,
+            remark=small_cohort_remark(self.n_markets),
+        )
 
     def summed(self, stage: str, attempt: int = 0) -> Release:
         """A market's part of a sum over the shared catalogue; only the sum carries all of the noise."""
