@@ -32,6 +32,7 @@ class Commands(InterruptibleGroup, LazyGroup):
         "data": Entry(f"{_HERE}.data", "data_app", "Look at market data before running."),
         "budget": Entry(f"{_HERE}.budget", "budget", "What a configuration spends, before anything is trained."),
         "verify": Entry(f"{_HERE}.verify", "verify", "Check a run, or a compliance report."),
+        "recommend": Entry(f"{_HERE}.recommend", "recommend", "The top items for users, from a run."),
         "attack": Entry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
         "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute a guarantee: lower bounds on ε."),
         "report": Entry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),

@@ -54,6 +54,7 @@ from fedmm_secure.results.artefacts import save_codes, save_predictions, save_qu
 from fedmm_secure.results.metrics import Metrics, collect_metrics, communication, describe
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.aggregation.identities import Identity
 from privacy.files import write_json
@@ -102,7 +103,7 @@ def run_pipeline(
         return read_metrics(directory)
     refuse_shared_users(config, markets)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
-    clock = Clock(directory / "state")
+    clock = Clock(RunDirectory(directory).state)
     listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})

@@ -48,7 +48,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
 from fedmm_secure.results.artefacts import CODE_COLUMNS
 from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
-from fedmm_secure.storage.run_directory import ctr_path, quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignFileError, read_bytes
@@ -180,7 +180,7 @@ def artefact_findings(evidence: Evidence, published: dict[str, Publications], op
 
 
 def _quantizer(evidence: Evidence, market: str, seed: int, opened: Opened) -> Iterator[Finding]:
-    path = quantizer_path(evidence.directory, market, seed)
+    path = RunDirectory(evidence.directory).quantizer(market, seed)
     if not evidence.config.private_ctr and not path.exists():
         return  # the market's own, which nobody has to show: the last line commits to it
     try:
@@ -225,7 +225,7 @@ def _summed_codebook(evidence: Evidence, plan: SpendingPlan, seed: int, opened: 
 
 
 def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
-    path = ctr_path(evidence.directory, market, seed)
+    path = RunDirectory(evidence.directory).ctr(market, seed)
     released = [
         evidence.messages.content[record.file]
         for record in evidence.messages.records
@@ -246,7 +246,7 @@ def _said(path: Path, error: ForeignFileError) -> str:
 
 def _code_table(evidence: Evidence, market: str, plan: SpendingPlan, published: Publications) -> Iterator[Finding]:
     """The market's own table: one row a user and an item and a seed; item codes are the published ones."""
-    path: Path = evidence.directory / "codes" / f"{market}.parquet"
+    path = RunDirectory(evidence.directory).codes(market)
     if not path.exists():
         return  # it holds user codes, which nobody has to show: the last line commits to it
     rows = (plan.size.users + plan.size.items) * len(evidence.config.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 import numpy as np
 from scipy import sparse
@@ -158,6 +159,19 @@ class SharedDPSVDEmbedding(DPSVDEmbedding):
             "shared_count": self.shared_count_,
             "shared_when": self.shared_when_,
         }
+
+    @classmethod
+    def from_arrays(cls, counts: ItemCounts, choices: PrivateEmbeddingConfig, arrays: Arrays) -> Self:
+        """What ``to_arrays`` gave, which embeds accounts; it has no users of its own."""
+        found = cls.__new__(cls)
+        found.counts, found.choices = counts, choices
+        found.position, found._weight = arrays["position"], arrays["weights"]
+        found.items_ = np.flatnonzero(found._weight > 0)  # an item of the Gram matrix has a weight, and no other
+        found.item_factors_, found.eigenvalues_ = arrays["factors"], arrays["eigenvalues"]
+        found.noise_edge_ = float(arrays["noise_edge"])
+        found.shared_count_, found.shared_when_ = arrays["shared_count"], arrays["shared_when"]
+        found.user_factors_ = np.zeros((0, found.item_factors_.shape[1]))
+        return found
 
     def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:
         """Take factors of the Gram matrix's items; the market's own are among them."""

@@ -23,13 +23,13 @@ from fedmm_secure.ctr.score_baselines import ScoreBaselines
 from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.private_record import private_name, tuned_file
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.digests import arrays_digest
 from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.files import write_atomic
 
 Predictions = dict[str, list[np.ndarray]]
@@ -54,8 +54,8 @@ def train_market(
     model also predicts from those. What other runs trained on the same inputs is taken from ``cache``.
     """
     torch.set_num_threads(1)
-    name = prepared.market.name
-    store = Store(directory / "state" / "ctr" / name)
+    name, layout = prepared.market.name, RunDirectory(directory)
+    store = Store(layout.kept_predictions(name))
     silent = {PROBABILITY: np.full(len(prepared.test), prepared.prior)}  # where rows leave nothing to train on
     bench = None if prepared.lacking else MarketTrainer(prepared, embedding, config)
     scored = None if bench is None else ScoreBaselines(prepared, bench.history, config.privacy)
@@ -76,7 +76,7 @@ def train_market(
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
         trained = private.train(quantizers[seed], seed, private_training)
         write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
-        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(trained.model))
+        write_atomic(layout.ctr(name, seed), model_bytes(trained.model))
         found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
@@ -91,8 +91,8 @@ def train_market(
         choice = 0
         if config.ctr.tune:
             first = config.seed[0]
-            kept = Store((directory / private_name(name, tuned_file(recipe.name))).parent)
-            tuned = kept.json(Path(tuned_file(recipe.name)).stem, lambda: {"choice": tune(bench, recipe, first)})
+            file = layout.tuned(name, recipe.name)
+            tuned = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, first)})
             choice = tuned["choice"]
 
         def fitted(bench: MarketTrainer = bench) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ def train_market(
         found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
         if recipe.name == CONFIGURED:
             suffix = "skops" if recipe.kind == "boosted" else "pt"
-            write_atomic(directory / "models" / name / f"ctr-{seed}.{suffix}", found["model"].tobytes())
+            write_atomic(layout.ctr(name, seed, suffix), found["model"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:

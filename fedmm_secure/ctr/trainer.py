@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -14,7 +15,7 @@ from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History
+from fedmm_secure.ctr.features import AccountHistory, Activity, FeatureBuilder, History
 from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel, boosted_grid
 from fedmm_secure.ctr.models.build import make_model
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel, neural_grid
@@ -22,9 +23,15 @@ from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.candidates import like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
+
+
+class AccountFeatures(Protocol):
+    """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
+
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> FeatureBuilder: ...
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,8 @@ class MarketTrainer:
         shape = quantizer.shape
         return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def account_builder(self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array) -> FeatureBuilder:
-        """Features of accounts that no row belongs to: users are rows of ``accounts (n, n_items)``, their histories.
+    def accounts(self, recipe: Recipe, quantizer: RQVAE | None) -> AccountFeatures:
+        """Makes features of accounts that the market's rows need not know: items and lift are encoded once.
 
         Raises:
             ValueError: the recipe needs a trained embedding of each user.
@@ -128,17 +135,21 @@ class MarketTrainer:
         if "user_id" in recipe.features:
             raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
         if quantizer is None or recipe.codes is None:
-            return FeatureBuilder(recipe.features, AccountHistory(self.history, accounts))
-        items = self.embedding.item_factors_
-        codes = assign_codes(quantizer, self.embedding.transform(accounts), items)
-        trained = assign_codes(quantizer, self.embedding.transform(self.history.matrix), items)
-        shape = quantizer.shape
-        return FeatureBuilder(
-            recipe.features,
-            AccountHistory(self.history, accounts, trained),
-            codes,
-            (shape.global_codes, shape.local_codes),
-        )
+            return lambda accounts, active=None: FeatureBuilder(
+                recipe.features, AccountHistory(self.history, accounts, active=active)
+            )
+        embedding, shape = self.embedding, quantizer.shape
+        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), embedding.item_factors_)
+        affine = "code_affinity" in recipe.features
+        lift = self.history.account_lift(trained, shape.global_codes) if affine else None
+
+        def build(accounts: sparse.csr_array, active: Activity | None = None) -> FeatureBuilder:
+            own = assign_codes(quantizer, embedding.transform(accounts), embedding.item_factors_[:0])
+            codes = Codes(own.user, trained.item)
+            history = AccountHistory(self.history, accounts, lift, active)
+            return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+        return build
 
     def _source(
         self,

@@ -108,6 +108,7 @@ PUBLIC = {
     "data/prepare": "candidates of the evaluation",
     "data/synthetic": "invented markets",
     "federation/client": "order of rows that cost no budget",
+    "joining/features": "which pairs a market compares with; features stay in the market",
     "pipeline": "pseudo-users: post-processing",
     "quantization/build": "initial values, which read no row",
     "quantization/codebook": "initial values, which read no row",
