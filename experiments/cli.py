@@ -34,7 +34,7 @@ class Commands(InterruptibleGroup, LazyGroup):
         "verify": Entry(f"{_HERE}.verify", "verify", "Check a run, or a compliance report."),
         "recommend": Entry(f"{_HERE}.recommend", "recommend", "The top items for users, from a run."),
         "attack": Entry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
-        "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute a guarantee: lower bounds on ε."),
+        "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute that the code keeps a guarantee."),
         "report": Entry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),
         "runs": Entry(f"{_HERE}.list_runs", "runs", "List the runs and sweeps in a folder."),
         "compare": Entry(f"{_HERE}.compare", "compare", "Runs side by side, with intervals."),
