@@ -13,6 +13,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.ctr.private_trainer import user_times
@@ -142,10 +143,8 @@ class ReleasedScorer:
         quantizer = model_for(self._config, self._embedding)
         quantizer.load_state_dict(published.tensors(seed_stage(MODEL, seed)))
         nobody = PrivateHistory(self._embedding, sparse.csr_array((0, len(self.candidates))))
-        kind = self._config.ctr.model
-        if kind == "boosted":
-            raise ValueError("boosted trees are never released")
-        model = PrivateCTR(kind, self._builder(quantizer, nobody).schema(), self._config, seed)
+        ctr = self._config.ctr
+        model = PrivateCTR(ctr.model, self._builder(quantizer, nobody).schema(), neural_choices(ctr), seed)
         model.load_state_dict(published.tensors(seed_stage(CTR, seed)))
         return model, quantizer
 

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.guarantee.multipliers import MarketSize
@@ -99,7 +100,7 @@ def ctr_state(embedding, **ctr):
     sizes = (found.quantizer.global_codes, found.quantizer.local_codes)
     history = PrivateHistory(embedding, sparse.csr_array((0, ITEMS)))
     schema = FeatureBuilder(found.ctr.features, history, codes, sizes).schema()
-    return PrivateCTR(found.ctr.model, schema, found, 0).state_dict()
+    return PrivateCTR(found.ctr.model, schema, neural_choices(found.ctr), 0).state_dict()
 
 
 MODELS = [
