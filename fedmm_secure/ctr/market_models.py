@@ -90,22 +90,22 @@ def train_market(
         if bench is None:
             return silent
         choice = chosen(bench, recipe)
-
-        def fitted(bench: MarketTrainer = bench) -> dict[str, np.ndarray]:
-            model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
-            found = {PROBABILITY: bench.predict(model, builder)}
-            if recipe.average_local:
-                found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
-            if recipe.name == CONFIGURED:
-                found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
-            return found
-
-        found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
+        named = inputs("trained", recipe, seed) | {"choice": choice}
+        found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
             write_atomic(layout.ctr(name, seed, family_of(recipe.kind).format.suffix), found["model"].tobytes())
         if recipe.average_local:
             write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
+
+    def fitted(bench: MarketTrainer, recipe: Recipe, seed: int, choice: int) -> dict[str, np.ndarray]:
+        model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
+        found = {PROBABILITY: bench.predict(model, builder)}
+        if recipe.average_local:
+            found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
+        if recipe.name == CONFIGURED:
+            found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
+        return found
 
     def chosen(bench: MarketTrainer, recipe: Recipe) -> int:
         if not config.ctr.tune:

@@ -13,17 +13,11 @@ from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.guarantee.expected_arrays import ctr_arrays, model_arrays
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.publications import (
-    PublicationError,
-    Publications,
-    ctr_arrays,
-    model_arrays,
-    on_grid,
-    read_numpy,
-    read_tensors,
-)
+from fedmm_secure.guarantee.publications import Publications, on_grid
+from fedmm_secure.guarantee.published_arrays import PublicationError, read_numpy, read_tensors
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import Codes
 from fedmm_secure.storage.encoding import arrays_bytes
