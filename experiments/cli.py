@@ -35,7 +35,7 @@ class Commands(InterruptibleGroup, LazyGroup):
         "recommend": Entry(f"{_HERE}.recommend", "recommend", "The top items for users, from a run."),
         "join": Entry(f"{_HERE}.join", "join", "Let a market start from a run of others."),
         "attack": Entry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
-        "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute a guarantee: lower bounds on ε."),
+        "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute that the code keeps a guarantee."),
         "report": Entry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),
         "runs": Entry(f"{_HERE}.list_runs", "runs", "List the runs and sweeps in a folder."),
         "compare": Entry(f"{_HERE}.compare", "compare", "Runs side by side, with intervals."),

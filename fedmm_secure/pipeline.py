@@ -294,7 +294,7 @@ def refine(
     for name in markets:
         federation.doors[name].note(federation.plans[name].refinement())
         for seed, models in refined.items():
-            save_quantizer(models[name], federation.directory, name, seed, refined=True)
+            save_quantizer(models[name], federation.directory, name, seed, kind="refined")
     return raw, refined
 
 

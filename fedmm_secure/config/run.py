@@ -61,6 +61,10 @@ class Config(Section):
         if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
             _fill(values, "embedding", {"kind": "dp-svd"})
             ctr = PRIVATE_CTR if privacy.get("protect") == "release" else {}
+            contribution = privacy.get("contribution")
+            dated = isinstance(contribution, Mapping) and contribution.get("reference_date") is not None
+            if ctr and dated and not (isinstance(data, Mapping) and data.get("shared_items") is True):
+                ctr = {**ctr, "features": [*ctr["features"], "recency"]}
         if isinstance(data, Mapping) and data.get("shared_items") is True:
             features = ctr.get("features", CTRConfig.model_fields["features"].default)
             ctr = {**ctr, "features": [*features, "shared"]}
@@ -72,6 +76,11 @@ class Config(Section):
     def private_ctr(self) -> bool:
         """Whether the CTR model trains with DP-SGD."""
         return self.privacy.epsilon is not None and self.privacy.protect == "release"
+
+    @property
+    def times_counted(self) -> bool:
+        """Whether noisy counts say when items were met, too: a released model then has recency."""
+        return self.private_ctr and "recency" in self.ctr.features
 
     @property
     def private_evaluation(self) -> bool:
@@ -222,10 +231,17 @@ class Config(Section):
         if refused:
             allowed = ", ".join(sorted(PRIVATE_GROUPS))
             return f"privacy.protect: release: ctr.features: {refused} cannot be released; choose from {allowed}"
+        if self.times_counted and self.privacy.contribution.reference_date is None:
+            return (
+                "privacy.protect: release: ctr.features: recency needs privacy.contribution.reference_date, the public "
+                "date from which times count"
+            )
         if ctr.training != "cross-fit":
             return "privacy.protect: release needs ctr.training: cross-fit"
         if ctr.dropout:
             return "privacy.protect: release needs ctr.dropout: 0"
+        if ctr.average_local:
+            return "privacy.protect: release: ctr.average_local would train codes on raw rows; leave it out"
         if ctr.tune:
             return "privacy.protect: release: ctr.tune would choose by private validation rows outside the budget"
         return None

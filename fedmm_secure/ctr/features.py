@@ -50,6 +50,14 @@ class FeatureSchema:
     number_names: tuple[str, ...]
 
 
+class PairFeatures(Protocol):
+    """Turns (user, item) pairs into model inputs."""
+
+    def schema(self) -> FeatureSchema: ...
+
+    def __call__(self, user: IntArray, item: IntArray) -> Features: ...
+
+
 @dataclass(frozen=True)
 class Clock:
     """A market's times from 0 to 1; 0 always where file order stands in for time.

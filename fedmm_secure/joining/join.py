@@ -117,7 +117,7 @@ def _codes(config: Config, prepared: PreparedMarket, words: dict[int, np.ndarray
             raise RunDirectoryError(f"the global codebook of seed {seed} is not of the shape that its run configured")
         federated.global_codebook.codewords.data.copy_(federated.global_codebook.codewords.new_tensor(codewords))
         quantizers[seed] = {name: refine_quantizer(config, federated, embedding, name, seed)}
-        save_quantizer(quantizers[seed][name], directory, name, seed, refined=True)
+        save_quantizer(quantizers[seed][name], directory, name, seed, kind="refined")
     save_codes(config, directory, {name: prepared}, {name: embedding}, quantizers)
 
 
