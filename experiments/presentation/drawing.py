@@ -110,7 +110,8 @@ def _lay_out(figure: Figure) -> None:
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         for axes in figure.axes:
-            axes.set_position([round(edge, 6) for edge in axes.get_position(original=True).bounds])
+            left, bottom, width, height = (round(edge, 6) for edge in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
         figure.set_layout_engine("none")
 
 
