@@ -43,7 +43,7 @@ _TWO_ROUNDS, _RATIOS = "two rounds", "sum of ratios"
 _FEWEST_CHEAP = 500  # canaries of games that train no model: coins that repeat are seen by the spread of those in
 _MASK_GAMES = 40
 _MOST, _MOST_TRAINED = 100_000, 60
-_BATCH, _BATCH_TRAINED = 500, 15
+_BATCH, _BATCH_TRAINED = 500, 15  # canaries in one task
 
 Play = Callable[[Members, NoiseSource], Played]
 Report = Callable[[str, int, int], None]
@@ -58,27 +58,23 @@ class Game:
         kind: of canary.
         play: shows canaries, some of them in, as coins decided.
         law: of what each shows where the mechanism is as stated; None where nothing may show.
+        trains: whether a model is trained for each canary.
         most: canaries at most, where time would otherwise know no bound.
-        batch: canaries in one task.
     """
 
     stage: str
     kind: str
     play: Play
     law: Law | None
+    trains: bool = False
     most: int = _MOST
-    batch: int = _BATCH
-
-    @property
-    def trains(self) -> bool:
-        """Whether a model is trained for each canary."""
-        return self.batch == _BATCH_TRAINED
 
     def tasks(self, canaries: int, nonce: bytes) -> Iterator[tuple[Play, Members, bytes, tuple[str, str, int]]]:
         """Its batches; the coins of a canary are the same in every game."""
         member = NoiseSource(nonce, seeded=False).derive("coins").coins(0.5, canaries)
-        for start in range(0, canaries, self.batch):
-            yield self.play, member[start : start + self.batch], nonce, (self.stage, self.kind, start)
+        batch = _BATCH_TRAINED if self.trains else _BATCH
+        for start in range(0, canaries, batch):
+            yield self.play, member[start : start + batch], nonce, (self.stage, self.kind, start)
 
 
 @dataclass(frozen=True)
@@ -171,13 +167,14 @@ def stage_games(plan: SpendingPlan) -> list[Game]:
         rounds = repetitions * (config.federation.rounds - config.federation.warm_up_rounds)
         law, user = _law(choices, rounds * steps), partial(play_user, choices, rounds, steps)
         found.append(Game(QUANTIZER, GRADIENTS, partial(play_gradients, choices, rounds, steps), law))
-        found.append(_trained(QUANTIZER, USER, user, law))
-        found.append(_trained(QUANTIZER, CODEBOOK, partial(user, codebook=True), law))
+        found.append(Game(QUANTIZER, USER, user, law, trains=True, most=_MOST_TRAINED))
+        part = partial(user, codebook=True)
+        found.append(Game(QUANTIZER, CODEBOOK, part, law, trains=True, most=_MOST_TRAINED))
     if CTR in noise:
         choices, steps = dp_sgd(privacy.ctr, noise[CTR]), repetitions * privacy.ctr.steps
         law = _law(choices, steps)
         found.append(Game(CTR, GRADIENTS, partial(play_gradients, choices, 1, steps), law))
-        found.append(_trained(CTR, USER, partial(play_bag, choices, steps), law))
+        found.append(Game(CTR, USER, partial(play_bag, choices, steps), law, trains=True, most=_MOST_TRAINED))
     return found
 
 
@@ -227,11 +224,6 @@ def _one_thread(play: Play, member: Members, nonce: bytes, purpose: tuple[str, s
 
 def _law(choices: DPSGD, steps: int) -> Law:
     return Law(choices.noise_multiplier, choices.sampling_rate, steps)
-
-
-def _trained(stage: str, kind: str, play: Play, law: Law) -> Game:
-    """A game that trains a model for each canary."""
-    return Game(stage, kind, play, law, most=_MOST_TRAINED, batch=_BATCH_TRAINED)
 
 
 def _audit(game: Game, claim: Claim, canaries: int | None, level: float) -> Audit:

@@ -142,7 +142,7 @@ def _gdpr(document: Document) -> list[Question]:
             "(d) measures",
             "What mitigates the risks?",
             "User-level differential privacy, encrypted aggregation, a minimum cohort, a ledger that is written "
-            "before each release, verification, audits and attacks; the verdict of this report is "
+            "before each release, verification, audits of the code and attacks; the verdict of this report is "
             + (
                 "that the guarantee holds as stated." if document.verdict.compliant else "that it may not be relied on."
             ),

@@ -56,7 +56,7 @@ def _describe(path: Path) -> dict[str, Any]:
     if not (path / METRICS_FILE).is_file():
         return row
     metrics = read_metrics(path)
-    made = [name for name, there in (("attacked", read_attacks(path)), ("audited", read_audits(path))) if there]
+    made = [name for name, there in (("attacked", read_attacks(path)), ("code audited", read_audits(path))) if there]
     return row | {
         "status": ", ".join(["finished", *made]),
         "markets": len(metrics["markets"]),

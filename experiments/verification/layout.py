@@ -78,6 +78,7 @@ def _files(evidence: Evidence) -> Iterator[str]:
         yield from (private_name(market, record.file) for record in (() if own is None else own.index))
         yield private_name(market, INDEX)
         files = [names.private_key(market), names.ledger(market), names.codes(market), names.predictions(market)]
+        files += [names.head(market)] if evidence.config.head.trees else []
         for seed in evidence.config.seed:
             files += [names.quantizer(market, seed, kind=kind) for kind in get_args(QuantizerKind)]
             files += [names.ctr(market, seed, suffix) for suffix in ("pt", "skops")]

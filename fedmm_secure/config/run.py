@@ -112,14 +112,14 @@ class Config(Section):
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
         problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
-        problem = problem or self._shared_items_problem()
+        problem = problem or self._shared_items_problem() or self._head_problem()
         if problem:
             raise ValueError(problem)
         return self
 
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
-        protected += SUMS_OF_SHARED_ITEMS if self.data.shared_items else 0
+        protected += self.head.rounds + (SUMS_OF_SHARED_ITEMS if self.data.shared_items else 0)
         if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
             return (
                 f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
@@ -145,6 +145,14 @@ class Config(Section):
             return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
         if private and self.privacy.colluding_markets >= self.data.n_markets - 1:
             return f"privacy.colluding_markets must leave two honest markets of {self.data.n_markets}"
+        return None
+
+    def _head_problem(self) -> str | None:
+        if self.head.trees and self.privacy.epsilon is not None:
+            return (
+                "head.trees needs privacy.epsilon: null: a head is grown from exact sums of users' gradients, which no "
+                "budget covers"
+            )
         return None
 
     def _catalogue_problem(self) -> str | None:

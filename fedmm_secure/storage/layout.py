@@ -104,6 +104,10 @@ class RunDirectory:
         """A CTR model: ``pt`` for tensors, ``skops`` for trees."""
         return self.models(market) / f"ctr-{seed}.{suffix}"
 
+    def head(self, market: str) -> Path:
+        """The head of all markets, as this one grew it from their sums."""
+        return self.models(market) / "head.npz"
+
     def own_files(self, market: str) -> list[Path]:
         """Every file that is there of a market beside its ledger, published models among them."""
         found = []
