@@ -22,7 +22,7 @@ from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests import faults
 from tests.command_line import fedmm
-from tests.conftest import tiny
+from tests.conftest import TINY, tiny
 from tests.experiments.deploy.fleet import make_fleet
 from tests.faults import AGAIN, COUNTED, FAULTS, KINDS, ONCE, STOPPED, WAITS, configuration
 
@@ -46,6 +46,28 @@ def test_models_are_bit_identical_to_those_of_the_in_process_engine(kind, fleet,
     conclude(running)
     same = compare_with_in_process(running.homes, tmp_path / "in-process")
     assert len(same) == 3 * 2 * 4  # markets, seeds, and encoder, decoder and two codebooks each
+    assert all(same.values())
+
+
+SHARED = {"synthetic": {**TINY["data"]["synthetic"], "shared_items": 30}, "shared_items": True}
+PUBLIC = {"epsilon": 8.0, "protect": "release", "noise_seed": 5, "contribution": {"reference_date": "2022-01-01"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "embedding", "privacy"),
+    [
+        ("ckks", {"dim": 8}, {}),
+        ("masked-ckks", {"kind": "dp-svd", "private": {"dim": 4}}, {**PUBLIC, "ctr": {"steps": 5}}),
+    ],
+    ids=["exact", "private"],
+)
+def test_models_on_sums_over_a_shared_catalogue_are_bit_identical_too(kind, embedding, privacy, fleet, tmp_path):
+    sections = {"data": SHARED, "embedding": {"shared_items": 25, **embedding}, "ctr": {"baselines": ["popularity"]}}
+    running = fleet(tiny(aggregation={"kind": kind}, privacy=privacy, **sections))
+    running.serve()
+    conclude(running)
+    same = compare_with_in_process(running.homes, tmp_path / "in-process")
+    assert len(same) == 3 * 4
     assert all(same.values())
 
 
