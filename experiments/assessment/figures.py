@@ -81,22 +81,26 @@ def draw_reconstruction(path: Path, results: Sequence[Mapping[str, Any]]) -> Non
 
 @styled
 def draw_audit(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Lower bounds on ε beside the claims that they must not exceed."""
+    """Claims, the ε from which on each audit would have alarmed, and lower bounds."""
     figure = Figure(figsize=(7.2, 1.0 + 0.45 * len(results)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(results))
     claimed = [min(result["claimed"], _LARGEST) for result in results]
     axes.barh(places, claimed, 0.7, color="#DDDDDD", label="claimed ε")
-    bounds = {"low": "no assumption", "low_gaussian": "Gaussian trade-off", "low_one_run": "one run"}
-    for (key, label), marker, colour in zip(bounds.items(), "o^s", PALETTE, strict=False):
-        points = [
-            (result[key], place) for result, place in zip(results, places, strict=True) if result[key] is not None
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker, color=colour, label=f"lower bound, {label}")
+    points = {
+        "detects": "would have been detected",
+        "low_fdp": "lower bound, f-DP",
+        "low_one_run": "lower bound, Steinke et al.",
+    }
+    for (key, label), marker, colour in zip(points.items(), "|o^", PALETTE, strict=False):
+        shown = [(result[key], place) for result, place in zip(results, places, strict=True) if result[key] is not None]
+        if shown:
+            axes.plot(
+                *zip(*shown, strict=True), marker, color=colour, label=label, markersize=9 if key == "detects" else 6
+            )
     axes.set_yticks(places, [f"{result['stage']}: {result['game']} ({result['verdict']})" for result in results])
     axes.set_xlabel("ε")
     axes.legend(frameon=False, fontsize=8)
-    columns = ["stage", "game", "claimed", *bounds, "verdict"]
+    columns = ["stage", "game", "claimed", *points, "verdict"]
     data = pd.DataFrame([{key: result[key] for key in columns} for result in results])
-    write_drawing(path.parent, Drawing(path.name, "Lower bounds on ε beside the claims", figure, data))
+    write_drawing(path.parent, Drawing(path.name, "What audits of the code would have detected", figure, data))

@@ -20,8 +20,9 @@ from experiments.assessment.records import Verdict
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.closing import read_committed
-from fedmm_secure.federation.private_record import private_name, tuned_file
+from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_noise
 from privacy.accounting.guarantees import Guarantee, changed_rows
 from privacy.accounting.ledger import read_ledger
@@ -158,7 +159,7 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
 
 def _tuned_choice(run: Path, attacked: Attacked, target: str) -> int:
     """Position of what the run chose for a target, as it was closed with; raises where that is not there."""
-    config, file = attacked.config, tuned_file(target)
+    config, file = attacked.config, RunDirectory().tuned(attacked.market, target).name
     if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
         return 0
     found = parse_json(read_committed(run, attacked.market, file), run / private_name(attacked.market, file))
