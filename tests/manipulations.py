@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from experiments.compliance.evidence import add_statement, audit_file, make_statement
+from experiments.assessment.statements import add_statement, audit_file, make_statement
 from fedmm_secure.federation.transcript import HELLO, METER, Record, read_index
 from fedmm_secure.storage.files import torch_bytes
 from fedmm_secure.storage.layout import PRIVATE

@@ -22,7 +22,7 @@ from attacks.auditing.audit import FEWEST, Audit, Report, plan_audits, play
 from attacks.auditing.faults import FAULTS, Fault
 from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.assessment.figures import draw_audit
-from experiments.compliance.evidence import (
+from experiments.assessment.statements import (
     AUDIT,
     AUDIT_FILE,
     EvidenceFile,

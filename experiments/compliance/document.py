@@ -6,21 +6,17 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from experiments.assessment.records import Verdict
+from experiments.assessment.signatures import Digest, Part, Signature
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GuaranteeStated(Part):
@@ -42,6 +38,15 @@ class AllRuns(Part):
     epsilon: dict[str, Epsilon] = Field(description="by claimed view, of the runs in the account")
     ledger_runs: int = Field(ge=1, description="this run and those before it that its ledger names")
     ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
+
+
+class AcrossMarkets(Part):
+    """What all runs spend on a person who has rows in all markets that the report is about."""
+
+    markets: int = Field(ge=1, description="markets that the report is about")
+    epsilon: dict[str, Epsilon] = Field(description="by claimed view; null: unbounded, or not known")
+    delta: float = Field(ge=0, lt=1, description="the largest δ of a market")
+    problem: str | None = Field(description="why it is not known; null where it is")
 
 
 class LedgerStated(Part):
@@ -189,8 +194,8 @@ class RunStated(Part):
         description="user ids that several markets have: refused by the run where it held all rows; one person each, "
         "whose ε is composed; or declared to be different people"
     )
-    shared_items: bool = Field(
-        description="whether markets summed counts and co-occurrence of items over a catalogue that they share"
+    one_noise: bool = Field(
+        description="whether some sum over all markets has one noise, so that whoever is in k of them moves it k times"
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
@@ -213,9 +218,7 @@ class Document(Part):
     declarations: Declarations
     verdict: VerdictStated
     markets: dict[str, MarketStated] = Field(min_length=1)
-    across_markets: dict[str, Epsilon] = Field(
-        description="by claimed view, ε of a person who has rows in all markets, at the largest δ of a market"
-    )
+    across_markets: AcrossMarkets
     verification: Verification
     evidence: list[EvidenceStated]
     attacks: list[AttackStated]
@@ -223,15 +226,6 @@ class Document(Part):
     not_guaranteed: list[str]
     questions: list[Question]
     environment: dict[str, str]
-
-
-class Signature(Part):
-    """Ed25519 over the canonical JSON of what it stands beside."""
-
-    algorithm: Literal["Ed25519"] = "Ed25519"
-    card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")
-    fingerprint: str = Field(description="of the card, to be compared with the signer")
-    value: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
 class SignedReport(Part):

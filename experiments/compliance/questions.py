@@ -11,8 +11,13 @@ from collections.abc import Sequence
 
 from experiments.assessment.records import Verdict
 from experiments.compliance.document import AttackStated, Document, Question
-from experiments.compliance.judgement import claimed_figures, counted_attacks, counted_audits, evaluation_note, scope
-from privacy.accounting.text import delta_text, epsilon_text
+from experiments.compliance.judgement import (
+    claimed_unit,
+    counted_attacks,
+    counted_audits,
+    evaluation_note,
+    figures_text,
+)
 
 NIST = "NIST SP 800-226"
 GDPR = "GDPR Art. 35(7)"
@@ -38,10 +43,10 @@ def _nist(document: Document) -> list[Question]:
             NIST,
             "unit of privacy",
             "Whose contribution is protected?",
-            "One user with all rows: neighbouring data sets differ by adding or removing one user. For a change of one "
-            "user's rows the figures are stated separately, as (2ε, (1+e^ε)δ).",
+            f"{_sentence(claimed_unit(document))} Neighbouring data sets differ by adding or removing all these rows. "
+            "For a change of one user's rows the figures are stated separately, as (2ε, (1+e^ε)δ).",
         ),
-        _by_run(NIST, "privacy parameters", "Which ε and δ, against whom?", _figures(document)),
+        _by_run(NIST, "privacy parameters", "Which ε and δ, against whom?", figures_text(document)),
         _by_run(
             NIST,
             "variant and conversion",
@@ -130,7 +135,7 @@ def _gdpr(document: Document) -> list[Question]:
             GDPR,
             "(c) risks to data subjects",
             "What could be learnt about a person?",
-            f"{_figures(document)} {_attacks(document)}",
+            f"{figures_text(document)} {_attacks(document)}",
         ),
         _by_run(
             GDPR,
@@ -166,7 +171,7 @@ def _iso(document: Document) -> list[Question]:
             ISO,
             "identifiability assessment",
             "How identifiable is a person in the outputs?",
-            f"Bounded by ε and δ whatever else is known: {_figures(document)} {_attacks(document)}",
+            f"Bounded by ε and δ whatever else is known: {figures_text(document)} {_attacks(document)}",
         ),
         _by_run(
             ISO,
@@ -210,14 +215,6 @@ def _edpb(document: Document) -> list[Question]:
             "each view; the profile view has no bound.",
         ),
     ]
-
-
-def _figures(document: Document) -> str:
-    parts = [
-        f"{found.view}: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}"
-        for found in claimed_figures(document)
-    ]
-    return f"Worst market, {scope(document)}: {'; '.join(parts)}."
 
 
 def _noise(document: Document) -> str:

@@ -12,6 +12,15 @@ from privacy.accounting.text import epsilon_text
 if TYPE_CHECKING:
     from fedmm_secure.config.choices import CatalogueKind
 
+WHO: Mapping[str, str] = {
+    "server": "the server",
+    "market": "another market",
+    "collusion": "the server with a market's key",
+    "consumer": "who asks for scores",
+    "release": "who gets models and item codes",
+    "profile": "who sees a user's own codes or scores",
+}  # who has each view, for readers
+
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts names as people do: m2 before m10."""

@@ -10,11 +10,12 @@ from typing import Any
 
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
-from experiments.compliance.evidence import examine, read_attacks, trusting
+from experiments.assessment.statements import read_attacks
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import evaluation_note
 from experiments.presentation.drawing import Drawing, inline
 from experiments.presentation.page import render
-from experiments.presentation.text import catalogue_lines, natural_key
+from experiments.presentation.text import WHO, catalogue_lines, natural_key
 from experiments.reports.accuracy import (
     MANY_MARKETS,
     Comparison,
@@ -26,7 +27,7 @@ from experiments.reports.accuracy import (
     outcomes,
     spread,
 )
-from experiments.reports.privacy import NO_BUDGET, WHO, ViewLine, view_lines
+from experiments.reports.privacy import NO_BUDGET, ViewLine, view_lines
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.standing import (
     Line,
@@ -39,7 +40,7 @@ from experiments.reports.standing import (
     verification_line,
 )
 from experiments.verification.run import Examination, examine_run
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
 from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
@@ -166,7 +167,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         deltas=spread("δ", {market: found["market"]["delta"] for market, found in statements.items()}),
         bases={view: next(iter(statements.values()))[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
-        several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
+        several_markets=SEVERAL_MARKETS if has_sums(config) else "",
         catalogues=catalogue_lines(
             {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
         ),

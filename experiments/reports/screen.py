@@ -18,13 +18,13 @@ from experiments.assessment.findings import Found
 from experiments.assessment.records import Verdict, verdict_of, verdict_text
 from experiments.presentation.console import PlainConsole, one_line, say
 from experiments.presentation.tables import Table
-from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
+from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
-from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
+from experiments.reports.privacy import COMPUTATIONAL, view_lines
 from experiments.reports.standing import signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
-from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, has_sums
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
@@ -147,7 +147,7 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
-    if run.config.data.shared_items:
+    if has_sums(run.config):
         found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
     return [*found, *_conditional(run)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.assessment.records import ATTACKS, Verdict, verdict_of
-from experiments.compliance.evidence import Results, read_attacks
+from experiments.assessment.statements import Results, read_attacks
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.config.choices import CONFIGURED

@@ -147,8 +147,8 @@ class _Course:
         self._check("files", lambda: file_findings(evidence))
         self._check("markets", lambda: market_findings(evidence))
         self._check("opening line", lambda: opening_findings(evidence))
-        opened: Opened = {}
-        self._check("messages", lambda: self._opened(opened))
+        opened = Opened(evidence.messages, evidence.bundle.cards)
+        self._check("messages", lambda: open_messages(evidence, evidence.messages, opened))
         left_out = rounds_without(opened, evidence.ledgers)
         self._check("plan", lambda: self._spending(left_out))
         self._check("epsilon", lambda: statement_findings(evidence))
@@ -173,11 +173,6 @@ class _Course:
             found += check()
         except (AggregationError, *MALFORMED) as error:
             found.append(Finding(str(self.evidence.directory), f"{name}: cannot be checked: {error!r:.300}"))
-
-    def _opened(self, opened: Opened) -> list[Finding]:
-        found, findings = open_messages(self.evidence, self.evidence.messages)
-        opened.update(found)
-        return findings
 
     def _spending(self, left_out: Mapping[str, set[Place]]) -> list[Finding]:
         findings = []

@@ -25,6 +25,7 @@ from fedmm_secure.config.sections import (
     DataConfig,
     EmbeddingConfig,
     FederationConfig,
+    HeadConfig,
     QuantizerConfig,
 )
 
@@ -44,6 +45,7 @@ class Config(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     aggregation: AggregationConfig = AggregationConfig()
     ctr: CTRConfig = CTRConfig()
+    head: HeadConfig = HeadConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -272,6 +272,30 @@ class AggregationConfig(Section):
     def traits(self) -> Traits:
         """What the kind has and lacks."""
         return TRAITS[self.kind]
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class HeadConfig(Section):
+    """A head of all markets: boosted trees on features that name no id, grown from summed histograms; without DP."""
+
+    trees: int = Field(0, ge=0, le=1000, description="boosted trees; 0: no head is fitted")
+    depth: int = Field(4, ge=1, le=6, description="levels of a tree, each a round in which markets add their sums")
+    learning_rate: float = Field(0.15, gt=0, le=1, description="share of its value that a leaf adds")
+    l2: float = Field(1.0, gt=0, description="shrinks a leaf with few examples")
+    shares: tuple[Share, ...] = Field(
+        (0.02, 0.1, 0.4, 1.0),
+        min_length=1,
+        max_length=20,
+        description="users that a market takes itself to know, in turn",
+    )
+    least_weight: float = Field(4.0, gt=0, description="least sum of second derivatives on either side of a split")
+
+    @property
+    def rounds(self) -> int:
+        """Sums that the head takes."""
+        return self.trees * self.depth
 
 
 class CrossFitConfig(Section):

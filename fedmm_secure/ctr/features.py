@@ -309,9 +309,10 @@ class AccountHistory:
         lift: FloatArray | None = None,
         active: Activity | None = None,
     ) -> None:
-        self.matrix = accounts
+        self.matrix, self.pool = accounts, fitted.pool
         self.n_users, self.n_items = accounts.shape
         self.user_count: FloatArray = np.asarray(accounts.sum(axis=1), dtype=np.float64).ravel()
+        self.item_count = fitted.item_count
         self._fitted, self._lift = fitted, lift
         self._active = active or fitted.active_now(self.n_users)
         self._scores: Scores | None = None
@@ -324,6 +325,12 @@ class AccountHistory:
         if self._scores is None:
             self._scores = self._fitted.score_models().on(self.matrix)
         return self._scores(user, item, self.user_count)
+
+    def pool_scores(self, user: IntArray) -> dict[str, FloatArray]:
+        """Scores ``(n, n_pool)`` of all items of the pool for accounts ``(n,)``."""
+        if self._scores is None:
+            self._scores = self._fitted.score_models().on(self.matrix)
+        return self._scores.of_pool(user)
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         return self._fitted.recency_at(self._active.last[user], self._active.mean[user], item)

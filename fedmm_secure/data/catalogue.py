@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import io
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -98,13 +98,14 @@ def printable(identifier: str) -> bool:
     return not any(unicodedata.category(character) in _UNPRINTABLE for character in identifier)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
+    """Lines, one at a time: the first that is none ends the reading."""
     if not path.is_file():
         raise DataError(f"{path}: no such catalogue file")
     try:
         with path.open("rb") as raw:
             data = Unzipped(raw).read_all()
-        return [line.rstrip("\n") for line in io.StringIO(data.decode("utf-8-sig"), newline=None)]
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8 text; convert it first") from error
@@ -112,6 +113,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return (line.rstrip("\n") for line in io.StringIO(text, newline=None))
 
 
 def _shipped(name: str) -> Path:

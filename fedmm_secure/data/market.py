@@ -183,6 +183,13 @@ def restrict(market: Market, catalogue: Catalogue) -> Market:
     )
 
 
+def with_rows(market: Market, rows: IntArray) -> Market:
+    """The market's users and items with some of its rows, in the order given."""
+    return replace(
+        market, user=market.user[rows], item=market.item[rows], rating=market.rating[rows], time=market.time[rows]
+    )
+
+
 def rank_from_latest(user: IntArray, n_users: int) -> IntArray:
     """Position of each row among its user's, 0 for the last; rows are grouped by user, in time order."""
     ends = np.cumsum(np.bincount(user, minlength=n_users))

@@ -250,6 +250,7 @@ def planned_spending(run: str, plan: SpendingPlan) -> Spending:
         plan.views(),
         sum(release.coordinates for release in releases),
         sum(release.extra_delta for release in releases),
+        plan.n_markets,
     )
 
 

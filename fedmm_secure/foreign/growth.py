@@ -13,7 +13,7 @@ import zlib
 from typing import BinaryIO
 
 GZIP_MAGIC = b"\x1f\x8b"
-FREE_BYTES, BYTES_PER_BYTE = 2**26, 64  # text behind gzip: real tables shrink to a tenth, rarely to a thirtieth
+FREE_BYTES, BYTES_PER_BYTE = 2**24, 64  # text behind gzip: real tables shrink to a tenth, rarely to a thirtieth
 FREE_CELLS, CELLS_PER_BYTE = 2**23, 4  # a row of four columns in a byte; plain text never has more
 _CHUNK = 2**16
 

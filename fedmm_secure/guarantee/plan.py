@@ -21,12 +21,12 @@ from dp_accounting.dp_event import (
 )
 
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
 from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release, small_cohort_remark
+from fedmm_secure.guarantee.score_bins import N_BINS
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
@@ -46,10 +46,11 @@ from fedmm_secure.guarantee.stages import (
     SHARED_GRAM,
     SUMMED,
     USER_CODES,
+    is_summed,
     seed_stage,
 )
 from privacy.accounting.budget import PlannedStage
-from privacy.accounting.events import randomised_response_event
+from privacy.accounting.events import OneNoiseDpEvent, randomised_response_event
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -143,7 +144,11 @@ class SpendingPlan:
 
     def stage_event(self, name: str) -> DpEvent:
         """All of a stage, over all repetitions."""
-        return self.stages[name].event(self.noise[name])
+        return self._noised(name, self.stages[name].event(self.noise[name]))
+
+    def _noised(self, stage: str, event: DpEvent) -> DpEvent:
+        """What a stage's event is, with how many markets its noise is one for."""
+        return OneNoiseDpEvent(event, self.n_markets) if is_summed(self.config, stage) else event
 
     @property
     def total(self) -> DpEvent:
@@ -267,7 +272,7 @@ class SpendingPlan:
             depends_on=(EMBEDDING,),
             round=round,
             attempt=attempt,
-            remark=small_cohort_remark(self.n_markets),
+            remark=self._remark(QUANTIZER),
         )
         if QUANTIZER not in self.noise:
             return release
@@ -281,11 +286,16 @@ class SpendingPlan:
         coordinates = steps * (quantizer_parameters(config) + spare_coordinates(steps_of_run))
         return replace(
             release,
-            event=choices.event(steps),
+            event=self._noised(QUANTIZER, choices.event(steps)),
             mechanism=mechanism,
             sensitivity=choices.clipping_norm,
             coordinates=coordinates,
         )
+
+    def _remark(self, stage: str) -> str | None:
+        """What a reader of the ledger must know of a sum beside the numbers."""
+        remarks = [small_cohort_remark(self.n_markets), SEVERAL_MARKETS if is_summed(self.config, stage) else None]
+        return "; ".join(filter(None, remarks)) or None
 
     def of_round(self, stage: str, round: int, attempt: int = 0) -> Release:
         """What a market sends in a round of a stage."""
@@ -307,14 +317,14 @@ class SpendingPlan:
             depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from,
             round=0,
             attempt=attempt,
-            remark="; ".join(filter(None, [small_cohort_remark(self.n_markets), SEVERAL_MARKETS])),
+            remark=self._remark(stage),
         )
         if stage not in self.noise:
             return release
         return replace(
             release,
             mechanism=f"{what}, noise distributed over {self.n_markets} markets",
-            event=GaussianDpEvent(self.noise[stage]),
+            event=self._noised(stage, GaussianDpEvent(self.noise[stage])),
             sensitivity=1.0,
             coordinates=sum_lengths(self.config)[stage] + ENOUGH,
         )

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
 from fedmm_secure.data.catalogue import Catalogue, printable
 from fedmm_secure.foreign.archives import stored_members
 from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.score_bins import N_BINS, contribution
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,

@@ -23,8 +23,19 @@ CLAIMS = {
     "release": ("server", "market", "collusion", "consumer", "release"),
 }
 
-# said of every a sum over a shared catalogue: nobody joins accounts, so nobody can count them
+# said of every sum that all markets contribute to, and that has one noise: nobody joins accounts, so nobody counts them
 SEVERAL_MARKETS = "unit: a user's rows in one market; who has accounts in k markets has group privacy k"
+
+
+def is_summed(config: Config, stage: str) -> bool:
+    """Whether a stage releases a sum over all markets, so that its noise is one, which a person in k of them moves k
+    times."""
+    return stage in SUMMED or (stage == QUANTIZER and config.privacy.distributed_noise)
+
+
+def has_sums(config: Config) -> bool:
+    """Whether some stage of a run releases one, so that who has accounts in several markets is protected less."""
+    return bool(config.data.shared_items) or config.privacy.distributed_noise
 
 
 def scheduled(config: Config) -> tuple[tuple[str, int], ...]:

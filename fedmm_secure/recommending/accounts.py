@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fedmm_secure.data.catalogue import Catalogue
-from fedmm_secure.data.market import IntArray, Market, Rows, index_market, restrict
+from fedmm_secure.data.market import IntArray, Market, Rows, index_market, restrict, with_rows
 from fedmm_secure.errors import DataError
 
 COLUMNS = ("user", "item")
@@ -80,11 +80,4 @@ def block(accounts: Market, start: int, stop: int) -> Market:
 
 
 def _part(market: Market, names: Any, user: IntArray, rows: IntArray) -> Market:
-    return replace(
-        market,
-        user_ids=names,
-        user=user,
-        item=market.item[rows],
-        rating=market.rating[rows],
-        time=market.time[rows],
-    )
+    return replace(with_rows(market, rows), user_ids=names, user=user)

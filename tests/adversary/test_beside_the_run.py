@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments.compliance.evidence import (
+from experiments.assessment.statements import (
     EvidenceFile,
     add_statement,
     audit_file,

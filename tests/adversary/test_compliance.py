@@ -10,8 +10,10 @@ import shutil
 import pytest
 from pydantic import ValidationError
 
+from experiments.assessment.statements import add_statement, attacks_file, audit_file, binding_of, make_statement
 from experiments.compliance.build import build_document
 from experiments.compliance.document import (
+    AcrossMarkets,
     AllRuns,
     AttackStated,
     CatalogueStated,
@@ -24,15 +26,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import (
-    add_statement,
-    attacks_file,
-    audit_file,
-    binding_of,
-    examine,
-    make_statement,
-    trusting,
-)
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import claimed_epsilon, colour, judge
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
@@ -56,7 +50,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
             "exact": True, "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
-             "shared_users": "refused", "shared_items": False, "synthetic": False}  # fmt: skip
+             "shared_users": "refused", "one_noise": False, "synthetic": False}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -82,7 +76,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         declarations=Declarations(**{**said, **dict(declared)}),
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
-        across_markets=dict.fromkeys(VIEWS, across),
+        across_markets=AcrossMarkets(markets=1, epsilon=dict.fromkeys(VIEWS, across), delta=delta, problem=None),
         verification=Verification(verified=True, findings=[], checked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
@@ -233,7 +227,10 @@ def test_a_signature_cut_off_with_what_it_covered(run, auditor):
     found = document(evidence=examine(run))
     assert old_audits(run)
     assert colour(found) == "open"
-    assert any(item.startswith("code not audited at the plans of m; nothing") for item in judge(found).open)
+    assert (
+        "code not audited at the plans of m; nothing has tried to refute that the code keeps what is claimed there"
+        in judge(found).open
+    )
     assert any("unsigned" in item for item in judge(found).open)
 
 

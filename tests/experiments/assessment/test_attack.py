@@ -11,7 +11,8 @@ import yaml
 from attacks.membership.scores import SCORES
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
-from experiments.compliance.evidence import examine, read_attacks
+from experiments.assessment.statements import read_attacks
+from experiments.compliance.evidence import examine
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 

@@ -16,8 +16,8 @@ from attacks.metrics import MembershipMetrics
 from attacks.poisoning.evaluate import Damage
 from experiments.assessment.findings import attack_rows, beyond_bounds
 from experiments.assessment.records import ATTACKS, Attack, Column, Verdict
+from experiments.assessment.statements import Statement, merge
 from experiments.commands.attack import print_attacks
-from experiments.compliance.evidence import Statement, merge
 from experiments.sweep.table import attack_metrics
 from fedmm_secure.guarantee.stages import ALL_VIEWS
 

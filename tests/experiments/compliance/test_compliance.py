@@ -11,19 +11,17 @@ import pytest
 import yaml
 
 from experiments.assessment.attack import attack_run
-from experiments.compliance.build import build_document
-from experiments.compliance.check import verify_report
-from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
-from experiments.compliance.evidence import (
-    SELF_SIGNED,
-    UNSIGNED,
+from experiments.assessment.statements import (
     add_statement,
     attacks_file,
     audit_file,
-    examine,
     make_statement,
     read_evidence_file,
 )
+from experiments.compliance.build import build_document
+from experiments.compliance.check import verify_report
+from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
+from experiments.compliance.evidence import SELF_SIGNED, UNSIGNED, examine
 from experiments.compliance.judgement import colour, judge
 from experiments.compliance.signing import page
 from fedmm_secure.federation.closing import closing_text
@@ -435,7 +433,7 @@ def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_e
     assert "audit/m0/audit.json#1: of another state of the ledgers" in document_of(signed).verdict.open
     path.write_bytes(content)
     audit_file(signed, "m0").unlink()
-    with patch("experiments.compliance.evidence.code_version", lambda: "f" * 64):
+    with patch("experiments.assessment.statements.code_version", lambda: "f" * 64):
         audited(signed, "m0", judge_of_evidence)
     assert "audit/m0/audit.json#1: computed by other code than that of the run" in document_of(signed).verdict.open
 

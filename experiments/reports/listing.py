@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.compliance.evidence import read_attacks, read_audits
+from experiments.assessment.statements import read_attacks, read_audits
 from experiments.presentation.steps import track
 from experiments.presentation.text import largest_epsilon
 from experiments.sweep.files import DONE_FILE, is_sweep
