@@ -33,6 +33,7 @@ class Commands(InterruptibleGroup, LazyGroup):
         "budget": Entry(f"{_HERE}.budget", "budget", "What a configuration spends, before anything is trained."),
         "verify": Entry(f"{_HERE}.verify", "verify", "Check a run, or a compliance report."),
         "recommend": Entry(f"{_HERE}.recommend", "recommend", "The top items for users, from a run."),
+        "join": Entry(f"{_HERE}.join", "join", "Let a market start from a run of others."),
         "attack": Entry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
         "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute that the code keeps a guarantee."),
         "report": Entry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),

@@ -151,8 +151,8 @@ def stage_games(plan: SpendingPlan) -> list[Game]:
     config, noise, found = plan.config, plan.noise, []
     privacy, repetitions = config.privacy, len(config.seed)
     if COUNTS in noise:
-        sigma = noise[COUNTS]
-        found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, sigma), Law(sigma)))
+        sigma, times = noise[COUNTS], config.times_counted
+        found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, times, sigma), Law(sigma)))
     if EMBEDDING in noise:
         private, sigma = config.embedding.private, noise[EMBEDDING]
         play = play_gram if private.uses_gram(plan.size.items) else play_subspace  # as the market's items decide

@@ -16,7 +16,7 @@ from scipy import sparse, stats
 
 from attacks.auditing.laws import Law, Members, Values
 from attacks.auditing.played import Played
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts, timed
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import Market
 from privacy.aggregation import PairwiseMasks
@@ -51,18 +51,27 @@ def each(member: Members, noise: NoiseSource, show: Callable[[bool, NoiseSource]
     return np.array([show(bool(present), noise.derive(index)) for index, present in enumerate(member)])
 
 
-def play_counts(choices: ContributionConfig, noise_multiplier: float, member: Members, noise: NoiseSource) -> Played:
-    """Noisy counts of a canary who touched every item, at the date that weighs most, and of nobody else."""
+def play_counts(
+    choices: ContributionConfig, times: bool, noise_multiplier: float, member: Members, noise: NoiseSource
+) -> Played:
+    """Noisy counts of a canary who touched every item, at the date that weighs most, and of nobody else.
+
+    With ``times`` the canary is in the counts and in what stands beside them, when they were, at once.
+    """
     with_canary, without = _counts_market(choices, 40), _counts_market(choices, 0)
-    moved = contributions(with_canary, np.arange(with_canary.n_rows), choices, noise_multiplier).toarray()[0]
+    everyone = np.arange(with_canary.n_rows)
+    parts = timed(contributions(with_canary, everyone, choices, noise_multiplier), with_canary, everyone, choices)
+    counts, moments = (part.toarray()[0] for part in parts)
+    moved = np.concatenate([counts, choices.time_weight * moments]) if times else counts
     length = min(1.0, float(np.linalg.norm(moved)))  # what the canary may move at most
     towards = moved / float(np.linalg.norm(moved))
 
     def show(present: bool, source: NoiseSource) -> float:
         market = with_canary if present else without
-        return float(
-            release_counts(market, np.arange(market.n_rows), choices, noise_multiplier, source).values @ towards
-        )
+        rows = np.arange(market.n_rows)
+        found = release_counts(market, rows, choices, noise_multiplier, source, times=times)
+        released = found.values if found.moments is None else np.concatenate([found.values, found.moments])
+        return float(released @ towards)
 
     slack = 2.0 * math.sqrt(len(towards)) / scale(LEVELS)  # noise and contribution, each within a unit of an entry
     return gaussian(each(member, noise, show), member, noise_multiplier, length, slack)

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.membership.queries import Pairs
 from attacks.membership.scores import (
     SCORES,
     Confidences,
@@ -55,7 +54,8 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
     """Scores of every attack for every target model and view that it shows.
 
     What a view shows, every attack on a view that contains it has too: the white box is attacked with the accounts of a
-    consumer and the weights. A user's confidence is the mean over the user's rows: pooled first, scored then.
+    consumer and the weights. A user's confidence is the mean over the user's rows: pooled first, scored then; where
+    evidence is combined, also the other way round.
     """
     units = _Units(shadows)
     for target, shown in shadows.observed.items():
@@ -99,16 +99,20 @@ class _Units:
 
     def account(self, shown: Shown, view: str) -> list[Evidence]:
         """All that the accounts of a view tell."""
-        confidence, context = self.pooled(shown[view]), self.pooled(shown[f"{view}-context"])
-        statistics = np.concatenate([confidence[:, :, None], context], axis=2)
-        return [ratios(statistics, self.member), *self.single(shown, view).values(), _constant(confidence.mean(0))]
+        rows = np.concatenate([shown[view][:, :, None], shown[f"{view}-context"]], axis=2)
+        statistics = self.pooled(rows)
+        found = [ratios(statistics, self.member), *self.single(shown, view).values()]
+        if self.shadows.unit == "user":
+            found.append(_pooled_ratios(rows.astype(np.float64), self.unit_of_row, self.member))
+        return [*found, _constant(statistics[:, :, 0].mean(0))]
 
     def single(self, shown: Shown, view: str) -> dict[str, Evidence]:
         """Evidence that is an attack by itself."""
         found: dict[str, Evidence] = {}
         if f"{view}-pairs" in shown:
             values = shown[f"{view}-pairs"].astype(np.float64)
-            found["single-item accounts"] = _paired(values, self.shadows.queries.pairs, self.unit_of_row, self.member)
+            unit = self.unit_of_row[self.shadows.queries.pairs.row]
+            found["single-item accounts"] = _pooled_ratios(values[:, :, ::-1], unit, self.member)
         if self.shadows.unit == "user" and f"{view}-recommended" in shown:
             recommended = shown[f"{view}-recommended"].astype(np.float64)[:, self.users]
             vectors, centre = self._tastes
@@ -150,16 +154,20 @@ class _Units:
         return vectors, (np.asarray(full @ vectors) / count)[self.users]
 
 
-def _paired(values: NDArray[np.float64], pairs: Pairs, unit_of_row: IntArray, member: Membership) -> Evidence:
-    """Mean likelihood ratio of a unit's pairs, ``values (n_models, n_pairs, 2)``, the better first; 0 without any."""
-    unit = unit_of_row[pairs.row]
-    having = np.unique(unit)
+def _pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: Membership) -> Evidence:
+    """Scored first and pooled then: mean likelihood ratios of what a unit has several of; 0 for a unit without any.
+
+    Args:
+        values: ``(n_models, n, n_statistics)``.
+        unit: of each, ``(n,)``.
+        member: ``(n_models, n_units)``.
+    """
+    having, each = np.unique(unit), ratios(values, member[:, unit])
 
     def among(models: IntArray) -> NDArray[np.float64]:
-        found = np.zeros((len(models), member.shape[1], 2))
+        found = np.zeros((len(models), member.shape[1], values.shape[2]))
         if len(having):
-            each = ratios(values[:, :, ::-1], member[:, unit])(models)
-            found[:, having] = pool_rows(each, unit)
+            found[:, having] = pool_rows(each(models), unit)
         return found
 
     return among

@@ -29,7 +29,7 @@ from attacks.membership.queries import Queries
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -51,13 +51,13 @@ class Accounts:
         single: accounts with a single item, as the queries plan them.
     """
 
-    copied: FeatureBuilder
-    single: FeatureBuilder
+    copied: PairFeatures
+    single: PairFeatures
 
 
 def observe(
     predict: Callable[..., FloatArray],
-    builder: FeatureBuilder,
+    builder: PairFeatures,
     profiles: IntArray,
     accounts: Accounts | None,
     embedding: Embedding,
@@ -157,7 +157,7 @@ def _eigenvalues(embedding: Embedding) -> FloatArray:
     return np.ones(embedding.item_factors_.shape[1])
 
 
-def _pairs(predict: Callable[..., FloatArray], single: FeatureBuilder, queries: Queries) -> FloatArray:
+def _pairs(predict: Callable[..., FloatArray], single: PairFeatures, queries: Queries) -> FloatArray:
     """Confidences of the planned pairs ``(n_pairs, 2)``: as they are, and over those of pairs that nobody has."""
     pairs = queries.pairs
     own = _scores(predict, single, pairs.account, queries.item[pairs.row])
@@ -169,9 +169,7 @@ def _pairs(predict: Callable[..., FloatArray], single: FeatureBuilder, queries: 
     return np.stack([own, own - asking[pairs.account] - asked[item]], axis=1)
 
 
-def _scores(
-    predict: Callable[..., FloatArray], builder: FeatureBuilder, account: IntArray, item: IntArray
-) -> FloatArray:
+def _scores(predict: Callable[..., FloatArray], builder: PairFeatures, account: IntArray, item: IntArray) -> FloatArray:
     """Confidence in each pair ``(n,)``."""
     parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
     return logit(np.concatenate([np.zeros(0), *(predict(builder(account[part], item[part])) for part in parts)]))
@@ -179,7 +177,7 @@ def _scores(
 
 def _account(
     predict: Callable[..., FloatArray],
-    builder: FeatureBuilder,
+    builder: PairFeatures,
     accounts: IntArray,
     of_users: IntArray,
     queries: Queries,

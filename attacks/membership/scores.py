@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from fedmm_secure.data.market import IntArray
 
@@ -151,13 +154,15 @@ def ratios(statistics: NDArray[np.float64], member: Membership) -> Evidence:
 
 
 def multi_query(evidence: Sequence[Evidence], member: Membership, known: NDArray[np.float64]) -> Confidences:
-    """Several kinds of evidence about a query, combined by a classifier that is trained on the shadow models.
+    """Several kinds of evidence about a query, combined by classifiers that are trained on the shadow models.
 
-    Membership of a row moves more than its own score: the whole account, and the items near it.
+    Membership of a row moves more than its own score: the whole account, and the items near it. The log-odds of a
+    logistic regression, which suits evidence that adds up, and of small boosted trees, which suit what depends on what
+    is known of the query, are averaged.
 
     Args:
         evidence: each gives ``(n, n_queries, k)`` for ``n`` models that are each other's shadows, block by block: what
-            the classifier is trained on has not seen the models that it is asked about.
+            the classifiers are trained on has not seen the models that it is asked about.
         member: ``(n_models, n_queries)``.
         known: what the adversary knows of each query beforehand, ``(n_queries, k)``.
     """
@@ -170,10 +175,21 @@ def multi_query(evidence: Sequence[Evidence], member: Membership, known: NDArray
     whole = examples(np.arange(len(member)))
     for targets, shadows in blocks(len(member)):
         seen = examples(shadows)
-        classifier = HistGradientBoostingClassifier(max_iter=200, max_leaf_nodes=16, random_state=0)
-        classifier.fit(seen.reshape(-1, seen.shape[2]), member[shadows].ravel())
+        classifiers = (
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+            HistGradientBoostingClassifier(
+                max_iter=150,
+                learning_rate=0.05,
+                max_leaf_nodes=8,
+                min_samples_leaf=50,
+                l2_regularization=10.0,
+                random_state=0,
+            ),
+        )
+        for classifier in classifiers:
+            classifier.fit(seen.reshape(-1, seen.shape[2]), member[shadows].ravel())
         for target in targets:
-            scores[target] = classifier.decision_function(whole[target])
+            scores[target] = np.mean([one.decision_function(whole[target]) for one in classifiers], axis=0)
     return scores
 
 

@@ -22,7 +22,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.models.neural import NeuralModel
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
@@ -151,7 +151,7 @@ class ShadowPlan:
         for bench, own, fit in zip(benches, coded, fits, strict=True):
             accounts = None
             if "user_id" not in recipe.features:
-                build = bench.accounts(recipe, own.quantizer)
+                build = bench.accounts(recipe, own.quantizer, seed)
                 accounts = Accounts(build(queries.history), build(queries.pairs.accounts))
             observed.append(self._observe(fit.model.predict, fit.builder, bench.prepared, accounts, own, queries))
         return observed
@@ -173,7 +173,7 @@ class ShadowPlan:
     def _observe(
         self,
         predict: Callable[..., FloatArray],
-        builder: FeatureBuilder,
+        builder: PairFeatures,
         half: PreparedMarket,
         accounts: Accounts | None,
         own: Coded,

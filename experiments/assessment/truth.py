@@ -43,7 +43,7 @@ def federated_truth(run: Path, config: Config, prepared: PreparedMarket) -> Trut
 
 def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     """What the market's CTR model builds on: its refined codes, where it has them."""
-    path = RunDirectory(run).quantizer(prepared.market.name, config.seed[0], refined=True)
+    path = RunDirectory(run).quantizer(prepared.market.name, config.seed[0], kind="refined")
     if not path.is_file():
         return federated_truth(run, config, prepared)
     embedding = load_embedding(run, config, prepared, refined=True)

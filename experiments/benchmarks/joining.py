@@ -14,10 +14,9 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import Interval, paired_auc_difference, seed_interval
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
-from fedmm_secure.joining.examples import head_examples, market_examples, some_users
-from fedmm_secure.joining.features import BINS, NAMES
-from fedmm_secure.joining.own import own_scores
-from fedmm_secure.joining.trees import Bins, Head, HeadGrower, fit_head
+from fedmm_secure.heads.examples import head_examples, market_examples, some_users
+from fedmm_secure.heads.own import own_head
+from fedmm_secure.heads.trees import Bins, Head, HeadGrower, fit_head
 from fedmm_secure.randomness import numpy_generator
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -78,7 +77,7 @@ def measure_joining(
     """The learning curve of each market, left out of the federation in turn; ids are never compared.
 
     The federation's head is what markets that add histograms would have: sums of integers do not depend on where
-    examples are (``joining.trees``), so it is fitted in one place here.
+    examples are (``heads.trees``), so it is fitted in one place here.
     """
     markets = prepare_markets(config.data)
     largest = sorted(markets, key=lambda name: -markets[name].market.n_rows)
@@ -143,8 +142,7 @@ def _for_head(name: str, prepared: PreparedMarket, config: Config) -> tuple[str,
 
 def _leave_out(name: str, parts: Mapping[str, tuple[Bins, FloatArray]], config: Config) -> tuple[str, Head]:
     others = [part for market, part in parts.items() if market != name]
-    label = config.data.negatives_per_positive if config.data.label == "click" else 1
-    return name, fit_head(HeadGrower(config.head, len(NAMES), BINS, -float(np.log(label))), others)
+    return name, fit_head(HeadGrower.of(config), others)
 
 
 def _judge(place: Place, prepared: PreparedMarket, head: Head, config: Config) -> tuple[Place, Scores]:
@@ -153,14 +151,13 @@ def _judge(place: Place, prepared: PreparedMarket, head: Head, config: Config) -
     examples = market_examples(prepared, config, known)
     label, popularity = examples.test.label, examples.popularity
     federation = head.log_odds(examples.test.bins)
-    own = own_scores(examples, None, name, draw)
-    both = own_scores(examples, head, name, draw)
-    better = own is not None and roc_auc_score(label, own) > roc_auc_score(label, popularity)
+    own, both = (own_head(examples, told, name, draw) for told in (None, head))
+    better = own is not None and roc_auc_score(label, own.test) > roc_auc_score(label, popularity)
     return place, {
         "popularity": popularity,
-        "alone": own if own is not None and better else popularity,
+        "alone": own.test if own is not None and better else popularity,
         "federation": federation,
-        "both": federation if both is None else both,
+        "both": federation if both is None else both.test,
     }
 
 

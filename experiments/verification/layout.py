@@ -12,12 +12,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from experiments.verification.evidence import Evidence
 from fedmm_secure.federation.closing import SHARED_FILES
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX
-from fedmm_secure.storage.layout import PRIVATE, TRANSCRIPT, RunDirectory
+from fedmm_secure.storage.layout import PRIVATE, TRANSCRIPT, QuantizerKind, RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
 
@@ -77,8 +78,9 @@ def _files(evidence: Evidence) -> Iterator[str]:
         yield from (private_name(market, record.file) for record in (() if own is None else own.index))
         yield private_name(market, INDEX)
         files = [names.private_key(market), names.ledger(market), names.codes(market), names.predictions(market)]
+        files += [names.head(market)] if evidence.config.head.trees else []
         for seed in evidence.config.seed:
-            files += [names.quantizer(market, seed, refined=refined) for refined in (False, True)]
+            files += [names.quantizer(market, seed, kind=kind) for kind in get_args(QuantizerKind)]
             files += [names.ctr(market, seed, suffix) for suffix in ("pt", "skops")]
         yield from (file.as_posix() for file in files)
 

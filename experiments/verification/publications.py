@@ -19,7 +19,7 @@ from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.federation.shared_catalogue import Totals
 from fedmm_secure.federation.transcript import PUBLICATION, SUM
-from fedmm_secure.foreign.formats import parse_table
+from fedmm_secure.foreign.formats import parse_arrays, parse_table
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
     WORDS,
@@ -34,6 +34,7 @@ from fedmm_secure.guarantee.stages import (
     COUNTS,
     CTR,
     EMBEDDING,
+    HEAD,
     ITEM_CODES,
     MODEL,
     QUANTIZER,
@@ -43,6 +44,7 @@ from fedmm_secure.guarantee.stages import (
     USER_CODES,
     seed_stage,
 )
+from fedmm_secure.heads.trees import HeadGrower
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
@@ -175,6 +177,7 @@ def artefact_findings(evidence: Evidence, published: dict[str, Publications], op
             findings += _quantizer(evidence, market, seed, opened)
             if evidence.config.private_ctr:
                 findings += _ctr(evidence, market, seed)
+        findings += _head(evidence, market, opened)
         findings += _code_table(evidence, market, plan, published[market])
     return findings
 
@@ -238,6 +241,24 @@ def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
         return
     if released and data != released[0]:
         yield Finding(str(path), f"is not what market {market} published")
+
+
+def _head(evidence: Evidence, market: str, opened: Opened) -> Iterator[Finding]:
+    """A market's head is what the recorded sums grow; nobody has to show it."""
+    path = RunDirectory(evidence.directory).head(market)
+    sums, grower = sums_of(evidence.messages, opened, HEAD), HeadGrower.of(evidence.config)
+    complete = set(sums) == set(range(evidence.config.head.rounds))
+    if not path.exists() or not complete or any(len(total) != grower.length for total, _ in sums.values()):
+        return  # where sums are missing, a finding about the rounds
+    for round in sorted(sums):
+        grower.grow(sums[round][0])
+    try:
+        found, wanted = parse_arrays(read_bytes(path, below=evidence.directory), path), grower.head.to_arrays()
+    except ForeignFileError as error:
+        yield Finding(str(path), _said(path, error))
+        return
+    if found.keys() != wanted.keys() or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
+        yield Finding(str(path), "is not the head that the recorded sums grow")
 
 
 def _said(path: Path, error: ForeignFileError) -> str:

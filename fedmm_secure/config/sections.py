@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
+    CODE_GROUPS,
     LARGE_SHARE,
     MIN_COHORT,
     MISSING,
@@ -318,6 +319,9 @@ class CTRConfig(Section):
     )
     cross_fit: CrossFitConfig = CrossFitConfig()
     refit: bool = Field(True, description="after early stopping, refit on training and validation rows")
+    average_local: bool = Field(
+        False, description="average log-odds with those of a second model, on codes that the market trained alone"
+    )
     tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
     baselines: tuple[BaselineName, ...] = Field(
         ("popularity", "svd", "local-ids", "boosted-scores"), description="models on the same candidates"
@@ -333,6 +337,8 @@ class CTRConfig(Section):
     def _consistent(self) -> Self:
         if not self.features:
             raise ValueError("ctr.features must name at least one group")
+        if self.average_local and not CODE_GROUPS & set(self.features):
+            raise ValueError("ctr.average_local: needs codes among ctr.features: two models would be the same")
         if self.training == "cross-fit":
             if "user_id" in self.features:
                 raise ValueError("ctr.features: user_id cannot be cross-fitted; use ctr.training: in-sample")

@@ -50,6 +50,14 @@ class FeatureSchema:
     number_names: tuple[str, ...]
 
 
+class PairFeatures(Protocol):
+    """Turns (user, item) pairs into model inputs."""
+
+    def schema(self) -> FeatureSchema: ...
+
+    def __call__(self, user: IntArray, item: IntArray) -> Features: ...
+
+
 @dataclass(frozen=True)
 class Clock:
     """A market's times from 0 to 1; 0 always where file order stands in for time.
@@ -270,7 +278,8 @@ class Scores:
         products = users * items
         found: dict[str, Any] = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
         norms = np.linalg.norm(users[:, :32], axis=1) * np.linalg.norm(items[:, :32], axis=1)
-        found["svd32_cosine"] = found["svd32"] / np.maximum(norms, 1e-12)
+        # of a vector that is rounding noise there is no direction
+        found["svd32_cosine"] = np.where(norms > 1e-9, found["svd32"] / np.maximum(norms, 1e-9), 0.0)
         found["ease"] = self.ease[user, column]
         found["knn"] = self.cosine[user, column]
         found["knn_mean"] = found["knn"] / np.maximum(user_count[user], 1.0)

@@ -15,7 +15,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED
-from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs
+from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
 from fedmm_secure.ctr.models.build import model_bytes
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
@@ -28,6 +28,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.digests import arrays_digest
+from fedmm_secure.storage.encoding import tensors_bytes
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.files import write_atomic
@@ -98,6 +99,8 @@ def train_market(
         def fitted(bench: MarketTrainer = bench) -> dict[str, np.ndarray]:
             model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
             found = {PROBABILITY: bench.predict(model, builder)}
+            if recipe.average_local:
+                found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
             if recipe.name == CONFIGURED:
                 found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
             return found
@@ -106,6 +109,8 @@ def train_market(
         if recipe.name == CONFIGURED:
             suffix = "skops" if recipe.kind == "boosted" else "pt"
             write_atomic(layout.ctr(name, seed, suffix), found["model"].tobytes())
+        if recipe.average_local:
+            write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:
@@ -124,6 +129,8 @@ def train_market(
         hashed = recipe.codes is not None and shared.directory is not None
         codes = code_inputs(config, embedding, recipe, quantizers[seed]) if hashed else None
         found = {"what": what, **common, "recipe": asdict(recipe), "seed": seed, "codes": codes}
+        if recipe.average_local:
+            found["own codes"] = local_inputs(config) | {"embedding": config.embedding.model_dump(mode="json")}
         if "shared" in recipe.features and isinstance(embedding, SharedSVDEmbedding) and shared.directory is not None:
             elsewhere = embedding.shared
             found["shared"] = arrays_digest(elsewhere.position, elsewhere.count, elsewhere.day, elsewhere.gram)

@@ -73,7 +73,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     store = private_store(federation.directory, market.name)
 
     def draw_counts(noise: NoiseSource) -> Result:
-        found = release_counts(market, train, config.privacy.contribution, plan.noise[COUNTS], noise, spare=ENOUGH)
+        choices, times = config.privacy.contribution, config.times_counted
+        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=ENOUGH)
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
@@ -87,6 +88,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
+        if found.gram is not None:
+            arrays |= {"gram": found.gram, "gram_noise": np.array(found.gram_noise)}
         return Result(arrays_bytes(arrays), found.spare.ravel())
 
     kept = read_arrays(door.perform(plan.embedding(), draw_factors, store.path(EMBEDDING)))
@@ -104,7 +107,8 @@ def _embed_in_shared_space(federation: Federation, prepared: PreparedMarket, cou
 def factors_from_arrays(kept: Arrays) -> PrivateFactors:
     """Private factors as they were stored."""
     nothing = np.zeros((0, 0), np.int64)
-    return PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]), nothing)
+    found = PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]), nothing)
+    return replace(found, gram=kept["gram"], gram_noise=float(kept["gram_noise"])) if "gram" in kept else found
 
 
 def private_store(directory: Path, market: str) -> Store:

@@ -1,1 +1,1 @@
-"""A market that joins a federation: a head that was fitted on the others alone, over features that name no id."""
+"""A market that starts from what a federation left, before it is a party of it."""

@@ -14,7 +14,7 @@ from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.models.private import PrivateCTR
-from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.ctr.private_trainer import user_times
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
@@ -68,7 +68,7 @@ class TrainedScorer:
             self._users = {name: index for index, name in enumerate(prepared.market.user_ids)}
             self._builders = [found.builder() for found in self._models]
         else:
-            self._features = [found.bench.accounts(found.recipe, found.quantizer) for found in self._models]
+            self._features = [found.accounts() for found in self._models]
 
     def on(self, accounts: Market) -> Score:
         if accounts.has_time and accounts.calendar != self._market.calendar:
@@ -121,12 +121,14 @@ class ReleasedScorer:
 
     def on(self, accounts: Market) -> Score:
         rows = np.arange(accounts.n_rows)
-        if self._config.data.shared_items and accounts.has_time and not accounts.calendar:
+        dated = bool({"shared", "recency"} & set(self._config.ctr.features)) and accounts.has_time
+        if dated and not accounts.calendar:
             raise DataError(f"history: the times of market {accounts.name} are dates; give the same")
         active = None  # when the account's items were met, where nobody says when the account met them
-        if self._config.data.shared_items and accounts.has_time:
+        if dated:
             active = user_times(accounts, rows, self._config.privacy.contribution)
-        history = PrivateHistory(self._embedding, history_matrix(accounts, rows), active)
+        latest = latest_items(accounts.user, accounts.item, accounts.n_users)
+        history = PrivateHistory(self._embedding, history_matrix(accounts, rows), latest, active)
         parts = [(model, self._builder(quantizer, history)) for model, quantizer in self._models]
         return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
 

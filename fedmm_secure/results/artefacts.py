@@ -19,7 +19,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.encoding import tensors_bytes
 from fedmm_secure.storage.files import write_parquet
-from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.layout import QuantizerKind, RunDirectory
 from privacy.files import write_atomic
 from privacy.foreign import ForeignDirectory, read_bytes
 
@@ -49,9 +49,9 @@ def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
         raise RunDirectoryError(f"{path}: holds another model: {str(error).splitlines()[0][:200]}") from error
 
 
-def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
-    """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
-    write_atomic(RunDirectory(directory).quantizer(market, seed, refined=refined), tensors_bytes(model.state_dict()))
+def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> None:
+    """Keep an RQ-VAE as ``models/<market>/<kind>-<seed>.pt``."""
+    write_atomic(RunDirectory(directory).quantizer(market, seed, kind=kind), tensors_bytes(model.state_dict()))
 
 
 def save_codes(

@@ -12,6 +12,7 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.client import MarketClient
+from fedmm_secure.federation.head_client import HeadClient
 from fedmm_secure.federation.introductions import introduce
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.federation.messages import MessageError
@@ -24,7 +25,7 @@ from fedmm_secure.federation.parties import (
 from fedmm_secure.federation.releases import discover_catalogues
 from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.shared_catalogue import sum_client
-from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
+from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, scheduled, seed_stage
 from fedmm_secure.pipeline import (
     Clock,
     Embeddings,
@@ -86,7 +87,8 @@ class MarketRun:
             if stage in self.seeds:
                 return self.trained(stage)
             (prepared,) = self.prepared.values()
-            self.clients[stage] = sum_client(self.federation, prepared, stage)
+            made = HeadClient(self.federation, prepared) if stage == HEAD else None
+            self.clients[stage] = made or sum_client(self.federation, prepared, stage)
         return self.clients[stage]
 
     def trained(self, stage: str) -> MarketClient:
@@ -116,7 +118,8 @@ class MarketRun:
     def update(self, order: Order, send: Callable[[bytes], None]) -> None:
         """Carry out an order that the cohort has agreed on."""
         client = self.client(order.stage)
-        with self.clock.stage("quantizer" if order.stage in self.seeds else "sums"):
+        clock = "quantizer" if order.stage in self.seeds else HEAD if order.stage == HEAD else "sums"
+        with self.clock.stage(clock):
             client.local_update(order, send)
 
     def take(self, message: bytes, statements: Mapping[str, bytes] | None) -> None:
@@ -148,6 +151,10 @@ class MarketRun:
     def conclude(self, listener: Listener) -> Metrics:
         """Codes, CTR models and metrics of this market; nothing of them is sent."""
         self.federation.forget_masks()
+        if HEAD in self.stages:
+            head = self.client(HEAD)
+            assert isinstance(head, HeadClient)
+            head.save()
         quantizers = {}
         for stage, seed in self.seeds.items():
             client = self.trained(stage)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.json"
 LOG_FILE, PAGE_FILE = "log.jsonl", "report.html"
@@ -17,6 +18,10 @@ LEDGER, TRANSCRIPT, PRIVATE, STATE = "ledger", "transcript", "private", "state"
 CODES, MODELS, PREDICTIONS = "codes", "models", "predictions"
 ATTACKS, AUDIT = "attacks", "audit"
 MARKET_FOLDERS = (CODES, MODELS, PREDICTIONS, PRIVATE)  # with a file or a folder for each market
+
+
+# of the federation; refined without DP; trained by the market alone
+QuantizerKind = Literal["quantizer", "refined", "own"]
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,17 @@ class RunDirectory:
         """Folder of a market's models."""
         return self.path / MODELS / market
 
-    def quantizer(self, market: str, seed: int, *, refined: bool = False) -> Path:
-        """An RQ-VAE; the one that was refined without DP beside it."""
-        return self.models(market) / f"{'refined' if refined else 'quantizer'}-{seed}.pt"
+    def quantizer(self, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> Path:
+        """An RQ-VAE; beside it one that was refined without DP, and one that the market trained alone."""
+        return self.models(market) / f"{kind}-{seed}.pt"
 
     def ctr(self, market: str, seed: int, suffix: str = "pt") -> Path:
         """A CTR model: ``pt`` for tensors, ``skops`` for trees."""
         return self.models(market) / f"ctr-{seed}.{suffix}"
+
+    def head(self, market: str) -> Path:
+        """The head of all markets, as this one grew it from their sums."""
+        return self.models(market) / "head.npz"
 
     def own_files(self, market: str) -> list[Path]:
         """Every file that is there of a market beside its ledger, published models among them."""

@@ -227,10 +227,7 @@ def test_a_signature_cut_off_with_what_it_covered(run, auditor):
     found = document(evidence=examine(run))
     assert old_audits(run)
     assert colour(found) == "open"
-    assert (
-        "code not audited at the plans of m; nothing has tried to refute that the code keeps what is claimed there"
-        in judge(found).open
-    )
+    assert any(item.startswith("code not audited at the plans of m; nothing") for item in judge(found).open)
     assert any("unsigned" in item for item in judge(found).open)
 
 

@@ -112,9 +112,9 @@ def test_an_attack_beyond_its_bound_fails_the_command(private_run, copied, capsy
         **json.loads(fedmm(capsys, "attack", run, "--attack", "inversion", "--json")[1]),
     }
     assert not found["membership"]
-    with patch("attacks.membership.evaluate.combine", lambda observed, member: member + 0.0):
+    with patch("attacks.membership.evaluate.multi_query", lambda evidence, member, known: member + 0.0):
         status, out, _ = fedmm(
             capsys, "attack", run, "--attack", "membership", "--market", "m0", "--shadows", 4, "--unit", "user"
         )
     assert status == 1
-    assert "beyond epsilon" in out
+    assert "BEYOND ε" in out

@@ -16,28 +16,13 @@ import numpy as np
 
 from fedmm_secure.ctr.features import AccountHistory
 from fedmm_secure.data.market import FloatArray, IntArray
-from fedmm_secure.joining.trees import Bins
+from fedmm_secure.guarantee.head_columns import ABSOLUTE, BINS, NUMBERS, PER_USER
+from fedmm_secure.heads.trees import Bins
 from fedmm_secure.randomness import numpy_generator
 
-BINS = 32
 REFERENCE_PAIRS = 20_000
 DECIMALS = 9  # the last bits of a factorisation must not tell one score of zero from another
 PAIRS_AT_ONCE = 2**11  # whose users' scores of the whole pool are in memory
-PER_USER = ("ease", "knn", "svd32")
-NUMBERS = (
-    "svd8", "svd16", "svd32", "svd64", "svd32_cosine", "ease", "knn", "knn_mean",
-    "item_count", "user_count",
-    "item_mean_time", "item_first_time", "item_last_time", "item_recent_count",
-    "user_last_time", "user_mean_time",
-    "item_mean_since_user_last", "item_mean_since_user_mean", "item_first_since_user_last",
-)  # fmt: skip
-# numbers that have one zero and one unit everywhere: shares of a market's time span, and cosines
-ABSOLUTE = (
-    "item_mean_since_user_last", "item_mean_since_user_mean", "item_first_since_user_last",
-    "item_last_time", "user_last_time", "svd32_cosine", "ease", "knn_mean",
-)  # fmt: skip
-EVIDENCE = ("item_rows", "user_rows", "rows_of_an_item", "known_users")
-NAMES = (*NUMBERS, *(f"{name}_of_user" for name in PER_USER), *(f"{name}_itself" for name in ABSOLUTE), *EVIDENCE)
 
 
 class IdFreeFeatures:

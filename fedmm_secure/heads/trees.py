@@ -8,6 +8,7 @@ Both are rounded to integers before they are added, so the trees are the same ho
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from fedmm_secure.config import HeadConfig
+from fedmm_secure.config import Config, HeadConfig
 from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.guarantee.head_columns import BINS, NAMES, SCALE
 from fedmm_secure.storage.files import Arrays
 
 Bins = NDArray[np.uint8]
-SCALE = 2**12  # integer units of a gradient of 1
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ class HeadGrower:
 
     Args:
         choices: number, depth and step of the trees.
+        prior: log-odds of a positive before any tree, a public choice.
         n_features: columns of the bins.
         n_bins: bins of each.
-        prior: log-odds of a positive before any tree, a public choice.
     """
 
-    def __init__(self, choices: HeadConfig, n_features: int, n_bins: int, prior: float) -> None:
+    def __init__(self, choices: HeadConfig, prior: float, n_features: int = len(NAMES), n_bins: int = BINS) -> None:
         self.choices, self._features, self._bins = choices, n_features, n_bins
         inner = 2**choices.depth - 1
         shape = choices.trees, inner
@@ -94,6 +95,12 @@ class HeadGrower:
             np.zeros(shape, np.int64), np.full(shape, n_bins - 1), np.zeros((choices.trees, inner + 1)), prior
         )
         self._level = 0  # over all trees
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """An ungrown head of a configuration; before any tree, a pair is as likely a positive as candidates are."""
+        negatives = config.data.negatives_per_positive if config.data.label == "click" else 1
+        return cls(config.head, -math.log(negatives))
 
     @property
     def length(self) -> int:
@@ -109,6 +116,14 @@ class HeadGrower:
         """The trees that are finished."""
         grown, found = self._level // self.choices.depth, self._head
         return Head(found.feature[:grown], found.last_left[:grown], found.value[:grown], found.prior)
+
+    def to_arrays(self) -> Arrays:
+        """All trees, finished or not, and how many levels they have."""
+        return {**self._head.to_arrays(), "level": np.array(self._level)}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Go on from what ``to_arrays`` gave."""
+        self._head, self._level = Head.from_arrays(arrays), int(arrays["level"])
 
     def histograms(self, bins: Bins, label: FloatArray, log_odds: FloatArray | None = None) -> IntArray:
         """A market's part of the next sum, ``(length,)``: gradients, then second derivatives, by node, feature and bin.

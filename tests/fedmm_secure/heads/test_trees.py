@@ -8,10 +8,10 @@ import pytest
 from experiments.benchmarks.joining import JoiningPoint, measure_joining, worth
 from fedmm_secure.config import HeadConfig
 from fedmm_secure.ctr.metrics import Interval
-from fedmm_secure.joining.examples import head_examples, market_examples, some_users
-from fedmm_secure.joining.features import BINS, NAMES
-from fedmm_secure.joining.own import own_scores
-from fedmm_secure.joining.trees import SCALE, Head, HeadGrower, fit_head
+from fedmm_secure.guarantee.head_columns import BINS, NAMES, SCALE
+from fedmm_secure.heads.examples import head_examples, market_examples, some_users
+from fedmm_secure.heads.own import own_head
+from fedmm_secure.heads.trees import Head, HeadGrower, fit_head
 from tests.conftest import tiny
 
 CHOICES = HeadConfig(trees=3, depth=2, learning_rate=0.5, least_weight=1.0)
@@ -26,7 +26,7 @@ def invented(n=600, seed=0):
 
 
 def grower(choices=CHOICES):
-    return HeadGrower(choices, 3, 8, -0.5)
+    return HeadGrower(choices, -0.5, 3, 8)
 
 
 def test_the_head_is_the_same_however_examples_are_spread_over_markets():
@@ -155,7 +155,7 @@ def test_a_market_adds_examples_for_each_share_and_one_without_positives_trains_
     some = head_examples(prepared, tiny(head={"shares": [0.2, 0.5]}))
     assert len(some[0]) == len(once[0])  # each user is dealt to one of the smaller shares
     nobody = market_examples(prepared, config, some_users(prepared.market.n_users, 0.0, "m"))
-    assert own_scores(nobody, None) is None or len(nobody.refit) >= 5
+    assert own_head(nobody, None) is None or len(nobody.refit) >= 5
 
 
 # -- learning curves ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,15 +11,28 @@ from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.joining.examples import Examples, MarketExamples
-from fedmm_secure.joining.trees import Head
+from fedmm_secure.heads.examples import Examples, MarketExamples
+from fedmm_secure.heads.trees import Head
 from fedmm_secure.randomness import derive_seed
 
 HEAD_COLUMN = "federated_head"
 
 
-def own_scores(examples: MarketExamples, head: Head | None, *stream: str | int) -> FloatArray | None:
-    """Click probabilities of the test candidates by boosted trees on the market's own numbers.
+@dataclass(frozen=True)
+class OwnHead:
+    """What a market's own head says.
+
+    Attributes:
+        test: click probabilities of the test candidates, ``(n,)``.
+        validation_auc: AUC of the validation candidates, before validation rows were trained on.
+    """
+
+    test: FloatArray
+    validation_auc: float
+
+
+def own_head(examples: MarketExamples, head: Head | None, *stream: str | int) -> OwnHead | None:
+    """Boosted trees on the market's own numbers.
 
     Stopped by validation candidates and refitted with validation rows, as a market's model is in a run.
 
@@ -28,7 +42,7 @@ def own_scores(examples: MarketExamples, head: Head | None, *stream: str | int) 
         stream: names the model's seed.
 
     Returns:
-        ``(n,)``; None where the rows hold no positive, or no negative, to learn from.
+        None where the rows hold no positive, or no negative, to learn from.
     """
     parts = [*examples.folds, examples.refit, examples.valid]
     if any(len(np.unique(part.label)) < 2 for part in parts):
@@ -42,7 +56,7 @@ def own_scores(examples: MarketExamples, head: Head | None, *stream: str | int) 
         for group in (examples.folds, [examples.refit], [examples.valid], [examples.test])
     )
     model.fit(_source(folds), valid[0], _source([*folds, *refit]))
-    return model.predict(test[0].features)
+    return OwnHead(model.predict(test[0].features), model.validation_auc_)
 
 
 def _labelled(part: Examples, head: Head | None) -> Labelled:

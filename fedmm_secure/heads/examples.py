@@ -14,8 +14,8 @@ from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, Features, 
 from fedmm_secure.data.candidates import Candidates, Simulated, like_candidates, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix, with_rows
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.joining.features import IdFreeFeatures
-from fedmm_secure.joining.trees import Bins
+from fedmm_secure.heads.features import IdFreeFeatures
+from fedmm_secure.heads.trees import Bins
 from fedmm_secure.randomness import numpy_generator
 
 OWN_GROUPS: tuple[FeatureGroup, ...] = (
