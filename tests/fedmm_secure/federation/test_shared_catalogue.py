@@ -147,7 +147,7 @@ def test_what_a_small_market_does_not_need_of_a_sums_noise_it_spends_on_its_own_
         assert plan.noise[SHARED_GRAM] == alone["large"][SHARED_GRAM] == plan.sums[SHARED_GRAM].noise_multiplier
         spent = pld_epsilon([plan.stage_event(stage) for stage in plan.noise], plan.delta)
         assert 0.97 * config.privacy.epsilon < spent <= config.privacy.epsilon
-    assert planned["large"].noise == alone["large"]
+    assert planned["large"].noise == pytest.approx(alone["large"], rel=2e-3)
     assert planned["small"].noise["counts"] < 0.9 * alone["small"]["counts"]
 
 
