@@ -80,7 +80,7 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
     "privacy/accounting/lines.py": _JSON,
     "privacy/accounting/spendings.py": _JSON,
     "privacy/aggregation/identities.py": _JSON,
-    "privacy/aggregation/keys.py": _JSON,
+    "privacy/aggregation/bundle.py": _JSON,
     "privacy/foreign.py": _JSON,
 }
 ANY = {"dict[str, Any]", "Mapping[str, Any]"}

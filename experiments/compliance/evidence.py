@@ -24,7 +24,7 @@ from experiments.assessment.statements import (
 )
 from experiments.compliance.document import AttackStated, AuditStated, EvidenceStated, Standing
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
 
 UNSIGNED = "unsigned, computed by whoever wrote the directory"

@@ -26,7 +26,7 @@ from fedmm_secure.federation.members import local_ceremony
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.storage.layout import CONFIG_FILE
 from fedmm_secure.storage.run_directory import to_yaml
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 from privacy.files import write_atomic
 
 SHARED_ITEMS_FILE = "shared-items.txt"

@@ -28,7 +28,7 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
-from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.foreign import ForeignDirectory
 
 WIDE, NARROW = 11.0, 4.0  # inches: as wide as a page, and as a phone

@@ -19,7 +19,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.base import IntVector
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 
 
 def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> list[Finding]:
