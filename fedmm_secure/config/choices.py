@@ -45,9 +45,8 @@ class ModelTraits:
     suffix: str = "pt"
 
 
-_TREES = ModelTraits(
-    "fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops"
-)  # HistGradientBoostingClassifier's
+# 255: of HistGradientBoostingClassifier
+_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
 _NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
 MODELS: Mapping[ModelKind, ModelTraits] = {
     "boosted": _TREES,
