@@ -12,7 +12,8 @@ import numpy as np
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.federation.transcript import INDEX, PUBLICATION, read_index, read_record
-from fedmm_secure.guarantee.publications import WORDS, PublicationError, model_arrays, read_numpy, read_tensors
+from fedmm_secure.guarantee.array_files import PublicationError, read_numpy, read_tensors
+from fedmm_secure.guarantee.publications import WORDS, model_arrays
 from fedmm_secure.guarantee.stages import ITEM_CODES, MODEL, seed_stage
 from fedmm_secure.results.artefacts import read_codes
 from fedmm_secure.storage.layout import CODES, RunDirectory

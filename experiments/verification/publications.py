@@ -20,15 +20,9 @@ from fedmm_secure.data.market import IntArray
 from fedmm_secure.federation.shared_catalogue import Totals
 from fedmm_secure.federation.transcript import PUBLICATION, SUM
 from fedmm_secure.foreign.formats import parse_arrays, parse_table
+from fedmm_secure.guarantee.array_files import Array, PublicationError, read_tensors
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.publications import (
-    WORDS,
-    Array,
-    PublicationError,
-    Publications,
-    model_arrays,
-    read_tensors,
-)
+from fedmm_secure.guarantee.publications import WORDS, Publications, model_arrays
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,

@@ -96,22 +96,17 @@ def train_market(
             tuned = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, first)})
             choice = tuned["choice"]
 
-        def fitted(bench: MarketTrainer = bench) -> dict[str, np.ndarray]:
-            model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
-            found = {PROBABILITY: bench.predict(model, builder)}
-            if recipe.average_local:
-                found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
-            if recipe.name == CONFIGURED:
-                found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
-            return found
-
+        fitted = partial(_fitted, bench, recipe, partial(quantizer, recipe, seed), seed, choice)
         found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
+        keep(recipe, seed, found)
+        return {PROBABILITY: found[PROBABILITY]}
+
+    def keep(recipe: Recipe, seed: int, found: Mapping[str, np.ndarray]) -> None:
         if recipe.name == CONFIGURED:
             suffix = "skops" if recipe.kind == "boosted" else "pt"
             write_atomic(layout.ctr(name, seed, suffix), found["model"].tobytes())
         if recipe.average_local:
             write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
-        return {PROBABILITY: found[PROBABILITY]}
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:
         kept = cache_for(recipe).arrays(
@@ -165,6 +160,19 @@ def train_market(
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
         names.append(PUBLISHED)
     return name, {model: [prepared.complete(found) for found in predictions[model]] for model in names}
+
+
+def _fitted(
+    bench: MarketTrainer, recipe: Recipe, quantizer: Callable[[], RQVAE | None], seed: int, choice: int
+) -> dict[str, np.ndarray]:
+    """Predictions of a recipe's model, and what of it is kept as files."""
+    model, builder = bench.train(recipe, quantizer(), seed, bench.grid(recipe.kind)[choice])
+    found = {PROBABILITY: bench.predict(model, builder)}
+    if recipe.average_local:
+        found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
+    if recipe.name == CONFIGURED:
+        found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
+    return found
 
 
 def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:

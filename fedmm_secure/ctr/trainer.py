@@ -16,7 +16,8 @@ from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, Activity, FeatureBuilder, History, PairFeatures
+from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
+from fedmm_secure.ctr.histories import AccountHistory, Activity, History
 from fedmm_secure.ctr.models.averaged import AveragedModel, SideBySide
 from fedmm_secure.ctr.models.boosted import BoostedChoices, boosted_grid
 from fedmm_secure.ctr.models.build import TrainedModel, make_model

@@ -28,7 +28,7 @@ from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release, small_cohort_remark, unprotected
 from fedmm_secure.guarantee.score_bins import N_BINS
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
-from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
+from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, summed_release
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -43,7 +43,6 @@ from fedmm_secure.guarantee.stages import (
     REFINEMENT,
     RELEASED,
     SEVERAL_MARKETS,
-    SHARED_COUNTS,
     SHARED_GRAM,
     SUMMED,
     USER_CODES,
@@ -323,29 +322,8 @@ class SpendingPlan:
         )
 
     def summed(self, stage: str, attempt: int = 0) -> Release:
-        """A market's part of a sum over the shared catalogue; only the sum carries all of the noise."""
-        server_reads = self.config.aggregation.traits.server_reads_updates
-        what = {SHARED_COUNTS: "item counts and times", SHARED_GRAM: "Gram matrix of users' rows"}[stage]
-        release = Release(
-            stage=stage,
-            mechanism=f"none: exact sum of {what}",
-            event=NonPrivateDpEvent(),
-            sensitivity=None,
-            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
-            depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from,
-            round=0,
-            attempt=attempt,
-            remark=self._remark(stage),
-        )
-        if stage not in self.noise:
-            return release
-        return replace(
-            release,
-            mechanism=f"{what}, noise distributed over {self.n_markets} markets",
-            event=self._noised(stage, GaussianDpEvent(self.noise[stage])),
-            sensitivity=1.0,
-            coordinates=sum_lengths(self.config)[stage] + ENOUGH,
-        )
+        """A market's part of a sum over the shared catalogue."""
+        return summed_release(self.config, stage, self.n_markets, self.noise.get(stage), self._items_from, attempt)
 
     def model(self, seed: int) -> Release:
         """Codebooks, encoder and decoder: post-processing of the rounds and of the item factors."""

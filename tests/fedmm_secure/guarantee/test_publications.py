@@ -12,17 +12,10 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.guarantee.array_files import PublicationError, read_numpy, read_tensors
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.publications import (
-    PublicationError,
-    Publications,
-    ctr_arrays,
-    model_arrays,
-    on_grid,
-    read_numpy,
-    read_tensors,
-)
+from fedmm_secure.guarantee.publications import Publications, ctr_arrays, model_arrays, on_grid
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import Codes
 from fedmm_secure.storage.encoding import arrays_bytes
