@@ -17,6 +17,7 @@ from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.market_service import run_directories
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests import faults
@@ -78,6 +79,19 @@ def test_private_models_are_bit_identical_too(fleet, tmp_path):
     assert all(compare_with_in_process(running.homes, tmp_path / "in-process").values())
     for market in running.homes.markets:
         (directory,) = run_directories(running.homes.market(market) / "runs")
+        assert verify_run(directory) == []
+
+
+def test_a_head_grows_through_services_as_it_does_in_process(fleet, tmp_path):
+    head = {"trees": 1, "depth": 2, "shares": [1.0]}
+    running = fleet(configuration(markets=3, head=head, federation={"rounds": 1}))
+    running.serve()
+    conclude(running)
+    assert all(compare_with_in_process(running.homes, tmp_path / "in-process").values())
+    wanted = RunDirectory(tmp_path / "in-process").head("m0").read_bytes()
+    for market in running.homes.markets:
+        (directory,) = run_directories(running.homes.market(market) / "runs")
+        assert RunDirectory(directory).head(market).read_bytes() == wanted
         assert verify_run(directory) == []
 
 
