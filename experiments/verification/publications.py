@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from experiments.verification.equality import same_arrays
 from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import integers, sums_of
 from experiments.verification.platform import same_libraries, same_machine
@@ -17,6 +18,7 @@ from fedmm_secure.collaborative.dp_svd import ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
+from fedmm_secure.data.shared_items import public_positions
 from fedmm_secure.federation.shared_catalogue import Totals
 from fedmm_secure.federation.transcript import PUBLICATION, SUM
 from fedmm_secure.foreign.formats import parse_table
@@ -58,7 +60,8 @@ _ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 # Codes are a function of published values, computed in single precision: another processor, or another version of the
 # libraries, may round a tie otherwise. On a machine of the run's kind, with its code, none may differ.
 _CODES_THAT_MAY_DIFFER = 0.01
-_FLOAT_ERROR = 1e-9
+# Directions that noise alone tells apart turn with the last bit of a rounding, and so does what is made of them.
+_SPECTRAL = {"factors", "eigenvalues"}
 
 
 def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
@@ -131,13 +134,28 @@ def _of_the_sums(evidence: Evidence, market: str, publications: Publications) ->
     found = Totals(evidence.config, plan.sums, sums[SHARED_COUNTS], sums[SHARED_GRAM])
     embedding = found.embedding(ItemCounts.from_arrays(dict(read[COUNTS])), read[EMBEDDING]["position"])
     embedding.set_factors(found.factors, sparse.csr_array((0, plan.size.items)))
-    wanted = embedding.to_arrays()
-    wrong = [name for name in wanted if not np.allclose(wanted[name], read[EMBEDDING][name], atol=_FLOAT_ERROR)]
+    wanted, exact = embedding.to_arrays(), same_machine(evidence)
+    wrong = [name for name in wanted if not same_arrays(wanted[name], read[EMBEDDING][name], exact=exact)]
     what = f"{', '.join(wrong)}: not what the recorded sums give for market {market}"
-    if wrong and (same_machine(evidence) or set(wrong) != {"factors"}):
+    if wrong and (exact or not set(wrong) <= _SPECTRAL):
         yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
-    elif wrong:  # directions that noise alone tells apart turn with the last bit of a rounding
+    elif wrong:
         evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+    yield from _positions(evidence, market, read[EMBEDDING]["position"])
+
+
+def _positions(evidence: Evidence, market: str, position: IntArray) -> Iterator[Finding]:
+    """Where a market's items are in the shared catalogue is as public as both lists: no choice of who publishes it."""
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
+    wanted = public_positions(evidence.config.data, market, stated, position)
+    if wanted is None:
+        evidence.notes.append(
+            f"market {market}: where its items are in the shared catalogue was not checked: files of the owner's list "
+            "them, which do not come with the run"
+        )
+    elif not np.array_equal(wanted, position):
+        where = f"{evidence.messages.directory} {EMBEDDING}"
+        yield Finding(where, f"position: not where the items of market {market} are in the shared catalogue")
 
 
 def _found_items(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
