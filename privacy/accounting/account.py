@@ -25,7 +25,7 @@ from typing import Any
 
 from privacy.accounting.events import UnknownEventError
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
-from privacy.accounting.places import Head, recorded_head
+from privacy.accounting.places import Head, RecordedHead, recorded_head
 from privacy.accounting.spendings import (
     Elsewhere,
     Entered,
@@ -125,7 +125,7 @@ class PrivacyAccount:
         """
         try:
             begun = self.path.stat().st_size > 0 and self._lines(*self._state(self._key()))[1].lines > 0
-            known = begun and recorded_head(self.identity).read() is not None
+            known = begun and self._last_seen(recorded_head(self.identity)) is not None
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
         if not known:
@@ -295,7 +295,7 @@ class PrivacyAccount:
             write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
         key = self._key()
         # refused where the machine knows of lines of this key
-        _, head = self._lines(b"", key, recorded_head(_digest(key)).read())
+        _, head = self._lines(b"", key, self._last_seen(recorded_head(_digest(key))))
         self._append(key, head, {"version": _VERSION, "key": _digest(key)})
         return key
 
@@ -319,7 +319,7 @@ class PrivacyAccount:
         mac = _mac(key, fields)
         seen = recorded_head(_digest(key))
         with seen.locked():  # a copy of the account may be at another path, with a lock of its own
-            latest = seen.read()
+            latest = self._last_seen(seen)
             if latest is not None and latest != head and latest.lines >= head.lines:
                 raise AccountError(f"{self.path}: {_OLDER}")
             append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
@@ -331,8 +331,18 @@ class PrivacyAccount:
         In this order, for readers hold no lock: another run may append a line at any moment, and only then is it noted
         how far the account has come. So the file is never behind what was noted before.
         """
-        last_seen = recorded_head(_digest(key)).read()
+        last_seen = self._last_seen(recorded_head(_digest(key)))
         return self.path.read_bytes(), key, last_seen
+
+    def _last_seen(self, head: RecordedHead) -> Head | None:
+        """How far the machine saw the account come; None where it has seen nothing of it."""
+        try:
+            return head.read()
+        except ValueError as error:
+            raise AccountError(
+                f"{self.path}: what this machine remembers of the account, {head.path}, cannot be read ({error}): "
+                "restore it, or remove it if the account is the latest that you have"
+            ) from error
 
     def _lines(
         self, content: bytes, key: bytes, last_seen: Head | None
