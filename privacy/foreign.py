@@ -22,7 +22,7 @@ from privacy.errors import InputError
 
 MAX_BYTES = 2**30  # of one file; no run writes a larger one
 MAX_TEXT_BYTES = 16 * 2**20  # of a file that is parsed as a whole
-MAX_LINES_BYTES = 256 * 2**20  # of one that is parsed line by line
+MAX_LINES_BYTES = 64 * 2**20  # of one that is parsed line by line
 MAX_LINE_BYTES = 8 * 2**20
 MAX_DEPTH = 100
 MAX_FILES = 1_000_000
@@ -30,6 +30,8 @@ MAX_NAME_BYTES = 4096
 _CHUNK = 2**20
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)  # possessive, and ends anyway: linear time
 _BRACKET = re.compile(r"[\[\]{}]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_MOST_DIGITS = 20
 
 
 class ForeignFileError(InputError):
@@ -135,7 +137,7 @@ def decode(data: bytes, where: Path | str) -> str:
 
 
 def parse_json(data: bytes | str, where: Path | str) -> Any:
-    """A JSON value: no key twice, no NaN or infinity, no number without end, not nested without end.
+    """A JSON value: no key twice, no NaN or infinity, integers of 64 bits, text that is text, not nested without end.
 
     Raises:
         ForeignFileError: naming ``where``.
@@ -144,7 +146,16 @@ def parse_json(data: bytes | str, where: Path | str) -> Any:
     if _depth(text) > MAX_DEPTH:
         raise ForeignFileError(f"{where}: not valid JSON: nested deeper than {MAX_DEPTH}")
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
+        found = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=bounded_integer
+        )
+        if _SURROGATE.search(text):  # halves of a character, which no text of UTF-8 holds, and nothing can write again
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except UnicodeEncodeError as error:
+        raise ForeignFileError(
+            f"{where}: not valid JSON: half of a character (\\ud800 to \\udfff) by itself"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ForeignFileError(f"{where}: not valid JSON: {str(error)[:200]}") from error
 
@@ -173,6 +184,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
+
+
+def bounded_integer(text: str) -> int:
+    """A decimal integer of 64 bits, in time that does not grow with its digits; raises ``ValueError``."""
+    found = int(text) if len(text) <= _MOST_DIGITS else 2**64
+    if not -(2**63) <= found < 2**63:
+        raise ValueError(f"{text[:30]} is out of all bounds: more than 64 bits")
+    return found
 
 
 def _finite(text: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dp_accounting.dp_event import DpEvent, RandomizedResponseDpEvent
 
+from experiments.assessment.statements import binding_of
 from experiments.compliance.document import (
     AcrossMarkets,
     AllRuns,
@@ -24,7 +25,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import binding_of, examine, trusting
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.verification.closing import Signature
@@ -35,8 +36,10 @@ from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS, has_sums
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.groups import NotKnownError, joint_spending
 from privacy.accounting.guarantees import coarsely, composed_epsilon
@@ -214,7 +217,7 @@ def _as_planned(config: Config, directory: Path, market: str, spendings: Sequenc
 
 def _planned(config: Config, directory: Path, market: str) -> Spending:
     """What the run's plan spends, by what its ledger was opened with; raises ``LedgerError`` where that is no plan."""
-    path = directory / "ledger" / f"{market}.jsonl"
+    path = RunDirectory(directory).ledger(market)
     opening = read_ledger(path).opening
     try:
         sizes = {name: MarketSize(**size) for name, size in opening["sizes"].items()}
@@ -240,14 +243,14 @@ def _noise(directory: Path, market: str) -> dict[str, float]:
 def _mechanisms(directory: Path, market: str) -> dict[str, str]:
     """Of stages that were charged; empty where the ledger cannot be read, which is among the findings."""
     try:
-        charges = read_ledger(directory / "ledger" / f"{market}.jsonl").charges
+        charges = read_ledger(RunDirectory(directory).ledger(market)).charges
     except LedgerError:
         return {}
     return {stage_group(charge.entry.stage): charge.entry.mechanism for charge in charges}
 
 
 def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
-    path = directory / "ledger" / f"{market}.jsonl"
+    path = RunDirectory(directory).ledger(market)
     try:
         content = read_ledger(path)
         sha256: str | None = hashlib.sha256(read_bytes(path, MAX_LINES_BYTES, below=directory)).hexdigest()
@@ -257,7 +260,7 @@ def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: S
     except (LedgerError, ForeignFileError):  # among the findings; the document cannot vouch for what it cannot read
         sha256, lines, head, rows, seeded, exact = None, 0, GENESIS, None, views["seeded"], False
     return LedgerStated(
-        file=f"ledger/{path.name}",
+        file=RunDirectory().ledger(market).as_posix(),
         sha256=sha256,
         data=rows if isinstance(rows, str) else None,
         lines=max(lines, 1),

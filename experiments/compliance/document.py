@@ -6,20 +6,17 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from experiments.assessment.records import Verdict
+from experiments.assessment.signatures import Digest, Part, Signature
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GuaranteeStated(Part):
@@ -81,14 +78,17 @@ class EvidenceStated(Part):
 
 
 class AuditStated(Part):
-    """One attempt to refute a claim with canaries."""
+    """One attempt to refute, with canaries, that the code keeps a claim; no measurement of what the run drew."""
 
     stage: str
     game: str
     claimed: Epsilon
-    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by assumption")
+    detects: Epsilon = Field(
+        description="an ε from this on would have been detected with 95 % power; null: none that can be named"
+    )
+    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by method")
     canaries: int = Field(ge=0)
-    verdict: Literal["consistent", "inconclusive", "VIOLATED"]
+    verdict: Literal["not refuted", "VIOLATED"]
     evidence: str = Field(description="id of the statement that it stands in")
 
 
@@ -130,7 +130,9 @@ class AttackStated(Part):
     low: float
     high: float
     chance: float | None
-    within: bool | None = Field(description="whether the view's guarantee admits it; null: no guarantee, or no bound")
+    over: str = Field(description="what the interval is taken over")
+    verdict: Verdict | None = Field(description="on the view's guarantee; null: there is none to hold it against")
+    says: str = Field(description="the same in words, with what these targets would have detected")
     evidence: str = Field(description="id of the statement that it stands in")
 
 
@@ -224,15 +226,6 @@ class Document(Part):
     not_guaranteed: list[str]
     questions: list[Question]
     environment: dict[str, str]
-
-
-class Signature(Part):
-    """Ed25519 over the canonical JSON of what it stands beside."""
-
-    algorithm: Literal["Ed25519"] = "Ed25519"
-    card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")
-    fingerprint: str = Field(description="of the card, to be compared with the signer")
-    value: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
 class SignedReport(Part):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attacks.auditing import AIM
+from experiments.assessment.records import Verdict
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -89,6 +91,16 @@ def counted_audits(document: Document, market: str) -> list[AuditStated]:
     """Audits of a market that fit the run and are signed from outside it."""
     worth = standing(document)
     return [audit for audit in document.markets[market].audit if worth.get(audit.evidence) == "counts"]
+
+
+def weak_stages(audits: Sequence[AuditStated]) -> list[str]:
+    """Stages that claim something, whose best audit would not have seen ε at ``AIM`` times the claim."""
+    best: dict[str, bool] = {}
+    for audit in audits:
+        if audit.claimed:
+            seen = audit.detects is not None and audit.detects <= AIM * audit.claimed
+            best[audit.stage] = best.get(audit.stage, False) or seen
+    return [stage for stage, seen in best.items() if not seen]
 
 
 def counted_attacks(document: Document) -> list[AttackStated]:
@@ -201,7 +213,7 @@ def _broken(document: Document) -> list[str]:
         found.append("the CTR model was tuned on private validation rows, which no ledger line pays for")
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing == "broken"]
     for attack in document.attacks:
-        if attack.within is False and _speaks_against(document, attack.evidence):
+        if attack.verdict is Verdict.BEYOND and _speaks_against(document, attack.evidence):
             found.append(f"an attack does better than a guarantee admits: {attack.attack}, {attack.view} view")
     if document.run.shared_users == "composed":
         found += list(_across_markets(document))
@@ -238,7 +250,7 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
         yield from ((name, reason) for reason in _of_delta(document, market))
         for audit in market.audit:
             if audit.verdict == "VIOLATED" and _speaks_against(document, audit.evidence):
-                yield name, f"the audit refutes the claim of {audit.stage} ({audit.game})"
+                yield name, f"the audit of the code refutes the claim of {audit.stage} ({audit.game})"
         for view in document.run.claimed_views:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
@@ -310,18 +322,33 @@ def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in markets.items()]
 
 
+def _irrefutable(document: Document) -> list[str]:
+    """Views whose guarantee no attack could have refuted: those attacks say nothing for it."""
+    verdicts: dict[str, set[Verdict]] = {}
+    for attack in counted_attacks(document):
+        if attack.verdict is not None:
+            verdicts.setdefault(attack.view, set()).add(attack.verdict)
+    return [
+        f"{view} view: the guarantee is too wide for any attack on this many targets to refute it"
+        for view, found in verdicts.items()
+        if found == {Verdict.IRREFUTABLE}
+    ]
+
+
 def _open(document: Document) -> list[str]:
     found = []
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
-        found.append(f"not audited: {', '.join(unaudited)}; nothing has tried to refute the claims there")
+        what = "nothing has tried to refute that the code keeps what is claimed there"
+        found.append(f"code not audited at the plans of {', '.join(unaudited)}; {what}")
     for name in document.markets:
-        audits = counted_audits(document, name)
-        weak = [f"{audit.stage} ({audit.game})" for audit in audits if audit.verdict == "inconclusive"]
+        weak = weak_stages(counted_audits(document, name))
         if weak:
-            found.append(f"market {name}: audits too small to see half the noise: {', '.join(weak)}")
+            what = f"would have missed ε at {AIM:g} times the claim: {', '.join(weak)}"
+            found.append(f"market {name}: audits of the code {what}")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
+    found += _irrefutable(document)
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)
     if document.run.synthetic:

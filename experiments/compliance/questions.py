@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.assessment.records import Verdict
 from experiments.compliance.document import AttackStated, Document, Question
 from experiments.compliance.judgement import (
     claimed_unit,
@@ -141,7 +142,7 @@ def _gdpr(document: Document) -> list[Question]:
             "(d) measures",
             "What mitigates the risks?",
             "User-level differential privacy, encrypted aggregation, a minimum cohort, a ledger that is written "
-            "before each release, verification, audits and attacks; the verdict of this report is "
+            "before each release, verification, audits of the code and attacks; the verdict of this report is "
             + (
                 "that the guarantee holds as stated." if document.verdict.compliant else "that it may not be relied on."
             ),
@@ -228,21 +229,23 @@ def _noise(document: Document) -> str:
 def _audits(document: Document) -> str:
     verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
     if not verdicts:
-        return "No audit counts."
-    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("consistent", "inconclusive", "VIOLATED"))
-    return f"Audits with canaries, signed from outside the run: {counts}."
+        return "No audit of the code counts."
+    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("not refuted", "VIOLATED"))
+    return f"Audits of the code with canaries, signed from outside the run: {counts}."
 
 
 def _attacks(document: Document) -> str:
     counted = counted_attacks(document)
     if not counted:
         return "No attack counts."
-    bounded = [attack for attack in counted if attack.within is not None]
-    free = [attack for attack in counted if attack.within is None]
+    bounded = [attack for attack in counted if attack.verdict is not None]
+    free = [attack for attack in counted if attack.verdict is None]
     texts = [
         f"{kind}: {_strongest(found)}" for kind, found in (("with a guarantee", bounded), ("without", free)) if found
     ]
-    return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}."
+    beyond = [attack for attack in bounded if attack.verdict is Verdict.BEYOND]
+    verdict = f" Beyond what a guarantee admits: {'; '.join(map(_described, beyond))}." if beyond else ""
+    return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}.{verdict}"
 
 
 def _sentence(text: str) -> str:
@@ -250,8 +253,11 @@ def _sentence(text: str) -> str:
 
 
 def _strongest(attacks: Sequence[AttackStated]) -> str:
-    best = max(attacks, key=lambda attack: attack.success - (attack.chance or 0.0))
-    return f"{best.attack}, {best.view} view, {best.measure} {best.success:.3f}"
+    return _described(max(attacks, key=lambda attack: attack.success - (attack.chance or 0.0)))
+
+
+def _described(attack: AttackStated) -> str:
+    return f"{attack.attack}, {attack.view} view, {attack.measure} {attack.success:.3f}"
 
 
 def _by_run(framework: str, topic: str, question: str, answer: str) -> Question:

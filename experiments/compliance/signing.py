@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from experiments.assessment.signatures import check_signature, make_signature
 from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
 from experiments.compliance.judgement import (
     ClaimedFigure,
@@ -20,10 +20,8 @@ from experiments.compliance.judgement import (
     persons_note,
     scope,
 )
-from experiments.compliance.signatures import check_signature, make_signature
 from experiments.presentation.page import render
-from experiments.presentation.text import catalogue_lines
-from experiments.reports.privacy import WHO
+from experiments.presentation.text import WHO, catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
@@ -34,7 +32,7 @@ from privacy.json_text import json_text
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
 MAX_BYTES = 32 * 2**20  # a page carries the JSON beside what it shows of it
 _DOMAIN = b"fedmm-secure compliance report\0"
-_EMBEDDED = re.compile(r'<script type="application/json" id="report">(.*?)</script>', re.DOTALL)
+_OPENING, _CLOSING = '<script type="application/json" id="report">', "</script>"
 
 
 class ReportError(RunDirectoryError):
@@ -128,10 +126,11 @@ def read_report(path: Path) -> tuple[SignedReport, str | None]:
 
 
 def _embedded(path: Path, html: str) -> str:
-    found = _EMBEDDED.findall(html)
-    if len(found) != 1:
+    start = html.find(_OPENING) + len(_OPENING)
+    end = html.find(_CLOSING, start)
+    if html.count(_OPENING) != 1 or end < 0:
         raise ReportError(f"{path}: not a compliance report: it carries no report's JSON")
-    return str(found[0])
+    return html[start:end]
 
 
 def _parse(path: Path, text: str) -> SignedReport:

@@ -1,7 +1,7 @@
 """Tables that fit: as columns where there is room, turned where rows are few, as one block a row where nothing else is.
 
-Every cell is shown at every width: a table is folded and turned, never cut. All tables of the commands are of this
-class.
+Every cell of ours is shown at every width: a table is folded and turned, never cut. Text of others is cut where it is
+longer than anything that a run writes. All tables of the commands are of this class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from experiments.presentation.console import one_line
 _GAP = 2  # blanks between columns
 _FEW = 8  # rows of a table that may be turned
 _TALL = 4  # lines of a row, beyond which turning reads better
-_CHUNK = re.compile(r"\[[^\]]*\]|\S+")  # an interval stays on one line
+_CHUNK = re.compile(r"\[[^\[\]]{0,40}\]|\S+")  # an interval stays on one line; bounded, or brackets take quadratic time
+MOST_LETTERS = 4000  # of a cell: what is ours is shorter, and what is not would push everything else off the screen
 
 Row = tuple[str, ...]
 
@@ -41,7 +42,7 @@ class Table:
         """Raises ``ValueError`` where cells and heads differ in number."""
         if len(cells) != len(self.heads):
             raise ValueError(f"{len(cells)} cells under {len(self.heads)} heads")
-        self.rows.append(tuple(map(one_line, cells)))
+        self.rows.append(tuple(map(_shortened, cells)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         yield from self.lines(options.max_width)
@@ -79,6 +80,10 @@ class Table:
                     continue
                 for left, right in zip_longest(fold(head, label), fold(cell, rest), fillvalue=""):
                     yield Text(" " * _GAP + _padded(left, label) + " " * _GAP + right)
+
+
+def _shortened(cell: str) -> str:
+    return one_line(cell if len(cell) <= MOST_LETTERS else f"{cell[:MOST_LETTERS]}… ({len(cell)} characters)")
 
 
 def _in_columns(heads: Row, rows: Sequence[Row], width: int) -> tuple[list[Text], int] | None:

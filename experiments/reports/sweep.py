@@ -13,10 +13,11 @@ from experiments.presentation.console import command_text
 from experiments.presentation.drawing import write_drawing
 from experiments.presentation.page import write_page
 from experiments.presentation.steps import track
-from experiments.reports.privacy import WHO
+from experiments.presentation.text import WHO
 from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
-from experiments.sweep.grid import expand
+from experiments.sweep.files import DONE_FILE, FAILURE_FILE
+from experiments.sweep.grid import MOST_READ, expand, planned_cells
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
@@ -24,6 +25,7 @@ from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import readers_account, spent_on_same_data
 from fedmm_secure.guarantee.stages import CLAIMS
+from fedmm_secure.storage.layout import CELLS
 from fedmm_secure.storage.run_directory import read_environment, read_metrics
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
@@ -33,13 +35,17 @@ FIGURES = "figures"
 
 
 def open_sweep(directory: Path) -> Sweep:
-    """A sweep as it was asked for, from its directory.
+    """The cells of a sweep that have ended, from its directory: whatever it asks for, no other is made.
 
     Raises:
-        RunDirectoryError: not a sweep's directory.
+        RunDirectoryError: not a sweep's directory, or more cells than are read.
     """
     asked = read_grid(directory)
-    cells = expand(asked.grid, asked.overrides, bases=asked.bases)
+    ended = [path.parent.name for name in (DONE_FILE, FAILURE_FILE) for path in directory.glob(f"{CELLS}/*/{name}")]
+    there = frozenset(ended)
+    if len(there) > MOST_READ:
+        raise RunDirectoryError(f"{directory}: {len(there)} cells; at most {MOST_READ} are read for a report")
+    cells = expand(asked.grid, asked.overrides, bases=asked.bases, there=there)
     return Sweep(directory, asked.grid, asked.overrides, tuple(cells))
 
 
@@ -71,6 +77,7 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
         sweep=sweep,
         axes=sweep.grid.axes,
         finished=finished,
+        planned=max(planned_cells(sweep.grid), len(sweep.cells)),
         checks=checks,
         findings=[finding for found in checks.values() for finding in found],
         failures=sweep.failures(),

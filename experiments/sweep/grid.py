@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
@@ -23,6 +23,8 @@ from fedmm_secure.errors import ConfigError
 
 FOLDER, MARKETS = "grids", "markets"
 MOST_CELLS = 100_000
+MOST_AXES = 32
+MOST_READ = 500  # cells of somebody else's sweep, for each of which a configuration is made
 _SHORT = 40
 
 
@@ -76,6 +78,8 @@ class Grid(Section):
     def _consistent(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: the same seed twice")
+        if len(self.axes) > MOST_AXES:
+            raise ValueError(f"more than {MOST_AXES} axes")
         return self
 
     @property
@@ -139,6 +143,7 @@ def expand(
     grid: Grid,
     overrides: Sequence[str] = (),
     bases: Mapping[str, Any] | None = None,
+    there: Collection[str] | None = None,
 ) -> list[Cell]:
     """The cells of a grid, in its order; configurations that are equal appear once.
 
@@ -146,6 +151,7 @@ def expand(
         grid: what to run.
         overrides: ``key=value`` for every cell, stronger than the grid.
         bases: configurations by the name of their file; where they are given, no file that the grid names is opened.
+        there: names of cells; where they are given, no other is made, which of a large grid takes minutes.
 
     Raises:
         ConfigError: a cell's configuration is not valid; names the cell.
@@ -157,14 +163,22 @@ def expand(
                 raise ConfigError(
                     f"--set {override}: {axis} is an axis of the grid; its cells would not be what they say"
                 )
-    if sum(math.prod(map(len, block.axes.values())) for block in grid.blocks) * len(grid.seeds) > MOST_CELLS:
+    if planned_cells(grid) > MOST_CELLS:
         raise ConfigError(f"the grid has more than {MOST_CELLS} cells")
+    labels = None if there is None else {name.rpartition("_")[0] for name in there}
     cells: dict[str, Cell] = {}
     for block in grid.blocks:
         for point, seed in product(_points(block), grid.seeds):
+            if labels is not None and _label(grid.axes, point, seed) not in labels:
+                continue
             cell = _cell(grid, block, point, seed, overrides, bases)
             cells.setdefault(cell.name, cell)
-    return list(cells.values())
+    return [cell for cell in cells.values() if there is None or cell.name in there]
+
+
+def planned_cells(grid: Grid) -> int:
+    """How many cells a grid asks for; those that are equal count each."""
+    return sum(math.prod(map(len, block.axes.values())) for block in grid.blocks) * len(grid.seeds)
 
 
 def _points(block: Block) -> list[dict[str, Any]]:

@@ -27,12 +27,14 @@ from experiments.sweep.grid import Cell, Grid, grid_from_data
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
+from fedmm_secure.storage.layout import CELLS, GRID_FILE
 from fedmm_secure.storage.provenance import code_version
-from fedmm_secure.storage.run_directory import CELLS, GRID_FILE, read_environment
+from fedmm_secure.storage.run_directory import read_environment
 from privacy.files import private_folder, write_atomic
 from privacy.foreign import ForeignDirectory
 
 CACHE = "cache"
+MOST_OVERRIDES = 200
 Report = Callable[[Cell, Status, int, int], None]
 
 
@@ -115,6 +117,8 @@ def read_grid(directory: Path) -> Asked:
     data = parse_yaml(ForeignDirectory(directory).bytes(GRID_FILE, MAX_YAML_BYTES), path)
     if not isinstance(data, Mapping) or not isinstance(data.get("set"), list):
         raise RunDirectoryError(f"{path}: not the grid of a sweep")
+    if len(data["set"]) > MOST_OVERRIDES:
+        raise RunDirectoryError(f"{path}: more than {MOST_OVERRIDES} values that were set")
     bases = data.get("bases") or {}
     return Asked(grid_from_data(data.get("grid"), source=str(path)), tuple(map(str, data["set"])), dict(bases))
 

@@ -43,7 +43,7 @@ def agreement_findings(evidence: Evidence, messages: Messages, opened: Opened) -
 
 
 def _stated(where: str, key: Key, opened: Opened, histories: list[bytes]) -> Iterator[Finding]:
-    header, _ = opened[key]
+    header = opened.header(key)
     found = {}
     for market in header.cohort:
         said = opened.get((STATEMENT, *key[1:4], market))

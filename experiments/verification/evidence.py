@@ -16,27 +16,27 @@ from typing import Any
 from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
-from fedmm_secure.federation.closing import MARKET_FILES
 from fedmm_secure.federation.parties import market_sizes
-from fedmm_secure.federation.private_record import PRIVATE
-from fedmm_secure.federation.transcript import INDEX, Record, read_index, read_record
+from fedmm_secure.federation.transcript import INDEX, Record, has_own_file, read_index, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.storage.run_directory import (
+from fedmm_secure.storage.layout import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
+    LEDGER,
+    MARKET_FOLDERS,
     METRICS_FILE,
-    read_environment,
-    read_foreign_config,
-    read_metrics,
+    TRANSCRIPT,
+    RunDirectory,
 )
+from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle
 from privacy.errors import InputError
 from privacy.foreign import ForeignDirectory, ForeignFileError, is_inside
 
-LEDGER, TRANSCRIPT = "ledger", "transcript"
+MAX_TRANSCRIPT_BYTES = 2**32  # of all messages together, each of which is read a few times
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -48,7 +48,7 @@ class Messages:
         directory: where it is.
         index: all records.
         records: those whose file is there as the index says.
-        content: their bytes, by file.
+        content: their bytes, by file; read, and held to the index again, when they are asked for.
     """
 
     directory: Path
@@ -56,9 +56,38 @@ class Messages:
     records: tuple[Record, ...]
     content: Mapping[str, bytes]
 
+    @property
+    def size(self) -> int:
+        """Bytes that the index names."""
+        return sum(max(record.size, 0) for record in self.index if has_own_file(record))
+
     def where(self, record: Record) -> str:
         """How a finding names a record."""
         return str(self.directory / record.file)
+
+
+class _Content(Mapping[str, bytes]):
+    """Bytes of records whose hashes were found as their index says; nothing of them is kept."""
+
+    def __init__(self, directory: Path, records: Mapping[str, Record]) -> None:
+        self._directory, self._records = directory, records
+
+    def __getitem__(self, file: str) -> bytes:
+        record = self._records[file]
+        data = read_record(self._directory, record)
+        if not _is_indexed(data, record):
+            raise ForeignFileError(f"{self._directory / file}: has changed while it was read")
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+def _is_indexed(data: bytes, record: Record) -> bool:
+    return (len(data), hashlib.sha256(data).hexdigest()) == (record.size, record.sha256)
 
 
 @dataclass
@@ -109,7 +138,7 @@ class Evidence:
 
 def ledger_file(directory: Path, market: str) -> Path:
     """A market's ledger file."""
-    return directory / LEDGER / f"{market}.jsonl"
+    return RunDirectory(directory).ledger(market)
 
 
 def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
@@ -125,7 +154,7 @@ def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
 
 def irregular(directory: Path) -> list[Finding]:
     """Links, devices and oversized files among the evidence: no check opens anything while one is there."""
-    evidence = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FILES)
+    evidence = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FOLDERS)
     return [Finding(str(path), problem) for path, problem in ForeignDirectory(directory).irregular(evidence)]
 
 
@@ -134,7 +163,7 @@ def read_evidence(
 ) -> tuple[Evidence | None, dict[str, list[Finding]]]:
     """The rest of a run directory, and what cannot be read of it, by check; None without a bundle of its parties."""
     unreadable: dict[str, list[Finding]] = {"markets": [], "ledger chain": [], "transcript": []}
-    bundle_file = directory / TRANSCRIPT / BUNDLE_FILE
+    bundle_file = RunDirectory(directory).transcript / BUNDLE_FILE
     try:
         bundle = read_bundle(bundle_file, below=directory)
         sizes = market_sizes(config, bundle.markets, {}, bundle.sizes)
@@ -152,11 +181,13 @@ def read_evidence(
                 ledgers[market] = read_ledger(path)
             except LedgerError as error:
                 unreadable["ledger chain"].append(broken_ledger(path, error))
-    messages, unreadable["transcript"] = read_messages(directory / TRANSCRIPT)
-    own = {}
+    messages, unreadable["transcript"] = read_messages(RunDirectory(directory).transcript)
+    own = dict[str, Messages]()
     for market in bundle.markets:
-        if (directory / PRIVATE / market / INDEX).is_file():  # nobody has to show it
-            own[market], found = _read_messages(directory / PRIVATE / market)
+        place = RunDirectory(directory).private(market)
+        if (place / INDEX).is_file():  # nobody has to show it
+            left = MAX_TRANSCRIPT_BYTES - messages.size - sum(shown.size for shown in own.values())
+            own[market], found = _read_messages(place, left)
             unreadable["transcript"] += found
     try:
         environment = read_environment(directory)
@@ -176,26 +207,29 @@ def read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
     return messages, findings
 
 
-def _read_messages(directory: Path) -> tuple[Messages, list[Finding]]:
-    nothing = Messages(directory, (), (), {})
+def _read_messages(directory: Path, most: int = MAX_TRANSCRIPT_BYTES) -> tuple[Messages, list[Finding]]:
+    nothing = Messages(directory, (), (), _Content(directory, {}))
     if not (directory / INDEX).is_file():
         return nothing, [Finding(str(directory), "missing")]
     try:
         records = read_index(directory)
     except InputError as error:
         return nothing, [Finding(str(directory / INDEX), str(error).removeprefix(f"{directory / INDEX}: "))]
-    content, findings = {}, []
+    found, findings = dict[str, Record](), list[Finding]()
+    content = _Content(directory, found)
+    if Messages(directory, tuple(records), (), content).size > most:
+        what = f"names more messages than the {MAX_TRANSCRIPT_BYTES} bytes that are read of a run"
+        return nothing, [Finding(str(directory / INDEX), what)]
     for record in records:
         if not is_inside(record.file):
             findings.append(Finding(str(directory / INDEX), f"names a file outside: {record.file!r:.200}"))
-            continue
-        data = _bytes_of(directory, record)
-        if data is None or (len(data), hashlib.sha256(data).hexdigest()) != (record.size, record.sha256):
+        elif not has_own_file(record):
+            pass  # is never opened; the check of the transcript says why
+        elif not _is_indexed(_bytes_of(directory, record) or b"", record):
             findings.append(Finding(str(directory / record.file), "missing, or its bytes do not match the index"))
         else:
-            content[record.file] = data
-    there = tuple(record for record in records if record.file in content)
-    return Messages(directory, tuple(records), there, content), findings
+            found[record.file] = record
+    return Messages(directory, tuple(records), tuple(found.values()), content), findings
 
 
 def _bytes_of(directory: Path, record: Record) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from experiments.verification.agreements import agreement_findings
 from experiments.verification.evidence import Evidence, Messages, irregular, read_messages
 from experiments.verification.spending import Place, rounds_of
-from experiments.verification.transcript import OF_SERVER, Key, Opened, Planned, key_of
+from experiments.verification.transcript import OF_SERVER, ByKey, Opened, Planned, key_of
 from fedmm_secure.config import configuration_hash
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.messages import Header, Hello, MessageError, verify
+from fedmm_secure.federation.messages import Hello, MessageError, verify
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
@@ -21,9 +21,9 @@ from privacy.aggregation.base import IntVector
 from privacy.aggregation.keys import SERVER
 
 
-def open_messages(evidence: Evidence, messages: Messages) -> tuple[Opened, list[Finding]]:
-    """Header and payload of every message that is signed by whom its record names, and what is not."""
-    bundle, opened, findings = evidence.bundle, Opened(), []
+def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> list[Finding]:
+    """Add every message that is signed by whom its record names to ``opened``; returns what is not."""
+    bundle, findings = evidence.bundle, list[Finding]()
     runs = {content.opening.get("run") for content in evidence.ledgers.values()}
     for record in messages.records:
         if record.kind not in OF_SERVER:
@@ -31,7 +31,7 @@ def open_messages(evidence: Evidence, messages: Messages) -> tuple[Opened, list[
         try:
             if record.sender not in bundle.cards:
                 raise MessageError("its sender is not in the federation")
-            header, payload = verify(messages.content[record.file], bundle.cards[record.sender])
+            header, _ = verify(messages.content[record.file], bundle.cards[record.sender])
             if (header.kind, header.stage, header.round, header.attempt, header.sender) != key_of(record):
                 raise MessageError("its header is of another message")
             if header.parameters != bundle.digest:
@@ -42,19 +42,19 @@ def open_messages(evidence: Evidence, messages: Messages) -> tuple[Opened, list[
                 raise MessageError(f"was sent to {len(header.cohort)}, its record says to {record.receivers}")
             if not set(header.cohort) <= set(bundle.markets):
                 raise MessageError("its cohort is not of this federation")
-            opened[key_of(record)] = header, payload
+            opened.add(header, record)
         except MessageError as error:
             findings.append(Finding(messages.where(record), str(error)))
-    return opened, findings
+    return findings
 
 
 def rounds_without(opened: Opened, markets: Iterable[str]) -> dict[str, set[Place]]:
     """By market, rounds whose signed sum lacks it."""
     found: dict[str, set[Place]] = {market: set() for market in markets}
-    for (kind, stage, round, _, _), (header, _) in opened.items():
-        if kind == AGGREGATE:
-            for market in found.keys() - set(header.cohort):
-                found[market].add((stage, round))
+    for key in opened:
+        if key[0] == AGGREGATE:
+            for market in found.keys() - set(opened.header(key).cohort):
+                found[market].add(key[1:3])
     return found
 
 
@@ -82,8 +82,8 @@ def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
             problem = f"a {record.kind}: no server sees one"
         if problem:
             findings.append(Finding(messages.where(record), problem))
-    opened, unsigned = open_messages(evidence, messages)
-    findings += unsigned
+    opened = Opened(messages, evidence.bundle.cards)
+    findings += open_messages(evidence, messages, opened)
     known = {record.file: record.sha256 for record in messages.records}
     for record in evidence.messages.records:
         absent = record.sha256 if record.kind in (STATEMENT, UPDATE) else None  # it keeps none that came too late
@@ -98,7 +98,7 @@ def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
 def _hellos(evidence: Evidence, messages: Messages, opened: Opened, markets: Iterable[str]) -> Iterator[Finding]:
     """Each market introduced itself, with the configuration that the directory holds."""
     configuration = configuration_hash(evidence.config)
-    hellos = {sender: payload for (kind, _, _, _, sender), (_, payload) in opened.items() if kind == HELLO}
+    hellos = {key[-1]: opened[key][1] for key in opened if key[0] == HELLO}
     for market in sorted({*markets, *hellos}):
         if market not in hellos:
             yield Finding(str(messages.directory), f"no hello of market {market}")
@@ -127,12 +127,12 @@ def _rounds(evidence: Evidence, opened: Opened) -> Iterator[Finding]:
 def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]) -> Iterator[Finding]:
     """Every aggregate is the sum of the recorded updates, and every sum in the clear that of the own updates."""
     aggregation = evidence.aggregation
-    content = {key_of(record): messages.content[record.file] for record in messages.records}
-    for kept in evidence.own.values():  # what the markets keep to themselves is compared where it is shown
-        content |= {key_of(record): kept.content[record.file] for record in kept.records}
-    for (kind, stage, round, attempt, _), (header, payload) in opened.items():
-        if kind != AGGREGATE or not set(header.cohort) <= here:
+    content = ByKey([messages, *evidence.own.values()])  # what markets keep to themselves is compared where it is shown
+    for key in opened:
+        kind, stage, round, attempt, _ = key
+        if kind != AGGREGATE or not set(opened.header(key).cohort) <= here:
             continue
+        header, payload = opened[key]
         where, plan = f"{messages.directory} {stage}, round {round}", aggregation.of_stage(stage)
         try:
             parts = [opened[UPDATE, stage, round, attempt, sender] for sender in header.cohort]
@@ -169,14 +169,14 @@ def integers(data: bytes) -> IntVector:
     return np.frombuffer(data, "<i8").astype(np.int64)
 
 
-def sums_of(
-    messages: Messages, opened: Mapping[Key, tuple[Header, bytes]], stage: str
-) -> dict[int, tuple[IntVector, int]]:
+def sums_of(messages: Messages, opened: Opened, stage: str) -> dict[int, tuple[IntVector, int]]:
     """By round, the sum in the clear and the number of markets in it."""
-    found = {}
-    content = {key_of(record): messages.content[record.file] for record in messages.records}
-    for (kind, of, round, _, _), (header, _) in opened.items():
+    found, content = {}, ByKey([messages])
+    for key in opened:
+        kind, of, round, _, _ = key
+        if kind != AGGREGATE or of != stage:
+            continue
         total = content.get((SUM, stage, round, 0, SERVER))
-        if kind == AGGREGATE and of == stage and total is not None and len(total) % 8 == 0:
-            found[round] = integers(total), len(header.cohort)
+        if total is not None and len(total) % 8 == 0:
+            found[round] = integers(total), len(opened.header(key).cohort)
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.verification.evidence import Evidence
 from experiments.verification.messages import integers
-from experiments.verification.transcript import key_of
+from experiments.verification.transcript import ByKey
 from fedmm_secure.federation.transcript import METER
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import CTR, EMBEDDING, QUANTIZER, USER_CODES
@@ -76,7 +76,7 @@ def spare_values(plan: SpendingPlan, stage: str) -> int:
 
 
 def _readings(evidence: Evidence) -> Iterator[Reading]:
-    content = {key_of(record): evidence.messages.content[record.file] for record in evidence.messages.records}
+    content = ByKey([evidence.messages])
     for market, ledger in evidence.ledgers.items():
         plan = evidence.plans.get(market)
         if plan is None:

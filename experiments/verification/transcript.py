@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.verification.closing import private_digests
-from experiments.verification.evidence import Evidence
+from experiments.verification.evidence import Evidence, Messages
 from experiments.verification.spending import Place, is_note, rounds_of
-from fedmm_secure.federation.messages import HELLO_STAGE, Header
+from fedmm_secure.federation.messages import HELLO_STAGE, Header, verify
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import (
     AGGREGATE,
@@ -23,16 +23,17 @@ from fedmm_secure.federation.transcript import (
     SUM,
     UPDATE,
     Record,
+    has_own_file,
     record_file,
 )
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import USER_CODES
 from privacy.accounting.ledger import Charge, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.identities import Card
 from privacy.aggregation.keys import SERVER
 
 Key = tuple[str, str, int, int, str]  # kind, stage, round, attempt, sender
-Opened = dict[Key, tuple[Header, bytes]]
 OF_SERVER = frozenset({START, HELLO, STATEMENT, UPDATE, AGGREGATE})  # what a server's directory holds
 _MOST_COURSES = 1000  # copies of one state that were resumed
 
@@ -40,6 +41,51 @@ _MOST_COURSES = 1000  # copies of one state that were resumed
 def key_of(record: Record) -> Key:
     """What is recorded once."""
     return record.kind, record.stage, record.round, record.attempt, record.sender
+
+
+class ByKey:
+    """Bytes of records by what is recorded once; read when they are asked for. Of two, the later directory's counts."""
+
+    def __init__(self, directories: Sequence[Messages]) -> None:
+        self._found = {key_of(record): (messages, record) for messages in directories for record in messages.records}
+
+    def get(self, key: Key) -> bytes | None:
+        """The bytes; None where nothing is recorded."""
+        if key not in self._found:
+            return None
+        messages, record = self._found[key]
+        return messages.content[record.file]
+
+
+class Opened(Mapping[Key, tuple[Header, bytes]]):
+    """Header and payload of messages whose signatures hold; the payloads stay in their files until they are asked for.
+
+    Args:
+        messages: that they are among.
+        cards: of the parties, by name.
+    """
+
+    def __init__(self, messages: Messages, cards: Mapping[str, Card]) -> None:
+        self._messages, self._cards = messages, cards
+        self._known: dict[Key, tuple[Header, Record]] = {}
+
+    def add(self, header: Header, record: Record) -> None:
+        """Add a message whose signature was checked."""
+        self._known[key_of(record)] = header, record
+
+    def header(self, key: Key) -> Header:
+        """The header alone."""
+        return self._known[key][0]
+
+    def __getitem__(self, key: Key) -> tuple[Header, bytes]:
+        record = self._known[key][1]
+        return verify(self._messages.content[record.file], self._cards[record.sender])
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 @dataclass(frozen=True)
@@ -115,7 +161,7 @@ class Planned:
 
 
 def _problem(record: Record, expected: Mapping[str, tuple[bool, tuple[str, ...], int | None]]) -> str | None:
-    if record.file != record_file(record.stage, record.round, record.attempt, record.kind, record.sender):
+    if not has_own_file(record):
         return "is in another file than its record says"
     if record.kind not in expected:
         return f"is of kind {record.kind!r:.50}; there is none such"

@@ -8,12 +8,10 @@ synthetic generator, a differentially private discovery, or the operator's word 
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 import io
 import unicodedata
-import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,9 +23,9 @@ from numpy.typing import NDArray
 
 from fedmm_secure.config.choices import SHIPPED, CatalogueKind, is_shipped
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.growth import GrowthError, Unzipped
 
 IntArray = NDArray[np.int64]
-GZIP_MAGIC = b"\x1f\x8b"
 _UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})  # control characters, line and paragraph separators
 
 
@@ -100,19 +98,22 @@ def printable(identifier: str) -> bool:
     return not any(unicodedata.category(character) in _UNPRINTABLE for character in identifier)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
+    """Lines, one at a time: the first that is none ends the reading."""
     if not path.is_file():
         raise DataError(f"{path}: no such catalogue file")
     try:
-        data = path.read_bytes()
-        if data.startswith(GZIP_MAGIC):
-            data = gzip.decompress(data)
-        return [line.rstrip("\n") for line in io.StringIO(data.decode("utf-8-sig"), newline=None)]
+        with path.open("rb") as raw:
+            data = Unzipped(raw).read_all()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8 text; convert it first") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    except GrowthError as error:
+        raise DataError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return (line.rstrip("\n") for line in io.StringIO(text, newline=None))
 
 
 def _shipped(name: str) -> Path:

@@ -14,11 +14,31 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedmm_secure.data.faults import Faults
-from fedmm_secure.data.text import Block
+from fedmm_secure.data.text import Block, refuse_columns
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.growth import refuse_cells
 from fedmm_secure.foreign.parquet_pages import column_chunks, largest_batch, unpacked_pages
 
 BATCH_ROWS = 2**18
+# kinds that every kernel that is used here knows: Arrow grows others faster than kernels for them
+_PLAIN = (
+    pa.types.is_null,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_decimal128,
+    pa.types.is_decimal256,
+    pa.types.is_timestamp,
+    pa.types.is_date,
+    pa.types.is_time,
+    pa.types.is_duration,
+)
 MAX_BATCH_BYTES = 2**30  # unpacked, of all columns that are read together: so much is in memory at a time
 
 
@@ -35,13 +55,14 @@ class ParquetRows:
             self.names: list[str] = list(schema.names)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._refusal(error) from error
+        refuse_columns(len(self.names), path)
 
     def is_plain(self, position: int) -> bool:
         """Whether a column holds one plain value a row."""
         kind = self._file.schema_arrow.field(position).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or _is_extension(kind))
+        return any(is_it(kind) for is_it in _PLAIN)
 
     def heads(self, positions: Sequence[int], rows: int, letters: int) -> Iterator[pa.Array]:
         """The first rows of columns of plain values, ``(n,)`` each with n up to ``rows``.
@@ -86,6 +107,7 @@ class ParquetRows:
         names = sorted({self.names[position] for position in positions.values()})
         before = 0
         try:
+            refuse_cells(self._file.metadata.num_rows, len(names), self._source.size())
             pages = unpacked_pages(self._source, self._file.metadata, set(names))
             if largest_batch(pages, rows) > MAX_BATCH_BYTES:
                 raise DataError(
@@ -124,10 +146,6 @@ def _cut(words: pa.Array, letters: int) -> pa.Array:
         return pc.binary_slice(words, 0, letters)
     is_text = pa.types.is_string(words.type) or pa.types.is_large_string(words.type)
     return pc.utf8_slice_codeunits(words, 0, letters) if is_text else words
-
-
-def _is_extension(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.BaseExtensionType)
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from fedmm_secure.data.catalogue import GZIP_MAGIC
 from fedmm_secure.data.parquet import ParquetRows
-from fedmm_secure.data.text import Dialect, TextFile, split_header
+from fedmm_secure.data.text import Dialect, TextFile, TooManyColumnsError, split_header
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.growth import GrowthError, Unzipped
 
 SAMPLE_BYTES = 2**18
-# of a Parquet file; with more columns, fewer rows
-SAMPLE_ROWS, SAMPLE_CELLS, MAX_COLUMNS = 10_000, 2**20, 1000
+SAMPLE_ROWS, SAMPLE_CELLS = 10_000, 2**20  # of a Parquet file; with more columns, fewer rows
 LETTERS = 100  # of a text in it: numbers, times and names are no longer
 
 
@@ -50,8 +47,6 @@ def parquet_sample(path: Path) -> Table:
     """First rows of a Parquet file; raises ``DataError``."""
     source = ParquetRows(path)
     names = source.names
-    if len(names) > MAX_COLUMNS:
-        raise DataError(f"{path}: more than {MAX_COLUMNS} columns; keep those of users, items, ratings and times")
     rows = min(SAMPLE_ROWS, SAMPLE_CELLS // max(len(names), 1))
     plain = [position for position in range(len(names)) if source.is_plain(position)]
     columns: list[pa.Array | None] = [None] * len(names)
@@ -66,13 +61,13 @@ def first_bytes(path: Path) -> bytes:
     """Whole lines from a file's beginning."""
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == GZIP_MAGIC
-            raw.seek(0)
-            source = gzip.GzipFile(fileobj=raw) if zipped else raw
+            source = Unzipped(raw)
             data = source.read(SAMPLE_BYTES)
             more = bool(source.read(1))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    except GrowthError as error:
+        raise DataError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if data[:4] == b"PAR1":
         raise DataError(f"{path}: is a Parquet file; rename it to end in .parquet")
     if data[:4] in (b"PK\x03\x04", b"\x28\xb5\x2f\xfd"):
@@ -88,6 +83,8 @@ def split_sample(path: Path, data: bytes, dialect: Dialect, *, header: bool = Tr
         raise DataError(f"{path}: no interactions; the file is empty")
     try:
         names = split_header(line, dialect, f"{path}:{text.line}")
+    except TooManyColumnsError:
+        raise
     except DataError:
         return None
     dialect = replace(dialect, width=len(names))

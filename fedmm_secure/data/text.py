@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +18,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedmm_secure.data.catalogue import GZIP_MAGIC
 from fedmm_secure.data.faults import Faults, Mask
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.growth import GrowthError, Unzipped, refuse_cells
 
 IntArray = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 2 * 2**20
 MAX_LINE_BYTES = 2**20
+MAX_BLANK = 10_000  # lines before the header
+MAX_COLUMNS = 1000
 _NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
 _TOO_LONG = b"\0"  # stands for a line without end
+
+
+class TooManyColumnsError(DataError):
+    """A table with more columns than one of interactions has."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,7 @@ class TextFile:
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         self.path = path
         self.line = 0  # lines read so far
-        zipped = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        self._binary: BinaryIO = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
+        self._binary = Unzipped(raw)
         self._carry = self._read().removeprefix(codecs.BOM_UTF8)
 
     def header(self) -> tuple[str, int]:
@@ -84,17 +86,25 @@ class TextFile:
         Raises:
             DataError: it is no text, or holds what no header does.
         """
-        blank = 0
+        blank = at = 0  # what is before that is done with, and cut off once
         while True:
-            while b"\n" not in self._carry and len(self._carry) <= MAX_LINE_BYTES and (more := self._read()):
-                self._carry += more
-            if not self._carry:
+            while (end := self._carry.find(b"\n", at)) < 0 and len(self._carry) - at <= MAX_LINE_BYTES:
+                more = self._read()
+                if not more:
+                    end = len(self._carry)
+                    break
+                self._carry, at = self._carry[at:] + more, 0
+            line = self._carry[at:] if end < 0 else self._carry[at:end]
+            if at >= len(self._carry):
                 return "", blank
-            line, _, self._carry = self._carry.partition(b"\n")
+            at = len(self._carry) if end < 0 else end + 1
             self.line += 1
             if line.strip():
                 break
             blank += 1
+            if blank > MAX_BLANK:
+                raise DataError(f"{self.path}: more than {MAX_BLANK} blank lines before the first that is none")
+        self._carry = self._carry[at:]
         where = f"{self.path}:{self.line}"
         if b"\0" in line:
             raise DataError(f"{where}: not UTF-8 text (UTF-16, perhaps, or no text at all); convert it first")
@@ -111,6 +121,10 @@ class TextFile:
     def blocks(self, positions: Mapping[str, int], dialect: Dialect) -> Iterator[Block]:
         """All rows that are left, of the columns at some positions."""
         for data in self._lines():
+            try:
+                refuse_cells(self.line + data.count(b"\n"), len(positions), self._binary.size)
+            except GrowthError as error:
+                raise DataError(f"{self.path}: {error}") from error
             block, lines = _block(data, self.line, positions, dialect)
             self.line += lines
             yield block
@@ -133,21 +147,32 @@ class TextFile:
     def _read(self) -> bytes:
         try:
             return self._binary.read(BLOCK_BYTES)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path}: cannot be read: {error}") from error
+        except GrowthError as error:
+            raise DataError(f"{self.path}: {error}") from error
 
 
 def split_header(line: str, dialect: Dialect, where: str) -> list[str]:
     """Fields of a header; raises ``DataError``."""
     if not dialect.quoting:
-        return [name.strip() for name in line.split(dialect.separator)]
+        fields = line.split(dialect.separator)
+        refuse_columns(len(fields), where)
+        return [name.strip() for name in fields]
     try:
         (fields,) = csv.reader([line], delimiter=dialect.separator, strict=True)
     except csv.Error as error:
         raise DataError(
             f"{where}: a quotation mark in the header that is not closed, or stands inside a name"
         ) from error
+    refuse_columns(len(fields), where)
     return [name.strip() for name in fields]
+
+
+def refuse_columns(columns: int, where: Path | str) -> None:
+    """Raises ``TooManyColumnsError``: before one of them is built, for each costs as much as a table."""
+    if columns > MAX_COLUMNS:
+        raise TooManyColumnsError(
+            f"{where}: more than {MAX_COLUMNS} columns; keep those of users, items, ratings and times"
+        )
 
 
 def _block(data: bytes, before: int, positions: Mapping[str, int], dialect: Dialect) -> tuple[Block, int]:
@@ -207,17 +232,29 @@ def _mark_bytes(data: bytes, starts: IntArray, ends: IntArray, stops: IntArray, 
         inside = _holding(returns[returns < stops[line]], starts)
         faults.mark(inside, lambda _: "holds a carriage return inside the row; a line holds one row")
     faults.mark(stops - starts > MAX_LINE_BYTES, lambda _: f"is longer than {MAX_LINE_BYTES} bytes")
-    broken = np.zeros(len(starts), dtype=bool)
-    view, at = memoryview(data), 0
-    while at < len(data):  # one step for each line that is no UTF-8
-        try:
-            codecs.utf_8_decode(view[at:], "strict", True)
-            break
-        except UnicodeDecodeError as error:
-            row = int(np.searchsorted(starts, at + error.start, side="right")) - 1
-            broken[row] = True
-            at = int(ends[row]) + 1
-    faults.mark(broken, lambda _: "not UTF-8 text; convert the file first")
+    try:
+        codecs.utf_8_decode(data, "strict", True)
+    except UnicodeDecodeError:
+        broken = _holding(ill_formed(np.frombuffer(data, dtype=np.uint8)), starts)
+        faults.mark(broken, lambda _: "not UTF-8 text; convert the file first")
+
+
+def ill_formed(text: Bytes) -> IntArray:
+    """Where bytes are no UTF-8, in one pass however often they are none (Unicode 15, table 3-7)."""
+    high = np.flatnonzero(text >= 0x80)
+    lead = text[high]
+    padded = np.concatenate([text, np.zeros(3, dtype=np.uint8)])
+    second = padded[high + 1]
+    more = (lead >= 0xC2).astype(np.int8) + (lead >= 0xE0) + (lead >= 0xF0)  # bytes that have to follow
+    least = np.select([lead == 0xE0, lead == 0xF0], [0xA0, 0x90], 0x80)
+    most = np.select([lead == 0xED, lead == 0xF4], [0x9F, 0x8F], 0xBF)
+    fine = (lead >= 0xC2) & (lead <= 0xF4) & (second >= least) & (second <= most)
+    following = np.zeros(len(padded), dtype=bool)
+    for step in (2, 3):
+        fine &= (more < step) | (padded[high + step] & 0xC0 == 0x80)
+    for step in (1, 2, 3):
+        following[high[fine & (more >= step)] + step] = True
+    return high[~(fine | following[high])]
 
 
 def _mark_quotes(

@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.messages import MessageError
 from privacy.accounting.lines import append_line, drop_torn_tail
 from privacy.files import private_folder, write_atomic
-from privacy.foreign import MAX_LINES_BYTES, ForeignDirectory, json_object, lines_of, read_bytes
+from privacy.foreign import (
+    MAX_BYTES,
+    MAX_LINES_BYTES,
+    ForeignDirectory,
+    ForeignFileError,
+    is_inside,
+    json_object,
+    lines_of,
+    read_bytes,
+)
 from privacy.json_text import json_text
 
 INDEX = "index.jsonl"
@@ -200,9 +209,22 @@ def parse_index(data: bytes, index: Path) -> list[Record]:
     return list(latest.values())
 
 
+def has_own_file(record: Record) -> bool:
+    """Whether a record is in the one file that its fields name: nothing is read twice under two names."""
+    named = record_file(record.stage, record.round, record.attempt, record.kind, record.sender)
+    return record.file == named and PurePosixPath(named).as_posix() == named and is_inside(named)
+
+
 def read_record(directory: Path, record: Record) -> bytes:
-    """The bytes of a record of a transcript; raises ``ForeignFileError`` where its file is missing, or elsewhere."""
-    return ForeignDirectory(directory).bytes(record.file)
+    """The bytes of a record of a transcript.
+
+    Raises:
+        ForeignFileError: its file is missing, larger than the record says, or not the one that its fields name.
+    """
+    path = ForeignDirectory(directory).file(record.file)
+    if not has_own_file(record):
+        raise ForeignFileError(f"{directory}: {record.file[:200]!r} is another file than its record says")
+    return read_bytes(path, min(max(record.size, 0), MAX_BYTES), below=directory)
 
 
 def _record(fields: dict[str, Any]) -> Record:

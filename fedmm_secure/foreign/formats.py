@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedmm_secure.foreign.archives import stored_members
+from fedmm_secure.foreign.growth import refuse_cells
 from fedmm_secure.foreign.parquet_pages import unpacked_pages
 from privacy.foreign import MAX_BYTES, ForeignFileError
 
@@ -140,6 +141,7 @@ def parse_table(
         problem = _table_problem(file, schema, names, rows)
         if problem:
             raise ForeignFileError(f"{where}: {problem}")
+        refuse_cells(file.metadata.num_rows, len(names), len(data))
         batches, size = [], 0
         for page in unpacked_pages(source, file.metadata, set(names)):  # before any of them is
             size += page.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from privacy.foreign import MAX_DEPTH, ForeignFileError, decode
 
 MAX_YAML_BYTES = 2**20
 MAX_NODES = 100_000
+_MOST_DIGITS = 80  # of an integer: 64 bits in base 2 have that many, with a prefix and a few underscores
 MAX_SCALAR = 10_000  # characters of one value: some forms of number take quadratic time
 _SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DIRECTIVE = re.compile("[\r\n\x85\u2028\u2029]\ufeff?%")  # wherever YAML begins a line
 _OPENS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
 _CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
@@ -43,6 +46,16 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     return found
 
 
+def _integer(loader: Any, node: yaml.ScalarNode) -> int:
+    """In time that does not grow with its digits, nor with its parts in sixtieths."""
+    if len(node.value) <= _MOST_DIGITS:
+        found = int(loader.construct_yaml_int(node))
+        if -(2**63) <= found < 2**63:
+            return found
+    raise yaml.MarkedYAMLError(None, None, f"{node.value[:30]} is an integer of more than 64 bits", node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -58,6 +71,7 @@ def parse_yaml(data: bytes, where: Path | str, *, aliases: bool = False) -> Any:
         ForeignFileError: naming the line at fault.
     """
     text = decode(data, where)
+    _refuse_directives(text, where)
     try:
         nodes = _nodes(text, where, aliases=aliases)
         found = yaml.load(text, Loader=_Loader)
@@ -69,6 +83,17 @@ def parse_yaml(data: bytes, where: Path | str, *, aliases: bool = False) -> Any:
     if aliases and nodes <= MAX_NODES:
         _refuse_expansion(found, where)
     return found
+
+
+def _refuse_directives(text: str, where: Path | str) -> None:
+    """No run writes one, and each is compared with all before it: libyaml takes quadratic time for them."""
+    for mark in ("%", "\ufeff%"):
+        if text.startswith(mark):
+            raise ForeignFileError(f"{where}:1: holds a YAML directive; no run writes one")
+    found = _DIRECTIVE.search(text)
+    if found is not None:
+        line = text.count("\n", 0, found.start()) + 2
+        raise ForeignFileError(f"{where}:{line}: holds a YAML directive; no run writes one")
 
 
 def _nodes(text: str, where: Path | str, *, aliases: bool) -> int:

@@ -9,6 +9,7 @@ COUNTS, EMBEDDING, QUANTIZER, CTR, REFINEMENT = "counts", "embedding", "quantize
 EVALUATION = "evaluation"
 SHARED_COUNTS, SHARED_GRAM = "shared-counts", "shared-gram"  # sums over a catalogue that markets share
 SUMMED = (SHARED_COUNTS, SHARED_GRAM)
+HEAD = "head"  # of all markets, without DP: it has no part in a budget
 MODEL, ITEM_CODES, USER_CODES = "quantizer-model", "item-codes", "user-codes"
 STAGES = (CATALOGUE, COUNTS, *SUMMED, EMBEDDING, QUANTIZER, CTR, EVALUATION)
 PUBLISHING = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES, EVALUATION)
@@ -41,7 +42,8 @@ def has_sums(config: Config) -> bool:
 def scheduled(config: Config) -> tuple[tuple[str, int], ...]:
     """Stages whose results are summed over markets, in order, each with its number of rounds."""
     summed = [(stage, 1) for stage in SUMMED] if config.data.shared_items else []
-    return (*summed, *((seed_stage(QUANTIZER, seed), config.federation.rounds) for seed in config.seed))
+    head = [(HEAD, config.head.rounds)] if config.head.trees else []
+    return (*summed, *((seed_stage(QUANTIZER, seed), config.federation.rounds) for seed in config.seed), *head)
 
 
 def seed_stage(group: str, seed: int) -> str:

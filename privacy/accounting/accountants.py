@@ -14,6 +14,7 @@ import dp_accounting
 import numpy as np
 from dp_accounting import dp_event, pld
 from dp_accounting.dp_event import DpEvent
+from numpy.typing import NDArray
 from opacus.accountants import PRVAccountant
 
 from privacy.accounting.events import gaussian_steps
@@ -38,6 +39,20 @@ def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float = FI
     return math.inf if steps is None else _pld_epsilon(tuple(sorted(steps.items())), delta, interval)
 
 
+def pld_deltas(
+    events: Sequence[DpEvent], epsilons: NDArray[np.float64], *, interval: float = COARSE
+) -> NDArray[np.float64]:
+    """δ of the composition at each ε ``(n,)``, the larger of adding and of removing one; 1 if any part is not private.
+
+    By privacy loss distributions: upper bounds.
+    """
+    steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
+    if steps is None:
+        return np.ones(len(epsilons))
+    accountant = _pld_accountant(tuple(sorted(steps.items())), interval)
+    return np.array([float(accountant.get_delta(float(epsilon))) for epsilon in epsilons])
+
+
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     """ε at ``delta`` of the composition, by privacy random variables; ``inf`` if any part is not private."""
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
@@ -51,7 +66,11 @@ SeveralTimes = Mapping[tuple[float, float, int], int]
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
-    return _composed_pld({(*step, 1): count for step, count in steps}, delta, interval)
+    return float(_pld_accountant(steps, interval).get_epsilon(delta))
+
+
+def _pld_accountant(steps: _Steps, interval: float) -> pld.PLDAccountant:
+    return _accountant({(*step, 1): count for step, count in steps}, interval)
 
 
 def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float) -> float:
@@ -67,14 +86,14 @@ def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float) -> 
 
 @lru_cache(maxsize=4096)
 def _group_pld_epsilon(steps: tuple[tuple[tuple[float, float, int], int], ...], delta: float, interval: float) -> float:
-    return _composed_pld(dict(steps), delta, interval)
+    return float(_accountant(dict(steps), interval).get_epsilon(delta))
 
 
-def _composed_pld(steps: SeveralTimes, delta: float, interval: float) -> float:
+def _accountant(steps: SeveralTimes, interval: float) -> pld.PLDAccountant:
     accountant = pld.PLDAccountant(value_discretization_interval=interval)
     for (noise_multiplier, rate, times), count in steps.items():
         accountant.compose(_moved(noise_multiplier, rate, times), count)
-    return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 def _moved(noise_multiplier: float, rate: float, times: int) -> DpEvent:

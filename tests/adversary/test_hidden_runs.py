@@ -19,7 +19,9 @@ from fedmm_secure.federation.account import (
 )
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
-from privacy.accounting.account import AccountError, PrivacyAccount, _fingerprint
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
+from privacy.accounting.fingerprints import keyed_fingerprint
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import users_account
 from tests.conftest import tiny
@@ -210,7 +212,7 @@ def test_a_run_that_goes_on_counts_what_it_counted_when_it_began(enter, tmp_path
 
 def old_earlier(account, rows):
     """As it was: runs that were entered in the account itself."""
-    found, _ = account._read(_fingerprint(account._key(), rows, False), account._key())
+    found, _ = account._read(keyed_fingerprint(account._file.key(), rows), account._file.key())
     return [course.spending.run for course in found.courses]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedmm_secure.data import guessing, sample
+from fedmm_secure.data import guessing, sample, text
 from fedmm_secure.data.parquet import ParquetRows
 from fedmm_secure.data.sample import LETTERS, parquet_sample
 from fedmm_secure.errors import DataError
@@ -215,6 +215,6 @@ def test_columns_of_a_first_guess_are_bounded(tmp_path, monkeypatch):
     path = written(tmp_path, columns)
     monkeypatch.setattr(sample, "SAMPLE_CELLS", 200)
     assert {len(column) for column in parquet_sample(path).columns} == {10}
-    monkeypatch.setattr(sample, "MAX_COLUMNS", 19)
+    monkeypatch.setattr(text, "MAX_COLUMNS", 19)
     with pytest.raises(DataError, match="more than 19 columns"):
         parquet_sample(path)

@@ -22,7 +22,8 @@ from fedmm_secure.federation.account import enter_account
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import CLAIMS, QUANTIZER, SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM, has_sums
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import recorded_head, state_folder
