@@ -147,7 +147,7 @@ def _sums(law: Law, cells: int, length: float = 1.0) -> _Sums:
     below[0], below[-1] = 0.0, 1.0
     one = np.zeros(cells)
     np.add.at(one, np.arange(len(edges) - 1) % cells, np.diff(below))
-    # the sum of all steps, modulo the window: what lies beyond it has a mass below 1e-10 (Chernoff), for noise from .5 on
+    # the sum of all steps, modulo the window: beyond it lies a mass below 1e-10 (Chernoff), for noise from .5 on
     mass = np.fft.irfft(np.fft.rfft(one) ** law.steps, cells).clip(min=0.0)
     start = int(np.floor((middle - reach) / cell))
     mass = np.roll(mass, -((start - law.steps * first) % cells))

@@ -126,7 +126,7 @@ def test_a_market_starts_from_the_head_and_the_frozen_codebook_of_others(run, ne
     assert set(codes["kind"]) == {"user", "item"}
     ours, theirs = (
         torch.load(path, weights_only=True)["global_codebook.codewords"]
-        for path in (RunDirectory(out).quantizer("m3", 0, refined=True), RunDirectory(run).quantizer("m0", 0))
+        for path in (RunDirectory(out).quantizer("m3", 0, kind="refined"), RunDirectory(run).quantizer("m0", 0))
     )
     assert torch.equal(ours, theirs)
     assert RunDirectory(out).head("m3").read_bytes() == RunDirectory(run).head("m0").read_bytes()
