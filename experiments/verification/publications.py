@@ -56,7 +56,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignFileError, read_bytes
-from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.dp_svd import PrivateFactors, factors_of_gram
 
 _ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 # Codes are a function of published values, computed in single precision: another processor, or another version of the
@@ -111,6 +111,8 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
     factors = _published_factors(publications)
     if config.data.shared_items:
         yield from _of_the_sums(evidence, market, publications)
+    elif "gram" in read[EMBEDDING]:
+        yield from _of_the_gram(evidence, market, publications)
     for seed in config.seed:
         model, codes = read.get(seed_stage(MODEL, seed)), read.get(seed_stage(ITEM_CODES, seed))
         if model is not None and codes is not None:
@@ -121,6 +123,29 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
                 yield Finding(f"{evidence.messages.directory} {seed_stage(ITEM_CODES, seed)}", what)
             elif differing:
                 evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+
+
+def _of_the_gram(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
+    """Factors are what the published matrix gives: post-processing, and no digit more."""
+    read = publications.read[EMBEDDING]
+    rank, noise = read["factors"].shape[1], float(read["gram_noise"])
+    found = factors_of_gram(read["gram"], rank, noise, np.zeros((1, 0), np.int64))
+    edge = np.array(found.noise_edge)
+    wanted = {"factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
+    yield from _differing(evidence, f"the published co-occurrence gives for market {market}", wanted, read)
+
+
+def _differing(
+    evidence: Evidence, gives: str, wanted: Mapping[str, Array], read: Mapping[str, Array]
+) -> Iterator[Finding]:
+    """Arrays that are not what they follow from; spectra are told apart by noise alone elsewhere, and noted."""
+    exact = same_machine(evidence)
+    wrong = [name for name in wanted if not same_arrays(wanted[name], read[name], exact=exact)]
+    what = f"{', '.join(wrong)}: not what {gives}"
+    if wrong and (exact or not set(wrong) <= _SPECTRAL):
+        yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
+    elif wrong:
+        evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
 
 
 def _of_the_sums(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
@@ -136,13 +161,8 @@ def _of_the_sums(evidence: Evidence, market: str, publications: Publications) ->
     found = Totals(evidence.config, plan.sums, sums[SHARED_COUNTS], sums[SHARED_GRAM])
     embedding = found.embedding(ItemCounts.from_arrays(dict(read[COUNTS])), read[EMBEDDING]["position"])
     embedding.set_factors(found.factors, sparse.csr_array((0, plan.size.items)))
-    wanted, exact = embedding.to_arrays(), same_machine(evidence)
-    wrong = [name for name in wanted if not same_arrays(wanted[name], read[EMBEDDING][name], exact=exact)]
-    what = f"{', '.join(wrong)}: not what the recorded sums give for market {market}"
-    if wrong and (exact or not set(wrong) <= _SPECTRAL):
-        yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
-    elif wrong:
-        evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+    gives = f"the recorded sums give for market {market}"
+    yield from _differing(evidence, gives, embedding.to_arrays(), read[EMBEDDING])
     yield from _positions(evidence, market, read[EMBEDDING]["position"])
 
 

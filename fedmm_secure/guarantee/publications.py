@@ -46,7 +46,7 @@ Array = NDArray[Any]
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
 # numbers of a pair that each feature group of a released model has
 NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
-EIGEN_ERROR = 1e-6  # of the largest eigenvalue
+EIGEN_ERROR = 1e-11  # of the largest eigenvalue; on a machine of the run's kind verification compares every bit
 _OVERHEAD, _OVERHEAD_EACH = 4096, 512  # bytes of a file beside its arrays, and beside each of them
 _UNREADABLE = (
     ValueError,
@@ -221,7 +221,7 @@ def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
     if not np.array_equal(gram, gram.T):
         return "its co-occurrence is not symmetric"
     scale = max(1.0, float(np.abs(found["eigenvalues"]).max(initial=0.0)))
-    if not np.allclose(gram @ factors, factors * found["eigenvalues"], atol=EIGEN_ERROR * scale):
+    if not np.allclose(gram @ factors, factors * found["eigenvalues"], rtol=0.0, atol=EIGEN_ERROR * scale):
         return "its factors are not eigenvectors of its co-occurrence"
     return None
 
