@@ -5,12 +5,15 @@ import math
 import numpy as np
 import pytest
 
+from experiments.verification import verify_run
 from experiments.verification.equality import ULPS, same_arrays, same_numbers
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.shared_items import public_positions, shared_catalogue
 from fedmm_secure.guarantee.statement import STATED_DIGITS, stated
+from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from tests.conftest import tiny
 from tests.fedmm_secure.federation.test_shared_catalogue import DATA
+from tests.forgery import Forgery
 
 BITS = 28  # of each value: below a part in a hundred thousand
 
@@ -90,3 +93,17 @@ def test_of_a_list_that_comes_with_nothing_the_hash_says_where_items_are():
     assert np.array_equal(public_positions(data, "m0", theirs, right), right)
     assert not np.array_equal(public_positions(data, "m0", theirs, right + 1), right + 1)
     assert public_positions(data, "m0", theirs, np.append(right[:-1], -1)) is None  # which says so in a note
+
+
+def test_factors_of_a_published_matrix_have_no_free_digit(released_copy):
+    forged = Forgery(released_copy)
+    file = "embedding/0000-publication-m0.bin"
+    arrays = dict(read_arrays(forged.read(file)))
+    changed = np.nextafter(arrays["factors"], 1.0)
+    scale = np.abs(arrays["eigenvalues"]).max()
+    gives = arrays["gram"] @ changed, changed * arrays["eigenvalues"]
+    assert np.allclose(*gives, atol=1e-6 * scale)  # the attack works on what it was: they are eigenvectors all the same
+    forged.replace(file, arrays_bytes({**arrays, "factors": changed}))
+    forged.finish(owner=True)
+    found = "\n".join(finding.what for finding in verify_run(released_copy))
+    assert "factors: not what the published co-occurrence gives for market m0" in found

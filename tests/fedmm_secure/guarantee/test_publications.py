@@ -28,7 +28,7 @@ from fedmm_secure.quantization.codes import Codes
 from fedmm_secure.storage.encoding import arrays_bytes
 from fedmm_secure.storage.files import torch_bytes
 from privacy.mechanisms.counts import noisy_counts
-from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.dp_svd import factors_of_gram, noisy_gram
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
@@ -70,10 +70,12 @@ def counts():
 def embedding(counts):
     found = DPSVDEmbedding(ItemCounts.from_arrays(counts), config().embedding.private)
     chosen = len(found.items_)
-    factors = np.linalg.qr(np.random.default_rng(0).normal(size=(chosen, 4)))[0]
-    arrays = {"items": found.items_, "factors": factors, "eigenvalues": np.ones(4), "noise_edge": np.array(2.0)}
-    nobody = sparse.csr_array((0, ITEMS))
-    found.set_factors(PrivateFactors(factors, np.ones(4), 2.0, np.zeros((0, 0), np.int64)), nobody)
+    noise = plan().noise["embedding"]
+    gram, _ = noisy_gram(sparse.csr_array((1, chosen)), noise, NoiseSource.from_seed(0))
+    factors = factors_of_gram(gram, 4, noise, np.zeros((0, 0), np.int64))
+    arrays = {"items": found.items_, "factors": factors.factors, "eigenvalues": factors.eigenvalues}
+    arrays |= {"noise_edge": np.array(factors.noise_edge), "gram": gram, "gram_noise": np.array(noise)}
+    found.set_factors(factors, sparse.csr_array((0, ITEMS)))
     return found, arrays
 
 
