@@ -62,7 +62,7 @@ def noisy_gram(
     gram = np.asarray((integers.T @ integers).todense(), dtype=np.int64)
     drawn, left = noise.gaussian_with_spare(gram.size, spare, levels=grid.levels)
     noisy = gram + drawn.reshape(gram.shape)
-    return grid.real(noisy + noisy.T) / 2.0, left  # added as integers: twice of it is on the grid to the last bit
+    return grid.real(noisy + noisy.T) / 2.0, left  # integers are added: what is released lies on half the grid exactly
 
 
 def factors_by_gram(
