@@ -6,16 +6,18 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
+from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:4"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
-Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
+LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
+Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
 
 
 class Part(BaseModel):
@@ -110,6 +112,13 @@ class MarketStated(Part):
     ledger: LedgerStated
     audit: list[AuditStated]
 
+    @field_validator("views")
+    @classmethod
+    def _every_view(cls, views: dict[str, GuaranteeStated]) -> dict[str, GuaranteeStated]:
+        if set(views) != set(ALL_VIEWS):
+            raise ValueError(f"the views are {', '.join(ALL_VIEWS)}, each once")
+        return views
+
 
 class AttackStated(Part):
     """What one attack achieved."""
@@ -188,6 +197,13 @@ class RunStated(Part):
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
+    @field_validator("claimed_views")
+    @classmethod
+    def _known_views(cls, views: list[str]) -> list[str]:
+        if not views or not set(views) <= set(VIEWS):
+            raise ValueError(f"a guarantee is claimed for some of {', '.join(VIEWS)}")
+        return views
+
 
 class Verification(Part):
     """What ``fedmm verify`` found."""
@@ -219,11 +235,20 @@ class Document(Part):
     environment: dict[str, str]
 
 
+class CardStated(Part):
+    """A card of ``fedmm keys``."""
+
+    name: str
+    signing: str = Field(description="Ed25519")
+    sealing: str = Field(description="X25519")
+    proof: str = Field(description="that the owner of the signing key made it")
+
+
 class Signature(Part):
     """Ed25519 over the canonical JSON of what it stands beside."""
 
     algorithm: Literal["Ed25519"] = "Ed25519"
-    card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")
+    card: CardStated = Field(description="the signer's public keys, as in a card of fedmm keys")
     fingerprint: str = Field(description="of the card, to be compared with the signer")
     value: str = Field(pattern=r"^[0-9a-f]{128}$")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket, load_one_market, prepare
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
 from fedmm_secure.federation.budget import BudgetExceededError
 from fedmm_secure.federation.client import MarketClient
@@ -41,7 +43,7 @@ from fedmm_secure.federation.parties import (
     start_of,
 )
 from fedmm_secure.federation.releases import discover_catalogues
-from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id
+from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id, longest_request
 from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.shared_catalogue import sum_client
 from fedmm_secure.federation.transcript import Transcript
@@ -206,7 +208,7 @@ class MarketService:
         member: its keys.
         runs: folder of the run directories.
         max_runs: how many runs the operator agrees to, earlier ones included.
-        log: told what happened as (event, fields); stays in the market.
+        log: told what happened as (event, fields); stays in the market, and never raises.
         begin: told of the directory of a new run before anything of its data is written to it.
 
     Raises:
@@ -228,13 +230,17 @@ class MarketService:
             raise ConfigError(f"market {market}: not in the federation of {member.directory.path}")
         torch.set_num_threads(1)
         self._data = prepare(load_one_market(config.data, market), config.data)
-        market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)
+        sizes = market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
         self._lobby, self._seen = Lobby(runs), Counter[str]()
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
+        stages = dict(scheduled(config))
+        plan = AggregationPlan.of(config, sizes)
+        longest = max((plan.of_stage(stage).server().aggregate_bytes for stage in stages), default=0)
+        self.longest_request = longest_request(member.bundle.markets, longest, sum(stages.values()))
 
     def answer(self, request: bytes) -> bytes:
         """The reply to a request; never raises, and tells the server nothing of the data.
@@ -243,7 +249,7 @@ class MarketService:
         """
         self.settle()
         try:
-            reply = self._dispatch(Request.from_bytes(request))
+            reply = self._dispatch(Request.from_bytes(request, self.longest_request))
         except Exception as error:
             self._note_refusal(error)
             reply = Reply(absent=str(error) if isinstance(error, _ITS_OWN) else self._words(error))
@@ -259,8 +265,9 @@ class MarketService:
             found.settle()
         except Exception as error:
             self._note_refusal(error)
-            if found.agreement.ended:
-                self._runs.pop(run, None)
+            with suppress(OSError):  # a disk that fails: the run is over when it can say so
+                if found.agreement.ended:
+                    self._runs.pop(run, None)
 
     @staticmethod
     def _words(error: Exception) -> str:
