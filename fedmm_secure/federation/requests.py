@@ -19,6 +19,7 @@ Step = Literal["hello", "state", "update", "finish"]
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 # what reading something made up may run into
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error, ForeignFileError)
+_ALWAYS = 2**20  # bytes that are read, and answered with a refusal, whatever the plan
 _ROOM = 4096  # of a header, a signature and a small payload; of one round in the order to start
 _MOST_PARTS = 4 * MAX_MARKETS  # values of a request: each costs a hundred times its own bytes once it is parsed
 _FIELDS = frozenset({"step", "run", "start", "hellos", "order", "statements", "aggregate"})
@@ -144,7 +145,7 @@ def longest_request(names: Collection[str], aggregate: int, places: int) -> int:
     written = sum(len(json_text(name)) + 4 for name in names)  # in a header, and before a message
     message = _ROOM + written
     parts = aggregate + (2 * len(names) + 2) * message + _ROOM * (1 + places)
-    return min(_ROOM + 2 * written + 4 * parts // 3, MAX_REQUEST_BYTES)
+    return min(max(_ROOM + 2 * written + 4 * parts // 3, _ALWAYS), MAX_REQUEST_BYTES)
 
 
 def is_run_id(text: str) -> bool:
