@@ -11,7 +11,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 CONFIDENCE = 0.95
-_WIDE = 0.998
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,19 @@ def proportion(successes: int, trials: int) -> Estimate:
     return Estimate(successes / trials, float(interval.low), float(interval.high))
 
 
-def mean_estimate(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> Estimate:
+def mean_estimate(values: NDArray[np.float64]) -> Estimate:
     """Student t interval of a mean."""
     mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean, float("-inf"), float("inf"))
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * stats.sem(values))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
     return Estimate(mean, mean - half, mean + half)
+
+
+def _share(values: list[float]) -> Estimate:
+    """Mean over models of what lies between 0 and 1: so does its interval, whatever few models say."""
+    found = mean_estimate(np.array(values))
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
 
 def true_positives_at(score: NDArray[np.float64], member: NDArray[np.bool_], fpr: float) -> int:
@@ -54,10 +59,10 @@ class MembershipMetrics:
     """How well an attack tells members from others.
 
     Attributes:
-        auc: mean over target models, t interval.
-        tpr: by false-positive rate, of each target model by itself, pooled over them; Clopper-Pearson interval. The
-            queries of one model are not independent, so it is narrow.
-        targets: target models.
+        auc: mean over target models, t interval over them.
+        tpr: by false-positive rate, of each target model by itself; mean and t interval over models. Queries of one
+            model depend on each other, so that an interval over queries would be several times too narrow.
+        targets: target models, trained independently.
         queries: queries of each.
     """
 
@@ -74,13 +79,13 @@ class MembershipMetrics:
 def membership_metrics(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> MembershipMetrics:
     """Metrics of attack scores ``(n_targets, n_queries)`` against membership of the same shape."""
     pairs = list(zip(scores, members, strict=True))
-    hits = {
-        rate: sum(true_positives_at(score, member, rate) for score, member in pairs) for rate in FALSE_POSITIVE_RATES
-    }
-    auc = mean_estimate(np.array([roc_auc_score(member, score) for score, member in pairs]))
+
+    def tpr(rate: float) -> Estimate:
+        return _share([true_positives_at(score, member, rate) / int(member.sum()) for score, member in pairs])
+
     return MembershipMetrics(
-        auc=Estimate(auc.value, max(auc.low, 0.0), min(auc.high, 1.0)),  # no AUC is beyond, whatever few models say
-        tpr={rate: proportion(found, int(members.sum())) for rate, found in hits.items()},
+        auc=_share([float(roc_auc_score(member, score)) for score, member in pairs]),
+        tpr={rate: tpr(rate) for rate in FALSE_POSITIVE_RATES},
         targets=len(scores),
         queries=scores.shape[1],
     )
@@ -100,24 +105,3 @@ def roc(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[NDArra
         place = np.searchsorted(false + 1.0 / (~member).sum(), np.minimum(rates + 1e-12, 1.0), side="right") - 1
         curves.append(np.where(place >= 0, true[np.maximum(place, 0)], 0.0))
     return rates, np.mean(curves, axis=0)
-
-
-def within_bound(
-    scores: NDArray[np.float64], members: NDArray[np.bool_], epsilon: float, delta: float
-) -> dict[float, bool]:
-    """Whether true positives at each false-positive rate admit ``TPR <= e^ε FPR + δ`` (Kairouz et al., ICML 2015).
-
-    False where even the low end of the interval of the mean over models lies above the bound: queries of one model are
-    not independent, models are. The interval is wide (99.8 %), for a run is asked this many times. A threshold that
-    ``k`` non-members exceed was chosen by the next one, which counts as false too.
-    """
-    holds = {}
-    for rate in FALSE_POSITIVE_RATES:
-        excess = []
-        for score, member in zip(scores, members, strict=True):
-            outside = int((~member).sum())
-            false = (np.floor(rate * outside) + 1) / outside
-            true = true_positives_at(score, member, rate) / int(member.sum())
-            excess.append(true - min(np.exp(epsilon) * false + delta, 1.0))
-        holds[rate] = bool(mean_estimate(np.array(excess), _WIDE).low <= 0.0)
-    return holds

@@ -10,6 +10,7 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.closing import read_committed
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX, OWN_UPDATE, UPDATE, Record, parse_index, read_index, read_record
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation import CKKSKey
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, KeyDirectory, read_bundle
 
@@ -60,7 +61,7 @@ def market_view(run: Path, market: str) -> View:
 
 def collusion_view(run: Path, markets: Sequence[str]) -> View:
     """The server together with some markets."""
-    keys = KeyDirectory(run / "state" / "keys" / markets[0])
+    keys = KeyDirectory(RunDirectory(run).keys(markets[0]))
     if not keys.has_identity:
         raise RunDirectoryError(f"{keys.path}: no keys; a market's own machine holds those of a deployed run")
     view = _view(run, "collusion", tuple(markets), {"server", "markets"})
@@ -85,7 +86,7 @@ def owner_values(run: Path) -> View:
 
 
 def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> View:
-    directory = run / "transcript"
+    directory = RunDirectory(run).transcript
     bundle = directory / BUNDLE_FILE
     return View(
         name,
@@ -112,7 +113,7 @@ def _own(run: Path, market: str) -> Iterator[Observation]:
 
 
 def _records(run: Path) -> list[Record]:
-    directory = run / "transcript"
+    directory = RunDirectory(run).transcript
     if not (directory / INDEX).is_file():
         raise RunDirectoryError(f"{run}: no transcript; is this a run directory?")
     return read_index(directory)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from privacy.lazy import attributes_of
 
+_NAMES = ("FedMM", "load_market", "predict", "recommend")
 if TYPE_CHECKING:
-    from fedmm_secure.api import FedMM, load_market
+    from fedmm_secure.api import FedMM, load_market, predict, recommend
 else:  # a configuration is read without the libraries that train
-    __getattr__ = attributes_of(__name__, dict.fromkeys(("FedMM", "load_market"), "fedmm_secure.api"))
+    __getattr__ = attributes_of(__name__, dict.fromkeys(_NAMES, "fedmm_secure.api"))
 
-__all__ = ["FedMM", "load_market"]
+__all__ = ["FedMM", "load_market", "predict", "recommend"]

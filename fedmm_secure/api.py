@@ -15,8 +15,13 @@ from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
+from fedmm_secure.recommending.accounts import rows_of_frame
+from fedmm_secure.recommending.recommend import Recommender, predict, prepared_of_run, recommend
 from fedmm_secure.results.scoring import MarketScorer
-from fedmm_secure.storage.run_directory import CONFIG_FILE, begin
+from fedmm_secure.storage.layout import CONFIG_FILE, RunDirectory
+from fedmm_secure.storage.run_directory import begin
+
+__all__ = ["FedMM", "load_market", "predict", "recommend"]
 
 
 def load_market(
@@ -78,6 +83,7 @@ class FedMM:
         """
         self.config_ = config = self._config(markets)
         self._scorers: dict[str, MarketScorer] = {}
+        self._recommenders: dict[str, Recommender] = {}
         self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
         if not (self.directory_ / CONFIG_FILE).is_file():  # one that was killed goes on
@@ -92,12 +98,41 @@ class FedMM:
             DataError: a user or an item that the market does not have.
         """
         if market not in self._scorers:
-            self._scorers[market] = MarketScorer(self.directory_, self.config_, self._prepared[market])
+            prepared = prepared_of_run(self.directory_, self.config_, market, self._prepared[market])
+            self._scorers[market] = MarketScorer(self.directory_, self.config_, prepared)
         return self._scorers[market](users, items)
+
+    def recommend(
+        self, market: str, users: Sequence[str], k: int = 10, history: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """The top ``k`` items for users of a market, new ones included; see ``fedmm_secure.recommend``.
+
+        Example: two users of the market, and one who met two of its items and is in no data::
+
+            >>> import pandas as pd
+            >>> from fedmm_secure import FedMM
+            >>> from fedmm_secure.config import SyntheticSpec
+            >>> from fedmm_secure.data.synthetic import synthesize
+            >>> markets = {found.market.name: found.market for found in synthesize(SyntheticSpec(users=60, items=40))}
+            >>> model = FedMM(seed=0, federation={"rounds": 1}, ctr={"baselines": []}).fit(markets)
+            >>> new = pd.DataFrame({"user": ["new", "new"], "item": ["m0-i00000", "m0-i00001"]})
+            >>> found = model.recommend("m0", ["m0-u00003", "new"], k=3, history=new)
+            >>> found[["user", "rank"]].values.tolist()
+            [['m0-u00003', 1], ['m0-u00003', 2], ['m0-u00003', 3], ['new', 1], ['new', 2], ['new', 3]]
+            >>> set(found.item[found.user == "new"]) & set(new.item)
+            set()
+
+        Raises:
+            DataError: a user without rows, or rows that cannot be used.
+        """
+        if market not in self._recommenders:
+            data = self._prepared.get(market)
+            self._recommenders[market] = Recommender(self.directory_, self.config_, market, data)
+        return self._recommenders[market](users, k, None if history is None else rows_of_frame(history))
 
     def codes(self, market: str) -> pd.DataFrame:
         """Codes of a market's users and items: ``id, global_code, local_code, kind, seed``."""
-        return pd.read_parquet(self.directory_ / "codes" / f"{market}.parquet")
+        return pd.read_parquet(RunDirectory(self.directory_).codes(market))
 
     def _config(self, markets: Mapping[str, Market]) -> Config:
         sections = dict(self.sections)

@@ -30,6 +30,7 @@ from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
+from fedmm_secure.federation.head_client import HeadClient
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Rejection
 from fedmm_secure.federation.parties import Federation, look_ahead, make_clients, open_federation
@@ -45,7 +46,7 @@ from fedmm_secure.federation.releases import (
     release_test_figures,
 )
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
-from fedmm_secure.guarantee.stages import QUANTIZER, SUMMED, seed_stage
+from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -54,6 +55,7 @@ from fedmm_secure.results.artefacts import save_codes, save_predictions, save_qu
 from fedmm_secure.results.metrics import Metrics, collect_metrics, communication, describe
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.aggregation.identities import Identity
 from privacy.files import write_json
@@ -102,7 +104,7 @@ def run_pipeline(
         return read_metrics(directory)
     refuse_shared_users(config, markets)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
-    clock = Clock(directory / "state")
+    clock = Clock(RunDirectory(directory).state)
     listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
@@ -120,6 +122,10 @@ def run_pipeline(
         embeddings = embed_markets(federation, markets, cache)
     with clock.stage("quantizer"):
         quantizers = {seed: train_federated(federation, seed, embeddings, listener) for seed in config.seed}
+    if config.head.trees:
+        with clock.stage("head"):
+            grow_head(federation, markets, listener)
+    with clock.stage("quantizer"):
         federation.forget_masks()
         publish_quantizers(federation, embeddings, quantizers)
     return conclude(federation, markets, embeddings, quantizers, clock, listener, cache)
@@ -166,6 +172,22 @@ def sum_over_markets(federation: Federation, markets: Mapping[str, PreparedMarke
             timeout = federation.config.federation.round_timeout
             run_rounds(stage, 1, clients, connect(federation), federation.transcript, None, timeout)
         listener("summed", {"stage": stage, "markets": len(clients)})
+
+
+def grow_head(federation: Federation, markets: Mapping[str, PreparedMarket], listener: Listener) -> None:
+    """Grow the head of all markets, a level a round."""
+    rounds, timeout = federation.config.head.rounds, federation.config.federation.round_timeout
+    clients = [HeadClient(federation, prepared) for prepared in markets.values()]
+
+    def on_round(round: int, rejections: Sequence[Rejection]) -> None:
+        for found in rejections:
+            listener("rejected", asdict(found))
+        listener("head", {"round": round + 1, "rounds": rounds})
+
+    if any(client.next_round < rounds for client in clients):
+        run_rounds(HEAD, rounds, clients, connect(federation), federation.transcript, on_round, timeout)
+    for client in clients:
+        client.save()
 
 
 def embed_markets(
@@ -272,7 +294,7 @@ def refine(
     for name in markets:
         federation.doors[name].note(federation.plans[name].refinement())
         for seed, models in refined.items():
-            save_quantizer(models[name], federation.directory, name, seed, refined=True)
+            save_quantizer(models[name], federation.directory, name, seed, kind="refined")
     return raw, refined
 
 

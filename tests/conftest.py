@@ -1,3 +1,5 @@
+import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -116,6 +118,15 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+def pytest_collection_finish():
+    """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
+    from tests.figure_cache import share_figures  # not in the process that only hands out tests
+
+    share_figures()
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     """What takes long comes first, so that no worker waits for another's last test."""
     for item in items:
@@ -143,10 +154,14 @@ def modules_state(tmp_path_factory):
         yield
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def own_state(monkeypatch, tmp_path_factory):
     """Each test starts with an account that knows of no run; fixtures that tests share name theirs."""
-    monkeypatch.setenv(STATE, str(tmp_path_factory.mktemp("state")))
+    # pytest would count the folders of all tests before, for each
+    monkeypatch.setenv(STATE, str(tmp_path_factory.getbasetemp() / "states" / str(next(_numbers))))
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from fedmm_secure.federation.closing import (
     private_commitments,
     transcript_digest,
 )
-from fedmm_secure.federation.private_record import PRIVATE, salt_path
 from fedmm_secure.federation.transcript import INDEX, Record, index_bytes, read_index
 from fedmm_secure.guarantee.statement import guarantees
+from fedmm_secure.storage.layout import PRIVATE, RunDirectory
 from fedmm_secure.storage.run_directory import read_config
 from privacy.accounting.ledger import CHARGE, CLOSE, GENESIS, OPEN, SEAL, Entry, encode_line
 from privacy.aggregation.identities import Identity
@@ -174,7 +174,7 @@ class Forgery:
 
     def _statement(self, market: str, lines: int, head: str) -> dict[str, Any]:
         signer = Identity.load(self.directory / "state" / "keys" / market)
-        salt = salt_path(self.directory, market).read_bytes()
+        salt = RunDirectory(self.directory).private_key(market).read_bytes()
         statement = {
             "files": file_digests(self.directory, read_config(self.directory), market),
             "private": private_commitments(self.directory, read_config(self.directory), market, salt),

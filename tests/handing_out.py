@@ -74,16 +74,16 @@ CLASSES = (
         PRIVATE,
         rf"state/.*|private/.*|codes/{NAME}\.parquet|predictions/{NAME}\.parquet|log\.jsonl|tensorboard/.*"
         rf"|models/{NAME}/(quantizer|refined|ctr)-\d+\.(pt|skops)|failure\.json|cell\.json"
-        r"|attacks/(scores|shadows)/.*|audit/[\w-]+/games/.*",
+        r"|attacks/(scores|shadows)/.*",
         "`private/`, `state/`, `codes/`, `predictions/`, `log.jsonl`, `tensorboard/`, all other `models/`, "
-        "`cell.json`, `failure.json`, `attacks/scores/`, `attacks/shadows/`, `audit/*/games/`",
+        "`cell.json`, `failure.json`, `attacks/scores/`, `attacks/shadows/`",
         "a market's own updates, user codes (randomised ones too), keys, scores, choices",
         "**nothing: keep it**. Randomised user codes: `profile`, for whom you give them to",
     ),
     Class(
         RESULTS,
-        r"attacks/[\w.-]+|audit/[\w-]+/[\w.-]+|compliance\.(json|html)|registry\.yaml|bom\.cdx\.json",
-        "other files of `attacks/` and `audit/`, `compliance.*`, `registry.yaml`, `bom.cdx.json`",
+        r"attacks/[\w.-]+|audit/[\w-]+/audit\.json|compliance\.(json|html)|registry\.yaml|bom\.cdx\.json",
+        "other files of `attacks/`, `audit/*/audit.json`, `compliance.*`, `registry.yaml`, `bom.cdx.json`",
         "how well attacks on private rows did",
         "no ε: exact",
     ),

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from experiments.compliance.evidence import add_statement, audit_file, make_statement
-from fedmm_secure.federation.private_record import PRIVATE
+from experiments.assessment.statements import add_statement, audit_file, make_statement
 from fedmm_secure.federation.transcript import HELLO, METER, Record, read_index
 from fedmm_secure.storage.files import torch_bytes
+from fedmm_secure.storage.layout import PRIVATE
 from privacy.accounting.ledger import CHARGE, CLOSE, NOTE, SEAL
 from privacy.aggregation.identities import Identity
 from tests.forgery import Forgery, Line
@@ -24,8 +24,8 @@ VIOLATED = {
     "stage": "ctr",
     "game": "crafted user",
     "claimed": 1.0,
-    "low": 2.0,
-    "low_gaussian": None,
+    "detects": 1.5,
+    "low_fdp": 2.0,
     "low_one_run": None,
     "canaries": 500,
     "verdict": "VIOLATED",
@@ -419,7 +419,7 @@ def audit_whitewashed(run: Forgery) -> None:
     """An auditor's finding, turned in the file; as the owner, signed anew with a key of the run."""
     auditor, path = Identity.generate("auditor"), audit_file(run.directory, "m0")
     add_statement(run.directory, path, make_statement(run.directory, "audit", {}, {"audit": [VIOLATED]}, auditor))
-    path.write_text(path.read_text(encoding="utf-8").replace("VIOLATED", "consistent"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("VIOLATED", "not refuted"), encoding="utf-8")
 
 
 def _arrays(data: bytes) -> dict[str, np.ndarray]:
@@ -457,7 +457,7 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "`state/` edited": state_edited,
     "hellos removed": hellos_removed,
     "a whole market removed": market_removed,
-    "a VIOLATED audit set to consistent": audit_whitewashed,
+    "a VIOLATED audit set to not refuted": audit_whitewashed,
     "ledger: all events no-op, ε = 0 stated": all_no_op,
     "ledger: noise × 10": ten_times_the_noise,
     "ledger and configuration: δ = .02 at 80 users": large_delta,
@@ -528,7 +528,7 @@ BY_OWNER: Mapping[str, str] = {
     "`state/` edited": "",
     "hellos removed": "files, messages",
     "a whole market removed": "files, markets, messages",
-    "a VIOLATED audit set to consistent": "signed evidence",
+    "a VIOLATED audit set to not refuted": "signed evidence",
     "ledger: all events no-op, ε = 0 stated": "plan",
     "ledger: noise × 10": "opening line, plan",
     "ledger and configuration: δ = .02 at 80 users": "opening line, messages, plan, publications",
@@ -587,7 +587,7 @@ BY_OUTSIDER_TOO: Mapping[str, str] = {
 # Where nobody has signed for it: it is not among what a last line names.
 NOT_SIGNED_FOR = (
     "`state/` edited",
-    "a VIOLATED audit set to consistent",
+    "a VIOLATED audit set to not refuted",
     "a file beside the index",
     "a file of rows beside the models",
     "a hidden file of rows",

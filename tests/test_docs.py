@@ -18,14 +18,24 @@ from fedmm_secure.config import Config
 ROOT = Path(__file__).parents[1]
 
 
-# in the kernels of the notebooks: no processes of their own, and what accountants answered other tests
+SMALL = {
+    "quantizer": {"latent_dim": 4, "hidden_dim": 16},
+    "ctr": {"baselines": ["popularity"], "max_epochs": 2},
+    "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
+}
+
+# in the kernels of the notebooks: no processes of their own, small models, and what accountants answered other tests
 STARTUP = f"""
 import sys
 import joblib
 sys.path.append({str(ROOT)!r})
+from fedmm_secure import api
 from tests.accounting_cache import share_answers
+from tests.smaller import smaller
 joblib.parallel_config(backend="sequential")
 share_answers()
+read = api.config_from_data
+api.config_from_data = lambda sections, *, source: read(smaller(sections, {SMALL}), source=source)
 """
 
 

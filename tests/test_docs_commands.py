@@ -15,6 +15,7 @@ from experiments.first_run import quickstart
 from experiments.runs import configuration
 from fedmm_secure.config import SyntheticSpec
 from tests.command_line import call
+from tests.smaller import smaller
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/tutorial.md")
@@ -41,14 +42,6 @@ def commands(page):
             bare = re.sub(r"(^|\s+)#.*$", "", line.removeprefix("$ ")).strip()
             if bare:
                 yield bare
-
-
-def smaller(values, changes):
-    """A configuration with the changes, section by section; what has a budget keeps it."""
-    found = dict(values)
-    for key, change in changes.items():
-        found[key] = smaller(found.get(key) or {}, change) if isinstance(change, dict) else change
-    return found
 
 
 @pytest.fixture(scope="module")

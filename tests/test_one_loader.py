@@ -45,7 +45,7 @@ OF_MODULES = {
 ALLOWED = {
     ("experiments/compliance/document.py", "json.loads"),  # the schema that comes with the package
     ("experiments/compliance/document.py", ".read_text"),
-    ("experiments/compliance/evidence.py", "json.loads"),  # of what was dumped in the same line
+    ("experiments/assessment/statements.py", "json.loads"),  # of what was dumped in the same line
     ("fedmm_secure/storage/run_directory.py", "load_yaml"),  # the configuration of one's own run, to go on with it
     ("experiments/runs/configuration.py", "load_yaml"),  # a configuration that one's own command line names
     ("experiments/sweep/grid.py", "load_yaml"),  # a grid that one's own command line names

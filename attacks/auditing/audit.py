@@ -1,8 +1,8 @@
-"""The audit of a market's guarantee: each stage, and all of them together."""
+"""The audit of a market's plan: each stage, and all of them together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,33 +11,42 @@ import numpy as np
 import torch
 from dp_accounting.dp_event import DpEvent
 
-from attacks.auditing.claims import Claim
+from attacks.auditing import AIM
+from attacks.auditing.claims import Claim, factor_at
 from attacks.auditing.games import (
-    MakeNoise,
-    Played,
     play_counts,
-    play_embedding,
+    play_gram,
     play_masks,
     play_shared_counts,
     play_shared_gram,
+    play_subspace,
 )
 from attacks.auditing.gradients import play_bag, play_gradients, play_user
-from attacks.auditing.verdicts import LEVEL, Finding, canaries_needed, judge
-from fedmm_secure.config import Config
+from attacks.auditing.joint import Parts, canaries_needed
+from attacks.auditing.laws import Law, Members
+from attacks.auditing.played import Played, joined, together
+from attacks.auditing.verdicts import LEVEL, Finding, judge
 from fedmm_secure.guarantee.mechanisms import dp_sgd
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
+from privacy.accounting.ledger import stage_group
 from privacy.aggregation.masking import mask_bits
+from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.randomness import NoiseSource
 from privacy.mechanisms.shared_parts import norm_of
 
 CHAIN, MASKS = "chain", "masks"
-GRADIENTS, SUMS, USER, CODEBOOK = "gradient canaries", "summed gradients", "crafted user", "crafted user, codebook"
-_MARGIN = 2.0  # canaries beyond what an ideal game would need
-_FEWEST = 100
-_MASK_GAMES, _PLAIN_GAMES = 200, 100
-_PLAIN = 4.0  # distance of scores where a mask is used twice, or a codebook not clipped: they hardly overlap
+GRADIENTS, USER, CODEBOOK = "gradient canaries", "crafted user", "crafted user, codebook"
+NOISE_SEEN = 0.9  # of the stated noise: what an audit is made to see
+FEWEST = 16
+_TWO_ROUNDS, _RATIOS = "two rounds", "sum of ratios"
+_FEWEST_CHEAP = 500  # canaries of games that train no model: coins that repeat are seen by the spread of those in
+_MASK_GAMES = 40
+_MOST, _MOST_TRAINED = 100_000, 60
+_BATCH, _BATCH_TRAINED = 500, 15  # canaries in one task
 
-Play = Callable[[int, MakeNoise], Played]
+Play = Callable[[Members, NoiseSource], Played]
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,156 +54,198 @@ class Game:
     """One way to play a mechanism.
 
     Attributes:
-        stage: of the pipeline, ``chain`` or ``masks``.
+        stage: of the pipeline, or ``masks``.
         kind: of canary.
-        play: plays a number of games with the canary in, and as many without.
-        most: games at most, where time would otherwise know no bound.
-        batch: games in one task.
-        broken: how far apart scores are under the fault that the game is for; None for half the noise.
+        play: shows canaries, some of them in, as coins decided.
+        law: of what each shows where the mechanism is as stated; None where nothing may show.
+        trains: whether a model is trained for each canary.
+        most: canaries at most, where time would otherwise know no bound.
     """
 
     stage: str
     kind: str
     play: Play
-    most: int = 200_000
-    batch: int = 2_000
-    broken: float | None = None
+    law: Law | None
+    trains: bool = False
+    most: int = _MOST
 
-    @property
-    def slow(self) -> bool:
-        """Whether each game trains a model of its own."""
-        return self.batch < 100
+    def tasks(self, canaries: int, nonce: bytes) -> Iterator[tuple[Play, Members, bytes, tuple[str, str, int]]]:
+        """Its batches; the coins of a canary are the same in every game."""
+        member = NoiseSource(nonce, seeded=False).derive("coins").coins(0.5, canaries)
+        batch = _BATCH_TRAINED if self.trains else _BATCH
+        for start in range(0, canaries, batch):
+            yield self.play, member[start : start + batch], nonce, (self.stage, self.kind, start)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A game, what is claimed of the mechanism, and how often it is played.
+    """Games, what is claimed of the mechanisms that they play, and how many canaries.
 
     Attributes:
-        game: how it is played.
-        claim: what the ledger says.
+        stage: of the pipeline, ``chain`` or ``masks``.
+        kind: of canary.
+        games: one, or one for each stage of a chain.
+        claim: what the plan says of them.
+        parts: their laws, and how much each counts.
         level: false-alarm rate.
-        games: with the canary in; as many are played without.
+        canaries: to be scored.
+        needed: canaries that see ``NOISE_SEEN`` of the noise, and ε at ``AIM`` times the claim; None where no number
+            does, or nothing is claimed.
     """
 
-    game: Game
+    stage: str
+    kind: str
+    games: tuple[Game, ...]
     claim: Claim
+    parts: Parts
     level: float
-    games: int
+    canaries: int
+    needed: int | None
 
     @property
     def name(self) -> str:
-        return f"{self.game.stage}/{self.game.kind}".replace(",", "").replace(" ", "-")
+        return f"{self.stage}/{self.kind}".replace(",", "").replace(" ", "-")
 
-    @property
-    def batches(self) -> list[int]:
-        """Games of each batch."""
-        return [min(self.game.batch, self.games - start) for start in range(0, self.games, self.game.batch)]
-
-    def play(self, workers: int = 1, make_noise: MakeNoise | None = None) -> Iterator[Played]:
-        """Batches, over processes; in this one, and one after another, with given noise."""
-        play, batches = self.game.play, self.batches
-        if make_noise is not None or workers == 1 or len(batches) == 1:
-            yield from (_one_thread(play, games, make_noise or NoiseSource.from_entropy) for games in batches)
-            return
-        tasks = (joblib.delayed(_one_thread)(play, games, NoiseSource.from_entropy) for games in batches)
-        yield from joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
-
-    def judge(self, played: Played) -> Finding:
-        one_run, level = self.game.kind in (GRADIENTS, SUMS), self.level
-        return judge(self.claim, played.inside, played.outside, level=level, one_run=one_run, broken=self.game.broken)
+    def judge(self, played: Sequence[Played]) -> Finding:
+        """The verdict on what each of its games showed."""
+        one = together(played, [weight for weight, _ in self.parts]) if len(played) > 1 else played[0]
+        return judge(self.claim, self.parts, one.first(self.canaries), level=self.level)
 
 
-def plan_audits(
-    config: Config,
-    noise: Mapping[str, float],
-    events: Mapping[str, DpEvent],
-    delta: float,
-    *,
-    n_items: int,
-    n_markets: int,
-    canaries: int | None = None,
-    level: float = LEVEL,
-) -> list[Audit]:
-    """The audits of one market.
+def plan_audits(plan: SpendingPlan, *, canaries: int | None = None, level: float = LEVEL) -> list[Audit]:
+    """The audits of one market: every number in them follows from its plan.
 
     Args:
-        config: the configuration, whose mechanisms are played.
-        noise: by stage, noise multipliers that the market adds.
-        events: by stage, what is claimed of it.
-        delta: of the claims.
-        n_items: of the market, by which the embedding chooses its method.
-        n_markets: of the federation.
-        canaries: of each audit; by default as many as it takes to see half the noise.
+        plan: what the market spends, on what.
+        canaries: of each audit; by default as many as it takes to see ``NOISE_SEEN`` of the noise, and ε at ``AIM``
+            times what is claimed.
         level: false-alarm rate of all audits together: each has its share.
     """
-    games = stage_games(config, noise, n_items, n_markets)
-    claims = [(game, Claim((events[game.stage],), delta)) for game in games]
-    first = {game.stage: game for game in reversed(games)}  # of each stage, the first kind: the sharpest
-    if len(first) > 1:
-        chain = Game(CHAIN, "sum of ratios", partial(_together, tuple(game.play for game in first.values())))
-        claims.append((chain, Claim(tuple(events[stage] for stage in first), delta)))
-    if config.aggregation.traits.hides_single_updates:
-        bits = mask_bits(n_markets, 2**config.aggregation.bits)
-        masks = Game(MASKS, "two rounds", partial(play_masks, bits), most=_MASK_GAMES, broken=_PLAIN)
-        claims.append((masks, Claim((), delta)))
-    return [_audit(game, claim, canaries, level / len(claims)) for game, claim in claims]
+    games, events = stage_games(plan), stage_events(plan)
+    first: dict[str, Game] = {}
+    for game in games:
+        first.setdefault(game.stage, game)  # the first kind is the sharpest
+    chained, masked = len(first) > 1, plan.config.aggregation.traits.hides_single_updates
+    each = level / max(1, len(games) + chained + masked)
+    audits = [_audit(game, Claim(events[game.stage], plan.delta), canaries, each) for game in games]
+    if chained:
+        audits.append(_chain(tuple(first.values()), events, audits, plan.delta, each))
+    if masked:
+        bits = mask_bits(plan.n_markets, 2**plan.config.aggregation.bits)
+        game = Game(MASKS, _TWO_ROUNDS, partial(play_masks, bits), None, most=_MASK_GAMES)
+        audits.append(_audit(game, Claim((), plan.delta), canaries, each))
+    return audits
 
 
-def stage_games(config: Config, noise: Mapping[str, float], n_items: int, n_markets: int) -> list[Game]:
+def stage_events(plan: SpendingPlan) -> dict[str, tuple[DpEvent, ...]]:
+    """What a plan says of each stage that adds noise: the events of all its releases."""
+    found: dict[str, list[DpEvent]] = {stage: [] for stage in plan.noise}
+    for release in plan.releases():
+        if stage_group(release.stage) in found:
+            found[stage_group(release.stage)].append(release.event)
+    return {stage: tuple(events) for stage, events in found.items()}
+
+
+def stage_games(plan: SpendingPlan) -> list[Game]:
     """Every game against the stages that add noise."""
-    privacy, repetitions, found = config.privacy, len(config.seed), []
+    config, noise, found = plan.config, plan.noise, []
+    privacy, repetitions = config.privacy, len(config.seed)
     if COUNTS in noise:
-        found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, noise[COUNTS])))
+        sigma, times = noise[COUNTS], config.times_counted
+        found.append(Game(COUNTS, USER, partial(play_counts, privacy.contribution, times, sigma), Law(sigma)))
     if EMBEDDING in noise:
-        private = config.embedding.private
-        method = "gram" if private.uses_gram(n_items) else "subspace"  # the audited data are smaller than the market's
-        chosen = private.model_copy(update={"method": method})
-        found.append(Game(EMBEDDING, USER, partial(play_embedding, chosen, noise[EMBEDDING])))
-    honest = n_markets - privacy.colluding_markets
-    for stage, play in ((SHARED_COUNTS, play_shared_counts), (SHARED_GRAM, play_shared_gram)):
+        private, sigma = config.embedding.private, noise[EMBEDDING]
+        play = play_gram if private.uses_gram(plan.size.items) else play_subspace  # as the market's items decide
+        found.append(Game(EMBEDDING, USER, partial(play, private, sigma), Law(sigma)))
+    honest = plan.n_markets - privacy.colluding_markets
+    for stage, summed in ((SHARED_COUNTS, play_shared_counts), (SHARED_GRAM, play_shared_gram)):
         if stage in noise:
-            found.append(Game(stage, USER, partial(play, norm_of(noise[stage], honest), honest)))
+            sigma = noise[stage]
+            found.append(Game(stage, USER, partial(summed, norm_of(sigma, honest), honest), Law(sigma)))
     if QUANTIZER in noise:
         choices, steps = dp_sgd(privacy.quantizer, noise[QUANTIZER]), privacy.quantizer.steps_per_round
         rounds = repetitions * (config.federation.rounds - config.federation.warm_up_rounds)
-        found += _gradient_games(QUANTIZER, partial(play_gradients, choices, rounds, steps))
-        user = partial(play_user, choices, rounds, steps)
-        found.append(Game(QUANTIZER, USER, user, most=600, batch=20))
-        unclipped = partial(user, codebook=True)
-        found.append(Game(QUANTIZER, CODEBOOK, unclipped, most=_PLAIN_GAMES, batch=20, broken=_PLAIN))
+        law, user = _law(choices, rounds * steps), partial(play_user, choices, rounds, steps)
+        found.append(Game(QUANTIZER, GRADIENTS, partial(play_gradients, choices, rounds, steps), law))
+        found.append(Game(QUANTIZER, USER, user, law, trains=True, most=_MOST_TRAINED))
+        part = partial(user, codebook=True)
+        found.append(Game(QUANTIZER, CODEBOOK, part, law, trains=True, most=_MOST_TRAINED))
     if CTR in noise:
         choices, steps = dp_sgd(privacy.ctr, noise[CTR]), repetitions * privacy.ctr.steps
-        found += _gradient_games(CTR, partial(play_gradients, choices, 1, steps))
-        found.append(Game(CTR, USER, partial(play_bag, choices, steps), most=400, batch=20))
+        law = _law(choices, steps)
+        found.append(Game(CTR, GRADIENTS, partial(play_gradients, choices, 1, steps), law))
+        found.append(Game(CTR, USER, partial(play_bag, choices, steps), law, trains=True, most=_MOST_TRAINED))
     return found
 
 
-def _gradient_games(stage: str, play: Callable[..., Played]) -> list[Game]:
-    return [Game(stage, GRADIENTS, play), Game(stage, SUMS, partial(play, summed=True))]
+def play(
+    audits: Sequence[Audit], nonce: bytes, *, workers: int = 1, report: Report = lambda name, done, n: None
+) -> Iterator[tuple[Audit, list[Played]]]:
+    """Audits, and what their games showed; a game that several audits are about is played once.
+
+    Args:
+        audits: to be played.
+        nonce: 32 bytes, the auditor's: all randomness follows from it, so whoever has it draws the same games again.
+        workers: processes; with one, games are played in this one.
+        report: told of progress by audit.
+    """
+    shown: dict[tuple[str, str], Played] = {}
+    most: dict[tuple[str, str], int] = {}
+    for audit in audits:
+        for game in audit.games:
+            most[game.stage, game.kind] = max(audit.canaries, most.get((game.stage, game.kind), 0))
+    for audit in audits:
+        for game in audit.games:
+            key = game.stage, game.kind
+            if key not in shown:
+                shown[key] = joined(list(_batches(game, most[key], nonce, workers, partial(report, audit.name))))
+        yield audit, [shown[game.stage, game.kind] for game in audit.games]
 
 
-def gather(played: Iterable[Played]) -> Played:
-    """All batches of an audit."""
-    parts = list(played)
-    return Played(np.concatenate([part.inside for part in parts]), np.concatenate([part.outside for part in parts]))
+def _batches(
+    game: Game, canaries: int, nonce: bytes, workers: int, report: Callable[[int, int], None]
+) -> Iterator[Played]:
+    tasks, done = list(game.tasks(canaries, nonce)), 0
+    if workers == 1 or len(tasks) == 1:
+        played: Iterator[Played] = (_one_thread(*task) for task in tasks)
+    else:
+        made = (joblib.delayed(_one_thread)(*task) for task in tasks)
+        played = joblib.Parallel(n_jobs=workers, return_as="generator")(made)
+    for part in played:
+        done += len(part)
+        report(done, canaries)
+        yield part
+
+
+def _one_thread(play: Play, member: Members, nonce: bytes, purpose: tuple[str, str, int]) -> Played:
+    torch.set_num_threads(1)
+    return play(member, NoiseSource(nonce, seeded=False).derive("game", *purpose))
+
+
+def _law(choices: DPSGD, steps: int) -> Law:
+    return Law(choices.noise_multiplier, choices.sampling_rate, steps)
 
 
 def _audit(game: Game, claim: Claim, canaries: int | None, level: float) -> Audit:
-    if canaries is not None:
-        return Audit(game, claim, level, max(2, min(canaries // 2, game.most)))
-    broken = 2.0 * claim.distance if game.broken is None else game.broken
-    needed = canaries_needed(claim, broken, level=level)
-    ideal = game.most if needed is None else int(_MARGIN * needed / 2)
-    return Audit(game, claim, level, int(np.clip(ideal, _FEWEST, game.most)))
+    parts = () if game.law is None else ((1.0, game.law),)
+    needed = _needed(parts, claim, level) if parts else None
+    wanted = canaries or (game.most if needed is None else max(needed, 0 if game.trains else _FEWEST_CHEAP))
+    return Audit(game.stage, game.kind, (game,), claim, parts, level, int(np.clip(wanted, FEWEST, game.most)), needed)
 
 
-def _one_thread(play: Play, games: int, noise: MakeNoise) -> Played:
-    torch.set_num_threads(1)
-    return play(games, noise)
+def _chain(
+    games: tuple[Game, ...], events: dict[str, tuple[DpEvent, ...]], audits: Sequence[Audit], delta: float, level: float
+) -> Audit:
+    """All stages with the same canaries in, as many as every one of them has; their noise is independent."""
+    own = {audit.stage: audit for audit in reversed(audits)}
+    distances = np.array([own[game.stage].claim.distance for game in games])
+    weights = distances / np.linalg.norm(distances)
+    parts = tuple((float(weight), game.law) for weight, game in zip(weights, games, strict=True) if game.law)
+    claim = Claim(tuple(event for game in games for event in events[game.stage]), delta)
+    canaries = min(own[game.stage].canaries for game in games)
+    return Audit(CHAIN, _RATIOS, games, claim, parts, level, canaries, _needed(parts, claim, level))
 
 
-def _together(plays: Sequence[Play], games: int, noise: MakeNoise) -> Played:
-    """All stages with the same canaries in; what they release is independent given that."""
-    first, *others = (play(games, noise) for play in plays)
-    return sum(others, start=first)
+def _needed(parts: Parts, claim: Claim, level: float) -> int | None:
+    factor = factor_at(claim, AIM * claim.epsilon)
+    return canaries_needed(parts, level, noise=max(NOISE_SEEN, factor), weight=1.0 / factor)

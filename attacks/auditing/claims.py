@@ -1,20 +1,20 @@
-"""What a guarantee claims, as the curve that no attack may rise above."""
+"""What a guarantee claims of a mechanism, and what would be true of it with less noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
+import dp_accounting
 import numpy as np
-from dp_accounting import dp_event, pld
+from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
-from numpy.typing import NDArray
-from scipy import optimize, stats
 
-from privacy.accounting.accountants import COARSE, pld_epsilon
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
+from privacy.accounting.events import dp_sgd_event, gaussian_steps
 
-_EPSILONS = np.concatenate([np.linspace(0.0, 4.0, 161), np.linspace(4.1, 12.0, 80), np.linspace(12.5, 40.0, 56)])
+LARGEST = 60.0  # ε beyond which none is computed: no guarantee in any sense
+_COARSER = 0.1  # of an ε: the grid of the losses that it is composed on grows with it
 
 
 @dataclass(frozen=True)
@@ -34,45 +34,43 @@ class Claim:
         """ε at δ by privacy loss distributions; ``inf`` if any event is not private."""
         return pld_epsilon(self.events, self.delta) if self.events else 0.0
 
-    def largest_tpr(self, fpr: float) -> float:
-        """The most true positives that any test of membership can have at a false-positive rate.
-
-        The trade-off function of the composed events (Dong, Roth, Su, JRSS-B 2022): the least over ε of what
-        ``(ε, δ(ε))`` admits, in both directions of add-or-remove-one (Kairouz et al., ICML 2015). δ(ε) by privacy loss
-        distributions errs upwards, so no test can exceed it.
-        """
-        deltas = self._profile
-        forwards = np.exp(_EPSILONS) * fpr + deltas
-        backwards = 1.0 - np.exp(-_EPSILONS) * (1.0 - deltas - fpr)
-        return float(min(1.0, forwards.min(), backwards.min()))
-
-    @property
+    @cached_property
     def distance(self) -> float:
-        """How many standard deviations apart the best test sees "in" and "out", as if both were Gaussian."""
-        return float(2.0 * stats.norm.ppf(min(self.largest_tpr(self._balanced), 1.0 - 1e-9)))
+        """Standard deviations between "in" and "out" of the Gaussian mechanism that has this ε at this δ."""
+        return distance_of(self.epsilon, self.delta)
 
-    @cached_property
-    def _balanced(self) -> float:
-        """The false-positive rate at which the best test errs equally often both ways."""
-        return float(optimize.brentq(lambda fpr: 1.0 - self.largest_tpr(fpr) - fpr, 0.0, 0.5))
+    def epsilon_at(self, factor: float, *, interval: float = COARSE) -> float:
+        """ε at δ if noise over contribution were ``factor`` of what is claimed; ``inf`` above ``LARGEST``.
 
-    @cached_property
-    def _profile(self) -> NDArray[np.float64]:
-        """δ(ε) at each of the fixed ε, ``(n,)``."""
-        if not self.events:
-            return np.zeros(len(_EPSILONS))
+        An upper bound at any ``interval`` of the losses that it is composed on.
+        """
         steps = gaussian_steps(dp_event.ComposedDpEvent(list(self.events)))
         if steps is None:
-            return np.ones(len(_EPSILONS))
-        accountant = pld.PLDAccountant(value_discretization_interval=COARSE)
-        for (noise_multiplier, rate), count in sorted(steps.items()):
-            step: DpEvent = dp_event.GaussianDpEvent(noise_multiplier)
-            if rate < 1.0:
-                step = dp_event.PoissonSampledDpEvent(rate, step)
-            accountant.compose(step, count)
-        return np.array([float(accountant.get_delta(epsilon)) for epsilon in _EPSILONS])
+            return float("inf")
+        rough = epsilon_of(self.distance / factor, self.delta)
+        if rough > LARGEST:
+            return float("inf")
+        events = [dp_sgd_event(factor * noise, rate, count) for (noise, rate), count in steps.items()]
+        return pld_epsilon(events, self.delta, interval=interval * max(1.0, _COARSER * rough))
 
 
-def gaussian_tpr(mu: float, fpr: float) -> float:
-    """True positives of the best test between ``N(0, 1)`` and ``N(μ, 1)``."""
-    return float(stats.norm.cdf(mu + stats.norm.ppf(fpr)))
+@lru_cache(maxsize=64)
+def factor_at(claim: Claim, epsilon: float) -> float:
+    """The noise over contribution, in what is claimed, at which ε is ``epsilon``: to a hundredth, and no smaller."""
+    low, high = 0.5, 1.0
+    while claim.epsilon_at(low, interval=ROUGH) < epsilon:
+        low, high = 0.5 * low, low
+    while high - low > 0.01 * high:
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if claim.epsilon_at(middle, interval=ROUGH) < epsilon else (middle, high)
+    return high
+
+
+def distance_of(epsilon: float, delta: float) -> float:
+    """Standard deviations between the outputs of a Gaussian mechanism of this ε at δ; 0 where nothing is learnt."""
+    return 1.0 / float(dp_accounting.get_sigma_gaussian(epsilon, delta)) if 0.0 < epsilon < np.inf else epsilon
+
+
+def epsilon_of(distance: float, delta: float) -> float:
+    """ε at δ of a Gaussian mechanism whose outputs are so far apart."""
+    return float(dp_accounting.get_epsilon_gaussian(1.0 / distance, delta)) if distance > 0 else 0.0

@@ -22,6 +22,7 @@ from torch import Tensor
 from attacks.auditing import audit
 from attacks.auditing.gradients import CODEBOOK
 from fedmm_secure.collaborative import dp_svd as dp_svd_embedding
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
 from privacy.aggregation import PairwiseMasks
 from privacy.mechanisms import counts, dp_sgd, dp_svd
 from privacy.mechanisms.clipped_sums import DenseSums
@@ -39,7 +40,7 @@ class Fault:
     Attributes:
         name: what is broken.
         stages: the stages that it breaks.
-        kinds: kinds of canary that can see it; empty for all.
+        kinds: kinds of canary that are meant to see it; empty for all.
         broken: a context in which it is.
     """
 
@@ -171,8 +172,8 @@ def masks_reused() -> Iterator[None]:
         yield
 
 
-NOISY = ("counts", "embedding", "quantizer", "ctr", "chain")
-SGD = ("quantizer", "ctr")
+NOISY = (COUNTS, EMBEDDING, SHARED_COUNTS, SHARED_GRAM, QUANTIZER, CTR, audit.CHAIN)
+SGD = (QUANTIZER, CTR)
 
 
 def _codebook(value: Tensor) -> bool:
@@ -182,16 +183,18 @@ def _codebook(value: Tensor) -> bool:
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault
     for fault in (
+        Fault("noise at .9", NOISY, lambda: noise_scaled(0.9)),
+        Fault("noise at .8", NOISY, lambda: noise_scaled(0.8)),
         Fault("noise at half", NOISY, lambda: noise_scaled(0.5)),
         Fault("noise at a tenth", NOISY, lambda: noise_scaled(0.1)),
         Fault("no noise", NOISY, lambda: noise_scaled(0.0)),
         Fault("noise on spare coordinates alone", NOISY, noise_on_spare_alone),
         Fault("no clipping", SGD, lambda: unclipped(lambda value: True)),
-        Fault("codebook not clipped", ("quantizer",), lambda: unclipped(_codebook), (audit.CODEBOOK,)),
-        Fault("Gram sensitivity off by 2", ("embedding",), gram_unscaled),
-        Fault("contribution bound ignored", ("counts",), contributions_unbounded),
-        Fault("one batch of fixed size reused", SGD, one_batch, (audit.SUMS,)),
-        Fault("seed reused across rounds", ("quantizer",), seed_reused, (audit.SUMS,)),
-        Fault("masks reused", ("masks",), masks_reused),
+        Fault("codebook not clipped", (QUANTIZER,), lambda: unclipped(_codebook), (audit.CODEBOOK,)),
+        Fault("Gram sensitivity off by 2", (EMBEDDING,), gram_unscaled),
+        Fault("contribution bound ignored", (COUNTS,), contributions_unbounded),
+        Fault("one batch of fixed size reused", SGD, one_batch, (audit.GRADIENTS,)),
+        Fault("seed reused across rounds", (QUANTIZER,), seed_reused, (audit.GRADIENTS,)),
+        Fault("masks reused", (audit.MASKS,), masks_reused),
     )
 }

@@ -1,21 +1,21 @@
 """Games against DP-SGD: canaries in the gradient, and canaries that are users.
 
 The adversary sees every noised gradient (Nasr et al., USENIX Security 2023). A canary's gradient is known, so each step
-gives a likelihood ratio between ``N(0, σ²)`` and the mixture that Poisson sampling makes of it, in units of the
-clipping norm; the score of a canary is the sum over the steps. That reaches the trade-off curve that the ledger
-claims.
+shows one value along it, in clipping norms: ``N(0, σ²)``, shifted where the canary was sampled. The score of a canary
+is the sum of likelihood ratios over the steps. That reaches the trade-off curve that the ledger claims.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attacks.auditing.games import MakeNoise, Played, with_and_without
+from attacks.auditing.laws import Law, Members, Values
+from attacks.auditing.played import Played
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bags import Bags
 from fedmm_secure.ctr.features import FeatureSchema
@@ -23,10 +23,13 @@ from fedmm_secure.ctr.models.private import PrivateCTR, bag_loss
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from privacy.mechanisms.clipped_sums import AUTOMATIC_STABILITY
+from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
+from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
 STEEP = 1e3  # clipping norms of a canary's gradient before it is clipped
 ENOUGH = 2  # values of the noise in the open, as in the pipeline; the adversary of these games has no use for them
+_SINGLE = 1e-4  # of a clipping norm: what single precision, and a stabilised norm, may do to a canary's gradient
 LONG = 1e3  # length of a crafted embedding; that of others is 1
 CODEBOOK = (5, 4)  # codes and dimensions of the audited model's global codebook
 # latents of any length, so that a codebook's gradient can be as steep as any other
@@ -53,39 +56,55 @@ class CanaryGradients:
         return torch.zeros(len(index))
 
 
-def play_gradients(
-    choices: DPSGD, rounds: int, steps: int, games: int, noise: MakeNoise, *, summed: bool = False
+def observed(
+    member: Members, seen: Values, choices: DPSGD, *, length: float | Values = 1.0, parameters: int = 1
 ) -> Played:
-    """Gradient canaries in one training run of the product's DP-SGD, twice as many as ``games``; a coin each says "in".
+    """Canaries who show values ``(n, steps)`` along their own gradients, in clipping norms.
+
+    Args:
+        member: whether each was in.
+        seen: the values; signed, so that what a canary adds is positive.
+        choices: of DP-SGD, as claimed.
+        length: of the canary's clipped gradient in what is read; 1 where it is the whole clipping norm.
+        parameters: that a gradient is read over.
+    """
+    steps = seen.shape[1]
+    law = Law(choices.noise_multiplier, choices.sampling_rate, steps)
+    normal = law.normal_scores(seen, member[:, None], length)
+    total = normal.sum(axis=1) / math.sqrt(steps)
+    ratios = law.ratio(seen, length).sum(axis=1)
+    # noise and contribution are each within a grid unit of an entry; gradients within single precision
+    slack = 2.0 * math.sqrt(parameters) / scale(LEVELS) + _SINGLE / choices.noise_multiplier
+    whole = bool(np.all(np.abs(np.asarray(length) - 1.0) < _SINGLE))
+    weight = law.weight_scores(ratios, slack) if whole else total - math.sqrt(steps) * slack
+    score = ratios if whole else seen.sum(axis=1)  # a part has not the length to look for where it is not clipped
+    return Played(member, score, weight, total, np.square(normal).sum(axis=1), steps, slack)
+
+
+def play_gradients(choices: DPSGD, rounds: int, steps: int, member: Members, noise: NoiseSource) -> Played:
+    """Gradient canaries in one training run of the product's DP-SGD.
 
     Independent coins are what the bounds from one run rest on (Steinke, Nasr, Jagielski, NeurIPS 2023).
-    ``summed`` scores a canary by the sum of its noised gradients instead of their likelihood ratios: about as good
-    against Poisson samples and fresh noise, and better where either repeats itself.
     """
-    canaries = 2 * games
-    source = noise()
-    member = source.derive("coins").coins(0.5, canaries)
-    member[:2] = True, False  # no game without either
+    canaries = len(member)
     gradients = CanaryGradients(canaries, choices.clipping_norm)
     parameter = gradients.parameters[0]
     trainer = DPSGDTrainer(gradients, torch.optim.SGD([parameter], lr=0.0), choices, canaries)
-    batch = max(1, round(choices.sampling_rate * canaries))
-    total = np.zeros(canaries)
+    unit = choices.expected_batch(canaries) / choices.clipping_norm
+    seen: list[Values] = []
 
     def observe() -> None:
         assert parameter.grad is not None
-        seen = parameter.grad.double().numpy() * batch / choices.clipping_norm
-        signal = gradients.sign * seen
-        total[:] += signal if summed else step_ratio(signal, 1.0, choices)
+        seen.append(gradients.sign * parameter.grad.double().numpy() * unit)
 
     for index in range(rounds):
-        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, source.derive(index), observe, spare=ENOUGH)
+        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, noise.derive(index), observe, spare=ENOUGH)
         gradients.sign = -gradients.sign
-    return Played(total[member], total[~member])
+    return observed(member, np.stack(seen, axis=1), choices)
 
 
 def play_user(
-    choices: DPSGD, rounds: int, steps: int, games: int, noise: MakeNoise, *, codebook: bool = False
+    choices: DPSGD, rounds: int, steps: int, member: Members, noise: NoiseSource, *, codebook: bool = False
 ) -> Played:
     """A crafted user in the product's RQ-VAE training; the adversary reads all gradients, both codebooks' included.
 
@@ -100,21 +119,21 @@ def play_user(
     def loss(model: nn.Module) -> Tensor:
         return torch.as_tensor(model(row).total(settings.weights).sum())
 
-    def score(with_canary: bool) -> float:
+    def watch(present: bool, source: NoiseSource) -> Watcher:
         model = RQVAE(AUDITED, torch.Generator().manual_seed(0))
-        private, source = PrivateSettings(choices, steps, spare=ENOUGH), noise()
+        private = PrivateSettings(choices, steps, spare=ENOUGH)
         nobody = torch.zeros(0, AUDITED.input_dim)
-        trainer = QuantizerTrainer(model, row[: int(with_canary)], nobody, settings, private)
+        trainer = QuantizerTrainer(model, row[: int(present)], nobody, settings, private)
         parts = [model.global_codebook.codewords] if codebook else list(model.parameters())
         watcher = Watcher(model, loss, choices, parts)
         for round in range(rounds):
             trainer.private_steps(steps, source.derive(round), after=watcher)
-        return watcher.total
+        return watcher
 
-    return with_and_without(score, games)
+    return _watched(watch, choices, member, noise)
 
 
-def play_bag(choices: DPSGD, steps: int, games: int, noise: MakeNoise) -> Played:
+def play_bag(choices: DPSGD, steps: int, member: Members, noise: NoiseSource) -> Played:
     """A crafted user's bag in the training of the CTR model that is released."""
     schema = FeatureSchema(("item_global_code",), (3,), ("item_count",))
     config = Config.model_validate(_SMALLEST)
@@ -123,14 +142,14 @@ def play_bag(choices: DPSGD, steps: int, games: int, noise: MakeNoise) -> Played
     def loss(model: nn.Module) -> Tensor:
         return bag_loss(model, tuple(part[0] for part in bag.tensors()))
 
-    def score(with_canary: bool) -> float:
+    def watch(present: bool, source: NoiseSource) -> Watcher:
         released = PrivateCTR("deepfm", schema, config, 0)
         watcher = Watcher(released.network, loss, choices, list(released.network.parameters()))
-        mine = Bags(*(part[: int(with_canary)] for part in bag.tensors()))
-        released.fit(mine, choices, steps, 1e-2, True, noise(), watcher, spare=ENOUGH)
-        return watcher.total
+        mine = Bags(*(part[: int(present)] for part in bag.tensors()))
+        released.fit(mine, choices, steps, 1e-2, True, source, watcher, spare=ENOUGH)
+        return watcher
 
-    return with_and_without(score, games)
+    return _watched(watch, choices, member, noise)
 
 
 _SMALLEST = {
@@ -139,14 +158,29 @@ _SMALLEST = {
 }
 
 
+def _watched(
+    watch: Callable[[bool, NoiseSource], Watcher], choices: DPSGD, member: Members, noise: NoiseSource
+) -> Played:
+    """One training run for each canary."""
+    watchers = [watch(bool(present), noise.derive(index)) for index, present in enumerate(member)]
+    seen, lengths = (np.array([getattr(each, name) for each in watchers]) for name in ("seen", "lengths"))
+    return observed(member, seen, choices, length=lengths, parameters=watchers[0].parameters)
+
+
 class Watcher:
-    """Reads a model's noised gradients after each step and adds up likelihood ratios along the canary's gradient.
+    """Reads a model's noised gradients after each step, along the gradient that the canary would have had.
+
+    That follows from earlier releases alone, so what is read has the law of one step, whatever came before.
 
     Args:
         model: in training.
         loss: the canary's loss.
         choices: of DP-SGD, as claimed.
         parts: the parameters whose gradients are read.
+
+    Attributes:
+        seen: a value for each step, in clipping norms.
+        lengths: of the canary's clipped gradient in these parts, likewise.
     """
 
     def __init__(
@@ -154,18 +188,22 @@ class Watcher:
     ) -> None:
         self._parameters, self._parts, self._choices = list(model.parameters()), parts, choices
         self._model, self._loss = model, loss
-        self.total = 0.0
+        self.seen: list[float] = []
+        self.lengths: list[float] = []
         self._expected = self._clipped()
+
+    @property
+    def parameters(self) -> int:
+        """How many are read."""
+        return len(self._expected)
 
     def __call__(self) -> None:
         norm = self._choices.clipping_norm
         noised = _flat([value.grad for value in self._parts if value.grad is not None])
         length = float(self._expected.norm())
-        along = float(noised @ self._expected) / max(length, 1e-12) / norm
-        if len(self._parts) < len(self._parameters):
-            self.total += along  # the length that it should have is not the one to look for
-        else:
-            self.total += float(step_ratio(np.array(along), length / norm, self._choices))
+        towards = self._expected / length if length > 0 else torch.full_like(noised, len(noised) ** -0.5)
+        self.seen.append(float(noised @ towards) / norm)
+        self.lengths.append(length / norm)
         self._expected = self._clipped()
 
     def _clipped(self) -> Tensor:
@@ -182,17 +220,3 @@ class Watcher:
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.detach().flatten() for part in parts]).double()
-
-
-def step_ratio(observed: NDArray[np.float64], length: float, choices: DPSGD) -> NDArray[np.float64]:
-    """Log-likelihood ratio of a noised gradient along the canary's, "in" over "out".
-
-    Args:
-        observed: in clipping norms; without the canary ``N(0, σ²)``, with it shifted by ``length`` when sampled.
-        length: of the canary's clipped gradient, in clipping norms.
-        choices: noise multiplier and sampling rate.
-    """
-    rate = choices.sampling_rate
-    exponent = (observed * length - 0.5 * length**2) / choices.noise_multiplier**2
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.logaddexp(np.log1p(-rate), np.log(rate) + exponent))

@@ -9,13 +9,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.membership.scores import SCORES, Confidences, Membership, combine, multi_query
+from attacks.membership.scores import (
+    SCORES,
+    Confidences,
+    Evidence,
+    Membership,
+    multi_query,
+    ratios,
+)
 from attacks.membership.shadow import ShadowScores
-from attacks.membership.users import codebook_attack, pool_rows, recommender_attack
+from attacks.membership.users import codebook_attack, pool_rows, recommended_items
 from attacks.metrics import MembershipMetrics, membership_metrics
 from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.data.market import IntArray
 
 PAIR_VIEWS = ("profile", "consumer")
+Shown = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Inference:
         target: name of the model; the federation itself under ``market`` and ``server``.
         view: what the adversary saw.
         attack: its name.
-        scores: ``(n_models, n_units)``.
+        scores: ``(n_models, n_units)``; those of each block made without its coins.
         member: of the same shape.
     """
 
@@ -44,32 +53,40 @@ class Inference:
 def infer(shadows: ShadowScores) -> Iterator[Inference]:
     """Scores of every attack for every target model and view that it shows.
 
-    A user's confidence is the mean over the user's rows: pooled first, scored then.
+    What a view shows, every attack on a view that contains it has too: the white box is attacked with the accounts of a
+    consumer and the weights. A user's confidence is the mean over the user's rows: pooled first, scored then; where
+    evidence is combined, also the other way round.
     """
     units = _Units(shadows)
-    for target, observed in shadows.observed.items():
+    for target, shown in shadows.observed.items():
         for view in PAIR_VIEWS:
-            if view in observed:
-                confidence = units.pooled(observed[view])
+            if view in shown:
+                confidence = units.pooled(shown[view])
                 for name, score in SCORES.items():
                     yield units.inference(target, view, name, score(confidence, units.member))
-                context = units.pooled(observed[f"{view}-context"])
-                statistics = np.concatenate([confidence[:, :, None], context], axis=2)
-                yield units.inference(
-                    target, view, "multi-query LiRA", multi_query(statistics, units.member, units.known)
-                )
-        yield from _white_box(units, target, observed)
-        if shadows.unit == "user":
-            yield from _of_users(units, target, observed)
+                for name, one in units.single(shown, view).items():
+                    yield units.inference(target, view, name, one(units.models)[:, :, 0])
+                yield units.inference(target, view, "multi-query LiRA", units.combined(units.account(shown, view)))
+        weights = units.weights(shown)
+        if weights:
+            accounts = units.account(shown, "consumer") if "consumer" in shown else []
+            yield units.inference(target, "release", "white box", units.combined([*accounts, *weights]))
+        if shadows.unit == "user" and "latent" in shown:
+            latent = shown["latent"].astype(np.float64)[:, units.users]
+            for key, seen_by in (("aggregate", "market"), ("own", shadows.opened_by)):
+                if key in shown and seen_by is not None:
+                    scores = codebook_attack(latent, shown[key].astype(np.float64), units.member)
+                    yield units.inference(target, seen_by, "codebook", scores)
 
 
 class _Units:
-    """What is asked about: rows, or the users that have rows."""
+    """What is asked about, rows or the users that have rows, and the evidence of each."""
 
     def __init__(self, shadows: ShadowScores) -> None:
         self.shadows = shadows
         self.users = np.unique(shadows.queries.user)
         self.member = shadows.member if shadows.unit == "interaction" else shadows.member[:, self.users]
+        self.models = np.arange(len(self.member))
 
     @cached_property
     def known(self) -> NDArray[np.float64]:
@@ -80,6 +97,39 @@ class _Units:
         facts = np.stack([rows_of_user[queries.user], rows_of_item[queries.item]], axis=1)
         return np.asarray(self.pooled(facts[None])[0])
 
+    def account(self, shown: Shown, view: str) -> list[Evidence]:
+        """All that the accounts of a view tell."""
+        rows = np.concatenate([shown[view][:, :, None], shown[f"{view}-context"]], axis=2)
+        statistics = self.pooled(rows)
+        found = [ratios(statistics, self.member), *self.single(shown, view).values()]
+        if self.shadows.unit == "user":
+            found.append(_pooled_ratios(rows.astype(np.float64), self.unit_of_row, self.member))
+        return [*found, _constant(statistics[:, :, 0].mean(0))]
+
+    def single(self, shown: Shown, view: str) -> dict[str, Evidence]:
+        """Evidence that is an attack by itself."""
+        found: dict[str, Evidence] = {}
+        if f"{view}-pairs" in shown:
+            values = shown[f"{view}-pairs"].astype(np.float64)
+            unit = self.unit_of_row[self.shadows.queries.pairs.row]
+            found["single-item accounts"] = _pooled_ratios(values[:, :, ::-1], unit, self.member)
+        if self.shadows.unit == "user" and f"{view}-recommended" in shown:
+            recommended = shown[f"{view}-recommended"].astype(np.float64)[:, self.users]
+            vectors, centre = self._tastes
+            found["recommendations"] = recommended_items(recommended, self.member, centre, vectors)
+        return found
+
+    def weights(self, shown: Shown) -> list[Evidence]:
+        """What published models tell beside the scores that they give."""
+        if self.shadows.unit == "interaction":
+            found = shown.get("row-release")
+        else:
+            found = shown["user-release"][:, self.users] if "user-release" in shown else None
+        return [] if found is None else [ratios(found.astype(np.float64), self.member)]
+
+    def combined(self, evidence: list[Evidence]) -> Confidences:
+        return multi_query(evidence, self.member, self.known)
+
     def pooled(self, values: NDArray[np.floating]) -> Confidences:
         wide = values.astype(np.float64)
         if self.shadows.unit == "interaction":
@@ -89,37 +139,40 @@ class _Units:
     def inference(self, target: str, view: str, attack: str, scores: Confidences) -> Inference:
         return Inference(target, view, attack, scores, self.member)
 
+    @cached_property
+    def unit_of_row(self) -> IntArray:
+        """Number of the unit that each queried row belongs to."""
+        user = self.shadows.queries.user
+        return np.arange(len(user)) if self.shadows.unit == "interaction" else np.searchsorted(self.users, user)
 
-def _white_box(units: _Units, target: str, observed: dict[str, NDArray[np.float32]]) -> Iterator[Inference]:
-    if units.shadows.unit == "interaction":
-        if "release" in observed:
-            scores = combine(observed["release"].astype(np.float64), units.member)
-            yield units.inference(target, "release", "white box, rows", scores)
-        return
-    parts = []
-    if "consumer" in observed:
-        parts.append(units.pooled(observed["consumer"])[:, :, None])
-    if "user-release" in observed:
-        parts.append(observed["user-release"].astype(np.float64)[:, units.users])
-    if parts:
-        scores = combine(np.concatenate(parts, axis=2), units.member)
-        yield units.inference(target, "release", "white box, users", scores)
+    @cached_property
+    def _tastes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Vectors of items, and the centre of each user's."""
+        full = self.shadows.queries.full
+        vectors = SVDEmbedding(16).fit(full).item_factors_
+        count = np.maximum(np.asarray(full.sum(axis=1)), 1.0).reshape(-1, 1)
+        return vectors, (np.asarray(full @ vectors) / count)[self.users]
 
 
-def _of_users(units: _Units, target: str, observed: dict[str, NDArray[np.float32]]) -> Iterator[Inference]:
-    queries, users = units.shadows.queries, units.users
-    vectors = SVDEmbedding(16).fit(queries.full).item_factors_
-    count = np.maximum(np.asarray(queries.full.sum(axis=1)), 1.0).reshape(-1, 1)
-    centre = np.asarray(queries.full @ vectors) / count
-    for view in PAIR_VIEWS:
-        if f"{view}-recommended" not in observed:
-            continue
-        recommended = observed[f"{view}-recommended"].astype(np.float64)[:, users]
-        scores = recommender_attack(recommended, units.member, centre[users], vectors)
-        yield units.inference(target, view, "recommendations", scores)
-    if "latent" in observed:
-        latent = observed["latent"].astype(np.float64)[:, users]
-        for key, seen_by in (("aggregate", "market"), ("own", units.shadows.opened_by)):
-            if key in observed and seen_by is not None:
-                scores = codebook_attack(latent, observed[key].astype(np.float64), units.member)
-                yield units.inference(target, seen_by, "codebook", scores)
+def _pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: Membership) -> Evidence:
+    """Scored first and pooled then: mean likelihood ratios of what a unit has several of; 0 for a unit without any.
+
+    Args:
+        values: ``(n_models, n, n_statistics)``.
+        unit: of each, ``(n,)``.
+        member: ``(n_models, n_units)``.
+    """
+    having, each = np.unique(unit), ratios(values, member[:, unit])
+
+    def among(models: IntArray) -> NDArray[np.float64]:
+        found = np.zeros((len(models), member.shape[1], values.shape[2]))
+        if len(having):
+            found[:, having] = pool_rows(each(models), unit)
+        return found
+
+    return among
+
+
+def _constant(fact: NDArray[np.float64]) -> Evidence:
+    """What is the same whichever model is attacked, ``(n_units,)``."""
+    return lambda models: np.broadcast_to(fact[None, :, None], (len(models), len(fact), 1))

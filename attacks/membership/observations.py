@@ -1,8 +1,12 @@
 """What each view shows of one trained pipeline, for every queried row or user.
 
-- ``profile``: the live score of the row's item in the account of the row's own user.
+- ``profile``: the live score of the row's item in the account of the row's own user; for a user whom the pipeline does
+  not know, in a stranger's account of the same size, so that nobody is told from an empty account.
 - ``consumer``: the score of the row's item in an account of the adversary's, which copies the user's other rows.
-- ``release``: white box. Statistics of each row and of each user that the published models give away.
+- ``consumer-pairs``: the score of the row's item in accounts that hold a single other item of the user, by itself and
+  over what the two items score beside items that never went with them.
+- ``row-release``, ``user-release``: white box. Statistics of each row and of each user that the published models give
+  away beside their scores.
 - ``…-context``: what else the account is shown: the mean score of a few items, of items near the queried one, and how
   many of the former rank below it.
 - ``…-recommended``: the items that rank first for a user's account.
@@ -13,17 +17,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from attacks.membership.queries import Queries
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -36,10 +42,24 @@ RECOMMENDED = 10
 _AT_ONCE = 200_000  # pairs whose features are held in memory together
 
 
+@dataclass(frozen=True)
+class Accounts:
+    """Features of accounts of the adversary's.
+
+    Attributes:
+        copied: an account for each query, which copies the user's other rows.
+        single: accounts with a single item, as the queries plan them.
+    """
+
+    copied: PairFeatures
+    single: PairFeatures
+
+
 def observe(
     predict: Callable[..., FloatArray],
-    builder: FeatureBuilder,
-    account: FeatureBuilder | None,
+    builder: PairFeatures,
+    profiles: IntArray,
+    accounts: Accounts | None,
     embedding: Embedding,
     quantizer: RQVAE | None,
     federated: Federated | None,
@@ -50,18 +70,20 @@ def observe(
     Args:
         predict: maps features to click probabilities.
         builder: features of the market's own users.
-        account: features of accounts of the adversary's, one for every query; None where accounts cannot be new.
+        profiles: whose account is shown as that of each user, ``(n_users,)``.
+        accounts: of the adversary's; None where accounts cannot be new.
         embedding: of the market.
         quantizer: of the market.
         federated: global codewords, where there was a federation.
         queries: what is asked.
     """
     users, first = np.unique(queries.user, return_index=True)
-    found = _account(predict, builder, queries.user, users, queries, "profile")
-    if account is not None:
+    found = _account(predict, builder, profiles[queries.user], profiles[users], queries, "profile")
+    if accounts is not None:
         each = np.arange(len(queries.rows))
-        found |= _account(predict, account, each, first, queries, "consumer")
-        found["release"] = np.stack([found["consumer"], *_row_statistics(embedding, queries)], axis=1)
+        found |= _account(predict, accounts.copied, each, first, queries, "consumer")
+        found["consumer-pairs"] = _pairs(predict, accounts.single, queries)
+        found["row-release"] = np.stack(_row_statistics(embedding, queries), axis=1)
     if quantizer is not None:
         projected = np.asarray(embedding.transform(queries.full))
         found["user-release"] = np.stack(_user_statistics(embedding, quantizer, queries, projected), axis=1)
@@ -78,6 +100,28 @@ def logit(probability: FloatArray) -> FloatArray:
     """Confidence in a click: the logit of its probability, which is nearly normal over models."""
     clipped = np.clip(probability, 1e-9, 1 - 1e-9)
     return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
+def strangers(full: sparse.csr_array, known: NDArray[np.bool_], rng: np.random.Generator) -> IntArray:
+    """Whose account to show as that of each user ``(n_users,)``: the own one, or a stranger's of about the same size.
+
+    Args:
+        full: rows of all users ``(n_users, n_items)``.
+        known: which users have an account.
+        rng: chooses among strangers of the same size.
+    """
+    size = np.asarray(full.sum(axis=1)).ravel()
+    order = np.flatnonzero(known)
+    shown = np.arange(len(known))
+    if not len(order):
+        return shown
+    order = order[np.lexsort((rng.random(len(order)), size[order]))]
+    missing = np.flatnonzero(~known)
+    sizes = size[order]
+    low, high = (np.searchsorted(sizes, size[missing], side) for side in ("left", "right"))
+    place = low + (rng.random(len(missing)) * np.maximum(high - low, 1)).astype(np.int64)
+    shown[missing] = order[np.minimum(place, len(order) - 1)]
+    return shown
 
 
 def _row_statistics(embedding: Embedding, queries: Queries) -> list[FloatArray]:
@@ -113,9 +157,27 @@ def _eigenvalues(embedding: Embedding) -> FloatArray:
     return np.ones(embedding.item_factors_.shape[1])
 
 
+def _pairs(predict: Callable[..., FloatArray], single: PairFeatures, queries: Queries) -> FloatArray:
+    """Confidences of the planned pairs ``(n_pairs, 2)``: as they are, and over those of pairs that nobody has."""
+    pairs = queries.pairs
+    own = _scores(predict, single, pairs.account, queries.item[pairs.row])
+    each = np.repeat(np.arange(len(pairs.items)), pairs.apart.shape[1])
+    other = pairs.apart.ravel()
+    asking = _scores(predict, single, each, pairs.items[other]).reshape(pairs.apart.shape).mean(1)
+    asked = _scores(predict, single, other, pairs.items[each]).reshape(pairs.apart.shape).mean(1)
+    item = np.searchsorted(pairs.items, queries.item[pairs.row])
+    return np.stack([own, own - asking[pairs.account] - asked[item]], axis=1)
+
+
+def _scores(predict: Callable[..., FloatArray], builder: PairFeatures, account: IntArray, item: IntArray) -> FloatArray:
+    """Confidence in each pair ``(n,)``."""
+    parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
+    return logit(np.concatenate([np.zeros(0), *(predict(builder(account[part], item[part])) for part in parts)]))
+
+
 def _account(
     predict: Callable[..., FloatArray],
-    builder: FeatureBuilder,
+    builder: PairFeatures,
     accounts: IntArray,
     of_users: IntArray,
     queries: Queries,
@@ -133,8 +195,7 @@ def _account(
     """
 
     def score(account: IntArray, item: IntArray) -> FloatArray:
-        parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
-        return logit(np.concatenate([predict(builder(account[part], item[part])) for part in parts]))
+        return _scores(predict, builder, account, item)
 
     own = score(accounts, queries.item)
     near = score(np.repeat(accounts, queries.near.shape[1]), queries.near[queries.item].ravel())

@@ -14,7 +14,66 @@ from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 
-NEAR, SHOWN = 8, 100
+NEAR, SHOWN, PARTNERS, APART = 8, 100, 8, 8
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Planned queries of accounts with a single item: each asks for an item that a user has beside it.
+
+    What such an account is shown is how often two items went together, of which one user's rows are a part; the rarer
+    the items, the larger. Beside it stands what pairs are shown that no user has.
+
+    Attributes:
+        accounts: one item of the pool each, ``(n_accounts, n_items)``.
+        account: of each pair, ``(n_pairs,)``.
+        row: the queried row whose item is asked for; the account's item is another of the same user.
+        items: of the accounts, ascending, ``(n_accounts,)``.
+        apart: for each of them, others that no user has beside it, as far as there are any: ``(n_accounts, APART)``.
+    """
+
+    accounts: sparse.csr_array
+    account: IntArray
+    row: IntArray
+    items: IntArray
+    apart: IntArray
+
+    @classmethod
+    def of(cls, user: IntArray, item: IntArray, together: NDArray[np.float64], pool: IntArray, n_items: int) -> Pairs:
+        """Each row with the user's ``PARTNERS`` rarest other items, or all of them.
+
+        Args:
+            user, item: of each row ``(n,)``, items of the pool.
+            together: positive where two items of the pool have a user in common, ``(n_pool, n_pool)``.
+            pool: its items, ascending.
+            n_items: of the market.
+        """
+        count = np.bincount(item, minlength=n_items)
+        order = np.lexsort((item, count[item], user))
+        start = np.searchsorted(user[order], user[order])  # of each user's rows in that order
+        size = np.bincount(user, minlength=1)[user[order]]
+        partner, row = [], []
+        for step in range(PARTNERS + 1):  # one more, for a row is among the rarest of its own user
+            there = np.flatnonzero(step < size)
+            other = order[start[there] + step]
+            apart = item[other] != item[order[there]]
+            partner.append(item[other[apart]])
+            row.append(order[there[apart]])
+        ones = np.ones(len(pool))
+        accounts = sparse.csr_array((ones, (np.arange(len(pool)), pool)), shape=(len(pool), n_items))
+        account = np.searchsorted(pool, np.concatenate(partner))
+        return cls(accounts, account, np.concatenate(row), pool, _apart(together, count[pool]))
+
+
+def _apart(together: NDArray[np.float64], count: NDArray[np.int64]) -> IntArray:
+    """For each item some that never go with it, from rare to common: ``(n, APART)``."""
+    by_count = np.argsort(count, kind="stable")
+    free = together[:, by_count] == 0.0
+    free[by_count, np.arange(len(count))] = False  # an item goes with itself
+    rank = np.cumsum(free, axis=1)
+    wanted = 1 + np.floor(np.arange(APART)[None] * np.maximum(rank[:, -1:], 1) / APART)
+    place = np.stack([(rank < wanted[:, [step]]).sum(1) for step in range(APART)], axis=1)
+    return np.asarray(by_count[np.minimum(place, len(count) - 1)])
 
 
 @dataclass(frozen=True)
@@ -29,6 +88,7 @@ class Queries:
         full: all training rows of each user, ``(n_users, n_items)``.
         near: items that most often go with each item, ``(n_items, NEAR)``; from ``full``.
         shown: some items of the pool, ``(n_shown,)``, that every account is asked about.
+        pairs: what accounts with a single item are asked about.
     """
 
     rows: IntArray
@@ -38,6 +98,7 @@ class Queries:
     full: sparse.csr_array
     near: IntArray
     shown: IntArray
+    pairs: Pairs
 
     @classmethod
     def of(cls, prepared: PreparedMarket) -> Queries:
@@ -52,13 +113,14 @@ class Queries:
         together = cosine_weights(sparse.csr_array(full[:, pool]), 0.0)
         near = np.zeros((market.n_items, min(NEAR, len(pool) - 1)), dtype=np.int64)
         near[pool] = pool[np.argsort(-together, axis=1, kind="stable")[:, : near.shape[1]]]
-        return cls(rows, user, item, history, full, near, pool[:: -(-len(pool) // SHOWN)])
+        shown = pool[:: -(-len(pool) // SHOWN)]
+        pairs = Pairs.of(user, item, together, pool, market.n_items)
+        return cls(rows, user, item, history, full, near, shown, pairs)
 
 
-def balanced_membership(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Half of the shadows, chosen at random for each unit, contain it: ``(n_shadows, n_units)``."""
-    order = rng.random((n_shadows, n_units)).argsort(axis=0)
-    return np.asarray(order < n_shadows // 2)
+def fair_coins(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Whether each shadow contains each unit, ``(n_shadows, n_units)``: independent, so that others' say nothing."""
+    return np.asarray(rng.random((n_shadows, n_units)) < 0.5)
 
 
 def halve(prepared: PreparedMarket, unit: Unit, member: NDArray[np.bool_]) -> PreparedMarket:

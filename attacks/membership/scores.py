@@ -1,24 +1,38 @@
 """Membership scores from a model's confidence in each query.
 
 All take confidences ``(n_models, n_queries)``, logits of the probability that the model gives to the pair, and
-membership of the same shape. Each model is the target once; the others are the adversary's shadow models.
+membership of the same shape. Each model is the target once. The adversary's shadow models are those outside its block:
+who is in a block's models is a fair coin that no shadow knows, and its models are independent of each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fedmm_secure.data.market import IntArray
 
 Confidences = NDArray[np.float64]
 Membership = NDArray[np.bool_]
 Score = Callable[[Confidences, Membership], Confidences]
+Scorer = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Evidence = Callable[[IntArray], NDArray[np.float64]]
 PRIOR_FREEDOM = 12  # how many observations the fitted variance is worth
 BLOCKS = 4
 RMIA_GAMMA = 2.0  # as in the paper's experiments
+
+
+def blocks(n_models: int) -> list[tuple[IntArray, IntArray]]:
+    """Numbers of the models that are attacked together, and of their shadows: all others."""
+    everything = np.arange(n_models)
+    return [(part, np.setdiff1d(everything, part)) for part in np.array_split(everything, min(BLOCKS, n_models))]
 
 
 def loss_threshold(confidence: Confidences, member: Membership) -> Confidences:
@@ -27,18 +41,16 @@ def loss_threshold(confidence: Confidences, member: Membership) -> Confidences:
 
 
 def calibrated(confidence: Confidences, member: Membership) -> Confidences:
-    """Difficulty calibration (Watson et al., ICLR 2022): confidence over that of models without the query."""
-    return _over_shadows(confidence, member, lambda own, values, inside: own - _mean(values, ~inside))
+    """Difficulty calibration (Watson et al., ICLR 2022): confidence over that of models without the query.
 
+    Offline LiRA with one variance (Carlini et al., S&P 2022, section VI.C) ranks alike: it is monotone in this.
+    """
 
-def lira_offline(confidence: Confidences, member: Membership) -> Confidences:
-    """Offline LiRA with one variance (Carlini et al., S&P 2022, section VI.C): shadows without the query alone."""
+    def fit(values: Confidences, inside: Membership) -> Scorer:
+        without = _mean(values, ~inside)
+        return lambda own: own - without
 
-    def score(own: NDArray[np.float64], values: Confidences, inside: Membership) -> NDArray[np.float64]:
-        mean = _mean(values, ~inside)
-        return np.asarray(stats.norm.logcdf(own, mean, _pooled_std(values, mean, ~inside)))
-
-    return _over_shadows(confidence, member, score)
+    return _by_shadows(confidence, member, fit)
 
 
 def rmia(confidence: Confidences, member: Membership) -> Confidences:
@@ -48,28 +60,20 @@ def rmia(confidence: Confidences, member: Membership) -> Confidences:
     probability under the shadow models, exceeds theirs ``RMIA_GAMMA`` times. The other queries are the population.
     """
 
-    def score(own: NDArray[np.float64], values: Confidences, inside: Membership) -> NDArray[np.float64]:
+    def fit(values: Confidences, inside: Membership) -> Scorer:
         expected = special.expit(values)
-        mean = 0.5 * (_mean(expected, inside) + _mean(expected, ~inside))
-        log_ratio = special.log_expit(own) - np.log(mean)
-        return np.asarray(
-            np.searchsorted(np.sort(log_ratio), log_ratio - np.log(RMIA_GAMMA), side="right") / len(log_ratio)
-            + 1e-9 * stats.rankdata(log_ratio)  # the share is coarse: ties follow the ratio
-        )
+        log_mean = np.log(0.5 * (_mean(expected, inside) + _mean(expected, ~inside)))
 
-    return _over_shadows(confidence, member, score)
+        def score(own: NDArray[np.float64]) -> NDArray[np.float64]:
+            log_ratio = special.log_expit(own) - log_mean
+            return np.asarray(
+                np.searchsorted(np.sort(log_ratio), log_ratio - np.log(RMIA_GAMMA), side="right") / len(log_ratio)
+                + 1e-9 * stats.rankdata(log_ratio)  # the share is coarse: ties follow the ratio
+            )
 
+        return score
 
-def _over_shadows(
-    confidence: Confidences,
-    member: Membership,
-    score: Callable[[NDArray[np.float64], Confidences, Membership], NDArray[np.float64]],
-) -> Confidences:
-    """Each model's score from its own confidences and the other models' confidences and membership."""
-    everything = np.arange(len(confidence))
-    return np.stack(
-        [score(confidence[own], confidence[everything != own], member[everything != own]) for own in everything]
-    )
+    return _by_shadows(confidence, member, fit)
 
 
 def lira_online(confidence: Confidences, member: Membership) -> Confidences:
@@ -79,75 +83,113 @@ def lira_online(confidence: Confidences, member: Membership) -> Confidences:
     that were trained with the query and to those that were not.
     """
 
-    def score(own: NDArray[np.float64], values: Confidences, inside: Membership) -> NDArray[np.float64]:
+    def fit(values: Confidences, inside: Membership) -> Scorer:
         mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
         std_in, std_out = _pooled_std(values, mean_in, inside), _pooled_std(values, mean_out, ~inside)
-        return np.asarray(stats.norm.logpdf(own, mean_in, std_in) - stats.norm.logpdf(own, mean_out, std_out))
+        return lambda own: np.asarray(
+            stats.norm.logpdf(own, mean_in, std_in) - stats.norm.logpdf(own, mean_out, std_out)
+        )
 
-    return _over_shadows(confidence, member, score)
+    return _by_shadows(confidence, member, fit)
 
 
 def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confidences:
     """Online LiRA with few shadow models: per-query effects shrunk towards what similar queries show.
 
-    With a handful of shadow models on each side, LiRA's two means per query are mostly noise. Here the effect of
-    membership on a query's confidence has a Gaussian prior, whose mean is quadratic in the query's mean
-    confidence over the shadow models and whose variance is estimated from all queries (empirical Bayes, Morris,
-    JASA 1983); the variance of a query is shrunk towards a log-quadratic fit in the same way. Confidences are
-    first replaced by normal scores of their ranks within each model, since models differ in the scale of their
-    logits by how long they trained. The score is the log-likelihood ratio at the posterior mean of the effect.
+    Confidences are first replaced by normal scores of their ranks within each model, since models differ in the scale
+    of their logits by how long they trained.
     """
-    ranks = stats.rankdata(confidence, axis=1)
-    confidence = stats.norm.ppf(ranks / (confidence.shape[1] + 1))
-
-    def score(own: NDArray[np.float64], values: Confidences, inside: Membership) -> NDArray[np.float64]:
-        n_in, n_out = np.maximum(inside.sum(0), 1), np.maximum((~inside).sum(0), 1)
-        mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
-        effect = mean_in - mean_out
-        residual = values - np.where(inside, mean_in, mean_out)
-        freedom = max(len(values) - 2, 1)
-        variance = _shrunken_variance(values.mean(0), (residual**2).sum(0) / freedom, freedom)
-        sampling = variance * (1.0 / n_in + 1.0 / n_out)
-        prior = _quadratic_fit(values.mean(0), effect)
-        spread = max(float(((effect - prior) ** 2 - sampling).mean()), 0.0)
-        effect = prior + spread / (spread + sampling) * (effect - prior)
-        middle = (values - inside * effect).mean(0) + effect / 2
-        return np.asarray(effect * (own - middle) / (variance * (1.0 + 1.0 / len(values))))
-
-    return _over_shadows(confidence, member, score)
+    return _by_shadows(normal_scores(confidence), member, fit_effects)
 
 
-def combine(observed: NDArray[np.float64], member: Membership) -> Confidences:
-    """White box: the ratios of several statistics ``(n_models, n_queries, n_statistics)``, as if independent."""
-    return np.asarray(sum(lira_empirical_bayes(observed[:, :, index], member) for index in range(observed.shape[2])))
+def normal_scores(confidence: Confidences) -> Confidences:
+    """Normal quantiles of the ranks within each model."""
+    return np.asarray(stats.norm.ppf(stats.rankdata(confidence, axis=1) / (confidence.shape[1] + 1)))
 
 
-def multi_query(statistics: NDArray[np.float64], member: Membership, known: NDArray[np.float64]) -> Confidences:
-    """Ratios of several statistics of a query, combined by a classifier that is trained on the shadow models.
+def fit_effects(values: Confidences, inside: Membership) -> Scorer:
+    """Log-likelihood ratio of a value at the posterior mean of what membership does to it, by empirical Bayes.
 
-    Membership of a row moves more than its own score: the whole account, and the items near it. Target models are
-    held out in blocks: neither the classifier nor the ratios that it is trained on have seen their block.
+    With a handful of shadow models on each side, LiRA's two means per query are mostly noise. Here the effect of
+    membership on a query's value has a Gaussian prior, whose mean is quadratic in the query's mean value over the
+    shadow models and whose variance is estimated from all queries (Morris, JASA 1983); the variance of a query is
+    shrunk towards a log-quadratic fit in the same way.
+    """
+    n_in, n_out = inside.sum(0), (~inside).sum(0)
+    both = (n_in > 0) & (n_out > 0)
+    mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
+    effect = mean_in - mean_out
+    residual = values - np.where(inside, mean_in, mean_out)
+    freedom = max(len(values) - 2, 1)
+    variance = _shrunken_variance(values.mean(0), (residual**2).sum(0) / freedom, freedom)
+    sampling = variance * (1.0 / np.maximum(n_in, 1) + 1.0 / np.maximum(n_out, 1))
+    prior = _quadratic_fit(values.mean(0), effect, both)
+    spread = max(float(((effect - prior) ** 2 - sampling)[both].mean()) if both.any() else 0.0, 0.0)
+    weight = np.where(both, spread / (spread + sampling), 0.0)  # where one side is missing, the prior is all there is
+    effect = prior + weight * (effect - prior)
+    middle = (values - inside * effect).mean(0) + effect / 2
+    return lambda own: np.asarray(effect * (own - middle) / (variance * (1.0 + 1.0 / len(values))))
+
+
+def _by_shadows(
+    confidence: Confidences, member: Membership, fit: Callable[[Confidences, Membership], Scorer]
+) -> Confidences:
+    """Each model's score, by what was fitted to confidences and membership of the models outside its block."""
+    scores = np.empty(confidence.shape)
+    for targets, shadows in blocks(len(confidence)):
+        score = fit(confidence[shadows], member[shadows])
+        for target in targets:
+            scores[target] = score(confidence[target])
+    return scores
+
+
+def ratios(statistics: NDArray[np.float64], member: Membership) -> Evidence:
+    """Evidence of several statistics ``(n_models, n_queries, n_statistics)``: the likelihood ratio of each."""
+
+    def among(models: IntArray) -> NDArray[np.float64]:
+        parts = np.moveaxis(statistics[models], 2, 0)
+        return np.stack([lira_empirical_bayes(part, member[models]) for part in parts], axis=2)
+
+    return among
+
+
+def multi_query(evidence: Sequence[Evidence], member: Membership, known: NDArray[np.float64]) -> Confidences:
+    """Several kinds of evidence about a query, combined by classifiers that are trained on the shadow models.
+
+    Membership of a row moves more than its own score: the whole account, and the items near it. The log-odds of a
+    logistic regression, which suits evidence that adds up, and of small boosted trees, which suit what depends on what
+    is known of the query, are averaged.
 
     Args:
-        statistics: ``(n_models, n_queries, n_statistics)``.
+        evidence: each gives ``(n, n_queries, k)`` for ``n`` models that are each other's shadows, block by block: what
+            the classifiers are trained on has not seen the models that it is asked about.
         member: ``(n_models, n_queries)``.
         known: what the adversary knows of each query beforehand, ``(n_queries, k)``.
     """
 
-    def ratios(values: NDArray[np.float64], inside: Membership) -> NDArray[np.float64]:
-        found = [lira_empirical_bayes(values[:, :, index], inside) for index in range(values.shape[2])]
-        facts = (np.broadcast_to(fact, inside.shape) for fact in (values[:, :, 0].mean(0), *known.T))
-        return np.stack([*found, *facts], axis=2)
+    def examples(models: IntArray) -> NDArray[np.float64]:
+        facts = np.broadcast_to(known, (len(models), *known.shape))
+        return np.concatenate([*(part(models) for part in evidence), facts], axis=2)
 
-    scores, everything = np.empty(member.shape), np.arange(len(member))
-    whole = ratios(statistics, member)
-    for block in np.array_split(everything, min(BLOCKS, len(member))):
-        others = np.setdiff1d(everything, block)
-        examples = ratios(statistics[others], member[others])
-        classifier = HistGradientBoostingClassifier(max_iter=200, max_leaf_nodes=16, random_state=0)
-        classifier.fit(examples.reshape(-1, examples.shape[2]), member[others].ravel())
-        for target in block:
-            scores[target] = classifier.decision_function(whole[target])
+    scores = np.empty(member.shape)
+    whole = examples(np.arange(len(member)))
+    for targets, shadows in blocks(len(member)):
+        seen = examples(shadows)
+        classifiers = (
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+            HistGradientBoostingClassifier(
+                max_iter=150,
+                learning_rate=0.05,
+                max_leaf_nodes=8,
+                min_samples_leaf=50,
+                l2_regularization=10.0,
+                random_state=0,
+            ),
+        )
+        for classifier in classifiers:
+            classifier.fit(seen.reshape(-1, seen.shape[2]), member[shadows].ravel())
+        for target in targets:
+            scores[target] = np.mean([one.decision_function(whole[target]) for one in classifiers], axis=0)
     return scores
 
 
@@ -155,7 +197,6 @@ SCORES: dict[str, Score] = {
     "loss threshold": loss_threshold,
     "calibrated": calibrated,
     "LiRA": lira_online,
-    "LiRA, offline": lira_offline,
     "LiRA, empirical Bayes": lira_empirical_bayes,
     "RMIA": rmia,
 }
@@ -168,13 +209,21 @@ def _shrunken_variance(x: NDArray[np.float64], variance: NDArray[np.float64], fr
     return np.asarray((PRIOR_FREEDOM * fitted + freedom * variance) / (PRIOR_FREEDOM + freedom) + 1e-12)
 
 
-def _quadratic_fit(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _quadratic_fit(
+    x: NDArray[np.float64], y: NDArray[np.float64], known: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """A quadratic through ``y`` where it is known, at every ``x``."""
     scaled = (x - x.mean()) / (x.std() + 1e-12)
-    return np.asarray(np.polynomial.Polynomial.fit(scaled, y, 2)(scaled))
+    at = np.ones(len(x), dtype=bool) if known is None else known
+    if at.sum() <= 3:
+        return np.zeros(len(x))
+    return np.asarray(np.polynomial.Polynomial.fit(scaled[at], y[at], 2)(scaled))
 
 
 def _mean(values: Confidences, chosen: Membership) -> NDArray[np.float64]:
-    return np.asarray((values * chosen).sum(0) / np.maximum(chosen.sum(0), 1))
+    """Mean over the chosen models of each query; over all where none is chosen, which then says nothing."""
+    count = chosen.sum(0)
+    return np.asarray(np.where(count > 0, (values * chosen).sum(0) / np.maximum(count, 1), values.mean(0)))
 
 
 def _pooled_std(values: Confidences, mean: NDArray[np.float64], chosen: Membership) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.membership.observations import Observed, observe
-from attacks.membership.queries import Queries, balanced_membership, halve
+from attacks.membership.observations import Accounts, Observed, observe, strangers
+from attacks.membership.queries import Queries, fair_coins, halve
 from attacks.membership.units import Unit
 from attacks.side_by_side.ctr import fit_together
 from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
@@ -22,7 +22,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.models.neural import NeuralModel
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
@@ -149,10 +149,11 @@ class ShadowPlan:
         _fit_all(fits, together=together)
         observed = []
         for bench, own, fit in zip(benches, coded, fits, strict=True):
-            account = None
+            accounts = None
             if "user_id" not in recipe.features:
-                account = bench.account_builder(recipe, own.quantizer, queries.history)
-            observed.append(self._observe(fit.model.predict, fit.builder, account, own, queries))
+                build = bench.accounts(recipe, own.quantizer, seed)
+                accounts = Accounts(build(queries.history), build(queries.pairs.accounts))
+            observed.append(self._observe(fit.model.predict, fit.builder, bench.prepared, accounts, own, queries))
         return observed
 
     def _attack_private(self, half: PreparedMarket, own: Coded, queries: Queries, seed: int) -> Observed:
@@ -161,18 +162,28 @@ class ShadowPlan:
         bench = PrivateTrainer(half, own.embedding, self._fresh_noise)
         choices = dp_sgd(self.config.privacy.ctr, self.noise[self.market][CTR])
         trained = bench.train_with(own.quantizer, seed, choices, NoiseSource.from_entropy())
-        account = bench.builder(own.quantizer, PrivateHistory(bench.embedding, queries.history))
-        return self._observe(trained.model.predict, trained.builder, account, own, queries)
+        accounts = Accounts(
+            *(
+                bench.builder(own.quantizer, PrivateHistory(bench.embedding, histories))
+                for histories in (queries.history, queries.pairs.accounts)
+            )
+        )
+        return self._observe(trained.model.predict, trained.builder, half, accounts, own, queries)
 
     def _observe(
         self,
         predict: Callable[..., FloatArray],
-        builder: FeatureBuilder,
-        account: FeatureBuilder | None,
+        builder: PairFeatures,
+        half: PreparedMarket,
+        accounts: Accounts | None,
         own: Coded,
         queries: Queries,
     ) -> Observed:
-        return observe(predict, builder, account, own.embedding, own.quantizer, own.federated, queries)
+        profiles = np.arange(half.market.n_users)
+        if self.unit == "user":
+            known = np.isin(profiles, half.market.user[half.split.train])
+            profiles = strangers(queries.full, known, numpy_generator("strangers", self.market))
+        return observe(predict, builder, profiles, accounts, own.embedding, own.quantizer, own.federated, queries)
 
     @cached_property
     def other_embeddings(self) -> dict[str, Embedding]:
@@ -283,9 +294,9 @@ def train_shadows(
     """
     prepared = plan.markets[plan.market]
     n_units = len(prepared.split.train) if plan.unit == "interaction" else prepared.market.n_users
-    member = balanced_membership(n_shadows, n_units, numpy_generator("shadow", plan.market, plan.unit, seed))
+    member = fair_coins(n_shadows, n_units, numpy_generator("shadow", plan.market, plan.unit, seed))
     queries = Queries.of(prepared)
-    folder = f"shadows/{plan.market}/{plan.unit}/{'+'.join(sorted(plan.targets))}/of-{n_shadows}"
+    folder = f"shadows/{plan.market}/{plan.unit}/{'+'.join(sorted(plan.targets))}/coins-{n_shadows}"
     size = min(GROUP, -(-n_shadows // plan.config.workers))
     groups = [range(start, min(start + size, n_shadows)) for start in range(0, n_shadows, size)]
     federated = any(recipe_by_name(plan.config, target).codes == "federated" for target in plan.targets)

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from attacks.membership.scores import Confidences, Membership, lira_empirical_bayes
+from attacks.membership.scores import Confidences, Evidence, Membership, blocks, fit_effects, normal_scores
 from fedmm_secure.data.market import FloatArray, IntArray
 
 
@@ -21,10 +21,10 @@ def pool_rows(values: NDArray[np.float64], user: IntArray) -> NDArray[np.float64
     return np.stack([averaging @ model for model in flat]).reshape(len(values), len(count), *values.shape[2:])
 
 
-def recommender_attack(
+def recommended_items(
     recommended: NDArray[np.float64], member: Membership, history: FloatArray, item_vectors: FloatArray
-) -> Confidences:
-    """Membership of users from what they are recommended (Zhang et al., CCS 2021).
+) -> Evidence:
+    """Evidence of membership from what users are recommended (Zhang et al., CCS 2021).
 
     A user's feature is the difference between the centre of the items that the user interacted with and that of the
     items recommended, in vectors that the adversary factorised from public or shadow data; a classifier is trained on
@@ -43,16 +43,18 @@ def recommender_attack(
         np.linalg.norm(history, axis=1)[None] * np.linalg.norm(centre, axis=2), 1e-12
     )
     features = np.concatenate([gap, np.linalg.norm(gap, axis=2, keepdims=True), cosine[:, :, None]], axis=2)
-    scores, half = np.empty(member.shape), np.arange(member.shape[1]) % 2 == 0
-    for target in range(len(member)):
-        shadows = np.arange(len(member)) != target
-        for asked in (half, ~half):  # users are in exactly half of the models: trained on, they would give that away
+
+    def among(models: IntArray) -> NDArray[np.float64]:
+        found = np.empty((len(models), member.shape[1], 1))
+        for targets, shadows in blocks(len(models)):
             classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-            classifier.fit(
-                features[shadows][:, ~asked].reshape(-1, features.shape[2]), member[shadows][:, ~asked].ravel()
-            )
-            scores[target, asked] = classifier.decision_function(features[target][asked])
-    return scores
+            seen = features[models[shadows]]
+            classifier.fit(seen.reshape(-1, seen.shape[2]), member[models[shadows]].ravel())
+            for target in targets:
+                found[target, :, 0] = classifier.decision_function(features[models[target]])
+        return found
+
+    return among
 
 
 def codebook_attack(latent: NDArray[np.float64], codewords: NDArray[np.float64], member: Membership) -> Confidences:
@@ -66,15 +68,15 @@ def codebook_attack(latent: NDArray[np.float64], codewords: NDArray[np.float64],
         codewords: that the view shows, ``(n_models, n_codes, latent_dim)``.
         member: ``(n_models, n_users)``.
     """
-    total, scores = latent.sum(0), np.empty(member.shape)
-    for target in range(len(member)):
-        others = total - latent[target]  # the target's encoder stays out, and so does each shadow's own
-        expected = [
-            others / (len(latent) - 1) if model == target else (others - latent[model]) / (len(latent) - 2)
-            for model in range(len(latent))
-        ]
-        nearness = np.stack([-_nearest(own, words) for own, words in zip(expected, codewords, strict=True)])
-        scores[target] = lira_empirical_bayes(nearness, member)[target]
+    scores = np.empty(member.shape)
+    for targets, shadows in blocks(len(latent)):
+        total = latent[shadows].sum(0)  # a target's encoder stays out, and so does each shadow's own
+        others = max(len(shadows) - 1, 1)
+        seen = [-_nearest((total - latent[shadow]) / others, codewords[shadow]) for shadow in shadows]
+        score = fit_effects(normal_scores(np.stack(seen)), member[shadows])
+        for target in targets:
+            nearness = -_nearest(total / len(shadows), codewords[target])
+            scores[target] = score(normal_scores(nearness[None])[0])
     return scores
 
 

@@ -18,7 +18,7 @@ from attacks.membership.shadow import Progress, recipe_by_name
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, Attack
-from experiments.compliance.evidence import Results, add_statement, attacks_file, make_statement
+from experiments.assessment.statements import Results, add_statement, attacks_file, make_statement
 from experiments.presentation.steps import track
 from experiments.runs.configuration import readers_data
 from experiments.runs.markets import choose_market
@@ -75,8 +75,6 @@ def attack_run(
             recipe_by_name(config, target)
         except ValueError as error:
             raise ConfigError(f"--target {error}") from error
-    if n_shadows % 2:
-        raise ConfigError("--shadows must be even: half of them hold each unit")
     markets = prepare_markets(data if isinstance(data, DataConfig) else readers_data(config.data, data))
     settings = {"market": market, "targets": list(targets), "units": list(units), "shadows": n_shadows}
     found: Results = {}

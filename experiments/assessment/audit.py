@@ -1,39 +1,69 @@
-"""``fedmm audit``: try to refute what a configuration plans, or what a run's ledger states."""
+"""``fedmm audit``: the audit of code, at the noise that a plan states.
+
+What a run spends is planned again from its configuration and its ledgers, once it verifies; nothing that lies beside
+them is read. Games are played by whoever audits, every time anew, and results are theirs: they stand in a folder of
+their own, and only what they sign is put beside the run. An audit of code says nothing of what a run drew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from attacks.auditing.audit import Audit, gather, plan_audits
+from attacks.auditing.audit import FEWEST, Audit, Report, plan_audits, play
 from attacks.auditing.faults import FAULTS, Fault
-from attacks.auditing.games import Played
 from attacks.auditing.verdicts import LEVEL, Verdict
 from experiments.assessment.figures import draw_audit
-from experiments.compliance.evidence import AUDIT, add_statement, audit_file, make_statement
+from experiments.assessment.statements import (
+    AUDIT,
+    AUDIT_FILE,
+    EvidenceFile,
+    add_statement,
+    audit_file,
+    binding_of,
+    make_statement,
+)
 from experiments.runs.configuration import resolve
 from experiments.runs.markets import choose_market
+from experiments.verification import examine_run
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.guarantee.multipliers import plan_noise, planned_stages
-from fedmm_secure.storage.files import Store, write_parquet
-from fedmm_secure.storage.run_directory import read_foreign_config, read_metrics, read_noise
-from privacy.accounting.ledger import read_ledger, stage_group
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.provenance import code_version
+from privacy.accounting.events import event_to_data
+from privacy.accounting.ledger_check import Finding
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
+from privacy.errors import StoppedError
 from privacy.files import write_json
-from privacy.mechanisms.randomness import NoiseSource
 
-Report = Callable[[str, int, int], None]
-FAULTY_GAMES = 60  # of a kind whose single games are slow
+FAULTY_MODELS = 30  # canaries, where each trains a model
+FOLDER = Path("audits")  # in the working directory: an audited run may be somebody else's
+
+
+class UnverifiedRunError(StoppedError):
+    """A run whose plan cannot be relied on: there is nothing to audit, and that is a finding.
+
+    Attributes:
+        findings: of its verification.
+    """
+
+    def __init__(self, run: Path, findings: Sequence[Finding]) -> None:
+        first, others = findings[0], len(findings) - 1
+        what = f"{first.where}: {first.what}" + (f", and {others} more" if others else "")
+        super().__init__(f"{run}: does not verify, so there is no plan to audit: {what}; see fedmm verify {run}")
+        self.findings = tuple(findings)
 
 
 @dataclass(frozen=True)
@@ -41,68 +71,50 @@ class Audited:
     """What is audited of one market.
 
     Attributes:
-        market: its name.
-        config: the configuration.
-        noise: by stage, noise multipliers that the mechanisms are played with.
-        events: by stage, what is claimed.
-        delta: of the claims.
-        n_items: of the market.
-        n_markets: of the federation.
-        run: the run's directory, where results are kept; None to keep none.
+        plan: the market's, from a configuration; or planned again from a run's, which verified.
+        run: the run's directory; None where there is none.
     """
 
-    market: str
-    config: Config
-    noise: Mapping[str, float]
-    events: Mapping[str, DpEvent]
-    delta: float
-    n_items: int
-    n_markets: int
+    plan: SpendingPlan
     run: Path | None = None
 
     @property
-    def directory(self) -> Path | None:
-        """Where results are kept."""
-        return None if self.run is None else audit_file(self.run, self.market).parent
+    def market(self) -> str:
+        return self.plan.market
+
+    @property
+    def folder(self) -> Path | None:
+        """Where results of a run stand unless another place is named."""
+        return None if self.run is None else FOLDER / (binding_of(self.run).run or self.run.name)
 
 
-def read_audited(source: str, overrides: list[str], market: str | None, workers: int | None = None) -> Audited:
-    """A configuration's plan, or a run's ledger; ``workers`` processes instead of those configured.
+def read_audited(source: str, overrides: list[str], market: str | None) -> Audited:
+    """A configuration's plan, or that of a run.
 
     Raises:
         ConfigError: there is no ε to audit, or no such market.
+        UnverifiedRunError: the run does not verify.
     """
     if (Path(source) / "ledger").is_dir():
         if overrides:
             raise ConfigError(f"{source}: a run is audited as it was configured; leave out --set")
-        return _with_workers(_of_run(Path(source), market), workers)
+        return _of_run(Path(source), market)
     config = resolve(source, overrides)
     _check_budget(config, source)
     markets = {found.name: found for found in load_markets(config.data)}
     name = choose_market(market, {found: data.n_users for found, data in markets.items()})
-    delta, n_items = config.privacy.delta_for(markets[name].n_users), markets[name].n_items
-    noise = plan_noise(config, n_items, delta)
-    events = {stage.name: stage.event(noise[stage.name]) for stage in planned_stages(config, n_items)}
-    return _with_workers(Audited(name, config, noise, events, delta, n_items, len(markets)), workers)
-
-
-def _with_workers(audited: Audited, workers: int | None) -> Audited:
-    config = audited.config
-    return audited if workers is None else replace(audited, config=config.model_copy(update={"workers": workers}))
+    sizes = {found: MarketSize(data.n_users, data.n_items) for found, data in markets.items()}
+    return Audited(SpendingPlan.of(config, name, sizes))
 
 
 def _of_run(run: Path, market: str | None) -> Audited:
-    config, metrics = read_foreign_config(run), read_metrics(run)
-    _check_budget(config, str(run))
-    name = choose_market(market, {found: values["n_users"] for found, values in metrics["markets"].items()})
-    noise = read_noise(run, name)
-    entries = read_ledger(run / "ledger" / f"{name}.jsonl").entries
-    events = {
-        stage: ComposedDpEvent([entry.event for entry in entries if stage_group(entry.stage) == stage])
-        for stage in noise
-    }
-    n_items, n_markets = metrics["markets"][name]["n_items"], len(metrics["markets"])
-    return Audited(name, config, noise, events, entries[0].delta, n_items, n_markets, run)
+    examined = examine_run(run)
+    if examined.findings:
+        raise UnverifiedRunError(run, examined.findings)
+    plans = examined.plans
+    name = choose_market(market, {found: plan.size.users for found, plan in plans.items()})
+    _check_budget(plans[name].config, str(run))
+    return Audited(plans[name], run)
 
 
 def _check_budget(config: Config, source: str) -> None:
@@ -110,45 +122,78 @@ def _check_budget(config: Config, source: str) -> None:
         raise ConfigError(f"{source}: privacy.epsilon is not set: no guarantee is claimed, so there is none to audit")
 
 
+def new_nonce() -> bytes:
+    """The auditor's own: from it alone all randomness of an audit's games follows."""
+    return secrets.token_bytes(32)
+
+
 def audit(
     audited: Audited,
     *,
     canaries: int | None = None,
     level: float = LEVEL,
+    nonce: bytes | None = None,
+    workers: int = 1,
     report: Report = lambda name, done, n: None,
+    out: Path | None = None,
     identity: Identity | None = None,
 ) -> list[dict[str, Any]]:
-    """Audit one market; results are written to ``audit/<market>/`` of a run, batch by batch, so that it resumes.
+    """Audit the code at one market's plan.
 
     Args:
         audited: what to audit.
-        canaries: of each audit; by default as many as it takes to see half the noise.
+        canaries: of each audit; by default as many as it takes to see ``attacks.auditing.AIM`` times the claimed ε.
         level: false-alarm rate of the whole audit: each of its tests has its share.
+        nonce: 32 bytes; the same draw the same games. By default fresh ones.
+        workers: processes.
         report: told of progress by audit.
-        identity: signs what is found, as a statement about the run as it is now; None leaves it unsigned.
+        out: the auditor's folder; results stand in one of the market's name below it. None keeps none.
+        identity: signs what is found, as a statement about the run as it is now, which is put beside the run too.
     """
-    found = []
-    for planned in _plan(audited, canaries, level):
-        start = time.perf_counter()
-        # who signs answers for what was played: nothing that lies in the directory is taken for it
-        played = gather(_resumed(audited, planned, report, kept=identity is None))
+    nonce = nonce or new_nonce()
+    audits = plan_audits(audited.plan, canaries=canaries, level=level)
+    found, start = [], time.perf_counter()
+    for planned, played in play(audits, nonce, workers=workers, report=report):
         finding = planned.judge(played)
         found.append(
             {
                 "market": audited.market,
-                "stage": planned.game.stage,
-                "game": planned.game.kind,
+                "stage": planned.stage,
+                "game": planned.kind,
                 **asdict(finding),
+                "needed": planned.needed,
+                "key": result_key(planned, nonce),
                 "seconds": round(time.perf_counter() - start, 2),
             }
         )
-    if audited.run is not None and audited.directory is not None:
-        settings = {"level": level, "canaries": canaries}
+        start = time.perf_counter()
+    if out is not None:
+        _write_parquet(out / audited.market / "audit.parquet", found)
+        draw_audit(out / audited.market / "audit", found)
+    if audited.run is not None:
+        settings = {"level": level, "canaries": canaries, "nonce": nonce.hex()}
         statement = make_statement(audited.run, "audit", settings, {AUDIT: found}, identity)
-        add_statement(audited.run, audit_file(audited.run, audited.market), statement)
-        _write_parquet(audited.directory / "audit.parquet", found)
-        draw_audit(audited.directory / "audit", found)
+        if out is not None:
+            write_json(out / audited.market / AUDIT_FILE, EvidenceFile(statements=[statement]).model_dump(mode="json"))
+        if identity is not None:
+            add_statement(audited.run, audit_file(audited.run, audited.market), statement)
+    elif out is not None:
+        write_json(out / audited.market / AUDIT_FILE, {AUDIT: found, "nonce": nonce.hex()})
     return found
+
+
+def result_key(planned: Audit, nonce: bytes) -> str:
+    """What a result is of: code, game, noise, claimed events and the auditor's nonce, by hash."""
+    what = {
+        "code": code_version(),
+        "audit": planned.name,
+        "laws": [[weight, *vars(law).values()] for weight, law in planned.parts],
+        "events": [event_to_data(event) for event in planned.claim.events],
+        "delta": planned.claim.delta,
+        "canaries": planned.canaries,
+        "nonce": nonce.hex(),
+    }
+    return hashlib.sha256(canonical_json(what)).hexdigest()
 
 
 def violations(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -156,78 +201,48 @@ def violations(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def audit_faults(
-    audited: Audited, *, canaries: int | None = None, report: Report = lambda name, done, n: None
+    audited: Audited,
+    *,
+    canaries: int | None = None,
+    nonce: bytes | None = None,
+    report: Report = lambda name, done, n: None,
+    out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """The audit of the audit: every mechanism broken on purpose, and whether its claim is refuted.
 
-    Each fault is played in this process alone, by every game that is meant to see it.
+    Each fault is played in this process alone, by every game that is meant to see it, at 95 % confidence each.
     """
-    audits = _plan(audited, canaries, LEVEL)
-    pairs = [(fault, planned) for fault in FAULTS.values() for planned in audits if _concerns(fault, planned)]
-    found = []
-    for number, (fault, planned) in enumerate(pairs):
+    nonce, found = nonce or new_nonce(), []
+    audits = [_limited(planned) for planned in plan_audits(audited.plan, canaries=canaries)]
+    for number, fault in enumerate(FAULTS.values()):
+        concerned = [planned for planned in audits if _concerns(fault, planned)]
         start = time.perf_counter()
-        games = min(planned.games, FAULTY_GAMES) if planned.game.slow else planned.games
-        limited = replace(planned, level=LEVEL, games=games)
         with fault.broken():
-            played = gather(limited.play(make_noise=NoiseSource.from_entropy))
-        finding = limited.judge(played)
-        found.append(
-            {
-                "fault": fault.name,
-                "stage": planned.game.stage,
-                "game": planned.game.kind,
-                "caught": finding.verdict == Verdict.VIOLATED,
-                **asdict(finding),
-                "seconds": round(time.perf_counter() - start, 2),
-            }
-        )
-        report("faults", number + 1, len(pairs))
-    if audited.directory is not None:
-        write_json(audited.directory / "faults.json", found)
+            shown = list(play(concerned, nonce))
+        seconds = (time.perf_counter() - start) / max(1, len(concerned))
+        for planned, played in shown:
+            finding = planned.judge(played)
+            caught = finding.verdict == Verdict.VIOLATED
+            what = {"fault": fault.name, "stage": planned.stage, "game": planned.kind, "caught": caught}
+            found.append({**what, **asdict(finding), "seconds": round(seconds, 2)})
+        report("faults", number + 1, len(FAULTS))
+    if out is not None:
+        write_json(out / audited.market / "faults.json", found)
     return found
 
 
+def _limited(planned: Audit) -> Audit:
+    if len(planned.games) == 1 and planned.games[0].trains:
+        planned = replace(planned, canaries=max(FEWEST, min(planned.canaries, FAULTY_MODELS)))
+    return replace(planned, level=LEVEL)
+
+
 def _concerns(fault: Fault, planned: Audit) -> bool:
-    game = planned.game
-    if game.stage not in fault.stages:
-        return False
-    return game.kind in fault.kinds if fault.kinds else game.broken is None or game.stage == "masks"
+    return planned.stage in fault.stages and (not fault.kinds or planned.kind in fault.kinds)
 
 
-def _plan(audited: Audited, canaries: int | None, level: float) -> list[Audit]:
-    return plan_audits(
-        audited.config,
-        audited.noise,
-        audited.events,
-        audited.delta,
-        n_items=audited.n_items,
-        n_markets=audited.n_markets,
-        canaries=canaries,
-        level=level,
-    )
-
-
-def _resumed(audited: Audited, planned: Audit, report: Report, *, kept: bool) -> Iterator[Played]:
-    """Batches that were kept, then those that are missing; all of them anew, and none kept, unless ``kept``."""
-    done, store = 0, Store(audited.directory / "games") if kept and audited.directory is not None else None
-    if store is not None:
-        for path in sorted((store.directory / planned.name).glob("*.npz")):
-            arrays = store.arrays(f"{planned.name}/{path.stem}", dict)
-            yield Played(arrays["inside"], arrays["outside"])
-            done += int(arrays["games"])
-    if done >= planned.games:
-        return
-    rest = replace(planned, games=planned.games - done)
-    for games, played in zip(rest.batches, rest.play(audited.config.workers), strict=True):
-        if store is not None:
-            store.arrays(f"{planned.name}/{done:08d}", partial(dict, vars(played), games=np.array(games)))
-        done += games
-        report(planned.name, done, planned.games)
-        yield played
-
-
-def _write_parquet(path: Path, found: list[dict[str, Any]]) -> None:
+def _write_parquet(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     frame = pd.DataFrame(found).astype({"verdict": str})
-    frame["needed"] = frame["needed"].astype(np.float64)
+    for column in ("needed", "detects"):
+        frame[column] = frame[column].astype(np.float64)
     write_parquet(path, frame)

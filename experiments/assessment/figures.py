@@ -13,22 +13,27 @@ from matplotlib.figure import Figure
 from attacks.membership.evaluate import Inference
 from attacks.metrics import roc
 from experiments.presentation.drawing import PALETTE, QUIET, Drawing, styled, write_drawing
-from privacy.accounting.guarantees import Guarantee
-from privacy.accounting.text import epsilon_text
+from privacy.accounting.tradeoff import TradeOffCurve
 
 _LARGEST = 50.0
 
 
 @styled
-def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, Guarantee | None]) -> None:
-    """Log-log ROC of each view's strongest attack, and where the view's guarantee ends; ``path`` without its ending."""
+def draw_roc(path: Path, inferences: Sequence[Inference], curves: Mapping[str, TradeOffCurve | None]) -> None:
+    """Log-log ROC of each view's strongest attack, and the most that the view's guarantee admits of each.
+
+    Args:
+        path: of the figure, without its ending.
+        inferences: attacks on one target.
+        curves: of the guarantees, by view; None where there is none.
+    """
     figure = Figure(figsize=(5.6, 5.2), layout="constrained")
     axes = figure.subplots()
     smallest = 1.0 / max(float((~inference.member).sum(1).max()) for inference in inferences)
     rates = np.geomspace(smallest, 1.0, 200)
     axes.plot(rates, rates, color=QUIET, linestyle=":", label="guessing")
     views = list(dict.fromkeys(inference.view for inference in inferences))
-    curves = []
+    drawn = []
     for colour, view in zip(PALETTE, views, strict=False):
         own = [inference for inference in inferences if inference.view == view]
         best = max(own, key=lambda inference: inference.metrics.auc.value)
@@ -36,12 +41,11 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
         seen = true > 0
         axes.plot(false[seen], true[seen], color=colour, label=f"{view}: {best.attack}")
         about = {"view": view, "attack": best.attack}
-        curves.append(pd.DataFrame({**about, "false_positive_rate": false, "true_positive_rate": true}))
-        guarantee = bounds.get(view)
-        if guarantee is not None and guarantee.epsilon is not None:
-            limit = np.minimum(np.exp(guarantee.epsilon) * rates + guarantee.delta, 1.0)
-            label = f"{view}: most that ε {epsilon_text(guarantee.epsilon)} admits"
-            axes.plot(rates, limit, color=colour, linestyle="--", label=label)
+        drawn.append(pd.DataFrame({**about, "false_positive_rate": false, "true_positive_rate": true}))
+        guarantee = curves.get(view)
+        if guarantee is not None:
+            limit = [guarantee.largest_tpr(float(rate)) for rate in rates]
+            axes.plot(rates, limit, color=colour, linestyle="--", label=f"{view}: most that its guarantee admits")
     axes.set(
         xscale="log",
         yscale="log",
@@ -52,7 +56,7 @@ def draw_roc(path: Path, inferences: Sequence[Inference], bounds: Mapping[str, G
     )
     axes.legend(frameon=False, fontsize=8)
     title = "Membership inference: true against false positives"
-    write_drawing(path.parent, Drawing(path.name, title, figure, pd.concat(curves, ignore_index=True)))
+    write_drawing(path.parent, Drawing(path.name, title, figure, pd.concat(drawn, ignore_index=True)))
 
 
 @styled
@@ -77,22 +81,26 @@ def draw_reconstruction(path: Path, results: Sequence[Mapping[str, Any]]) -> Non
 
 @styled
 def draw_audit(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Lower bounds on ε beside the claims that they must not exceed."""
+    """Claims, the ε from which on each audit would have alarmed, and lower bounds."""
     figure = Figure(figsize=(7.2, 1.0 + 0.45 * len(results)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(results))
     claimed = [min(result["claimed"], _LARGEST) for result in results]
     axes.barh(places, claimed, 0.7, color="#DDDDDD", label="claimed ε")
-    bounds = {"low": "no assumption", "low_gaussian": "Gaussian trade-off", "low_one_run": "one run"}
-    for (key, label), marker, colour in zip(bounds.items(), "o^s", PALETTE, strict=False):
-        points = [
-            (result[key], place) for result, place in zip(results, places, strict=True) if result[key] is not None
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker, color=colour, label=f"lower bound, {label}")
+    points = {
+        "detects": "would have been detected",
+        "low_fdp": "lower bound, f-DP",
+        "low_one_run": "lower bound, Steinke et al.",
+    }
+    for (key, label), marker, colour in zip(points.items(), "|o^", PALETTE, strict=False):
+        shown = [(result[key], place) for result, place in zip(results, places, strict=True) if result[key] is not None]
+        if shown:
+            axes.plot(
+                *zip(*shown, strict=True), marker, color=colour, label=label, markersize=9 if key == "detects" else 6
+            )
     axes.set_yticks(places, [f"{result['stage']}: {result['game']} ({result['verdict']})" for result in results])
     axes.set_xlabel("ε")
     axes.legend(frameon=False, fontsize=8)
-    columns = ["stage", "game", "claimed", *bounds, "verdict"]
+    columns = ["stage", "game", "claimed", *points, "verdict"]
     data = pd.DataFrame([{key: result[key] for key in columns} for result in results])
-    write_drawing(path.parent, Drawing(path.name, "Lower bounds on ε beside the claims", figure, data))
+    write_drawing(path.parent, Drawing(path.name, "What audits of the code would have detected", figure, data))

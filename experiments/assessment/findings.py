@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.assessment.records import ATTACKS, Attack
-from privacy.accounting.text import epsilon_text
+from experiments.assessment.records import ATTACKS, Attack, Verdict, verdict_of, verdict_text
 
 Found = Mapping[str, Sequence[dict[str, Any]]]
 
@@ -22,9 +21,12 @@ class AttackRow:
         view: what the adversary saw.
         measure: what success is measured by.
         success: its value, with a 95 % interval.
+        over: what that interval is over.
         chance: what guessing, or a prior alone, reaches; None where it says nothing.
         tpr: true-positive rate at 1 % false positives, for membership.
-        within: whether the guarantee holds against it; None where there is no guarantee to hold.
+        verdict: on the guarantee; None where there is no guarantee to hold.
+        says: the same in words, and what would have been seen.
+        leading: whether it is the most successful of its kind, or beyond a guarantee.
     """
 
     kind: str
@@ -32,50 +34,57 @@ class AttackRow:
     view: str
     measure: str
     success: Mapping[str, float]
+    over: str
     chance: float | None
     tpr: Mapping[str, float] | None = None
-    within: bool | None = None
+    verdict: Verdict | None = None
+    says: str = "no bound"
+    leading: bool = True
 
     @property
     def advantage(self) -> float:
         """Success beyond chance."""
         return self.success["value"] - (self.chance or 0.0)
 
+    @property
+    def beyond(self) -> bool:
+        return self.verdict is Verdict.BEYOND
+
 
 def attack_rows(found: Found) -> list[AttackRow]:
-    """One row for each thing that was tried; of several ways to do the same, the strongest.
+    """One row for each result, those that readers see first before the others.
 
     Results of attacks that have no record are left out.
     """
-    return [
-        _row(attack, result) for name, attack in ATTACKS.items() for result in attack.strongest(found.get(name, []))
-    ]
+    rows = []
+    for name, attack in ATTACKS.items():
+        results = found.get(name, [])
+        leading = attack.leading(results)
+        rows += [_row(attack, result, result in leading) for result in results]
+    return sorted(rows, key=lambda row: not row.leading)
 
 
 def beyond_bounds(found: Found) -> list[str]:
     """Results that a guarantee of the run rules out, one line each."""
     return [
-        f"{', '.join(result[key] for key in attack.about)}: beyond epsilon {epsilon_text(result['bound']['epsilon'])}"
+        f"{', '.join(result[key] for key in attack.about)}: {verdict_text(result)}"
         for name, attack in ATTACKS.items()
         for result in found.get(name, [])
-        if _is_within(result) is False
+        if verdict_of(result) is Verdict.BEYOND
     ]
 
 
-def _row(attack: Attack, result: dict[str, Any]) -> AttackRow:
+def _row(attack: Attack, result: dict[str, Any], leading: bool) -> AttackRow:
     return AttackRow(
         kind=attack.name,
         attack=attack.tried.format(**result),
         view=result["view"],
         measure=attack.measure,
         success=result[attack.success],
+        over=attack.over,
         chance=attack.guessed(result),
         tpr=None if attack.tpr is None else result[attack.tpr],
-        within=_is_within(result),
+        verdict=verdict_of(result),
+        says=verdict_text(result),
+        leading=leading,
     )
-
-
-def _is_within(result: Mapping[str, Any]) -> bool | None:
-    """Whether the guarantee that a result was held against admits it; None where it was held against none."""
-    bound = result.get("bound")
-    return None if bound is None else all(bound["within"].values())

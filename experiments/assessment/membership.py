@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,32 @@ import numpy as np
 import pandas as pd
 
 from attacks.membership.evaluate import Inference, infer
+from attacks.membership.refutation import refute
 from attacks.membership.shadow import ShadowPlan, ShadowScores, train_shadows
 from attacks.membership.units import Unit
-from attacks.metrics import within_bound
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.figures import draw_roc
+from experiments.assessment.records import Verdict
 from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.closing import read_committed
-from fedmm_secure.federation.private_record import private_name, tuned_file
+from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_noise
 from privacy.accounting.guarantees import Guarantee, changed_rows
+from privacy.accounting.ledger import read_ledger
+from privacy.accounting.tradeoff import TradeOffCurve, nothing_learnt, view_curve
 from privacy.foreign import parse_json
 
 
 def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
-    """Every membership attack on every target and unit; scores and ROC curves are kept beside the results."""
-    run, config, found = attacked.run, attacked.config, []
+    """Every membership attack on every target and unit; scores and ROC curves are kept beside the results.
+
+    The level of a view's verdict is shared by all attacks on it: of both units and of all targets.
+    """
+    run, config = attacked.run, attacked.config
+    made: list[tuple[Unit, Inference]] = []
     for unit in attacked.units:
         plan = ShadowPlan(
             config,
@@ -43,25 +53,57 @@ def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
             own = [inference for inference in inferences if inference.target == target]
             stem = f"{attacked.market}-{unit}-{target}"
             _write_scores(run / "attacks" / "scores" / f"{stem}.parquet", shadows, own)
-            bounds = {inference.view: _guarantee(attacked, inference.view, unit) for inference in own}
-            draw_roc(run / "attacks" / f"roc-{stem}", own, bounds)
-            found += [_membership_result(attacked, unit, inference, bounds[inference.view]) for inference in own]
-    return found
+            curves = {view: _curve(attacked, view, unit) for view in dict.fromkeys(one.view for one in own)}
+            draw_roc(run / "attacks" / f"roc-{stem}", own, curves)
+            made += [(unit, one) for one in own]
+    sharing = Counter(inference.view for _, inference in made)
+    return [
+        membership_result(
+            attacked.market,
+            unit,
+            inference,
+            _guarantee(attacked, inference.view, unit),
+            _curve(attacked, inference.view, unit),
+            sharing[inference.view],
+        )
+        for unit, inference in made
+    ]
 
 
-def _membership_result(
-    attacked: Attacked, unit: Unit, inference: Inference, guarantee: Guarantee | None
+def membership_result(
+    market: str,
+    unit: Unit,
+    inference: Inference,
+    guarantee: Guarantee | None,
+    curve: TradeOffCurve | None,
+    sharing: int,
 ) -> dict[str, Any]:
+    """What an attack reached, and what that says of a guarantee.
+
+    Args:
+        market: the market under attack.
+        unit: what membership is asked about.
+        inference: the attack.
+        guarantee: of the view; None where there is none.
+        curve: of the guarantee, for worlds in which one unit is in and out.
+        sharing: number of attacks on the view, which share the level of its verdict.
+    """
     bound = None
-    if guarantee is not None and guarantee.epsilon is not None:
-        within = within_bound(inference.scores, inference.member, guarantee.epsilon, guarantee.delta)
+    if guarantee is not None and guarantee.epsilon is not None and curve is not None:
+        found = refute(inference.scores, inference.member, curve, guarantee.delta, attacks=sharing)
+        if found.refuted:
+            verdict = Verdict.BEYOND
+        else:
+            verdict = Verdict.WITHIN if found.detects is not None else Verdict.IRREFUTABLE
         bound = {
             "epsilon": guarantee.epsilon,
             "delta": guarantee.delta,
-            "within": {f"at_{100 * rate:g}_percent_fpr": holds for rate, holds in within.items()},
+            "verdict": str(verdict),
+            "detects": found.detects,
+            "targets": found.targets,
         }
     return {
-        "market": attacked.market,
+        "market": market,
         "target": inference.target,
         "attack": inference.attack,
         "unit": unit,
@@ -78,6 +120,24 @@ def _guarantee(attacked: Attacked, view: str, unit: Unit) -> Guarantee | None:
         return None
     guarantee = Guarantee(stated["epsilon"], stated["delta"], stated["unit"], stated["basis"])
     return guarantee if unit == "user" else changed_rows(guarantee)
+
+
+def _curve(attacked: Attacked, view: str, unit: Unit) -> TradeOffCurve | None:
+    """The curve that the ledger's events have, and the stated (ε, δ) lies on or above; None without a guarantee.
+
+    A user of the market is one step away from a world without: what the same person has in other markets is in both
+    worlds. A row is two: the user leaves, and comes back without it.
+    """
+    stated = _guarantee(attacked, view, "user")
+    if stated is None or stated.epsilon is None:
+        return None
+    encrypted = view == "server" and not attacked.config.aggregation.traits.server_reads_updates
+    entries = read_ledger(attacked.run / "ledger" / f"{attacked.market}.jsonl").entries
+    curve = nothing_learnt() if encrypted else view_curve(entries, view)
+    if curve is None:
+        raise RunDirectoryError(f"{attacked.run}: states an epsilon of the {view} view that its ledger does not give")
+    curve = curve.holding(stated.epsilon, stated.delta)
+    return curve if unit == "user" else curve.grouped(2)
 
 
 def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Inference]) -> None:
@@ -99,7 +159,7 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
 
 def _tuned_choice(run: Path, attacked: Attacked, target: str) -> int:
     """Position of what the run chose for a target, as it was closed with; raises where that is not there."""
-    config, file = attacked.config, tuned_file(target)
+    config, file = attacked.config, RunDirectory().tuned(attacked.market, target).name
     if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
         return 0
     found = parse_json(read_committed(run, attacked.market, file), run / private_name(attacked.market, file))

@@ -8,17 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from experiments.presentation.text import estimate_text
+from privacy.accounting.text import epsilon_text
 
 if TYPE_CHECKING:
     from experiments.assessment.attacked import Attacked
 
 Result = Mapping[str, Any]
 DEFAULT_SHADOWS = 16
+
+
+class Verdict(StrEnum):
+    """What a result says of the guarantee that it was held against."""
+
+    WITHIN = "within"
+    BEYOND = "BEYOND"
+    IRREFUTABLE = "cannot be refuted"
+
+
+def verdict_of(result: Result) -> Verdict | None:
+    """None where there was no guarantee to hold the result against."""
+    bound = result.get("bound")
+    return None if bound is None else Verdict(bound["verdict"])
+
+
+def verdict_text(result: Result) -> str:
+    """The verdict, and what the same targets would have seen."""
+    verdict = verdict_of(result)
+    if verdict is None:
+        return "no bound"
+    bound = result["bound"]
+    if verdict is Verdict.BEYOND:
+        return f"BEYOND ε {epsilon_text(bound['epsilon'])}"
+    if verdict is Verdict.IRREFUTABLE:
+        return f"ε {epsilon_text(bound['epsilon'])} cannot be refuted by {bound['targets']} targets"
+    return f"within; would have detected ε ≥ {bound['detects']:.1f} with 95 % power"
 
 
 @dataclass(frozen=True)
@@ -46,7 +75,9 @@ class Attack:
         success: key of the estimate of it.
         chance: what guessing reaches, or the key of what a prior alone reaches; None where it says nothing.
         tpr: key of the true-positive rate at 1 % false positives, where there is one.
-        same: keys of results that try the same; readers are shown the most successful of them. By default ``about``.
+        same: keys of results that try the same; the most successful of them comes first for readers. By default
+            ``about``.
+        over: what the intervals of its results are taken over.
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
         with_budget: whether runs with a budget admit it.
         retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
@@ -62,6 +93,7 @@ class Attack:
     tried: str
     measure: str
     success: str
+    over: str
     chance: float | str | None = None
     tpr: str | None = None
     same: tuple[str, ...] = ()
@@ -78,6 +110,11 @@ class Attack:
         """Draw its results, where it has a figure of them; ``path`` without its ending."""
         if self.figure is not None:
             resolve_name(self.figure)(path, results)
+
+    def leading(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What readers see first: the most successful of each kind, and whatever is beyond a guarantee."""
+        strongest = self.strongest(results)
+        return [result for result in results if result in strongest or verdict_of(result) is Verdict.BEYOND]
 
     def strongest(self, results: Sequence[dict[str, Any]], keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Of results that try the same, the most successful; what ``keys`` say, by default those of the record."""
@@ -123,11 +160,6 @@ def _published(result: Result) -> str:
     return f"{result['view']} (if published)" if hypothetical else str(result["view"])
 
 
-def _within(result: Result) -> str:
-    bound = result["bound"]
-    return "-" if bound is None else ("yes" if all(bound["within"].values()) else "NO")
-
-
 _MARKET, _VIEW, _ATTACK = _text("market", "market"), _text("view", "view"), _text("attack", "attack")
 _AGGREGATION = _text("aggregation", "aggregation")
 _FEDERATION = ("server", "market", "collusion")
@@ -151,6 +183,7 @@ _INVERSION = Attack(
     tried="single updates recovered exactly ({aggregation}, {cohort} markets)",
     measure="share",
     success="exact_share",
+    over="messages of this run",
 )
 _RECONSTRUCTION = Attack(
     name="reconstruction",
@@ -173,6 +206,7 @@ _RECONSTRUCTION = Attack(
     tried="user embeddings rebuilt in {market}: {attack}",
     measure="cosine",
     success="cosine",
+    over="users of this one model",
     chance="prior",
     figure="experiments.assessment.figures:draw_reconstruction",
 )
@@ -195,6 +229,7 @@ _USAGE = Attack(
     tried="how many users of {market} have each code ({aggregation})",
     measure="rank correlation",
     success="rank_correlation",
+    over="codes of this one model",
     chance=0.0,
 )
 _HISTORIES = Attack(
@@ -216,6 +251,7 @@ _HISTORIES = Attack(
     tried="training items of users in {market}: {attack}",
     measure="precision at 10",
     success="precision",
+    over="users of this one model",
     chance="prior",
     same=("market", "view"),
 )
@@ -235,11 +271,12 @@ _MEMBERSHIP = Attack(
         _estimate("AUC", "auc"),
         _estimate("TPR at 1 % FPR", "tpr_at_1_percent_fpr"),
         _text("models", "targets"),
-        Column("within ε", _within),
+        Column("guarantee", verdict_text),
     ),
     tried="membership of {unit}s in {market}: {attack} on {target}",
     measure="AUC",
     success="auc",
+    over="pipelines, each trained by itself",
     chance=0.5,
     tpr="tpr_at_1_percent_fpr",
     same=("market", "target", "unit", "view"),
@@ -264,6 +301,7 @@ _POISONING = Attack(
     tried="accuracy of the others damaged by {market}: {strategy}, joined by {defence}",
     measure="AUC lost",
     success="loss",
+    over="the other markets",
     chance=0.0,
     same=("market", "defence"),
     with_budget=False,

@@ -15,7 +15,7 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.results.scoring import load_embedding, load_quantizer
-from fedmm_secure.storage.run_directory import quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Truth:
 def federated_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     """What the rounds worked on and left, for the first seed."""
     embedding = load_embedding(run, config, prepared, refined=False)
-    path = quantizer_path(run, prepared.market.name, config.seed[0])
+    path = RunDirectory(run).quantizer(prepared.market.name, config.seed[0])
     return Truth(embedding, load_quantizer(path, run, config, embedding))
 
 
 def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     """What the market's CTR model builds on: its refined codes, where it has them."""
-    path = quantizer_path(run, prepared.market.name, config.seed[0], refined=True)
+    path = RunDirectory(run).quantizer(prepared.market.name, config.seed[0], kind="refined")
     if not path.is_file():
         return federated_truth(run, config, prepared)
     embedding = load_embedding(run, config, prepared, refined=True)

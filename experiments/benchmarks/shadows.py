@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from attacks.membership.queries import Queries, balanced_membership, halve
+from attacks.membership.queries import Queries, fair_coins, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
 from experiments.presentation.steps import track
@@ -84,7 +84,7 @@ def _looped(plan: ShadowPlan, models: int, threads: int, seed: int) -> tuple[flo
     """Models a minute, and the mean AUC of the loss threshold."""
     prepared = plan.markets[plan.market]
     train = prepared.split.train
-    member = balanced_membership(2 * models, len(train), numpy_generator("bench", seed))[:models]
+    member = fair_coins(models, len(train), numpy_generator("bench", seed))
     queries = Queries.of(prepared)
     torch.set_num_threads(threads)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import typer
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
-from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, verdict_of
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
@@ -91,11 +91,15 @@ def attack(
 def print_attacks(found: Found) -> None:
     console = wide_console()
     for name, attack in ATTACKS.items():
-        results = attack.strongest(found.get(name, []))
+        results = attack.leading(found.get(name, []))
         if not results:
             continue
         table = Table(*(column.heading for column in attack.columns))
         for result in results:
             table.add_row(*(column.cell(result) for column in attack.columns))
-        some = "" if len(results) == len(found[name]) else ", the strongest of each kind (all: attacks/attacks.json)"
-        console.print(f"{attack.title}{some}; mean and 95 % interval", table)
+        others = len(found[name]) - len(results)
+        some = f", the strongest of each kind; {others} weaker ones" if others else ""
+        if others and any(verdict_of(result) is not None for result in found[name]):
+            some += ", none of them beyond a guarantee,"
+        where = " are in attacks/attacks.json" if others else ""
+        console.print(f"{attack.title}{some}{where}; mean and 95 % interval over {attack.over}", table)

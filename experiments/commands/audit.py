@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,46 +20,70 @@ from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
 
 AUDIT_HELP = (
-    "Try to refute a guarantee: canaries against every stage and all of them together, lower bounds on ε.\n\n"
-    "With --sign the results count in a compliance report.\n\n"
-    "Exit status 1 if a claim is refuted; with --faults, if fewer than nine in ten are caught.\n\n"
+    "Try to refute that the code keeps a guarantee: canaries against every stage, and all of them together, at the "
+    "noise that a configuration plans, or that a verified run did. An audit of code: what a run drew, its noise meter "
+    "says (fedmm verify).\n\n"
+    "Results stand in a folder of yours; with --sign they are put beside the run too, and count in a compliance "
+    "report.\n\n"
+    "Exit status 1 if a claim is refuted or the run does not verify; with --faults, if fewer than nine in ten are "
+    "caught.\n\n"
     "Example: fedmm audit runs/x; fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
 )
-ENOUGH_CAUGHT = 0.9  # of the faults; half the noise is beyond games that train a model for each canary
+ENOUGH_CAUGHT = 0.9  # of the faults
+_NONCE = re.compile(r"[0-9a-f]{64}")
 
 
 def audit(
     source: Annotated[str, typer.Argument(metavar="CONFIG|RUN", help="Shipped name, YAML file or run directory.")],
     overrides: SetOption = None,
-    market: Annotated[str | None, typer.Option(help="Market to audit; default: the smallest.")] = None,
+    market: Annotated[str | None, typer.Option(help="Market whose plan is audited; default: the smallest.")] = None,
     workers: WorkersOption = None,
     canaries: Annotated[
-        int | None, typer.Option(min=16, help="Of each audit; default: enough to see half the noise.")
+        int | None, typer.Option(min=16, help="Of each audit; default: enough to see ε at twice the claim.")
     ] = None,
     level: Annotated[float, typer.Option(min=1e-6, max=0.5, help="False-alarm rate of the whole audit.")] = 0.05,
     faults: Annotated[
         bool, typer.Option("--faults", help="Audit the audit: break each mechanism on purpose and see it caught.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Your folder for results; default: audits/ID of a run, none of a configuration.")
+    ] = None,
+    nonce: Annotated[
+        str | None, typer.Option(metavar="HEX", help="Of an earlier audit: draws the same games again.")
+    ] = None,
     keys: SignOption = None,
     passphrase_file: PassphraseOption = None,
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
     if keys is not None and (faults or not Path(source).is_dir()):
-        raise ConfigError("--sign goes with the audit of a run: what is signed is a statement about its directory")
+        raise ConfigError("--sign goes with the audit of a run's plan: what is signed is a statement about its ledgers")
+    if nonce is not None and not _NONCE.fullmatch(nonce):
+        raise ConfigError("--nonce: 64 hexadecimal digits, as in the settings of an earlier audit")
     identity = read_signer(keys, passphrase_file)
     # what follows loads torch and jax, which takes seconds
     from experiments.assessment import audit as audits
     from experiments.reports.run import write_report
 
     run = Path(source) if Path(source).is_dir() else None
+    given = None if nonce is None else bytes.fromhex(nonce)
     with RunProgress(quiet=quiet or as_json) as progress, nullcontext() if run is None else examining(run):
-        audited = audits.read_audited(source, overrides or [], market, workers)
+        audited = audits.read_audited(source, overrides or [], market)
+        folder = out or audited.folder
         if faults:
-            found = audits.audit_faults(audited, canaries=canaries, report=progress.update)
+            found = audits.audit_faults(audited, canaries=canaries, nonce=given, report=progress.update, out=folder)
         else:
-            found = audits.audit(audited, canaries=canaries, level=level, report=progress.update, identity=identity)
-            if run is not None:
+            found = audits.audit(
+                audited,
+                canaries=canaries,
+                level=level,
+                nonce=given,
+                workers=workers or audited.plan.config.workers,
+                report=progress.update,
+                out=folder,
+                identity=identity,
+            )
+            if run is not None and identity is not None:
                 write_report(run)
     if as_json:
         say_json(found)
@@ -66,6 +91,8 @@ def audit(
         _print_faults(found)
     else:
         _print_audit(audited.market, found)
+        if folder is not None:
+            say(f"in {folder / audited.market}")
     if faults:
         caught = sum(result["caught"] for result in found)
         raise typer.Exit(0 if caught >= ENOUGH_CAUGHT * len(found) else FINDING)
@@ -73,32 +100,39 @@ def audit(
 
 
 def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
-    table = Table("stage", "game", "claimed ε", "lower bounds", "verdict", "canaries", "needed", "seconds")
+    table = Table("stage", "game", "claimed ε", "verdict", "sees ε ≥", "bounds", "p", "canaries", "needed", "seconds")
     for result in found:
         table.add_row(
             result["stage"],
             result["game"],
             epsilon_text(result["claimed"]),
+            _verdict(result),
+            "-" if result["detects"] is None else epsilon_text(result["detects"]),
             _bounds_text(result),
-            str(result["verdict"]),
+            f"{result['p_value']:.2g}",
             str(result["canaries"]),
             "-" if result["needed"] is None else str(result["needed"]),
             f"{result['seconds']:.0f}",
         )
-    wide_console().print(f"audit of market {market}, δ {found[0]['delta']:.2g}", table)
-    say("lower bounds: no assumption / Gaussian trade-off curve / one run; needed: canaries to see half the noise")
+    title = f"audit of the code, at the plan of market {market}, δ {found[0]['delta']:.2g}"
+    wide_console().print(title, table)
+    say(
+        "sees: had ε been this or more, the audit would have detected it with 95 % power; bounds: below which ε is not,"
+    )
+    say("at 95 %: f-DP / Steinke et al.; needed: canaries that see ε at twice the claim, and noise at .9")
 
 
 def _print_faults(found: list[dict[str, Any]]) -> None:
-    table = Table("fault", "stage", "game", "claimed ε", "lower bounds", "caught", "canaries", "seconds")
+    table = Table("fault", "stage", "game", "claimed ε", "caught", "seen", "bounds", "canaries", "seconds")
     for result in found:
         table.add_row(
             result["fault"],
             result["stage"],
             result["game"],
             epsilon_text(result["claimed"]),
-            _bounds_text(result),
             "yes" if result["caught"] else "no",
+            f"{result['direction']}: {result['seen']}",
+            _bounds_text(result),
             str(result["canaries"]),
             f"{result['seconds']:.1f}",
         )
@@ -107,6 +141,10 @@ def _print_faults(found: list[dict[str, Any]]) -> None:
     say(f"caught {caught} of {len(found)}, at 95 % confidence each")
 
 
+def _verdict(result: Mapping[str, Any]) -> str:
+    verdict = str(result["verdict"])
+    return f"{verdict}: {result['direction']} {result['seen']}" if verdict == "VIOLATED" else verdict
+
+
 def _bounds_text(result: Mapping[str, Any]) -> str:
-    bounds = [result["low"], result["low_gaussian"], result["low_one_run"]]
-    return " / ".join("-" if bound is None else f"{bound:.2f}" for bound in bounds)
+    return f"{result['low_fdp']:.2f} / {result['low_one_run']:.2f}"

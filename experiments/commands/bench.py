@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.options import JsonFlag, SetOption
+from experiments.commands.options import JsonFlag, SetOption, WorkersOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say, say_json, wide_console
 from experiments.presentation.tables import Table
-from experiments.presentation.text import estimate_text
+from experiments.presentation.text import difference_text, estimate_text, interval_text
 from experiments.runs.configuration import SYNTHETIC, resolve
 from fedmm_secure.errors import ConfigError
 
@@ -122,3 +122,41 @@ def shadows(
         fields = (cost.looped, cost.together, cost.speed_up, cost.auc_looped, cost.auc_together, cost.difference)
         table.add_row(cost.target, *(estimate_text(asdict(field)) for field in fields))
     wide_console().print(f"shadow pipelines of market {name}, {settings.workers} workers", table)
+
+
+@bench_app.command(
+    "join",
+    help="What the federation is worth to a market that joins: test AUC by the share of its users that it knows, "
+    "alone, with a head that was fitted to the other markets alone, and with both; each market left out in turn.\n\n"
+    "Example: fedmm bench join xmarket --set head.trees=80 --draws 5 --workers 16 --json",
+)
+def join(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = SYNTHETIC,
+    overrides: SetOption = None,
+    share: Annotated[list[float] | None, typer.Option(min=0.001, max=1.0, help="Of its users; repeat.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="How often the users of a share are drawn.")] = 5,
+    workers: WorkersOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    settings = resolve(config, overrides or [])
+    if settings.head.trees == 0:
+        raise ConfigError("head.trees is 0: no head is fitted; add --set head.trees=80")
+    from experiments.benchmarks.joining import SHARES, measure_joining, worth  # what trains
+
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_joining(settings, share or SHARES, draws, workers or settings.workers)
+    needed = worth(found)
+    if as_json:
+        say_json({"bench": "join", "rows": [asdict(row) for row in found], "worth": [asdict(row) for row in needed]})
+        return
+    table = Table("market", "users", "popularity", "alone", "federation", "both", "federation - alone")
+    for row in found:
+        figures = (interval_text(asdict(one)) for one in (row.popularity, row.alone, row.federation, row.both))
+        table.add_row(row.market, f"{row.users} ({row.share:.0%})", *figures, difference_text(asdict(row.gain)))
+    wide_console().print(
+        "test AUC; mean and 95 % interval over draws; differences paired, a bootstrap over users", table
+    )
+    for one in needed:
+        ahead = "with all of them" if one.crossing is None else f"up to {one.crossing:.0f} of its own"
+        ahead = "nowhere" if one.crossing == 0 else ahead
+        say(f"{one.market:<6} {one.users} users; the federation's head is ahead {ahead}")

@@ -12,7 +12,7 @@ from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.presentation.text import figure_text
-from experiments.runs.listing import list_runs
+from experiments.reports.listing import list_runs
 from privacy.accounting.text import epsilon_text
 
 RUNS_HELP = "List the runs and sweeps in a folder.\n\nExample: fedmm runs runs"

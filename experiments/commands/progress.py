@@ -153,6 +153,8 @@ class RunProgress(TaskProgress):
     """The stages of a run, with loss and the ε spent so far."""
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event == "head":
+            self.update("levels of the head", fields["round"], fields["rounds"])
         if event == "round":
             notes = []
             if fields["loss"] is not None:

@@ -17,7 +17,7 @@ from experiments.runs.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.storage import run_directory
-from fedmm_secure.storage.run_directory import CONFIG_FILE
+from fedmm_secure.storage.layout import CONFIG_FILE
 from privacy.aggregation.keys import KeyDirectory
 
 RUN_HELP = (

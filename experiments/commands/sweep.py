@@ -17,7 +17,7 @@ from experiments.presentation.text import figure_text
 from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.storage import run_directory
-from fedmm_secure.storage.run_directory import CELLS
+from fedmm_secure.storage.layout import CELLS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dp_accounting.dp_event import DpEvent, RandomizedResponseDpEvent
 
+from experiments.assessment.statements import binding_of
 from experiments.compliance.document import (
+    AcrossMarkets,
     AllRuns,
     Declarations,
     Document,
@@ -22,7 +25,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import binding_of, examine, trusting
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.verification.closing import Signature
@@ -32,13 +35,17 @@ from fedmm_secure.federation.account import planned_spending, readers_account, s
 from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SUMMED, VIEWS
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS, has_sums
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
-from privacy.accounting.account import AccountError, PrivacyAccount
-from privacy.accounting.events import event_to_data, gaussian_steps
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.groups import NotKnownError, joint_spending
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group
-from privacy.accounting.spendings import Spending
+from privacy.accounting.places import state_folder
+from privacy.accounting.spendings import Spending, spent_to_data
 from privacy.errors import InputError
 from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, read_bytes
 
@@ -96,7 +103,7 @@ def build_document(
             tuned=config.ctr.tune,
             synthetic=config.data.synthetic is not None,
             shared_users=config.data.shared_users,
-            shared_items=config.data.shared_items,
+            one_noise=has_sums(config),
             private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
         ),
         declarations=declarations,
@@ -140,7 +147,7 @@ def _all_runs(
     try:
         spendings = _spendings(account, config, directory, market)
     except (AccountError, LedgerError) as error:
-        problem = str(error).replace(f"{account.path.parent}/", "").replace(f"{directory}/", "")
+        problem = _without_paths(str(error), account, directory)
         nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False}
         return AllRuns(**nothing, epsilon=dict.fromkeys(observed), **by_ledger)
     delta = views["market"]["delta"]
@@ -178,35 +185,24 @@ def _across_markets(
     statements: Mapping[str, Any],
     claimed: tuple[str, ...],
     declarations: Declarations,
-) -> dict[str, float | None]:
-    """Composition over all markets of what the same runs as elsewhere in the report spent; None where it is unknown.
-
-    Releases of single markets have noise of their own each. A sum over markets has one noise for all of them: whoever
-    is in k markets moves it k times as far, which is as much as k² releases of one market, k for each.
-    """
+) -> AcrossMarkets:
+    """What the same runs as elsewhere in the report spend on a person who has rows in all markets, if it is known."""
     observed = [view for view in claimed if view != "server"]
-    try:
-        spendings = [found for market in statements for found in _spendings(account, config, directory, market)]
-    except (AccountError, LedgerError):
-        return dict.fromkeys(observed)
-    if declarations.sole_run:
-        run = binding_of(directory).run
-        spendings = [found for found in spendings if found.run == run]
     delta = max(views["market"]["delta"] for views in statements.values())
-    if config.data.shared_items and any(found.run != binding_of(directory).run for found in spendings):
-        return dict.fromkeys(observed)  # what other runs summed over markets, an account does not say
-    again = [
-        entry.event
-        for market in statements
-        for entry in read_ledger(directory / "ledger" / f"{market}.jsonl").entries
-        if entry.stage in SUMMED
-        for _ in range(len(statements) - 1)
-    ]
-    totals = {
-        view: composed_epsilon([*(found.events[view] for found in spendings), *again], spendings, delta, coarsely)
-        for view in observed
-    }
-    return {view: None if math.isinf(total) else total for view, total in totals.items()}
+    totals: dict[str, float] = {}
+    try:
+        spendings = {market: _spendings(account, config, directory, market) for market in statements}
+        if declarations.sole_run:
+            run = binding_of(directory).run
+            spendings = {market: [one for one in found if one.run == run] for market, found in spendings.items()}
+        totals = {view: joint_spending(spendings, view).epsilon(delta) for view in observed}
+        problem = None
+    except (AccountError, LedgerError) as error:
+        problem = _without_paths(str(error), account, directory)
+    except NotKnownError as error:
+        problem = str(error)
+    epsilon = {view: totals[view] if math.isfinite(totals.get(view, math.inf)) else None for view in observed}
+    return AcrossMarkets(markets=len(statements), epsilon=epsilon, delta=delta, problem=problem)
 
 
 def _as_planned(config: Config, directory: Path, market: str, spendings: Sequence[Spending]) -> bool:
@@ -216,12 +212,12 @@ def _as_planned(config: Config, directory: Path, market: str, spendings: Sequenc
     except LedgerError:  # verification says what is wrong with it
         return False
     own = [spending for spending in spendings if spending.run == expected.run]
-    return bool(own) and all(_entered(spending) == _entered(expected) for spending in own)
+    return bool(own) and all(_as_entered(spending, expected) for spending in own)
 
 
 def _planned(config: Config, directory: Path, market: str) -> Spending:
     """What the run's plan spends, by what its ledger was opened with; raises ``LedgerError`` where that is no plan."""
-    path = directory / "ledger" / f"{market}.jsonl"
+    path = RunDirectory(directory).ledger(market)
     opening = read_ledger(path).opening
     try:
         sizes = {name: MarketSize(**size) for name, size in opening["sizes"].items()}
@@ -230,9 +226,10 @@ def _planned(config: Config, directory: Path, market: str) -> Spending:
         raise LedgerError(f"{path}:1: no plan can be made of what it commits to") from error
 
 
-def _entered(spending: Spending) -> tuple[Any, ...]:
-    events = {view: event_to_data(event) for view, event in spending.events.items()}
-    return events, spending.coordinates, spending.extra_delta
+def _as_entered(entered: Spending, expected: Spending) -> bool:
+    """Lines of an earlier version do not say how many markets a run is of."""
+    of_markets = expected.markets if entered.markets is None else entered.markets
+    return spent_to_data(replace(entered, markets=of_markets)) == spent_to_data(expected)
 
 
 def _noise(directory: Path, market: str) -> dict[str, float]:
@@ -246,14 +243,14 @@ def _noise(directory: Path, market: str) -> dict[str, float]:
 def _mechanisms(directory: Path, market: str) -> dict[str, str]:
     """Of stages that were charged; empty where the ledger cannot be read, which is among the findings."""
     try:
-        charges = read_ledger(directory / "ledger" / f"{market}.jsonl").charges
+        charges = read_ledger(RunDirectory(directory).ledger(market)).charges
     except LedgerError:
         return {}
     return {stage_group(charge.entry.stage): charge.entry.mechanism for charge in charges}
 
 
 def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
-    path = directory / "ledger" / f"{market}.jsonl"
+    path = RunDirectory(directory).ledger(market)
     try:
         content = read_ledger(path)
         sha256: str | None = hashlib.sha256(read_bytes(path, MAX_LINES_BYTES, below=directory)).hexdigest()
@@ -263,7 +260,7 @@ def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: S
     except (LedgerError, ForeignFileError):  # among the findings; the document cannot vouch for what it cannot read
         sha256, lines, head, rows, seeded, exact = None, 0, GENESIS, None, views["seeded"], False
     return LedgerStated(
-        file=f"ledger/{path.name}",
+        file=RunDirectory().ledger(market).as_posix(),
         sha256=sha256,
         data=rows if isinstance(rows, str) else None,
         lines=max(lines, 1),
@@ -285,6 +282,14 @@ def _environment(directory: Path) -> dict[str, str]:
     packages = {name: version for name, version in found["packages"].items() if version is not None}
     own = {"python": found["python"], "commit": found["commit"], "code": found.get("code")}
     return packages | {key: value for key, value in own.items() if value is not None}
+
+
+def _without_paths(text: str, account: PrivacyAccount, directory: Path) -> str:
+    """A problem, without paths of the reader's machine."""
+    folders = {directory, state_folder(), *(one.path.parent for one in (account, *account.others))}
+    for folder in sorted(map(str, folders), key=len, reverse=True):  # what is inside another first
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
 def _inside(directory: Path, where: str) -> str:

@@ -10,7 +10,8 @@ from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
 from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import MAX_BYTES, page, read_report, report_text, signature_problem
 from experiments.runs.differences import differences
-from fedmm_secure.storage.run_directory import CONFIG_FILE, examining
+from fedmm_secure.storage.layout import CONFIG_FILE
+from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 from privacy.foreign import read_bytes

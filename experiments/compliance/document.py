@@ -6,22 +6,19 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from experiments.assessment.records import Verdict
+from experiments.assessment.signatures import Digest, Part, Signature
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:4"
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GuaranteeStated(Part):
@@ -43,6 +40,15 @@ class AllRuns(Part):
     epsilon: dict[str, Epsilon] = Field(description="by claimed view, of the runs in the account")
     ledger_runs: int = Field(ge=1, description="this run and those before it that its ledger names")
     ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
+
+
+class AcrossMarkets(Part):
+    """What all runs spend on a person who has rows in all markets that the report is about."""
+
+    markets: int = Field(ge=1, description="markets that the report is about")
+    epsilon: dict[str, Epsilon] = Field(description="by claimed view; null: unbounded, or not known")
+    delta: float = Field(ge=0, lt=1, description="the largest δ of a market")
+    problem: str | None = Field(description="why it is not known; null where it is")
 
 
 class LedgerStated(Part):
@@ -74,14 +80,17 @@ class EvidenceStated(Part):
 
 
 class AuditStated(Part):
-    """One attempt to refute a claim with canaries."""
+    """One attempt to refute, with canaries, that the code keeps a claim; no measurement of what the run drew."""
 
     stage: str
     game: str
     claimed: Epsilon
-    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by assumption")
+    detects: Epsilon = Field(
+        description="an ε from this on would have been detected with 95 % power; null: none that can be named"
+    )
+    lower_bounds: dict[str, float | None] = Field(description="95 % lower bounds on ε, by method")
     canaries: int = Field(ge=0)
-    verdict: Literal["consistent", "inconclusive", "VIOLATED"]
+    verdict: Literal["not refuted", "VIOLATED"]
     evidence: str = Field(description="id of the statement that it stands in")
 
 
@@ -130,7 +139,9 @@ class AttackStated(Part):
     low: float
     high: float
     chance: float | None
-    within: bool | None = Field(description="whether the view's guarantee admits it; null: no guarantee, or no bound")
+    over: str = Field(description="what the interval is taken over")
+    verdict: Verdict | None = Field(description="on the view's guarantee; null: there is none to hold it against")
+    says: str = Field(description="the same in words, with what these targets would have detected")
     evidence: str = Field(description="id of the statement that it stands in")
 
 
@@ -192,8 +203,8 @@ class RunStated(Part):
         description="user ids that several markets have: refused by the run where it held all rows; one person each, "
         "whose ε is composed; or declared to be different people"
     )
-    shared_items: bool = Field(
-        description="whether markets summed counts and co-occurrence of items over a catalogue that they share"
+    one_noise: bool = Field(
+        description="whether some sum over all markets has one noise, so that whoever is in k of them moves it k times"
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
@@ -217,15 +228,13 @@ class Document(Part):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations
     verdict: VerdictStated
     markets: dict[str, MarketStated] = Field(min_length=1)
-    across_markets: dict[str, Epsilon] = Field(
-        description="by claimed view, ε of a person who has rows in all markets, at the largest δ of a market"
-    )
+    across_markets: AcrossMarkets
     verification: Verification
     evidence: list[EvidenceStated]
     attacks: list[AttackStated]
@@ -233,24 +242,6 @@ class Document(Part):
     not_guaranteed: list[str]
     questions: list[Question]
     environment: dict[str, str]
-
-
-class CardStated(Part):
-    """A card of ``fedmm keys``."""
-
-    name: str
-    signing: str = Field(description="Ed25519")
-    sealing: str = Field(description="X25519")
-    proof: str = Field(description="that the owner of the signing key made it")
-
-
-class Signature(Part):
-    """Ed25519 over the canonical JSON of what it stands beside."""
-
-    algorithm: Literal["Ed25519"] = "Ed25519"
-    card: CardStated = Field(description="the signer's public keys, as in a card of fedmm keys")
-    fingerprint: str = Field(description="of the card, to be compared with the signer")
-    value: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
 class SignedReport(Part):

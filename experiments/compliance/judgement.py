@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attacks.auditing import AIM
+from experiments.assessment.records import Verdict
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -31,8 +33,9 @@ ASSUMPTIONS = [
     "integers of bounded norm, so that an error of that arithmetic can shrink a user's part and never enlarge it",
     "the server's ε of 0 under encryption is computational: CKKS (RLWE) at 128 bits, and no market hands it the key",
     "under masked-ckks, single updates stay hidden while at least two markets do not collude",
-    "nobody has rows in several markets: the unit is a user of one market, and what markets state of the same person "
-    "adds up; user ids are compared where one process holds all rows, and between organisations nobody compares them",
+    "nobody has rows in several markets, unless figures of such a person are claimed: the unit is a user of one "
+    "market; what markets state of the same person composes, and a noise that is one for all of them is moved by each; "
+    "user ids are compared where one process holds all rows, and between organisations nobody compares them",
     "runs on other copies of the data, or under a privacy account that this one has not heard of, are not known to it",
 ]
 _NOT_GUARANTEED = [
@@ -67,7 +70,7 @@ def evaluation_note(private: bool) -> str:
 def not_guaranteed(document: Document) -> list[str]:
     """What a reader must not take for covered."""
     found = [] if document.run.private_evaluation else [EXACT_EVALUATION]
-    if document.run.shared_items:
+    if document.run.one_noise:
         found.append(SEVERAL_MARKETS)
     return [*found, ATTACK_SUCCESS, *_NOT_GUARANTEED]
 
@@ -88,6 +91,16 @@ def counted_audits(document: Document, market: str) -> list[AuditStated]:
     """Audits of a market that fit the run and are signed from outside it."""
     worth = standing(document)
     return [audit for audit in document.markets[market].audit if worth.get(audit.evidence) == "counts"]
+
+
+def weak_stages(audits: Sequence[AuditStated]) -> list[str]:
+    """Stages that claim something, whose best audit would not have seen ε at ``AIM`` times the claim."""
+    best: dict[str, bool] = {}
+    for audit in audits:
+        if audit.claimed:
+            seen = audit.detects is not None and audit.detects <= AIM * audit.claimed
+            best[audit.stage] = best.get(audit.stage, False) or seen
+    return [stage for stage, seen in best.items() if not seen]
 
 
 def counted_attacks(document: Document) -> list[AttackStated]:
@@ -113,25 +126,78 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
 
 
+USER, PERSON = "a user of one market, with all rows there", "a person, with all rows in all markets"
+
+
 @dataclass(frozen=True)
 class ClaimedFigure:
-    """What is claimed against one view: ε of the worst market, and the largest δ."""
+    """What is claimed against one view, and of whom.
 
+    Attributes:
+        unit: ``USER``: ε of the worst market; ``PERSON``: composed over all markets.
+        view: its name.
+        epsilon: None where nothing bounds it, or it is not known.
+        delta: the largest of a market.
+    """
+
+    unit: str
     view: str
     epsilon: float | None
     delta: float
 
 
-def claimed_figures(document: Document) -> list[ClaimedFigure]:
-    """The figures that the verdict is about, view by view; of all runs on the data unless others were set aside."""
-    return [
+def claimed(document: Document, market: str | None = None) -> list[ClaimedFigure]:
+    """Every figure that is claimed, of a market or of the worst, with its unit; what prints an ε takes it from here.
+
+    A person in several markets is protected less than the user of one. Where ids are declared to be the same people's,
+    both are claimed, and the limit is on both.
+    """
+    names = list(document.markets) if market is None else [market]
+    figures = [
         ClaimedFigure(
+            USER,
             view,
-            worst(claimed_epsilon(document, name, view) for name in document.markets),
-            max(market.views[view].delta for market in document.markets.values()),
+            worst(claimed_epsilon(document, name, view) for name in names),
+            max(document.markets[name].views[view].delta for name in names),
         )
         for view in document.run.claimed_views
     ]
+    return [*figures, *(_of_persons(document) if document.run.shared_users == "composed" else [])]
+
+
+def _of_persons(document: Document) -> list[ClaimedFigure]:
+    across = document.across_markets
+    return [ClaimedFigure(PERSON, view, epsilon, across.delta) for view, epsilon in across.epsilon.items()]
+
+
+def claimed_unit(document: Document) -> str:
+    """The largest unit that the report claims a figure for."""
+    return claimed(document)[-1].unit
+
+
+def figures_text(document: Document) -> str:
+    """All that is claimed, in words: each figure with its unit."""
+    units: dict[str, list[str]] = {}
+    for found in claimed(document):
+        text = f"{found.view}: ε {claimed_text(document, found)}, δ {delta_text(found.delta)}"
+        units.setdefault(found.unit, []).append(text)
+    texts = [f"{_ABOUT[unit]}, {scope(document)}: {'; '.join(parts)}." for unit, parts in units.items()]
+    return " ".join([*texts, *filter(None, [persons_note(document)])])
+
+
+_ABOUT = {USER: f"{USER[0].upper()}{USER[1:]}, worst market", PERSON: f"{PERSON[0].upper()}{PERSON[1:]}"}
+
+
+def claimed_text(document: Document, found: ClaimedFigure) -> str:
+    """The ε of a figure; one that is not known is not one without a bound."""
+    unknown = found.unit == PERSON and document.across_markets.problem is not None
+    return "not known" if unknown else epsilon_text(found.epsilon)
+
+
+def persons_note(document: Document) -> str | None:
+    """What is to be said beside the figures of a person in several markets: why there are none."""
+    problem = document.across_markets.problem
+    return None if problem is None else f"A person in several markets: ε is not known: {problem}."
 
 
 def scope(document: Document) -> str:
@@ -147,7 +213,7 @@ def _broken(document: Document) -> list[str]:
         found.append("the CTR model was tuned on private validation rows, which no ledger line pays for")
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing == "broken"]
     for attack in document.attacks:
-        if attack.within is False and _speaks_against(document, attack.evidence):
+        if attack.verdict is Verdict.BEYOND and _speaks_against(document, attack.evidence):
             found.append(f"an attack does better than a guarantee admits: {attack.attack}, {attack.view} view")
     if document.run.shared_users == "composed":
         found += list(_across_markets(document))
@@ -156,8 +222,11 @@ def _broken(document: Document) -> list[str]:
 
 def _across_markets(document: Document) -> Iterator[str]:
     """Where some people are in several markets, the limit is on what all of those spend on them."""
-    limit = document.declarations.max_epsilon
-    for view, epsilon in document.across_markets.items():
+    limit, problem = document.declarations.max_epsilon, document.across_markets.problem
+    if problem is not None:
+        yield f"people in several markets: what is learnt of them is not known: {problem}"
+        return
+    for view, epsilon in document.across_markets.epsilon.items():
         if epsilon is None:
             yield f"people in several markets: no bound on what the {view} view learns of them"
         elif epsilon > limit:
@@ -181,7 +250,7 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
         yield from ((name, reason) for reason in _of_delta(document, market))
         for audit in market.audit:
             if audit.verdict == "VIOLATED" and _speaks_against(document, audit.evidence):
-                yield name, f"the audit refutes the claim of {audit.stage} ({audit.game})"
+                yield name, f"the audit of the code refutes the claim of {audit.stage} ({audit.game})"
         for view in document.run.claimed_views:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
@@ -253,18 +322,33 @@ def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in markets.items()]
 
 
+def _irrefutable(document: Document) -> list[str]:
+    """Views whose guarantee no attack could have refuted: those attacks say nothing for it."""
+    verdicts: dict[str, set[Verdict]] = {}
+    for attack in counted_attacks(document):
+        if attack.verdict is not None:
+            verdicts.setdefault(attack.view, set()).add(attack.verdict)
+    return [
+        f"{view} view: the guarantee is too wide for any attack on this many targets to refute it"
+        for view, found in verdicts.items()
+        if found == {Verdict.IRREFUTABLE}
+    ]
+
+
 def _open(document: Document) -> list[str]:
     found = []
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
-        found.append(f"not audited: {', '.join(unaudited)}; nothing has tried to refute the claims there")
+        what = "nothing has tried to refute that the code keeps what is claimed there"
+        found.append(f"code not audited at the plans of {', '.join(unaudited)}; {what}")
     for name in document.markets:
-        audits = counted_audits(document, name)
-        weak = [f"{audit.stage} ({audit.game})" for audit in audits if audit.verdict == "inconclusive"]
+        weak = weak_stages(counted_audits(document, name))
         if weak:
-            found.append(f"market {name}: audits too small to see half the noise: {', '.join(weak)}")
+            what = f"would have missed ε at {AIM:g} times the claim: {', '.join(weak)}"
+            found.append(f"market {name}: audits of the code {what}")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
+    found += _irrefutable(document)
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)
     if document.run.synthetic:

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.assessment.records import Verdict
 from experiments.compliance.document import AttackStated, Document, Question
-from experiments.compliance.judgement import claimed_figures, counted_attacks, counted_audits, evaluation_note, scope
-from privacy.accounting.text import delta_text, epsilon_text
+from experiments.compliance.judgement import (
+    claimed_unit,
+    counted_attacks,
+    counted_audits,
+    evaluation_note,
+    figures_text,
+)
 
 NIST = "NIST SP 800-226"
 GDPR = "GDPR Art. 35(7)"
@@ -37,10 +43,10 @@ def _nist(document: Document) -> list[Question]:
             NIST,
             "unit of privacy",
             "Whose contribution is protected?",
-            "One user with all rows: neighbouring data sets differ by adding or removing one user. For a change of one "
-            "user's rows the figures are stated separately, as (2ε, (1+e^ε)δ).",
+            f"{_sentence(claimed_unit(document))} Neighbouring data sets differ by adding or removing all these rows. "
+            "For a change of one user's rows the figures are stated separately, as (2ε, (1+e^ε)δ).",
         ),
-        _by_run(NIST, "privacy parameters", "Which ε and δ, against whom?", _figures(document)),
+        _by_run(NIST, "privacy parameters", "Which ε and δ, against whom?", figures_text(document)),
         _by_run(
             NIST,
             "variant and conversion",
@@ -129,14 +135,14 @@ def _gdpr(document: Document) -> list[Question]:
             GDPR,
             "(c) risks to data subjects",
             "What could be learnt about a person?",
-            f"{_figures(document)} {_attacks(document)}",
+            f"{figures_text(document)} {_attacks(document)}",
         ),
         _by_run(
             GDPR,
             "(d) measures",
             "What mitigates the risks?",
             "User-level differential privacy, encrypted aggregation, a minimum cohort, a ledger that is written "
-            "before each release, verification, audits and attacks; the verdict of this report is "
+            "before each release, verification, audits of the code and attacks; the verdict of this report is "
             + (
                 "that the guarantee holds as stated." if document.verdict.compliant else "that it may not be relied on."
             ),
@@ -165,7 +171,7 @@ def _iso(document: Document) -> list[Question]:
             ISO,
             "identifiability assessment",
             "How identifiable is a person in the outputs?",
-            f"Bounded by ε and δ whatever else is known: {_figures(document)} {_attacks(document)}",
+            f"Bounded by ε and δ whatever else is known: {figures_text(document)} {_attacks(document)}",
         ),
         _by_run(
             ISO,
@@ -211,14 +217,6 @@ def _edpb(document: Document) -> list[Question]:
     ]
 
 
-def _figures(document: Document) -> str:
-    parts = [
-        f"{found.view}: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}"
-        for found in claimed_figures(document)
-    ]
-    return f"Worst market, {scope(document)}: {'; '.join(parts)}."
-
-
 def _noise(document: Document) -> str:
     if all(market.ledger.exact for market in document.markets.values()):
         return (
@@ -231,21 +229,23 @@ def _noise(document: Document) -> str:
 def _audits(document: Document) -> str:
     verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
     if not verdicts:
-        return "No audit counts."
-    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("consistent", "inconclusive", "VIOLATED"))
-    return f"Audits with canaries, signed from outside the run: {counts}."
+        return "No audit of the code counts."
+    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("not refuted", "VIOLATED"))
+    return f"Audits of the code with canaries, signed from outside the run: {counts}."
 
 
 def _attacks(document: Document) -> str:
     counted = counted_attacks(document)
     if not counted:
         return "No attack counts."
-    bounded = [attack for attack in counted if attack.within is not None]
-    free = [attack for attack in counted if attack.within is None]
+    bounded = [attack for attack in counted if attack.verdict is not None]
+    free = [attack for attack in counted if attack.verdict is None]
     texts = [
         f"{kind}: {_strongest(found)}" for kind, found in (("with a guarantee", bounded), ("without", free)) if found
     ]
-    return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}."
+    beyond = [attack for attack in bounded if attack.verdict is Verdict.BEYOND]
+    verdict = f" Beyond what a guarantee admits: {'; '.join(map(_described, beyond))}." if beyond else ""
+    return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}.{verdict}"
 
 
 def _sentence(text: str) -> str:
@@ -253,8 +253,11 @@ def _sentence(text: str) -> str:
 
 
 def _strongest(attacks: Sequence[AttackStated]) -> str:
-    best = max(attacks, key=lambda attack: attack.success - (attack.chance or 0.0))
-    return f"{best.attack}, {best.view} view, {best.measure} {best.success:.3f}"
+    return _described(max(attacks, key=lambda attack: attack.success - (attack.chance or 0.0)))
+
+
+def _described(attack: AttackStated) -> str:
+    return f"{attack.attack}, {attack.view} view, {attack.measure} {attack.success:.3f}"
 
 
 def _by_run(framework: str, topic: str, question: str, answer: str) -> Question:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from experiments.assessment.signatures import check_signature, make_signature
 from experiments.compliance.document import SCHEMA_ID, Document, SignedReport
 from experiments.compliance.judgement import (
-    claimed_figures,
+    ClaimedFigure,
+    claimed,
+    claimed_text,
     colour,
     counted_attacks,
     counted_audits,
     evaluation_note,
+    persons_note,
     scope,
 )
-from experiments.compliance.signatures import check_signature, make_signature
 from experiments.presentation.page import render
-from experiments.presentation.text import catalogue_lines
-from experiments.reports.privacy import WHO
+from experiments.presentation.text import WHO, catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
@@ -87,8 +90,10 @@ def page(report: SignedReport) -> str:
         report=report,
         document=report.document,
         colour=colour(report.document),
-        figures=claimed_figures(report.document),
+        claims=_by_unit(report.document),
         scope=scope(report.document),
+        persons=persons_note(report.document),
+        text=partial(claimed_text, report.document),
         who=WHO,
         evaluation=evaluation_note(report.document.run.private_evaluation),
         audits={name: counted_audits(report.document, name) for name in report.document.markets},
@@ -97,6 +102,13 @@ def page(report: SignedReport) -> str:
         catalogues=catalogue_lines({name: found.catalogue.kind for name, found in report.document.markets.items()}),
         embedded=data,
     )
+
+
+def _by_unit(document: Document) -> dict[str, list[ClaimedFigure]]:
+    units: dict[str, list[ClaimedFigure]] = {}
+    for found in claimed(document):
+        units.setdefault(found.unit, []).append(found)
+    return units
 
 
 def read_report(path: Path) -> tuple[SignedReport, str | None]:

@@ -9,9 +9,10 @@ import torch
 from experiments.deploy.homes import Homes
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.federation.market_service import run_directories
 from fedmm_secure.foreign.formats import parse_tensors
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.service.market_service import run_directories
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import begin, read_config
 from privacy.foreign import read_bytes
 
@@ -25,7 +26,7 @@ def compare_with_in_process(homes: Homes, directory: Path) -> dict[tuple[str, st
     for name in homes.markets:
         (deployed,) = run_directories(homes.market(name) / "runs")
         for seed in config.seed:
-            file = Path("models") / name / f"quantizer-{seed}.pt"
+            file = RunDirectory().quantizer(name, seed)
             ours, theirs = (
                 parse_tensors(read_bytes(folder / file, below=folder), file) for folder in (directory, deployed)
             )

@@ -17,9 +17,9 @@ from experiments.presentation.console import say
 from experiments.presentation.text import figure_text
 from experiments.reports.run import write_report
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.market_service import MarketService
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.pipeline import Listener
+from fedmm_secure.service.market_service import MarketService
 from fedmm_secure.storage.run_directory import Log, begin, read_config
 from privacy.aggregation.keys import KeyDirectory
 

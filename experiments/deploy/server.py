@@ -23,6 +23,7 @@ from fedmm_secure.federation.parties import make_server, start_of
 from fedmm_secure.federation.requests import Reply, Request, RequestError
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
 from fedmm_secure.federation.transcript import AGGREGATE, Transcript
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import Log, read_config
 from privacy.aggregation.keys import BUNDLE_FILE, KeyDirectory, check_server_directory
 from privacy.files import write_json
@@ -206,8 +207,8 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     identity, bundle = keys.identity(), keys.bundle()
     run = str(run_config.get("run") or secrets.token_hex(16))
     directory = home / "runs" / run
-    write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
-    transcript, log = Transcript(directory / "transcript"), Log(directory)
+    write_json(RunDirectory(directory).transcript / BUNDLE_FILE, bundle.to_json())
+    transcript, log = Transcript(RunDirectory(directory).transcript), Log(directory)
     server = make_server(config, directory, run, bundle, identity, transcript)
     start = start_of(config)
     rounds, schedule, timeout = dict(start.stages), start.places, config.federation.round_timeout or DEFAULT_TIMEOUT

@@ -18,7 +18,7 @@ from experiments.deploy.homes import Homes, copy_app, free_ports
 from experiments.deploy.market import open_service
 from experiments.deploy.processes import HOME_VARIABLE, DeploymentError, Processes, interruptible
 from experiments.deploy.tools import ADDRESS, bounded, flower_tool, search_path
-from fedmm_secure.federation.market_service import run_directories
+from fedmm_secure.service.market_service import run_directories
 
 SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
 

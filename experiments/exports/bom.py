@@ -13,7 +13,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from experiments.compliance.document import Document, MarketStated
-from experiments.compliance.judgement import claimed_epsilon
+from experiments.compliance.judgement import PERSON, ClaimedFigure, claimed, claimed_text
 from experiments.compliance.questions import NIST, answer
 from experiments.compliance.signing import signed_bytes
 from fedmm_secure.guarantee.stages import CTR, QUANTIZER
@@ -116,8 +116,8 @@ def _model(document: Document, market: str, path: str) -> dict[str, Any]:
             "considerations": {
                 "technicalLimitations": [answer(document, NIST, "utility and bias")],
                 "ethicalConsiderations": [
-                    {"name": _risk(document, market, view), "mitigationStrategy": found.views[view].basis}
-                    for view in document.run.claimed_views
+                    {"name": _risk(document, figure), "mitigationStrategy": found.views[figure.view].basis}
+                    for figure in claimed(document, market)
                 ]
                 + [{"name": f"not guaranteed: {text}"} for text in document.not_guaranteed],
             },
@@ -129,11 +129,10 @@ def _model(document: Document, market: str, path: str) -> dict[str, Any]:
     }
 
 
-def _risk(document: Document, market: str, view: str) -> str:
-    epsilon, delta = claimed_epsilon(document, market, view), document.markets[market].views[view].delta
+def _risk(document: Document, figure: ClaimedFigure) -> str:
     return (
-        f"what the {view} view learns of a {document.markets[market].views[view].unit}: "
-        f"ε {epsilon_text(epsilon)}, δ {delta_text(delta)}"
+        f"what the {figure.view} view learns of {figure.unit}: "
+        f"ε {claimed_text(document, figure)}, δ {delta_text(figure.delta)}"
     )
 
 
@@ -174,11 +173,13 @@ def _commitment(document: Document, found: MarketStated) -> Iterator[dict[str, s
 
 
 def _guarantees(document: Document, market: str) -> Iterator[dict[str, str]]:
-    """ε and δ by view, over all runs on the data unless others were set aside."""
-    for view in document.run.claimed_views:
-        epsilon = claimed_epsilon(document, market, view)
-        yield _property(f"epsilon:{view}", "unbounded" if epsilon is None else repr(epsilon))
-        yield _property(f"delta:{view}", repr(document.markets[market].views[view].delta))
+    """ε and δ by view and unit, over all runs on the data unless others were set aside."""
+    for figure in claimed(document, market):
+        name = f"person:{figure.view}" if figure.unit == PERSON else figure.view
+        value = claimed_text(document, figure) if figure.epsilon is None else repr(figure.epsilon)
+        yield _property(f"epsilon:{name}", "unbounded" if value == epsilon_text(None) else value)
+        yield _property(f"delta:{name}", repr(figure.delta))
+        yield _property(f"unit:{name}", figure.unit)
 
 
 def _standing(document: Document) -> Iterator[dict[str, str]]:

@@ -11,7 +11,15 @@ from pathlib import Path
 import yaml
 
 from experiments.compliance.document import Document
-from experiments.compliance.judgement import claimed_figures, evaluation_note, scope
+from experiments.compliance.judgement import (
+    PERSON,
+    claimed,
+    claimed_text,
+    claimed_unit,
+    evaluation_note,
+    figures_text,
+    scope,
+)
 from experiments.compliance.questions import ISO, NIST, answer
 from experiments.exports.registry_record import (
     Accounting,
@@ -146,25 +154,23 @@ def _description(document: Document) -> str:
 
 
 def _privacy_loss(document: Document) -> PrivacyLoss:
-    """The largest ε and δ of all claimed views and markets; of people in several markets, composed over these."""
-    figures, composed = claimed_figures(document), document.run.shared_users == "composed"
-    epsilon = worst([found.epsilon for found in figures] + (list(document.across_markets.values()) if composed else []))
+    """The largest ε and δ of all claimed figures; of people in several markets, where those are claimed for them."""
+    figures = claimed(document)
+    epsilon = worst(found.epsilon for found in figures)
     if epsilon is None:
-        views = ", ".join(found.view for found in figures if found.epsilon is None) or "a person in several markets"
+        unbounded = [found for found in figures if found.epsilon is None]
+        what = "; ".join(f"{found.view}, of {found.unit}: {claimed_text(document, found)}" for found in unbounded)
         raise RegistryError(
-            f"{document.run.name}: nothing bounds what is learnt ({views}), so that no record is made of it: run it "
-            "with privacy.epsilon, on data whose account holds no run without"
+            f"{document.run.name}: nothing bounds what is learnt ({what}), so that no record is made of it: run it "
+            "with privacy.epsilon, on data whose account holds no run without, and report on all markets together"
         )
-    lines = [f"Worst market, {scope(document)}; the record has the largest ε and δ of these."]
-    lines += [
-        f"{found.view} view: ε {epsilon_text(found.epsilon)}, δ {delta_text(found.delta)}; "
-        f"{_bases(document, found.view)}"
-        for found in figures
-    ]
-    lines += [
-        f"A person with rows in all markets, {view} view: ε {epsilon_text(found)}"
-        for view, found in document.across_markets.items()
-    ]
+    lines = ["The record has the largest ε and δ of these.", figures_text(document)]
+    lines += [f"{view} view: {_bases(document, view)}" for view in document.run.claimed_views]
+    if document.across_markets.problem is None:
+        lines += [
+            f"{PERSON[0].upper()}{PERSON[1:]}, {view} view: ε {epsilon_text(found)}"
+            for view, found in document.across_markets.epsilon.items()
+        ]
     lines += [
         f"Market {name}, this run alone, {view} view: ε {epsilon_text(found.views[view].epsilon)}, "
         f"δ {delta_text(found.views[view].delta)}"
@@ -172,7 +178,7 @@ def _privacy_loss(document: Document) -> PrivacyLoss:
         for view in document.run.claimed_views
     ]
     return PrivacyLoss(
-        privacy_unit="a person, with all rows in all markets" if composed else "a user of one market, with all rows",
+        privacy_unit=claimed_unit(document),
         privacy_unit_details=answer(document, NIST, "unit of privacy"),
         privacy_parameters=PrivacyParameters(epsilon=epsilon, delta=max(found.delta for found in figures)),
         privacy_parameters_details=_lines(lines),

@@ -96,9 +96,23 @@ def svg_text(figure: Figure) -> str:
 
 @styled
 def _svg(figure: Figure, **ground: Any) -> str:
+    _lay_out(figure)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, **ground)
     return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Gives axes their places, rounded: the last digits that the solver finds depend on memory addresses.
+
+    A page is compared byte by byte with that of another process.
+    """
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            left, bottom, width, height = (round(edge, 6) for edge in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
+        figure.set_layout_engine("none")
 
 
 def inline(drawing: Drawing) -> Markup:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
+from experiments.presentation.text import audit_text, difference_text, estimate_text, figure_text, interval_text
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.files import write_atomic
 
@@ -21,6 +21,7 @@ def render(template: str, **values: Any) -> str:
     environment.filters |= {
         "epsilon": epsilon_text,
         "delta": delta_text,
+        "audit": lambda found: audit_text(found.verdict, found.detects),
         "estimate": estimate_text,
         "difference": difference_text,
         "figure": figure_text,

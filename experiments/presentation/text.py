@@ -7,8 +7,19 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from privacy.accounting.text import epsilon_text
+
 if TYPE_CHECKING:
     from fedmm_secure.config.choices import CatalogueKind
+
+WHO: Mapping[str, str] = {
+    "server": "the server",
+    "market": "another market",
+    "collusion": "the server with a market's key",
+    "consumer": "who asks for scores",
+    "release": "who gets models and item codes",
+    "profile": "who sees a user's own codes or scores",
+}  # who has each view, for readers
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -33,6 +44,14 @@ def interval_text(found: Mapping[str, Any] | None) -> str:
 def estimate_text(estimate: Mapping[str, float]) -> str:
     """Value and 95 % interval."""
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def audit_text(verdict: str, detects: float | None) -> str:
+    """A verdict of an audit of code, and what its silence is worth."""
+    if verdict == "VIOLATED":
+        return verdict
+    power = "no ε that can be named" if detects is None else f"ε ≥ {epsilon_text(detects)} with 95 % power"
+    return f"{verdict}; would have detected {power}"
 
 
 def difference_text(found: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from fedmm_secure.federation.transcript import INDEX, PUBLICATION, read_index, r
 from fedmm_secure.guarantee.publications import WORDS, PublicationError, model_arrays, read_numpy, read_tensors
 from fedmm_secure.guarantee.stages import ITEM_CODES, MODEL, seed_stage
 from fedmm_secure.results.artefacts import read_codes
-from fedmm_secure.storage.run_directory import quantizer_path
+from fedmm_secure.storage.layout import CODES, RunDirectory
 from privacy.foreign import ForeignDirectory
 
 
@@ -50,7 +50,7 @@ def coded(config: Config) -> str:
 
 def _published(directory: Path, config: Config, n_items: Mapping[str, int]) -> Codebook:
     """From the transcript alone; nothing under ``protect: federation``, which publishes neither model nor codes."""
-    transcript = directory / "transcript"
+    transcript = RunDirectory(directory).transcript
     if not (transcript / INDEX).is_file():
         return Codebook(None, {})
     model, codes = (seed_stage(stage, config.seed[0]) for stage in (MODEL, ITEM_CODES))
@@ -69,11 +69,11 @@ def _published(directory: Path, config: Config, n_items: Mapping[str, int]) -> C
 
 def _owners(directory: Path, config: Config, markets: Collection[str]) -> Codebook:
     run = ForeignDirectory(directory)
-    name = quantizer_path(directory, next(iter(markets)), config.seed[0]).relative_to(directory).as_posix()
+    name = RunDirectory().quantizer(next(iter(markets)), config.seed[0]).as_posix()
     words = read_tensors(run.bytes(name), model_arrays(config))[WORDS].astype(np.float64) if run.has(name) else None
     shares = {}
-    for path in sorted((directory / "codes").glob("*.parquet")):
-        codes = read_codes(directory, f"codes/{path.name}")
+    for path in sorted((directory / CODES).glob("*.parquet")):
+        codes = read_codes(directory, RunDirectory().codes(path.stem).as_posix())
         found = codes.loc[codes["seed"] == config.seed[0], "global_code"]
         shares[path.stem] = _share(found.to_numpy(dtype=np.int64), config)
     return Codebook(words, shares)

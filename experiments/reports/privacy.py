@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.presentation.text import worst
+from experiments.presentation.text import WHO, worst
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, DECRYPTED_VIEWS
 
-WHO = {
-    "server": "the server",
-    "market": "another market",
-    "collusion": "the server with a market's key",
-    "consumer": "who asks for scores",
-    "release": "who gets models and item codes",
-    "profile": "who sees a user's own codes or scores",
-}
 COMPUTATIONAL = "computational"  # it relays ciphertexts and lacks the key
 OWN_DATA = "as expected: they are that user's own data"
 NOT_PROTECTED = "as expected: they stay inside, publish none of them"

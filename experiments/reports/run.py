@@ -10,11 +10,12 @@ from typing import Any
 
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
-from experiments.compliance.evidence import examine, read_attacks, read_audits, trusting
+from experiments.assessment.statements import read_attacks
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import evaluation_note
 from experiments.presentation.drawing import Drawing, inline
 from experiments.presentation.page import render
-from experiments.presentation.text import catalogue_lines, natural_key
+from experiments.presentation.text import WHO, catalogue_lines, natural_key
 from experiments.reports.accuracy import (
     MANY_MARKETS,
     Comparison,
@@ -26,7 +27,7 @@ from experiments.reports.accuracy import (
     outcomes,
     spread,
 )
-from experiments.reports.privacy import NO_BUDGET, WHO, ViewLine, view_lines
+from experiments.reports.privacy import NO_BUDGET, ViewLine, view_lines
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.standing import (
     Line,
@@ -39,8 +40,9 @@ from experiments.reports.standing import (
     verification_line,
 )
 from experiments.verification.run import Examination, examine_run
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES
-from fedmm_secure.storage.run_directory import LOG_FILE, MALFORMED, read_environment, read_foreign_config, read_metrics
+from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
+from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
+from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
 from privacy.files import write_atomic
@@ -106,7 +108,7 @@ def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding]
 def _owners_files(directory: Path) -> list[str]:
     """What a page without a budget is drawn from, beside what is handed out."""
     markets = list(read_metrics(directory)["markets"])
-    return [LOG_FILE, *(f"codes/{market}.parquet" for market in markets)]
+    return [LOG_FILE, *(RunDirectory().codes(market).as_posix() for market in markets)]
 
 
 def run_page(directory: Path, name: str, examined: Examination, trusted: Collection[str] = ()) -> str:
@@ -114,11 +116,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     config, metrics = read_foreign_config(directory), _in_order(read_metrics(directory))
     markets, statements = list(metrics["markets"]), metrics["privacy"]["markets"]
     evidence = trusting(examine(directory), trusted)
-    rows, audits, budget = (
-        attack_rows(read_attacks(directory)),
-        read_audits(directory),
-        config.privacy.epsilon is not None,
-    )
+    rows, budget = attack_rows(read_attacks(directory)), config.privacy.epsilon is not None
     baselines = comparable_baselines(config, list(metrics["macro"]["baselines"]))
     others = [baseline for baseline in metrics["macro"]["baselines"] if baseline not in baselines]
     comparison, views = best_of(metrics, baselines), view_lines(config, statements)
@@ -169,7 +167,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         deltas=spread("δ", {market: found["market"]["delta"] for market, found in statements.items()}),
         bases={view: next(iter(statements.values()))[view]["basis"] for view in ALL_VIEWS},
         seeded=seeded,
-        several_markets=SEVERAL_MARKETS if config.data.shared_items else "",
+        several_markets=SEVERAL_MARKETS if has_sums(config) else "",
         catalogues=catalogue_lines(
             {market: found["kind"] for market, found in metrics["privacy"]["catalogue"].items()}
         ),
@@ -186,7 +184,9 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         attacks=rows,
         known={name: record for name, record in ATTACKS.items() if any(row.kind == name for row in rows)},
         headlines=headlines(rows),
-        audits=audits,
+        audits={
+            market: found for market in markets if (found := [a for e in evidence for a in e.audits.get(market, [])])
+        },
         readings=_readings(metrics),
         fingerprints=_fingerprints(directory, markets),
         figures=Figures(run_drawings(directory, config, metrics)),
@@ -246,7 +246,7 @@ def _fingerprints(directory: Path, markets: Sequence[str]) -> dict[str, str]:
     found = {}
     for market in markets:
         try:
-            found[market] = str(read_ledger(directory / "ledger" / f"{market}.jsonl").opening["data"])
+            found[market] = str(read_ledger(RunDirectory(directory).ledger(market)).opening["data"])
         except (LedgerError, OSError, KeyError):  # verification says what is wrong with it
             continue
     return found

@@ -27,7 +27,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
-from fedmm_secure.storage.run_directory import LOG_FILE
+from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
 from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
 from privacy.foreign import ForeignDirectory
 
@@ -233,7 +233,7 @@ def draw_map(config: Config, codebook: Codebook) -> Drawing | None:
 @styled
 def draw_communication(directory: Path) -> Drawing | None:
     """Bytes that left each market and reached it, by round."""
-    index = directory / "transcript"
+    index = RunDirectory(directory).transcript
     if not (index / INDEX).is_file():
         return None
     records = [r for r in read_index(index) if r.kind in ("update", "aggregate")]
@@ -260,7 +260,7 @@ def draw_communication(directory: Path) -> Drawing | None:
 
 def _sums(directory: Path, config: Config) -> dict[int, FloatArray]:
     """Mean movement ``(global_codes, latent_dim)`` of each round, first seed."""
-    transcript = directory / "transcript"
+    transcript = RunDirectory(directory).transcript
     if not (transcript / INDEX).is_file() or not (transcript / BUNDLE_FILE).is_file():
         return {}
     bundle = read_bundle(transcript / BUNDLE_FILE, below=directory)  # all markets, those of other machines too

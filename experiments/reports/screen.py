@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import shutil
@@ -16,16 +15,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Layout
 
 from experiments.assessment.findings import Found
-from experiments.assessment.records import ATTACKS
+from experiments.assessment.records import Verdict, verdict_of, verdict_text
 from experiments.presentation.console import PlainConsole, one_line, say
 from experiments.presentation.tables import Table
-from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
+from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
-from experiments.reports.privacy import COMPUTATIONAL, WHO, view_lines
+from experiments.reports.privacy import COMPUTATIONAL, view_lines
 from experiments.reports.standing import signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
-from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
+from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, has_sums
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
@@ -148,7 +147,7 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
-    if run.config.data.shared_items:
+    if has_sums(run.config):
         found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
     return [*found, *_conditional(run)]
 
@@ -167,36 +166,27 @@ def _conditional(run: Finished) -> list[tuple[str, list[str]]]:
 
 
 def _attacks(run: Finished) -> list[tuple[str, list[str]]]:
-    """The strongest membership inference of each kind: of what a guarantee bounds, and of what none does."""
-    membership = ATTACKS["membership"].strongest(run.attacks.get("membership", []))
+    """The strongest membership inference of what a guarantee bounds and of what none does; first what is beyond one."""
+    membership = run.attacks.get("membership", [])
     kinds = [[found for found in membership if bool(found["bound"]) is bounded] for bounded in (True, False)]
-    shown = [max(kind, key=lambda found: found["auc"]["value"]) for kind in kinds if kind]
+    shown = [
+        max(kind, key=lambda found: (verdict_of(found) is Verdict.BEYOND, found["auc"]["value"]))
+        for kind in kinds
+        if kind
+    ]
     texts = []
     for found in shown:
         text = f"AUC {estimate_text(found['auc'])}: {WHO.get(found['view'], found['view'])}"
         if found["bound"] is None:
             text += "; nothing bounds it"
         else:
-            within = all(found["bound"]["within"].values())
-            text += f"; within ε, which admits {most_admitted(**_pair(found['bound'])):.4f}" if within else "; BEYOND ε"
+            text += f"; {verdict_text(found)}"
         texts.append(text)
     if not texts:
         return []
     one = shown[0]
     about = f"which {one['unit']}s of {one['market']} were trained on? {one['targets']} shadow runs, .5 is guessing"
     return [("attack", [about, *texts])]
-
-
-def _pair(bound: Mapping[str, Any]) -> dict[str, float]:
-    return {"epsilon": bound["epsilon"], "delta": bound["delta"]}
-
-
-def most_admitted(epsilon: float, delta: float) -> float:
-    """Largest AUC of any test for membership that (ε, δ)-DP admits, ``1 - (1 - δ)² / (1 + e^ε)``.
-
-    The area under ``min(1, e^ε x + δ, 1 - e^-ε (1 - δ - x))``, the largest trade-off curve (Kairouz et al., ICML 2015).
-    """
-    return 1.0 - (1.0 - delta) ** 2 / (1.0 + math.exp(min(epsilon, 700.0)))
 
 
 def _verified(run: Finished) -> tuple[str, list[str]]:

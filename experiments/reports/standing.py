@@ -6,14 +6,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
+from experiments.assessment.records import Verdict
 from experiments.compliance.evidence import Evidence
-from experiments.compliance.judgement import UNCOUNTED
+from experiments.compliance.judgement import UNCOUNTED, weak_stages
 from experiments.verification.closing import Signature
 from experiments.verification.run import Examination
 
 Colour = Literal["good", "open", "bad"]
-VIOLATED, INCONCLUSIVE = "VIOLATED", "inconclusive"
+VIOLATED = "VIOLATED"
+NOT_AUDITED = "code not audited"
 SELF_SIGNED, OWN = "self-signed", "own"
 _NAMED = 7  # markets that a line names; of more it says how many
 
@@ -84,25 +87,27 @@ def _signature_line(
 
 
 def audit_line(markets: Sequence[str], evidence: Sequence[Evidence], *, budget: bool) -> Line:
-    """What audits say. Nobody has to sign what refutes a claim; for it speaks only what counts."""
+    """What audits of the code say. Nobody has to sign what refutes a claim; for it speaks only what counts."""
     results = [result for item in evidence for found in item.audits.values() for result in found]
     refuted = sum(result.verdict == VIOLATED for result in results)
     if refuted:
-        return Line(f"audit: {refuted} claim{'s' if refuted > 1 else ''} refuted", "bad")
+        return Line(f"audit of the code: {refuted} claim{'s' if refuted > 1 else ''} refuted", "bad")
     if not budget:
-        return Line("not audited: without a budget there is no claim to refute", "open", "not audited")
+        return Line("code not audited: without a budget there is no claim to refute", "open", NOT_AUDITED)
     counted = [item for item in counting(evidence) if item.audits]
     audited = {market for item in counted for market in item.audits}
     missing = [market for market in markets if market not in audited]
     if not audited:
-        return _uncounted("audited", "audit", evidence) if results else Line("not audited", "open")
+        return _uncounted("code audited", "audit", evidence) if results else Line(NOT_AUDITED, "open")
     if missing:
-        what = f"not audited: {named(missing)}"
-        return Line(f"audited in {len(audited)} of {len(markets)} markets; {what}", "open", what)
-    weak = sum(result.verdict == INCONCLUSIVE for item in counted for found in item.audits.values() for result in found)
+        what = f"{NOT_AUDITED} at the plans of {named(missing)}"
+        return Line(f"code audited at the plans of {len(audited)} of {len(markets)} markets; {what}", "open", what)
+    by_market = {market: [a for item in counted for a in item.audits.get(market, [])] for market in markets}
+    weak = [market for market in markets if weak_stages(by_market[market])]
     if weak:
-        return Line(f"audited, no claim refuted; {weak} audits too small to see half the noise", "open")
-    return Line("audited in every market, no claim refuted", "good")
+        what = f"audits that would have missed ε at {AIM:g} times the claim: {named(weak)}"
+        return Line(f"code audited, no claim refuted; {what}", "open")
+    return Line("code audited at every market's plan, no claim refuted", "good")
 
 
 def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line:
@@ -110,7 +115,7 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line
 
     Nobody has to sign what refutes a claim; for it speaks only what counts.
     """
-    beyond = sum(row.within is False for row in rows)
+    beyond = sum(row.beyond for row in rows)
     if beyond:
         return Line(f"{beyond} attack{'s' if beyond > 1 else ''} beyond what a guarantee admits", "bad")
     if not rows:
@@ -120,6 +125,9 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line
         return _uncounted("attacked", "attack", evidence)
     if all(row.tpr is None for row in counted):
         return Line("attacked, but nobody tried to infer membership", "open")
+    verdicts = {row.verdict for row in counted if row.verdict is not None}
+    if verdicts == {Verdict.IRREFUTABLE}:
+        return Line("attacked, on fewer targets than could refute any guarantee", "open")
     return Line("attacked", "good")
 
 
@@ -152,10 +160,11 @@ def broken(evidence: Sequence[Evidence]) -> list[Line]:
 def headlines(rows: Sequence[AttackRow]) -> list[AttackRow]:
     """What to show first: the most successful membership inference, with a guarantee against it and without.
 
-    Of a run on which no membership was inferred, what went furthest beyond chance.
+    What is beyond a guarantee comes before what is not, however successful. Of a run on which no membership was
+    inferred, what went furthest beyond chance.
     """
     membership = [row for row in rows if row.tpr is not None]
-    kinds = [[row for row in membership if row.within is not None], [row for row in membership if row.within is None]]
+    kinds = [[row for row in membership if row.verdict is not None], [row for row in membership if row.verdict is None]]
     if not membership:
         kinds = [list(rows)]
-    return [max(kind, key=lambda row: row.advantage) for kind in kinds if kind]
+    return [max(kind, key=lambda row: (row.beyond, row.advantage)) for kind in kinds if kind]

@@ -13,7 +13,7 @@ from experiments.presentation.console import command_text
 from experiments.presentation.drawing import write_drawing
 from experiments.presentation.page import write_page
 from experiments.presentation.steps import track
-from experiments.reports.privacy import WHO
+from experiments.presentation.text import WHO
 from experiments.reports.run import REPORT, Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
@@ -24,7 +24,8 @@ from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import readers_account, spent_on_same_data
-from fedmm_secure.storage.run_directory import CELLS, read_environment, read_metrics
+from fedmm_secure.storage.layout import CELLS
+from fedmm_secure.storage.run_directory import read_environment, read_metrics
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.errors import InputError

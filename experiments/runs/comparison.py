@@ -21,6 +21,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.foreign.formats import parse_table
 from fedmm_secure.randomness import numpy_generator
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.foreign import ForeignDirectory
 
@@ -92,7 +93,7 @@ def _paired(run: Path, first: Path, market: str, model: str) -> Interval:
 
 
 def _predictions(run: Path, market: str, model: str) -> tuple[Candidates, list[FloatArray]]:
-    directory, name = ForeignDirectory(run), f"predictions/{market}.parquet"
+    directory, name = ForeignDirectory(run), RunDirectory().predictions(market).as_posix()
     if not directory.has(name):
         raise RunDirectoryError(f"{run / name}: missing; differences are computed from predictions")
     frame = parse_table(directory.bytes(name), run / name)

@@ -1,6 +1,7 @@
 """Trackers: runs in MLflow or TensorBoard, by the one interface of callbacks that the pipeline tells of progress.
 
-They get what the log of a run gets, private values included, and belong to the run's owner like the log.
+They get what the log of a run gets, private values included, and belong to the run's owner like the log. So a tracker
+writes files of this machine; one at another address is another name, which is the owner's explicit yes.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fedmm_secure.errors import ConfigError
 
@@ -57,24 +60,58 @@ def mlflow_tracker(directory: Path) -> Iterator[Listener]:
         yield listener
 
 
-TRACKERS: Mapping[str, Callable[[Path], AbstractContextManager[Listener]]] = {
-    "mlflow": mlflow_tracker,
-    "tensorboard": tensorboard_tracker,
+@dataclass(frozen=True)
+class Tracker:
+    """A tracker that a run can be followed in.
+
+    Attributes:
+        open: a listener, for as long as the run goes on.
+        package: what has to be installed.
+        somewhere_else: whether it may send what it gets to another address.
+    """
+
+    open: Callable[[Path], AbstractContextManager[Listener]]
+    package: str
+    somewhere_else: bool = False
+
+
+TRACKERS: Mapping[str, Tracker] = {
+    "mlflow": Tracker(mlflow_tracker, "mlflow"),
+    "mlflow-remote": Tracker(mlflow_tracker, "mlflow", somewhere_else=True),
+    "tensorboard": Tracker(tensorboard_tracker, "tensorboard"),
 }
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises ``ConfigError`` for an unknown tracker, and for one whose package is not installed."""
+    """Raises ``ConfigError`` for a tracker that is unknown, not installed, or would send figures elsewhere unasked."""
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"--track {name}: choose from {', '.join(TRACKERS)}")
-        if find_spec(name) is None:
+        if find_spec(TRACKERS[name].package) is None:
             raise ConfigError(f"--track {name}: not installed; the extra tracking has it: docs/how-to/install.md")
+        if name == "mlflow" and (address := _elsewhere()) is not None:
+            raise ConfigError(
+                f"--track mlflow: it would send what the log gets, private losses included, to {address}: unset "
+                "MLFLOW_TRACKING_URI, or say --track mlflow-remote if whoever reads there may have them"
+            )
+
+
+def _elsewhere() -> str | None:
+    """Where MLflow sends what it gets, without name and password; None for files of this machine."""
+    import mlflow
+    from mlflow.utils.uri import is_local_uri
+
+    address = mlflow.get_tracking_uri()
+    found = urlsplit(address)
+    local: bool = is_local_uri(address)  # type: ignore[no-untyped-call]
+    if local or (found.scheme == "sqlite" and not found.netloc):
+        return None
+    return found.hostname or found.scheme or found.path
 
 
 def open_trackers(names: Sequence[str], directory: Path, stack: ExitStack) -> list[Listener]:
     """Listeners of the named trackers, open as long as ``stack``."""
-    return [stack.enter_context(TRACKERS[name](directory)) for name in dict.fromkeys(names)]
+    return [stack.enter_context(TRACKERS[name].open(directory)) for name in dict.fromkeys(names)]
 
 
 def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

@@ -20,7 +20,7 @@ from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
 from fedmm_secure.storage.cache import Cache
-from fedmm_secure.storage.run_directory import CONFIG_FILE, METRICS_FILE
+from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes

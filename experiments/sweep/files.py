@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedmm_secure.storage.run_directory import GRID_FILE
+from fedmm_secure.storage.layout import GRID_FILE
 
 DONE_FILE, FAILURE_FILE = "cell.json", "failure.json"
 

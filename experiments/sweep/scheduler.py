@@ -27,8 +27,9 @@ from experiments.sweep.grid import Cell, Grid, grid_from_data
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
+from fedmm_secure.storage.layout import CELLS, GRID_FILE
 from fedmm_secure.storage.provenance import code_version
-from fedmm_secure.storage.run_directory import CELLS, GRID_FILE, read_environment
+from fedmm_secure.storage.run_directory import read_environment
 from privacy.files import private_folder, write_atomic
 from privacy.foreign import ForeignDirectory
 

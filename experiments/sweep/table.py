@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.assessment.records import ATTACKS
-from experiments.compliance.evidence import Results, read_attacks
+from experiments.assessment.records import ATTACKS, Verdict, verdict_of
+from experiments.assessment.statements import Results, read_attacks
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.config.choices import CONFIGURED
@@ -94,9 +94,18 @@ def _rows(run: Path) -> Iterator[Row]:
 
 
 def attack_metrics(found: Results) -> Iterator[Row]:
-    """The strongest attack of each kind on each market, model, unit and view: what the table has columns for."""
+    """The strongest attack of each kind on each market, model, unit and view: what the table has columns for.
+
+    ``<attack>_beyond``: how many of all attacks there did better than the view's guarantee admits.
+    """
     for name, attack in ATTACKS.items():
-        for result in attack.strongest(found.get(name, []), (*ATTACKED, "view")):
-            about = {column: result.get(key) for key, column in ATTACKED.items()}
+        results = found.get(name, [])
+        for strongest in attack.strongest(results, (*ATTACKED, "view")):
+            about = {column: strongest.get(key) for key, column in ATTACKED.items()} | {"view": strongest["view"]}
             for metric in filter(None, (attack.success, attack.tpr)):
-                yield {**about, "view": result["view"], "metric": f"{name}_{metric}", **result[metric]}
+                yield {**about, "metric": f"{name}_{metric}", **strongest[metric]}
+            keys = (*ATTACKED, "view")
+            same = [result for result in results if all(result.get(key) == strongest.get(key) for key in keys)]
+            verdicts = [verdict for result in same if (verdict := verdict_of(result)) is not None]
+            if verdicts:
+                yield {**about, "metric": f"{name}_beyond", "value": float(verdicts.count(Verdict.BEYOND))}

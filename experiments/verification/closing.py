@@ -15,7 +15,8 @@ from fedmm_secure.federation.closing import (
     private_files,
     transcript_digest,
 )
-from fedmm_secure.federation.private_record import PRIVATE, commitment, read_salt
+from fedmm_secure.federation.private_record import commitment, read_salt
+from fedmm_secure.storage.layout import PRIVATE
 from privacy.accounting.ledger import LedgerContent
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card

@@ -16,27 +16,26 @@ from typing import Any
 from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
-from fedmm_secure.federation.closing import MARKET_FILES
 from fedmm_secure.federation.parties import market_sizes
-from fedmm_secure.federation.private_record import PRIVATE
 from fedmm_secure.federation.transcript import INDEX, Record, has_own_file, read_index, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.storage.run_directory import (
+from fedmm_secure.storage.layout import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
+    LEDGER,
+    MARKET_FOLDERS,
     METRICS_FILE,
-    read_environment,
-    read_foreign_config,
-    read_metrics,
+    TRANSCRIPT,
+    RunDirectory,
 )
+from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
 from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle
 from privacy.errors import InputError
 from privacy.foreign import ForeignDirectory, ForeignFileError, is_inside
 
-LEDGER, TRANSCRIPT = "ledger", "transcript"
 MAX_TRANSCRIPT_BYTES = 2**32  # of all messages together, each of which is read a few times
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
@@ -139,7 +138,7 @@ class Evidence:
 
 def ledger_file(directory: Path, market: str) -> Path:
     """A market's ledger file."""
-    return directory / LEDGER / f"{market}.jsonl"
+    return RunDirectory(directory).ledger(market)
 
 
 def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
@@ -155,7 +154,7 @@ def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
 
 def irregular(directory: Path) -> list[Finding]:
     """Links, devices and oversized files among the evidence: no check opens anything while one is there."""
-    evidence = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FILES)
+    evidence = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FOLDERS)
     return [Finding(str(path), problem) for path, problem in ForeignDirectory(directory).irregular(evidence)]
 
 
@@ -164,7 +163,7 @@ def read_evidence(
 ) -> tuple[Evidence | None, dict[str, list[Finding]]]:
     """The rest of a run directory, and what cannot be read of it, by check; None without a bundle of its parties."""
     unreadable: dict[str, list[Finding]] = {"markets": [], "ledger chain": [], "transcript": []}
-    bundle_file = directory / TRANSCRIPT / BUNDLE_FILE
+    bundle_file = RunDirectory(directory).transcript / BUNDLE_FILE
     try:
         bundle = read_bundle(bundle_file, below=directory)
         sizes = market_sizes(config, bundle.markets, {}, bundle.sizes)
@@ -182,12 +181,13 @@ def read_evidence(
                 ledgers[market] = read_ledger(path)
             except LedgerError as error:
                 unreadable["ledger chain"].append(broken_ledger(path, error))
-    messages, unreadable["transcript"] = read_messages(directory / TRANSCRIPT)
+    messages, unreadable["transcript"] = read_messages(RunDirectory(directory).transcript)
     own = dict[str, Messages]()
     for market in bundle.markets:
-        if (directory / PRIVATE / market / INDEX).is_file():  # nobody has to show it
+        place = RunDirectory(directory).private(market)
+        if (place / INDEX).is_file():  # nobody has to show it
             left = MAX_TRANSCRIPT_BYTES - messages.size - sum(shown.size for shown in own.values())
-            own[market], found = _read_messages(directory / PRIVATE / market, left)
+            own[market], found = _read_messages(place, left)
             unreadable["transcript"] += found
     try:
         environment = read_environment(directory)

@@ -12,7 +12,7 @@ from fedmm_secure.ctr.private_evaluation import histograms_from_arrays
 from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.guarantee.stages import EVALUATION
 from fedmm_secure.results.metrics import noisy_metrics
-from fedmm_secure.storage.run_directory import METRICS_FILE
+from fedmm_secure.storage.layout import METRICS_FILE
 from privacy.accounting.ledger_check import Finding
 
 _SIZES = frozenset({"n_users", "n_items"})  # public, and compared with the opening line

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from experiments.verification.evidence import TRANSCRIPT, Evidence
+from experiments.verification.evidence import Evidence
 from experiments.verification.layout import layout_findings
 from experiments.verification.schemas import environment_problems, metrics_problems
 from fedmm_secure.federation.transcript import INDEX, index_bytes
 from fedmm_secure.foreign.yaml_text import parse_yaml
 from fedmm_secure.results.metrics import communication
-from fedmm_secure.storage.run_directory import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
 from privacy.files import json_bytes
@@ -31,8 +31,8 @@ def _spellings(evidence: Evidence) -> Iterator[Finding]:
     expected = {
         directory / METRICS_FILE: json_bytes(evidence.metrics),
         directory / ENVIRONMENT_FILE: json_bytes(evidence.environment),
-        directory / TRANSCRIPT / BUNDLE_FILE: json_bytes(evidence.bundle.to_json()),
-        directory / TRANSCRIPT / INDEX: index_bytes(evidence.messages.index),
+        RunDirectory(directory).transcript / BUNDLE_FILE: json_bytes(evidence.bundle.to_json()),
+        RunDirectory(directory).transcript / INDEX: index_bytes(evidence.messages.index),
         directory / CONFIG_FILE: _yaml(directory / CONFIG_FILE),
     }
     for path, written in expected.items():

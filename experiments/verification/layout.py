@@ -12,11 +12,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
-from experiments.verification.evidence import LEDGER, TRANSCRIPT, Evidence
+from experiments.verification.evidence import Evidence
 from fedmm_secure.federation.closing import SHARED_FILES
-from fedmm_secure.federation.private_record import PRIVATE, private_name
+from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX
+from fedmm_secure.storage.layout import PRIVATE, TRANSCRIPT, QuantizerKind, RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.keys import BUNDLE_FILE
 
@@ -28,10 +30,10 @@ _FIGURE = r"(svg|png|csv)"
 _RESULTS = re.compile(
     rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"
     rf"|scores/[\w-]{{1,150}}\.parquet)"
-    rf"|audit/[\w-]{{1,100}}/(audit\.(json|parquet)|faults\.json|audit\.{_FIGURE}|games/[\w.-]{{1,150}}\.(npz|json))"
+    r"|audit/[\w-]{1,100}/audit\.json"
 )
 _TUNED = re.compile(rf"{PRIVATE}/[\w-]{{1,100}}/tuned-[\w-]{{1,100}}\.json")
-_RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100}(/games)?)?")
+_RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100})?")
 _MOST_REPORTED = 20
 
 
@@ -70,14 +72,17 @@ def _is_file(path: str, files: set[str]) -> bool:
 def _files(evidence: Evidence) -> Iterator[str]:
     yield from (*SHARED_FILES, *_BESIDE, f"{TRANSCRIPT}/{INDEX}", f"{TRANSCRIPT}/{BUNDLE_FILE}")
     yield from (f"{TRANSCRIPT}/{record.file}" for record in evidence.messages.index)
+    names = RunDirectory()
     for market in evidence.bundle.markets:
-        yield from (f"{PRIVATE}/{market}.key", private_name(market, INDEX))
         own = evidence.own.get(market)
         yield from (private_name(market, record.file) for record in (() if own is None else own.index))
-        yield from (f"{LEDGER}/{market}.jsonl", f"codes/{market}.parquet", f"predictions/{market}.parquet")
+        yield private_name(market, INDEX)
+        files = [names.private_key(market), names.ledger(market), names.codes(market), names.predictions(market)]
+        files += [names.head(market)] if evidence.config.head.trees else []
         for seed in evidence.config.seed:
-            names = (f"quantizer-{seed}.pt", f"refined-{seed}.pt", f"ctr-{seed}.pt", f"ctr-{seed}.skops")
-            yield from (f"models/{market}/{name}" for name in names)
+            files += [names.quantizer(market, seed, kind=kind) for kind in get_args(QuantizerKind)]
+            files += [names.ctr(market, seed, suffix) for suffix in ("pt", "skops")]
+        yield from (file.as_posix() for file in files)
 
 
 def _walk(directory: Path) -> Iterator[tuple[str, bool]]:

@@ -10,13 +10,12 @@ from typing import Any
 from experiments.runs.differences import differences
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.closing import MARKET_FILES
 from fedmm_secure.federation.parties import commitments
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
 from fedmm_secure.guarantee.statement import guarantees
-from fedmm_secure.storage.run_directory import METRICS_FILE
+from fedmm_secure.storage.layout import MARKET_FOLDERS, METRICS_FILE
 from privacy.accounting.ledger_check import Finding, check_claims, unaccountable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +33,7 @@ def market_findings(evidence: Evidence) -> list[Finding]:
         f"{METRICS_FILE}, privacy": set(sections(evidence.metrics, "privacy", "markets")),
         "ledger": {path.stem for path in ledger_file(directory, "").parent.glob("*")},
     }
-    for folder in MARKET_FILES:
+    for folder in MARKET_FOLDERS:
         if (directory / folder).is_dir():
             names[folder] = {path.stem for path in (directory / folder).iterdir()}
     here = names["ledger"] & set(markets)
@@ -42,7 +41,7 @@ def market_findings(evidence: Evidence) -> list[Finding]:
     expected = set(markets) if len(here) != 1 or len(names[METRICS_FILE]) > 1 else here
     for place, found in names.items():
         for market in sorted(expected - found):
-            if place not in MARKET_FILES:
+            if place not in MARKET_FOLDERS:
                 findings.append(Finding(str(directory / place), f"market {market} of the federation is missing"))
         for market in sorted(found - expected):
             findings.append(Finding(str(directory / place), f"{market!r:.100} is no market of this run"))

@@ -19,7 +19,7 @@ from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.federation.shared_catalogue import Totals
 from fedmm_secure.federation.transcript import PUBLICATION, SUM
-from fedmm_secure.foreign.formats import parse_table
+from fedmm_secure.foreign.formats import parse_arrays, parse_table
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import (
     WORDS,
@@ -34,6 +34,7 @@ from fedmm_secure.guarantee.stages import (
     COUNTS,
     CTR,
     EMBEDDING,
+    HEAD,
     ITEM_CODES,
     MODEL,
     QUANTIZER,
@@ -43,12 +44,13 @@ from fedmm_secure.guarantee.stages import (
     USER_CODES,
     seed_stage,
 )
+from fedmm_secure.heads.trees import HeadGrower
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
 from fedmm_secure.results.artefacts import CODE_COLUMNS
 from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
-from fedmm_secure.storage.run_directory import ctr_path, quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignFileError, read_bytes
@@ -175,12 +177,13 @@ def artefact_findings(evidence: Evidence, published: dict[str, Publications], op
             findings += _quantizer(evidence, market, seed, opened)
             if evidence.config.private_ctr:
                 findings += _ctr(evidence, market, seed)
+        findings += _head(evidence, market, opened)
         findings += _code_table(evidence, market, plan, published[market])
     return findings
 
 
 def _quantizer(evidence: Evidence, market: str, seed: int, opened: Opened) -> Iterator[Finding]:
-    path = quantizer_path(evidence.directory, market, seed)
+    path = RunDirectory(evidence.directory).quantizer(market, seed)
     if not evidence.config.private_ctr and not path.exists():
         return  # the market's own, which nobody has to show: the last line commits to it
     try:
@@ -225,7 +228,7 @@ def _summed_codebook(evidence: Evidence, plan: SpendingPlan, seed: int, opened: 
 
 
 def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
-    path = ctr_path(evidence.directory, market, seed)
+    path = RunDirectory(evidence.directory).ctr(market, seed)
     released = [
         evidence.messages.content[record.file]
         for record in evidence.messages.records
@@ -240,13 +243,31 @@ def _ctr(evidence: Evidence, market: str, seed: int) -> Iterator[Finding]:
         yield Finding(str(path), f"is not what market {market} published")
 
 
+def _head(evidence: Evidence, market: str, opened: Opened) -> Iterator[Finding]:
+    """A market's head is what the recorded sums grow; nobody has to show it."""
+    path = RunDirectory(evidence.directory).head(market)
+    sums, grower = sums_of(evidence.messages, opened, HEAD), HeadGrower.of(evidence.config)
+    complete = set(sums) == set(range(evidence.config.head.rounds))
+    if not path.exists() or not complete or any(len(total) != grower.length for total, _ in sums.values()):
+        return  # where sums are missing, a finding about the rounds
+    for round in sorted(sums):
+        grower.grow(sums[round][0])
+    try:
+        found, wanted = parse_arrays(read_bytes(path, below=evidence.directory), path), grower.head.to_arrays()
+    except ForeignFileError as error:
+        yield Finding(str(path), _said(path, error))
+        return
+    if found.keys() != wanted.keys() or not all(np.array_equal(found[name], wanted[name]) for name in wanted):
+        yield Finding(str(path), "is not the head that the recorded sums grow")
+
+
 def _said(path: Path, error: ForeignFileError) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
 def _code_table(evidence: Evidence, market: str, plan: SpendingPlan, published: Publications) -> Iterator[Finding]:
     """The market's own table: one row a user and an item and a seed; item codes are the published ones."""
-    path: Path = evidence.directory / "codes" / f"{market}.parquet"
+    path = RunDirectory(evidence.directory).codes(market)
     if not path.exists():
         return  # it holds user codes, which nobody has to show: the last line commits to it
     rows = (plan.size.users + plan.size.items) * len(evidence.config.seed)

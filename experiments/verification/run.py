@@ -25,6 +25,7 @@ from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.storage.provenance import code_version
 from fedmm_secure.storage.run_directory import MALFORMED
@@ -56,12 +57,14 @@ class Examination:
     Attributes:
         checks: findings by the check that made them; a check that found nothing has none.
         signatures: by market, who signed its ledger's last line, where that signature holds.
+        plans: by market, what its configuration makes of its sizes: to be relied on where there are no findings.
         notes: what a reader should know beside them.
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
     signatures: Mapping[str, Signature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    plans: Mapping[str, SpendingPlan] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
@@ -110,7 +113,8 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
     with one_thread():
         _Course(evidence, checks, server, signer).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
-    return Examination({name: tuple(found) for name, found in checks.items()}, signatures, _notes(evidence))
+    found_by_check = {name: tuple(found) for name, found in checks.items()}
+    return Examination(found_by_check, signatures, _notes(evidence), evidence.plans)
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:

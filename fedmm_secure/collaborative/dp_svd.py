@@ -8,7 +8,7 @@ function of one user's own row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -18,11 +18,12 @@ from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 from fedmm_secure.errors import DataError
 from fedmm_secure.storage.files import Arrays
-from privacy.mechanisms.counts import noisy_counts
+from privacy.mechanisms.counts import merged, noisy_counts, row_norms, scaled
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
 from privacy.mechanisms.randomness import NoiseSource
 
 DAY = 86_400 * 10**9
+CLEAR = 3.0  # times its noise: a count below it says little of when
 COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
 
 
@@ -57,18 +58,44 @@ def contributions(
     return sparse.csr_array((weight * scale[user], (user, item)), shape=(market.n_users, market.n_items))
 
 
+def when_met(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
+    """When each row was, ``(n,)``: from -1, long ago, to 1 at the public reference date; 0 everywhere without one."""
+    if choices.reference_date is None:
+        return np.zeros(len(rows))
+    day = choices.reference_date
+    reference = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1e9
+    age = np.maximum(reference - market.time[rows].astype(np.float64), 0.0) / DAY
+    return np.asarray(np.maximum(1.0 - age / choices.time_constant_days, -1.0))
+
+
+def timed(
+    weighted: sparse.csr_array, market: Market, rows: IntArray, choices: ContributionConfig
+) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Users' contributions ``(n_users, n_items)``, and the same times when they were: from -1 to 1.
+
+    The sum of the second over that of the first is when an item was met.
+    """
+    when = sparse.csr_array((when_met(market, rows, choices), (market.user[rows], market.item[rows])), weighted.shape)
+    return weighted, sparse.csr_array(weighted.multiply(when))
+
+
 @dataclass(frozen=True)
 class ItemCounts:
-    """Noisy item counts.
+    """Noisy item counts, and when they were.
 
     Attributes:
         values: ``(n_items,)``.
         noise: their standard deviation.
+        moments: counts times when they were, times ``time_weight``, ``(n_items,)``; with the same noise. None where
+            times were not counted.
+        time_weight: what moments were multiplied with.
         spare: ``(spare,)``, noise alone, in grid units; empty where counts were read back.
     """
 
     values: FloatArray
     noise: float
+    moments: FloatArray | None = None
+    time_weight: float = 1.0
     spare: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -76,12 +103,26 @@ class ItemCounts:
         """``arsinh`` of the counts over twice their spread: linear where noise rules, logarithmic above."""
         return np.asarray(np.arcsinh(self.values / (2.0 * np.hypot(self.noise, 0.3))))
 
+    @property
+    def when(self) -> FloatArray | None:
+        """When each item was met, from -1 to 1, drawn to 0 where the count does not stand clear of its noise."""
+        if self.moments is None:
+            return None
+        counts = np.maximum(self.values, CLEAR * self.noise)
+        return np.asarray(np.clip(self.moments / self.time_weight / counts, -1.0, 1.0))
+
     def to_arrays(self) -> Arrays:
-        return {"values": self.values, "noise": np.array(self.noise)}
+        found = {"values": self.values, "noise": np.array(self.noise)}
+        if self.moments is None:
+            return found
+        return found | {"moments": self.moments, "time_weight": np.array(self.time_weight)}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ItemCounts:
-        return cls(arrays["values"], float(arrays["noise"]))
+        found = cls(arrays["values"], float(arrays["noise"]))
+        if "moments" not in arrays:
+            return found
+        return replace(found, moments=arrays["moments"], time_weight=float(arrays["time_weight"]))
 
 
 def release_counts(
@@ -91,12 +132,22 @@ def release_counts(
     noise_multiplier: float,
     noise: NoiseSource,
     *,
+    times: bool = False,
     spare: int = 0,
 ) -> ItemCounts:
-    """Noisy counts of a market's rows: one Gaussian mechanism, ``spare`` values of its noise included."""
+    """Noisy counts of a market's rows: one Gaussian mechanism, ``spare`` values of its noise included.
+
+    With ``times`` a user's contribution is counts and weighted times side by side, one vector of norm 1 with one noise.
+    """
     weighted = contributions(market, rows, choices, noise_multiplier)
-    found = noisy_counts(weighted, noise_multiplier, noise.derive("noise"), spare=spare)
-    return ItemCounts(found.values, noise_multiplier, found.spare)
+    if not times:
+        found = noisy_counts(weighted, noise_multiplier, noise.derive("noise"), spare=spare)
+        return ItemCounts(found.values, noise_multiplier, spare=found.spare)
+    counts, moments = timed(weighted, market, rows, choices)
+    both = sparse.csr_array(sparse.hstack([counts, choices.time_weight * moments]))
+    found = noisy_counts(both, noise_multiplier, noise.derive("noise"), spare=spare)
+    values, moment = found.values.reshape(2, -1)
+    return ItemCounts(values, noise_multiplier, moment, choices.time_weight, found.spare)
 
 
 class DPSVDEmbedding:
@@ -115,6 +166,8 @@ class DPSVDEmbedding:
         user_factors_: ``(n_users, dim)``; stays in the market.
         eigenvalues_: ``(dim,)``, descending.
         noise_edge_: spectral norm that noise alone would have.
+        gram_: noisy co-occurrence of the factorised items, ``(n_chosen, n_chosen)``; None where it was never formed.
+        gram_noise_: standard deviation of its noise.
     """
 
     def __init__(self, counts: ItemCounts, choices: PrivateEmbeddingConfig) -> None:
@@ -156,6 +209,7 @@ class DPSVDEmbedding:
         self.item_factors_[self.items_, : found.factors.shape[1]] = found.factors * clear
         self.eigenvalues_ = np.pad(found.eigenvalues * clear, (0, dim - len(found.eigenvalues)))
         self.noise_edge_ = found.noise_edge
+        self.gram_, self.gram_noise_ = found.gram, found.gram_noise
         self.user_factors_ = self.transform(train)
         return self
 
@@ -175,6 +229,6 @@ class DPSVDEmbedding:
 
 def unit_rows(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
     """Histories ``(n, n_items)`` times the items' weights, each row scaled to norm 1; empty ones stay."""
-    weighted = sparse.csr_array(history @ sparse.diags_array(weight))
-    norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1))).ravel()
-    return sparse.csr_array(sparse.diags_array(1.0 / np.maximum(norm, 1e-12)) @ weighted)
+    own = merged(history)
+    weighted = sparse.csr_array((own.data * weight[own.indices], own.indices, own.indptr), shape=own.shape)
+    return scaled(weighted, 1.0 / np.maximum(row_norms(weighted), 1e-12))

@@ -16,9 +16,13 @@ FOLLOWING = 0.5  # share of items that follow another item's neighbours instead 
 
 @dataclass(frozen=True)
 class PseudoUsers:
-    """Invented histories ``(n, n_items)``, binary, with one more item each, ``(n,)``, that comes next."""
+    """Invented histories ``(n, n_items)``, binary, with one more item each, ``(n,)``, that comes next.
+
+    ``latest (n, LENGTHS[1])`` has the items in order, the latest first; -1 where there are fewer.
+    """
 
     history: sparse.csr_array
+    latest: IntArray
     next_item: IntArray
 
 
@@ -29,15 +33,15 @@ def draw_pseudo_users(embedding: DPSVDEmbedding, n: int, rng: np.random.Generato
         counts = np.ones_like(counts)
     popularity = np.cumsum(counts)
     followers, total = _followers(embedding)
-    place = np.full(len(counts), -1)
-    place[embedding.items_] = np.arange(len(embedding.items_))
+    column_of = np.full(len(counts), -1)
+    column_of[embedding.items_] = np.arange(len(embedding.items_))
     length = rng.integers(LENGTHS[0], LENGTHS[1] + 1, n)
     chosen = np.full((n, LENGTHS[1]), -1)
     for step in range(LENGTHS[1]):
         active = np.flatnonzero(length > step)
         drawn = _pick(popularity, rng.random(len(active)))
         if step:
-            anchor = place[chosen[active, rng.integers(0, step, len(active))]]
+            anchor = column_of[chosen[active, rng.integers(0, step, len(active))]]
             follows = (anchor >= 0) & (total[anchor] > 0) & (rng.random(len(active)) < FOLLOWING)
             spot = rng.random(len(active))
             for index in np.flatnonzero(follows):
@@ -45,10 +49,12 @@ def draw_pseudo_users(embedding: DPSVDEmbedding, n: int, rng: np.random.Generato
         chosen[active, step] = drawn
     last = chosen[np.arange(n), length - 1]
     chosen[np.arange(n), length - 1] = -1
+    place = length[:, None] - 2 - np.arange(LENGTHS[1])
+    latest = np.where(place >= 0, np.take_along_axis(chosen, np.maximum(place, 0), axis=1), -1)
     user, column = np.nonzero(chosen >= 0)
     history = sparse.csr_array((np.ones(len(user)), (user, chosen[user, column])), shape=(n, len(counts)))
     history.data[:] = 1.0
-    return PseudoUsers(history, last.astype(np.int64))
+    return PseudoUsers(history, latest, last.astype(np.int64))
 
 
 def _followers(embedding: DPSVDEmbedding) -> tuple[np.ndarray, np.ndarray]:

@@ -7,14 +7,14 @@ Everything else is post-processing, or a function of one user's own row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.dp_svd import COUNT_FLOOR, DAY, DPSVDEmbedding, ItemCounts, contributions
-from fedmm_secure.collaborative.shared import COLUMNS, chosen_items
+from fedmm_secure.collaborative.dp_svd import CLEAR, COUNT_FLOOR, DPSVDEmbedding, ItemCounts, contributions, timed
+from fedmm_secure.collaborative.shared import chosen_items, square
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import FloatArray, IntArray, Market
 from fedmm_secure.storage.files import Arrays
@@ -30,28 +30,10 @@ def timed_contributions(
     Beside each weight stands the weight times when it was, from -1 (long ago) to 1 (at the reference date): the sum of
     the second over that of the first is when an item was met.
     """
-    weighted = contributions(market, rows, choices, noise_multiplier).tocoo()
-    user, item = (part.astype(np.int64) for part in weighted.coords)
-    at = position[item]
-    kept = at >= 0
-    when = when_met(market, rows, choices)
-    last = sparse.csr_array((when, (market.user[rows], market.item[rows])), shape=weighted.shape)
-    values = weighted.data
-    moment = values * np.asarray(last[user, item]).ravel()
-    place = np.concatenate([at[kept], size + at[kept]])
-    users = np.concatenate([user[kept], user[kept]])
-    data = np.concatenate([values[kept], moment[kept]])
-    return sparse.csr_array((data, (users, place)), shape=(market.n_users, COLUMNS * size))
-
-
-def when_met(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
-    """When each row was, ``(n,)``: from -1, long ago, to 1 at the public reference date; 0 everywhere without one."""
-    if choices.reference_date is None:
-        return np.zeros(len(rows))
-    day = choices.reference_date
-    reference = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1e9
-    age = np.maximum(reference - market.time[rows].astype(np.float64), 0.0) / DAY
-    return np.asarray(np.maximum(1.0 - age / choices.time_constant_days, -1.0))
+    known = np.flatnonzero(position >= 0)
+    place = sparse.csr_array((np.ones(len(known)), (known, position[known])), shape=(market.n_items, size))
+    both = timed(contributions(market, rows, choices, noise_multiplier), market, rows, choices)
+    return sparse.csr_array(sparse.hstack([part @ place for part in both]))
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class NoisySums:
     @property
     def when(self) -> FloatArray:
         """When each item was met, from -1 to 1, drawn to 0 where the count does not stand clear of its noise."""
-        return np.asarray(np.clip(self.moment / np.maximum(self.count, 3.0 * self.noise), -1.0, 1.0))
+        return np.asarray(np.clip(self.moment / np.maximum(self.count, CLEAR * self.noise), -1.0, 1.0))
 
     def chosen(self, n: int) -> IntArray:
         """The ``n`` items of largest count, ascending."""
@@ -104,7 +86,7 @@ def private_factors(
     factors = np.zeros((len(items), len(order)))
     factors[clear] = fix_signs(vectors[:, order])
     edge = 2.0 * noise * OFF_SHARE * float(np.sqrt(len(clear)))
-    return PrivateFactors(factors, values[order], edge, np.zeros((0, 0), np.int64))
+    return PrivateFactors(factors, values[order], edge, np.zeros((0, 0), np.int64), gram, noise)
 
 
 OFF_SHARE = DIAGONAL / OFF_DIAGONAL  # of the noise on the diagonal, off it
@@ -149,6 +131,7 @@ class SharedDPSVDEmbedding(DPSVDEmbedding):
 
     def to_arrays(self) -> Arrays:
         """All that follows from the sums for the market's items: who has the model needs it to score an account."""
+        gram = np.zeros((0, 0)) if self.gram_ is None else self.gram_
         return {
             "position": self.position,
             "factors": self.item_factors_,
@@ -157,9 +140,26 @@ class SharedDPSVDEmbedding(DPSVDEmbedding):
             "weights": self._weight,
             "shared_count": self.shared_count_,
             "shared_when": self.shared_when_,
+            "gram": gram[np.triu_indices(len(gram))],
+            "gram_noise": np.array(self.gram_noise_),
         }
+
+    @classmethod
+    def from_arrays(cls, counts: ItemCounts, choices: PrivateEmbeddingConfig, arrays: Arrays) -> Self:
+        """What ``to_arrays`` gave, which embeds accounts; it has no users of its own."""
+        found = cls.__new__(cls)
+        found.counts, found.choices = counts, choices
+        found.position, found._weight = arrays["position"], arrays["weights"]
+        found.items_ = np.flatnonzero(found._weight > 0)  # an item of the Gram matrix has a weight, and no other
+        found.item_factors_, found.eigenvalues_ = arrays["factors"], arrays["eigenvalues"]
+        found.noise_edge_ = float(arrays["noise_edge"])
+        found.shared_count_, found.shared_when_ = arrays["shared_count"], arrays["shared_when"]
+        found.gram_ = square(arrays["gram"], len(found.items_))
+        found.gram_noise_ = float(arrays["gram_noise"])
+        found.user_factors_ = np.zeros((0, found.item_factors_.shape[1]))
+        return found
 
     def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:
         """Take factors of the Gram matrix's items; the market's own are among them."""
-        own = PrivateFactors(found.factors[self._column], found.eigenvalues, found.noise_edge, found.spare)
-        return super().set_factors(own, train)
+        gram = None if found.gram is None else found.gram[np.ix_(self._column, self._column)]
+        return super().set_factors(replace(found, factors=found.factors[self._column], gram=gram), train)

@@ -10,7 +10,7 @@ from fedmm_secure.config.privacy import (
     PrivateEmbeddingConfig,
 )
 from fedmm_secure.config.run import Config
-from fedmm_secure.config.sections import DataConfig, EmbeddingConfig, MarketFile, SyntheticSpec
+from fedmm_secure.config.sections import DataConfig, EmbeddingConfig, HeadConfig, MarketFile, SyntheticSpec
 
 __all__ = [
     "MIN_COHORT",
@@ -21,6 +21,7 @@ __all__ = [
     "DataConfig",
     "DiscoveryConfig",
     "EmbeddingConfig",
+    "HeadConfig",
     "MarketFile",
     "PrivacyConfig",
     "PrivateEmbeddingConfig",

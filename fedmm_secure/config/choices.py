@@ -27,7 +27,9 @@ TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
 
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
 CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
-PRIVATE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity", "scores", "counts", "item_id", "shared"})
+PRIVATE_GROUPS = frozenset(
+    {"user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "item_id", "shared"}
+)
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 CONFIGURED = "fedmm"  # among models and baselines: the one that the configuration describes

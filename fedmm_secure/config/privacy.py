@@ -34,8 +34,8 @@ class PrivateEmbeddingConfig(Section):
 class SharesConfig(Section):
     """How the budget is split: shares of the squared Gaussian-DP parameter, normalised over the stages of a run."""
 
-    counts: float = Field(0.7, gt=0, description="noisy item counts")
-    embedding: float = Field(0.1, gt=0, description="private item factors")
+    counts: float = Field(0.5, gt=0, description="noisy item counts")
+    embedding: float = Field(0.3, gt=0, description="private item factors")
     shared_counts: float = Field(0.35, gt=0, description="noisy item counts of all markets, shared items alone")
     shared_gram: float = Field(0.35, gt=0, description="noisy Gram matrix of all markets, shared items alone")
     quantizer: float = Field(0.04, gt=0, description="DP-SGD of the RQ-VAE")
@@ -63,6 +63,9 @@ class ContributionConfig(Section):
     rows_per_user: int | None = Field(None, ge=1, description="only this many latest rows count")
     rank_decay: float = Field(0.9, gt=0, le=1, description="weight of a row over that of the user's next later one")
     reference_date: date | None = Field(None, description="public date from which the age of a row counts")
+    time_weight: float = Field(
+        0.35, gt=0, le=1, description="of when an item was met, beside how often, in one clipped vector"
+    )
     time_constant_days: float = Field(730.0, gt=0, description="age at which a row's weight falls to 1/e")
     largest_scale: float = Field(
         3.0, ge=1, description="how far users with old rows alone are scaled up; times the noise multiplier, if above 1"

@@ -25,6 +25,7 @@ from fedmm_secure.config.sections import (
     DataConfig,
     EmbeddingConfig,
     FederationConfig,
+    HeadConfig,
     QuantizerConfig,
 )
 
@@ -44,6 +45,7 @@ class Config(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     aggregation: AggregationConfig = AggregationConfig()
     ctr: CTRConfig = CTRConfig()
+    head: HeadConfig = HeadConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -59,6 +61,10 @@ class Config(Section):
         if isinstance(privacy, Mapping) and privacy.get("epsilon") is not None:
             _fill(values, "embedding", {"kind": "dp-svd"})
             ctr = PRIVATE_CTR if privacy.get("protect") == "release" else {}
+            contribution = privacy.get("contribution")
+            dated = isinstance(contribution, Mapping) and contribution.get("reference_date") is not None
+            if ctr and dated and not (isinstance(data, Mapping) and data.get("shared_items") is True):
+                ctr = {**ctr, "features": [*ctr["features"], "recency"]}
         if isinstance(data, Mapping) and data.get("shared_items") is True:
             features = ctr.get("features", CTRConfig.model_fields["features"].default)
             ctr = {**ctr, "features": [*features, "shared"]}
@@ -70,6 +76,11 @@ class Config(Section):
     def private_ctr(self) -> bool:
         """Whether the CTR model trains with DP-SGD."""
         return self.privacy.epsilon is not None and self.privacy.protect == "release"
+
+    @property
+    def times_counted(self) -> bool:
+        """Whether noisy counts say when items were met, too: a released model then has recency."""
+        return self.private_ctr and "recency" in self.ctr.features
 
     @property
     def private_evaluation(self) -> bool:
@@ -101,14 +112,14 @@ class Config(Section):
         if boosted_codes and largest > MAX_CATEGORIES:
             raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
         problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
-        problem = problem or self._shared_items_problem()
+        problem = problem or self._shared_items_problem() or self._head_problem()
         if problem:
             raise ValueError(problem)
         return self
 
     def _aggregation_problem(self, n_markets: int) -> str | None:
         limit, protected = self.aggregation.rotate_after, self.federation.rounds * len(self.seed)
-        protected += SUMS_OF_SHARED_ITEMS if self.data.shared_items else 0
+        protected += self.head.rounds + (SUMS_OF_SHARED_ITEMS if self.data.shared_items else 0)
         if self.aggregation.traits.hides_single_updates and n_markets < MIN_COHORT:
             return (
                 f"aggregation.kind: masked-ckks, the default, needs {MIN_COHORT} markets: with two, each opens the "
@@ -134,6 +145,14 @@ class Config(Section):
             return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
         if private and self.privacy.colluding_markets >= self.data.n_markets - 1:
             return f"privacy.colluding_markets must leave two honest markets of {self.data.n_markets}"
+        return None
+
+    def _head_problem(self) -> str | None:
+        if self.head.trees and self.privacy.epsilon is not None:
+            return (
+                "head.trees needs privacy.epsilon: null: a head is grown from exact sums of users' gradients, which no "
+                "budget covers"
+            )
         return None
 
     def _catalogue_problem(self) -> str | None:
@@ -212,10 +231,17 @@ class Config(Section):
         if refused:
             allowed = ", ".join(sorted(PRIVATE_GROUPS))
             return f"privacy.protect: release: ctr.features: {refused} cannot be released; choose from {allowed}"
+        if self.times_counted and self.privacy.contribution.reference_date is None:
+            return (
+                "privacy.protect: release: ctr.features: recency needs privacy.contribution.reference_date, the public "
+                "date from which times count"
+            )
         if ctr.training != "cross-fit":
             return "privacy.protect: release needs ctr.training: cross-fit"
         if ctr.dropout:
             return "privacy.protect: release needs ctr.dropout: 0"
+        if ctr.average_local:
+            return "privacy.protect: release: ctr.average_local would train codes on raw rows; leave it out"
         if ctr.tune:
             return "privacy.protect: release: ctr.tune would choose by private validation rows outside the budget"
         return None

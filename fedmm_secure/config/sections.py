@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
+    CODE_GROUPS,
     LARGE_SHARE,
     MIN_COHORT,
     MISSING,
@@ -199,7 +200,13 @@ class DataConfig(Section):
     @property
     def n_markets(self) -> int:
         """Markets, read or generated."""
-        return len(self.markets) or (self.synthetic.markets if self.synthetic else 0)
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the markets, read or generated, ascending."""
+        generated = range(self.synthetic.markets if self.synthetic else 0)
+        return tuple(sorted(self.markets) or [f"m{number}" for number in generated])
 
 
 class EmbeddingConfig(Section):
@@ -268,6 +275,30 @@ class AggregationConfig(Section):
         return TRAITS[self.kind]
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class HeadConfig(Section):
+    """A head of all markets: boosted trees on features that name no id, grown from summed histograms; without DP."""
+
+    trees: int = Field(0, ge=0, le=1000, description="boosted trees; 0: no head is fitted")
+    depth: int = Field(4, ge=1, le=6, description="levels of a tree, each a round in which markets add their sums")
+    learning_rate: float = Field(0.15, gt=0, le=1, description="share of its value that a leaf adds")
+    l2: float = Field(1.0, gt=0, description="shrinks a leaf with few examples")
+    shares: tuple[Share, ...] = Field(
+        (0.02, 0.1, 0.4, 1.0),
+        min_length=1,
+        max_length=20,
+        description="users that a market takes itself to know, in turn",
+    )
+    least_weight: float = Field(4.0, gt=0, description="least sum of second derivatives on either side of a split")
+
+    @property
+    def rounds(self) -> int:
+        """Sums that the head takes."""
+        return self.trees * self.depth
+
+
 class CrossFitConfig(Section):
     """Which training rows become examples whose features are computed without them."""
 
@@ -288,6 +319,9 @@ class CTRConfig(Section):
     )
     cross_fit: CrossFitConfig = CrossFitConfig()
     refit: bool = Field(True, description="after early stopping, refit on training and validation rows")
+    average_local: bool = Field(
+        False, description="average log-odds with those of a second model, on codes that the market trained alone"
+    )
     tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
     baselines: tuple[BaselineName, ...] = Field(
         ("popularity", "svd", "local-ids", "boosted-scores"), description="models on the same candidates"
@@ -303,6 +337,8 @@ class CTRConfig(Section):
     def _consistent(self) -> Self:
         if not self.features:
             raise ValueError("ctr.features must name at least one group")
+        if self.average_local and not CODE_GROUPS & set(self.features):
+            raise ValueError("ctr.average_local: needs codes among ctr.features: two models would be the same")
         if self.training == "cross-fit":
             if "user_id" in self.features:
                 raise ValueError("ctr.features: user_id cannot be cross-fitted; use ctr.training: in-sample")

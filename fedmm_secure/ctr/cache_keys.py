@@ -21,7 +21,12 @@ def code_inputs(config: Config, embedding: Embedding, recipe: Recipe, federated:
     """What a model's codes depend on: the embedding, and an RQ-VAE's weights, or how a local one is trained."""
     found: dict[str, object] = {"embedding": arrays_digest(embedding.user_factors_, embedding.item_factors_)}
     if recipe.codes == "local":
-        training = {"rounds": config.federation.rounds, "local_epochs": config.federation.local_epochs}
-        return found | {"quantizer": config.quantizer.model_dump(mode="json"), **training}
+        return found | local_inputs(config)
     weights = federated.state_dict()
     return found | {"quantizer": arrays_digest(*(weights[name].numpy() for name in sorted(weights)))}
+
+
+def local_inputs(config: Config) -> dict[str, object]:
+    """How a market trains codes alone."""
+    training = {"rounds": config.federation.rounds, "local_epochs": config.federation.local_epochs}
+    return {"quantizer": config.quantizer.model_dump(mode="json"), **training}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedmm_secure.ctr.features import FeatureBuilder, Features
+from fedmm_secure.ctr.features import Features, PairFeatures
 from fedmm_secure.data.candidates import Candidates, Pool, Simulated, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
 
@@ -86,7 +86,7 @@ class ExampleSource:
         )
 
 
-def labelled(builder: FeatureBuilder, candidates: Candidates) -> Labelled:
+def labelled(builder: PairFeatures, candidates: Candidates) -> Labelled:
     return Labelled(builder(candidates.user, candidates.item), candidates.label)
 
 
@@ -95,7 +95,7 @@ def training_part(
     rows: IntArray,
     touched: IntArray,
     pool: Pool,
-    builder: FeatureBuilder,
+    builder: PairFeatures,
     *,
     per_positive: int,
     make_rng: Callable[[int], np.random.Generator],

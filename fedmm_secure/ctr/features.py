@@ -50,6 +50,42 @@ class FeatureSchema:
     number_names: tuple[str, ...]
 
 
+class PairFeatures(Protocol):
+    """Turns (user, item) pairs into model inputs."""
+
+    def schema(self) -> FeatureSchema: ...
+
+    def __call__(self, user: IntArray, item: IntArray) -> Features: ...
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A market's times from 0 to 1; 0 always where file order stands in for time.
+
+    Attributes:
+        start: the first of its times.
+        span: from the first to after the last; infinite without times.
+        end: where its rows end on this clock.
+        last_day: day since 1970 of its last row.
+    """
+
+    start: float
+    span: float
+    end: float
+    last_day: float
+
+    @classmethod
+    def of(cls, market: Market) -> Clock:
+        if not market.has_time or not market.n_rows:
+            return cls(0.0, np.inf, 0.0, 0.0)
+        start, last = float(market.time.min()), float(market.time.max())
+        return cls(start, last - start + 1.0, 1.0, float(days(market).max()))
+
+    def relative(self, time: IntArray) -> FloatArray:
+        """Times ``(n,)`` in [0, 1), those of the market's rows."""
+        return np.asarray((time.astype(np.float64) - self.start) / self.span)
+
+
 class History:
     """Interactions that features may be computed from, with score models fitted to them on demand.
 
@@ -63,7 +99,8 @@ class History:
     def __init__(self, market: Market, rows: IntArray, pool: Pool, shared: SharedStatistics | None = None) -> None:
         self.pool, self.n_users, self.n_items = pool, market.n_users, market.n_items
         self.user, self.item = market.user[rows], market.item[rows]
-        self._time = _relative_time(market)[rows]
+        self.clock = Clock.of(market)
+        self._time = self.clock.relative(market.time[rows])
         self.matrix = history_matrix(market, rows)
         self.item_count = np.bincount(self.item, minlength=market.n_items).astype(np.float64)
         self.user_count = np.bincount(self.user, minlength=market.n_users).astype(np.float64)
@@ -83,6 +120,12 @@ class History:
         if self._scores is None:
             self._scores = self.score_models().on(self.matrix)
         return self._scores(user, item, self.user_count)
+
+    def pool_scores(self, user: IntArray) -> dict[str, FloatArray]:
+        """Scores ``(n, n_pool)`` of all items of the pool for users ``(n,)``, by EASE, item-kNN and SVD."""
+        if self._scores is None:
+            self._scores = self.score_models().on(self.matrix)
+        return self._scores.of_pool(user)
 
     def score_models(self) -> ScoreModels:
         """Score models fitted to the history's rows, once."""
@@ -126,6 +169,32 @@ class History:
             raise ValueError("shared features need data.shared_items: nothing was summed over markets")
         return self._elsewhere
 
+    def activity(self, accounts: Market) -> Activity:
+        """When accounts were active, by their own rows; one without rows, or without times, as ``active_now`` says."""
+        found = self.active_now(accounts.n_users)
+        if not accounts.has_time:
+            return found
+        user, count = accounts.user, np.bincount(accounts.user, minlength=accounts.n_users)
+
+        def aggregated(values: FloatArray, last: FloatArray, mean: FloatArray) -> tuple[FloatArray, FloatArray]:
+            latest = np.where(count > 0, -np.inf, last)
+            np.maximum.at(latest, user, values)
+            sums = np.bincount(user, values, minlength=accounts.n_users)
+            return latest, np.where(count > 0, sums / np.maximum(count, 1), mean)
+
+        relative = np.clip(self.clock.relative(accounts.time), 0.0, 1.0)  # what came later happened at the end
+        last, mean = aggregated(relative, found.last, found.mean)
+        return Activity(last, mean, *aggregated(days(accounts).astype(np.float64), found.last_day, found.mean_day))
+
+    def active_now(self, n: int) -> Activity:
+        """Of ``n`` accounts whose rows are the last thing that happened."""
+        now, today = np.full(n, self.clock.end), np.full(n, self.clock.last_day)
+        return Activity(now, now, today, today)
+
+    def account_lift(self, codes: Codes, n_codes: int) -> FloatArray | None:
+        """``code_lift`` of the history's own rows, by the codes of its users and items."""
+        return self.code_lift(codes, (self.matrix @ _one_hot(codes.item[:, 0], n_codes)).toarray())
+
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """From all users' rows; ``seen (n_users, n_codes)`` counts the item codes in each user's history."""
         users = _one_hot(codes.user[:, 0], seen.shape[1])
@@ -156,8 +225,7 @@ class _Elsewhere:
     def __init__(self, statistics: SharedStatistics, market: Market, rows: IntArray) -> None:
         self.statistics = statistics
         user, day = market.user[rows], days(market)[rows].astype(np.float64)
-        self.now = float(days(market).max(initial=0))
-        self.user_last = np.full(market.n_users, float(day.min(initial=self.now)))
+        self.user_last = np.full(market.n_users, float(day.min(initial=float(days(market).max(initial=0)))))
         np.maximum.at(self.user_last, user, day)
         count = np.bincount(user, minlength=market.n_users)
         sums = np.bincount(user, day, minlength=market.n_users)
@@ -210,27 +278,52 @@ class Scores:
         products = users * items
         found: dict[str, Any] = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
         norms = np.linalg.norm(users[:, :32], axis=1) * np.linalg.norm(items[:, :32], axis=1)
-        found["svd32_cosine"] = found["svd32"] / np.maximum(norms, 1e-12)
+        # of a vector that is rounding noise there is no direction
+        found["svd32_cosine"] = np.where(norms > 1e-9, found["svd32"] / np.maximum(norms, 1e-9), 0.0)
         found["ease"] = self.ease[user, column]
         found["knn"] = self.cosine[user, column]
         found["knn_mean"] = found["knn"] / np.maximum(user_count[user], 1.0)
         return found
 
+    def of_pool(self, user: IntArray) -> dict[str, FloatArray]:
+        """Scores ``(n, n_pool)`` of all items of the pool."""
+        svd = self.user_factors[user, :32] @ self.item_factors[self.pool.items, :32].T
+        return {"ease": self.ease[user].astype(np.float64), "knn": self.cosine[user].astype(np.float64), "svd32": svd}
+
+
+@dataclass(frozen=True)
+class Activity:
+    """When accounts were active, each ``(n,)``: on a history's clock, from 0 to 1, and in days since 1970."""
+
+    last: FloatArray
+    mean: FloatArray
+    last_day: FloatArray
+    mean_day: FloatArray
+
 
 class AccountHistory:
-    """Accounts that no row of the market belongs to, scored by models that were fitted to its rows.
+    """Accounts that no row of the market need belong to, scored by models that were fitted to its rows.
 
     Args:
         fitted: the market's history.
-        accounts: what the accounts interacted with, ``(n, n_items)``, binary; the last thing that happened.
-        codes: codes of the market's users and items, for how users of a code meet items of a code.
+        accounts: what the accounts interacted with, ``(n, n_items)``, binary.
+        lift: how users of a code meet items of a code, from the market's rows; None where codes are no features.
+        active: when the accounts were active; by default all at the end of the market's rows.
     """
 
-    def __init__(self, fitted: History, accounts: sparse.csr_array, codes: Codes | None = None) -> None:
-        self.matrix = accounts
+    def __init__(
+        self,
+        fitted: History,
+        accounts: sparse.csr_array,
+        lift: FloatArray | None = None,
+        active: Activity | None = None,
+    ) -> None:
+        self.matrix, self.pool = accounts, fitted.pool
         self.n_users, self.n_items = accounts.shape
         self.user_count: FloatArray = np.asarray(accounts.sum(axis=1), dtype=np.float64).ravel()
-        self._fitted, self._trained_codes = fitted, codes
+        self.item_count = fitted.item_count
+        self._fitted, self._lift = fitted, lift
+        self._active = active or fitted.active_now(self.n_users)
         self._scores: Scores | None = None
         self._shared: SharedScores | None = None
 
@@ -242,13 +335,18 @@ class AccountHistory:
             self._scores = self._fitted.score_models().on(self.matrix)
         return self._scores(user, item, self.user_count)
 
+    def pool_scores(self, user: IntArray) -> dict[str, FloatArray]:
+        """Scores ``(n, n_pool)`` of all items of the pool for accounts ``(n,)``."""
+        if self._scores is None:
+            self._scores = self._fitted.score_models().on(self.matrix)
+        return self._scores.of_pool(user)
+
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
-        return self._fitted.recency_at(np.ones(len(user)), np.ones(len(user)), item)
+        return self._fitted.recency_at(self._active.last[user], self._active.mean[user], item)
 
     def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         found = self._fitted.elsewhere
-        now = np.full(len(user), found.now)
-        times = met_elsewhere(found.statistics, now, now, item)
+        times = met_elsewhere(found.statistics, self._active.last_day[user], self._active.mean_day[user], item)
         if self._shared is None:
             pairs = self.matrix.tocoo()
             rows, items = (part.astype(np.int64) for part in pairs.coords)
@@ -258,11 +356,7 @@ class AccountHistory:
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """From the market's rows: accounts change nothing."""
-        if self._trained_codes is None:
-            return None
-        n_codes = seen.shape[1]
-        met = self._fitted.matrix @ _one_hot(self._trained_codes.item[:, 0], n_codes)
-        return self._fitted.code_lift(self._trained_codes, met.toarray())
+        return self._lift
 
 
 class FeatureHistory(Protocol):
@@ -373,11 +467,3 @@ class _CodeAffinity:
 def _one_hot(codes: IntArray, n_codes: int) -> sparse.csr_array:
     ones = np.ones(len(codes))
     return sparse.csr_array((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n_codes))
-
-
-def _relative_time(market: Market) -> FloatArray:
-    """Times mapped to [0, 1); zeros where file order stands in for time."""
-    if not market.has_time:
-        return np.zeros(market.n_rows)
-    time = market.time.astype(np.float64)
-    return np.asarray((time - time.min()) / (time.max() - time.min() + 1.0))

@@ -15,7 +15,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED
-from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs
+from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
 from fedmm_secure.ctr.models.build import model_bytes
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
@@ -23,13 +23,14 @@ from fedmm_secure.ctr.score_baselines import ScoreBaselines
 from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.private_record import private_name, tuned_file
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.digests import arrays_digest
+from fedmm_secure.storage.encoding import tensors_bytes
 from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.files import write_atomic
 
 Predictions = dict[str, list[np.ndarray]]
@@ -54,8 +55,8 @@ def train_market(
     model also predicts from those. What other runs trained on the same inputs is taken from ``cache``.
     """
     torch.set_num_threads(1)
-    name = prepared.market.name
-    store = Store(directory / "state" / "ctr" / name)
+    name, layout = prepared.market.name, RunDirectory(directory)
+    store = Store(layout.kept_predictions(name))
     silent = {PROBABILITY: np.full(len(prepared.test), prepared.prior)}  # where rows leave nothing to train on
     bench = None if prepared.lacking else MarketTrainer(prepared, embedding, config)
     scored = None if bench is None else ScoreBaselines(prepared, bench.history, config.privacy)
@@ -76,7 +77,7 @@ def train_market(
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
         trained = private.train(quantizers[seed], seed, private_training)
         write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
-        write_atomic(directory / "models" / name / f"ctr-{seed}.pt", model_bytes(trained.model))
+        write_atomic(layout.ctr(name, seed), model_bytes(trained.model))
         found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
@@ -91,13 +92,15 @@ def train_market(
         choice = 0
         if config.ctr.tune:
             first = config.seed[0]
-            kept = Store((directory / private_name(name, tuned_file(recipe.name))).parent)
-            tuned = kept.json(Path(tuned_file(recipe.name)).stem, lambda: {"choice": tune(bench, recipe, first)})
+            file = layout.tuned(name, recipe.name)
+            tuned = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, first)})
             choice = tuned["choice"]
 
         def fitted(bench: MarketTrainer = bench) -> dict[str, np.ndarray]:
             model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
             found = {PROBABILITY: bench.predict(model, builder)}
+            if recipe.average_local:
+                found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
             if recipe.name == CONFIGURED:
                 found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
             return found
@@ -105,7 +108,9 @@ def train_market(
         found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
         if recipe.name == CONFIGURED:
             suffix = "skops" if recipe.kind == "boosted" else "pt"
-            write_atomic(directory / "models" / name / f"ctr-{seed}.{suffix}", found["model"].tobytes())
+            write_atomic(layout.ctr(name, seed, suffix), found["model"].tobytes())
+        if recipe.average_local:
+            write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:
@@ -124,6 +129,8 @@ def train_market(
         hashed = recipe.codes is not None and shared.directory is not None
         codes = code_inputs(config, embedding, recipe, quantizers[seed]) if hashed else None
         found = {"what": what, **common, "recipe": asdict(recipe), "seed": seed, "codes": codes}
+        if recipe.average_local:
+            found["own codes"] = local_inputs(config) | {"embedding": config.embedding.model_dump(mode="json")}
         if "shared" in recipe.features and isinstance(embedding, SharedSVDEmbedding) and shared.directory is not None:
             elsewhere = embedding.shared
             found["shared"] = arrays_digest(elsewhere.position, elsewhere.count, elsewhere.day, elsewhere.gram)

@@ -23,13 +23,10 @@ from scipy import stats
 from fedmm_secure.ctr.metrics import CONFIDENCE, Interval
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray, IntArray, Market
-from privacy.mechanisms.histograms import Contribution, ScoreHistograms, noisy_score_histograms
+from fedmm_secure.guarantee.score_bins import LOG_ODDS, contribution
+from privacy.mechanisms.histograms import ScoreHistograms, noisy_score_histograms
 from privacy.mechanisms.randomness import NoiseSource
 
-# Edges of the bins, in log odds: public, fine where scores lie as a rule, since a candidate is a positive with odds of
-# 1 to 4. Ties within bins cost an AUC about .001.
-LOG_ODDS = np.concatenate([[-5.0, -4.5, -4.0, -3.5], np.arange(-24, 1) / 8.0, [0.5, 1.0, 1.5, 2.0]])
-N_BINS = len(LOG_ODDS) + 1  # the outer ones are open
 _CLEAR = 4.0  # standard deviations by which a number of candidates has to stand above its noise
 
 
@@ -125,11 +122,6 @@ def release_histograms(
     return noisy_score_histograms(
         candidates.user, label, log_odds, LOG_ODDS, most, noise_multiplier, noise, spare=spare
     )
-
-
-def contribution(per_positive: int) -> Contribution:
-    """What a user contributes to the histograms of one model: a positive and its negatives."""
-    return Contribution(positives=1, negatives=per_positive)
 
 
 def _log_odds(probability: FloatArray) -> FloatArray:

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, when_met
 from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
-from fedmm_secure.collaborative.shared_dp_svd import when_met
 from fedmm_secure.config import Config, ContributionConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
 from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.models.private import PRETRAIN_EPOCHS, PrivateCTR
-from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
@@ -142,8 +141,10 @@ class PrivateTrainer:
 
     def _history(self, rows: IntArray) -> PrivateHistory:
         market = self.prepared.market
-        active = user_times(market, rows, self.config.privacy.contribution) if self.config.data.shared_items else None
-        return PrivateHistory(self.embedding, history_matrix(market, rows), active)
+        choices = self.config.privacy.contribution
+        active = user_times(market, rows, choices) if {"shared", "recency"} & set(self.config.ctr.features) else None
+        latest = latest_items(market.user[rows], market.item[rows], market.n_users)
+        return PrivateHistory(self.embedding, history_matrix(market, rows), latest, active)
 
     def negatives(self) -> Pool:
         """What negatives are drawn from, of the training and of noisy test figures.
@@ -190,9 +191,8 @@ class PrivateTrainer:
         """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
         rng = numpy_generator("ctr-pseudo-users", seed)
         pseudo = draw_pseudo_users(self.embedding, max(self.config.privacy.pseudo_users, 200), rng)
-        return labelled(
-            self.builder(quantizer, PrivateHistory(self.embedding, pseudo.history)), self._pseudo_pairs(pseudo, rng)
-        )
+        history = PrivateHistory(self.embedding, pseudo.history, pseudo.latest)
+        return labelled(self.builder(quantizer, history), self._pseudo_pairs(pseudo, rng))
 
     def _pseudo_pairs(self, pseudo: PseudoUsers, rng: np.random.Generator) -> Candidates:
         n, n_items = pseudo.history.shape

@@ -19,6 +19,7 @@ class Recipe:
         features: feature groups.
         cross_fit: whether features of training rows are computed without them.
         codes: which quantizer its codes come from, None for none.
+        average_local: whether a second model, on codes that the market trained alone, is averaged with it.
     """
 
     name: str
@@ -26,12 +27,13 @@ class Recipe:
     features: tuple[FeatureGroup, ...]
     cross_fit: bool
     codes: Literal["federated", "local"] | None
+    average_local: bool = False
 
 
 def configured_recipe(config: Config) -> Recipe:
     """The model of ``ctr`` in the configuration."""
     cross_fit = config.ctr.training == "cross-fit"
-    return Recipe(CONFIGURED, config.ctr.model, config.ctr.features, cross_fit, "federated")
+    return Recipe(CONFIGURED, config.ctr.model, config.ctr.features, cross_fit, "federated", config.ctr.average_local)
 
 
 def baseline_recipe(name: BaselineName) -> Recipe | None:

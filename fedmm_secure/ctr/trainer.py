@@ -4,38 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
+from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, History
-from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel, boosted_grid
-from fedmm_secure.ctr.models.build import make_model
-from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel, neural_grid
+from fedmm_secure.ctr.features import AccountHistory, Activity, FeatureBuilder, History, PairFeatures
+from fedmm_secure.ctr.models.averaged import AveragedModel, SideBySide
+from fedmm_secure.ctr.models.boosted import BoostedChoices, boosted_grid
+from fedmm_secure.ctr.models.build import TrainedModel, make_model
+from fedmm_secure.ctr.models.neural import NeuralChoices, neural_grid
 from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.candidates import like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.build import train_local_quantizer
+from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
+
+
+def untrained(recipe: Recipe, inputs: PairFeatures, choices: NeuralChoices | BoostedChoices, seed: int) -> TrainedModel:
+    """A recipe's model for given inputs: two, averaged, where the inputs are of two."""
+    if not isinstance(inputs, SideBySide):
+        return make_model(recipe.kind, inputs.schema(), choices, seed)
+    members = [make_model(recipe.kind, schema, choices, seed) for schema in inputs.schemas]
+    return AveragedModel(members, inputs.schemas)
+
+
+class AccountFeatures(Protocol):
+    """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
+
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures: ...
 
 
 @dataclass(frozen=True)
 class Fit:
     """A model that is ready to be fitted, and the builder of its features at prediction time."""
 
-    model: NeuralModel | BoostedModel
+    model: TrainedModel
     source: ExampleSource
     validation: Labelled
     refit: ExampleSource | None
-    builder: FeatureBuilder
+    builder: PairFeatures
 
     def run(self) -> None:
         self.model.fit(self.source, self.validation, self.refit)
@@ -46,6 +64,7 @@ class MarketTrainer:
 
     def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
         self.prepared, self.embedding, self.config = prepared, embedding, config
+        self.own_quantizers: dict[int, RQVAE] = {}
         market, train = prepared.market, prepared.split.train
         # what others know is not of these rows: it is the same whichever of them a history holds
         shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
@@ -57,7 +76,7 @@ class MarketTrainer:
 
     def train(
         self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
-    ) -> tuple[NeuralModel | BoostedModel, FeatureBuilder]:
+    ) -> tuple[TrainedModel, PairFeatures]:
         """Fit a recipe; returns the model and the builder of its features at prediction time."""
         fit = self.prepare_fit(recipe, quantizer, seed, choices)
         fit.run()
@@ -68,10 +87,11 @@ class MarketTrainer:
     ) -> Fit:
         """An unfitted model with its training, validation and refit examples."""
         split = self.prepared.split
-        builders = [(split.train, self.builder(recipe, quantizer))]
-        full = builders[0][1]
+        own = self.own_quantizer(seed) if recipe.average_local else None
+        full = self.inputs(recipe, quantizer, own)
+        builders: list[tuple[IntArray, PairFeatures]] = [(split.train, full)]
         if recipe.cross_fit:
-            builders = [(rows, self.builder(recipe, quantizer, history)) for rows, history in self._folds]
+            builders = [(rows, self.inputs(recipe, quantizer, own, history)) for rows, history in self._folds]
         seed = derive_seed("ctr", self.prepared.market.name, seed)
         fresh = recipe.kind != "boosted"
         source = self._source(builders, split.train, seed, fresh)
@@ -80,10 +100,10 @@ class MarketTrainer:
             # validation rows become training rows, with negatives that know nothing of the test rows
             seen = np.concatenate([split.train, split.valid])
             refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
-        model = make_model(recipe.kind, full.schema(), choices, seed)
+        model = untrained(recipe, full, choices, seed)
         return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
 
-    def predict(self, model: NeuralModel | BoostedModel, builder: FeatureBuilder) -> FloatArray:
+    def predict(self, model: TrainedModel, builder: PairFeatures) -> FloatArray:
         """Click probabilities of the test candidates."""
         test = self.prepared.test
         return model.predict(builder(test.user, test.item))
@@ -109,18 +129,46 @@ class MarketTrainer:
             )
         )
 
-    def builder(self, recipe: Recipe, quantizer: RQVAE | None, history: History | None = None) -> FeatureBuilder:
+    def own_quantizer(self, seed: int) -> RQVAE:
+        """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""
+        if seed not in self.own_quantizers:
+            name = self.prepared.market.name
+            self.own_quantizers[seed] = train_local_quantizer(self.config, self.own_embedding, name, seed)
+        return self.own_quantizers[seed]
+
+    @cached_property
+    def own_embedding(self) -> Embedding:
+        """The embedding of the market's rows alone: where markets share a space, another than theirs."""
+        if not isinstance(self.embedding, SharedSVDEmbedding):
+            return self.embedding
+        return SVDEmbedding(self.config.embedding.dim).fit(self.history.matrix)
+
+    def inputs(
+        self, recipe: Recipe, quantizer: RQVAE | None, own: RQVAE | None, history: History | None = None
+    ) -> PairFeatures:
+        """Features from a history; with the market's ``own`` codes, those of both models of an average."""
+        found = self.builder(recipe, quantizer, history)
+        if own is None:
+            return found
+        return SideBySide([found, self.builder(recipe, own, history, self.own_embedding)])
+
+    def builder(
+        self,
+        recipe: Recipe,
+        quantizer: RQVAE | None,
+        history: History | None = None,
+        embedding: Embedding | None = None,
+    ) -> FeatureBuilder:
         """Features from a history, codes of users included: their vectors are projected from it again."""
-        history = history or self.history
+        history, embedding = history or self.history, embedding or self.embedding
         if quantizer is None or recipe.codes is None:
             return FeatureBuilder(recipe.features, history)
-        users = self.embedding.transform(history.matrix)
-        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
+        codes = assign_codes(quantizer, embedding.transform(history.matrix), embedding.item_factors_)
         shape = quantizer.shape
         return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def account_builder(self, recipe: Recipe, quantizer: RQVAE | None, accounts: sparse.csr_array) -> FeatureBuilder:
-        """Features of accounts that no row belongs to: users are rows of ``accounts (n, n_items)``, their histories.
+    def accounts(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> AccountFeatures:
+        """Makes features of accounts that the market's rows need not know: items and lift are encoded once.
 
         Raises:
             ValueError: the recipe needs a trained embedding of each user.
@@ -128,21 +176,32 @@ class MarketTrainer:
         if "user_id" in recipe.features:
             raise ValueError(f"{recipe.name}: a model with user ids cannot score an account that it was not trained on")
         if quantizer is None or recipe.codes is None:
-            return FeatureBuilder(recipe.features, AccountHistory(self.history, accounts))
-        items = self.embedding.item_factors_
-        codes = assign_codes(quantizer, self.embedding.transform(accounts), items)
-        trained = assign_codes(quantizer, self.embedding.transform(self.history.matrix), items)
+            return lambda accounts, active=None: FeatureBuilder(
+                recipe.features, AccountHistory(self.history, accounts, active=active)
+            )
+        found = self._accounts(recipe, quantizer, self.embedding)
+        if not recipe.average_local:
+            return found
+        own = self._accounts(recipe, self.own_quantizer(seed), self.own_embedding)
+        return lambda accounts, active=None: SideBySide([found(accounts, active), own(accounts, active)])
+
+    def _accounts(self, recipe: Recipe, quantizer: RQVAE, embedding: Embedding) -> AccountFeatures:
         shape = quantizer.shape
-        return FeatureBuilder(
-            recipe.features,
-            AccountHistory(self.history, accounts, trained),
-            codes,
-            (shape.global_codes, shape.local_codes),
-        )
+        trained = assign_codes(quantizer, embedding.transform(self.history.matrix), embedding.item_factors_)
+        affine = "code_affinity" in recipe.features
+        lift = self.history.account_lift(trained, shape.global_codes) if affine else None
+
+        def build(accounts: sparse.csr_array, active: Activity | None = None) -> FeatureBuilder:
+            own = assign_codes(quantizer, embedding.transform(accounts), embedding.item_factors_[:0])
+            codes = Codes(own.user, trained.item)
+            history = AccountHistory(self.history, accounts, lift, active)
+            return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+
+        return build
 
     def _source(
         self,
-        builders: Sequence[tuple[IntArray, FeatureBuilder]],
+        builders: Sequence[tuple[IntArray, PairFeatures]],
         touched: IntArray,
         seed: int,
         fresh: bool,
@@ -166,7 +225,7 @@ class MarketTrainer:
             ]
         return ExampleSource(parts)
 
-    def _like_part(self, rows: IntArray, builder: FeatureBuilder) -> Callable[[int], Labelled]:
+    def _like_part(self, rows: IntArray, builder: PairFeatures) -> Callable[[int], Labelled]:
         rated = like_candidates(
             self.prepared.market, rows, self.prepared.pool, threshold=self.config.data.like_threshold
         )

@@ -56,10 +56,27 @@ def load_market(
         DataError: the file or its catalogue cannot be read, a mapped column is missing, a row is bad while
             ``on_bad_rows`` is ``"error"`` (message: file, line, what), or the market is too small.
     """
+    catalogue = None if file.catalogue is None else read_catalogue(file.catalogue)
+    found, rows, header = _read(file, name, on_bad_rows, missing)
+    market = index_market(name, rows, source=str(file.path), catalogue=catalogue)
+    reading = found.reading(rows, market, header=header)
+    return replace(market, reading=reading, advice=tuple(_advice(file, rows, found, large_share)))
+
+
+def load_rows(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error", missing: Sequence[str] = MISSING) -> Rows:
+    """Interactions of a file, read as ``load_market`` reads them; there may be few.
+
+    Raises:
+        DataError: as ``load_market``, but for the market's size.
+    """
+    return _read(file, name, on_bad_rows, missing)[1]
+
+
+def _read(file: MarketFile, name: str, on_bad_rows: BadRows, missing: Sequence[str]) -> tuple[_Found, Rows, int]:
+    """What a file's blocks come to, its good rows, and how many lines are header."""
     path = file.path
     if not path.is_file():
         raise DataError(f"{path}: no such file (market {name})")
-    catalogue = None if file.catalogue is None else read_catalogue(file.catalogue)
     found = _Found()
     with ExitStack() as stack:
         source = _open(file, name, stack)
@@ -83,10 +100,8 @@ def load_market(
     if not found.n_good:
         why = f"{path}:{found.first_bad[0]}: {found.first_bad[1]}" if found.first_bad else "it has no rows"
         raise DataError(f"{path}: no interactions ({why})")
-    rows, calendar = found.rows(file), file.time is not None and found.first_number is None
-    market = index_market(name, replace(rows, calendar=calendar), source=str(path), catalogue=catalogue)
-    reading = found.reading(rows, market, header=source.header)
-    return replace(market, reading=reading, advice=tuple(_advice(file, rows, found, large_share)))
+    calendar = file.time is not None and found.first_number is None
+    return found, replace(found.rows(file), calendar=calendar), source.header
 
 
 @dataclass

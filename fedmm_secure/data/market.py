@@ -110,7 +110,14 @@ def build_market(
     return index_market(name, rows, catalogue=catalogue)
 
 
-def index_market(name: str, rows: Rows, *, source: str | None = None, catalogue: Catalogue | None = None) -> Market:
+def index_market(
+    name: str,
+    rows: Rows,
+    *,
+    source: str | None = None,
+    catalogue: Catalogue | None = None,
+    least_users: int = MIN_USERS,
+) -> Market:
     """Keep the latest row of each (user, item) pair, and order each user's rows by time.
 
     Ties in time keep file order. Users and items are indexed in sorted order of their raw ids, so that
@@ -118,13 +125,14 @@ def index_market(name: str, rows: Rows, *, source: str | None = None, catalogue:
     there are: those that rows name are private, until a catalogue is declared or discovered.
 
     Raises:
-        DataError: no rows are left, or there are fewer users, or items of a catalogue, than any model can use.
+        DataError: no rows are left, or there are fewer than ``least_users``, or items of a catalogue, than any model
+            can use.
     """
     where = source or f"market {name}"
     n = len(rows.user)
     if not n:
-        raise DataError(f"{where}: no interactions; a market needs at least {MIN_USERS} users")
-    _refuse_few("user", len(rows.user_ids), MIN_USERS, where)
+        raise DataError(f"{where}: no interactions")
+    _refuse_few("user", len(rows.user_ids), least_users, where)
     if catalogue is not None:
         refuse_few_items(len(catalogue), where)
     time = np.arange(n, dtype=np.int64) if rows.time is None else rows.time
@@ -172,6 +180,13 @@ def restrict(market: Market, catalogue: Catalogue) -> Market:
         rating=market.rating[kept],
         time=market.time[kept],
         catalogue=catalogue,
+    )
+
+
+def with_rows(market: Market, rows: IntArray) -> Market:
+    """The market's users and items with some of its rows, in the order given."""
+    return replace(
+        market, user=market.user[rows], item=market.item[rows], rating=market.rating[rows], time=market.time[rows]
     )
 
 

@@ -135,6 +135,13 @@ def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:
     return found
 
 
+def prepare_one(config: DataConfig, name: str) -> PreparedMarket:
+    """Load, or generate, and prepare one market; the files of no other are read."""
+    if config.synthetic is not None:
+        return prepare(synthesize(config.synthetic)[config.names.index(name)].market, config)
+    return prepare(load_one_market(config, name), config)
+
+
 def prepare(market: Market, config: DataConfig) -> PreparedMarket:
     """Split a market and draw its candidates, once and the same for every model."""
     split = leave_last_out(market) if config.split == "leave-last-out" else global_date(market)

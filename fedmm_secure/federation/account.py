@@ -20,8 +20,11 @@ from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
-from privacy.accounting.account import AccountError, PrivacyAccount, PublicData, heard_of
+from fedmm_secure.storage.layout import RunDirectory
+from privacy.accounting.account import PrivacyAccount, heard_of
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
+from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
@@ -247,6 +250,7 @@ def planned_spending(run: str, plan: SpendingPlan) -> Spending:
         plan.views(),
         sum(release.coordinates for release in releases),
         sum(release.extra_delta for release in releases),
+        plan.n_markets,
     )
 
 
@@ -264,11 +268,11 @@ def spent_on_same_data(account: PrivacyAccount, directory: Path, market: str) ->
         AccountError: it is no account, or the run is not in it.
         LedgerError: the market has no ledger that can be read.
     """
-    opening = read_ledger(directory / "ledger" / f"{market}.jsonl").opening
+    opening = read_ledger(RunDirectory(directory).ledger(market)).opening
     if opening.get("market") != market:
-        raise AccountError(f"{directory / 'ledger' / market}.jsonl: is not the ledger of market {market}")
+        raise AccountError(f"{RunDirectory(directory).ledger(market)}: is not the ledger of market {market}")
     return account.spendings_of(str(opening.get("run")), market)
 
 
 def _state_file(directory: Path, market: str) -> Path:
-    return directory / "state" / "account" / f"{market}.json"
+    return RunDirectory(directory).account(market)

@@ -10,9 +10,11 @@ from typing import Any
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.guarantee.head_sums import head_bound, head_length
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.shared_sums import shared_sums
+from fedmm_secure.guarantee.stages import HEAD
 from privacy.aggregation import (
     AggregationError,
     AuthenticatedMarket,
@@ -52,7 +54,7 @@ class AggregationPlan:
         norm: largest Euclidean norm of an update, None where nothing bounds it.
         sum_bound: where only the sum carries the noise, its range: updates wrap around it and are clipped nowhere.
         colluders: markets that may collude with each other and the server.
-        wide: by stage, values of an update that is no codebook: sums over a shared catalogue.
+        wide: by stage, values of an update that is no codebook: sums over a shared catalogue, and of a head.
         wide_bound: largest absolute value of those, where they are exact.
         stage: whose updates this is the plan of; empty for the codebook's.
     """
@@ -81,6 +83,10 @@ class AggregationPlan:
         bounds = [] if noise is None else [noise.bound]
         bounds += [sums.sum_bound] if sums is not None and sums.private else []
         sum_bound = max(*bounds, n_markets * 2**codec.bits) if bounds else None
+        wide = {} if sums is None else sums.lengths
+        wide_bounds = [] if sums is None or sums.private else [sums.value_bound]
+        if config.head.trees:
+            wide, wide_bounds = {**wide, HEAD: head_length(config)}, [*wide_bounds, head_bound(config, sizes)]
         plan = cls(
             config.aggregation.kind,
             length,
@@ -89,8 +95,8 @@ class AggregationPlan:
             config.aggregation.norm,
             sum_bound,
             config.privacy.colluding_markets,
-            {} if sums is None else sums.lengths,
-            0 if sums is None or sums.private else sums.value_bound,
+            wide,
+            max(wide_bounds, default=0),
         )
         try:
             plan.parameters  # noqa: B018 - derived now, so that it is refused now

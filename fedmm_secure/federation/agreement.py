@@ -45,6 +45,7 @@ from fedmm_secure.federation.transcript import (
     Record,
     Transcript,
 )
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.identities import Identity
 from privacy.aggregation.keys import SERVER, Bundle
 from privacy.files import write_atomic, write_json
@@ -307,7 +308,7 @@ class Agreement:
 
     @property
     def _file(self) -> Path:
-        return self.directory / "state" / "agreement" / str(self.course) / f"{self.market}.json"
+        return RunDirectory(self.directory).agreement(self.market, self.course)
 
     def _kept(self) -> dict[str, Any]:
         if not self._file.exists():
@@ -333,4 +334,4 @@ def check_start(message: bytes, run: str, start: Start, bundle: Bundle) -> None:
 
 def ended_file(directory: Path, market: str) -> Path:
     """The mark of a run that has ended at a market. It says nothing of why."""
-    return directory / "state" / "ended" / market
+    return RunDirectory(directory).ended(market)

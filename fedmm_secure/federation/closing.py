@@ -21,11 +21,10 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
 from fedmm_secure.federation.parties import Federation
-from fedmm_secure.federation.private_record import PRIVATE, commitment, committed, make_salt, private_name, read_salt
+from fedmm_secure.federation.private_record import commitment, committed, make_salt, private_name, read_salt
 from fedmm_secure.federation.transcript import Record
-from fedmm_secure.results.artefacts import published_models
-from fedmm_secure.results.metrics import Metrics
-from fedmm_secure.storage.run_directory import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
+from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
+from fedmm_secure.storage.run_directory import published_models, read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
@@ -33,12 +32,11 @@ from privacy.files import write_json
 from privacy.foreign import ForeignFileError, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
-MARKET_FILES = ("codes", "models", "predictions", PRIVATE)
 
 
 def is_closed(directory: Path, markets: Iterable[str]) -> bool:
     """Whether a run is over and all of its ledgers are closed; changes nothing."""
-    paths = [directory / "ledger" / f"{market}.jsonl" for market in markets]
+    paths = [RunDirectory(directory).ledger(market) for market in markets]
     return all(path.is_file() for path in paths) and all(read_ledger(path).closing is not None for path in paths)
 
 
@@ -46,7 +44,7 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
     """Raises ``RunDirectoryError`` where a closed run is not of this configuration and these rows; changes nothing."""
     account, problem = account_of(config, directory), None
     for name, prepared in markets.items():
-        opening = read_ledger(directory / "ledger" / f"{name}.jsonl").opening
+        opening = read_ledger(RunDirectory(directory).ledger(name)).opening
         if opening.get("configuration") != configuration_hash(config).hex():
             problem = "another configuration"
         elif set(opening.get("sizes", {})) != set(markets):
@@ -59,7 +57,7 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
             raise RunDirectoryError(f"{directory}: holds a finished run of {problem}; choose another directory")
 
 
-def close_ledgers(federation: Federation, metrics: Metrics) -> Metrics:
+def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write the metrics, once, and close every ledger of this process; returns what was written."""
     directory = federation.directory
     path = directory / METRICS_FILE
@@ -103,11 +101,8 @@ def private_commitments(directory: Path, config: Config, market: str, salt: byte
 
 def private_files(directory: Path, config: Config, market: str) -> list[Path]:
     """Files of a market that are not published: codes, predictions, its own models and record."""
-    paths = []
-    for folder in MARKET_FILES:
-        paths += [directory / folder / f"{market}.parquet", *sorted((directory / folder / market).rglob("*"))]
     shown = set(published_models(directory, config, market))
-    return [path for path in paths if path.is_file() and path not in shown]
+    return [path for path in RunDirectory(directory).own_files(market) if path not in shown]
 
 
 def read_committed(directory: Path, market: str, file: str) -> bytes:
@@ -127,7 +122,7 @@ def read_committed(directory: Path, market: str, file: str) -> bytes:
         raise RunDirectoryError(
             f"{directory / name}: is not there; it is private, and only the market's own run directory holds it"
         ) from error
-    closing = read_ledger(directory / "ledger" / f"{market}.jsonl").closing
+    closing = read_ledger(RunDirectory(directory).ledger(market)).closing
     named = {} if closing is None else closing.get("private")
     if salt is None or not isinstance(named, Mapping) or named.get(name) != committed(salt, name, data):
         raise RunDirectoryError(f"{directory / name}: is not what the run's ledger was closed with")

@@ -33,9 +33,10 @@ from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage.files import remove_unfinished
+from fedmm_secure.storage.layout import ENVIRONMENT_FILE, RunDirectory
 from fedmm_secure.storage.provenance import code_version
-from fedmm_secure.storage.run_directory import ENVIRONMENT_FILE
-from privacy.accounting.account import PrivacyAccount, PublicData
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.identities import Identity
@@ -108,7 +109,7 @@ class Federation:
 
     def forget_masks(self) -> None:
         """Destroy the mask keys after the last round: what was masked cannot be opened by who takes them later."""
-        for path in (self.directory / "state" / "masks").rglob("*.key"):
+        for path in RunDirectory(self.directory).masks.rglob("*.key"):
             erase(path)
 
 
@@ -177,11 +178,11 @@ def open_federation(
         LedgerError: the run was begun with another configuration, on other data, or by other code.
     """
     remove_unfinished(directory)
-    state, server = directory / "state", None
-    run = run or run_id(state)
+    layout, server = RunDirectory(directory), None
+    run = run or run_id(layout.state)
     if members is None:
-        (state / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
-        directories = {name: state / "keys" / name for name in (*markets, SERVER)}
+        directories = {name: layout.keys(name) for name in (*markets, SERVER)}
+        directories[SERVER].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         here = market_sizes(config, sorted(markets), markets)
         local = AggregationPlan.of(config, here)
         members, server = local_ceremony(local, directories, config.aggregation.rotate_after, here)
@@ -190,11 +191,11 @@ def open_federation(
     sizes = market_sizes(config, bundle.markets, markets, bundle.sizes)
     plan = AggregationPlan.of(config, sizes)
     check_bundle(bundle, plan, first.directory.path)
-    write_json(directory / "transcript" / BUNDLE_FILE, bundle.to_json())
-    transcript = Transcript(directory / "transcript")
+    write_json(layout.transcript / BUNDLE_FILE, bundle.to_json())
+    transcript = Transcript(layout.transcript)
     doors, masks, plans, course = {}, {}, {}, 0
     for name, prepared in markets.items():
-        member, ledger = members[name], Ledger(directory / "ledger" / f"{name}.jsonl")
+        member, ledger = members[name], Ledger(layout.ledger(name))
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
@@ -214,7 +215,7 @@ def open_federation(
             agreement=agreement,
             transcript=transcript,
             own=PrivateRecord(directory, name),
-            keys=state / "charges" / name,
+            keys=layout.charges(name),
             data=entrance.data,
             noise_seed=config.privacy.noise_seed,
             standing=entrance.standing,
@@ -252,9 +253,10 @@ def look_ahead(
     """
     if isinstance(account, PublicData):
         return {}
-    sizes, run, found = market_sizes(config, sorted(markets), markets), run_id(directory / "state"), {}
+    layout, found = RunDirectory(directory), {}
+    sizes, run = market_sizes(config, sorted(markets), markets), run_id(layout.state)
     for name, prepared in markets.items():
-        path = directory / "ledger" / f"{name}.jsonl"
+        path = layout.ledger(name)
         solved = read_ledger(path).opening.get("noise") if path.is_file() else None
         found[name] = foresee(account, run, SpendingPlan.of(config, name, sizes, solved), prepared)
     return found
@@ -320,7 +322,7 @@ def commitments(
 
 def mask_file(directory: Path, market: str, course: int = 0) -> Path:
     """A copy that goes on as another run has a mask key of its own: two vectors under one show their difference."""
-    return directory / "state" / "masks" / str(course) / f"{market}.key"
+    return RunDirectory(directory).mask(market, course)
 
 
 def _masked_before(run: str, ledger: Ledger) -> list[tuple[str, str, int, int]]:
@@ -341,7 +343,7 @@ def make_clients(
 ) -> list[MarketClient]:
     """One client per market for one repetition; ``extra_rows`` are private releases to train on beside the items."""
     config = federation.config
-    state = federation.directory / "state" / seed_stage(QUANTIZER, seed)
+    state = RunDirectory(federation.directory).rounds(seed_stage(QUANTIZER, seed))
     clients = []
     for name, embedding in embeddings.items():
         plan = ClientPlan(
@@ -391,6 +393,6 @@ def make_server(
         aggregator=plan.server(),
         wide={stage: plan.of_stage(stage).server() for stage in plan.wide},
         transcript=transcript,
-        state=directory / "state" / "server",
+        state=RunDirectory(directory).server,
         course=course,
     )

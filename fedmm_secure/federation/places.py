@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedmm_secure.storage.run_directory import CELLS, GRID_FILE
+from fedmm_secure.storage.layout import CELLS, GRID_FILE
 from privacy.accounting.places import ACCOUNT_FILE
 
 

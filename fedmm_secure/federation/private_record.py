@@ -13,11 +13,11 @@ import secrets
 from pathlib import Path
 
 from fedmm_secure.federation.transcript import Transcript, record_file
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import Entry
 from privacy.files import write_secret
 from privacy.foreign import ForeignFileError, read_bytes
 
-PRIVATE = "private"
 _SALT_BYTES = 32
 
 
@@ -31,7 +31,7 @@ class PrivateRecord:
 
     def __init__(self, run: Path, market: str) -> None:
         self._run, self._market = run, market
-        self.transcript = Transcript(run / PRIVATE / market)
+        self.transcript = Transcript(RunDirectory(run).private(market))
 
     def add(self, entry: Entry, kind: str, data: bytes, visible_to: str) -> None:
         """Keep what a charge was spent on."""
@@ -45,12 +45,7 @@ class PrivateRecord:
 
 def private_name(market: str, file: str) -> str:
     """Path in a run directory of a file that a market keeps to itself."""
-    return f"{PRIVATE}/{market}/{file}"
-
-
-def tuned_file(recipe: str) -> str:
-    """File of the hyper-parameters that private validation rows chose."""
-    return f"tuned-{recipe}.json"
+    return (RunDirectory().private(market) / file).as_posix()
 
 
 def committed(salt: bytes, name: str, data: bytes) -> str:
@@ -63,15 +58,10 @@ def commitment(salt: bytes, path: Path, directory: Path) -> str:
     return committed(salt, path.relative_to(directory).as_posix(), read_bytes(path, below=directory))
 
 
-def salt_path(directory: Path, market: str) -> Path:
-    """Where a market keeps the key of its commitments."""
-    return directory / PRIVATE / f"{market}.key"
-
-
 def read_salt(directory: Path, market: str) -> bytes | None:
     """The key of a market's commitments; None where it is not shown."""
     try:
-        salt = read_bytes(salt_path(directory, market), _SALT_BYTES, below=directory)
+        salt = read_bytes(RunDirectory(directory).private_key(market), _SALT_BYTES, below=directory)
     except ForeignFileError:
         return None
     return salt if len(salt) == _SALT_BYTES else None
@@ -82,5 +72,5 @@ def make_salt(directory: Path, market: str) -> bytes:
     salt = read_salt(directory, market)
     if salt is None:
         salt = secrets.token_bytes(_SALT_BYTES)
-        write_secret(salt_path(directory, market), salt, replace=True)
+        write_secret(RunDirectory(directory).private_key(market), salt, replace=True)
     return salt

@@ -31,7 +31,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
 from fedmm_secure.storage.files import Arrays, Store
-from fedmm_secure.storage.run_directory import ctr_path
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
@@ -73,7 +73,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     store = private_store(federation.directory, market.name)
 
     def draw_counts(noise: NoiseSource) -> Result:
-        found = release_counts(market, train, config.privacy.contribution, plan.noise[COUNTS], noise, spare=ENOUGH)
+        choices, times = config.privacy.contribution, config.times_counted
+        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=ENOUGH)
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
@@ -87,6 +88,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
+        if found.gram is not None:
+            arrays |= {"gram": found.gram, "gram_noise": np.array(found.gram_noise)}
         return Result(arrays_bytes(arrays), found.spare.ravel())
 
     kept = read_arrays(door.perform(plan.embedding(), draw_factors, store.path(EMBEDDING)))
@@ -104,12 +107,13 @@ def _embed_in_shared_space(federation: Federation, prepared: PreparedMarket, cou
 def factors_from_arrays(kept: Arrays) -> PrivateFactors:
     """Private factors as they were stored."""
     nothing = np.zeros((0, 0), np.int64)
-    return PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]), nothing)
+    found = PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]), nothing)
+    return replace(found, gram=kept["gram"], gram_noise=float(kept["gram_noise"])) if "gram" in kept else found
 
 
 def private_store(directory: Path, market: str) -> Store:
     """Where a market keeps what it drew, so that a resumed run does not draw it again."""
-    return Store(directory / "state" / "private" / market)
+    return Store(RunDirectory(directory).private_releases(market))
 
 
 def publish_quantizer(federation: Federation, market: str, seed: int, model: RQVAE, embedding: Embedding) -> None:
@@ -152,7 +156,7 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
 def publish_ctr(federation: Federation, market: str, begun: Mapping[int, Transaction]) -> None:
     """Seal and publish the CTR models of a market, as they were kept when their training ended."""
     for seed, transaction in begun.items():
-        path = ctr_path(federation.directory, market, seed)
+        path = RunDirectory(federation.directory).ctr(market, seed)
         federation.doors[market].conclude(transaction, path, _ctr_meter(federation.directory, market, seed))
 
 
@@ -197,7 +201,7 @@ def _test_histograms(
     )
     probabilities = []
     for seed in config.seed:
-        path = ctr_path(federation.directory, market.name, seed)
+        path = RunDirectory(federation.directory).ctr(market.name, seed)
         model, features = bench.load(path, quantizers[seed], seed)
         probabilities.append(model.predict_alone(features(candidates.user, candidates.item)))
     multiplier = federation.plans[market.name].noise[EVALUATION]
@@ -208,7 +212,7 @@ def _test_histograms(
 
 
 def _ctr_meter(directory: Path, market: str, seed: int) -> Path:
-    return directory / "state" / "private" / market / f"ctr-{seed}.meter"
+    return RunDirectory(directory).meter(market, seed)
 
 
 def published_user_codes(federation: Federation, market: str) -> dict[int, IntArray] | None:

@@ -34,6 +34,7 @@ from fedmm_secure.federation.sum_client import Part, SumClient
 from fedmm_secure.federation.transcript import SUM, Transcript
 from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items, shared_sums
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM, SUMMED
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.keys import BUNDLE_FILE, SERVER, read_bundle
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.meter import ENOUGH
@@ -90,9 +91,10 @@ def totals(federation: Federation) -> Totals:
 
 def totals_of_run(directory: Path, config: Config) -> Totals:
     """The sums that a run directory holds; raises ``InputError`` where its bundle cannot be read."""
-    bundle = read_bundle(directory / "transcript" / BUNDLE_FILE, below=directory)
+    transcript = RunDirectory(directory).transcript
+    bundle = read_bundle(transcript / BUNDLE_FILE, below=directory)
     sums = shared_sums(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
-    return _read_totals(config, sums, Transcript(directory / "transcript"))
+    return _read_totals(config, sums, Transcript(transcript))
 
 
 def _read_totals(config: Config, sums: SharedSums | None, transcript: Transcript) -> Totals:
@@ -113,7 +115,7 @@ def sum_client(federation: Federation, prepared: PreparedMarket, stage: str) -> 
     """
     check_shared_items(federation.config.data, prepared.market)
     position = shared_positions(federation.config.data, prepared.market)
-    name, state = prepared.market.name, federation.directory / "state" / stage
+    name, state = prepared.market.name, RunDirectory(federation.directory).rounds(stage)
     part = partial(_counts if stage == SHARED_COUNTS else _gram, federation, prepared, position)
     return SumClient(name, stage, federation.plans[name], federation.doors[name], state, part)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedmm_secure.config import Config
@@ -17,6 +17,7 @@ from fedmm_secure.guarantee.stages import (
     QUANTIZER,
     SHARED_COUNTS,
     SHARED_GRAM,
+    SUMMED,
 )
 from privacy.accounting.budget import PlannedStage, plan_noise_multipliers
 
@@ -84,9 +85,14 @@ def extra_delta_share(config: Config) -> float:
     return privacy.discovery.delta_share if privacy.catalogue == "discovered" and privacy.epsilon is not None else 0.0
 
 
-def plan_noise(config: Config, n_items: int, delta: float) -> dict[str, float]:
-    """Noise multipliers that spend one market's ε over all stages and repetitions; empty without DP."""
-    stages = planned_stages(config, n_items)
+def plan_noise(
+    config: Config, n_items: int, delta: float, given: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Noise multipliers that spend one market's ε over all stages and repetitions; empty without DP.
+
+    ``given`` are those of stages that are set elsewhere, by stage: what they leave of the budget, the others share.
+    """
+    stages = [replace(stage, given=(given or {}).get(stage.name)) for stage in planned_stages(config, n_items)]
     if not stages or config.privacy.epsilon is None:
         return {}
     epsilon, left = (
@@ -99,6 +105,29 @@ def plan_noise(config: Config, n_items: int, delta: float) -> dict[str, float]:
         raise ConfigError(
             f"privacy.epsilon: {config.privacy.epsilon:g} at delta {delta:.2g} cannot be planned: {error}"
         ) from error
+
+
+def noise_of_sums(config: Config, sizes: Mapping[str, MarketSize]) -> dict[str, float]:
+    """Noise multipliers of what markets sum: in each sum that of the most sensitive market; empty without such.
+
+    Raises:
+        ConfigError: the size of a market is not known.
+    """
+    if not config.data.shared_items or config.privacy.epsilon is None:
+        return {}
+    require_sizes(sizes, "data.shared_items")
+    solved = [plan_noise(config, size.items, config.privacy.delta_for(size.users)) for size in sizes.values()]
+    return {stage: max(found[stage] for found in solved) for stage in SUMMED}
+
+
+def market_noise(config: Config, market: str, sizes: Mapping[str, MarketSize]) -> dict[str, float]:
+    """A market's noise multipliers in a federation of these public sizes.
+
+    Sums carry the noise that the most sensitive market needs. A market that would have needed less spends what that
+    saves on stages of its own: small markets, whose δ is larger, so have less noise on their own counts.
+    """
+    size = sizes[market]
+    return plan_noise(config, size.items, config.privacy.delta_for(size.users), noise_of_sums(config, sizes))
 
 
 @lru_cache(maxsize=1024)

@@ -21,12 +21,12 @@ from dp_accounting.dp_event import (
 )
 
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import N_BINS
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, planned_stages
+from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
 from fedmm_secure.guarantee.plannable import check_epsilon
-from fedmm_secure.guarantee.releases import Release, small_cohort_remark
+from fedmm_secure.guarantee.releases import Release, small_cohort_remark, unprotected
+from fedmm_secure.guarantee.score_bins import N_BINS
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
@@ -36,6 +36,7 @@ from fedmm_secure.guarantee.stages import (
     DECRYPTED_VIEWS,
     EMBEDDING,
     EVALUATION,
+    HEAD,
     ITEM_CODES,
     MODEL,
     QUANTIZER,
@@ -46,10 +47,11 @@ from fedmm_secure.guarantee.stages import (
     SHARED_GRAM,
     SUMMED,
     USER_CODES,
+    is_summed,
     seed_stage,
 )
 from privacy.accounting.budget import PlannedStage
-from privacy.accounting.events import randomised_response_event
+from privacy.accounting.events import OneNoiseDpEvent, randomised_response_event
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -89,7 +91,7 @@ class SpendingPlan:
         stages = [stage.name for stage in planned_stages(config, size.items)]
         unsolved = cls(config, market, sizes, delta, dict.fromkeys(stages, 1.0))
         check_epsilon(unsolved)
-        return replace(unsolved, noise=plan_noise(config, size.items, delta))
+        return replace(unsolved, noise=market_noise(config, market, sizes))
 
     @cached_property
     def shared(self) -> SharedNoise | None:
@@ -143,7 +145,11 @@ class SpendingPlan:
 
     def stage_event(self, name: str) -> DpEvent:
         """All of a stage, over all repetitions."""
-        return self.stages[name].event(self.noise[name])
+        return self._noised(name, self.stages[name].event(self.noise[name]))
+
+    def _noised(self, stage: str, event: DpEvent) -> DpEvent:
+        """What a stage's event is, with how many markets its noise is one for."""
+        return OneNoiseDpEvent(event, self.n_markets) if is_summed(self.config, stage) else event
 
     @property
     def total(self) -> DpEvent:
@@ -181,6 +187,7 @@ class SpendingPlan:
         for seed in config.seed:
             for round in range(config.federation.rounds):
                 yield self.round(seed, round)
+        yield from (self.head(round) for round in range(config.head.rounds))
         if config.private_ctr:
             for seed in config.seed:
                 yield self.model(seed)
@@ -228,11 +235,10 @@ class SpendingPlan:
         )
 
     def counts(self) -> Release:
-        event = GaussianDpEvent(self.noise[COUNTS])
-        coordinates = self.size.items + ENOUGH
-        return Release(
-            COUNTS, "noisy item counts", event, 1.0, self._published, self._items_from, coordinates=coordinates
-        )
+        event, times = GaussianDpEvent(self.noise[COUNTS]), self.config.times_counted
+        mechanism = "noisy item counts and times, one vector" if times else "noisy item counts"
+        coordinates = self.size.items * (2 if times else 1) + ENOUGH
+        return Release(COUNTS, mechanism, event, 1.0, self._published, self._items_from, coordinates=coordinates)
 
     def embedding(self) -> Release:
         if self.config.data.shared_items:
@@ -267,7 +273,7 @@ class SpendingPlan:
             depends_on=(EMBEDDING,),
             round=round,
             attempt=attempt,
-            remark=small_cohort_remark(self.n_markets),
+            remark=self._remark(QUANTIZER),
         )
         if QUANTIZER not in self.noise:
             return release
@@ -281,18 +287,40 @@ class SpendingPlan:
         coordinates = steps * (quantizer_parameters(config) + spare_coordinates(steps_of_run))
         return replace(
             release,
-            event=choices.event(steps),
+            event=self._noised(QUANTIZER, choices.event(steps)),
             mechanism=mechanism,
             sensitivity=choices.clipping_norm,
             coordinates=coordinates,
         )
 
+    def _remark(self, stage: str) -> str | None:
+        """What a reader of the ledger must know of a sum beside the numbers."""
+        remarks = [small_cohort_remark(self.n_markets), SEVERAL_MARKETS if is_summed(self.config, stage) else None]
+        return "; ".join(filter(None, remarks)) or None
+
     def of_round(self, stage: str, round: int, attempt: int = 0) -> Release:
         """What a market sends in a round of a stage."""
         if stage in SUMMED:
             return self.summed(stage, attempt)
+        if stage == HEAD:
+            return self.head(round, attempt)
         seeds = {seed_stage(QUANTIZER, seed): seed for seed in self.config.seed}
         return self.round(seeds[stage], round, attempt)
+
+    def head(self, round: int, attempt: int = 0) -> Release:
+        """A market's part of the histograms that one level of a tree is chosen from; exact, so without a guarantee."""
+        server_reads = self.config.aggregation.traits.server_reads_updates
+        return Release(
+            stage=HEAD,
+            mechanism="none: exact sum of gradient histograms",
+            event=NonPrivateDpEvent(),
+            sensitivity=None,
+            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
+            depends_on=self._items_from,
+            round=round,
+            attempt=attempt,
+            remark=small_cohort_remark(self.n_markets),
+        )
 
     def summed(self, stage: str, attempt: int = 0) -> Release:
         """A market's part of a sum over the shared catalogue; only the sum carries all of the noise."""
@@ -307,14 +335,14 @@ class SpendingPlan:
             depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from,
             round=0,
             attempt=attempt,
-            remark="; ".join(filter(None, [small_cohort_remark(self.n_markets), SEVERAL_MARKETS])),
+            remark=self._remark(stage),
         )
         if stage not in self.noise:
             return release
         return replace(
             release,
             mechanism=f"{what}, noise distributed over {self.n_markets} markets",
-            event=GaussianDpEvent(self.noise[stage]),
+            event=self._noised(stage, GaussianDpEvent(self.noise[stage])),
             sensitivity=1.0,
             coordinates=sum_lengths(self.config)[stage] + ENOUGH,
         )
@@ -348,14 +376,8 @@ class SpendingPlan:
 
     def refinement(self) -> Release:
         """The market's own codes, refined on raw rows against the frozen global codebook; they stay inside."""
-        return Release(
-            REFINEMENT,
-            "none: encoder and local codebook refined on raw interactions; stays in the market",
-            NonPrivateDpEvent(),
-            None,
-            audience=("consumer", "release"),
-            depends_on=tuple(seed_stage(QUANTIZER, seed) for seed in self.config.seed),
-        )
+        what = "encoder and local codebook refined on raw interactions; stays in the market"
+        return unprotected(REFINEMENT, what, *(seed_stage(QUANTIZER, seed) for seed in self.config.seed))
 
     def ctr(self, seed: int) -> Release:
         """A CTR model that may be published."""
@@ -374,14 +396,8 @@ class SpendingPlan:
     def raw_ctr(self, seed: int) -> Release:
         """A CTR model trained on raw rows, for the views that would see it."""
         upstream = REFINEMENT if self.refines else EMBEDDING
-        return Release(
-            seed_stage(CTR, seed),
-            f"none: {self.config.ctr.model} on raw interactions; stays in the market",
-            NonPrivateDpEvent(),
-            None,
-            audience=("consumer", "release"),
-            depends_on=(upstream, seed_stage(QUANTIZER, seed)),
-        )
+        what = f"{self.config.ctr.model} on raw interactions; stays in the market"
+        return unprotected(seed_stage(CTR, seed), what, upstream, seed_stage(QUANTIZER, seed))
 
     def evaluation(self) -> Release:
         """Histograms of the released models' scores by label, of which the test figures are made."""

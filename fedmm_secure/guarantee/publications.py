@@ -19,11 +19,12 @@ from torch import Tensor
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.private_evaluation import N_BINS, contribution
 from fedmm_secure.data.catalogue import Catalogue, printable
 from fedmm_secure.foreign.archives import stored_members
 from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.score_bins import N_BINS, contribution
+from fedmm_secure.guarantee.shared_sums import gram_items
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -37,13 +38,15 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.ledger import stage_group
 from privacy.foreign import ForeignFileError
+from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
 Array = NDArray[Any]
-Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name
+Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
 # numbers of a pair that each feature group of a released model has
-NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 5, "counts": 6, "shared": 8}
+NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
+EIGEN_ERROR = 1e-6  # of the largest eigenvalue
 _OVERHEAD, _OVERHEAD_EACH = 4096, 512  # bytes of a file beside its arrays, and beside each of them
 _UNREADABLE = (
     ValueError,
@@ -58,6 +61,9 @@ _UNREADABLE = (
     SyntaxError,
     pickle.UnpicklingError,
 )
+
+
+OFF_GRID = "values are not multiples of the public grid's step: no discrete noise was added to them"
 
 
 class PublicationError(ValueError):
@@ -107,7 +113,9 @@ class Publications:
 
     def _expected(self, group: str) -> Expected:
         if group == COUNTS:
-            return {"values": ((self._items,), "float64"), "noise": ((), "float64")}
+            found: Expected = {"values": ((self._items,), "float64"), "noise": ((), "float64")}
+            times: Expected = {"moments": ((self._items,), "float64"), "time_weight": ((), "float64")}
+            return {**found, **times} if self.plan.config.times_counted else found
         if group == ITEM_CODES:
             return {"codes": ((self._items, 2), "int64")}
         if group == USER_CODES:
@@ -121,17 +129,20 @@ class Publications:
             return self._shared_embedding
         chosen = len(self.embedding().items_)
         rank = min(self.plan.config.embedding.private.dim, chosen)
+        gram = self.plan.config.embedding.private.uses_gram(self._items)
         return {
             "items": ((chosen,), "int64"),
             "factors": ((chosen, rank), "float64"),
             "eigenvalues": ((rank,), "float64"),
             "noise_edge": ((), "float64"),
+            **({"gram": ((chosen, chosen), "float64"), "gram_noise": ((), "float64")} if gram else {}),
         }
 
     @property
     def _shared_embedding(self) -> Expected:
         private = self.plan.config.embedding.private
-        each = ((self._items,), "float64")
+        each, n = ((self._items,), "float64"), min(self._items, gram_items(self.plan.config))
+        most = n * (n + 1) // 2  # pairs of the market's items that are in the matrix, of which there may be fewer
         return {
             "position": ((self._items,), "int64"),
             "factors": ((self._items, private.dim), "float64"),
@@ -140,6 +151,8 @@ class Publications:
             "weights": each,
             "shared_count": each,
             "shared_when": each,
+            "gram": ((-most,), "float64"),
+            "gram_noise": ((), "float64"),
         }
 
     def embedding(self) -> DPSVDEmbedding:
@@ -159,12 +172,20 @@ class Publications:
             multiplier = self.plan.noise[COUNTS]
             if float(found["noise"]) != multiplier:
                 return f"says noise {float(found['noise']):g}, its ledger was opened with {multiplier:g}"
-            if not on_grid(found["values"], Grid.of(multiplier)):
-                return "values are not multiples of the public grid's step: no discrete noise was added to them"
+            noised = [found["values"], *([found["moments"]] if "moments" in found else [])]
+            if not all(on_grid(values, Grid.of(multiplier)) for values in noised):
+                return OFF_GRID
+            if "moments" in found and float(found["time_weight"]) != self.plan.config.privacy.contribution.time_weight:
+                return "times have another weight than the configuration gives them"
         if group == EMBEDDING and self.plan.config.data.shared_items:
+            known = int((found["weights"] > 0).sum())
+            if len(found["gram"]) != known * (known + 1) // 2:
+                return "its co-occurrence is not that of the items that have a weight"
             return _position_problem(found["position"], self.plan.config.data.shared_size)
         if group == EMBEDDING and not np.array_equal(found["items"], self.embedding().items_):
             return "the items are not those that the published counts choose"
+        if group == EMBEDDING and "gram" in found:
+            return _gram_problem(found, self.plan.noise[EMBEDDING])
         if group in (ITEM_CODES, USER_CODES):
             codes = found["codes"]
             if not ((codes >= 0) & (codes < [quantizer.global_codes, quantizer.local_codes])).all():
@@ -185,8 +206,24 @@ class Publications:
         weights = grid_weights(multiplier, models, most)[:, None]
         integers = np.rint(counts * weights)
         if not np.isfinite(counts).all() or not np.array_equal(integers / weights, counts):
-            return "counts are not multiples of the public grid's step: no discrete noise was added to them"
+            return OFF_GRID
         return None
+
+
+def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
+    """A noisy Gram matrix is symmetric and on its grid, and factors are its eigenvectors: post-processing."""
+    gram, factors = found["gram"], found["factors"]
+    if float(found["gram_noise"]) != multiplier:
+        return f"says noise {float(found['gram_noise']):g}, its ledger was opened with {multiplier:g}"
+    # the mean of two values of the grid, one on each side of the diagonal
+    if not on_grid(2.0 * gram, Grid.of(multiplier, levels=GRAM_LEVELS)):
+        return OFF_GRID
+    if not np.array_equal(gram, gram.T):
+        return "its co-occurrence is not symmetric"
+    scale = max(1.0, float(np.abs(found["eigenvalues"]).max(initial=0.0)))
+    if not np.allclose(gram @ factors, factors * found["eigenvalues"], atol=EIGEN_ERROR * scale):
+        return "its factors are not eigenvectors of its co-occurrence"
+    return None
 
 
 def _position_problem(position: Array, size: int) -> str | None:
@@ -348,7 +385,11 @@ def _refuse_large(size: int, expected: Expected) -> None:
 
 
 def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-    return int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    return abs(int(np.prod(shape, dtype=object))) * np.dtype(dtype).itemsize
+
+
+def _fits(length: int, wanted: int) -> bool:
+    return length == wanted if wanted >= 0 else 0 <= length <= -wanted
 
 
 def _compare_names(found: set[str], expected: Expected, count: int) -> None:
@@ -359,6 +400,7 @@ def _compare_names(found: set[str], expected: Expected, count: int) -> None:
 
 
 def _compare(name: str, shape: tuple[int, ...], dtype: str, expected: Expected) -> None:
-    if (shape, dtype) != expected[name]:
-        wanted, kind = expected[name]
+    wanted, kind = expected[name]
+    fits = len(shape) == len(wanted) and all(map(_fits, shape, wanted))
+    if not fits or dtype != kind:
         raise PublicationError(f"{name} is {dtype} of shape {shape}, where {kind} of shape {wanted} was expected")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dp_accounting.dp_event import DpEvent, NoOpDpEvent
+from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import MIN_COHORT
 from privacy.accounting.ledger import Entry
@@ -77,3 +77,8 @@ def small_cohort_remark(n_markets: int) -> str | None:
     if n_markets >= MIN_COHORT:
         return None
     return f"cohort of {n_markets}, forced: with its own update a market opens the others' from the sum"
+
+
+def unprotected(stage: str, what: str, *depends_on: str) -> Release:
+    """What is computed from raw rows, for the views that would see it: it has no guarantee, and its ledger says so."""
+    return Release(stage, f"none: {what}", NonPrivateDpEvent(), None, ("consumer", "release"), depends_on)

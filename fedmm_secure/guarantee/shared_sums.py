@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from fedmm_secure.collaborative.shared import COLUMNS
 from fedmm_secure.config import Config
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, require_sizes
+from fedmm_secure.guarantee.multipliers import MarketSize, noise_of_sums, require_sizes
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
 from privacy.mechanisms.discrete_gaussian import most_drawn
 from privacy.mechanisms.randomness import LEVELS
@@ -120,8 +120,8 @@ def shared_sums(
     bounds, noise, honest = {SHARED_COUNTS: MOST_DAYS, SHARED_GRAM: 1}, dict[str, float](), 1
     if config.privacy.epsilon is not None:
         honest = len(sizes) - config.privacy.colluding_markets
-        solved = [plan_noise(config, size.items, config.privacy.delta_for(size.users)) for size in sizes.values()]
-        noise = {stage: max(found[stage] for found in [*solved, at_least or solved[0]]) for stage in lengths}
+        needed = noise_of_sums(config, sizes)
+        noise = {stage: max(needed[stage], (at_least or needed)[stage]) for stage in lengths}
         bounds = {stage: math.ceil(norm_of(noise[stage], honest)) for stage in lengths}
     stages = tuple(
         SummedStage(stage, length, bounds[stage], noise.get(stage), honest) for stage, length in lengths.items()

@@ -19,7 +19,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.encoding import tensors_bytes
 from fedmm_secure.storage.files import write_parquet
-from fedmm_secure.storage.run_directory import ctr_path, quantizer_path
+from fedmm_secure.storage.layout import QuantizerKind, RunDirectory
 from privacy.files import write_atomic
 from privacy.foreign import ForeignDirectory, read_bytes
 
@@ -49,16 +49,9 @@ def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
         raise RunDirectoryError(f"{path}: holds another model: {str(error).splitlines()[0][:200]}") from error
 
 
-def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, refined: bool = False) -> None:
-    """Keep an RQ-VAE as ``models/<market>/quantizer-<seed>.pt``; one refined without DP as ``refined-<seed>.pt``."""
-    write_atomic(quantizer_path(directory, market, seed, refined=refined), tensors_bytes(model.state_dict()))
-
-
-def published_models(directory: Path, config: Config, market: str) -> list[Path]:
-    """Models that are published; all others are computed from private rows, and stay in the market."""
-    if not config.private_ctr:
-        return []
-    return [path(directory, market, seed) for seed in config.seed for path in (quantizer_path, ctr_path)]
+def save_quantizer(model: RQVAE, directory: Path, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> None:
+    """Keep an RQ-VAE as ``models/<market>/<kind>-<seed>.pt``."""
+    write_atomic(RunDirectory(directory).quantizer(market, seed, kind=kind), tensors_bytes(model.state_dict()))
 
 
 def save_codes(
@@ -82,7 +75,7 @@ def save_codes(
                 frames.append(frame.assign(kind=kind, seed=seed))
         frame = pd.concat(frames, ignore_index=True)
         frame.attrs = {"user_codes": "stay in the market: no central mechanism protects a user's own code"}
-        write_parquet(directory / "codes" / f"{name}.parquet", frame)
+        write_parquet(RunDirectory(directory).codes(name), frame)
 
 
 def save_predictions(
@@ -102,4 +95,4 @@ def save_predictions(
         }
         for model, by_seed in predictions[name].items():
             columns |= {f"{model}/{position}": values for position, values in enumerate(by_seed)}
-        write_parquet(directory / "predictions" / f"{name}.parquet", pd.DataFrame(columns))
+        write_parquet(RunDirectory(directory).predictions(name), pd.DataFrame(columns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PairFeatures
+from fedmm_secure.ctr.models.averaged import AveragedModel
 from fedmm_secure.ctr.models.boosted import BoostedModel
-from fedmm_secure.ctr.models.build import make_model
-from fedmm_secure.ctr.models.neural import NeuralModel
+from fedmm_secure.ctr.models.build import TrainedModel
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
-from fedmm_secure.ctr.recipes import configured_recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
+from fedmm_secure.ctr.recipes import Recipe, configured_recipe
+from fedmm_secure.ctr.trainer import AccountFeatures, MarketTrainer, untrained
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
@@ -34,7 +35,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
 from fedmm_secure.results.artefacts import load_state
 from fedmm_secure.storage.files import Arrays, Store
-from fedmm_secure.storage.run_directory import quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
 # of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
@@ -109,27 +110,70 @@ def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) 
     return model
 
 
-def _load_model(
-    run: Path, config: Config, prepared: PreparedMarket, seed: int
-) -> tuple[BoostedModel | NeuralModel | PrivateCTR, FeatureBuilder]:
+@dataclass(frozen=True)
+class TrainedCTR:
+    """A market's own CTR model of one seed, as a run left it, and what its features are made from."""
+
+    model: TrainedModel
+    bench: MarketTrainer
+    recipe: Recipe
+    quantizer: RQVAE
+    seed: int
+
+    def builder(self) -> PairFeatures:
+        """Features of the market's users, from their training rows."""
+        own = self.bench.own_quantizer(self.seed) if self.recipe.average_local else None
+        return self.bench.inputs(self.recipe, self.quantizer, own)
+
+    def accounts(self) -> AccountFeatures:
+        """Features of accounts that the market's rows need not know."""
+        return self.bench.accounts(self.recipe, self.quantizer, self.seed)
+
+
+def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
+    """A CTR model that stays in the market; raises ``RunDirectoryError`` where it is missing."""
     name = prepared.market.name
-    path = quantizer_path(run, name, seed, refined=True)
+    embedding, quantizer = _load_codes(run, config, prepared, seed)
+    bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
+    if recipe.average_local:
+        path = RunDirectory(run).quantizer(name, seed, kind="own")
+        bench.own_quantizers[seed] = load_quantizer(path, run, config, bench.own_embedding)
+    own, choices = bench.own_quantizers.get(seed), bench.grid(recipe.kind)[0]
+    model = untrained(recipe, bench.inputs(recipe, quantizer, own), choices, derive_seed("ctr", name, seed))
+    if recipe.kind == "boosted":
+        path = _existing(RunDirectory(run).ctr(name, seed, "skops"))
+        found = _trees(read_bytes(path, below=run), path)
+    else:
+        path = _existing(RunDirectory(run).ctr(name, seed))
+        found = unpickle_tensors(read_bytes(path, below=run), path)
+    members = model.members if isinstance(model, AveragedModel) else (model,)
+    states = [found[index] for index in range(len(members))] if isinstance(model, AveragedModel) else [found]
+    for member, state in zip(members, states, strict=True):
+        if isinstance(member, BoostedModel):
+            member.trees_ = state
+        else:
+            member.load_state_dict(state)
+    return TrainedCTR(model, bench, recipe, quantizer, seed)
+
+
+def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+    name = prepared.market.name
+    layout = RunDirectory(run)
+    path = layout.quantizer(name, seed, kind="refined")
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
-    quantizer = load_quantizer(path if refined else quantizer_path(run, name, seed), run, config, embedding)
-    folder = run / "models" / name
-    if config.private_ctr:
-        return PrivateTrainer(prepared, embedding, config).load(_existing(folder / f"ctr-{seed}.pt"), quantizer, seed)
-    bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
-    builder = bench.builder(recipe, quantizer)
-    model = make_model(recipe.kind, builder.schema(), bench.grid(recipe.kind)[0], derive_seed("ctr", name, seed))
-    if isinstance(model, BoostedModel):
-        path = _existing(folder / f"ctr-{seed}.skops")
-        model.trees_ = _trees(read_bytes(path, below=run), path)
-    else:
-        path = _existing(folder / f"ctr-{seed}.pt")
-        model.load_state_dict(unpickle_tensors(read_bytes(path, below=run), path))
-    return model, builder
+    return embedding, load_quantizer(path if refined else layout.quantizer(name, seed), run, config, embedding)
+
+
+def _load_model(
+    run: Path, config: Config, prepared: PreparedMarket, seed: int
+) -> tuple[TrainedModel | PrivateCTR, PairFeatures]:
+    if not config.private_ctr:
+        trained = load_trained(run, config, prepared, seed)
+        return trained.model, trained.builder()
+    embedding, quantizer = _load_codes(run, config, prepared, seed)
+    path = _existing(RunDirectory(run).ctr(prepared.market.name, seed))
+    return PrivateTrainer(prepared, embedding, config).load(path, quantizer, seed)
 
 
 def _trees(data: bytes, path: Path) -> Any:

@@ -16,15 +16,13 @@ import yaml
 
 from fedmm_secure.config import Config, config_from_data, foreign_config, load_yaml
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
 from fedmm_secure.storage.provenance import environment
 from privacy.errors import InputError, StoppedError
 from privacy.files import open_private, private_folder, write_atomic, write_json
 from privacy.foreign import ForeignDirectory
 from privacy.json_text import finite, json_text
 
-CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.json"
-GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
-LOG_FILE = "log.jsonl"
 # What a reader may stumble over in a directory that somebody made up; each is a finding or one line, never a traceback.
 MALFORMED = (
     ArithmeticError,
@@ -64,7 +62,7 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         RunDirectoryError: another process holds it.
     """
-    path = directory / "state" / "lock"
+    path = RunDirectory(directory).lock
     private_folder(path.parent)
     with os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
         try:
@@ -131,7 +129,7 @@ def read_noise(directory: Path, market: str) -> dict[str, float]:
     """The noise multipliers that a market's ledger was opened with, by stage; empty without DP."""
     from privacy.accounting.ledger import read_ledger  # brings the accountants, which few who open a run need
 
-    return dict(read_ledger(directory / "ledger" / f"{market}.jsonl").opening.get("noise", {}))
+    return dict(read_ledger(RunDirectory(directory).ledger(market)).opening.get("noise", {}))
 
 
 def begin(directory: Path, config: Config) -> None:
@@ -152,14 +150,12 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json", exclude_none=False), sort_keys=False, allow_unicode=True)
 
 
-def quantizer_path(directory: Path, market: str, seed: int, *, refined: bool = False) -> Path:
-    """Where ``save_quantizer`` keeps an RQ-VAE."""
-    return directory / "models" / market / f"{'refined' if refined else 'quantizer'}-{seed}.pt"
-
-
-def ctr_path(directory: Path, market: str, seed: int) -> Path:
-    """Where the weights of a CTR network are kept; boosted trees have another ending."""
-    return directory / "models" / market / f"ctr-{seed}.pt"
+def published_models(directory: Path, config: Config, market: str) -> list[Path]:
+    """Models that are published; all others are computed from private rows, and stay in the market."""
+    if not config.private_ctr:
+        return []
+    layout = RunDirectory(directory)
+    return [path(market, seed) for seed in config.seed for path in (layout.quantizer, layout.ctr)]
 
 
 class Log:
@@ -169,7 +165,7 @@ class Log:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / LOG_FILE
+        self._path = RunDirectory(directory).log
         self.lost = 0  # lines since the last one that was written
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:

@@ -11,21 +11,16 @@ machine remembers how far the account had come (``privacy.accounting.places``): 
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import hmac
-import json
-import os
-import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privacy.accounting.account_file import AccountError, AccountFile, Body, digest_of
 from privacy.accounting.events import UnknownEventError
-from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
-from privacy.accounting.places import Head, recorded_head
+from privacy.accounting.fingerprints import keyed_fingerprint
+from privacy.accounting.places import Head
 from privacy.accounting.spendings import (
     Elsewhere,
     Entered,
@@ -34,18 +29,6 @@ from privacy.accounting.spendings import (
     spent_to_data,
     unite,
 )
-from privacy.errors import InputError
-from privacy.files import open_private, private_folder, write_secret
-
-_KEY_BYTES = 32
-_VERSION = 2
-_GENESIS = "0" * 64
-_LINE, _DATA = b"fedmm-secure privacy account line\0", b"fedmm-secure fingerprint of data\0"
-_PUBLIC = b"fedmm-secure fingerprint of public data\0"
-
-
-class AccountError(InputError):
-    """An account that cannot be read or written; names file and line."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +45,6 @@ class Started:
     again: bool
 
 
-class PublicData:
-    """Stands where an account does for rows that are nobody's, as generated ones are: no run spends anything of theirs.
-
-    Such rows are recognised by a plain hash: a guess at them tells of no person.
-    """
-
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
-        """Hash of a data set; of its rows in any order, unless it is ``ordered``."""
-        digest = hashlib.sha256(_PUBLIC)
-        _take(digest.update, rows, ordered)
-        return digest.hexdigest()
-
-
 class PrivacyAccount:
     """An append-only file, a line for each start of a run on a data set and for each release that it charges.
 
@@ -87,9 +57,6 @@ class PrivacyAccount:
     A start also takes down what other accounts held of the data at that time, as far as this one does not know it: what
     a run counts as earlier, its account knows too, wherever that was entered.
 
-    The first line commits to the key; each line carries an HMAC under it of its place, of the HMAC before, and of what
-    it says.
-
     Attributes:
         path: the file.
         others: accounts whose runs count as earlier ones too, and which are only read.
@@ -98,35 +65,22 @@ class PrivacyAccount:
     def __init__(self, path: Path, others: Sequence[PrivacyAccount] = ()) -> None:
         self.path = path
         self.others = tuple(others)
-        self._key_path = path.with_name(f"{path.name}.key")
+        self._file = AccountFile(path)
 
     @property
     def identity(self) -> str:
         """Hash of the account's key: the same for each copy of it, wherever it lies."""
-        return _digest(self._key())
+        return digest_of(self._file.key())
 
     def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
         """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``."""
-        with self._locked():
-            key = self._begun()
-        return _fingerprint(key, rows, ordered)
+        with self._file.locked():
+            key = self._file.begun()
+        return keyed_fingerprint(key, rows, ordered=ordered)
 
     def require_known(self) -> None:
-        """Refuse a file that this machine never wrote as an account, such as one that somebody laid there; no change.
-
-        Raises:
-            AccountError: it holds no line, or this machine does not remember how far it had come.
-        """
-        try:
-            begun = self.path.stat().st_size > 0 and self._lines(*self._state(self._key()))[1].lines > 0
-            known = begun and recorded_head(self.identity).read() is not None
-        except OSError as error:
-            raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
-        if not known:
-            raise AccountError(
-                f"{self.path}: is in the way, and no account that this machine has written: remove it, or name it in "
-                "privacy.account if you trust it"
-            )
+        """Refuse a file that this machine never wrote as an account; see ``AccountFile.require_known``."""
+        self._file.require_known()
 
     def start(
         self,
@@ -155,8 +109,8 @@ class PrivacyAccount:
         Raises:
             AccountError: that was another account, or this one cannot be read.
         """
-        with self._locked():
-            key = self._begun()
+        with self._file.locked():
+            key = self._file.begun()
             held, head = self._read(fingerprint, key)
             courses = held.courses
             mine = [one for one in courses if one.spending.run == spending.run and one.market in (market, None)]
@@ -172,9 +126,9 @@ class PrivacyAccount:
                 line |= spent_to_data(spending)
             else:
                 line["follows"] = going_on.nonce
-            if elsewhere is not None and (heard := held.unheard(elsewhere, _digest(key))):
+            if elsewhere is not None and (heard := held.unheard(elsewhere, digest_of(key))):
                 line["elsewhere"] = heard
-            self._append(key, head, line)
+            self._file.append(key, head, line)
         before = courses if going_on is None else courses[: courses.index(going_on)]
         return Started([course.spending for course in before], again=going_on is None and bool(mine))
 
@@ -185,8 +139,8 @@ class PrivacyAccount:
         Raises:
             AccountError: the run was started elsewhere since the start with this nonce.
         """
-        with self._locked():
-            key = self._begun()
+        with self._file.locked():
+            key = self._file.begun()
             held, head = self._read(fingerprint, key)
             course = next((one for one in held.courses if (one.spending.run, one.nonce) == (run, nonce)), None)
             if course is None:
@@ -195,7 +149,7 @@ class PrivacyAccount:
                 )
             yield
             if course.charges < charges:
-                self._append(key, head, {"fingerprint": fingerprint, "run": run, "at": nonce, "charges": charges})
+                self._file.append(key, head, {"fingerprint": fingerprint, "run": run, "at": nonce, "charges": charges})
 
     def spendings(self, fingerprint: str) -> list[Spending]:
         """What all runs on a data set spend, in the order in which they were entered; a run that was resumed from an
@@ -207,7 +161,7 @@ class PrivacyAccount:
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        held, _ = self._read(fingerprint, self._key())
+        held, _ = self._read(fingerprint, self._file.key())
         return [course.spending for course in held.courses]
 
     def spendings_of(self, run: str, market: str) -> list[Spending]:
@@ -230,14 +184,14 @@ class PrivacyAccount:
 
     def spent_on(self, rows: Iterable[bytes]) -> list[Spending]:
         """What the runs that the account holds spend on rows; see ``spendings``. Begins no account."""
-        return self.spendings(_fingerprint(self._key(), rows, False))
+        return self.spendings(keyed_fingerprint(self._file.key(), rows))
 
     def known_on(self, rows: Sequence[bytes]) -> Elsewhere:
         """What runs spend on rows, of this account and of those that it has heard of; see ``spendings``."""
-        key = self._key()
-        fingerprint = _fingerprint(key, rows, False)
+        key = self._file.key()
+        fingerprint = keyed_fingerprint(key, rows)
         held, _ = self._read(fingerprint, key)
-        return Elsewhere(held.known(_digest(key)), {**held.names, _digest(key): fingerprint})
+        return Elsewhere(held.known(digest_of(key)), {**held.names, digest_of(key): fingerprint})
 
     def _held_with(
         self, run: str, market: str, named: Collection[str] = ()
@@ -246,15 +200,15 @@ class PrivacyAccount:
         none. And how other accounts name those data."""
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        key = self._key()
-        of_data: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        for number, body in self._bodies(key)[0]:
+        key = self._file.key()
+        of_data: dict[str, list[tuple[int, Body]]] = {}
+        for number, body in self._file.bodies(key)[0]:
             of_data.setdefault(str(body.get("fingerprint")), []).append((number, body))
         found: dict[str, list[Entered]] = {}
         names: dict[str, set[str]] = {}
         for fingerprint, bodies in of_data.items():
             held = self._held(bodies)
-            known = held.known(_digest(key))
+            known = held.known(digest_of(key))
             if fingerprint in named or any(one.is_of(run, market) for runs in known.values() for one in runs):
                 for identity, entered in known.items():
                     found.setdefault(identity, []).extend(entered)
@@ -262,117 +216,11 @@ class PrivacyAccount:
                     names.setdefault(identity, set()).add(name)
         return found, names
 
-    # -- lines ---------------------------------------------------------------------------------------------------------
-
-    def _begun(self) -> bytes:
-        """The key of the account, which is made where there is neither account nor key; for who holds the lock."""
-        if self.path.exists():
-            drop_torn_tail(self.path)
-        if self.path.exists() and self.path.stat().st_size:
-            return self._key()
-        if self.path.exists() and not self._key_path.exists():  # the key is there first
-            raise AccountError(
-                f"{self.path}: is empty and has no key: no account was ever here; remove it, and runs enter another"
-            )
-        if not self._key_path.exists():
-            write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
-        key = self._key()
-        # refused where the machine knows of lines of this key
-        _, head = self._lines(b"", key, recorded_head(_digest(key)).read())
-        self._append(key, head, {"version": _VERSION, "key": _digest(key)})
-        return key
-
-    def _key(self) -> bytes:
-        try:
-            key = self._key_path.read_bytes()
-        except FileNotFoundError:
-            raise AccountError(
-                f"{self._key_path}: is gone, and without it {self.path} tells of no data what was spent on it: restore "
-                "it from a backup; if it is lost for good, keep the account as a record and name another in "
-                "privacy.account, which will not know of the runs before"
-            ) from None
-        except OSError as error:
-            raise AccountError(f"{self._key_path}: cannot be read: {error.strerror}") from error
-        if len(key) != _KEY_BYTES:
-            raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")
-        return key
-
-    def _append(self, key: bytes, head: Head, body: Mapping[str, Any]) -> None:
-        fields = {"sequence": head.lines, "previous": head.mac, "body": body}
-        mac = _mac(key, fields)
-        seen = recorded_head(_digest(key))
-        with seen.locked():  # a copy of the account may be at another path, with a lock of its own
-            latest = seen.read()
-            if latest is not None and latest != head and latest.lines >= head.lines:
-                raise AccountError(f"{self.path}: {_OLDER}")
-            append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
-            seen.write(Head(head.lines + 1, mac))
-
-    def _state(self, key: bytes) -> tuple[bytes, bytes, Head | None]:
-        """The file, the key, and how far the machine saw it come before it was read.
-
-        In this order, for readers hold no lock: another run may append a line at any moment, and only then is it noted
-        how far the account has come. So the file is never behind what was noted before.
-        """
-        last_seen = recorded_head(_digest(key)).read()
-        return self.path.read_bytes(), key, last_seen
-
-    def _lines(
-        self, content: bytes, key: bytes, last_seen: Head | None
-    ) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
-        """What each whole line says, with its number, once all of them are as they were written.
-
-        Raises:
-            AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
-        """
-        bodies: list[tuple[int, dict[str, Any]]] = []
-        head = Head(0, _GENESIS)
-        for number, raw in enumerate(content.splitlines(keepends=True), start=1):
-            if not raw.endswith(b"\n"):
-                break  # its sync never returned, so that start spent nothing
-            try:
-                line: dict[str, Any] = json.loads(raw)
-                fields = {name: line[name] for name in ("sequence", "previous", "body")}
-                mac = _mac(key, fields)
-                body = dict(line["body"])
-                holds = hmac.compare_digest(str(line["mac"]), mac)
-            except (ValueError, KeyError, TypeError) as error:
-                raise AccountError(
-                    f"{self.path}:{number}: not a line of a privacy account of this version: {error!r}; keep the file "
-                    "as a record, and name another in privacy.account, which will not know of its runs"
-                ) from error
-            if not holds or (line["sequence"], line["previous"]) != (head.lines, head.mac):
-                raise AccountError(
-                    f"{self.path}:{number}: not as it was written, or lines before it are missing, or {self._key_path} "
-                    "is another account's key: restore both from a backup"
-                )
-            head = Head(head.lines + 1, mac)
-            if number == 1:
-                if body != {"version": _VERSION, "key": _digest(key)}:
-                    raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
-            else:
-                bodies.append((number, body))
-            if last_seen is not None and last_seen.lines == head.lines and last_seen != head:
-                raise AccountError(f"{self.path}:{number}: {_OLDER}")
-        if last_seen is not None and last_seen.lines > head.lines:
-            raise AccountError(f"{self.path}: has {head.lines} of {last_seen.lines} lines: {_OLDER}")
-        return bodies, head
-
-    def _bodies(self, key: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Head]:
-        try:
-            state = self._state(key)
-        except OSError as error:
-            raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
-        bodies, head = self._lines(*state)
-        if not head.lines:
-            raise AccountError(f"{self.path}: no privacy account is here")
-        return bodies, head
-
     def _read(self, fingerprint: str, key: bytes) -> tuple[OfData, Head]:
-        bodies, head = self._bodies(key)
+        bodies, head = self._file.bodies(key)
         return self._held((number, body) for number, body in bodies if body.get("fingerprint") == fingerprint), head
 
-    def _held(self, bodies: Iterable[tuple[int, dict[str, Any]]]) -> OfData:
+    def _held(self, bodies: Iterable[tuple[int, Body]]) -> OfData:
         found = OfData()
         for number, body in bodies:
             try:
@@ -380,29 +228,6 @@ class PrivacyAccount:
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            private_folder(self.path.parent)
-            name = self.path.with_name(f".{self.path.name}.lock")
-            with os.fdopen(open_private(name, os.O_RDWR | os.O_CREAT), "r+b") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            raise AccountError(f"{self.path}: cannot be used: {error.strerror}; set privacy.account") from error
-
-
-_OLDER = (
-    "this machine has seen a later state of the account: this is an older copy, or one of two that went on apart; "
-    "restore the latest, or keep this one as a record and name another in privacy.account"
-)
-
-
-def _take(update: Callable[[bytes], None], rows: Iterable[bytes], ordered: bool) -> None:
-    """Each row with its length before it, into a hash."""
-    for row in rows if ordered else sorted(rows):
-        update(len(row).to_bytes(4, "big") + row)
 
 
 def heard_of(accounts: Iterable[PrivacyAccount], rows: Sequence[bytes]) -> Elsewhere:
@@ -414,17 +239,3 @@ def heard_of(accounts: Iterable[PrivacyAccount], rows: Sequence[bytes]) -> Elsew
         unite(known, found.known)
         names |= found.names
     return Elsewhere(known, names)
-
-
-def _fingerprint(key: bytes, rows: Iterable[bytes], ordered: bool) -> str:
-    digest = hmac.new(key, _DATA, digestmod=hashlib.sha256)
-    _take(digest.update, rows, ordered)
-    return digest.hexdigest()
-
-
-def _mac(key: bytes, fields: Mapping[str, Any]) -> str:
-    return hmac.new(key, _LINE + canonical_json(fields), hashlib.sha256).hexdigest()
-
-
-def _digest(key: bytes) -> str:
-    return hashlib.sha256(key).hexdigest()

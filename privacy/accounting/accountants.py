@@ -7,13 +7,14 @@ for the add-or-remove-one relation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import dp_accounting
 import numpy as np
 from dp_accounting import dp_event, pld
 from dp_accounting.dp_event import DpEvent
+from numpy.typing import NDArray
 from opacus.accountants import PRVAccountant
 
 from privacy.accounting.events import gaussian_steps
@@ -38,6 +39,20 @@ def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float = FI
     return math.inf if steps is None else _pld_epsilon(tuple(sorted(steps.items())), delta, interval)
 
 
+def pld_deltas(
+    events: Sequence[DpEvent], epsilons: NDArray[np.float64], *, interval: float = COARSE
+) -> NDArray[np.float64]:
+    """δ of the composition at each ε ``(n,)``, the larger of adding and of removing one; 1 if any part is not private.
+
+    By privacy loss distributions: upper bounds.
+    """
+    steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
+    if steps is None:
+        return np.ones(len(epsilons))
+    accountant = _pld_accountant(tuple(sorted(steps.items())), interval)
+    return np.array([float(accountant.get_delta(float(epsilon))) for epsilon in epsilons])
+
+
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     """ε at ``delta`` of the composition, by privacy random variables; ``inf`` if any part is not private."""
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
@@ -46,17 +61,49 @@ def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
 
 # equal steps merged, so that accountants see few parts, and the views of one ledger share results
 _Steps = tuple[tuple[tuple[float, float], int], ...]
+SeveralTimes = Mapping[tuple[float, float, int], int]
 
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
+    return float(_pld_accountant(steps, interval).get_epsilon(delta))
+
+
+def _pld_accountant(steps: _Steps, interval: float) -> pld.PLDAccountant:
+    return _accountant({(*step, 1): count for step, count in steps}, interval)
+
+
+def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float) -> float:
+    """ε at ``delta`` by privacy loss distributions, where one person may move a noise several times.
+
+    Args:
+        steps: how often each (noise multiplier, sampling rate, times) is run; each of the times has a coin of its own.
+        delta: δ.
+        interval: grid of the losses; an upper bound at any.
+    """
+    return _group_pld_epsilon(tuple(sorted(steps.items())), delta, interval)
+
+
+@lru_cache(maxsize=4096)
+def _group_pld_epsilon(steps: tuple[tuple[tuple[float, float, int], int], ...], delta: float, interval: float) -> float:
+    return float(_accountant(dict(steps), interval).get_epsilon(delta))
+
+
+def _accountant(steps: SeveralTimes, interval: float) -> pld.PLDAccountant:
     accountant = pld.PLDAccountant(value_discretization_interval=interval)
-    for (noise_multiplier, rate), count in steps:
-        step: DpEvent = dp_event.GaussianDpEvent(noise_multiplier)
-        if rate < 1.0:
-            step = dp_event.PoissonSampledDpEvent(rate, step)
-        accountant.compose(step, count)
-    return float(accountant.get_epsilon(delta))
+    for (noise_multiplier, rate, times), count in steps.items():
+        accountant.compose(_moved(noise_multiplier, rate, times), count)
+    return accountant
+
+
+def _moved(noise_multiplier: float, rate: float, times: int) -> DpEvent:
+    """One noise that a person moves up to so many times; ``privacy.accounting.groups`` has the proof."""
+    if rate >= 1.0:
+        return dp_event.GaussianDpEvent(noise_multiplier / times)
+    if times == 1:
+        return dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise_multiplier))
+    chances = [math.comb(times, b) * rate**b * (1.0 - rate) ** (times - b) for b in range(times + 1)]
+    return dp_event.MixtureOfGaussiansDpEvent(noise_multiplier, [float(b) for b in range(times + 1)], chances)
 
 
 @lru_cache(maxsize=4096)

@@ -22,12 +22,14 @@ class PlannedStage:
         share: its part of the squared Gaussian-DP parameter ``μ²``; the shares of a plan are normalised.
         steps: Gaussian mechanisms it will run over the whole run.
         sampling_rate: Poisson sampling rate of each, 1 for all users.
+        given: a noise multiplier that is set elsewhere; the stage then has no share, and others have what it leaves.
     """
 
     name: str
     share: float
     steps: int = 1
     sampling_rate: float = 1.0
+    given: float | None = None
 
     def noise_multiplier(self, total_mu: float, total_share: float) -> float:
         """Noise at which the stage spends its share of ``total_mu²``.
@@ -35,6 +37,8 @@ class PlannedStage:
         Central limit of subsampled Gaussians, ``μ² = q² T (exp(1/σ²) - 1)`` (Bu, Dong, Long, Su, "Deep learning with
         Gaussian differential privacy", 2020); exact is only the composition that ``total_mu`` is solved from.
         """
+        if self.given is not None:
+            return self.given
         squared = total_mu**2 * self.share / total_share
         if self.sampling_rate >= 1.0:
             return math.sqrt(self.steps / squared)
@@ -60,7 +64,7 @@ def plan_noise_multipliers(stages: Sequence[PlannedStage], *, epsilon: float, de
         raise ValueError("every planned stage needs a positive share and at least one step")
 
     def multipliers(scale: float) -> dict[str, float]:
-        total = sum(stage.share for stage in stages)
+        total = sum(stage.share for stage in stages if stage.given is None)
         return {stage.name: stage.noise_multiplier(1.0 / scale, total) for stage in stages}
 
     def event(scale: float) -> DpEvent:

@@ -7,7 +7,8 @@ cannot smuggle in an event whose accounting is not tested.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dp_accounting import dp_event
@@ -16,6 +17,22 @@ from dp_accounting.dp_event import DpEvent
 
 class UnknownEventError(ValueError):
     """An event kind that the ledger does not carry."""
+
+
+@dataclass(frozen=True)
+class OneNoiseDpEvent(DpEvent):  # type: ignore[misc]  # dp-accounting has no types
+    """A mechanism whose noise is one for several markets: it is added to the sum of what they all contribute.
+
+    To whoever has rows in one of them it is ``event``. Whoever has rows in k of them moves the one noise up to k times
+    as far: ``privacy.accounting.groups``.
+
+    Attributes:
+        event: for a user of one market.
+        markets: how many markets the noise is one for.
+    """
+
+    event: DpEvent
+    markets: int
 
 
 def event_to_data(event: DpEvent) -> dict[str, Any]:
@@ -39,6 +56,8 @@ def event_to_data(event: DpEvent) -> dict[str, Any]:
             return {"kind": "self-composed", "count": event.count, "event": event_to_data(event.event)}
         case dp_event.ComposedDpEvent():
             return {"kind": "composed", "events": [event_to_data(part) for part in event.events]}
+        case OneNoiseDpEvent():
+            return {"kind": "one-noise", "markets": event.markets, "event": event_to_data(event.event)}
     raise UnknownEventError(f"events of type {type(event).__name__} are not kept in a ledger")
 
 
@@ -63,6 +82,8 @@ def event_from_data(data: Mapping[str, Any]) -> DpEvent:
                 return dp_event.SelfComposedDpEvent(event_from_data(data["event"]), int(data["count"]))
             case "composed":
                 return dp_event.ComposedDpEvent([event_from_data(part) for part in data["events"]])
+            case "one-noise":
+                return OneNoiseDpEvent(event_from_data(data["event"]), int(data["markets"]))
             case kind:
                 raise UnknownEventError(f"unknown event kind {kind!r}")
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -113,7 +134,18 @@ def gaussian_steps(event: DpEvent) -> GaussianSteps | None:
                 for step, count in inner.items():
                     total[step] = total.get(step, 0) + count
             return total
+        case OneNoiseDpEvent():
+            return gaussian_steps(event.event)
     return None
+
+
+def parts(event: DpEvent) -> Iterator[DpEvent]:
+    """The mechanisms of a composition, in order; a repetition is one."""
+    if isinstance(event, dp_event.ComposedDpEvent):
+        for part in event.events:
+            yield from parts(part)
+    else:
+        yield event
 
 
 def is_part_of(events: Sequence[DpEvent], plan: Sequence[DpEvent]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -88,11 +88,14 @@ def composed_epsilon(
     """
     if gaussian_steps(ComposedDpEvent(list(events))) is None:
         return math.inf
+    return epsilon_as_drawn(lambda at: accountant(events, at), entries, delta)
+
+
+def epsilon_as_drawn(epsilon_at: Callable[[float], float], entries: Sequence[Drawn], delta: float) -> float:
+    """ε at ``delta`` of what the entries drew, from that of continuous noise at a δ."""
     slack = discretisation_slack(sum(entry.coordinates for entry in entries), 1)
     left = delta - sum(entry.extra_delta for entry in entries)
-    if left <= 0:
-        return math.inf
-    return epsilon_with_slack(lambda at: accountant(events, at), left, slack)
+    return epsilon_with_slack(epsilon_at, left, slack) if left > 0 else math.inf
 
 
 def view_guarantee(

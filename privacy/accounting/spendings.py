@@ -22,12 +22,15 @@ class Spending:
         events: by view, everything that the view will observe, upstream stages included.
         coordinates: values of discrete noise that are drawn in all, at most.
         extra_delta: probability of failure that the events do not carry.
+        markets: how many markets the run is of; None where a line of an earlier version does not say, and so does not
+            say either which noise is one for all of them.
     """
 
     run: str
     events: Mapping[str, DpEvent]
     coordinates: int = 0
     extra_delta: float = 0.0
+    markets: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ Known = Mapping[str, Sequence[Entered]]  # by the identity of the account that t
 def spent_to_data(spending: Spending) -> dict[str, Any]:
     """What a run spends, for a line of an account that names the run."""
     events = {view: event_to_data(event) for view, event in spending.events.items()}
-    return {"events": events, "coordinates": spending.coordinates, "extra_delta": spending.extra_delta}
+    of_run = {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta, "markets": spending.markets}
+    return {"events": events, **of_run}
 
 
 def spending_from_data(data: Mapping[str, Any]) -> Spending:
     """From a line that names the run."""
     events = {view: event_from_data(event) for view, event in data["events"].items()}
-    return Spending(data["run"], events, int(data["coordinates"]), float(data["extra_delta"]))
+    markets = data.get("markets")
+    of_run = int(data["coordinates"]), float(data["extra_delta"]), None if markets is None else int(markets)
+    return Spending(data["run"], events, *of_run)
 
 
 def beyond(known: Iterable[Entered], found: Iterable[Entered]) -> list[Entered]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.grid import Grid, sums_of_rows
 from privacy.mechanisms.randomness import IntArray, NoiseSource
 
 FloatArray = NDArray[np.float64]
@@ -32,9 +32,20 @@ def clip_rows(rows: sparse.csr_array, norm: float = 1.0) -> sparse.csr_array:
 
     Whatever a user's row holds, and however many entries, its norm is at most ``norm`` afterwards, up to rounding.
     """
-    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1), dtype=np.float64)).ravel()
-    factor = np.minimum(1.0, norm / np.maximum(length, 1e-300))
-    return sparse.csr_array(sparse.diags_array(factor) @ rows)
+    own = rows if rows.has_canonical_format else merged(rows)
+    factor = np.minimum(1.0, norm / np.maximum(row_norms(own), 1e-300))
+    return scaled(own, factor)
+
+
+def row_norms(rows: sparse.csr_array) -> FloatArray:
+    """L2 norm ``(n,)`` of each row, in which no item is named twice."""
+    return np.asarray(np.sqrt(sums_of_rows(np.square(rows.data.astype(np.float64)), rows.indptr)))
+
+
+def scaled(rows: sparse.csr_array, factors: FloatArray) -> sparse.csr_array:
+    """Each row ``(n, n_items)`` times its factor ``(n,)``."""
+    values = rows.data * np.repeat(factors, np.diff(rows.indptr))
+    return sparse.csr_array((values, rows.indices, rows.indptr), shape=rows.shape)
 
 
 def merged(rows: sparse.csr_array) -> sparse.csr_array:

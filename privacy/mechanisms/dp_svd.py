@@ -30,12 +30,16 @@ class PrivateFactors:
         eigenvalues: ``(rank,)``, of the noisy matrix.
         noise_edge: spectral norm that noise alone is expected to have; eigenvalues below it are noise.
         spare: ``(releases, spare)``, noise alone, in grid units, of each noisy matrix.
+        gram: the noisy matrix itself, ``(n_items, n_items)``, symmetric; None where it was never formed.
+        gram_noise: standard deviation of the noise on its diagonal.
     """
 
     factors: FloatArray
     eigenvalues: FloatArray
     noise_edge: float
     spare: IntArray
+    gram: FloatArray | None = None
+    gram_noise: float = 0.0
 
 
 def noisy_gram(
@@ -66,10 +70,15 @@ def factors_by_gram(
 ) -> PrivateFactors:
     """Eigenvectors of the noisy Gram matrix: one Gaussian mechanism. Memory grows with ``n_items²``."""
     noisy, left = noisy_gram(rows, noise_multiplier, noise, spare=spare)
-    values, vectors = np.linalg.eigh(noisy)
+    return factors_of_gram(noisy, rank, noise_multiplier, left[None, :])
+
+
+def factors_of_gram(gram: FloatArray, rank: int, noise_multiplier: float, spare: IntArray) -> PrivateFactors:
+    """Leading eigenvectors of a noisy Gram matrix ``(n_items, n_items)``; post-processing."""
+    values, vectors = np.linalg.eigh(gram)
     order = np.argsort(-values)[:rank]
-    edge = noise_multiplier * float(np.sqrt(2.0 * rows.shape[1]))
-    return PrivateFactors(fix_signs(vectors[:, order]), values[order], edge, left[None, :])
+    edge = noise_multiplier * float(np.sqrt(2.0 * len(gram)))
+    return PrivateFactors(fix_signs(vectors[:, order]), values[order], edge, spare, gram, noise_multiplier)
 
 
 def factors_by_subspace_iteration(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from privacy.mechanisms.randomness import LEVELS, IntArray
 # A vector of norm N in double precision, computed and cut, has a norm of at most N (1 + 1e-13); shrunk by this it is
 # below N strictly, so its integers meet the bound.
 SHRINK = 1.0 - 1e-12
+Number = TypeVar("Number", np.float64, np.int64)
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,23 @@ class Grid:
 
         In double precision first: a row that passes has a sum of squares below 2^63, so that of integers is exact.
         """
-        squares = integers.multiply(integers)
-        rough = np.asarray(squares.astype(np.float64).sum(axis=1)).ravel()
-        exact = np.asarray(squares.sum(axis=1, dtype=np.int64)).ravel()
+        if not integers.has_canonical_format:  # an item's parts are one coordinate
+            integers = integers.copy()
+            integers.sum_duplicates()
+        squares = np.square(integers.data)
+        rough = sums_of_rows(squares.astype(np.float64), integers.indptr)
+        exact = sums_of_rows(squares, integers.indptr)
         return np.asarray((rough < 1.5 * self.squared_bound + 1.0) & (exact <= self.squared_bound))
 
     def real(self, integers: IntArray) -> NDArray[np.float64]:
         """Real values of sums; post-processing."""
         return np.asarray(integers * self.step, dtype=np.float64)
+
+
+def sums_of_rows(values: NDArray[Number], indptr: NDArray[np.integer]) -> NDArray[Number]:
+    """Sums ``(n,)`` of the values of each sparse row, whose ends are ``indptr`` ``(n + 1,)``; 0 for an empty row."""
+    found = np.zeros(len(indptr) - 1, dtype=values.dtype)
+    filled = np.flatnonzero(np.diff(indptr))
+    if len(filled):
+        found[filled] = np.add.reduceat(values, indptr[filled])
+    return found

@@ -13,7 +13,8 @@ from dp_accounting.dp_event import GaussianDpEvent
 
 from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError, AccountFile, digest_of
 from privacy.accounting.places import RecordedHead, recorded_head
 from privacy.accounting.spendings import Spending
 from tests.conftest import tiny
@@ -181,12 +182,12 @@ def test_ids_that_run_into_each_other_are_other_rows(tiny_markets, tmp_path):
 # -- readers hold no lock ----------------------------------------------------------------------------------------------
 
 
-class FileFirst(PrivacyAccount):
+class FileFirst(AccountFile):
     """As it was read: the file, and then how far the machine has seen it come."""
 
     def _state(self, key):
         content = self.path.read_bytes()
-        return content, key, recorded_head(self.identity).read()
+        return content, key, recorded_head(digest_of(key)).read()
 
 
 @pytest.fixture
@@ -208,9 +209,11 @@ def busy(account, monkeypatch):
     return account
 
 
-def test_an_account_that_is_charged_while_it_is_read_is_no_older_copy(busy):
+def test_an_account_that_is_charged_while_it_is_read_is_no_older_copy(busy, monkeypatch):
+    reader = PrivacyAccount(busy.path)
+    monkeypatch.setattr(reader, "_file", FileFirst(busy.path))
     with pytest.raises(AccountError, match="an older copy"):
-        FileFirst(busy.path).spent_on(ROWS)
+        reader.spent_on(ROWS)
     for _ in range(3):
         assert [found.run for found in PrivacyAccount(busy.path).spent_on(ROWS)] == ["first", "second"]
         PrivacyAccount(busy.path).require_known()
@@ -218,13 +221,13 @@ def test_an_account_that_is_charged_while_it_is_read_is_no_older_copy(busy):
 
 def test_a_charge_between_the_two_looks_is_counted(account, monkeypatch):
     """The file is then ahead of what was noted before it was read."""
-    honest, print_ = PrivacyAccount._state, account.fingerprint(ROWS)
+    honest, print_ = AccountFile._state, account.fingerprint(ROWS)
 
     def state(reader, key):
-        seen = recorded_head(reader.identity).read()
-        monkeypatch.setattr(PrivacyAccount, "_state", honest)
+        seen = recorded_head(digest_of(key)).read()
+        monkeypatch.setattr(AccountFile, "_state", honest)
         account.start(print_, spending("third"), known=(), nonce="third's")
         return reader.path.read_bytes(), key, seen
 
-    monkeypatch.setattr(PrivacyAccount, "_state", state)
+    monkeypatch.setattr(AccountFile, "_state", state)
     assert [found.run for found in PrivacyAccount(account.path).spent_on(ROWS)] == ["first", "second", "third"]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments.compliance.evidence import (
+from experiments.assessment.statements import (
     EvidenceFile,
     add_statement,
     audit_file,
@@ -23,10 +23,10 @@ from tests.conftest import tiny
 from tests.released import release_configuration
 
 FOUND = {
-    "market": "m0", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 2.0, "low_gaussian": None,
+    "market": "m0", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 2.0,
     "low_one_run": None, "canaries": 500, "verdict": "VIOLATED",
 }  # fmt: skip
-DENIED = {**FOUND, "low": 0.1, "verdict": "consistent"}
+DENIED = {**FOUND, "low_fdp": 0.1, "verdict": "not refuted"}
 
 
 def latest_wins(statements):
@@ -52,9 +52,9 @@ def test_a_statement_without_a_signature_hides_what_an_auditor_signed(released_c
     auditor = Identity.generate("auditor")
     signed = make_statement(released_copy, "audit", {}, {"audit": [FOUND]}, auditor)
     denial = make_statement(released_copy, "audit", {}, {"audit": [DENIED]}, None)
-    assert [result["verdict"] for result in latest_wins([signed, denial])] == ["consistent"]  # it worked so
+    assert [result["verdict"] for result in latest_wins([signed, denial])] == ["not refuted"]  # it worked so
     append(released_copy, signed, denial)
-    assert verdicts(released_copy) == ["VIOLATED", "consistent"]
+    assert verdicts(released_copy) == ["VIOLATED", "not refuted"]
 
 
 def test_a_statement_in_an_auditors_name_hides_what_they_signed(released_copy):
@@ -63,17 +63,17 @@ def test_a_statement_in_an_auditors_name_hides_what_they_signed(released_copy):
     denial = make_statement(released_copy, "audit", {}, {"audit": [DENIED]}, other)
     in_their_name = denial.model_copy(update={"signature": signed.signature})
     append(released_copy, signed, denial, in_their_name)
-    assert verdicts(released_copy) == ["VIOLATED", "consistent", "consistent"]
+    assert verdicts(released_copy) == ["VIOLATED", "not refuted", "not refuted"]
 
 
 def test_auditors_themselves_replace_what_they_said(released_copy):
     auditor = Identity.generate("auditor")
     first = make_statement(released_copy, "audit", {}, {"audit": [FOUND]}, auditor)
     again = make_statement(released_copy, "audit", {}, {"audit": [DENIED]}, auditor)
-    assert [result["verdict"] for result in merge([first, again])["audit"]] == ["consistent"]
+    assert [result["verdict"] for result in merge([first, again])["audit"]] == ["not refuted"]
     path = audit_file(released_copy, "m0")
     add_statement(released_copy, path, first)
-    assert [result["verdict"] for result in add_statement(released_copy, path, again)["audit"]] == ["consistent"]
+    assert [result["verdict"] for result in add_statement(released_copy, path, again)["audit"]] == ["not refuted"]
 
 
 def test_whatever_lies_beside_the_run_is_named(released_copy):
@@ -81,8 +81,8 @@ def test_whatever_lies_beside_the_run_is_named(released_copy):
     beside |= {"compliance.intoto.json", "registry.yaml", "bom.cdx.json"}
     for name in beside:
         (released_copy / name).write_text("user17,item3\n")
-    (released_copy / "audit" / "m0" / "games").mkdir(parents=True)
-    (released_copy / "audit" / "m0" / "games" / "rows.npz").write_bytes(b"user17")
+    (released_copy / "audit" / "m0").mkdir(parents=True)
+    (released_copy / "audit" / "m0" / "audit.json").write_bytes(b"user17")
     (released_copy / "tensorboard").mkdir()
     (released_copy / "tensorboard" / "rows.bin").write_bytes(b"user17")
     examined = examine_run(released_copy)

@@ -17,7 +17,7 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.storage.files import torch_bytes, write_parquet
-from fedmm_secure.storage.run_directory import quantizer_path
+from fedmm_secure.storage.layout import RunDirectory
 from tests.conftest import tiny
 from tests.forgery import Forgery
 from tests.handing_out import class_of, files, hand_out
@@ -49,7 +49,7 @@ def with_another_codebook(run: Forgery) -> None:
         offsets = torch.from_numpy(rng.uniform(0, 0.1, words.shape)).float() if offsets is None else offsets
         state["global_codebook.codewords"] = words + offsets
         run.replace(file, torch_bytes(state))
-        quantizer_path(directory, market, 0).write_bytes(torch_bytes(state))
+        RunDirectory(directory).quantizer(market, 0).write_bytes(torch_bytes(state))
     run.finish(owner=True)
     config, metrics = read_configuration(directory)
     evidence, _ = read_evidence(directory, config, metrics)
@@ -82,7 +82,7 @@ def test_another_codebook_is_found_by_the_replay_of_the_rounds_alone(distributed
         "its global codebook is not what the sums of the rounds make of the public start"
     }
     assert {finding.where for finding in checks["models and codes"]} == {
-        str(quantizer_path(copy, market, 0)) for market in ("m0", "m1", "m2")
+        str(RunDirectory(copy).quantizer(market, 0)) for market in ("m0", "m1", "m2")
     }
 
 

@@ -10,8 +10,10 @@ import shutil
 import pytest
 from pydantic import ValidationError
 
+from experiments.assessment.statements import add_statement, attacks_file, audit_file, binding_of, make_statement
 from experiments.compliance.build import build_document
 from experiments.compliance.document import (
+    AcrossMarkets,
     AllRuns,
     AttackStated,
     CatalogueStated,
@@ -24,15 +26,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import (
-    add_statement,
-    attacks_file,
-    audit_file,
-    binding_of,
-    examine,
-    make_statement,
-    trusting,
-)
+from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import claimed_epsilon, colour, judge
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
@@ -41,12 +35,12 @@ from privacy.aggregation.identities import Identity
 N = 400
 SIGNER = "4567"
 VIEWS = ("server", "market", "collusion", "consumer", "release")
-AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 2.0, "low_gaussian": None,
+AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 2.0,
          "low_one_run": None, "canaries": 500, "verdict": "VIOLATED"}  # fmt: skip
 SUCCESS = {"value": 0.99, "low": 0.98, "high": 1.0}
 ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release",
           "auc": SUCCESS, "tpr_at_1_percent_fpr": SUCCESS,
-          "bound": {"epsilon": 1.0, "delta": 1e-3, "within": {"at": False}}}  # fmt: skip
+          "bound": {"epsilon": 1.0, "delta": 1e-3, "verdict": "BEYOND", "detects": 3.0, "targets": 960}}  # fmt: skip
 
 
 def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
@@ -56,7 +50,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
             "exact": True, "closed_by": "0123", "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
-             "shared_users": "refused", "shared_items": False, "synthetic": False}  # fmt: skip
+             "shared_users": "refused", "one_noise": False, "synthetic": False}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -82,7 +76,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         declarations=Declarations(**{**said, **dict(declared)}),
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
-        across_markets=dict.fromkeys(VIEWS, across),
+        across_markets=AcrossMarkets(markets=1, epsilon=dict.fromkeys(VIEWS, across), delta=delta, problem=None),
         verification=Verification(verified=True, findings=[], checked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
@@ -102,7 +96,7 @@ def old_judge(document, limit=None):
         epsilons = [market.views[view].epsilon for view in document.run.claimed_views]
         if None in epsilons or (limit is not None and max(epsilons) > limit):
             return False
-    return not any(attack.within is False for attack in document.attacks)
+    return not any(attack.verdict == "BEYOND" for attack in document.attacks)
 
 
 def old_audits(run):
@@ -139,8 +133,8 @@ def audited(run, identity, **changes):
 def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, auditor):
     assert judge(document()).compliant
     assert colour(document()) == "open"
-    audited(run, auditor, verdict="consistent", low=0.5)
-    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    audited(run, auditor, verdict="not refuted", low_fdp=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     results = {"membership": [{**ATTACK, **kept}]}
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, results, auditor))
     assert colour(document(evidence=examine(run))) == "good"
@@ -148,8 +142,8 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
 
 def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
     """It holds as it stands, and green would say that people are protected by it."""
-    audited(run, auditor, verdict="consistent", low=0.5)
-    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    audited(run, auditor, verdict="not refuted", low_fdp=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     add_statement(
         run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, auditor)
     )
@@ -205,14 +199,14 @@ def test_a_model_tuned_on_private_rows():
 def test_a_violated_audit_set_to_consistent(run, auditor):
     audited(run, auditor)
     path = audit_file(run, "m")
-    path.write_text(path.read_text().replace("VIOLATED", "consistent"))
+    path.write_text(path.read_text().replace("VIOLATED", "not refuted"))
     assert old_judge(document(evidence=examine(run)))
-    assert [result["verdict"] for result in old_audits(run)] == ["consistent"]
+    assert [result["verdict"] for result in old_audits(run)] == ["not refuted"]
     assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
 
 
 def test_the_stage_that_was_refuted_left_out_of_a_signed_audit(run, auditor):
-    results = {"audit": [{**AUDIT, "stage": "counts", "verdict": "consistent"}, AUDIT]}
+    results = {"audit": [{**AUDIT, "stage": "counts", "verdict": "not refuted"}, AUDIT]}
     add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {}, results, auditor))
     path = audit_file(run, "m")
     held = json.loads(path.read_text())
@@ -228,29 +222,29 @@ def test_a_signature_cut_off_with_what_it_covered(run, auditor):
     path = audit_file(run, "m")
     held = json.loads(path.read_text())
     held["statements"][0]["signature"] = None
-    held["statements"][0]["results"]["audit"][0]["verdict"] = "consistent"
+    held["statements"][0]["results"]["audit"][0]["verdict"] = "not refuted"
     path.write_text(json.dumps(held))
     found = document(evidence=examine(run))
     assert old_audits(run)
     assert colour(found) == "open"
-    assert "not audited: m; nothing has tried to refute the claims there" in judge(found).open
+    assert any(item.startswith("code not audited at the plans of m; nothing") for item in judge(found).open)
     assert any("unsigned" in item for item in judge(found).open)
 
 
 def test_evidence_copied_from_another_run(run, tmp_path, auditor):
     other = make_run(tmp_path / "other", 2)
-    audited(other, auditor, verdict="consistent", low=0.5)
+    audited(other, auditor, verdict="not refuted", low_fdp=0.5)
     audit_file(run, "m").parent.mkdir(parents=True)
     shutil.copy(audit_file(other, "m"), audit_file(run, "m"))
-    assert [result["verdict"] for result in old_audits(run)] == ["consistent"]
+    assert [result["verdict"] for result in old_audits(run)] == ["not refuted"]
     found = document(evidence=examine(run))
     assert "audit/m/audit.json#1: of another run" in judge(found).open
-    assert any(item.startswith("not audited: m;") for item in judge(found).open)
+    assert any(item.startswith("code not audited at the plans of m;") for item in judge(found).open)
 
 
 def test_evidence_rebound_to_this_run_loses_its_signature(run, tmp_path, auditor):
     other = make_run(tmp_path / "other", 2)
-    audited(other, auditor, verdict="consistent", low=0.5)
+    audited(other, auditor, verdict="not refuted", low_fdp=0.5)
     audit_file(run, "m").parent.mkdir(parents=True)
     text = audit_file(other, "m").read_text().replace(f"{2:032x}", f"{1:032x}")
     heads = [binding_of(directory).ledgers["m"] for directory in (other, run)]
@@ -262,7 +256,7 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [ATTACK]}, auditor))
     assert "does better than a guarantee admits" in "".join(judge(document(evidence=examine(run))).reasons)
     path = attacks_file(run)
-    path.write_text(path.read_text().replace('"at": false', '"at": true'))
+    path.write_text(path.read_text().replace('"BEYOND"', '"within"'))
     assert old_judge(document(evidence=examine(run)))
     assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
 
@@ -270,7 +264,7 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
 def test_results_that_stand_in_no_evidence_are_worth_nothing():
     """A document that lists an attack without naming where it is from."""
     attack = AttackStated(attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6, chance=0.5,
-                          within=True, evidence="nowhere")  # fmt: skip
+                          over="users", verdict="within", says="within", evidence="nowhere")  # fmt: skip
     found = document().model_copy(update={"attacks": [attack]})
     assert "not attacked: no attack on this run counts" in judge(found).open
 
@@ -340,8 +334,8 @@ def test_a_signed_run_with_an_edited_account(released_copy, released_run):
 def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     """Anybody can make a key, and write any name on its card."""
     stranger = Identity.generate("national-privacy-auditors")
-    audited(run, stranger, verdict="consistent", low=0.5)
-    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}}
+    audited(run, stranger, verdict="not refuted", low_fdp=0.5)
+    kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     statement = make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, stranger)
     add_statement(run, attacks_file(run), statement)
     card = stranger.card.fingerprint
@@ -353,7 +347,7 @@ def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     found = document(ledger=closed, evidence=trusting(examine(run), {SIGNER}), declared={"trusted": []})
     assert colour(found) == "open"
     assert f"m: closed by card {card}, which the signer does not vouch for (--trust CARD)" in judge(found).open
-    assert any(item.startswith("not audited: m;") for item in judge(found).open)
+    assert any(item.startswith("code not audited at the plans of m;") for item in judge(found).open)
     assert "not attacked: no attack on this run counts" in judge(found).open
 
 
@@ -364,7 +358,7 @@ def test_what_a_stranger_found_against_a_claim_speaks_against_it(run):
 
 def test_one_person_with_one_key_is_named_for_what_it_is(run):
     one = Identity.generate("owner")
-    audited(run, one, verdict="consistent", low=0.5)
+    audited(run, one, verdict="not refuted", low_fdp=0.5)
     card = one.card.fingerprint
     found = document(
         ledger={"closed_by": card}, evidence=trusting(examine(run), {card}), declared={"signer": card, "trusted": []}

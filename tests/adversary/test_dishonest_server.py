@@ -11,10 +11,10 @@ import pytest
 from experiments.deploy.homes import prepare_homes
 from experiments.deploy.market import open_service
 from fedmm_secure.federation.lobby import FOLDER, MOST
-from fedmm_secure.federation.market_service import run_directories
 from fedmm_secure.federation.messages import Hello, unpack
 from fedmm_secure.federation.orders import Statement
 from fedmm_secure.federation.requests import Reply
+from fedmm_secure.service.market_service import run_directories
 from privacy.aggregation import AggregationError, Binding
 from privacy.aggregation.keys import KeyDirectory
 from tests.conftest import STATE

@@ -1,4 +1,4 @@
-"""Files of a few kilobytes that cost gigabytes or minutes: by runs of rows, by gzip, by lines that are copied often.
+"""Files of a few kilobytes that cost gigabytes or minutes: runs of rows, gzip, lines that are copied each time.
 
 What is counted is bytes, cells or copied bytes, so that no clock of the machine decides. The reader that a kind of
 attack worked on stands beside it, in short.

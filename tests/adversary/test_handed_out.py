@@ -11,8 +11,9 @@ from experiments.reports import codebook, run_figures
 from experiments.verification import examine_run
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.private_record import commitment, read_salt, salt_path
+from fedmm_secure.federation.private_record import commitment, read_salt
 from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.identities import read_card
 from tests.conftest import tiny
@@ -72,7 +73,7 @@ def test_a_plain_hash_of_user_codes_would_confirm_a_guess(released_run):
     assert named["codes/m0.parquet"] != commitment(bytes(32), path, released_run)
     assert salt not in handed_out(released_run)
     assert salt != read_salt(released_run, "m1")
-    assert salt_path(released_run, "m0").stat().st_mode & 0o077 == 0
+    assert RunDirectory(released_run).private_key("m0").stat().st_mode & 0o077 == 0
 
 
 def test_a_run_verifies_without_what_its_owner_keeps(released_run, released_copy):

@@ -12,7 +12,8 @@ import pytest
 from fedmm_secure.federation.account import account_of, enter_account, readers_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import users_account
 from tests.conftest import tiny

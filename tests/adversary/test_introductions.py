@@ -18,7 +18,7 @@ from fedmm_secure.federation import transcript as transcripts
 from fedmm_secure.federation.lobby import FORGOTTEN, MOST, ForgottenRunError, Lobby
 from fedmm_secure.federation.messages import HELLO_STAGE, Hello, MessageError, pack, unpack
 from fedmm_secure.federation.orders import Order, start_header
-from fedmm_secure.federation.private_record import PRIVATE, PrivateRecord
+from fedmm_secure.federation.private_record import PrivateRecord
 from fedmm_secure.federation.requests import Request
 from fedmm_secure.federation.transcript import (
     INDEX,
@@ -28,6 +28,7 @@ from fedmm_secure.federation.transcript import (
     read_index,
     record_file,
 )
+from fedmm_secure.storage.layout import PRIVATE
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card, _card_text
 from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory, found_federation

@@ -14,7 +14,8 @@ from experiments.deploy.market import open_service
 from fedmm_secure.federation import agreement
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.requests import MAX_REQUEST_BYTES, Request, RequestError
-from fedmm_secure.storage.run_directory import LOG_FILE, Log
+from fedmm_secure.storage.layout import LOG_FILE
+from fedmm_secure.storage.run_directory import Log
 from privacy.files import open_private
 from privacy.json_text import json_text
 from tests.conftest import tiny

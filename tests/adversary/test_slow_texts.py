@@ -23,7 +23,7 @@ from experiments.sweep.files import DONE_FILE
 from experiments.sweep.grid import expand
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.foreign.yaml_text import parse_yaml
-from fedmm_secure.storage.run_directory import CELLS, GRID_FILE
+from fedmm_secure.storage.layout import CELLS, GRID_FILE
 from privacy.foreign import ForeignFileError, parse_json
 from tests.conftest import TINY
 

@@ -40,6 +40,9 @@ def test_a_strangers_membership_attack_does_not_make_up_for_the_one_that_is_miss
 
 
 def test_what_is_beyond_a_guarantee_speaks_against_it_whoever_says_so():
-    beyond = {**MEMBERSHIP, "bound": {"epsilon": 1.0, "delta": 1e-5, "within": {"at_1_percent_fpr": False}}}
+    beyond = {
+        **MEMBERSHIP,
+        "bound": {"epsilon": 1.0, "delta": 1e-5, "verdict": "BEYOND", "detects": 3.0, "targets": 960},
+    }
     found = line(evidence("counts", membership=[MEMBERSHIP]), evidence("unsigned", membership=[beyond]))
     assert found.colour == "bad"

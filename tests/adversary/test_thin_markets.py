@@ -16,8 +16,8 @@ from fedmm_secure.config import MarketFile
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.prepare import load_markets, load_one_market, prepare, prepare_markets
 from fedmm_secure.errors import ConfigError, DataError
-from fedmm_secure.federation.market_service import MarketService, run_directories
 from fedmm_secure.federation.parties import market_sizes
+from fedmm_secure.service.market_service import MarketService, run_directories
 from tests.dishonest import DishonestServer
 from tests.faults import configuration
 

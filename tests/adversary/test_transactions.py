@@ -16,7 +16,7 @@ from fedmm_secure.federation.in_process import connect
 from fedmm_secure.federation.orders import Order, OrderError
 from fedmm_secure.federation.parties import make_clients, open_federation
 from fedmm_secure.pipeline import embed_markets, run_pipeline
-from privacy.accounting.account import AccountError
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.lines import ConcurrentWriteError

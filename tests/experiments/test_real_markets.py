@@ -144,9 +144,9 @@ def test_attacks_stay_within_epsilon_one_and_near_chance(configuration, tmp_path
 @pytest.mark.slow
 def test_no_claim_of_a_private_configuration_is_refuted(configuration):
     audited = read_audited("xmarket-release", [], "mx")
-    assert audited.config.privacy == configuration("xmarket-release", []).privacy
+    assert audited.plan.config.privacy == configuration("xmarket-release", []).privacy
     found = audit(audited)
     assert not violations(found)
     chain = next(result for result in found if result["stage"] == "chain")
     assert chain["claimed"] == pytest.approx(8.0, rel=0.01)
-    assert chain["verdict"] == "consistent"
+    assert chain["detects"] <= 2 * chain["claimed"]

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from attacks.membership.evaluate import infer
-from attacks.membership.queries import Queries, balanced_membership, halve
+from attacks.membership.observations import strangers
+from attacks.membership.queries import Pairs, Queries, fair_coins, halve
 from attacks.membership.scores import lira_online
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from fedmm_secure.guarantee.multipliers import plan_noise
@@ -45,7 +47,7 @@ def test_side_by_side_and_one_by_one_agree(tiny_markets):
     plan = plan_of(config, tiny_markets, "local-ids", "local-codes", "federated-codes")
     prepared = tiny_markets["m0"]
     queries = Queries.of(prepared)
-    member = balanced_membership(4, len(prepared.split.train), np.random.default_rng(0))
+    member = fair_coins(4, len(prepared.split.train), np.random.default_rng(0))
     halves = [halve(prepared, "interaction", own) for own in member]
     together = plan.train(halves, queries, 0)
     alone = plan.train(halves, queries, 0, together=False)
@@ -95,6 +97,35 @@ def test_queries_copy_an_account_without_the_row_that_is_asked_about(tiny_market
     assert (queries.near[queries.item] != queries.item[:, None]).all()
 
 
+def test_a_single_item_account_is_asked_for_the_users_other_items_the_rarest_first(tiny_markets):
+    queries = Queries.of(tiny_markets["m0"])
+    pairs = queries.pairs
+    assert (pairs.accounts.sum(axis=1) == 1).all()
+    partner = pairs.accounts.indices[pairs.account]
+    assert (partner != queries.item[pairs.row]).all()
+    assert queries.full[queries.user[pairs.row], partner].all()  # an item of the same user
+    asked = Pairs.of(np.zeros(12, int), np.arange(12), np.ones((12, 12)), np.arange(12), 12)
+    assert set(np.bincount(asked.row)) == {8, 9}
+    together = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
+    rare = Pairs.of(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 0, 1, 0]), together, np.arange(4), 4)
+    assert rare.items[rare.account[rare.row == 0]].tolist() == [2, 1]
+    assert (rare.apart[:3] == 3).all()
+    assert set(rare.apart[3].tolist()) == {0, 1, 2}
+
+
+def test_who_is_not_known_is_shown_a_strangers_account_of_the_same_size():
+    """Not an empty one, which anybody can tell from a full one."""
+    rng = np.random.default_rng(0)
+    size = np.repeat([2, 3, 7], 20)
+    full = sparse.csr_array((np.arange(12)[None] < size[:, None]).astype(float))
+    known = rng.random(60) < 0.5
+    shown = strangers(full, known, rng)
+    assert (shown[known] == np.flatnonzero(known)).all()
+    assert known[shown].all()
+    assert (size[shown] == size).all()
+    assert len(set(shown[~known])) > 10  # not always the same
+
+
 def test_overfitted_models_are_told_apart_by_membership(tiny_markets, tmp_path):
     config = tiny(ctr={"max_epochs": 20, "batch_size": 128, "dropout": 0.0, "refit": False})
     found = train_shadows(plan_of(config, tiny_markets, "local-ids"), n_shadows=12, store=Store(tmp_path))
@@ -111,7 +142,8 @@ def test_every_view_of_users_is_attacked(tiny_markets, tmp_path):
     assert {view for view, _ in views} == {"profile", "consumer", "release", "market", "collusion"}
     masked = {inference.view for inference in infer(replace(shadows, opened_by=None))}
     assert masked == {"profile", "consumer", "release", "market"}
-    assert {("consumer", "recommendations"), ("market", "codebook"), ("release", "white box, users")} <= views
+    assert {("consumer", "recommendations"), ("market", "codebook"), ("release", "white box")} <= views
+    assert {attack for view, attack in views if view == "consumer"} >= {"single-item accounts", "multi-query LiRA"}
     users = len(np.unique(Queries.of(tiny_markets["m0"]).user))
     assert all(inference.scores.shape == (4, users) for inference in found)
     assert all(np.isfinite(inference.scores).all() for inference in found)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from attacks.membership.queries import balanced_membership
-from attacks.membership.users import codebook_attack, pool_rows, recommender_attack
+from attacks.membership.users import codebook_attack, pool_rows, recommended_items
 from attacks.metrics import membership_metrics
+from tests.curves import coins
 
 
 def auc(scores, member):
@@ -18,24 +18,24 @@ def test_pooling_averages_the_rows_of_each_user_that_has_any():
 
 
 def test_recommendations_of_ones_own_items_give_membership_away():
-    rng = np.random.default_rng(0)
     n_models, n_users, n_items, k = 12, 150, 60, 5
-    member = balanced_membership(n_models, n_users, rng)
+    member, rng = coins(n_models, n_users)
     vectors = rng.normal(size=(n_items, 4))
     taste = rng.normal(size=(n_users, 4))
     likes = np.argsort(-taste @ vectors.T, axis=1)[:, :k]
     popular = np.arange(k)
     recommended = np.where(member[:, :, None], likes[None], popular).astype(float)
     history = vectors[likes].mean(1)
-    assert auc(recommender_attack(recommended, member, history, vectors), member) > 0.8
+    everything = np.arange(n_models)
+    assert auc(recommended_items(recommended, member, history, vectors)(everything)[:, :, 0], member) > 0.8
     nothing = np.broadcast_to(popular, recommended.shape).astype(float)
-    assert auc(recommender_attack(nothing, member, history, vectors), member) == pytest.approx(0.5, abs=0.05)
+    found = recommended_items(nothing, member, history, vectors)(everything)[:, :, 0]
+    assert auc(found, member) == pytest.approx(0.5, abs=0.05)
 
 
 def test_codewords_that_follow_a_user_give_membership_away():
-    rng = np.random.default_rng(1)
     n_models, n_users = 16, 200
-    member = balanced_membership(n_models, n_users, rng)
+    member, rng = coins(n_models, n_users, 1)
     latent = rng.normal(size=(n_users, 3))
     encoders = latent[None] + 0.05 * rng.normal(size=(n_models, n_users, 3))
     # the codebook of a pipeline holds the latents of its members, blurred

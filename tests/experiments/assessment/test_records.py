@@ -15,9 +15,9 @@ from attacks.inversion.reconstruction import HistoryRecovery, Reconstruction
 from attacks.metrics import MembershipMetrics
 from attacks.poisoning.evaluate import Damage
 from experiments.assessment.findings import attack_rows, beyond_bounds
-from experiments.assessment.records import ATTACKS, Attack, Column
+from experiments.assessment.records import ATTACKS, Attack, Column, Verdict
+from experiments.assessment.statements import Statement, merge
 from experiments.commands.attack import print_attacks
-from experiments.compliance.evidence import Statement, merge
 from experiments.sweep.table import attack_metrics
 from fedmm_secure.guarantee.stages import ALL_VIEWS
 
@@ -41,6 +41,7 @@ ADDED = Attack(
     tried="shoe sizes in {market}",
     measure="share",
     success="hit",
+    over="hats",
     chance="prior",
 )
 
@@ -103,10 +104,10 @@ def test_a_later_result_about_the_same_replaces_an_earlier_one(added):
 
 
 def test_what_a_guarantee_rules_out_is_named_whatever_the_attack(added):
-    bound = {"epsilon": 1.0, "delta": 0.0, "within": {"at_1_percent_fpr": False}}
+    bound = {"epsilon": 1.0, "delta": 0.0, "verdict": "BEYOND", "detects": 3.0, "targets": 9}
     found = {"guess": [result(0.9, "flat", bound=bound), result(0.9, "tall", bound=None)]}
-    assert beyond_bounds(found) == ["m0, flat: beyond epsilon 1"]
-    assert [row.within for row in attack_rows(found)] == [False, None]
+    assert beyond_bounds(found) == ["m0, flat: BEYOND ε 1"]
+    assert [row.verdict for row in attack_rows(found)] == [Verdict.BEYOND, None]
 
 
 def test_results_of_an_unknown_kind_are_left_out(added):

@@ -11,20 +11,17 @@ import pytest
 import yaml
 
 from experiments.assessment.attack import attack_run
-from experiments.assessment.audit import _plan as plan_of
-from experiments.compliance.build import build_document
-from experiments.compliance.check import verify_report
-from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
-from experiments.compliance.evidence import (
-    SELF_SIGNED,
-    UNSIGNED,
+from experiments.assessment.statements import (
     add_statement,
     attacks_file,
     audit_file,
-    examine,
     make_statement,
     read_evidence_file,
 )
+from experiments.compliance.build import build_document
+from experiments.compliance.check import verify_report
+from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
+from experiments.compliance.evidence import SELF_SIGNED, UNSIGNED, examine
 from experiments.compliance.judgement import colour, judge
 from experiments.compliance.signing import page
 from fedmm_secure.federation.closing import closing_text
@@ -40,10 +37,10 @@ OWNER = Identity.generate("owner")
 KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for known in (JUDGE, OWNER)]
 SAID = {"signer": None, "trusted": KNOWN, "sole_run": False, "max_epsilon": 10, "max_delta": None}
 LIMIT = ("--max-epsilon", 20)
-AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "low": 0.5, "low_gaussian": None,
-         "low_one_run": None, "canaries": 500, "verdict": "consistent", "needed": None, "seconds": 1.0}  # fmt: skip
+AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 0.5,
+         "low_one_run": None, "canaries": 500, "verdict": "not refuted", "needed": None, "seconds": 1.0}  # fmt: skip
 BETTER = {"value": 0.9, "low": 0.8, "high": 1.0}
-BOUND = {"epsilon": 8.0, "delta": 1e-3, "within": {"at": True}}
+BOUND = {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}
 MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release", "auc": BETTER,
               "tpr_at_1_percent_fpr": BETTER, "bound": BOUND}  # fmt: skip
 
@@ -323,15 +320,15 @@ def judge_of_evidence():
 @pytest.mark.parametrize("is_signed", [True, False])
 def test_it_refuses_when_an_audit_says_violated(signed, judge_of_evidence, is_signed):
     """Nobody has to sign what speaks against a claim."""
-    audited(signed, "m2", judge_of_evidence if is_signed else None, verdict="VIOLATED", low=2.0)
-    assert document_of(signed).verdict.reasons == ["m2: the audit refutes the claim of ctr (crafted user)"]
+    audited(signed, "m2", judge_of_evidence if is_signed else None, verdict="VIOLATED", low_fdp=2.0)
+    assert document_of(signed).verdict.reasons == ["m2: the audit of the code refutes the claim of ctr (crafted user)"]
 
 
 @pytest.mark.parametrize("is_signed", [True, False])
 def test_it_refuses_an_attack_beyond_the_bound(signed, judge_of_evidence, is_signed):
     identity = judge_of_evidence if is_signed else None
-    for within, compliant in ((True, True), (False, False)):
-        attacked(signed, identity, bound={"epsilon": 8.0, "delta": 1e-3, "within": {"at": within}})
+    for verdict, compliant in (("within", True), ("BEYOND", False)):
+        attacked(signed, identity, bound={**BOUND, "verdict": verdict})
         assert document_of(signed).verdict.compliant is compliant
     attacked(signed, identity, bound=None)
     assert document_of(signed).verdict.compliant
@@ -357,7 +354,7 @@ def test_unsigned_evidence_counts_for_nothing(signed):
     assert document.verdict.compliant
     assert f"audit/m0/audit.json#1: {UNSIGNED}" in document.verdict.open
     assert f"attacks/attacks.json#1: {UNSIGNED}" in document.verdict.open
-    assert any(item.startswith("not audited: m0, m1, m2") for item in document.verdict.open)
+    assert any(item.startswith("code not audited at the plans of m0, m1, m2") for item in document.verdict.open)
     assert any(item.startswith("not attacked") for item in document.verdict.open)
 
 
@@ -373,14 +370,14 @@ def edited(path, change):
 
 
 def test_a_violated_audit_that_was_edited_is_noticed(signed, judge_of_evidence, auditor, capsys):
-    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low=2.0)
+    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low_fdp=2.0)
     path = audit_file(signed, "m0")
-    edited(path, lambda statement: statement["results"]["audit"][0].update(verdict="consistent"))
+    edited(path, lambda statement: statement["results"]["audit"][0].update(verdict="not refuted"))
     assert "audit/m0/audit.json#1: its signature does not hold" in refusal(signed, capsys)
     edited(path, lambda statement: statement.update(signature=None))  # then it is nobody's
     assert "unsigned" in fedmm(capsys, "report", signed, "--compliance", *LIMIT)[1]
     path.unlink()
-    assert any(item.startswith("not audited: m0") for item in document_of(signed).verdict.open)
+    assert any(item.startswith("code not audited at the plans of m0") for item in document_of(signed).verdict.open)
 
 
 @pytest.mark.parametrize(
@@ -417,12 +414,12 @@ def test_evidence_of_another_run_is_not_evidence_of_this_one(signed, second, tmp
     verdict = document_of(signed).verdict
     assert "audit/m0/audit.json#1: of another run" in verdict.open
     assert "attacks/attacks.json#1: of another run" in verdict.open
-    assert any(item.startswith("not audited: m0, m1, m2") for item in verdict.open)
+    assert any(item.startswith("code not audited at the plans of m0, m1, m2") for item in verdict.open)
 
 
 def test_evidence_of_another_market_or_kind_does_not_stand_for_this_one(signed, judge_of_evidence):
     audited(signed, "m0", judge_of_evidence, folder="m1")
-    assert any(item.startswith("not audited: m1, m2;") for item in document_of(signed).verdict.open)
+    assert any(item.startswith("code not audited at the plans of m1, m2;") for item in document_of(signed).verdict.open)
     attacks_file(signed).parent.mkdir()
     shutil.copy(audit_file(signed, "m1"), attacks_file(signed))
     assert "holds results of an audit" in "".join(document_of(signed).verdict.reasons)
@@ -436,7 +433,7 @@ def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_e
     assert "audit/m0/audit.json#1: of another state of the ledgers" in document_of(signed).verdict.open
     path.write_bytes(content)
     audit_file(signed, "m0").unlink()
-    with patch("experiments.compliance.evidence.code_version", lambda: "f" * 64):
+    with patch("experiments.assessment.statements.code_version", lambda: "f" * 64):
         audited(signed, "m0", judge_of_evidence)
     assert "audit/m0/audit.json#1: computed by other code than that of the run" in document_of(signed).verdict.open
 
@@ -447,7 +444,7 @@ def test_evidence_of_other_ledgers_or_other_code_is_not_bound(signed, judge_of_e
         "{",
         "[" * 10_000,
         '{"level": 0.05, "results": []}',  # of an earlier version
-        '{"format": "fedmm-secure evidence", "version": 1, "statements": [{}]}',
+        '{"format": "fedmm-secure evidence", "version": 2, "statements": [{}]}',
     ],
 )
 def test_results_that_cannot_be_read_are_named(signed, content):
@@ -472,7 +469,7 @@ def test_results_outside_the_run_directory_are_not_followed(signed, judge_of_evi
 
 
 def test_an_unsigned_rerun_does_not_replace_what_somebody_signed(signed, judge_of_evidence):
-    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low=2.0)
+    audited(signed, "m0", judge_of_evidence, verdict="VIOLATED", low_fdp=2.0)
     audited(signed, "m0")
     audited(signed, "m0")
     statements = read_evidence_file(signed, audit_file(signed, "m0"))
@@ -480,20 +477,6 @@ def test_an_unsigned_rerun_does_not_replace_what_somebody_signed(signed, judge_o
     assert not document_of(signed).verdict.compliant
     audited(signed, "m0", judge_of_evidence)  # who signed it may
     assert document_of(signed).verdict.compliant
-
-
-def test_whoever_signs_takes_no_game_in_the_directory_for_played(signed, auditor):
-    """Games that were planted in a run directory would be signed as the auditor's own."""
-    audit = ("audit", signed, "--market", "m0", "--canaries", 16, "--quiet")
-    with patch("experiments.assessment.audit._plan", lambda *given: plan_of(*given)[:1]):
-        assert call(*audit) == 0
-        games = signed / "audit" / "m0" / "games"
-        before = sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz"))
-        assert before
-        with patch("experiments.assessment.audit.Store.arrays", side_effect=AssertionError("a kept game was read")):
-            assert call(*audit, "--sign", auditor) == 0
-    assert sorted(path.stat().st_mtime_ns for path in games.rglob("*.npz")) == before
-    assert [item.stated.standing for item in examine(signed)] == ["counts"]  # the unsigned one is replaced
 
 
 def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from experiments.deploy.market import run_market
-from fedmm_secure.federation.market_service import MarketRun
+from fedmm_secure.service.market_run import MarketRun
 from tests.faults import FAULTS
 
 home, order_of_faults = Path(sys.argv[1]), sys.argv[2:]

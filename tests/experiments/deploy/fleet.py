@@ -11,7 +11,7 @@ from experiments.deploy.homes import Homes, prepare_homes
 from experiments.deploy.market import open_service
 from experiments.deploy.processes import HOME_VARIABLE
 from experiments.deploy.server import RECORD, serve
-from fedmm_secure.federation.market_service import MarketService, run_directories
+from fedmm_secure.service.market_service import MarketService, run_directories
 
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 

@@ -21,9 +21,9 @@ from experiments.deploy.homes import Homes, prepare_homes
 from experiments.deploy.in_process import compare_with_in_process
 from experiments.deploy.proxies import nginx
 from experiments.verification import verify_run
-from fedmm_secure.federation.market_service import run_directories
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.service.market_service import run_directories
 from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.experiments.deploy.test_flower_engine import EXPECTED

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from experiments.deploy.in_process import compare_with_in_process
 from experiments.verification import verify_run
-from fedmm_secure.federation.market_service import MarketRun, run_directories
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.service.market_run import MarketRun
+from fedmm_secure.service.market_service import run_directories
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests import faults

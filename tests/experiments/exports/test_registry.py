@@ -88,7 +88,7 @@ def test_people_in_several_markets_are_the_unit_where_ids_are_theirs(report):
     run = report.document.run.model_copy(update={"shared_users": "composed"})
     loss = registry_record(report.document.model_copy(update={"run": run})).deployment.privacy_loss
     assert loss.privacy_unit.startswith("a person")
-    assert loss.privacy_parameters.epsilon == report.document.across_markets["release"]
+    assert loss.privacy_parameters.epsilon == report.document.across_markets.epsilon["release"]
 
 
 def test_what_speaks_against_the_guarantee_stands_in_the_notes(report):

@@ -6,9 +6,17 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.presentation.drawing import PALETTE, Drawing, inline, styled, write_drawing
+from experiments.presentation import drawing as presentation
+from experiments.presentation.drawing import PALETTE, Drawing, inline, styled, svg_text, write_drawing
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.table import SCHEMA
+from tests.figure_cache import drawn_anew, drawn_once
+
+
+@pytest.fixture(autouse=True)
+def no_cache():
+    with drawn_anew():
+        yield
 
 
 @styled
@@ -30,6 +38,16 @@ def test_a_figure_stands_beside_its_numbers(tmp_path):
     write_drawing(tmp_path, drawing("one"))
     assert (tmp_path / "one.svg").read_bytes() == before  # the same figure, the same file
     ET.fromstring(before)
+
+
+def test_what_tests_keep_of_drawn_figures_is_what_is_drawn():
+    """The cache of the test session: the same figure is the same text, any other is drawn."""
+    other = drawing()
+    other.figure.axes[0].set_xlabel("other")
+    found = [drawn_once(found.figure, transparent=True) for found in (drawing(), drawing(), other)]
+    assert found == [presentation._svg(found.figure, transparent=True) for found in (drawing(), drawing(), other)]
+    assert found[0] != found[2]
+    assert drawn_once(other.figure, facecolor="white") == svg_text(other.figure)
 
 
 def test_a_figure_in_a_page_is_well_formed_escaped_and_takes_the_pages_ink():

@@ -6,6 +6,7 @@ import yaml
 from experiments.runs import tracking
 from fedmm_secure import FedMM
 from fedmm_secure.data.prepare import load_markets
+from fedmm_secure.errors import ConfigError
 from tests.command_line import call, fedmm
 from tests.conftest import TINY, tiny
 
@@ -69,8 +70,31 @@ def test_a_tracker_that_is_unknown_or_missing_is_named_before_anything_is_writte
     config_file, tmp_path, capsys, monkeypatch
 ):
     status, _, err = fedmm(capsys, "run", config_file, "--out", tmp_path / "a", "--track", "wandb")
-    assert (status, "choose from mlflow, tensorboard" in err) == (2, True)
+    assert (status, "choose from mlflow, mlflow-remote, tensorboard" in err) == (2, True)
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     status, _, err = fedmm(capsys, "run", config_file, "--out", tmp_path / "a", "--track", "mlflow")
     assert (status, "the extra tracking" in err) == (2, True)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["https://who:secret@elsewhere.example:443/x", "postgresql://db.example/m", "databricks"]
+)
+def test_private_losses_leave_the_machine_only_where_the_owner_says_so(address, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    mlflow.set_tracking_uri(None)
+    with pytest.raises(ConfigError, match="mlflow-remote") as refused:
+        tracking.check_trackers(["tensorboard", "mlflow"])
+    assert "secret" not in str(refused.value)
+    tracking.check_trackers(["mlflow-remote"])
+
+
+@pytest.mark.parametrize("address", ["sqlite:///mlflow.db", "file:///tmp/mlruns", "mlruns"])
+def test_files_of_this_machine_need_no_yes(address, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    mlflow.set_tracking_uri(None)
+    tracking.check_trackers(["mlflow"])

@@ -7,7 +7,6 @@ from scipy.special import expit, logit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fedmm_secure.ctr.private_evaluation import (
-    LOG_ODDS,
     Estimate,
     bin_centres,
     mean_of,
@@ -18,6 +17,7 @@ from fedmm_secure.ctr.private_evaluation import (
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import Market
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.guarantee.score_bins import LOG_ODDS
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
 

@@ -7,7 +7,8 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.account import AccountError, PrivacyAccount
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.places import users_account
 from privacy.accounting.spendings import Spending
@@ -150,7 +151,7 @@ def test_a_line_that_follows_nothing_is_named(account):
     key = account.path.with_name("privacy.account.key").read_bytes()
     body = json.loads(lines(account)[1])["body"]
     del body["events"]
-    account._append(key, account._read("", key)[1], {**body, "follows": "a nonce that nobody entered"})
+    account._file.append(key, account._read("", key)[1], {**body, "follows": "a nonce that nobody entered"})
     with pytest.raises(AccountError, match=r"privacy.account:3: not a line"):
         charged(account)
 

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated, Literal
 
-from experiments.compliance.document import CardStated, Signature
+from pydantic import BaseModel, ConfigDict, Field
+
 from privacy.aggregation.identities import Card, Identity
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """A part of a file that is signed: nothing in it but what is named, and no number without a value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CardStated(Part):
+    """A card of ``fedmm keys``."""
+
+    name: str
+    signing: str = Field(description="Ed25519")
+    sealing: str = Field(description="X25519")
+    proof: str = Field(description="that the owner of the signing key made it")
+
+
+class Signature(Part):
+    """Ed25519 over the canonical JSON of what it stands beside."""
+
+    algorithm: Literal["Ed25519"] = "Ed25519"
+    card: CardStated = Field(description="the signer's public keys, as in a card of fedmm keys")
+    fingerprint: str = Field(description="of the card, to be compared with the signer")
+    value: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
 def make_signature(identity: Identity, data: bytes) -> Signature:

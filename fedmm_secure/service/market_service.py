@@ -9,190 +9,39 @@ depends on what is in it; if it is not what the markets sent, the run is over he
 
 from __future__ import annotations
 
-import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from fedmm_secure.config import Config
-from fedmm_secure.data.prepare import PreparedMarket, load_one_market, prepare
+from fedmm_secure.data.prepare import load_one_market, prepare
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
-from fedmm_secure.federation.budget import BudgetExceededError
-from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import is_closed
-from fedmm_secure.federation.introductions import introduce, meet
+from fedmm_secure.federation.introductions import meet
 from fedmm_secure.federation.lobby import Lobby
 from fedmm_secure.federation.members import Membership, load_masks
-from fedmm_secure.federation.messages import MessageError
-from fedmm_secure.federation.orders import Order, OrderError, RunEndedError
+from fedmm_secure.federation.orders import OrderError, RunEndedError
 from fedmm_secure.federation.parties import (
-    Federation,
     make_agreement,
-    make_clients,
     market_sizes,
     mask_file,
-    open_federation,
     start_of,
 )
-from fedmm_secure.federation.releases import discover_catalogues
 from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id, longest_request
-from fedmm_secure.federation.round_client import RoundClient
-from fedmm_secure.federation.shared_catalogue import sum_client
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
-from fedmm_secure.pipeline import (
-    Clock,
-    Embeddings,
-    Listener,
-    conclude,
-    embed_markets,
-    keep_quantizer,
-    pseudo_rows,
-    publish_quantizers,
-)
+from fedmm_secure.guarantee.stages import scheduled
+from fedmm_secure.pipeline import Listener
 from fedmm_secure.results.metrics import Metrics, describe
-from privacy.aggregation.keys import KeyBurnedError, KeyExhaustedError
+from fedmm_secure.service.market_run import MarketRun
+from fedmm_secure.service.refusals import ConsentError, Journal, told
+from fedmm_secure.storage.layout import RunDirectory
 
 # what a server may learn of a refusal: errors whose text comes from its own request, and fixed words for the rest
-_FIXED: Mapping[type[Exception], str] = {
-    BudgetExceededError: "its privacy budget is spent",
-    KeyExhaustedError: "its key must be rotated",
-    KeyBurnedError: str(RunEndedError()),  # a crash between the key and the mark of the run: nobody can tell
-}
-_IN_FULL = 20  # refusals of one kind that are logged with all that is known of them
-
-
-class ConsentError(Exception):
-    """The market's operator has not agreed to another run."""
-
-
-_ITS_OWN = (OrderError, MessageError, RunEndedError, ConsentError, RequestError)
-
-
-@dataclass
-class MarketRun:
-    """One market in one run, from where its kept state stands.
-
-    Attributes:
-        federation: doors, keys, transcript of this market.
-        prepared: its data.
-        clients: by stage.
-    """
-
-    federation: Federation
-    prepared: Mapping[str, PreparedMarket]
-    clock: Clock
-    clients: dict[str, RoundClient] = field(default_factory=dict)
-
-    @classmethod
-    def open(
-        cls, config: Config, data: PreparedMarket, market: str, member: Membership, directory: Path, run: str
-    ) -> MarketRun:
-        """Open the market's ledger; what was done before is read from ``directory``."""
-        prepared: Mapping[str, PreparedMarket] = {market: data}
-        clock = Clock(directory / "state")
-        account = account_of(config, directory, home=True)
-        federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
-        with clock.stage("catalogue"):
-            federation, prepared = discover_catalogues(federation, prepared)
-        return cls(federation, prepared, clock)
-
-    @cached_property
-    def embeddings(self) -> Embeddings:
-        """Of the market's users and items; they may build on what was summed over markets."""
-        with self.clock.stage("embedding"):
-            return embed_markets(self.federation, self.prepared)
-
-    @property
-    def seeds(self) -> dict[str, int]:
-        """Seed of each stage that trains codebooks."""
-        return {seed_stage(QUANTIZER, seed): seed for seed in self.federation.config.seed}
-
-    def client(self, stage: str) -> RoundClient:
-        """The client of a stage, made when it is first asked for, once the sums of earlier stages are there."""
-        if stage not in self.stages:
-            raise OrderError(f"the server asks for {stage}, which is no stage of this run")
-        if stage not in self.clients:
-            if stage in self.seeds:
-                return self.trained(stage)
-            (prepared,) = self.prepared.values()
-            self.clients[stage] = sum_client(self.federation, prepared, stage)
-        return self.clients[stage]
-
-    def trained(self, stage: str) -> MarketClient:
-        """The client of a stage that trains codebooks."""
-        found = self.clients.get(stage)
-        if not isinstance(found, MarketClient):
-            seed = self.seeds[stage]
-            rows = pseudo_rows(self.federation.config, seed, self.embeddings)
-            (found,) = make_clients(self.federation, seed, self.embeddings, rows)
-            self.clients[stage] = found
-        return found
-
-    @property
-    def stages(self) -> dict[str, int]:
-        """Stages with rounds, in order, and how many each has."""
-        return dict(scheduled(self.federation.config))
-
-    @property
-    def agreement(self) -> Agreement:
-        (door,) = self.federation.doors.values()
-        return door.agreement
-
-    def hello(self, start: bytes) -> bytes:
-        (message,) = introduce(self.federation, start).values()
-        return message
-
-    def update(self, order: Order, send: Callable[[bytes], None]) -> None:
-        """Carry out an order that the cohort has agreed on."""
-        client = self.client(order.stage)
-        with self.clock.stage("quantizer" if order.stage in self.seeds else "sums"):
-            client.local_update(order, send)
-
-    def take(self, message: bytes, statements: Mapping[str, bytes] | None) -> None:
-        """Keep the aggregate of the round that this market is in, unopened; one that it has already changes nothing."""
-        if self.agreement.already_taken(message):
-            return
-        client = self._current()
-        if client is None:
-            raise MessageError("a sum after the last round")
-        client.take(message, statements)
-
-    def settle(self) -> None:
-        """Open the aggregate that was taken, if there is one."""
-        client = self._current()
-        if client is not None:
-            client.settle()
-
-    @property
-    def settled(self) -> bool:
-        """Whether every aggregate that was taken has been opened."""
-        client = self._current()
-        return client is None or self.agreement.taken(client.place) is None
-
-    def _current(self) -> RoundClient | None:
-        """The client of the first stage with rounds left."""
-        left = (self.client(stage) for stage, rounds in self.stages.items() if self.client(stage).next_round < rounds)
-        return next(left, None)
-
-    def conclude(self, listener: Listener) -> Metrics:
-        """Codes, CTR models and metrics of this market; nothing of them is sent."""
-        self.federation.forget_masks()
-        quantizers = {}
-        for stage, seed in self.seeds.items():
-            client = self.trained(stage)
-            name = client.market
-            quantizers[seed] = {name: keep_quantizer(self.federation, client)}
-        publish_quantizers(self.federation, self.embeddings, quantizers)
-        return conclude(self.federation, self.prepared, self.embeddings, quantizers, self.clock, listener)
 
 
 class MarketService:
@@ -234,7 +83,7 @@ class MarketService:
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
-        self._lobby, self._seen = Lobby(runs), Counter[str]()
+        self._lobby, self._journal = Lobby(runs), Journal(log)
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
         stages = dict(scheduled(config))
@@ -251,8 +100,8 @@ class MarketService:
         try:
             reply = self._dispatch(Request.from_bytes(request, self.longest_request))
         except Exception as error:
-            self._note_refusal(error)
-            reply = Reply(absent=str(error) if isinstance(error, _ITS_OWN) else self._words(error))
+            self._journal.refused(error)
+            reply = Reply(absent=told(error))
         return reply.to_bytes()
 
     def settle(self) -> None:
@@ -264,33 +113,10 @@ class MarketService:
         try:
             found.settle()
         except Exception as error:
-            self._note_refusal(error)
+            self._journal.refused(error)
             with suppress(OSError):  # a disk that fails: the run is over when it can say so
                 if found.agreement.ended:
                     self._runs.pop(run, None)
-
-    @staticmethod
-    def _words(error: Exception) -> str:
-        return _FIXED.get(type(error), "failed; its operator's log says why")
-
-    def _note_refusal(self, error: Exception) -> None:
-        kind = type(error).__name__
-
-        def fields() -> dict[str, object]:
-            text = "".join(traceback.format_exception(error))
-            return {"kind": kind, "error": repr(error)[:500], "traceback": text[-2000:]}
-
-        self._note_often(kind, _IN_FULL, "refused", fields)
-
-    def _note_often(self, kind: str, in_full: int, event: str, fields: Callable[[], Mapping[str, object]]) -> None:
-        """What the server can bring about as often as it likes: the first of each kind in full, then how many there
-        were, at each doubling. So the log stays small."""
-        self._seen[kind] += 1
-        count = self._seen[kind]
-        if count <= in_full:
-            self._log(event, fields())
-        elif count & (count - 1) == 0:
-            self._log(event, {"kind": kind, "count": count})
 
     def _dispatch(self, request: Request) -> Reply:
         run = request.run
@@ -345,7 +171,7 @@ class MarketService:
         sent: list[bytes] = []
         run.update(order, sent.append)
         fields = {"run": request.run, "stage": order.stage, "round": order.round, "attempt": order.attempt}
-        self._note_often(f"update {fields}", 1, "update", lambda: fields)
+        self._journal.often(f"update {fields}", 1, "update", lambda: fields)
         return Reply(message=sent[0])
 
     @staticmethod
@@ -366,7 +192,7 @@ class MarketService:
     def _agreement(self, run: str) -> Agreement:
         """What was agreed on in a run that has not begun."""
         directory = self._lobby.path(run)
-        transcript = Transcript(directory / "transcript")
+        transcript = Transcript(RunDirectory(directory).transcript)
         member = self._member
         return make_agreement(self._config, self.market, member.identity, member.bundle, directory, run, transcript)
 

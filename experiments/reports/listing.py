@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.compliance.evidence import read_attacks, read_audits
+from experiments.assessment.statements import read_attacks, read_audits
 from experiments.presentation.steps import track
 from experiments.presentation.text import largest_epsilon
 from experiments.sweep.files import DONE_FILE, is_sweep
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.storage.run_directory import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    examining,
-    read_environment,
-    read_foreign_config,
-    read_metrics,
-)
+from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
+from fedmm_secure.storage.run_directory import examining, read_environment, read_foreign_config, read_metrics
 from privacy.errors import InputError
 
 
@@ -62,7 +56,7 @@ def _describe(path: Path) -> dict[str, Any]:
     if not (path / METRICS_FILE).is_file():
         return row
     metrics = read_metrics(path)
-    made = [name for name, there in (("attacked", read_attacks(path)), ("audited", read_audits(path))) if there]
+    made = [name for name, there in (("attacked", read_attacks(path)), ("code audited", read_audits(path))) if there]
     return row | {
         "status": ", ".join(["finished", *made]),
         "markets": len(metrics["markets"]),

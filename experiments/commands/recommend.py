@@ -1,0 +1,70 @@
+"""``fedmm recommend``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands.options import JsonFlag
+from experiments.presentation.console import say_json, wide_console
+from experiments.presentation.tables import Table
+from experiments.runs.configuration import readers_data
+from fedmm_secure.config import Config, MarketFile
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import examining, read_foreign_config
+
+RECOMMEND_HELP = (
+    "The top items of a market for its users, or for new ones whose rows --history holds. What users have met already "
+    "is left out; rows of unknown items say nothing. Under protect: release scores come from what the run published "
+    "and from each user's own rows. Ask runs of your own: models without DP are the market's, and trusted.\n\n"
+    "Example: fedmm recommend runs/x --market mx --user A1B2 -k 5"
+)
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    market: Annotated[str, typer.Option(help="Whose items.")],
+    user: Annotated[
+        list[str] | None, typer.Option(help="User; may be repeated. Default: all whose rows --history holds.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="Items for each user.")] = 10,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Rows of users, columns as in the market's own file; in place of what that says of them."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the markets' files, where the run read any; default: that in FEDMM_DATA."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    if not user and history is None:
+        raise ConfigError("fedmm recommend: whom? name them with --user, or give rows of new ones with --history")
+    with examining(run):
+        config = read_foreign_config(run)
+        config = config.model_copy(update={"data": readers_data(config.data, data)})
+        from fedmm_secure.data.loaders import load_rows
+        from fedmm_secure.recommending.recommend import Recommender
+
+        recommender = Recommender(run, config, market)
+        rows = None if history is None else load_rows(_columns(config, market, history), market)
+        users = user or ([] if rows is None else list(map(str, rows.user_ids)))
+        found = recommender(users, k, rows)
+    records = found.to_dict("records")
+    if as_json:
+        say_json(records)
+        return
+    table = Table("user", "rank", "item", "score", "rows known")
+    for line in records:
+        table.add_row(line["user"], str(line["rank"]), line["item"], f"{line['score']:.4f}", str(line["history"]))
+    wide_console().print(table)
+
+
+def _columns(config: Config, market: str, path: Path) -> MarketFile:
+    """The columns of a file of rows: those of the market's own file; of a generated market, as fedmm data writes it."""
+    own = config.data.markets.get(market)
+    if own is None:
+        return MarketFile(path=path, user="user", item="item", time="time")
+    return own.model_copy(update={"path": path, "catalogue": None, "rating": None})

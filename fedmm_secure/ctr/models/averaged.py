@@ -1,0 +1,101 @@
+"""Two models of one market, averaged in log-odds: one on the federation's codes, one on codes that it trained alone.
+
+Both see the same other features. Where the shared space says little of a market's own taste, the second holds; where
+it says much, the first does; their errors are not the same. Nothing is chosen, so nothing is spent and no validation
+row is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Self
+
+import numpy as np
+
+from fedmm_secure.ctr.dataset import ExampleSource, Labelled
+from fedmm_secure.ctr.features import Features, FeatureSchema, PairFeatures
+from fedmm_secure.ctr.models.boosted import BoostedModel
+from fedmm_secure.ctr.models.neural import NeuralModel
+from fedmm_secure.data.market import FloatArray, IntArray
+
+SMALLEST = 1e-6  # probabilities nearer to 0 or 1 have no larger say
+
+
+class SideBySide:
+    """Inputs of several models in one row: their categories, then their numbers, in the order of the builders."""
+
+    def __init__(self, builders: Sequence[PairFeatures]) -> None:
+        self._builders = tuple(builders)
+
+    def schema(self) -> FeatureSchema:
+        return joined(self.schemas)
+
+    @property
+    def schemas(self) -> tuple[FeatureSchema, ...]:
+        """Of each builder."""
+        return tuple(builder.schema() for builder in self._builders)
+
+    def __call__(self, user: IntArray, item: IntArray) -> Features:
+        """Features of pairs ``(n,)``, ``(n,)``."""
+        found = [builder(user, item) for builder in self._builders]
+        categories, numbers = [one.categories for one in found], [one.numbers for one in found]
+        return Features(np.concatenate(categories, axis=1), np.concatenate(numbers, axis=1))
+
+
+def joined(schemas: Sequence[FeatureSchema]) -> FeatureSchema:
+    """One schema of several, in order."""
+    names, sizes, numbers = tuple[str, ...](), tuple[int, ...](), tuple[str, ...]()
+    for schema in schemas:
+        names, sizes = names + schema.category_names, sizes + schema.cardinalities
+        numbers += schema.number_names
+    return FeatureSchema(names, sizes, numbers)
+
+
+class AveragedModel:
+    """The mean of several models' log-odds; each sees its own columns of ``SideBySide``.
+
+    Args:
+        members: models of one family.
+        schemas: of each of them.
+
+    Attributes:
+        validation_auc_: mean of the members', before their refits.
+    """
+
+    def __init__(self, members: Sequence[BoostedModel | NeuralModel], schemas: Sequence[FeatureSchema]) -> None:
+        self.members = tuple(members)
+        self._categories = _spans([len(schema.category_names) for schema in schemas])
+        self._numbers = _spans([len(schema.number_names) for schema in schemas])
+
+    def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
+        """Each member by itself, with its own early stopping."""
+        for index, member in enumerate(self.members):
+            again = None if refit is None else self._source(index, refit)
+            member.fit(self._source(index, source), self._examples(index, validation), again)
+        self.validation_auc_ = float(np.mean([member.validation_auc_ for member in self.members]))
+        return self
+
+    def predict(self, features: Features) -> FloatArray:
+        """Click probabilities ``(n,)``."""
+        logits = [_logit(member.predict(self._features(index, features))) for index, member in enumerate(self.members)]
+        return np.asarray(1.0 / (1.0 + np.exp(-np.mean(logits, axis=0))))
+
+    def _features(self, index: int, features: Features) -> Features:
+        return Features(features.categories[:, self._categories[index]], features.numbers[:, self._numbers[index]])
+
+    def _examples(self, index: int, examples: Labelled) -> Labelled:
+        return Labelled(self._features(index, examples.features), examples.label)
+
+    def _source(self, index: int, source: ExampleSource) -> ExampleSource:
+        return ExampleSource([lambda epoch: self._examples(index, source.draw(epoch))])
+
+
+def _spans(widths: Sequence[int]) -> list[slice]:
+    ends = list(accumulate(widths))
+    return [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
+
+
+def _logit(probability: FloatArray) -> FloatArray:
+    inside = np.clip(probability, SMALLEST, 1.0 - SMALLEST)
+    return np.asarray(np.log(inside / (1.0 - inside)))

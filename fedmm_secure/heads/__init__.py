@@ -1,0 +1,1 @@
+"""Heads that markets grow together from summed histograms, over features that name no id."""

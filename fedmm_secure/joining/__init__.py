@@ -1,0 +1,1 @@
+"""A market that starts from what a federation left, before it is a party of it."""

@@ -1,0 +1,151 @@
+"""A market starts from what a federation left, its head and its frozen global codebook, before it is a party of it.
+
+Of the market's own rows the head knows features alone; nothing of the market leaves it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.data.prepare import PreparedMarket, prepare_one
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
+from fedmm_secure.guarantee.head_columns import BINS, NAMES
+from fedmm_secure.heads.examples import market_examples
+from fedmm_secure.heads.own import own_head
+from fedmm_secure.heads.trees import Head
+from fedmm_secure.quantization.build import model_for, refine_quantizer
+from fedmm_secure.results.artefacts import save_codes, save_quantizer
+from fedmm_secure.storage.encoding import arrays_bytes
+from fedmm_secure.storage.files import write_atomic, write_json
+from fedmm_secure.storage.layout import RunDirectory
+from privacy.foreign import ForeignFileError, read_bytes
+
+RESULT = "joined.json"
+FEDERATION, OWN, BOTH = "federation", "own", "both"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a joining market may serve, and what was chosen.
+
+    Attributes:
+        market: its name.
+        users: that it knows.
+        chosen: ``federation`` (the head of the others), ``own``, or ``both`` (own trees that are told what the head
+            says): the one of largest validation AUC.
+        validation: AUC by which it was chosen.
+        auc: of the test candidates, the order by counts (``popularity``) among them.
+    """
+
+    market: str
+    users: int
+    chosen: str
+    validation: dict[str, float]
+    auc: dict[str, float]
+
+
+def join_market(run: Path, config: Config, data: DataConfig, market: str, directory: Path) -> Joined:
+    """Fit what a market needs beside the federation's head; leaves models, codes and ``joined.json``.
+
+    Args:
+        run: directory of the federation's finished run.
+        config: of that run; its choices hold here too.
+        data: where the new market's rows are; the files of no other market are read.
+        market: its name.
+        directory: where the result goes; new, or empty.
+
+    Raises:
+        ConfigError: the market is in that run, or the run is of a kind that nobody can join this way.
+        DataError: the market's rows cannot be used.
+        RunDirectoryError: the run has no head, or the directory is taken.
+    """
+    if market in config.data.names:
+        raise ConfigError(f"market {market}: is in {run}, whose head knows its rows; name one that is not")
+    if market not in data.names:
+        raise ConfigError(f"market {market}: the configuration's markets are {', '.join(data.names)}")
+    if not config.head.trees:
+        raise ConfigError(f"{run}: ran with head.trees: 0; there is no head to start from")
+    if config.data.shared_items:
+        raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunDirectoryError(f"{directory}: not empty; choose another --out")
+    head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
+    own = config.model_copy(update={"data": config.data.model_copy(update=_place(data, market))})
+    prepared = prepare_one(own.data, market)
+    _codes(own, prepared, words, directory)
+    write_atomic(RunDirectory(directory).head(market), arrays_bytes(head.to_arrays()))
+    joined = _judged(own, prepared, head)
+    write_json(directory / RESULT, asdict(joined))
+    return joined
+
+
+def _place(data: DataConfig, market: str) -> dict[str, object]:
+    """Where the new market's rows are: all that the federation's data section does not know."""
+    if data.synthetic is not None:
+        return {"synthetic": data.synthetic, "markets": {}, "root": None}
+    return {"synthetic": None, "markets": {market: data.markets[market]}, "root": data.root}
+
+
+def _judged(config: Config, prepared: PreparedMarket, head: Head) -> Joined:
+    market, examples = prepared.market, market_examples(prepared, config)
+    label = examples.test.label
+    scores = {FEDERATION: head.log_odds(examples.test.bins)}
+    validation = {FEDERATION: float(roc_auc_score(examples.valid.label, head.log_odds(examples.valid.bins)))}
+    for name, told in ((OWN, None), (BOTH, head)):
+        found = own_head(examples, told, market.name)
+        if found is not None:
+            scores[name], validation[name] = found.test, found.validation_auc
+    auc = {name: float(roc_auc_score(label, found)) for name, found in scores.items()}
+    auc["popularity"] = float(roc_auc_score(label, examples.popularity))
+    return Joined(market.name, market.n_users, max(validation, key=lambda name: validation[name]), validation, auc)
+
+
+def _codes(config: Config, prepared: PreparedMarket, words: dict[int, np.ndarray], directory: Path) -> None:
+    """Codes against the frozen global codebook: encoder, decoder and local codebook are the market's own."""
+    name, embedding = prepared.market.name, fit_embedding(prepared, config.embedding)
+    quantizers = {}
+    for seed, codewords in words.items():
+        federated = model_for(config, embedding)
+        if federated.global_codebook.codewords.shape != codewords.shape:
+            raise RunDirectoryError(f"the global codebook of seed {seed} is not of the shape that its run configured")
+        federated.global_codebook.codewords.data.copy_(federated.global_codebook.codewords.new_tensor(codewords))
+        quantizers[seed] = {name: refine_quantizer(config, federated, embedding, name, seed)}
+        save_quantizer(quantizers[seed][name], directory, name, seed, kind="refined")
+    save_codes(config, directory, {name: prepared}, {name: embedding}, quantizers)
+
+
+def _head(run: Path, config: Config) -> Head:
+    path = _first(run, [RunDirectory(run).head(name) for name in config.data.names], "head")
+    try:
+        head = Head.from_arrays(parse_arrays(read_bytes(path, below=run), path))
+        shape = (config.head.trees, 2**config.head.depth - 1)
+        right = head.feature.shape == head.last_left.shape == shape and head.value.shape == (shape[0], shape[1] + 1)
+        inside = ((head.feature >= 0) & (head.feature < len(NAMES))).all() and (abs(head.last_left) < BINS).all()
+        if not (right and inside and np.isfinite(head.value).all() and np.isfinite(head.prior)):
+            raise ValueError("other arrays than its configuration says")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ForeignFileError(f"{path}: no head: {str(error)[:200]}") from error
+    return head
+
+
+def _global_codebook(run: Path, config: Config, seed: int) -> np.ndarray:
+    """Codewords ``(n_codes, dim)``: the same in every market."""
+    path = _first(run, [RunDirectory(run).quantizer(name, seed) for name in config.data.names], "RQ-VAE")
+    tensors = parse_tensors(read_bytes(path, below=run), path)
+    if "global_codebook.codewords" not in tensors:
+        raise ForeignFileError(f"{path}: holds no global codebook")
+    return np.asarray(tensors["global_codebook.codewords"].numpy(), dtype=np.float32)
+
+
+def _first(run: Path, paths: list[Path], what: str) -> Path:
+    for path in paths:
+        if path.is_file():
+            return path
+    raise RunDirectoryError(f"{run}: no {what} of any market; has the run finished (fedmm run --resume)?")

@@ -1,0 +1,1 @@
+"""Top items for users of a market, from what a run left."""

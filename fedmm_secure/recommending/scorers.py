@@ -1,0 +1,186 @@
+"""What scores accounts: a market's own models, or what a run published of a market and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import sparse
+
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
+from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
+from fedmm_secure.config import Config
+from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.private import PrivateCTR
+from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
+from fedmm_secure.ctr.private_trainer import user_times
+from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.federation.releases import factors_from_arrays
+from fedmm_secure.federation.transcript import PUBLICATION, Record, read_index, read_record
+from fedmm_secure.foreign.formats import parse_arrays, unpickle_tensors
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, MODEL, seed_stage
+from fedmm_secure.quantization.build import model_for
+from fedmm_secure.quantization.codes import assign_codes
+from fedmm_secure.quantization.rqvae import RQVAE
+from fedmm_secure.results.scoring import load_trained
+from fedmm_secure.storage.files import Arrays
+
+Score = Callable[[IntArray, IntArray], FloatArray]
+
+
+class Scorer(Protocol):
+    """Scores of accounts.
+
+    Attributes:
+        candidates: items that may be recommended, ascending, ``(n,)``.
+    """
+
+    @property
+    def candidates(self) -> IntArray: ...
+
+    def on(self, accounts: Market) -> Score:
+        """Click probabilities of pairs of these accounts and candidates, by index."""
+        ...
+
+
+class TrainedScorer:
+    """A market's own models, all seeds; they know the market's rows, and stay with it.
+
+    Args:
+        run: directory of a finished run.
+        config: its configuration.
+        prepared: the market's data, that of the run.
+
+    Raises:
+        RunDirectoryError: a model is missing.
+    """
+
+    def __init__(self, run: Path, config: Config, prepared: PreparedMarket) -> None:
+        self._models = [load_trained(run, config, prepared, seed) for seed in config.seed]
+        self._by_id = "user_id" in config.ctr.features
+        self._market = prepared.market
+        self.candidates = prepared.pool.items
+        if self._by_id:
+            self._users = {name: index for index, name in enumerate(prepared.market.user_ids)}
+            self._builders = [found.builder() for found in self._models]
+        else:
+            self._features = [found.accounts() for found in self._models]
+
+    def on(self, accounts: Market) -> Score:
+        if accounts.has_time and accounts.calendar != self._market.calendar:
+            unit = "dates" if self._market.calendar else "numbers, or none"
+            raise DataError(f"history: the times of market {self._market.name} are {unit}; give the same")
+        if self._by_id:
+            return self._by_user_id(accounts)
+        matrix = history_matrix(accounts, np.arange(accounts.n_rows))
+        parts = [
+            (found.model, features(matrix, found.bench.history.activity(accounts)))
+            for found, features in zip(self._models, self._features, strict=True)
+        ]
+        return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
+
+    def _by_user_id(self, accounts: Market) -> Score:
+        """A user's embedding was trained with the user's rows: there is none of anybody else."""
+        for name in accounts.user_ids:
+            if name not in self._users:
+                raise DataError(
+                    f"user {name!r}: ctr.features has user_id, and such a model cannot score a user that it was not "
+                    "trained on"
+                )
+        index = np.array([self._users[name] for name in accounts.user_ids], dtype=np.int64)
+        parts = [(found.model, builder) for found, builder in zip(self._models, self._builders, strict=True)]
+        return lambda user, item: np.mean(
+            [model.predict(builder(index[user], item)) for model, builder in parts], axis=0
+        )
+
+
+class ReleasedScorer:
+    """What ``protect: release`` published of a market: counts, factors, RQ-VAEs, CTR models. No row of anybody's.
+
+    All items of the catalogue are candidates: a pool of items that enough users have would be made of exact counts.
+
+    Args:
+        run: directory of a run.
+        config: its configuration.
+        market: the market's name.
+
+    Raises:
+        RunDirectoryError: something was not published yet.
+    """
+
+    def __init__(self, run: Path, config: Config, market: str) -> None:
+        published = Published(run, market)
+        self._config = config
+        self._embedding = _embedding(config, published)
+        self.candidates = np.arange(len(self._embedding.counts.values))
+        self._models = [self._model(published, seed) for seed in config.seed]
+
+    def on(self, accounts: Market) -> Score:
+        rows = np.arange(accounts.n_rows)
+        dated = bool({"shared", "recency"} & set(self._config.ctr.features)) and accounts.has_time
+        if dated and not accounts.calendar:
+            raise DataError(f"history: the times of market {accounts.name} are dates; give the same")
+        active = None  # when the account's items were met, where nobody says when the account met them
+        if dated:
+            active = user_times(accounts, rows, self._config.privacy.contribution)
+        latest = latest_items(accounts.user, accounts.item, accounts.n_users)
+        history = PrivateHistory(self._embedding, history_matrix(accounts, rows), latest, active)
+        parts = [(model, self._builder(quantizer, history)) for model, quantizer in self._models]
+        return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
+
+    def _builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
+        users = self._embedding.transform(history.matrix)
+        codes, shape = assign_codes(quantizer, users, self._embedding.item_factors_), quantizer.shape
+        return FeatureBuilder(self._config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
+
+    def _model(self, published: Published, seed: int) -> tuple[PrivateCTR, RQVAE]:
+        quantizer = model_for(self._config, self._embedding)
+        quantizer.load_state_dict(published.tensors(seed_stage(MODEL, seed)))
+        nobody = PrivateHistory(self._embedding, sparse.csr_array((0, len(self.candidates))))
+        kind = self._config.ctr.model
+        if kind == "boosted":
+            raise ValueError("boosted trees are never released")
+        model = PrivateCTR(kind, self._builder(quantizer, nobody).schema(), self._config, seed)
+        model.load_state_dict(published.tensors(seed_stage(CTR, seed)))
+        return model, quantizer
+
+
+class Published:
+    """What one market published, as it stands in a run's transcript."""
+
+    def __init__(self, run: Path, market: str) -> None:
+        self._folder, self._market = run / "transcript", market
+        self._records: Mapping[str, Record] = {
+            record.stage: record
+            for record in read_index(self._folder)
+            if (record.kind, record.sender) == (PUBLICATION, market)
+        }
+
+    def data(self, stage: str) -> bytes:
+        """Bytes of a stage; raises ``RunDirectoryError`` where it published nothing."""
+        if stage not in self._records:
+            raise RunDirectoryError(
+                f"{self._folder}: market {self._market} published no {stage}; if the run has not finished, fedmm run "
+                "--resume goes on with it"
+            )
+        return read_record(self._folder, self._records[stage])
+
+    def arrays(self, stage: str) -> Arrays:
+        return parse_arrays(self.data(stage), self._folder / stage)
+
+    def tensors(self, stage: str) -> dict[str, Any]:
+        found: dict[str, Any] = unpickle_tensors(self.data(stage), self._folder / stage)
+        return found
+
+
+def _embedding(config: Config, published: Published) -> DPSVDEmbedding:
+    counts = ItemCounts.from_arrays(published.arrays(COUNTS))
+    kept = published.arrays(EMBEDDING)
+    if config.data.shared_items:
+        return SharedDPSVDEmbedding.from_arrays(counts, config.embedding.private, kept)
+    nobody = sparse.csr_array((0, len(counts.values)))
+    return DPSVDEmbedding(counts, config.embedding.private).set_factors(factors_from_arrays(kept), nobody)

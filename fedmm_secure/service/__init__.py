@@ -1,0 +1,1 @@
+"""A market as a service: what it answers to a server that asks over the network."""

@@ -1,0 +1,195 @@
+"""The file of a privacy account: lines that are appended, each authenticated with all before it.
+
+The first line commits to the key; each line carries an HMAC under it of its place, of the HMAC before, and of what it
+says. What no chain shows, that last lines are missing, shows as long as the machine remembers how far the account had
+come (``privacy.accounting.places``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
+from privacy.accounting.places import Head, recorded_head
+from privacy.errors import InputError
+from privacy.files import open_private, private_folder, write_secret
+
+_KEY_BYTES = 32
+_VERSION = 2
+_GENESIS = "0" * 64
+_LINE = b"fedmm-secure privacy account line\0"
+Body = dict[str, Any]  # of a line, in the words of ``privacy.accounting.spendings``
+
+
+class AccountError(InputError):
+    """An account that cannot be read or written; names file and line."""
+
+
+class AccountFile:
+    """Lines of an account, and the key beside them.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._key_path = path.with_name(f"{path.name}.key")
+
+    def require_known(self) -> None:
+        """Refuse a file that this machine never wrote as an account, such as one that somebody laid there; no change.
+
+        Raises:
+            AccountError: it holds no line, or this machine does not remember how far it had come.
+        """
+        try:
+            begun = self.path.stat().st_size > 0 and self._lines(*self._state(self.key()))[1].lines > 0
+            known = begun and recorded_head(digest_of(self.key())).read() is not None
+        except OSError as error:
+            raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
+        if not known:
+            raise AccountError(
+                f"{self.path}: is in the way, and no account that this machine has written: remove it, or name it in "
+                "privacy.account if you trust it"
+            )
+
+    def begun(self) -> bytes:
+        """The key of the account, which is made where there is neither account nor key; for who holds the lock."""
+        if self.path.exists():
+            drop_torn_tail(self.path)
+        if self.path.exists() and self.path.stat().st_size:
+            return self.key()
+        if self.path.exists() and not self._key_path.exists():  # the key is there first
+            raise AccountError(
+                f"{self.path}: is empty and has no key: no account was ever here; remove it, and runs enter another"
+            )
+        if not self._key_path.exists():
+            write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
+        key = self.key()
+        # refused where the machine knows of lines of this key
+        _, head = self._lines(b"", key, recorded_head(digest_of(key)).read())
+        self.append(key, head, {"version": _VERSION, "key": digest_of(key)})
+        return key
+
+    def key(self) -> bytes:
+        """The key beside the file; raises ``AccountError`` where it is gone."""
+        try:
+            key = self._key_path.read_bytes()
+        except FileNotFoundError:
+            raise AccountError(
+                f"{self._key_path}: is gone, and without it {self.path} tells of no data what was spent on it: restore "
+                "it from a backup; if it is lost for good, keep the account as a record and name another in "
+                "privacy.account, which will not know of the runs before"
+            ) from None
+        except OSError as error:
+            raise AccountError(f"{self._key_path}: cannot be read: {error.strerror}") from error
+        if len(key) != _KEY_BYTES:
+            raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")
+        return key
+
+    def append(self, key: bytes, head: Head, body: Mapping[str, Any]) -> None:
+        """One more line, once it is on disk; for who holds the lock. ``head`` is where the account was read to."""
+        fields = {"sequence": head.lines, "previous": head.mac, "body": body}
+        mac = _mac(key, fields)
+        seen = recorded_head(digest_of(key))
+        with seen.locked():  # a copy of the account may be at another path, with a lock of its own
+            latest = seen.read()
+            if latest is not None and latest != head and latest.lines >= head.lines:
+                raise AccountError(f"{self.path}: {_OLDER}")
+            append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
+            seen.write(Head(head.lines + 1, mac))
+
+    def _state(self, key: bytes) -> tuple[bytes, bytes, Head | None]:
+        """The file, the key, and how far the machine saw it come before it was read.
+
+        In this order, for readers hold no lock: another run may append a line at any moment, and only then is it noted
+        how far the account has come. So the file is never behind what was noted before.
+        """
+        last_seen = recorded_head(digest_of(key)).read()
+        return self.path.read_bytes(), key, last_seen
+
+    def _lines(self, content: bytes, key: bytes, last_seen: Head | None) -> tuple[list[tuple[int, Body]], Head]:
+        """What each whole line says, with its number, once all of them are as they were written.
+
+        Raises:
+            AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
+        """
+        bodies: list[tuple[int, Body]] = []
+        head = Head(0, _GENESIS)
+        for number, raw in enumerate(content.splitlines(keepends=True), start=1):
+            if not raw.endswith(b"\n"):
+                break  # its sync never returned, so that start spent nothing
+            try:
+                line: dict[str, Any] = json.loads(raw)
+                fields = {name: line[name] for name in ("sequence", "previous", "body")}
+                mac = _mac(key, fields)
+                body = dict(line["body"])
+                holds = hmac.compare_digest(str(line["mac"]), mac)
+            except (ValueError, KeyError, TypeError) as error:
+                raise AccountError(
+                    f"{self.path}:{number}: not a line of a privacy account of this version: {error!r}; keep the file "
+                    "as a record, and name another in privacy.account, which will not know of its runs"
+                ) from error
+            if not holds or (line["sequence"], line["previous"]) != (head.lines, head.mac):
+                raise AccountError(
+                    f"{self.path}:{number}: not as it was written, or lines before it are missing, or {self._key_path} "
+                    "is another account's key: restore both from a backup"
+                )
+            head = Head(head.lines + 1, mac)
+            if number == 1:
+                if body != {"version": _VERSION, "key": digest_of(key)}:
+                    raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
+            else:
+                bodies.append((number, body))
+            if last_seen is not None and last_seen.lines == head.lines and last_seen != head:
+                raise AccountError(f"{self.path}:{number}: {_OLDER}")
+        if last_seen is not None and last_seen.lines > head.lines:
+            raise AccountError(f"{self.path}: has {head.lines} of {last_seen.lines} lines: {_OLDER}")
+        return bodies, head
+
+    def bodies(self, key: bytes) -> tuple[list[tuple[int, Body]], Head]:
+        """What each line says, with its number, and where the last one stands; raises ``AccountError``."""
+        try:
+            state = self._state(key)
+        except OSError as error:
+            raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
+        bodies, head = self._lines(*state)
+        if not head.lines:
+            raise AccountError(f"{self.path}: no privacy account is here")
+        return bodies, head
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the account: one process reads and appends at a time."""
+        try:
+            private_folder(self.path.parent)
+            name = self.path.with_name(f".{self.path.name}.lock")
+            with os.fdopen(open_private(name, os.O_RDWR | os.O_CREAT), "r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise AccountError(f"{self.path}: cannot be used: {error.strerror}; set privacy.account") from error
+
+
+_OLDER = (
+    "this machine has seen a later state of the account: this is an older copy, or one of two that went on apart; "
+    "restore the latest, or keep this one as a record and name another in privacy.account"
+)
+
+
+def _mac(key: bytes, fields: Mapping[str, Any]) -> str:
+    return hmac.new(key, _LINE + canonical_json(fields), hashlib.sha256).hexdigest()
+
+
+def digest_of(key: bytes) -> str:
+    """Hash of a key, by which copies of an account know each other."""
+    return hashlib.sha256(key).hexdigest()

@@ -1,0 +1,163 @@
+"""How wide interfaces are: what exceeds a bound stands here with its reason, and nothing else does.
+
+A function of more than seven parameters wants a dataclass, a function within a function of more than twenty lines a
+name of its own, a ``dict[str, Any]`` between modules a type; a module of more than 400 lines is two.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("attacks", "experiments", "fedmm_secure", "privacy")
+MOST_PARAMETERS, MOST_NESTED, MOST_LINES = 7, 20, 400
+_OPTIONS = "a command: each option is a parameter"
+WIDE = {
+    ("attacks/membership/observations.py", "observe"): "what a pipeline left, of which each view sees another part",
+    ("experiments/assessment/attack.py", "attack_run"): "options of fedmm attack, for who calls it from Python",
+    ("experiments/assessment/audit.py", "audit"): "options of fedmm audit, for who calls it from Python",
+    ("experiments/commands/attack.py", "attack"): _OPTIONS,
+    ("experiments/commands/audit.py", "audit"): _OPTIONS,
+    ("experiments/commands/init.py", "init"): _OPTIONS,
+    ("experiments/commands/report.py", "report"): _OPTIONS,
+    ("experiments/commands/run.py", "run"): _OPTIONS,
+    ("experiments/commands/sweep.py", "sweep"): _OPTIONS,
+    ("experiments/presentation/console.py", "render_str"): "overrides rich's, which has these",
+    ("fedmm_secure/ctr/dataset.py", "training_part"): "how examples of one part are drawn; all but rows are by keyword",
+    ("fedmm_secure/ctr/market_models.py", "train_market"): "the whole input of a process that trains one market",
+    ("fedmm_secure/ctr/models/private.py", "fit"): "DP-SGD's hyper-parameters, as the configuration has them",
+    ("fedmm_secure/federation/door.py", "__init__"): "all that crosses a privacy boundary, in sight in one place",
+    ("fedmm_secure/federation/parties.py", "make_agreement"): "what one market agrees to, from whichever engine",
+    ("fedmm_secure/federation/parties.py", "open_federation"): "what engines differ in, by keyword",
+    ("fedmm_secure/federation/server.py", "__init__"): "public material of a run, by keyword",
+    ("fedmm_secure/federation/transcript.py", "add"): "fields of a record, by keyword",
+    ("privacy/accounting/account.py", "start"): "what a run says of itself when it begins, by keyword",
+    ("privacy/mechanisms/histograms.py", "noisy_score_histograms"): "a pure function of arrays, noise and bounds",
+}
+_JSON = "to or from JSON"
+LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, and what it is
+    "attacks/metrics.py": _JSON,
+    "experiments/assessment/membership.py": "a result of an attack, as it is kept",
+    "experiments/assessment/statements.py": "settings and results of an attack, as they are kept",
+    "experiments/compliance/document.py": "a JSON schema",
+    "experiments/deploy/key_plans.py": "numbers that a command prints",
+    "experiments/deploy/server.py": "Flower's configuration of a run",
+    "experiments/exports/bom.py": "a CycloneDX document",
+    "experiments/presentation/text.py": "metrics.json, whoever wrote it",
+    "experiments/reports/accuracy.py": "metrics.json, whoever wrote it",
+    "experiments/reports/codebook.py": "metrics.json, whoever wrote it",
+    "experiments/reports/privacy.py": "privacy statements of metrics.json",
+    "experiments/reports/run.py": "metrics.json, whoever wrote it",
+    "experiments/reports/run_figures.py": "metrics.json, whoever wrote it",
+    "experiments/reports/screen.py": "privacy statements of metrics.json",
+    "experiments/runs/tracking.py": "fields of an event of the log",
+    "experiments/verification/evidence.py": "metrics.json, whoever wrote it",
+    "experiments/verification/run.py": _JSON,
+    "experiments/verification/schemas.py": "files of a run directory, whoever wrote them",
+    "fedmm_secure/ctr/models/neural.py": "torch's state of a model",
+    "fedmm_secure/ctr/models/private.py": "torch's state of a model",
+    "fedmm_secure/data/catalogue.py": _JSON,
+    "fedmm_secure/data/prepare.py": "sizes of a market, for metrics.json",
+    "fedmm_secure/federation/aggregation_plan.py": "the aggregation's part of a bundle, as JSON",
+    "fedmm_secure/federation/closing.py": "metrics.json, and the statement of a last line",
+    "fedmm_secure/federation/door.py": "the statement of a last line",
+    "fedmm_secure/federation/orders.py": _JSON,
+    "fedmm_secure/federation/parties.py": "the statement of a first line",
+    "fedmm_secure/guarantee/statement.py": "privacy statements of metrics.json",
+    "fedmm_secure/pipeline.py": "fields of an event of the log",
+    "fedmm_secure/quantization/movement.py": "torch's state of a model",
+    "fedmm_secure/quantization/training.py": "torch's state of a model",
+    "fedmm_secure/recommending/scorers.py": "torch's state of a model",
+    "fedmm_secure/results/metrics.py": "parts of metrics.json",
+    "fedmm_secure/storage/cache.py": "what a result depends on, as JSON",
+    "fedmm_secure/storage/encoding.py": "torch's state of a model",
+    "fedmm_secure/storage/provenance.py": "environment.json",
+    "fedmm_secure/storage/run_directory.py": "metrics.json and environment.json",
+    "privacy/accounting/account_file.py": "what a line says, as JSON",
+    "privacy/accounting/events.py": _JSON,
+    "privacy/accounting/ledger.py": _JSON,
+    "privacy/accounting/lines.py": _JSON,
+    "privacy/accounting/spendings.py": _JSON,
+    "privacy/aggregation/identities.py": _JSON,
+    "privacy/aggregation/keys.py": _JSON,
+    "privacy/foreign.py": _JSON,
+}
+ANY = {"dict[str, Any]", "Mapping[str, Any]"}
+
+
+def trees():
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def functions(source):
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def parameters(function):
+    return [
+        a
+        for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        if a.arg not in ("self", "cls")
+    ]
+
+
+def wide(source):
+    return {found.name for found in functions(source) if len(parameters(found)) > MOST_PARAMETERS}
+
+
+def nested(source):
+    """Functions within functions that are too long."""
+    return {
+        inner.name
+        for outer in functions(source)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.FunctionDef) and inner is not outer and inner.end_lineno - inner.lineno >= MOST_NESTED
+    }
+
+
+def loose(source):
+    """Public functions whose parameters or value are a ``dict[str, Any]``."""
+    return {
+        found.name
+        for found in functions(source)
+        if not found.name.startswith("_")
+        for annotation in (found.returns, *(parameter.annotation for parameter in parameters(found)))
+        if annotation is not None and ast.unparse(annotation) in ANY
+    }
+
+
+def test_functions_of_many_parameters_have_their_reason():
+    assert {(name, function) for name, source in trees() for function in wide(source)} == WIDE.keys()
+
+
+def test_functions_within_functions_are_short():
+    assert {(name, function) for name, source in trees() for function in nested(source)} == set()
+
+
+def test_dictionaries_between_modules_have_their_reason():
+    assert {name for name, source in trees() if loose(source)} == LOOSE.keys()
+
+
+def test_modules_are_short():
+    assert [name for name, source in trees() if source.count("\n") > MOST_LINES] == []
+
+
+def test_every_module_says_what_it_is_about():
+    silent = [name for name, source in trees() if source.strip() and not ast.get_docstring(ast.parse(source))]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("search", "source"),
+    [
+        (wide, "def f(a, b, c, d, *, e, f, g, h): ..."),
+        (nested, "def f():\n    def g():\n" + "        x = 1\n" * 20),
+        (loose, "def f(x) -> dict[str, Any]: ..."),
+        (loose, "class A:\n    def f(self, x: Mapping[str, Any]): ..."),
+    ],
+)
+def test_the_search_finds_what_it_looks_for(search, source):
+    assert search(source)
