@@ -15,7 +15,13 @@ from privacy.aggregation.identities import CARD_FILE, Identity
 from tests.conftest import tiny
 from tests.people import of_people
 
-RELEASE = {"epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}, "quantizer": {"steps_per_round": 1}}
+RELEASE = {
+    "epsilon": 8.0,
+    "protect": "release",
+    "ctr": {"steps": 10},
+    "quantizer": {"steps_per_round": 1},
+    "contribution": {"reference_date": "2022-01-01"},
+}
 PRIVATE = {"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}}
 BASELINES = {"baselines": ["popularity", "noisy-popularity", "noisy-recent-popularity"]}
 

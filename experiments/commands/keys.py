@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,12 @@ keys_app = typer.Typer(
 )
 
 
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="MARKET=USERS,ITEMS", help="Public size of a market; distributed noise needs all."),
+]
+
+
 @keys_app.command(
     "join",
     help="A party's first and last step: make an identity and a card to hand out; later, accept the invitation.\n\n"
@@ -48,9 +55,14 @@ def join(
     invitation: Annotated[
         Path | None, typer.Option(help="The founder's invitation; for the server, its bundle (federation.json).")
     ] = None,
+    admit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MARKET=FINGERPRINT", help="A market that comes with a later bundle; repeat."),
+    ] = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
+    admitted = dict(_admitted(text) for text in admit or [])
     identity = own_identity(directory, name, passphrase)
     if invitation is None:
         say(f"card         {keys / CARD_FILE} (public: hand it to the founding market)")
@@ -60,7 +72,7 @@ def join(
         bundle, sealed = read_bundle(invitation), b""
     else:
         bundle, sealed = read_invitation(invitation)
-    directory.accept(identity, bundle, sealed)
+    directory.accept(identity, bundle, sealed, admitted)
     _print_bundle(bundle)
 
 
@@ -74,12 +86,7 @@ def init(
     market: Annotated[str, typer.Option(help="The founding market.")],
     keys: KeysOption,
     cards: Annotated[list[Path], typer.Option("--card", help="Card of another market or of the server; repeat.")],
-    sizes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--size", metavar="MARKET=USERS,ITEMS", help="Public size of a market; distributed noise needs all."
-        ),
-    ] = None,
+    sizes: SizeOption = None,
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
@@ -103,14 +110,20 @@ def init(
 
 @keys_app.command(
     "rotate",
-    help="A new shared key; the founder makes it, the others accept new invitations. After a burned key, and without "
-    "markets that leave.\n\nExample: fedmm keys rotate --keys keys/ca; fedmm keys rotate --keys keys/ca --without jp",
+    help="A new shared key; the founder makes it, the others accept new invitations. After a burned key, without "
+    "markets that leave, and with markets that come, which all others have to admit (fedmm keys join --admit).\n\n"
+    "Example: fedmm keys rotate --keys keys/ca --without jp; fedmm keys rotate --keys keys/ca --with se.json",
 )
 def rotate(
     keys: KeysOption,
     without: Annotated[list[str] | None, typer.Option(metavar="MARKET", help="A market that leaves; repeat.")] = None,
+    coming: Annotated[
+        list[Path] | None, typer.Option("--with", metavar="CARD", help="Card of a market that comes; repeat.")
+    ] = None,
+    sizes: SizeOption = None,
     config: Annotated[
-        str | None, typer.Option(metavar="CONFIG", help="Needed where a market leaves distributed noise.")
+        str | None,
+        typer.Option(metavar="CONFIG", help="Needed where noise or sums are sized by the markets that take part."),
     ] = None,
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
@@ -123,24 +136,30 @@ def rotate(
     for name in sorted(leaving):
         if name not in current.markets or name == current.founder:
             raise ConfigError(f"--without {name!a:.80}: one of {', '.join(_others(current))} is expected")
-    left = [market for market in current.markets if market not in leaving]
+    come = {card.name: card for card in map(read_card, coming or [])}
+    for name in come:
+        if name in current.cards:
+            raise ConfigError(f"--with: {name!a:.80} is a party already; a market that changes its keys is another one")
+    left = sorted({*current.markets, *come} - leaving)
     if leaving:
         refuse_few_markets(current, left)
-    sizes = {name: size for name, size in current.sizes.items() if name in left}
+    stated = {name: size for name, size in current.sizes.items() if name in left}
+    stated |= dict(_size(text, left) for text in sizes or [])
     settings = None if config is None else resolve(config, overrides or [])
     from experiments.deploy.key_plans import plan_for  # and with it the encryption
 
-    plan = plan_for(current, left, sizes, settings)
+    plan = plan_for(current, left, stated, settings)
+    cards = {**current.cards, **come}
     bundle, sealed = found_federation(
         identity,
-        {name: current.cards[name] for name in (*left, SERVER) if name != current.founder},
+        {name: cards[name] for name in (*left, SERVER) if name != current.founder},
         plan.public(),
         plan.generate_key(),
         epoch=current.epoch + 1,
         rotate_after=current.rotate_after,
-        sizes=sizes,
+        sizes=stated,
     )
-    _keep_and_invite(directory, identity, bundle, sealed)
+    _keep_and_invite(directory, identity, bundle, sealed, {name: card.fingerprint for name, card in come.items()})
 
 
 def _others(bundle: Bundle) -> list[str]:
@@ -234,6 +253,13 @@ def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -
     return identity
 
 
+def _admitted(text: str) -> tuple[str, str]:
+    name, equals, fingerprint = text.partition("=")
+    if not (is_name(name) and equals and fingerprint.strip()):
+        raise ConfigError(f"--admit {text!a:.80}: MARKET=FINGERPRINT is expected")
+    return name, fingerprint
+
+
 def _size(text: str, markets: list[str]) -> tuple[str, tuple[int, int]]:
     name, _, numbers = text.partition("=")
     users, _, items = numbers.partition(",")
@@ -242,8 +268,14 @@ def _size(text: str, markets: list[str]) -> tuple[str, tuple[int, int]]:
     return name, (int(users), int(items))
 
 
-def _keep_and_invite(directory: KeyDirectory, identity: Identity, bundle: Bundle, sealed: dict[str, bytes]) -> None:
-    directory.accept(identity, bundle, sealed[identity.card.name])
+def _keep_and_invite(
+    directory: KeyDirectory,
+    identity: Identity,
+    bundle: Bundle,
+    sealed: dict[str, bytes],
+    admitted: Mapping[str, str] | None = None,
+) -> None:
+    directory.accept(identity, bundle, sealed[identity.card.name], admitted)
     for old in (directory.path / "invitations").glob("*.json"):
         old.unlink()  # of another epoch
     for market, box in sealed.items():

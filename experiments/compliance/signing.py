@@ -135,7 +135,8 @@ def _embedded(path: Path, html: str) -> str:
 
 def _parse(path: Path, text: str) -> SignedReport:
     try:
-        report = SignedReport.model_validate(parse_json(text, path), strict=True)
+        parse_json(text, path)  # what is no plain JSON of bounded depth is refused first
+        report = SignedReport.model_validate_json(text, strict=True)  # strict of Python values refuses a verdict's name
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])

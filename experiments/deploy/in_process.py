@@ -41,4 +41,8 @@ def _merged(homes: Homes) -> Config:
     names = homes.markets
     config = read_config(homes.market(names[0]))
     files = {name: file.located(homes.market(name) / "data") for name, file in config.data.markets.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update={"markets": files, "root": None})})
+    found: dict[str, object] = {"markets": files, "root": None}
+    if config.data.shared_catalogue is not None:  # the same list lies in every home
+        lists = tuple(homes.market(names[0]) / "data" / file for file in config.data.shared_catalogue.files)
+        found["shared_catalogue"] = config.data.shared_catalogue.model_copy(update={"files": lists})
+    return config.model_copy(update={"data": config.data.model_copy(update=found)})

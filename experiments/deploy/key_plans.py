@@ -23,15 +23,15 @@ def plan_of(settings: Config, markets: Sequence[str], sizes: Mapping[str, tuple[
 def plan_for(
     bundle: Bundle, left: Sequence[str], sizes: Mapping[str, tuple[int, int]], config: Config | None
 ) -> AggregationPlan:
-    """The same aggregation for the markets that are left."""
+    """The same aggregation for the markets that are left, or have come."""
     plan = AggregationPlan.from_public(bundle.aggregation)
     if len(left) == plan.cohort:
         return plan
     if plan.sum_bound is None and not plan.wide:
         return replace(plan, cohort=len(left))
     if config is None:
-        what = "sums over a shared catalogue are planned" if plan.wide else "distributed noise is sized"
-        raise ConfigError(f"--without: {what} for the markets that are left; give --config CONFIG")
+        what = "sums over all markets are planned" if plan.wide else "distributed noise is sized"
+        raise ConfigError(f"{what} for the markets that take part; give --config CONFIG")
     return plan_of(config, left, sizes)
 
 

@@ -108,7 +108,8 @@ class ItemCounts:
         """When each item was met, from -1 to 1, drawn to 0 where the count does not stand clear of its noise."""
         if self.moments is None:
             return None
-        counts = np.maximum(self.values, CLEAR * self.noise)
+        noise = self.noise / self.time_weight  # of moments, once the weight is taken off
+        counts = np.maximum(self.values, CLEAR * noise)
         return np.asarray(np.clip(self.moments / self.time_weight / counts, -1.0, 1.0))
 
     def to_arrays(self) -> Arrays:

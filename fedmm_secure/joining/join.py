@@ -128,7 +128,8 @@ def _head(run: Path, config: Config) -> Head:
         shape = (config.head.trees, 2**config.head.depth - 1)
         right = head.feature.shape == head.last_left.shape == shape and head.value.shape == (shape[0], shape[1] + 1)
         inside = ((head.feature >= 0) & (head.feature < len(NAMES))).all() and (abs(head.last_left) < BINS).all()
-        if not (right and inside and np.isfinite(head.value).all() and np.isfinite(head.prior)):
+        typed = head.feature.dtype == head.last_left.dtype == np.int64 and head.value.dtype == np.float64
+        if not (right and inside and typed and np.isfinite(head.value).all() and np.isfinite(head.prior)):
             raise ValueError("other arrays than its configuration says")
     except (KeyError, TypeError, ValueError) as error:
         raise ForeignFileError(f"{path}: no head: {str(error)[:200]}") from error

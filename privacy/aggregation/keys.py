@@ -239,11 +239,20 @@ class KeyDirectory:
         except (OSError, KeyFileError):
             return False
 
-    def accept(self, identity: Identity, bundle: Bundle, sealed: bytes) -> None:
+    def accept(
+        self, identity: Identity, bundle: Bundle, sealed: bytes, admitted: Mapping[str, str] | None = None
+    ) -> None:
         """Keep a bundle and, in a market, its shared key.
 
         A newer epoch replaces an older one of the same founder, and of the same parties or of some of them: markets
-        may leave, none may come or change its keys.
+        may leave, none may change its keys, and none may come that this party does not admit. (A founder who could let
+        others in by himself would have as many colluders as he likes.)
+
+        Args:
+            identity: of this party.
+            bundle: the bundle.
+            sealed: the shared key, for this market; empty for the server.
+            admitted: fingerprints of the cards that may be new in it, by market.
 
         Raises:
             KeyBurnedError: its key must not be used again.
@@ -254,7 +263,7 @@ class KeyDirectory:
         if bundle.cards.get(name) != identity.card:
             raise KeyFileError(f"the bundle of {bundle.founder} does not hold the card of {name}")
         if (self.path / BUNDLE_FILE).exists():
-            self._refuse_replacing(self.bundle(), bundle)
+            self._refuse_replacing(self.bundle(), bundle, admitted or {})
         self.refuse_burned(bundle)
         if name != SERVER:
             self._refuse_given_up(bundle)
@@ -275,11 +284,19 @@ class KeyDirectory:
                 "rotate)"
             )
 
-    def _refuse_replacing(self, current: Bundle, new: Bundle) -> None:
-        if current.founder != new.founder or not new.cards.items() <= current.cards.items():
+    def _refuse_replacing(self, current: Bundle, new: Bundle, admitted: Mapping[str, str]) -> None:
+        come = {name: card for name, card in new.cards.items() if name not in current.cards}
+        stayed = {name: card for name, card in new.cards.items() if name not in come}
+        if current.founder != new.founder or not stayed.items() <= current.cards.items():
             raise KeyFileError(f"{self.path}: belongs to another federation; use another directory")
         if new.epoch <= current.epoch and new != current:
             raise KeyFileError(f"{self.path}: holds epoch {current.epoch}, not older than {new.epoch}")
+        for name, card in come.items():
+            if admitted.get(name, "").split() != card.fingerprint.split():
+                raise KeyFileError(
+                    f"{self.path}: market {name} would come with this bundle, under a fingerprint that was not given; "
+                    f"ask it for its own by telephone, and say --admit {name}=FINGERPRINT"
+                )
         if len(new.markets) < len(current.markets):
             refuse_few_markets(current, new.markets)
 

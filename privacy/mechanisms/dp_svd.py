@@ -61,8 +61,8 @@ def noisy_gram(
     integers = integer_rows(rows, roots)
     gram = np.asarray((integers.T @ integers).todense(), dtype=np.int64)
     drawn, left = noise.gaussian_with_spare(gram.size, spare, levels=grid.levels)
-    noisy = grid.real(gram + drawn.reshape(gram.shape))
-    return (noisy + noisy.T) / 2.0, left
+    noisy = gram + drawn.reshape(gram.shape)
+    return grid.real(noisy + noisy.T) / 2.0, left  # integers are added: what is released lies on half the grid exactly
 
 
 def factors_by_gram(

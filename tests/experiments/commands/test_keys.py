@@ -110,6 +110,46 @@ def test_a_market_leaves_by_a_new_bundle(tmp_path, capsys):
     assert bundle.aggregation["cohort"] == bundle.aggregation["ckks"]["cohort"] == 4
 
 
+def test_a_market_comes_by_a_new_bundle_that_every_other_admits(ceremony, capsys):
+    """A founder cannot let in whom he likes: a market that nobody else knows could be his own."""
+    accept(ceremony, capsys)
+    status, out, _ = fedmm(capsys, "keys", "join", "m3", "--keys", ceremony / "m3")
+    assert status == 0
+    fingerprint = out.splitlines()[1].removeprefix("fingerprint").strip()
+    rotate = ["keys", "rotate", "--keys", ceremony / "m0", "--with"]
+    assert fedmm(capsys, *rotate, ceremony / "m3" / "card.json")[0] == 0
+    assert "a party already" in fedmm(capsys, *rotate, ceremony / "m1" / "card.json")[2]
+    invitations, bundle = ceremony / "m0" / "invitations", ceremony / "m0" / "federation.json"
+    before = shared_keys_of(ceremony / "m1")
+    join = ["keys", "join", "m1", "--keys", ceremony / "m1", "--invitation", invitations / "m1.json"]
+    other = KeyDirectory(ceremony / "m0").identity().card.fingerprint
+    for admitted, reason in (
+        ([], "say --admit m3=FINGERPRINT"),
+        (["--admit", f"m3={other}"], "say --admit m3=FINGERPRINT"),
+        (["--admit", f"m4={fingerprint}"], "say --admit m3=FINGERPRINT"),
+        (["--admit", "m3"], "MARKET=FINGERPRINT is expected"),
+    ):
+        status, _, err = fedmm(capsys, *join, *admitted)
+        assert (status, reason in err, err.count("\n")) == (2, True, 1)
+    assert shared_keys_of(ceremony / "m1") == before
+    for name, invitation in (("m1", "m1.json"), ("m2", "m2.json"), ("server", None)):
+        taken = bundle if invitation is None else invitations / invitation
+        words = ["keys", "join", name, "--keys", ceremony / name, "--invitation", taken, "--admit", f"m3={fingerprint}"]
+        assert fedmm(capsys, *words)[0] == 0
+    newcomer = ["keys", "join", "m3", "--keys", ceremony / "m3", "--invitation", invitations / "m3.json"]
+    assert fedmm(capsys, *newcomer)[0] == 0
+    found = read_bundle(ceremony / "server" / "federation.json")
+    assert (found.markets, found.epoch) == (("m0", "m1", "m2", "m3"), 2)
+    assert found.aggregation["cohort"] == 4
+    assert len({shared_keys_of(ceremony / name) for name in found.markets}) == 1
+    assert shared_keys_of(ceremony / "m3") != before  # and nothing that was sealed before can be opened by it
+
+
+def shared_keys_of(folder):
+    directory = KeyDirectory(folder)
+    return directory.key(directory.identity(), directory.bundle()).fingerprint
+
+
 def test_a_passphrase_is_asked_for_where_one_was_set(tmp_path, config, capsys, monkeypatch):
     phrase = tmp_path / "phrase"
     phrase.write_text("correct horse\n")

@@ -17,11 +17,12 @@ from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.market_service import run_directories
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests import faults
 from tests.command_line import fedmm
-from tests.conftest import tiny
+from tests.conftest import TINY, tiny
 from tests.experiments.deploy.fleet import make_fleet
 from tests.faults import AGAIN, COUNTED, FAULTS, KINDS, ONCE, STOPPED, WAITS, configuration
 
@@ -48,6 +49,28 @@ def test_models_are_bit_identical_to_those_of_the_in_process_engine(kind, fleet,
     assert all(same.values())
 
 
+SHARED = {"synthetic": {**TINY["data"]["synthetic"], "shared_items": 30}, "shared_items": True}
+PUBLIC = {"epsilon": 8.0, "protect": "release", "noise_seed": 5, "contribution": {"reference_date": "2022-01-01"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "embedding", "privacy"),
+    [
+        ("ckks", {"dim": 8}, {}),
+        ("masked-ckks", {"kind": "dp-svd", "private": {"dim": 4}}, {**PUBLIC, "ctr": {"steps": 5}}),
+    ],
+    ids=["exact", "private"],
+)
+def test_models_on_sums_over_a_shared_catalogue_are_bit_identical_too(kind, embedding, privacy, fleet, tmp_path):
+    sections = {"data": SHARED, "embedding": {"shared_items": 25, **embedding}, "ctr": {"baselines": ["popularity"]}}
+    running = fleet(tiny(aggregation={"kind": kind}, privacy=privacy, **sections))
+    running.serve()
+    conclude(running)
+    same = compare_with_in_process(running.homes, tmp_path / "in-process")
+    assert len(same) == 3 * 4
+    assert all(same.values())
+
+
 def test_private_models_are_bit_identical_too(fleet, tmp_path):
     """With noise from a seed, as only tests have it."""
     running = fleet(configuration(markets=3, privacy={"epsilon": 8.0, "noise_seed": 5}))
@@ -56,6 +79,19 @@ def test_private_models_are_bit_identical_too(fleet, tmp_path):
     assert all(compare_with_in_process(running.homes, tmp_path / "in-process").values())
     for market in running.homes.markets:
         (directory,) = run_directories(running.homes.market(market) / "runs")
+        assert verify_run(directory) == []
+
+
+def test_a_head_grows_through_services_as_it_does_in_process(fleet, tmp_path):
+    head = {"trees": 1, "depth": 2, "shares": [1.0]}
+    running = fleet(configuration(markets=3, head=head, federation={"rounds": 1}))
+    running.serve()
+    conclude(running)
+    assert all(compare_with_in_process(running.homes, tmp_path / "in-process").values())
+    wanted = RunDirectory(tmp_path / "in-process").head("m0").read_bytes()
+    for market in running.homes.markets:
+        (directory,) = run_directories(running.homes.market(market) / "runs")
+        assert RunDirectory(directory).head(market).read_bytes() == wanted
         assert verify_run(directory) == []
 
 

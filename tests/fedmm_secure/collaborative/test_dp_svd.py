@@ -6,12 +6,21 @@ import pytest
 from scipy import sparse
 
 from fedmm_secure.collaborative import dp_svd
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, contributions, release_counts
+from fedmm_secure.collaborative.dp_svd import (
+    DPSVDEmbedding,
+    ItemCounts,
+    contributions,
+    release_counts,
+    timed,
+    when_met,
+)
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.data.market import interaction_matrix
 from fedmm_secure.errors import DataError
+from privacy.mechanisms.counts import noisy_counts
 from privacy.mechanisms.randomness import NoiseSource
+from tests.noise import silent
 
 CHOICES = [
     ContributionConfig(),
@@ -26,9 +35,9 @@ def matrix(prepared):
     return interaction_matrix(market.user[train], market.item[train], (market.n_users, market.n_items))
 
 
-def embedding(prepared, *, sigma=0.5, seed=0, **choices):
-    market, train = prepared.market, prepared.split.train
-    counts = release_counts(market, train, ContributionConfig(), sigma, NoiseSource.from_seed(seed))
+def embedding(prepared, *, sigma=0.5, seed=0, dated=None, **choices):
+    market, train, source = prepared.market, prepared.split.train, NoiseSource.from_seed(seed)
+    counts = release_counts(market, train, dated or ContributionConfig(), sigma, source, times=dated is not None)
     found = DPSVDEmbedding(counts, PrivateEmbeddingConfig(dim=4, max_items=20, **choices))
     factors = found.release(matrix(prepared), sigma, NoiseSource.from_seed(seed + 1))
     return found.set_factors(factors, matrix(prepared))
@@ -49,6 +58,45 @@ def test_a_users_weights_depend_on_no_other_user(tiny_markets, choices):
     whole = contributions(market, train, choices).toarray()
     alone = contributions(market, train[market.user[train] == 7], choices).toarray()
     np.testing.assert_array_equal(whole[7], alone[7])
+
+
+def moved_by(prepared, user, release):
+    """How far a release without noise moves, in the Euclidean norm, when a user leaves."""
+    market, train = prepared.market, prepared.split.train
+    whole, less = release(market, train), release(market, train[market.user[train] != user])
+    return float(np.linalg.norm(whole - less))
+
+
+def test_counts_and_times_are_one_vector_that_a_user_moves_by_one_at_most(tiny_markets):
+    prepared, choices = tiny_markets["m0"], CHOICES[3].model_copy(update={"time_weight": 1.0})
+
+    def together(market, rows):
+        found = release_counts(market, rows, choices, 0.5, NoiseSource.from_seed(0), times=True)
+        return np.concatenate([found.values, found.moments])
+
+    def apart(market, rows):  # each clipped by itself: a user then has two contributions of norm 1
+        parts = timed(contributions(market, rows, choices, 0.5), market, rows, choices)
+        return np.concatenate([noisy_counts(part, 0.5, NoiseSource.from_seed(0)).values for part in parts])
+
+    users = range(prepared.market.n_users)
+    with silent():
+        assert max(moved_by(prepared, user, together) for user in users) <= 1.0
+        assert max(moved_by(prepared, user, apart) for user in users) > 1.05
+
+
+def test_times_of_items_are_found_where_counts_stand_clear_of_the_noise(tiny_markets):
+    market, train = tiny_markets["m0"].market, tiny_markets["m0"].split.train
+    choices = CHOICES[3].model_copy(update={"time_constant_days": 400.0})
+    found = release_counts(market, train, choices, 1e-3, NoiseSource.from_seed(0), times=True)
+    when, weights = when_met(market, train, choices), contributions(market, train, choices, 1e-3).toarray()
+    weight = weights[market.user[train], market.item[train]]
+    total = np.bincount(market.item[train], weight, minlength=market.n_items)
+    mean = np.bincount(market.item[train], weight * when, minlength=market.n_items) / np.maximum(total, 1e-9)
+    clear = total > 0.5
+    assert clear.sum() > 10
+    np.testing.assert_allclose(found.when[clear], mean[clear], atol=0.02)
+    lost = release_counts(market, train, choices, 100.0, NoiseSource.from_seed(0), times=True)
+    assert np.abs(lost.when).mean() < 0.5
 
 
 def test_later_rows_weigh_more_and_only_the_last_ones_count_where_asked(tiny_markets):

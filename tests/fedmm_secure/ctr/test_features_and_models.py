@@ -8,6 +8,7 @@ from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema, History
+from fedmm_secure.ctr.models.averaged import AveragedModel
 from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
 from fedmm_secure.ctr.models.networks import NeuralCTR
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel
@@ -184,3 +185,20 @@ def test_cross_fitting_projects_users_again_without_the_held_out_rows(tiny_marke
     bench.train(configured_recipe(config), initial_model(config, 0), 0, BoostedChoices(max_iterations=5))
     assert len(prepared.split.train) in seen
     assert min(seen) < len(prepared.split.train)
+
+
+def test_an_average_is_the_mean_of_its_members_log_odds_each_on_its_own_columns():
+    train, valid = crossed(800, 0), crossed(300, 1)
+    source = ExampleSource([lambda epoch: train])
+
+    def doubled(labelled):
+        both = [np.concatenate([part, part], axis=1) for part in vars(labelled.features).values()]
+        return Labelled(Features(*both), labelled.label)
+
+    choices = BoostedChoices(max_iterations=10)
+    members = [BoostedModel(SCHEMA, choices, seed) for seed in (0, 1)]
+    average = AveragedModel(members, [SCHEMA, SCHEMA])
+    average.fit(ExampleSource([lambda epoch: doubled(train)]), doubled(valid), None)
+    alone = [BoostedModel(SCHEMA, choices, seed).fit(source, valid, None).predict(valid.features) for seed in (0, 1)]
+    logit = np.mean([np.log(p / (1 - p)) for p in alone], axis=0)
+    np.testing.assert_allclose(average.predict(doubled(valid).features), 1 / (1 + np.exp(-logit)), rtol=1e-9)

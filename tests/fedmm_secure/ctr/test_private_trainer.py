@@ -23,19 +23,25 @@ from tests.fedmm_secure.collaborative.test_dp_svd import changed_rows, embedding
 from tests.noise import silent
 
 CONFIG = tiny(
-    privacy={"epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
+    privacy={
+        "epsilon": 8.0,
+        "protect": "release",
+        "ctr": {"steps": 4},
+        "contribution": {"reference_date": "2022-01-01"},
+    },
     embedding={"private": {"dim": 4, "max_items": 20}},
 )
+DATED = CONFIG.privacy.contribution
 QUANTIZER = initial_model(CONFIG, 0)
 
 
 def bench(prepared, config=CONFIG):
-    return PrivateTrainer(prepared, embedding(prepared), config)
+    return PrivateTrainer(prepared, embedding(prepared, dated=DATED), config)
 
 
 def bags_of(prepared, config=CONFIG, given=None):
     """Bags of a market, its private releases held fixed."""
-    made = PrivateTrainer(prepared, given or embedding(prepared), config)
+    made = PrivateTrainer(prepared, given or embedding(prepared, dated=DATED), config)
     model = PrivateCTR("deepfm", made.builder(QUANTIZER, made.history).schema(), config, 0)
     return made._bags(model, QUANTIZER, NoiseSource.from_seed(3))
 
@@ -59,7 +65,7 @@ def test_a_user_with_very_many_rows_keeps_the_first_that_fit():
 def test_removing_one_user_leaves_every_other_bag_as_it_was(tiny_markets):
     """Positives and features; negatives are drawn independently for each row."""
     prepared = tiny_markets["m0"]
-    given = embedding(prepared)
+    given = embedding(prepared, dated=DATED)
     keep = prepared.market.user != 5
     market = replace(
         prepared.market, **{f: getattr(prepared.market, f)[keep] for f in ("user", "item", "rating", "time")}
@@ -129,7 +135,7 @@ def test_blocks_change_nothing_but_rounding(tiny_markets):
 
 def negatives_ignore_raw_counts(prepared):
     """Whether the distribution of training negatives stays the same when all raw rows change and releases do not."""
-    given = embedding(prepared)
+    given = embedding(prepared, dated=DATED)
     found = [PrivateTrainer(rows, given, CONFIG).negatives() for rows in (prepared, changed_rows(prepared))]
     whole = all(len(pool.items) == prepared.market.n_items for pool in found)
     return whole and np.array_equal(found[0].weights, found[1].weights)
@@ -167,7 +173,7 @@ def standardisation(prepared, given):
 
 
 def standardisation_ignores_raw_rows(prepared):
-    given = embedding(prepared)
+    given = embedding(prepared, dated=DATED)
     return np.array_equal(standardisation(prepared, given), standardisation(changed_rows(prepared), given))
 
 

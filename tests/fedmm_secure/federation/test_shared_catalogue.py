@@ -14,10 +14,12 @@ from fedmm_secure.federation.orders import Order
 from fedmm_secure.federation.parties import market_sizes, open_federation
 from fedmm_secure.federation.shared_catalogue import shared_statistics, shared_svd, totals
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_sums import shared_sums
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM
 from fedmm_secure.pipeline import sum_over_markets
+from privacy.accounting.accountants import pld_epsilon
 from privacy.aggregation.base import Binding
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.randomness import LEVELS
@@ -134,6 +136,19 @@ def test_noise_is_once_in_the_sum_and_what_the_most_sensitive_market_needs(priva
     spare = [np.frombuffer(record_bytes(private, name, SHARED_COUNTS), "<i8") for name in markets]
     assert np.std(np.concatenate(spare)) == pytest.approx(scale(LEVELS), rel=0.1)
     assert found.noisy.noise == pytest.approx(noise_of_sum(sums[SHARED_COUNTS].norm, len(markets)))
+
+
+def test_what_a_small_market_does_not_need_of_a_sums_noise_it_spends_on_its_own_counts():
+    config, sizes = private_settings(), {"large": MarketSize(5000, 40), "other": MarketSize(5000, 40)}
+    sizes["small"] = MarketSize(200, 40)
+    alone = {name: plan_noise(config, size.items, config.privacy.delta_for(size.users)) for name, size in sizes.items()}
+    planned = {name: SpendingPlan.of(config, name, sizes) for name in sizes}
+    for plan in planned.values():
+        assert plan.noise[SHARED_GRAM] == alone["large"][SHARED_GRAM] == plan.sums[SHARED_GRAM].noise_multiplier
+        spent = pld_epsilon([plan.stage_event(stage) for stage in plan.noise], plan.delta)
+        assert 0.97 * config.privacy.epsilon < spent <= config.privacy.epsilon
+    assert planned["large"].noise == pytest.approx(alone["large"], rel=2e-3)
+    assert planned["small"].noise["counts"] < 0.9 * alone["small"]["counts"]
 
 
 def record_bytes(federation, market, stage):

@@ -28,7 +28,7 @@ from fedmm_secure.quantization.codes import Codes
 from fedmm_secure.storage.encoding import arrays_bytes
 from fedmm_secure.storage.files import torch_bytes
 from privacy.mechanisms.counts import noisy_counts
-from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
@@ -39,7 +39,12 @@ NOISE = {"counts": 1.5, "embedding": 3.0, "quantizer": 2.0, "ctr": 2.0}
 
 def config(**ctr):
     return tiny(
-        privacy={"epsilon": 8.0, "protect": "release", "user_codes_epsilon": 1.0},
+        privacy={
+            "epsilon": 8.0,
+            "protect": "release",
+            "user_codes_epsilon": 1.0,
+            "contribution": {"reference_date": "2022-01-01", "time_weight": 0.5},
+        },
         embedding={"kind": "dp-svd", "private": {"dim": 4, "max_items": 20}},
         ctr={"baselines": [], **ctr},
     )
@@ -62,19 +67,25 @@ def npy(array):
 @pytest.fixture(scope="module")
 def counts():
     rows = sparse.random_array((USERS, ITEMS), density=0.2, rng=np.random.default_rng(0), format="csr")
-    values = noisy_counts(rows, NOISE["counts"], NoiseSource.from_seed(1)).values
-    return {"values": values, "noise": np.array(NOISE["counts"])}
+    both = sparse.csr_array(sparse.hstack([rows, 0.5 * rows]))
+    values, moments = noisy_counts(both, NOISE["counts"], NoiseSource.from_seed(1)).values.reshape(2, -1)
+    return {"values": values, "noise": np.array(NOISE["counts"]), "moments": moments, "time_weight": np.array(0.5)}
 
 
 @pytest.fixture(scope="module")
 def embedding(counts):
     found = DPSVDEmbedding(ItemCounts.from_arrays(counts), config().embedding.private)
-    chosen = len(found.items_)
-    factors = np.linalg.qr(np.random.default_rng(0).normal(size=(chosen, 4)))[0]
-    arrays = {"items": found.items_, "factors": factors, "eigenvalues": np.ones(4), "noise_edge": np.array(2.0)}
-    nobody = sparse.csr_array((0, ITEMS))
-    found.set_factors(PrivateFactors(factors, np.ones(4), 2.0, np.zeros((0, 0), np.int64)), nobody)
-    return found, arrays
+    rows = sparse.random_array((USERS, ITEMS), density=0.2, rng=np.random.default_rng(0), format="csr")
+    released = found.release(rows, NOISE["embedding"], NoiseSource.from_seed(2))
+    arrays = {
+        "items": found.items_,
+        "factors": released.factors,
+        "eigenvalues": released.eigenvalues,
+        "noise_edge": np.array(released.noise_edge),
+        "gram": released.gram,
+        "gram_noise": np.array(NOISE["embedding"]),
+    }
+    return found.set_factors(released, sparse.csr_array((0, ITEMS))), arrays
 
 
 def model_state():
@@ -147,6 +158,10 @@ def test_counts_are_multiples_of_the_grid_and_of_the_stated_noise(counts):
     assert not on_grid(np.array([np.nan]), grid)
     raw = {**counts, "values": np.random.default_rng(0).poisson(4, ITEMS) * 0.9}
     assert "no discrete noise was added" in Publications(plan()).problem("counts", npz(**raw))
+    apart = {**counts, "moments": counts["moments"] + 1e-9}
+    assert "no discrete noise was added" in Publications(plan()).problem("counts", npz(**apart))
+    weighted = {**counts, "time_weight": np.array(1.0)}
+    assert "another weight" in Publications(plan()).problem("counts", npz(**weighted))
     assert "says noise 15" in Publications(plan()).problem("counts", npz(**counts | {"noise": np.array(15.0)}))
 
 
@@ -160,6 +175,19 @@ def test_factors_are_of_the_items_that_the_counts_choose(published, counts, embe
     assert "no counts" in Publications(plan()).problem("embedding", npz(**arrays))
     more = {**arrays, "eigenvalues": np.ones(5)}
     assert "eigenvalues is float64 of shape (5,)" in published.problem("embedding", npz(**more))
+
+
+def test_factors_follow_from_noisy_co_occurrence(published, embedding):
+    arrays = embedding[1]
+    gram, step = arrays["gram"], Grid.of(NOISE["embedding"], levels=GRAM_LEVELS).step
+    raw = {**arrays, "gram": np.rint(gram)}
+    assert "no discrete noise was added" in published.problem("embedding", npz(**raw))
+    lopsided = gram.copy()
+    lopsided[0, 1] += step
+    assert "not symmetric" in published.problem("embedding", npz(**arrays | {"gram": lopsided}))
+    turned = {**arrays, "factors": np.roll(arrays["factors"], 1, axis=0)}
+    assert "not eigenvectors" in published.problem("embedding", npz(**turned))
+    assert "says noise 1" in published.problem("embedding", npz(**arrays | {"gram_noise": np.array(1.0)}))
 
 
 def wrong_models():
@@ -227,16 +255,19 @@ def test_bytes_that_are_no_publication_end_in_one_line(stage, name, data):
     assert problem.startswith(f"{stage}: ")
 
 
+UNTIMED = plan(features=["scores", "counts"])  # counts alone
+
+
 def test_arrays_that_claim_to_be_huge_are_not_made():
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
     data = _archive({"values.npy": header.getvalue(), "noise.npy": npy(np.array(1.0))})
-    assert "shape (1099511627776,)" in Publications(plan()).problem("counts", data)
+    assert "shape (1099511627776,)" in Publications(UNTIMED).problem("counts", data)
 
 
 def test_pickled_objects_are_not_read():
     data = _archive({"values.npy": npy(np.array([None] * ITEMS, dtype=object)), "noise.npy": npy(np.array(1.0))})
-    assert "object" in Publications(plan()).problem("counts", data)
+    assert "object" in Publications(UNTIMED).problem("counts", data)
 
 
 def test_an_array_that_is_there_twice_or_under_another_name_is_found(counts):
@@ -247,15 +278,15 @@ def test_an_array_that_is_there_twice_or_under_another_name_is_found(counts):
             archive.writestr(name, data)
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("noise.npy", npy(np.array(2.0)))
-    assert "twice" in Publications(plan()).problem("counts", buffer.getvalue())
-    assert "'rows' is nothing" in Publications(plan()).problem(
+    assert "twice" in Publications(UNTIMED).problem("counts", buffer.getvalue())
+    assert "'rows' is nothing" in Publications(UNTIMED).problem(
         "counts", _archive({**members, "rows.npy": npy(np.ones(3))})
     )
 
 
 def test_an_array_with_bytes_behind_it_is_found(counts):
     members = {"values.npy": npy(counts["values"]) + b"rows", "noise.npy": npy(counts["noise"])}
-    assert "more bytes, or fewer" in Publications(plan()).problem("counts", _archive(members))
+    assert "more bytes, or fewer" in Publications(UNTIMED).problem("counts", _archive(members))
     assert "more bytes, or fewer" in Publications(plan()).problem("item-codes/0", npy(np.zeros((ITEMS, 2), int)) + b"x")
 
 

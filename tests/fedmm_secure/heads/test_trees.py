@@ -81,6 +81,24 @@ def test_it_learns_an_interaction_and_survives_a_round_trip():
     assert head.depth == 2
 
 
+def test_growing_goes_on_in_the_middle_of_a_tree():
+    bins, label = invented()
+    whole, first = fit_head(grower(), [(bins, label)]), grower()
+    for _ in range(3):  # of six levels
+        first.grow(first.histograms(bins, label))
+    second = grower()
+    second.restore({name: values.copy() for name, values in first.to_arrays().items()})
+    again = fit_rest(second, bins, label)
+    np.testing.assert_array_equal(again.value, whole.value)
+    np.testing.assert_array_equal(again.last_left, whole.last_left)
+
+
+def fit_rest(found, bins, label):
+    while not found.done:
+        found.grow(found.histograms(bins, label))
+    return found.head
+
+
 def test_a_node_without_examples_or_without_a_gain_stays_whole():
     bins = np.zeros((10, 3), np.uint8)
     head = fit_head(grower(replace_choices(trees=1)), [(bins, np.ones(10))])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_equal_shares_of_single_gaussians_get_equal_noise_and_halved_shares_more
     assert found["a"] == found["b"]
     found = plan_noise_multipliers([PlannedStage("a", 2.0), PlannedStage("b", 1.0)], epsilon=1.0, delta=1e-5)
     assert found["b"] == pytest.approx(math.sqrt(2.0) * found["a"])
+
+
+def test_noise_that_is_set_elsewhere_leaves_the_rest_to_the_others():
+    """What the given stage does not spend, the others do; all together meet the budget."""
+    alone = plan_noise_multipliers(CHAIN, epsilon=4.0, delta=2e-4)
+    given = [replace(stage, given=2.0 * alone["counts"]) if stage.name == "counts" else stage for stage in CHAIN]
+    found = plan_noise_multipliers(given, epsilon=4.0, delta=2e-4)
+    assert found["counts"] == 2.0 * alone["counts"]
+    assert all(found[stage.name] < 0.8 * alone[stage.name] for stage in CHAIN[1:])
+    assert 0.98 * 4.0 < pld_epsilon(events(CHAIN, found), 2e-4) <= 4.0
 
 
 def test_a_stage_without_a_share_is_refused():

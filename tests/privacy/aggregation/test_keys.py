@@ -350,13 +350,13 @@ def made(parties, markets, epoch, colluders=1):
     return found_federation(parties[markets[0]], others, about, SharedKey.generate(None), epoch=epoch)
 
 
-def test_markets_may_leave_and_none_may_come_or_take_over(tmp_path, parties):
+def test_markets_may_leave_and_none_may_take_over_or_come_unless_it_is_admitted(tmp_path, parties):
     keys = KeyDirectory(tmp_path / "b")
     for markets, epoch, problem in (
         ("abcde", 1, None),
         ("abcd", 2, None),
-        ("abcde", 3, "another federation"),  # one comes back
-        ("abcz", 3, "another federation"),
+        ("abcde", 3, "market e would come"),  # one comes back
+        ("abcz", 3, "market z would come"),
         ("bacd", 3, "another federation"),  # another founder
         ("abc", 2, "holds epoch 2"),
         ("ab", 3, "2 markets would be left, 3 are needed"),
@@ -368,6 +368,10 @@ def test_markets_may_leave_and_none_may_come_or_take_over(tmp_path, parties):
         else:
             with pytest.raises(KeyFileError, match=problem):
                 keys.accept(parties["b"], bundle, sealed["b"])
+    bundle, sealed = made(parties, "abcz", 4)
+    with pytest.raises(KeyFileError, match="market z would come"):
+        keys.accept(parties["b"], bundle, sealed["b"], {"z": parties["c"].card.fingerprint})
+    keys.accept(parties["b"], bundle, sealed["b"], {"z": parties["z"].card.fingerprint})
 
 
 def test_colluders_raise_the_number_that_must_be_left_and_a_new_bundle_cannot_lower_it(tmp_path, parties):
