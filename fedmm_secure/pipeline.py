@@ -46,6 +46,7 @@ from fedmm_secure.federation.releases import (
     release_test_figures,
 )
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
@@ -306,9 +307,12 @@ def train_ctr(
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
 ) -> dict[str, dict[str, list[np.ndarray]]]:
-    """Test predictions ``[market][model][seed]``; markets are trained in parallel, largest first."""
+    """Test predictions ``[market][model][seed]``; markets are trained in parallel, and publish when all are done.
+
+    Which of them was done first tells who has more rows: nothing that is handed out may follow from it.
+    """
     config = federation.config
-    order = sorted(markets, key=lambda name: -markets[name].market.n_rows)
+    order = largest_first(federation.plans)
     begun = {name: begin_ctr(federation, name) for name in order}
     tasks = (
         joblib.delayed(train_market)(
@@ -327,9 +331,15 @@ def train_ctr(
     found = {}
     for name, predictions in parallel(tasks):
         found[name] = predictions
-        publish_ctr(federation, name, begun[name])
         listener("ctr", {"market": name, "done": len(found), "markets": len(order)})
+    for name in order:
+        publish_ctr(federation, name, begun[name])
     return {name: found[name] for name in markets}
+
+
+def largest_first(plans: Mapping[str, SpendingPlan]) -> list[str]:
+    """Markets by their public number of users: rows are not public, nor is which market has more of them."""
+    return sorted(plans, key=lambda name: (-plans[name].size.users, name))
 
 
 def _frozen(model: RQVAE) -> RQVAE:
