@@ -12,13 +12,13 @@ from privacy.aggregation.identities import Card, Identity
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class SignedPart(BaseModel):
     """A part of a file that is signed: nothing in it but what is named, and no number without a value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Signature(Part):
+class Signature(SignedPart):
     """Ed25519 over the canonical JSON of what it stands beside."""
 
     algorithm: Literal["Ed25519"] = "Ed25519"

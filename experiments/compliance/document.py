@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from experiments.assessment.records import Verdict
-from experiments.assessment.signatures import Digest, Part, Signature
+from experiments.assessment.signatures import Digest, Signature, SignedPart
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from privacy.json_text import json_text
 
@@ -19,7 +19,7 @@ Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
 
 
-class GuaranteeStated(Part):
+class GuaranteeStated(SignedPart):
     """An (ε, δ) statement about one view."""
 
     epsilon: Epsilon
@@ -28,7 +28,7 @@ class GuaranteeStated(Part):
     basis: str = Field(description="what the number rests on")
 
 
-class AllRuns(Part):
+class AllRuns(SignedPart):
     """What all runs on the same data spend together, by the privacy account and by the run's own ledger."""
 
     runs: int | None = Field(ge=1, description="runs in the privacy account; null: there is no account to read")
@@ -40,7 +40,7 @@ class AllRuns(Part):
     ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
 
 
-class AcrossMarkets(Part):
+class AcrossMarkets(SignedPart):
     """What all runs spend on a person who has rows in all markets that the report is about."""
 
     markets: int = Field(ge=1, description="markets that the report is about")
@@ -49,7 +49,7 @@ class AcrossMarkets(Part):
     problem: str | None = Field(description="why it is not known; null where it is")
 
 
-class LedgerStated(Part):
+class LedgerStated(SignedPart):
     """The evidence."""
 
     file: str
@@ -66,7 +66,7 @@ class LedgerStated(Part):
     self_signed: bool = Field(description="whether the run made that key itself, so that it vouches for nothing")
 
 
-class EvidenceStated(Part):
+class EvidenceStated(SignedPart):
     """One statement of attacks or of an audit, and whether it counts."""
 
     id: str = Field(description="file, and which statement in it")
@@ -77,7 +77,7 @@ class EvidenceStated(Part):
     problem: str | None = Field(description="why it does not count; null where it does")
 
 
-class AuditStated(Part):
+class AuditStated(SignedPart):
     """One attempt to refute, with canaries, that the code keeps a claim; no measurement of what the run drew."""
 
     stage: str
@@ -92,7 +92,7 @@ class AuditStated(Part):
     evidence: str = Field(description="id of the statement that it stands in")
 
 
-class CatalogueStated(Part):
+class CatalogueStated(SignedPart):
     """Which items are public, and on whose word."""
 
     kind: CatalogueKind = Field(description="declared: the items found in users' rows, public by the signer's word")
@@ -100,7 +100,7 @@ class CatalogueStated(Part):
     size: int = Field(ge=1)
 
 
-class MarketStated(Part):
+class MarketStated(SignedPart):
     """One market."""
 
     users: int = Field(ge=1)
@@ -120,7 +120,7 @@ class MarketStated(Part):
     audit: list[AuditStated]
 
 
-class AttackStated(Part):
+class AttackStated(SignedPart):
     """What one attack achieved."""
 
     attack: str
@@ -136,7 +136,7 @@ class AttackStated(Part):
     evidence: str = Field(description="id of the statement that it stands in")
 
 
-class Question(Part):
+class Question(SignedPart):
     """A question of a published framework, and what this run answers."""
 
     framework: str
@@ -146,14 +146,14 @@ class Question(Part):
     by: Literal["run", "controller"] = Field(description="who can answer: the evidence of the run, or its controller")
 
 
-class TrustedStated(Part):
+class TrustedStated(SignedPart):
     """A card that the signer knows the owner of."""
 
     name: str
     fingerprint: str
 
 
-class Declarations(Part):
+class Declarations(SignedPart):
     """What the signer says, and no evidence can show."""
 
     signer: str | None = Field(description="fingerprint of the signer's own card; null: the report is not signed")
@@ -170,7 +170,7 @@ class Declarations(Part):
     )
 
 
-class VerdictStated(Part):
+class VerdictStated(SignedPart):
     """Whether the guarantee may be relied on, and why not."""
 
     compliant: bool
@@ -178,7 +178,7 @@ class VerdictStated(Part):
     open: list[str] = Field(description="what was not established; for the reader to weigh")
 
 
-class RunStated(Part):
+class RunStated(SignedPart):
     """Which run this is about."""
 
     name: str
@@ -200,7 +200,7 @@ class RunStated(Part):
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
 
-class Verification(Part):
+class Verification(SignedPart):
     """What ``fedmm verify`` found."""
 
     verified: bool
@@ -208,7 +208,7 @@ class Verification(Part):
     checked: list[str]
 
 
-class Document(Part):
+class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
@@ -228,7 +228,7 @@ class Document(Part):
     environment: dict[str, str]
 
 
-class SignedReport(Part):
+class SignedReport(SignedPart):
     """What a file holds."""
 
     document: Document

@@ -20,7 +20,7 @@ from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX
 from fedmm_secure.storage.layout import PRIVATE, TRANSCRIPT, QuantizerKind, RunDirectory
 from privacy.accounting.ledger_check import Finding
-from privacy.aggregation.keys import BUNDLE_FILE
+from privacy.aggregation.bundle import BUNDLE_FILE
 
 _MEMORY = ("state", "tensorboard", "attacks/shadows")
 PAGE = "report.html"  # drawn again and compared, by ``fedmm verify``

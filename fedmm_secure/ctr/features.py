@@ -14,9 +14,8 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.config.choices import CODE_GROUPS, FEATURE_GROUPS, FeatureGroup
-from fedmm_secure.ctr.histories import one_hot
 from fedmm_secure.data.market import FloatArray, IntArray
-from fedmm_secure.quantization.codes import Codes
+from fedmm_secure.quantization.codes import Codes, one_hot
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Interactions that CTR features may be computed from, and the score models that are fitted to them."""
+"""What some of a market's rows say of users and items: counts, scores, times; and the same for accounts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.ctr.shared_features import SharedScoreModels, SharedScores, met_elsewhere
 from fedmm_secure.data.candidates import Pool
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
-from fedmm_secure.quantization.codes import Codes
+from fedmm_secure.quantization.codes import Codes, one_hot
 
 SVD_RANKS = (8, 16, 32, 64)
 EASE_REGULARISATION = 50.0
@@ -323,8 +323,3 @@ class AccountHistory:
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """From the market's rows: accounts change nothing."""
         return self._lift
-
-
-def one_hot(codes: IntArray, n_codes: int) -> sparse.csr_array:
-    ones = np.ones(len(codes))
-    return sparse.csr_array((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n_codes))

@@ -16,7 +16,7 @@ from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
-from fedmm_secure.ctr.models.build import model_bytes
+from fedmm_secure.ctr.models.build import family_of
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
@@ -77,7 +77,7 @@ def train_market(
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
         trained = private.train(quantizers[seed], seed, private_training)
         write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
-        write_atomic(layout.ctr(name, seed), model_bytes(trained.model))
+        write_atomic(layout.ctr(name, seed), trained.model.write())
         found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
@@ -89,24 +89,30 @@ def train_market(
             return released(seed)
         if bench is None:
             return silent
-        choice = 0
-        if config.ctr.tune:
-            first = config.seed[0]
-            file = layout.tuned(name, recipe.name)
-            tuned = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, first)})
-            choice = tuned["choice"]
-
-        fitted = partial(_fitted, bench, recipe, partial(quantizer, recipe, seed), seed, choice)
-        found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
-        keep(recipe, seed, found)
-        return {PROBABILITY: found[PROBABILITY]}
-
-    def keep(recipe: Recipe, seed: int, found: Mapping[str, np.ndarray]) -> None:
+        choice = chosen(bench, recipe)
+        named = inputs("trained", recipe, seed) | {"choice": choice}
+        found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
-            suffix = "skops" if recipe.kind == "boosted" else "pt"
-            write_atomic(layout.ctr(name, seed, suffix), found["model"].tobytes())
+            write_atomic(layout.ctr(name, seed, family_of(recipe.kind).format.suffix), found["model"].tobytes())
         if recipe.average_local:
             write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
+        return {PROBABILITY: found[PROBABILITY]}
+
+    def fitted(bench: MarketTrainer, recipe: Recipe, seed: int, choice: int) -> dict[str, np.ndarray]:
+        model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
+        found = {PROBABILITY: bench.predict(model, builder)}
+        if recipe.average_local:
+            found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
+        if recipe.name == CONFIGURED:
+            found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
+        return found
+
+    def chosen(bench: MarketTrainer, recipe: Recipe) -> int:
+        if not config.ctr.tune:
+            return 0
+        file = layout.tuned(name, recipe.name)
+        kept = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, config.seed[0])})
+        return int(kept["choice"])
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:
         kept = cache_for(recipe).arrays(
@@ -160,19 +166,6 @@ def train_market(
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
         names.append(PUBLISHED)
     return name, {model: [prepared.complete(found) for found in predictions[model]] for model in names}
-
-
-def _fitted(
-    bench: MarketTrainer, recipe: Recipe, quantizer: Callable[[], RQVAE | None], seed: int, choice: int
-) -> dict[str, np.ndarray]:
-    """Predictions of a recipe's model, and what of it is kept as files."""
-    model, builder = bench.train(recipe, quantizer(), seed, bench.grid(recipe.kind)[choice])
-    found = {PROBABILITY: bench.predict(model, builder)}
-    if recipe.average_local:
-        found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
-    if recipe.name == CONFIGURED:
-        found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
-    return found
 
 
 def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:

@@ -46,8 +46,8 @@ from fedmm_secure.federation.transcript import (
     Transcript,
 )
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.aggregation.bundle import SERVER, Bundle
 from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import SERVER, Bundle
 from privacy.files import write_atomic, write_json
 
 

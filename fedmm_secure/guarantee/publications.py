@@ -9,21 +9,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
-from fedmm_secure.config import Config
-from fedmm_secure.guarantee.array_files import (
-    Array,
-    Expected,
-    PublicationError,
-    read_items,
-    read_numpy,
-    read_tensors,
-)
+from fedmm_secure.data.catalogue import Catalogue, printable
+from fedmm_secure.guarantee.expected_arrays import cardinalities, ctr_arrays, model_arrays
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.published_arrays import Array, Expected, PublicationError, read_numpy, read_tensors
 from fedmm_secure.guarantee.score_bins import N_BINS, contribution
 from fedmm_secure.guarantee.shared_sums import gram_items
 from fedmm_secure.guarantee.stages import (
@@ -42,9 +35,7 @@ from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
-# numbers of a pair that each feature group of a released model has
-NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
-EIGEN_ERROR = 1e-6  # of the largest eigenvalue
+EIGEN_ERROR = 1e-11  # of the largest eigenvalue; on a machine of the run's kind verification compares every bit
 _UNREADABLE = (
     ValueError,
     KeyError,
@@ -186,7 +177,7 @@ class Publications:
         if group == EVALUATION:
             return self._histogram_problem(found["counts"], found["noise"])
         if group == CTR:
-            sizes = _cardinalities(self.plan.config, self._items)
+            sizes = cardinalities(self.plan.config, self._items)
             if not np.array_equal(found["network.offsets"], np.cumsum([0, *sizes])[:-1]):
                 return "offsets of the embedding tables are not those of its features"
         return None
@@ -214,7 +205,7 @@ def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
     if not np.array_equal(gram, gram.T):
         return "its co-occurrence is not symmetric"
     scale = max(1.0, float(np.abs(found["eigenvalues"]).max(initial=0.0)))
-    if not np.allclose(gram @ factors, factors * found["eigenvalues"], atol=EIGEN_ERROR * scale):
+    if not np.allclose(gram @ factors, factors * found["eigenvalues"], rtol=0.0, atol=EIGEN_ERROR * scale):
         return "its factors are not eigenvectors of its co-occurrence"
     return None
 
@@ -227,65 +218,23 @@ def _position_problem(position: Array, size: int) -> str | None:
     return None
 
 
+def read_items(data: bytes, count: int) -> Array:
+    """Ids of a discovered catalogue: one a line, ascending, distinct, as many as everything else has items.
+
+    Raises:
+        PublicationError: the bytes are another text, or none.
+    """
+    found = Catalogue.of("discovered", data.decode().split("\n")[:-1])
+    if found.text != data or not all(found.items) or not all(map(printable, found.items)):
+        raise PublicationError("is no list of distinct ids in ascending order")
+    if len(found) != count:
+        raise PublicationError(f"holds {len(found)} items, where everything else has {count}")
+    return found.items
+
+
 def on_grid(values: Array, grid: Grid) -> bool:
     """Whether all values are multiples of a grid's step, to the last bit."""
     if not np.isfinite(values).all():
         return False
     integers = np.rint(values / grid.step)
     return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))
-
-
-WORDS = "global_codebook.codewords"
-
-
-def model_arrays(config: Config) -> Expected:
-    """Tensors of the RQ-VAE's state."""
-    quantizer = config.quantizer
-    dim = config.embedding.private.dim if config.private_embedding else config.embedding.dim
-    found = _layers("encoder", [dim, quantizer.hidden_dim, quantizer.latent_dim], 2)
-    found |= _layers("decoder", [quantizer.latent_dim, quantizer.hidden_dim, dim], 2)
-    for name, codes in (("global", quantizer.global_codes), ("local", quantizer.local_codes)):
-        found[f"{name}_codebook.codewords"] = (codes, quantizer.latent_dim), "float32"
-    return found
-
-
-def ctr_arrays(config: Config, n_items: int) -> Expected:
-    """Tensors of a released CTR model's state: the network's, and the standardisation of its numbers."""
-    ctr, sizes = config.ctr, _cardinalities(config, n_items)
-    numbers, rows = sum(NUMBERS.get(group, 0) for group in ctr.features), max(sum(sizes), 1)
-    found: dict[str, tuple[tuple[int, ...], str]] = {
-        "centre": ((numbers,), "float64"),
-        "spread": ((numbers,), "float64"),
-        "network.offsets": ((len(sizes),), "int64"),
-        "network.first.weight": ((rows, 1), "float32"),
-        "network.first_numbers": ((numbers,), "float32"),
-        "network.bias": ((1,), "float32"),
-    }
-    if ctr.model == "logistic":
-        return found
-    width = ctr.dim * len(sizes) + (ctr.dim * numbers if ctr.model == "deepfm" else numbers)
-    found["network.embedding.weight"] = (rows, ctr.dim), "float32"
-    found["network.number_vectors"] = (numbers, ctr.dim), "float32"
-    found |= _layers("network.deep", [width, *ctr.hidden], 3)  # a linear layer, its activation, its dropout
-    last = ctr.hidden[-1] if ctr.hidden else width
-    if ctr.model == "dcnv2":
-        found |= _layers("network.crosses", [width, width, width], 1)
-        last += width
-    found["network.head.weight"], found["network.head.bias"] = ((1, last), "float32"), ((1,), "float32")
-    return found
-
-
-def _layers(name: str, widths: list[int], every: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Linear layers of a sequence, ``every`` so many of its members one."""
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for index, (before, after) in enumerate(pairwise(widths)):
-        found[f"{name}.{every * index}.weight"] = (after, before), "float32"
-        found[f"{name}.{every * index}.bias"] = (after,), "float32"
-    return found
-
-
-def _cardinalities(config: Config, n_items: int) -> list[int]:
-    features, quantizer = set(config.ctr.features), config.quantizer
-    codes = [quantizer.global_codes, quantizer.local_codes]
-    sides = len({"user_codes", "item_codes"} & features)
-    return ([n_items] if "item_id" in features else []) + codes * sides

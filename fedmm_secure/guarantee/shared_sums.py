@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-
-from dp_accounting.dp_event import GaussianDpEvent, NonPrivateDpEvent
+from dataclasses import dataclass
 
 from fedmm_secure.collaborative.shared import COLUMNS
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.multipliers import MarketSize, noise_of_sums, require_sizes
-from fedmm_secure.guarantee.releases import Release, small_cohort_remark
-from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS, SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM
+from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM
 from privacy.mechanisms.discrete_gaussian import most_drawn
-from privacy.mechanisms.meter import ENOUGH
 from privacy.mechanisms.randomness import LEVELS
 from privacy.mechanisms.shared_parts import norm_of
 
@@ -131,34 +127,3 @@ def shared_sums(
         SummedStage(stage, length, bounds[stage], noise.get(stage), honest) for stage, length in lengths.items()
     )
     return SharedSums(stages, sum(users), max(users), len(sizes))
-
-
-def summed_release(
-    config: Config, stage: str, n_markets: int, noise: float | None, items_from: tuple[str, ...], attempt: int
-) -> Release:
-    """A market's part of a sum over the shared catalogue; only the sum carries all of the noise.
-
-    ``noise`` is the multiplier of the sum, None without DP; ``items_from`` the stages that found the catalogue.
-    """
-    server_reads = config.aggregation.traits.server_reads_updates
-    what = {SHARED_COUNTS: "item counts and times", SHARED_GRAM: "Gram matrix of users' rows"}[stage]
-    release = Release(
-        stage=stage,
-        mechanism=f"none: exact sum of {what}",
-        event=NonPrivateDpEvent(),
-        sensitivity=None,
-        audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
-        depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else items_from,
-        round=0,
-        attempt=attempt,
-        remark="; ".join(filter(None, [small_cohort_remark(n_markets), SEVERAL_MARKETS])),
-    )
-    if noise is None:
-        return release
-    return replace(
-        release,
-        mechanism=f"{what}, noise distributed over {n_markets} markets",
-        event=GaussianDpEvent(noise),
-        sensitivity=1.0,
-        coordinates=sum_lengths(config)[stage] + ENOUGH,
-    )

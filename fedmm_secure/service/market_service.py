@@ -35,7 +35,7 @@ from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.pipeline import (
     Listener,
 )
-from fedmm_secure.results.metrics import Metrics, describe
+from fedmm_secure.results.metrics import RunMetrics, describe
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.refusals import ConsentError, Journal, told
 from fedmm_secure.storage.layout import RunDirectory
@@ -201,7 +201,7 @@ class MarketService:
             raise RunEndedError  # or a disk that fails: the server cannot tell
         return self._runs[run]
 
-    def conclude_finished(self) -> list[tuple[str, Metrics]]:
+    def conclude_finished(self) -> list[tuple[str, RunMetrics]]:
         """Train and measure the market's own models of runs whose rounds are over."""
         self.settle()
         done = []
@@ -211,7 +211,7 @@ class MarketService:
             self.finished.pop(0)
         return done
 
-    def conclude(self, run: str) -> Metrics:
+    def conclude(self, run: str) -> RunMetrics:
         """The market's own stages of one run, after which its ledger is closed."""
         metrics = self._open(run).conclude(partial(self._note, run))
         del self._runs[run]

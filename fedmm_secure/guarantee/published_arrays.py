@@ -1,8 +1,4 @@
-"""Arrays in files of somebody who is not trusted: by name, shape and type, and not a byte beside them.
-
-Sizes are compared before anything is unpacked, nothing in a file is executed, and none may be larger than what its
-arrays need.
-"""
+"""Arrays of a publication, read as somebody else's: sizes are compared before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmm_secure.data.catalogue import Catalogue, printable
 from fedmm_secure.foreign.archives import stored_members
 from fedmm_secure.foreign.formats import unpickle_tensors
 from privacy.foreign import ForeignFileError
@@ -26,20 +21,6 @@ _OVERHEAD, _OVERHEAD_EACH = 4096, 512  # bytes of a file beside its arrays, and 
 
 class PublicationError(ValueError):
     """Bytes that are not what a stage publishes."""
-
-
-def read_items(data: bytes, count: int) -> Array:
-    """Ids of a discovered catalogue: one a line, ascending, distinct, as many as everything else has items.
-
-    Raises:
-        PublicationError: the bytes are another text, or none.
-    """
-    found = Catalogue.of("discovered", data.decode().split("\n")[:-1])
-    if found.text != data or not all(found.items) or not all(map(printable, found.items)):
-        raise PublicationError("is no list of distinct ids in ascending order")
-    if len(found) != count:
-        raise PublicationError(f"holds {len(found)} items, where everything else has {count}")
-    return found.items
 
 
 def read_numpy(data: bytes, expected: Expected, *, single: bool = False) -> dict[str, Array]:
