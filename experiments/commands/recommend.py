@@ -41,7 +41,7 @@ def recommend(
     as_json: JsonFlag = False,
 ) -> None:
     if not user and history is None:
-        raise ConfigError("fedmm recommend: whom? name them with --user, or give rows of new ones with --history")
+        raise ConfigError("recommend to whom? name them with --user, or give rows of new ones with --history")
     with examining(run):
         config = read_foreign_config(run)
         config = config.model_copy(update={"data": readers_data(config.data, data)})
