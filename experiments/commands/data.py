@@ -12,7 +12,7 @@ import typer
 from experiments.commands.options import USAGE, JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import one_line, say, say_json, wide_console
-from experiments.presentation.tables import Table
+from experiments.presentation.tables import Table, say_folded
 from experiments.runs.configuration import QUICKSTART, resolve
 from fedmm_secure.config import SyntheticSpec
 
@@ -66,7 +66,7 @@ def data_check(
     with TaskProgress("reading markets"):
         fit, problems = check_markets(settings.data)
     for name, found in fit.items():
-        say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
+        say_folded(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
         _print_lines(name, reading_lines(found))
     for problem in problems:
         say(one_line(problem), error=True)
@@ -105,4 +105,4 @@ def _cell(value: Any) -> str:
 
 def _print_lines(name: str, lines: Iterable[str]) -> None:
     for line in lines:
-        say(f"{name}: {line}")
+        say_folded(f"{name}: {line}")

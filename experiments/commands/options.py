@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from experiments.presentation.console import NULL
+
 FINDING, USAGE = 1, 2
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines; null: without bound, or not known.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help=f"Print JSON for machines; {NULL}.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: as configured.")]
 SetOption = Annotated[

@@ -52,6 +52,9 @@ def test_brackets_of_a_help_are_escaped_elsewhere():
         (["--jsn"], "fedmm: no such option '--jsn' (fedmm --help)"),
         (["recommend", "x", "--market", "m", "-k", "0"], "'-k' / '--top': 0 is not in the range x>=1"),
         (["recommend", "x", "--market", "m"], "fedmm: recommend to whom? name them with --user"),
+        (["verify", "nope"], "fedmm: nope: neither a run directory nor a report: there is no such file"),
+        (["verify", __file__], f"fedmm: {__file__}: neither a run directory nor a report: not valid JSON"),
+        (["budget", "quickstart", "--set", "privacy=null"], "privacy: a section of keys is expected, not null"),
     ],
     ids=" ".join,
 )
