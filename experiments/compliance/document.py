@@ -6,17 +6,19 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from experiments.assessment.records import Verdict
 from experiments.assessment.signatures import Digest, Signature, SignedPart
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
+from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
-Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
+LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
+Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
 
 
 class GuaranteeStated(SignedPart):
@@ -119,6 +121,13 @@ class MarketStated(SignedPart):
     ledger: LedgerStated
     audit: list[AuditStated]
 
+    @field_validator("views")
+    @classmethod
+    def _every_view(cls, views: dict[str, GuaranteeStated]) -> dict[str, GuaranteeStated]:
+        if set(views) != set(ALL_VIEWS):
+            raise ValueError(f"the views are {', '.join(ALL_VIEWS)}, each once")
+        return views
+
 
 class AttackStated(SignedPart):
     """What one attack achieved."""
@@ -198,6 +207,13 @@ class RunStated(SignedPart):
         description="whether some sum over all markets has one noise, so that whoever is in k of them moves it k times"
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
+
+    @field_validator("claimed_views")
+    @classmethod
+    def _known_views(cls, views: list[str]) -> list[str]:
+        if not views or not set(views) <= set(VIEWS):
+            raise ValueError(f"a guarantee is claimed for some of {', '.join(VIEWS)}")
+        return views
 
 
 class Verification(SignedPart):

@@ -83,7 +83,7 @@ def _examine(
         stated = EvidenceStated(
             id=f"{name}#{number}",
             kind=kind,
-            signer=None if signature is None else str(signature.card.get("name")),
+            signer=None if signature is None else signature.card.name,
             fingerprint=None if signature is None else signature.fingerprint,
             standing=standing,
             problem=problem_found,

@@ -36,14 +36,17 @@ class ModelTraits:
         family: ``module:family`` that makes it.
         most_categories: values that one of its inputs may have; None for any number.
         trains_privately: whether user-level DP-SGD can train it.
+        suffix: of the files of its models.
     """
 
     family: str
     most_categories: int | None = None
     trains_privately: bool = False
+    suffix: str = "pt"
 
 
-_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255)  # HistGradientBoostingClassifier's
+# 255: of HistGradientBoostingClassifier
+_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
 _NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
 MODELS: Mapping[ModelKind, ModelTraits] = {
     "boosted": _TREES,

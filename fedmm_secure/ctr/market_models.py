@@ -14,9 +14,8 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED, MODELS
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
-from fedmm_secure.ctr.models.build import family_of
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
@@ -93,7 +92,7 @@ def train_market(
         named = inputs("trained", recipe, seed) | {"choice": choice}
         found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
-            write_atomic(layout.ctr(name, seed, family_of(recipe.kind).format.suffix), found["model"].tobytes())
+            write_atomic(layout.ctr(name, seed, MODELS[recipe.kind].suffix), found["model"].tobytes())
         if recipe.average_local:
             write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}

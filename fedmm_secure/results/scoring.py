@@ -12,6 +12,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import MODELS
 from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.models.base import ClickModel, CTRModel
 from fedmm_secure.ctr.models.build import untrained
@@ -127,7 +128,7 @@ def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int)
         bench.own_quantizers[seed] = load_quantizer(path, run, config, bench.own_embedding)
     own, choices = bench.own_quantizers.get(seed), bench.grid(recipe.kind)[0]
     model = untrained(recipe.kind, bench.inputs(recipe, quantizer, own), choices, derive_seed("ctr", name, seed))
-    path = _existing(RunDirectory(run).ctr(name, seed, model.kept_as.suffix))
+    path = _existing(RunDirectory(run).ctr(name, seed, MODELS[recipe.kind].suffix))
     model.read(read_bytes(path, below=run), path)
     return TrainedCTR(model, bench, recipe, quantizer, seed)
 

@@ -29,12 +29,10 @@ class Format:
     """How a family's models are kept.
 
     Attributes:
-        suffix: of their files.
         pack: what a model is, as bytes.
         unpack: and back, from bytes that may be anybody's; raises ``ForeignFileError``, which names the given place.
     """
 
-    suffix: str
     pack: Callable[[Any], bytes]
     unpack: Callable[[bytes, Path], Any]
 
@@ -48,13 +46,11 @@ class Family:
         grid: what tuning chooses from, by the configuration; the first is the configured choice. Every family has as
             many.
         draws_each_epoch: whether negatives are drawn anew for each pass over the positives.
-        format: how its models are kept.
     """
 
     make: Callable[[ModelKind, FeatureSchema, Choices, int], CTRModel]
     grid: Callable[[CTRConfig], Sequence[Choices]]
     draws_each_epoch: bool
-    format: Format
 
 
 class ClickModel(ABC):

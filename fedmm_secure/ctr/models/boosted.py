@@ -37,7 +37,7 @@ def _unpack(data: bytes, where: Path) -> Any:
         raise ForeignFileError(f"{where}: no trees: {str(error)[:200]}") from error
 
 
-_FORMAT = Format("skops", lambda trees: bytes(skops.io.dumps(trees)), _unpack)
+_FORMAT = Format(lambda trees: bytes(skops.io.dumps(trees)), _unpack)
 
 
 @dataclass(frozen=True)
@@ -133,4 +133,4 @@ def _make(kind: ModelKind, schema: FeatureSchema, choices: Choices, seed: int) -
     return BoostedModel(schema, choices, seed)
 
 
-FAMILY = Family(_make, lambda config: boosted_grid(BoostedChoices()), draws_each_epoch=False, format=_FORMAT)
+FAMILY = Family(_make, lambda config: boosted_grid(BoostedChoices()), draws_each_epoch=False)

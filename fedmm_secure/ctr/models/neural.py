@@ -67,7 +67,7 @@ class NeuralModel(CTRModel):
             ]
         return torch.cat(parts).double().numpy()
 
-    format = Format("pt", torch_bytes, unpickle_tensors)
+    format = Format(torch_bytes, unpickle_tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights of the network, and the standardisation of its numbers."""
@@ -192,6 +192,4 @@ def _make(kind: ModelKind, schema: FeatureSchema, choices: Choices, seed: int) -
     return NeuralModel(network_kind(kind), schema, choices, seed)
 
 
-FAMILY = Family(
-    _make, lambda config: neural_grid(neural_choices(config)), draws_each_epoch=True, format=NeuralModel.format
-)
+FAMILY = Family(_make, lambda config: neural_grid(neural_choices(config)), draws_each_epoch=True)

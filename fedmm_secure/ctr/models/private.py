@@ -43,7 +43,7 @@ class PrivateCTR(ClickModel):
     Standardisation uses pseudo-users, never the market's rows.
     """
 
-    format = Format("pt", tensors_bytes, unpickle_tensors)  # published: nothing but its tensors
+    format = Format(tensors_bytes, unpickle_tensors)  # published: nothing but its tensors
 
     def __init__(self, kind: ModelKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
         self.schema = schema
