@@ -12,7 +12,8 @@ from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX, OWN_UPDATE, UPDATE, Record, parse_index, read_index, read_record
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation import CKKSKey
-from privacy.aggregation.keys import BUNDLE_FILE, Bundle, KeyDirectory, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, Bundle, read_bundle
+from privacy.aggregation.keys import KeyDirectory
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from experiments.commands.interruption import InterruptibleGroup
-from experiments.commands.lazy import Entry, LazyGroup
+from experiments.commands.lazy import CommandEntry, LazyGroup
 from experiments.commands.options import FINDING, USAGE
 from experiments.presentation.console import one_line, say
 from privacy.errors import InputError, StoppedError
@@ -27,22 +27,24 @@ class Commands(InterruptibleGroup, LazyGroup):
     """What ``fedmm`` can do; a command's own module says the rest."""
 
     entries: ClassVar = {
-        "init": Entry(f"{_HERE}.init", "init", "From market files to a configuration that runs."),
-        "run": Entry(f"{_HERE}.run", "run", "Run the pipeline on markets; by default on synthetic ones."),
-        "data": Entry(f"{_HERE}.data", "data_app", "Look at market data before running."),
-        "budget": Entry(f"{_HERE}.budget", "budget", "What a configuration spends, before anything is trained."),
-        "verify": Entry(f"{_HERE}.verify", "verify", "Check a run, or a compliance report."),
-        "recommend": Entry(f"{_HERE}.recommend", "recommend", "The top items for users, from a run."),
-        "join": Entry(f"{_HERE}.join", "join", "Let a market start from a run of others."),
-        "attack": Entry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
-        "audit": Entry(f"{_HERE}.audit", "audit", "Try to refute that the code keeps a guarantee."),
-        "report": Entry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),
-        "runs": Entry(f"{_HERE}.list_runs", "runs", "List the runs and sweeps in a folder."),
-        "compare": Entry(f"{_HERE}.compare", "compare", "Runs side by side, with intervals."),
-        "sweep": Entry(f"{_HERE}.sweep", "sweep", "Run a grid of configurations and seeds."),
-        "keys": Entry(f"{_HERE}.keys", "keys_app", "Keys of a federation: who its parties are, what they share."),
-        "deploy": Entry(f"{_HERE}.deploy", "deploy_app", "A federation as separate processes, over TLS."),
-        "bench": Entry(f"{_HERE}.bench", "bench_app", "Measure speed and size side by side."),
+        "init": CommandEntry(f"{_HERE}.init", "init", "From market files to a configuration that runs."),
+        "run": CommandEntry(f"{_HERE}.run", "run", "Run the pipeline on markets; by default on synthetic ones."),
+        "data": CommandEntry(f"{_HERE}.data", "data_app", "Look at market data before running."),
+        "budget": CommandEntry(f"{_HERE}.budget", "budget", "What a configuration spends, before anything is trained."),
+        "verify": CommandEntry(f"{_HERE}.verify", "verify", "Check a run, or a compliance report."),
+        "recommend": CommandEntry(f"{_HERE}.recommend", "recommend", "The top items for users, from a run."),
+        "join": CommandEntry(f"{_HERE}.join", "join", "Let a market start from a run of others."),
+        "attack": CommandEntry(f"{_HERE}.attack", "attack", "Attack a run and see what an adversary gets."),
+        "audit": CommandEntry(f"{_HERE}.audit", "audit", "Try to refute that the code keeps a guarantee."),
+        "report": CommandEntry(f"{_HERE}.report", "report", "A run's page again, or its compliance report."),
+        "runs": CommandEntry(f"{_HERE}.list_runs", "runs", "List the runs and sweeps in a folder."),
+        "compare": CommandEntry(f"{_HERE}.compare", "compare", "Runs side by side, with intervals."),
+        "sweep": CommandEntry(f"{_HERE}.sweep", "sweep", "Run a grid of configurations and seeds."),
+        "keys": CommandEntry(
+            f"{_HERE}.keys", "keys_app", "Keys of a federation: who its parties are, what they share."
+        ),
+        "deploy": CommandEntry(f"{_HERE}.deploy", "deploy_app", "A federation as separate processes, over TLS."),
+        "bench": CommandEntry(f"{_HERE}.bench", "bench_app", "Measure speed and size side by side."),
     }
 
 

@@ -46,13 +46,14 @@ from fedmm_secure.federation.releases import (
     release_test_figures,
 )
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
-from fedmm_secure.results.metrics import Metrics, collect_metrics, communication, describe
+from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
@@ -82,7 +83,7 @@ def run_pipeline(
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
     signer: Identity | None = None,
-) -> Metrics:
+) -> RunMetrics:
     """Run, or go on with, all stages; leaves ledgers, transcript, codes, models and ``metrics.json``.
 
     Args:
@@ -104,7 +105,7 @@ def run_pipeline(
         return read_metrics(directory)
     refuse_shared_users(config, markets)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
-    clock = Clock(RunDirectory(directory).state)
+    clock = Stopwatch(RunDirectory(directory).state)
     listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
@@ -136,10 +137,10 @@ def conclude(
     markets: Mapping[str, PreparedMarket],
     embeddings: Embeddings,
     quantizers: Quantizers,
-    clock: Clock,
+    clock: Stopwatch,
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
-) -> Metrics:
+) -> RunMetrics:
     """The stages after the rounds, which each market can do by itself: codes, CTR models, metrics."""
     config, directory = federation.config, federation.directory
     with clock.stage("refinement"):
@@ -306,9 +307,12 @@ def train_ctr(
     listener: Listener = lambda event, fields: None,
     cache: Cache | None = None,
 ) -> dict[str, dict[str, list[np.ndarray]]]:
-    """Test predictions ``[market][model][seed]``; markets are trained in parallel, largest first."""
+    """Test predictions ``[market][model][seed]``; markets are trained in parallel, and publish when all are done.
+
+    Which of them was done first tells who has more rows: nothing that is handed out may follow from it.
+    """
     config = federation.config
-    order = sorted(markets, key=lambda name: -markets[name].market.n_rows)
+    order = largest_first(federation.plans)
     begun = {name: begin_ctr(federation, name) for name in order}
     tasks = (
         joblib.delayed(train_market)(
@@ -327,9 +331,15 @@ def train_ctr(
     found = {}
     for name, predictions in parallel(tasks):
         found[name] = predictions
-        publish_ctr(federation, name, begun[name])
         listener("ctr", {"market": name, "done": len(found), "markets": len(order)})
+    for name in order:
+        publish_ctr(federation, name, begun[name])
     return {name: found[name] for name in markets}
+
+
+def largest_first(plans: Mapping[str, SpendingPlan]) -> list[str]:
+    """Markets by their public number of users: rows are not public, nor is which market has more of them."""
+    return sorted(plans, key=lambda name: (-plans[name].size.users, name))
 
 
 def _frozen(model: RQVAE) -> RQVAE:
@@ -339,7 +349,7 @@ def _frozen(model: RQVAE) -> RQVAE:
     return config_free
 
 
-class Clock:
+class Stopwatch:
     """Seconds spent in each stage, added up over resumed runs."""
 
     def __init__(self, state: Path) -> None:

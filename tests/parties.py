@@ -11,8 +11,8 @@ from fedmm_secure.federation.orders import Start, Statement
 from fedmm_secure.federation.transcript import Transcript
 from privacy.aggregation import AuthenticatedMarket, Carrier, PairwiseMasks, PlaintextMarket, SharedKey, SumTags
 from privacy.aggregation.authentication import limb_count
+from privacy.aggregation.bundle import SERVER, Bundle, found_federation
 from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import SERVER, Bundle, found_federation
 
 MARKETS = ("a", "b", "c", "d")
 START = Start(bytes(32), (("s", 9),))

@@ -80,7 +80,7 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
     "privacy/accounting/lines.py": _JSON,
     "privacy/accounting/spendings.py": _JSON,
     "privacy/aggregation/identities.py": _JSON,
-    "privacy/aggregation/keys.py": _JSON,
+    "privacy/aggregation/bundle.py": _JSON,
     "privacy/foreign.py": _JSON,
 }
 ANY = {"dict[str, Any]", "Mapping[str, Any]"}
@@ -129,6 +129,34 @@ def loose(source):
     }
 
 
+LAYOUT = "fedmm_secure/storage/layout.py"
+FOLDERS = {"ledger", "transcript", "private", "codes", "models", "predictions", "attacks", "audit"}
+FILES = {"config.yaml", "environment.json", "metrics.json", "log.jsonl", "report.html"}
+ELSEWHERE = {
+    ("experiments/assessment/audit.py", "out / audited.market / 'audit'"): "a figure in an auditor's own folder",
+    ("privacy/accounting/places.py", "Path.home() / '.local' / 'state'"): "no run directory",
+}
+
+
+def spelled(source):
+    """Paths of a run directory that are put together by hand."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
+            continue
+        for side in (node.left, node.right):
+            first = side.values[0] if isinstance(side, ast.JoinedStr) and side.values else side
+            text = str(first.value) if isinstance(first, ast.Constant) else ""
+            if text.split("/")[0] in FOLDERS | FILES | {"state"}:
+                found.add(ast.unparse(node))
+    return found
+
+
+def test_paths_of_a_run_directory_are_spelled_in_one_place():
+    found = {(name, path) for name, source in trees() for path in spelled(source) if name != LAYOUT}
+    assert found == ELSEWHERE.keys()
+
+
 def test_functions_of_many_parameters_have_their_reason():
     assert {(name, function) for name, source in trees() for function in wide(source)} == WIDE.keys()
 
@@ -155,6 +183,8 @@ def test_every_module_says_what_it_is_about():
     [
         (wide, "def f(a, b, c, d, *, e, f, g, h): ..."),
         (nested, "def f():\n    def g():\n" + "        x = 1\n" * 20),
+        (spelled, "path = run / 'ledger' / f'{market}.jsonl'"),
+        (spelled, "path = run / f'models/{market}'"),
         (loose, "def f(x) -> dict[str, Any]: ..."),
         (loose, "class A:\n    def f(self, x: Mapping[str, Any]): ..."),
     ],

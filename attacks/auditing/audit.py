@@ -25,7 +25,7 @@ from attacks.auditing.gradients import play_bag, play_gradients, play_user
 from attacks.auditing.joint import Parts, canaries_needed
 from attacks.auditing.laws import Law, Members
 from attacks.auditing.played import Played, joined, together
-from attacks.auditing.verdicts import LEVEL, Finding, judge
+from attacks.auditing.verdicts import LEVEL, AuditResult, judge
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
@@ -106,7 +106,7 @@ class Audit:
     def name(self) -> str:
         return f"{self.stage}/{self.kind}".replace(",", "").replace(" ", "-")
 
-    def judge(self, played: Sequence[Played]) -> Finding:
+    def judge(self, played: Sequence[Played]) -> AuditResult:
         """The verdict on what each of its games showed."""
         one = together(played, [weight for weight, _ in self.parts]) if len(played) > 1 else played[0]
         return judge(self.claim, self.parts, one.first(self.canaries), level=self.level)

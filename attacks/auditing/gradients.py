@@ -19,6 +19,7 @@ from attacks.auditing.played import Played
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.bags import Bags
 from fedmm_secure.ctr.features import FeatureSchema
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR, bag_loss
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
@@ -143,7 +144,7 @@ def play_bag(choices: DPSGD, steps: int, member: Members, noise: NoiseSource) ->
         return bag_loss(model, tuple(part[0] for part in bag.tensors()))
 
     def watch(present: bool, source: NoiseSource) -> Watcher:
-        released = PrivateCTR("deepfm", schema, config, 0)
+        released = PrivateCTR("deepfm", schema, neural_choices(config.ctr), 0)
         watcher = Watcher(released.network, loss, choices, list(released.network.parameters()))
         mine = Bags(*(part[: int(present)] for part in bag.tensors()))
         released.fit(mine, choices, steps, 1e-2, True, source, watcher, spare=ENOUGH)

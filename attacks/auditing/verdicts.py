@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditResult:
     """What an audit found.
 
     Attributes:
@@ -61,7 +61,7 @@ class Finding:
     canaries: int
 
 
-def judge(claim: Claim, parts: Parts, played: Played, *, level: float = LEVEL) -> Finding:
+def judge(claim: Claim, parts: Parts, played: Played, *, level: float = LEVEL) -> AuditResult:
     """Compare canaries with a claim.
 
     Args:
@@ -74,7 +74,7 @@ def judge(claim: Claim, parts: Parts, played: Played, *, level: float = LEVEL) -
     factor = seen_factor(parts, len(played), level, played.slack) if parts else None
     detects = None if factor is None else claim.epsilon_at(factor)
     low_fdp, low_one_run = lower_bounds(played, claim.delta)
-    return Finding(
+    return AuditResult(
         claimed=claim.epsilon,
         delta=claim.delta,
         detects=detects if detects is not None and np.isfinite(detects) else None,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from attacks.membership.scores import (
     SCORES,
     Confidences,
-    Evidence,
-    Membership,
+    MemberMatrix,
+    ShadowEvidence,
     multi_query,
     ratios,
 )
@@ -43,7 +43,7 @@ class Inference:
     view: str
     attack: str
     scores: Confidences
-    member: Membership
+    member: MemberMatrix
 
     @cached_property
     def metrics(self) -> MembershipMetrics:
@@ -97,7 +97,7 @@ class _Units:
         facts = np.stack([rows_of_user[queries.user], rows_of_item[queries.item]], axis=1)
         return np.asarray(self.pooled(facts[None])[0])
 
-    def account(self, shown: Shown, view: str) -> list[Evidence]:
+    def account(self, shown: Shown, view: str) -> list[ShadowEvidence]:
         """All that the accounts of a view tell."""
         rows = np.concatenate([shown[view][:, :, None], shown[f"{view}-context"]], axis=2)
         statistics = self.pooled(rows)
@@ -106,9 +106,9 @@ class _Units:
             found.append(_pooled_ratios(rows.astype(np.float64), self.unit_of_row, self.member))
         return [*found, _constant(statistics[:, :, 0].mean(0))]
 
-    def single(self, shown: Shown, view: str) -> dict[str, Evidence]:
+    def single(self, shown: Shown, view: str) -> dict[str, ShadowEvidence]:
         """Evidence that is an attack by itself."""
-        found: dict[str, Evidence] = {}
+        found: dict[str, ShadowEvidence] = {}
         if f"{view}-pairs" in shown:
             values = shown[f"{view}-pairs"].astype(np.float64)
             unit = self.unit_of_row[self.shadows.queries.pairs.row]
@@ -119,7 +119,7 @@ class _Units:
             found["recommendations"] = recommended_items(recommended, self.member, centre, vectors)
         return found
 
-    def weights(self, shown: Shown) -> list[Evidence]:
+    def weights(self, shown: Shown) -> list[ShadowEvidence]:
         """What published models tell beside the scores that they give."""
         if self.shadows.unit == "interaction":
             found = shown.get("row-release")
@@ -127,7 +127,7 @@ class _Units:
             found = shown["user-release"][:, self.users] if "user-release" in shown else None
         return [] if found is None else [ratios(found.astype(np.float64), self.member)]
 
-    def combined(self, evidence: list[Evidence]) -> Confidences:
+    def combined(self, evidence: list[ShadowEvidence]) -> Confidences:
         return multi_query(evidence, self.member, self.known)
 
     def pooled(self, values: NDArray[np.floating]) -> Confidences:
@@ -154,7 +154,7 @@ class _Units:
         return vectors, (np.asarray(full @ vectors) / count)[self.users]
 
 
-def _pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: Membership) -> Evidence:
+def _pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: MemberMatrix) -> ShadowEvidence:
     """Scored first and pooled then: mean likelihood ratios of what a unit has several of; 0 for a unit without any.
 
     Args:
@@ -173,6 +173,6 @@ def _pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: Membersh
     return among
 
 
-def _constant(fact: NDArray[np.float64]) -> Evidence:
+def _constant(fact: NDArray[np.float64]) -> ShadowEvidence:
     """What is the same whichever model is attacked, ``(n_units,)``."""
     return lambda models: np.broadcast_to(fact[None, :, None], (len(models), len(fact), 1))

@@ -47,7 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from attacks.membership.scores import Confidences, Membership, blocks
+from attacks.membership.scores import Confidences, MemberMatrix, blocks
 from privacy.accounting.tradeoff import TradeOffCurve
 
 LEVEL = 0.01
@@ -73,7 +73,7 @@ class Refutation:
 
 
 def refute(
-    scores: Confidences, member: Membership, curve: TradeOffCurve, delta: float, *, attacks: int = 1
+    scores: Confidences, member: MemberMatrix, curve: TradeOffCurve, delta: float, *, attacks: int = 1
 ) -> Refutation:
     """Hold an attack's scores ``(n_models, n_units)`` against a curve.
 
@@ -91,7 +91,7 @@ def refute(
     return Refutation(refuted, scores.size, detectable(curve, smallest, scores.shape[1], level, delta))
 
 
-def _exceeds(scores: Confidences, member: Membership, curve: TradeOffCurve, level: float) -> bool:
+def _exceeds(scores: Confidences, member: MemberMatrix, curve: TradeOffCurve, level: float) -> bool:
     """Whether enough pipelines have more right guesses than a curve admits, at any threshold."""
     order = np.argsort(scores, axis=1, kind="stable")  # of equal scores the first is the lower: known before the coins
     inside = np.take_along_axis(member, order, axis=1)

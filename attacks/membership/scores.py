@@ -20,10 +20,10 @@ from sklearn.preprocessing import StandardScaler
 from fedmm_secure.data.market import IntArray
 
 Confidences = NDArray[np.float64]
-Membership = NDArray[np.bool_]
-Score = Callable[[Confidences, Membership], Confidences]
+MemberMatrix = NDArray[np.bool_]
+Score = Callable[[Confidences, MemberMatrix], Confidences]
 Scorer = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-Evidence = Callable[[IntArray], NDArray[np.float64]]
+ShadowEvidence = Callable[[IntArray], NDArray[np.float64]]
 PRIOR_FREEDOM = 12  # how many observations the fitted variance is worth
 BLOCKS = 4
 RMIA_GAMMA = 2.0  # as in the paper's experiments
@@ -35,32 +35,32 @@ def blocks(n_models: int) -> list[tuple[IntArray, IntArray]]:
     return [(part, np.setdiff1d(everything, part)) for part in np.array_split(everything, min(BLOCKS, n_models))]
 
 
-def loss_threshold(confidence: Confidences, member: Membership) -> Confidences:
+def loss_threshold(confidence: Confidences, member: MemberMatrix) -> Confidences:
     """Yeom et al., CSF 2018: low loss means member. Needs no shadow model."""
     return confidence
 
 
-def calibrated(confidence: Confidences, member: Membership) -> Confidences:
+def calibrated(confidence: Confidences, member: MemberMatrix) -> Confidences:
     """Difficulty calibration (Watson et al., ICLR 2022): confidence over that of models without the query.
 
     Offline LiRA with one variance (Carlini et al., S&P 2022, section VI.C) ranks alike: it is monotone in this.
     """
 
-    def fit(values: Confidences, inside: Membership) -> Scorer:
+    def fit(values: Confidences, inside: MemberMatrix) -> Scorer:
         without = _mean(values, ~inside)
         return lambda own: own - without
 
     return _by_shadows(confidence, member, fit)
 
 
-def rmia(confidence: Confidences, member: Membership) -> Confidences:
+def rmia(confidence: Confidences, member: MemberMatrix) -> Confidences:
     """Robust membership inference, online (Zarifzadeh, Liu, Shokri, ICML 2024, equations 3 and 4).
 
     Share of population queries ``z`` over which the query's likelihood ratio, probability under the target over mean
     probability under the shadow models, exceeds theirs ``RMIA_GAMMA`` times. The other queries are the population.
     """
 
-    def fit(values: Confidences, inside: Membership) -> Scorer:
+    def fit(values: Confidences, inside: MemberMatrix) -> Scorer:
         expected = special.expit(values)
         log_mean = np.log(0.5 * (_mean(expected, inside) + _mean(expected, ~inside)))
 
@@ -76,14 +76,14 @@ def rmia(confidence: Confidences, member: Membership) -> Confidences:
     return _by_shadows(confidence, member, fit)
 
 
-def lira_online(confidence: Confidences, member: Membership) -> Confidences:
+def lira_online(confidence: Confidences, member: MemberMatrix) -> Confidences:
     """Online LiRA with one variance for all queries (Carlini et al., S&P 2022, section VI).
 
     Log-likelihood ratio of the target's confidence between Gaussians fitted, per query, to the shadow models
     that were trained with the query and to those that were not.
     """
 
-    def fit(values: Confidences, inside: Membership) -> Scorer:
+    def fit(values: Confidences, inside: MemberMatrix) -> Scorer:
         mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
         std_in, std_out = _pooled_std(values, mean_in, inside), _pooled_std(values, mean_out, ~inside)
         return lambda own: np.asarray(
@@ -93,7 +93,7 @@ def lira_online(confidence: Confidences, member: Membership) -> Confidences:
     return _by_shadows(confidence, member, fit)
 
 
-def lira_empirical_bayes(confidence: Confidences, member: Membership) -> Confidences:
+def lira_empirical_bayes(confidence: Confidences, member: MemberMatrix) -> Confidences:
     """Online LiRA with few shadow models: per-query effects shrunk towards what similar queries show.
 
     Confidences are first replaced by normal scores of their ranks within each model, since models differ in the scale
@@ -107,7 +107,7 @@ def normal_scores(confidence: Confidences) -> Confidences:
     return np.asarray(stats.norm.ppf(stats.rankdata(confidence, axis=1) / (confidence.shape[1] + 1)))
 
 
-def fit_effects(values: Confidences, inside: Membership) -> Scorer:
+def fit_effects(values: Confidences, inside: MemberMatrix) -> Scorer:
     """Log-likelihood ratio of a value at the posterior mean of what membership does to it, by empirical Bayes.
 
     With a handful of shadow models on each side, LiRA's two means per query are mostly noise. Here the effect of
@@ -132,7 +132,7 @@ def fit_effects(values: Confidences, inside: Membership) -> Scorer:
 
 
 def _by_shadows(
-    confidence: Confidences, member: Membership, fit: Callable[[Confidences, Membership], Scorer]
+    confidence: Confidences, member: MemberMatrix, fit: Callable[[Confidences, MemberMatrix], Scorer]
 ) -> Confidences:
     """Each model's score, by what was fitted to confidences and membership of the models outside its block."""
     scores = np.empty(confidence.shape)
@@ -143,7 +143,7 @@ def _by_shadows(
     return scores
 
 
-def ratios(statistics: NDArray[np.float64], member: Membership) -> Evidence:
+def ratios(statistics: NDArray[np.float64], member: MemberMatrix) -> ShadowEvidence:
     """Evidence of several statistics ``(n_models, n_queries, n_statistics)``: the likelihood ratio of each."""
 
     def among(models: IntArray) -> NDArray[np.float64]:
@@ -153,7 +153,7 @@ def ratios(statistics: NDArray[np.float64], member: Membership) -> Evidence:
     return among
 
 
-def multi_query(evidence: Sequence[Evidence], member: Membership, known: NDArray[np.float64]) -> Confidences:
+def multi_query(evidence: Sequence[ShadowEvidence], member: MemberMatrix, known: NDArray[np.float64]) -> Confidences:
     """Several kinds of evidence about a query, combined by classifiers that are trained on the shadow models.
 
     Membership of a row moves more than its own score: the whole account, and the items near it. The log-odds of a
@@ -220,13 +220,13 @@ def _quadratic_fit(
     return np.asarray(np.polynomial.Polynomial.fit(scaled[at], y[at], 2)(scaled))
 
 
-def _mean(values: Confidences, chosen: Membership) -> NDArray[np.float64]:
+def _mean(values: Confidences, chosen: MemberMatrix) -> NDArray[np.float64]:
     """Mean over the chosen models of each query; over all where none is chosen, which then says nothing."""
     count = chosen.sum(0)
     return np.asarray(np.where(count > 0, (values * chosen).sum(0) / np.maximum(count, 1), values.mean(0)))
 
 
-def _pooled_std(values: Confidences, mean: NDArray[np.float64], chosen: Membership) -> float:
+def _pooled_std(values: Confidences, mean: NDArray[np.float64], chosen: MemberMatrix) -> float:
     squares = np.where(chosen, (values - mean) ** 2, 0.0).sum()
     freedom = max(int(chosen.sum() - chosen.any(0).sum()), 1)  # one mean was fitted per query
     return float(np.sqrt(squares / freedom) + 1e-12)

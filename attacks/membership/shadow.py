@@ -40,7 +40,6 @@ from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Store
 from privacy.mechanisms.randomness import NoiseSource
 
-OPENED_BY = {"plaintext": "server", "ckks": "collusion"}
 Progress = Callable[[int, int], None]
 GROUP = 16  # pipelines trained side by side: more share overhead no better, and outgrow the processor's cache
 
@@ -323,7 +322,7 @@ def train_shadows(
     }
     if plan.unit == "interaction":
         member = member[:, np.isin(prepared.split.train, queries.rows)]
-    return ShadowScores(observed, member, queries, plan.unit, OPENED_BY.get(plan.config.aggregation.kind))
+    return ShadowScores(observed, member, queries, plan.unit, plan.config.aggregation.traits.opened_by)
 
 
 def _name(folder: str, index: int) -> str:

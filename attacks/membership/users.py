@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from attacks.membership.scores import Confidences, Evidence, Membership, blocks, fit_effects, normal_scores
+from attacks.membership.scores import Confidences, MemberMatrix, ShadowEvidence, blocks, fit_effects, normal_scores
 from fedmm_secure.data.market import FloatArray, IntArray
 
 
@@ -22,8 +22,8 @@ def pool_rows(values: NDArray[np.float64], user: IntArray) -> NDArray[np.float64
 
 
 def recommended_items(
-    recommended: NDArray[np.float64], member: Membership, history: FloatArray, item_vectors: FloatArray
-) -> Evidence:
+    recommended: NDArray[np.float64], member: MemberMatrix, history: FloatArray, item_vectors: FloatArray
+) -> ShadowEvidence:
     """Evidence of membership from what users are recommended (Zhang et al., CCS 2021).
 
     A user's feature is the difference between the centre of the items that the user interacted with and that of the
@@ -57,7 +57,7 @@ def recommended_items(
     return among
 
 
-def codebook_attack(latent: NDArray[np.float64], codewords: NDArray[np.float64], member: Membership) -> Confidences:
+def codebook_attack(latent: NDArray[np.float64], codewords: NDArray[np.float64], member: MemberMatrix) -> Confidences:
     """Membership of users from global codewords: a user pulls a codeword towards where the encoder puts that user.
 
     The adversary does not have the target's encoder: where it would put a user is the mean over the shadow

@@ -77,12 +77,12 @@ def configuration_page() -> str:
 
 def grids_page() -> str:
     """The keys of a grid file, and the grids that ship."""
-    from experiments.sweep.grid import Grid, shipped_grids
+    from experiments.sweep.grid import SweepGrid, shipped_grids
 
     folder = ROOT / "experiments" / "grids"
     texts = {name: (folder / f"{name}.yaml").read_text(encoding="utf-8") for name in shipped_grids()}
     shipped = "".join(f"## `{name}`\n\n```yaml\n{text}```\n\n" for name, text in texts.items())
-    return "# Grids\n\nWhat `fedmm sweep` takes.\n\n" + "\n".join(_sections(Grid, "")) + "\n" + shipped
+    return "# Grids\n\nWhat `fedmm sweep` takes.\n\n" + "\n".join(_sections(SweepGrid, "")) + "\n" + shipped
 
 
 def schema_page() -> str:

@@ -27,6 +27,7 @@ from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.files import Store, write_parquet
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_foreign_config, read_metrics
 from privacy.aggregation.identities import Identity
 
@@ -80,7 +81,7 @@ def attack_run(
     found: Results = {}
     made: Results = {}
     # who signs answers for every shadow: those that lie in the directory are not taken for trained
-    with nullcontext(str(run / "attacks")) if identity is None else TemporaryDirectory() as kept:
+    with nullcontext(str(RunDirectory(run).attacks)) if identity is None else TemporaryDirectory() as kept:
         attacked = Attacked(
             run,
             config,
@@ -96,10 +97,10 @@ def attack_run(
         for attack in track("attacks", chosen):
             made[attack.name] = attack.make(attacked)
             found = add_statement(run, attacks_file(run), make_statement(run, "attack", settings, made, identity))
-    _write_table(run / "attacks" / "results.parquet", found)
+    _write_table(RunDirectory(run).attacks / "results.parquet", found)
     for name, attack in ATTACKS.items():
         if found.get(name):
-            attack.draw(run / "attacks" / name, found[name])
+            attack.draw(RunDirectory(run).attacks / name, found[name])
     return found
 
 

@@ -40,6 +40,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.storage.files import write_parquet
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.events import event_to_data
 from privacy.accounting.ledger_check import Finding
@@ -95,7 +96,7 @@ def read_audited(source: str, overrides: list[str], market: str | None) -> Audit
         ConfigError: there is no ε to audit, or no such market.
         UnverifiedRunError: the run does not verify.
     """
-    if (Path(source) / "ledger").is_dir():
+    if RunDirectory(Path(source)).ledgers.is_dir():
         if overrides:
             raise ConfigError(f"{source}: a run is audited as it was configured; leave out --set")
         return _of_run(Path(source), market)

@@ -52,9 +52,9 @@ def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
         for target in attacked.targets:
             own = [inference for inference in inferences if inference.target == target]
             stem = f"{attacked.market}-{unit}-{target}"
-            _write_scores(run / "attacks" / "scores" / f"{stem}.parquet", shadows, own)
+            _write_scores(RunDirectory(run).attacks / "scores" / f"{stem}.parquet", shadows, own)
             curves = {view: _curve(attacked, view, unit) for view in dict.fromkeys(one.view for one in own)}
-            draw_roc(run / "attacks" / f"roc-{stem}", own, curves)
+            draw_roc(RunDirectory(run).attacks / f"roc-{stem}", own, curves)
             made += [(unit, one) for one in own]
     sharing = Counter(inference.view for _, inference in made)
     return [
@@ -132,7 +132,7 @@ def _curve(attacked: Attacked, view: str, unit: Unit) -> TradeOffCurve | None:
     if stated is None or stated.epsilon is None:
         return None
     encrypted = view == "server" and not attacked.config.aggregation.traits.server_reads_updates
-    entries = read_ledger(attacked.run / "ledger" / f"{attacked.market}.jsonl").entries
+    entries = read_ledger(RunDirectory(attacked.run).ledger(attacked.market)).entries
     curve = nothing_learnt() if encrypted else view_curve(entries, view)
     if curve is None:
         raise RunDirectoryError(f"{attacked.run}: states an epsilon of the {view} view that its ledger does not give")

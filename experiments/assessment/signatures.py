@@ -12,17 +12,26 @@ from privacy.aggregation.identities import Card, Identity
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class SignedPart(BaseModel):
     """A part of a file that is signed: nothing in it but what is named, and no number without a value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Signature(Part):
+class CardStated(SignedPart):
+    """A card of ``fedmm keys``."""
+
+    name: str
+    signing: str = Field(description="Ed25519")
+    sealing: str = Field(description="X25519")
+    proof: str = Field(description="that the owner of the signing key made it")
+
+
+class Signature(SignedPart):
     """Ed25519 over the canonical JSON of what it stands beside."""
 
     algorithm: Literal["Ed25519"] = "Ed25519"
-    card: dict[str, str] = Field(description="the signer's public keys, as in a card of fedmm keys")
+    card: CardStated = Field(description="the signer's public keys, as in a card of fedmm keys")
     fingerprint: str = Field(description="of the card, to be compared with the signer")
     value: str = Field(pattern=r"^[0-9a-f]{128}$")
 
@@ -30,7 +39,7 @@ class Signature(Part):
 def make_signature(identity: Identity, data: bytes) -> Signature:
     """A signature over ``data``, with the card that it is checked by."""
     card = identity.card
-    return Signature(card=asdict(card), fingerprint=card.fingerprint, value=identity.sign(data).hex())
+    return Signature(card=CardStated(**asdict(card)), fingerprint=card.fingerprint, value=identity.sign(data).hex())
 
 
 def check_signature(signature: Signature, data: bytes) -> Card:
@@ -40,7 +49,7 @@ def check_signature(signature: Signature, data: bytes) -> Card:
         ValueError: the signature does not hold, or the card or its fingerprint is not what it says.
     """
     try:
-        card = Card(**signature.card)
+        card = Card(**signature.card.model_dump())
         card.verify(bytes.fromhex(signature.value), data)
     except (TypeError, ValueError) as error:
         raise ValueError(f"its signature does not hold: {error}") from error

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from experiments.assessment.records import ATTACKS
-from experiments.assessment.signatures import Digest, Part, Signature, check_signature, make_signature
+from experiments.assessment.signatures import Digest, Signature, SignedPart, check_signature, make_signature
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import code_version
@@ -44,7 +44,7 @@ _DOMAIN = b"fedmm-secure evidence\0"
 _AUDITED = ("market", "stage", "game")  # what a result of an audit is about
 
 
-class Binding(Part):
+class RunBinding(SignedPart):
     """What a statement is about."""
 
     run: str
@@ -52,12 +52,12 @@ class Binding(Part):
     code: str
 
 
-class Statement(Part):
+class ResultStatement(SignedPart):
     """The results of one call, by kind of attack; those of an audit under ``AUDIT``."""
 
     kind: Kind
     created: str
-    binding: Binding
+    binding: RunBinding
     settings: dict[str, Any]
     results: dict[str, list[dict[str, Any]]]
     signature: Signature | None
@@ -68,12 +68,12 @@ class Statement(Part):
         return _DOMAIN + canonical_json(self.model_dump(mode="json", exclude={"signature"}))
 
 
-class EvidenceFile(Part):
+class EvidenceFile(SignedPart):
     """What ``attacks/attacks.json`` and ``audit/<market>/audit.json`` hold."""
 
     format: Literal["fedmm-secure evidence"] = "fedmm-secure evidence"
     version: Literal[2] = 2
-    statements: list[Statement]
+    statements: list[ResultStatement]
 
 
 class EvidenceError(RunDirectoryError):
@@ -82,7 +82,7 @@ class EvidenceError(RunDirectoryError):
 
 def make_statement(
     run: Path, kind: Kind, settings: Mapping[str, Any], results: Results, identity: Identity | None
-) -> Statement:
+) -> ResultStatement:
     """A statement about a run as it is now, by the code that is running; signed where there is an identity.
 
     An infinite number becomes null, which stands for unbounded.
@@ -90,13 +90,13 @@ def make_statement(
     plain = json.loads(json_text(finite({"settings": settings, "results": results})))
     binding = binding_of(run).model_copy(update={"code": code_version()})
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    statement = Statement(kind=kind, created=created, binding=binding, signature=None, **plain)
+    statement = ResultStatement(kind=kind, created=created, binding=binding, signature=None, **plain)
     if identity is None:
         return statement
     return statement.model_copy(update={"signature": make_signature(identity, statement.signed_bytes)})
 
 
-def binding_of(run: Path) -> Binding:
+def binding_of(run: Path) -> RunBinding:
     """What a run is by its ledgers: the id and the code that they were opened with, and their heads.
 
     A ledger whose chain is broken is as if it had no line; verification says so.
@@ -113,7 +113,7 @@ def binding_of(run: Path) -> Binding:
         heads[path.stem] = content.head
         opened.append(content.opening)
     first = opened[0] if opened else {}
-    return Binding(run=str(first.get("run", "")), ledgers=heads, code=str(first.get("code", "")))
+    return RunBinding(run=str(first.get("run", "")), ledgers=heads, code=str(first.get("code", "")))
 
 
 def attacks_file(run: Path) -> Path:
@@ -133,7 +133,7 @@ def evidence_files(run: Path) -> list[tuple[Kind, Path]]:
     return found + [("audit", path) for path in sorted(RunDirectory(run).audits.glob(f"*/{AUDIT_FILE}"))]
 
 
-def read_evidence_file(run: Path, path: Path) -> list[Statement]:
+def read_evidence_file(run: Path, path: Path) -> list[ResultStatement]:
     """Statements of a file, in the order in which they were made.
 
     Raises:
@@ -170,7 +170,7 @@ def _read(run: Path, path: Path) -> Results:
         return {}
 
 
-def add_statement(run: Path, path: Path, new: Statement) -> Results:
+def add_statement(run: Path, path: Path, new: ResultStatement) -> Results:
     """Write a statement beside those that a file holds; returns all results of the file, as ``merge`` does.
 
     A statement that somebody else signed stays as it is. Of one's own earlier results, and of unsigned ones, those
@@ -185,7 +185,7 @@ def add_statement(run: Path, path: Path, new: Statement) -> Results:
     return merge(statements)
 
 
-def merge(statements: Sequence[Statement]) -> Results:
+def merge(statements: Sequence[ResultStatement]) -> Results:
     """Results by kind; of several of one signer about the same thing the latest.
 
     Nobody's word replaces another's: anyone can append a statement, so what is unsigned, or signed in somebody's name
@@ -200,7 +200,7 @@ def merge(statements: Sequence[Statement]) -> Results:
     return {kind: list(results.values()) for kind, results in latest.items()}
 
 
-def _author(statement: Statement) -> str:
+def _author(statement: ResultStatement) -> str:
     """Fingerprint of who signed a statement; empty where nobody did, or the signature does not hold."""
     if statement.signature is None:
         return ""
@@ -210,7 +210,7 @@ def _author(statement: Statement) -> str:
         return ""
 
 
-def _beside(earlier: Statement, new: Statement) -> Statement | None:
+def _beside(earlier: ResultStatement, new: ResultStatement) -> ResultStatement | None:
     """What stays of an earlier statement."""
     covered = {kind: {_about(kind, result) for result in results} for kind, results in new.results.items()}
     if earlier.signature is not None:

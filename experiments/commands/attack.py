@@ -17,6 +17,7 @@ from experiments.presentation.console import one_line, say, say_json, wide_conso
 from experiments.presentation.tables import Table
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import examining
 
 ATTACK_HELP = (
@@ -81,7 +82,7 @@ def attack(
         say_json(found)
     else:
         print_attacks(found)
-        say(f"\nresults, scores and figures  {run / 'attacks'}\nreport                       {report}")
+        say(f"\nresults, scores and figures  {RunDirectory(run).attacks}\nreport                       {report}")
     beyond = beyond_bounds(found)
     for line in beyond:
         say(one_line(line))

@@ -23,7 +23,7 @@ from privacy.accounting.text import epsilon_text
 from privacy.files import write_json
 
 if TYPE_CHECKING:
-    from experiments.runs.comparison import Difference
+    from experiments.runs.comparison import AUCDifference
 
 COMPARE_HELP = (
     "Runs side by side: test AUC, and the differences from the first with 95 % intervals, paired where the runs ranked "
@@ -65,7 +65,7 @@ def compare(
         say(f"\ntable and figure  {out}")
 
 
-def _print_comparison(found: Sequence[Difference], epsilons: Mapping[str, Sequence[str]]) -> None:
+def _print_comparison(found: Sequence[AUCDifference], epsilons: Mapping[str, Sequence[str]]) -> None:
     names = list(dict.fromkeys(row.run for row in found))
     by_place = {(row.run, row.market): row for row in found}
     table = Table("test AUC", *names)
@@ -81,7 +81,7 @@ def _print_comparison(found: Sequence[Difference], epsilons: Mapping[str, Sequen
     say("macro: over the markets that all runs have")
 
 
-def _cell(row: Difference | None) -> str:
+def _cell(row: AUCDifference | None) -> str:
     if row is None:
         return "–"
     if row.difference is None:
@@ -89,7 +89,7 @@ def _cell(row: Difference | None) -> str:
     return f"{figure_text(row.auc)}  {'' if row.paired else '~'}{difference_text(vars(row.difference))}"
 
 
-def _macro(found: Sequence[Difference], name: str, first: str) -> str:
+def _macro(found: Sequence[AUCDifference], name: str, first: str) -> str:
     runs = {row.run for row in found}
     shared = set.intersection(*({row.market for row in found if row.run == run} for run in runs))
 

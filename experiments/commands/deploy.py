@@ -21,7 +21,8 @@ from experiments.presentation.console import command_text, one_line, say, wide_c
 from experiments.presentation.tables import Table
 from experiments.presentation.text import figure_text
 from experiments.runs.configuration import SYNTHETIC, resolve
-from privacy.aggregation.keys import SERVER, KeyDirectory
+from privacy.aggregation.bundle import SERVER
+from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 
 if TYPE_CHECKING:

@@ -15,18 +15,17 @@ from experiments.presentation.tables import Table
 from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
 from privacy.aggregation.authentication import TAG_PRIME
-from privacy.aggregation.identities import CARD_FILE, Identity, read_card
-from privacy.aggregation.keys import (
+from privacy.aggregation.bundle import (
     BUNDLE_FILE,
     SERVER,
     Bundle,
-    KeyDirectory,
     found_federation,
     read_bundle,
     read_invitation,
-    refuse_few_markets,
     write_invitation,
 )
+from privacy.aggregation.identities import CARD_FILE, Identity, read_card
+from privacy.aggregation.keys import KeyDirectory, refuse_few_markets
 from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
 from privacy.files import KeyFileError
 from privacy.names import NAME_RULE, is_name

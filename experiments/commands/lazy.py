@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandEntry:
     """A command, or a group of commands, that is not loaded yet.
 
     Attributes:
@@ -43,7 +43,7 @@ class Entry:
 class LazyGroup(TyperGroup):
     """A group whose commands are ``entries``, by name; a subclass says which."""
 
-    entries: ClassVar[Mapping[str, Entry]]
+    entries: ClassVar[Mapping[str, CommandEntry]]
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)

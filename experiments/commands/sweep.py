@@ -14,7 +14,7 @@ from experiments.commands.progress import SweepProgress
 from experiments.presentation.console import command_text, one_line, say, say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.presentation.text import figure_text
-from experiments.sweep.grid import Grid, expand, load_grid, shipped_grids
+from experiments.sweep.grid import SweepGrid, expand, load_grid, shipped_grids
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.storage import run_directory
 from fedmm_secure.storage.layout import CELLS
@@ -79,7 +79,7 @@ def sweep(
 
 def _asked(
     name: str | None, overrides: list[str], seeds: list[int] | None, out: Path | None, resume: bool
-) -> tuple[Grid, tuple[str, ...]]:
+) -> tuple[SweepGrid, tuple[str, ...]]:
     if resume and out is None:
         raise RunDirectoryError("--resume needs --out: the sweep to go on with")
     if resume and overrides and name is None:

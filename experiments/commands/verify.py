@@ -12,6 +12,7 @@ from experiments.commands.options import FINDING, JsonFlag
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.storage.run_directory import judging
 from privacy.aggregation.identities import read_card
 
 if TYPE_CHECKING:
@@ -50,25 +51,23 @@ def verify(
     if path.is_file():
         if server is not None or signer is not None:
             raise ConfigError(f"{path}: --server and --signer are for run directories")
-        with TaskProgress("verifying", quiet=as_json):
-            verified, findings = check_report(path, run, card, account)
-        _tell(path, verified, findings, [], {}, as_json)
+        with judging(path):
+            with TaskProgress("verifying", quiet=as_json):
+                verified, findings = check_report(path, run, card, account)
+            _tell(path, verified, findings, [], {}, as_json)
+        raise typer.Exit(FINDING if findings else 0)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
     from experiments.reports.run import page_findings  # the accountants and what reads models
     from experiments.verification.run import CHECKS, examine_run
 
-    with TaskProgress("verifying", quiet=as_json):
-        examined = examine_run(path, server, None if signer is None else read_card(signer))
-        on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
-    _tell(
-        path,
-        ", ".join(CHECKS),
-        [*examined.findings, *on_page],
-        [*_notes(examined), *about_page],
-        examined.to_data(),
-        as_json,
-    )
+    with judging(path):
+        with TaskProgress("verifying", quiet=as_json):
+            examined = examine_run(path, server, None if signer is None else read_card(signer))
+            on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
+        findings, notes = [*examined.findings, *on_page], [*_notes(examined), *about_page]
+        _tell(path, ", ".join(CHECKS), findings, notes, examined.to_data(), as_json)
+    raise typer.Exit(FINDING if findings else 0)
 
 
 def check_report(
@@ -82,7 +81,7 @@ def check_report(
     check = verify_attestation if is_envelope(path) else verify_report
     found, findings = check(path, run, None if card is None else read_card(card), account)
     signer = found.signature
-    who = "unsigned" if signer is None else f"signed by {signer.card['name']}, card {signer.fingerprint}"
+    who = "unsigned" if signer is None else f"signed by {signer.card.name}, card {signer.fingerprint}"
     verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"
     return f"{who}; {verdict}", findings
 
@@ -107,4 +106,3 @@ def _tell(
             say(f"{path}: verified: {verified}")
         for note in notes:
             say(one_line(note))
-    raise typer.Exit(FINDING if findings else 0)

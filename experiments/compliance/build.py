@@ -28,7 +28,7 @@ from experiments.compliance.document import (
 from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
-from experiments.verification.closing import Signature
+from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
@@ -249,7 +249,7 @@ def _mechanisms(directory: Path, market: str) -> dict[str, str]:
     return {stage_group(charge.entry.stage): charge.entry.mechanism for charge in charges}
 
 
-def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: Signature | None) -> LedgerStated:
+def _ledger(directory: Path, market: str, views: Mapping[str, Any], signature: ClosingSignature | None) -> LedgerStated:
     path = RunDirectory(directory).ledger(market)
     try:
         content = read_ledger(path)

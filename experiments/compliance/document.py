@@ -6,20 +6,22 @@ import json
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from experiments.assessment.records import Verdict
-from experiments.assessment.signatures import Digest, Part, Signature
+from experiments.assessment.signatures import Digest, Signature, SignedPart
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
+from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
-Epsilon = Annotated[float | None, Field(ge=0, description="null: unbounded, no guarantee")]
+LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
+Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
 
 
-class GuaranteeStated(Part):
+class GuaranteeStated(SignedPart):
     """An (ε, δ) statement about one view."""
 
     epsilon: Epsilon
@@ -28,7 +30,7 @@ class GuaranteeStated(Part):
     basis: str = Field(description="what the number rests on")
 
 
-class AllRuns(Part):
+class AllRuns(SignedPart):
     """What all runs on the same data spend together, by the privacy account and by the run's own ledger."""
 
     runs: int | None = Field(ge=1, description="runs in the privacy account; null: there is no account to read")
@@ -40,7 +42,7 @@ class AllRuns(Part):
     ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
 
 
-class AcrossMarkets(Part):
+class AcrossMarkets(SignedPart):
     """What all runs spend on a person who has rows in all markets that the report is about."""
 
     markets: int = Field(ge=1, description="markets that the report is about")
@@ -49,7 +51,7 @@ class AcrossMarkets(Part):
     problem: str | None = Field(description="why it is not known; null where it is")
 
 
-class LedgerStated(Part):
+class LedgerStated(SignedPart):
     """The evidence."""
 
     file: str
@@ -66,7 +68,7 @@ class LedgerStated(Part):
     self_signed: bool = Field(description="whether the run made that key itself, so that it vouches for nothing")
 
 
-class EvidenceStated(Part):
+class EvidenceStated(SignedPart):
     """One statement of attacks or of an audit, and whether it counts."""
 
     id: str = Field(description="file, and which statement in it")
@@ -77,7 +79,7 @@ class EvidenceStated(Part):
     problem: str | None = Field(description="why it does not count; null where it does")
 
 
-class AuditStated(Part):
+class AuditStated(SignedPart):
     """One attempt to refute, with canaries, that the code keeps a claim; no measurement of what the run drew."""
 
     stage: str
@@ -92,7 +94,7 @@ class AuditStated(Part):
     evidence: str = Field(description="id of the statement that it stands in")
 
 
-class CatalogueStated(Part):
+class CatalogueStated(SignedPart):
     """Which items are public, and on whose word."""
 
     kind: CatalogueKind = Field(description="declared: the items found in users' rows, public by the signer's word")
@@ -100,7 +102,7 @@ class CatalogueStated(Part):
     size: int = Field(ge=1)
 
 
-class MarketStated(Part):
+class MarketStated(SignedPart):
     """One market."""
 
     users: int = Field(ge=1)
@@ -119,8 +121,15 @@ class MarketStated(Part):
     ledger: LedgerStated
     audit: list[AuditStated]
 
+    @field_validator("views")
+    @classmethod
+    def _every_view(cls, views: dict[str, GuaranteeStated]) -> dict[str, GuaranteeStated]:
+        if set(views) != set(ALL_VIEWS):
+            raise ValueError(f"the views are {', '.join(ALL_VIEWS)}, each once")
+        return views
 
-class AttackStated(Part):
+
+class AttackStated(SignedPart):
     """What one attack achieved."""
 
     attack: str
@@ -136,7 +145,7 @@ class AttackStated(Part):
     evidence: str = Field(description="id of the statement that it stands in")
 
 
-class Question(Part):
+class Question(SignedPart):
     """A question of a published framework, and what this run answers."""
 
     framework: str
@@ -146,14 +155,14 @@ class Question(Part):
     by: Literal["run", "controller"] = Field(description="who can answer: the evidence of the run, or its controller")
 
 
-class TrustedStated(Part):
+class TrustedStated(SignedPart):
     """A card that the signer knows the owner of."""
 
     name: str
     fingerprint: str
 
 
-class Declarations(Part):
+class Declarations(SignedPart):
     """What the signer says, and no evidence can show."""
 
     signer: str | None = Field(description="fingerprint of the signer's own card; null: the report is not signed")
@@ -170,7 +179,7 @@ class Declarations(Part):
     )
 
 
-class VerdictStated(Part):
+class VerdictStated(SignedPart):
     """Whether the guarantee may be relied on, and why not."""
 
     compliant: bool
@@ -178,7 +187,7 @@ class VerdictStated(Part):
     open: list[str] = Field(description="what was not established; for the reader to weigh")
 
 
-class RunStated(Part):
+class RunStated(SignedPart):
     """Which run this is about."""
 
     name: str
@@ -199,8 +208,15 @@ class RunStated(Part):
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
 
+    @field_validator("claimed_views")
+    @classmethod
+    def _known_views(cls, views: list[str]) -> list[str]:
+        if not views or not set(views) <= set(VIEWS):
+            raise ValueError(f"a guarantee is claimed for some of {', '.join(VIEWS)}")
+        return views
 
-class Verification(Part):
+
+class Verification(SignedPart):
     """What ``fedmm verify`` found."""
 
     verified: bool
@@ -208,7 +224,7 @@ class Verification(Part):
     checked: list[str]
 
 
-class Document(Part):
+class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
@@ -228,7 +244,7 @@ class Document(Part):
     environment: dict[str, str]
 
 
-class SignedReport(Part):
+class SignedReport(SignedPart):
     """What a file holds."""
 
     document: Document

@@ -13,18 +13,18 @@ from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.signatures import check_signature
 from experiments.assessment.statements import (
     AUDIT,
-    Binding,
     EvidenceError,
     Kind,
     Results,
-    Statement,
+    ResultStatement,
+    RunBinding,
     binding_of,
     evidence_files,
     read_evidence_file,
 )
 from experiments.compliance.document import AttackStated, AuditStated, EvidenceStated, Standing
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
 
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
@@ -34,7 +34,7 @@ UNTRUSTED += "was compared with the signer"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class WeighedStatement:
     """One statement of a run directory, and what it is worth.
 
     Attributes:
@@ -50,13 +50,13 @@ class Evidence:
     audits: Mapping[str, Sequence[AuditStated]]
 
 
-def examine(run: Path) -> list[Evidence]:
+def examine(run: Path) -> list[WeighedStatement]:
     """Every statement of a run directory and whether it counts; changes no file."""
     binding, own_keys = binding_of(run), _own_keys(run)
     return [evidence for kind, path in evidence_files(run) for evidence in _examine(run, kind, path, binding, own_keys)]
 
 
-def trusting(found: Sequence[Evidence], fingerprints: Collection[str]) -> list[Evidence]:
+def trusting(found: Sequence[WeighedStatement], fingerprints: Collection[str]) -> list[WeighedStatement]:
     """The same evidence, where only what is signed by one of these cards counts: anybody can make a key."""
     return [
         replace(evidence, stated=evidence.stated.model_copy(update={"standing": "untrusted", "problem": UNTRUSTED}))
@@ -66,14 +66,16 @@ def trusting(found: Sequence[Evidence], fingerprints: Collection[str]) -> list[E
     ]
 
 
-def _examine(run: Path, kind: Kind, path: Path, binding: Binding, own_keys: frozenset[bytes]) -> Iterator[Evidence]:
+def _examine(
+    run: Path, kind: Kind, path: Path, binding: RunBinding, own_keys: frozenset[bytes]
+) -> Iterator[WeighedStatement]:
     name = str(path.relative_to(run))
     try:
         statements = read_evidence_file(run, path)
     except EvidenceError as error:
         problem = str(error).removeprefix(f"{name}: ")
         stated = EvidenceStated(id=name, kind=kind, signer=None, fingerprint=None, standing="broken", problem=problem)
-        yield Evidence(stated, {}, [], {})
+        yield WeighedStatement(stated, {}, [], {})
         return
     for number, statement in enumerate(statements, start=1):
         standing, problem_found = _worth(statement, kind, binding, own_keys)
@@ -81,20 +83,20 @@ def _examine(run: Path, kind: Kind, path: Path, binding: Binding, own_keys: froz
         stated = EvidenceStated(
             id=f"{name}#{number}",
             kind=kind,
-            signer=None if signature is None else str(signature.card.get("name")),
+            signer=None if signature is None else signature.card.name,
             fingerprint=None if signature is None else signature.fingerprint,
             standing=standing,
             problem=problem_found,
         )
         try:
             attacks = [_attack(row, stated.id) for row in attack_rows(statement.results)]
-            yield Evidence(stated, statement.results, attacks, _audits(statement, stated.id))
+            yield WeighedStatement(stated, statement.results, attacks, _audits(statement, stated.id))
         except (KeyError, TypeError, ValueError, AttributeError):  # what a signer wrote need not be results
             unread = {"standing": "broken", "problem": "its results cannot be read"}
-            yield Evidence(stated.model_copy(update=unread), {}, [], {})
+            yield WeighedStatement(stated.model_copy(update=unread), {}, [], {})
 
 
-def _audits(statement: Statement, evidence: str) -> dict[str, list[AuditStated]]:
+def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditStated]]:
     bounds = {"f-DP": "low_fdp", "Steinke et al.": "low_one_run"}
     found: dict[str, list[AuditStated]] = {}
     for result in statement.results.get(AUDIT, []):
@@ -129,7 +131,7 @@ def _attack(row: AttackRow, evidence: str) -> AttackStated:
 
 
 def _worth(
-    statement: Statement, kind: Kind, binding: Binding, own_keys: frozenset[bytes]
+    statement: ResultStatement, kind: Kind, binding: RunBinding, own_keys: frozenset[bytes]
 ) -> tuple[Standing, str | None]:
     signer = None
     if statement.signature is not None:

@@ -21,6 +21,7 @@ from experiments.compliance.document import (
 from experiments.presentation.text import worst
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
+from privacy.aggregation.kinds import TRAITS, Traits
 
 ASSUMPTIONS = [
     "public: each market's item catalogue (not the counts), the number of its users, the configuration",
@@ -119,7 +120,7 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     if document.declarations.sole_run:
         return own
     if view == "server":
-        if document.run.aggregation != "plaintext":
+        if not TRAITS.get(document.run.aggregation, Traits()).server_reads_updates:
             return own
         view = "market"  # what the server reads in the clear, the markets read too
     # whichever says most: no account makes a run spend less than its own ledger says

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedmm_secure.errors import ConfigError
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 from privacy.files import write_secret
 
 CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY = "ca.crt", "server.crt", "server.key"

@@ -30,7 +30,7 @@ from experiments.deploy.processes import (
 from experiments.deploy.proxies import nginx_command, write_market_proxy, write_server_proxy
 from experiments.deploy.signed_app import TRUSTED_FILE
 from experiments.deploy.tools import ADDRESS, bounded, flower_tool, search_path
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 
 
 @contextmanager

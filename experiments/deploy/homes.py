@@ -24,8 +24,9 @@ from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.members import local_ceremony
 from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.storage.layout import CONFIG_FILE
 from fedmm_secure.storage.run_directory import to_yaml
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 from privacy.files import write_atomic
 
 SHARED_ITEMS_FILE = "shared-items.txt"
@@ -91,7 +92,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
                 (home / "data" / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile((config.data.root or Path()) / file, home / "data" / file)
             write_trusted(homes.network(name) / TRUSTED_FILE, bundle)
-        write_atomic(home / "config.yaml", to_yaml(own).encode())
+        write_atomic(home / CONFIG_FILE, to_yaml(own).encode())
     shutil.rmtree(files, ignore_errors=True)
     return homes
 

@@ -11,7 +11,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.parties import market_sizes
-from privacy.aggregation.keys import Bundle
+from privacy.aggregation.bundle import Bundle
 from privacy.aggregation.parameters import MAX_MODULUS_BITS
 
 

@@ -18,7 +18,6 @@ from experiments.presentation.text import figure_text
 from experiments.reports.run import write_report
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.members import Membership
-from fedmm_secure.federation.requests import MAX_REQUEST_BYTES
 from fedmm_secure.pipeline import Listener
 from fedmm_secure.service.market_service import MarketService
 from fedmm_secure.storage.run_directory import Log, begin, read_config
@@ -63,8 +62,7 @@ def _answer(listener: socket.socket, service: MarketService, home: Path, max_run
             if left <= 0:
                 break
             if select.select([listener], [], [], left)[0]:
-                caller, _ = listener.accept()
-                _serve(caller, service)
+                _serve_next(listener, service)
             for run, metrics in service.conclude_finished():
                 directory = home / "runs" / run
                 write_report(directory)
@@ -135,10 +133,19 @@ def open_service(
     return MarketService(config, name, member, home / "runs", max_runs=max_runs, log=log, begin=started)
 
 
+def _serve_next(listener: socket.socket, service: MarketService) -> None:
+    try:
+        caller, _ = listener.accept()
+    except OSError:  # the caller is gone already, or there are too many open files
+        time.sleep(0.1)
+        return
+    _serve(caller, service)
+
+
 def _serve(caller: socket.socket, service: MarketService) -> None:
     """One request of one caller; whoever is slow or breaks off is let go."""
     with caller, suppress(OSError):
-        send(caller, service.answer(receive(caller, MAX_REQUEST_BYTES, _PATIENCE)), _PATIENCE)
+        send(caller, service.answer(receive(caller, service.longest_request, _PATIENCE)), _PATIENCE)
     service.settle()  # once the caller has its answer, or is gone
 
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from experiments.deploy import orphans
 from experiments.deploy.tools import QUIET
 from privacy.errors import StoppedError
 
@@ -33,14 +35,17 @@ class DeploymentError(StoppedError):
 class Processes:
     """Running processes by name, each the leader of a group of its own; their files are for their owner alone.
 
-    All carry a mark in their environment, by which those that left their group are found: Flower detaches some.
+    All carry a mark in their environment, by which those that left their group are found: Flower detaches some. If this
+    process is killed, a watcher of its own finds and ends them by it.
     """
 
     logs: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
+    _watcher: subprocess.Popen[bytes] | None = None
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._watch()
         self.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
@@ -96,16 +101,33 @@ class Processes:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 time.sleep(_PAUSE)
+            self._dismiss()
 
     def survivors(self) -> list[int]:
         """Living processes that carry the mark."""
-        text = f"{MARK_VARIABLE}={self.mark}".encode()
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # gone meanwhile, or somebody else's
-                if text in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-        return found
+        return orphans.marked(self._line)
+
+    @property
+    def _line(self) -> bytes:
+        return f"{MARK_VARIABLE}={self.mark}".encode()
+
+    def _watch(self) -> None:
+        """Start the watcher, whose pipe closes when this process ends, however it does."""
+        if self._watcher is None:
+            # -I: the standard library alone, whatever the environment names; its other end is inherited by nobody
+            watcher = subprocess.Popen(
+                [sys.executable, "-I", orphans.__file__], stdin=subprocess.PIPE, start_new_session=True, close_fds=True
+            )
+            assert watcher.stdin is not None  # asked for above
+            watcher.stdin.write(self._line + b"\n")
+            watcher.stdin.flush()
+            self._watcher = watcher
+
+    def _dismiss(self) -> None:
+        if self._watcher is not None:
+            with suppress(BrokenPipeError):
+                self._watcher.communicate(b"done\n")
+            self._watcher = None
 
 
 def _group_lives(group: int) -> bool:

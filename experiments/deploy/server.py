@@ -25,7 +25,8 @@ from fedmm_secure.federation.server import AggregationServer, CohortTooSmallErro
 from fedmm_secure.federation.transcript import AGGREGATE, Transcript
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import Log, read_config
-from privacy.aggregation.keys import BUNDLE_FILE, KeyDirectory, check_server_directory
+from privacy.aggregation.bundle import BUNDLE_FILE
+from privacy.aggregation.keys import KeyDirectory, check_server_directory
 from privacy.files import write_json
 
 RECORD = "fedmm"

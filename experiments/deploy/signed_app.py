@@ -28,8 +28,8 @@ from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 from flwr.superlink.federation import NoOpFederationManager
 
 from experiments.deploy.homes import copy_app
+from privacy.aggregation.bundle import Bundle
 from privacy.aggregation.identities import Card, Identity, read_public
-from privacy.aggregation.keys import Bundle
 from privacy.files import KeyFileError, write_atomic, write_json
 from privacy.json_text import json_text
 

@@ -63,7 +63,7 @@ def _signature_problem(envelope: Envelope, report: SignedReport) -> str | None:
     if list(envelope.signatures) != [report.signature.fingerprint]:
         return f"is not signed by the report's signer, card {report.signature.fingerprint}, alone"
     try:
-        card = Card(**report.signature.card)
+        card = Card(**report.signature.card.model_dump())
         card.verify(bytes.fromhex(envelope.signatures[report.signature.fingerprint].signature), envelope.pae())
     except (TypeError, ValueError) as error:
         return f"its envelope's signature does not hold: {error}"

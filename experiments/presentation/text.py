@@ -23,7 +23,11 @@ WHO: Mapping[str, str] = {
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts names as people do: m2 before m10."""
+    """Sorts names as people do.
+
+    >>> sorted(["m10", "m2"], key=natural_key)
+    ['m2', 'm10']
+    """
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts] + [(2, 0, name)]
 

@@ -12,7 +12,8 @@ import numpy as np
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.federation.transcript import INDEX, PUBLICATION, read_index, read_record
-from fedmm_secure.guarantee.publications import WORDS, PublicationError, model_arrays, read_numpy, read_tensors
+from fedmm_secure.guarantee.expected_arrays import WORDS, model_arrays
+from fedmm_secure.guarantee.published_arrays import PublicationError, read_numpy, read_tensors
 from fedmm_secure.guarantee.stages import ITEM_CODES, MODEL, seed_stage
 from fedmm_secure.results.artefacts import read_codes
 from fedmm_secure.storage.layout import CODES, RunDirectory
@@ -20,7 +21,7 @@ from privacy.foreign import ForeignDirectory
 
 
 @dataclass(frozen=True)
-class Codebook:
+class UsedCodebook:
     """The global codebook of the first seed.
 
     Attributes:
@@ -32,7 +33,7 @@ class Codebook:
     shares: Mapping[str, FloatArray]
 
 
-def codebook_of(directory: Path, config: Config, metrics: Mapping[str, Any]) -> Codebook:
+def codebook_of(directory: Path, config: Config, metrics: Mapping[str, Any]) -> UsedCodebook:
     """As published where there is a budget, and items alone; without one as the owner has it, users too.
 
     Raises:
@@ -48,11 +49,11 @@ def coded(config: Config) -> str:
     return "users and items" if config.privacy.epsilon is None else "items"
 
 
-def _published(directory: Path, config: Config, n_items: Mapping[str, int]) -> Codebook:
+def _published(directory: Path, config: Config, n_items: Mapping[str, int]) -> UsedCodebook:
     """From the transcript alone; nothing under ``protect: federation``, which publishes neither model nor codes."""
     transcript = RunDirectory(directory).transcript
     if not (transcript / INDEX).is_file():
-        return Codebook(None, {})
+        return UsedCodebook(None, {})
     model, codes = (seed_stage(stage, config.seed[0]) for stage in (MODEL, ITEM_CODES))
     words, shares = None, {}
     for record in read_index(transcript):
@@ -64,10 +65,10 @@ def _published(directory: Path, config: Config, n_items: Mapping[str, int]) -> C
             expected = {"codes": ((n_items[record.sender], 2), "int64")}
             found = read_numpy(read_record(transcript, record), expected, single=True)
             shares[record.sender] = _share(found["codes"][:, 0], config)
-    return Codebook(words, {market: shares[market] for market in sorted(shares)})
+    return UsedCodebook(words, {market: shares[market] for market in sorted(shares)})
 
 
-def _owners(directory: Path, config: Config, markets: Collection[str]) -> Codebook:
+def _owners(directory: Path, config: Config, markets: Collection[str]) -> UsedCodebook:
     run = ForeignDirectory(directory)
     name = RunDirectory().quantizer(next(iter(markets)), config.seed[0]).as_posix()
     words = read_tensors(run.bytes(name), model_arrays(config))[WORDS].astype(np.float64) if run.has(name) else None
@@ -76,7 +77,7 @@ def _owners(directory: Path, config: Config, markets: Collection[str]) -> Codebo
         codes = read_codes(directory, RunDirectory().codes(path.stem).as_posix())
         found = codes.loc[codes["seed"] == config.seed[0], "global_code"]
         shares[path.stem] = _share(found.to_numpy(dtype=np.int64), config)
-    return Codebook(words, shares)
+    return UsedCodebook(words, shares)
 
 
 def _share(codes: IntArray, config: Config) -> FloatArray:

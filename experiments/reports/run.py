@@ -30,7 +30,7 @@ from experiments.reports.accuracy import (
 from experiments.reports.privacy import NO_BUDGET, ViewLine, view_lines
 from experiments.reports.run_figures import run_drawings
 from experiments.reports.standing import (
-    Line,
+    StandingLine,
     attack_line,
     audit_line,
     broken,
@@ -205,31 +205,33 @@ def _in_order(metrics: dict[str, Any]) -> dict[str, Any]:
     return {**metrics, "markets": ordered(metrics["markets"]), "privacy": {**privacy, **by_market}}
 
 
-def _generated(synthetic: bool) -> list[Line]:
+def _generated(synthetic: bool) -> list[StandingLine]:
     return (
-        [Line("the rows are synthetic: nobody's, so what is measured here is of no person", "open")]
+        [StandingLine("the rows are synthetic: nobody's, so what is measured here is of no person", "open")]
         if synthetic
         else []
     )
 
 
-def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> list[Line]:
-    found = [] if budget else [Line("no differential privacy, so no guarantee", "open")]
-    found += [Line(f"ε is claimed for {line.who}, and unbounded", "bad") for line in views if line.broken]
-    return found + ([Line("noise from a known seed: a test, its numbers guarantee nothing", "bad")] if seeded else [])
+def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> list[StandingLine]:
+    found = [] if budget else [StandingLine("no differential privacy, so no guarantee", "open")]
+    found += [StandingLine(f"ε is claimed for {line.who}, and unbounded", "bad") for line in views if line.broken]
+    return found + (
+        [StandingLine("noise from a known seed: a test, its numbers guarantee nothing", "bad")] if seeded else []
+    )
 
 
-def _accuracy_points(comparison: Comparison | None) -> list[Line]:
+def _accuracy_points(comparison: Comparison | None) -> list[StandingLine]:
     if comparison is None:
-        return [Line("compared with no baseline of the same protection and budget", "open")]
+        return [StandingLine("compared with no baseline of the same protection and budget", "open")]
     if comparison.outcome == "lost":
-        return [Line(f"less accurate than {comparison.baseline}", "open")]
+        return [StandingLine(f"less accurate than {comparison.baseline}", "open")]
     if comparison.outcome == "undecided":
-        return [Line(f"not shown to be more accurate than {comparison.baseline}", "open")]
+        return [StandingLine(f"not shown to be more accurate than {comparison.baseline}", "open")]
     return []
 
 
-def _colour(summary: Sequence[Line]) -> str:
+def _colour(summary: Sequence[StandingLine]) -> str:
     """Green only where nothing is open."""
     colours = {line.colour for line in summary}
     return "bad" if "bad" in colours else ("open" if "open" in colours else "good")

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from experiments.presentation.drawing import HATCHES, LINES, MARKERS, PALETTE, QUIET, Drawing, styled
 from experiments.presentation.text import figure_text, natural_key
 from experiments.reports.accuracy import MANY_MARKETS
-from experiments.reports.codebook import Codebook, codebook_of, coded
+from experiments.reports.codebook import UsedCodebook, codebook_of, coded
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.market import FloatArray
@@ -28,7 +28,7 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import INDEX, read_index, read_record
 from fedmm_secure.guarantee.stages import QUANTIZER, seed_stage
 from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
-from privacy.aggregation.keys import BUNDLE_FILE, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.foreign import ForeignDirectory
 
 WIDE, NARROW = 11.0, 4.0  # inches: as wide as a page, and as a phone
@@ -168,7 +168,7 @@ def draw_loss(directory: Path, config: Config) -> Drawing | None:
 
 
 @styled
-def draw_usage(config: Config, codebook: Codebook) -> Drawing | None:
+def draw_usage(config: Config, codebook: UsedCodebook) -> Drawing | None:
     """Share of what is coded on each global code, by market; codes by falling use."""
     rows = [
         {"market": market, "rank": rank + 1, "code": int(code), "share": share[code]}
@@ -205,7 +205,7 @@ def draw_movement(directory: Path, config: Config) -> Drawing | None:
 
 
 @styled
-def draw_map(config: Config, codebook: Codebook) -> Drawing | None:
+def draw_map(config: Config, codebook: UsedCodebook) -> Drawing | None:
     """Global codewords on their first two principal components, as large as the share of rows on them."""
     words = codebook.words
     if words is None or not codebook.shares:

@@ -9,9 +9,9 @@ from typing import Literal
 from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.records import Verdict
-from experiments.compliance.evidence import Evidence
+from experiments.compliance.evidence import WeighedStatement
 from experiments.compliance.judgement import UNCOUNTED, weak_stages
-from experiments.verification.closing import Signature
+from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
 
 Colour = Literal["good", "open", "bad"]
@@ -22,7 +22,7 @@ _NAMED = 7  # markets that a line names; of more it says how many
 
 
 @dataclass(frozen=True)
-class Line:
+class StandingLine:
     """What holds (good), is not established (open) or does not hold (bad); and the same in a few words."""
 
     text: str
@@ -39,16 +39,16 @@ def named(markets: Sequence[str]) -> str:
     return ", ".join(markets) if len(markets) <= _NAMED else f"{len(markets)} markets"
 
 
-def verification_line(examined: Examination) -> Line:
+def verification_line(examined: Examination) -> StandingLine:
     count = len(examined.findings)
     if count:
-        return Line(f"not verified: {count} finding{'s' if count > 1 else ''}", "bad")
-    return Line("verified", "good")
+        return StandingLine(f"not verified: {count} finding{'s' if count > 1 else ''}", "bad")
+    return StandingLine("verified", "good")
 
 
 def signature_lines(
-    markets: Sequence[str], examined: Examination, evidence: Sequence[Evidence], trusted: Collection[str]
-) -> list[Line]:
+    markets: Sequence[str], examined: Examination, evidence: Sequence[WeighedStatement], trusted: Collection[str]
+) -> list[StandingLine]:
     """Who closed the ledgers, and whether that is more than the word of who ran them.
 
     Args:
@@ -58,7 +58,7 @@ def signature_lines(
         trusted: fingerprints of cards that the page's reader knows the owners of.
     """
     closed: dict[str, list[str]] = {}
-    by_key: dict[str, Signature] = {}
+    by_key: dict[str, ClosingSignature] = {}
     for market, signature in examined.signatures.items():
         key = OWN if signature.own else signature.fingerprint
         by_key[key] = signature
@@ -66,94 +66,100 @@ def signature_lines(
     lines = [_signature_line(by_key[key], found, markets, trusted) for key, found in closed.items()]
     unsigned = [market for market in markets if market not in examined.signatures]
     if unsigned:
-        lines.append(Line(f"not signed: {named(unsigned)}", "open"))
+        lines.append(StandingLine(f"not signed: {named(unsigned)}", "open"))
     if {item.stated.fingerprint for item in counting(evidence)} == closed.keys() and len(closed) == 1:
-        lines.append(Line(f"{SELF_SIGNED}: the run, its attacks and its audits by one key", "open", SELF_SIGNED))
+        lines.append(
+            StandingLine(f"{SELF_SIGNED}: the run, its attacks and its audits by one key", "open", SELF_SIGNED)
+        )
     return lines
 
 
 def _signature_line(
-    signature: Signature, found: Sequence[str], markets: Sequence[str], trusted: Collection[str]
-) -> Line:
+    signature: ClosingSignature, found: Sequence[str], markets: Sequence[str], trusted: Collection[str]
+) -> StandingLine:
     where = "" if len(found) == len(markets) else f" ({named(found)})"
     if signature.own:
         what = "by a key that the run made itself, which proves nothing to others"
-        return Line(f"{SELF_SIGNED}{where}: {what}", "open", f"{SELF_SIGNED}{where}")
+        return StandingLine(f"{SELF_SIGNED}{where}: {what}", "open", f"{SELF_SIGNED}{where}")
     who = f"signed by {signature.name}{where}"
     if signature.fingerprint in trusted:
-        return Line(f"{who}, card {signature.fingerprint}, whose owner the writer of this page knows", "good")
+        return StandingLine(f"{who}, card {signature.fingerprint}, whose owner the writer of this page knows", "good")
     what = f"compare card {signature.fingerprint} with its owner's, then fedmm report --trust CARD"
-    return Line(f"{who}, by name alone: {what}", "open", f"{who}, a key that nobody here vouches for")
+    return StandingLine(f"{who}, by name alone: {what}", "open", f"{who}, a key that nobody here vouches for")
 
 
-def audit_line(markets: Sequence[str], evidence: Sequence[Evidence], *, budget: bool) -> Line:
+def audit_line(markets: Sequence[str], evidence: Sequence[WeighedStatement], *, budget: bool) -> StandingLine:
     """What audits of the code say. Nobody has to sign what refutes a claim; for it speaks only what counts."""
     results = [result for item in evidence for found in item.audits.values() for result in found]
     refuted = sum(result.verdict == VIOLATED for result in results)
     if refuted:
-        return Line(f"audit of the code: {refuted} claim{'s' if refuted > 1 else ''} refuted", "bad")
+        return StandingLine(f"audit of the code: {refuted} claim{'s' if refuted > 1 else ''} refuted", "bad")
     if not budget:
-        return Line("code not audited: without a budget there is no claim to refute", "open", NOT_AUDITED)
+        return StandingLine("code not audited: without a budget there is no claim to refute", "open", NOT_AUDITED)
     counted = [item for item in counting(evidence) if item.audits]
     audited = {market for item in counted for market in item.audits}
     missing = [market for market in markets if market not in audited]
     if not audited:
-        return _uncounted("code audited", "audit", evidence) if results else Line(NOT_AUDITED, "open")
+        return _uncounted("code audited", "audit", evidence) if results else StandingLine(NOT_AUDITED, "open")
     if missing:
         what = f"{NOT_AUDITED} at the plans of {named(missing)}"
-        return Line(f"code audited at the plans of {len(audited)} of {len(markets)} markets; {what}", "open", what)
+        return StandingLine(
+            f"code audited at the plans of {len(audited)} of {len(markets)} markets; {what}", "open", what
+        )
     by_market = {market: [a for item in counted for a in item.audits.get(market, [])] for market in markets}
     weak = [market for market in markets if weak_stages(by_market[market])]
     if weak:
         what = f"audits that would have missed ε at {AIM:g} times the claim: {named(weak)}"
-        return Line(f"code audited, no claim refuted; {what}", "open")
-    return Line("code audited at every market's plan, no claim refuted", "good")
+        return StandingLine(f"code audited, no claim refuted; {what}", "open")
+    return StandingLine("code audited at every market's plan, no claim refuted", "good")
 
 
-def attack_line(rows: Sequence[AttackRow], evidence: Sequence[Evidence]) -> Line:
+def attack_line(rows: Sequence[AttackRow], evidence: Sequence[WeighedStatement]) -> StandingLine:
     """Whether attacks were made, and whether one did better than a guarantee admits.
 
     Nobody has to sign what refutes a claim; for it speaks only what counts.
     """
     beyond = sum(row.beyond for row in rows)
     if beyond:
-        return Line(f"{beyond} attack{'s' if beyond > 1 else ''} beyond what a guarantee admits", "bad")
+        return StandingLine(f"{beyond} attack{'s' if beyond > 1 else ''} beyond what a guarantee admits", "bad")
     if not rows:
-        return Line("not attacked", "open")
+        return StandingLine("not attacked", "open")
     counted = [row for item in counting(evidence) if item.attacks for row in attack_rows(item.results)]
     if not counted:
         return _uncounted("attacked", "attack", evidence)
     if all(row.tpr is None for row in counted):
-        return Line("attacked, but nobody tried to infer membership", "open")
+        return StandingLine("attacked, but nobody tried to infer membership", "open")
     verdicts = {row.verdict for row in counted if row.verdict is not None}
     if verdicts == {Verdict.IRREFUTABLE}:
-        return Line("attacked, on fewer targets than could refute any guarantee", "open")
-    return Line("attacked", "good")
+        return StandingLine("attacked, on fewer targets than could refute any guarantee", "open")
+    return StandingLine("attacked", "good")
 
 
-def counting(evidence: Sequence[Evidence]) -> list[Evidence]:
+def counting(evidence: Sequence[WeighedStatement]) -> list[WeighedStatement]:
     """Evidence that fits the run and is signed from outside it, by somebody whom the reader knows."""
     return [item for item in evidence if item.stated.standing == "counts"]
 
 
-def _uncounted(done: str, kind: str, evidence: Sequence[Evidence]) -> Line:
+def _uncounted(done: str, kind: str, evidence: Sequence[WeighedStatement]) -> StandingLine:
     reasons = {str(item.stated.problem).split(": ")[0] for item in evidence if item.stated.kind == kind}
     short = f"{done}, by results that do not count"
-    return Line(f"{short}: {'; '.join(sorted(reasons))}", "open", short)
+    return StandingLine(f"{short}: {'; '.join(sorted(reasons))}", "open", short)
 
 
-def left_out(evidence: Sequence[Evidence]) -> list[Line]:
+def left_out(evidence: Sequence[WeighedStatement]) -> list[StandingLine]:
     """How many results count neither for nor against anything, beside others that count."""
     count = sum(item.stated.standing in UNCOUNTED for item in evidence)
     kinds = {item.stated.kind for item in counting(evidence)}
     beside = [item for item in evidence if item.stated.standing in UNCOUNTED and item.stated.kind in kinds]
-    return [Line(f"{count} of {len(evidence)} statements of results do not count", "open")] if beside else []
+    return [StandingLine(f"{count} of {len(evidence)} statements of results do not count", "open")] if beside else []
 
 
-def broken(evidence: Sequence[Evidence]) -> list[Line]:
+def broken(evidence: Sequence[WeighedStatement]) -> list[StandingLine]:
     """Evidence that was edited or cannot be read."""
     return [
-        Line(f"{item.stated.id}: {item.stated.problem}", "bad") for item in evidence if item.stated.standing == "broken"
+        StandingLine(f"{item.stated.id}: {item.stated.problem}", "bad")
+        for item in evidence
+        if item.stated.standing == "broken"
     ]
 
 

@@ -24,6 +24,7 @@ from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import readers_account, spent_on_same_data
+from fedmm_secure.guarantee.stages import CLAIMS
 from fedmm_secure.storage.layout import CELLS
 from fedmm_secure.storage.run_directory import read_environment, read_metrics
 from privacy.accounting.events import gaussian_steps
@@ -124,7 +125,8 @@ def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
 
 
 def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any]]:
-    """By view: how many runs with a budget for it the privacy account holds on the data, and ε of all, worst market.
+    """By claimed view: how many runs the privacy account holds on the data, how many of them without a budget for it,
+    and ε of all, worst market.
 
     Whoever chooses among the cells has looked at all of them.
     """
@@ -139,13 +141,14 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
             spendings = spent_on_same_data(known_runs, directory, market)
         except InputError:
             return {}
-        for view in ("market", "release"):
-            bounded = [run for run in spendings if gaussian_steps(run.events[view]) is not None]
-            events, delta = [run.events[view] for run in bounded], values["market"]["delta"]
-            epsilon = composed_epsilon(events, bounded, delta, coarsely)
-            known = found.setdefault(view, {"runs": len(events), "epsilon": 0.0})
-            known["epsilon"] = max(known["epsilon"], epsilon)
-    return {view: total for view, total in found.items() if total["runs"]}
+        for view in {"market", "release"} & set(CLAIMS[private[-1].config.privacy.protect]):
+            events = [run.events[view] for run in spendings]
+            unbounded = sum(gaussian_steps(event) is None for event in events)
+            epsilon = composed_epsilon(events, spendings, values["market"]["delta"], coarsely)
+            known = found.setdefault(view, {"runs": 0, "unbounded": 0, "epsilon": 0.0})
+            most = {"runs": len(events), "unbounded": unbounded, "epsilon": epsilon}
+            known |= {name: max(known[name], value) for name, value in most.items()}
+    return dict(sorted(found.items()))
 
 
 def _link(directory: Path, report: Path) -> str | None:

@@ -23,10 +23,10 @@ from privacy.accounting.ledger import Entry, stage_group
 
 TYPICAL_ROWS = 8.0  # rows of a user, for the expected signal of counts; an assumption, not read from the data
 HOPELESS = 1.0
-Budget = dict[str, Any]
+PlannedBudget = dict[str, Any]
 
 
-def market_budget(config: Config, market: Market, n_markets: int) -> Budget:
+def market_budget(config: Config, market: Market, n_markets: int) -> PlannedBudget:
     """ε by stage and view, noise multipliers and signal-to-noise ratios of one market.
 
     Signal-to-noise is what the stage could reach at best. Counts: an item of average popularity, over the noise.

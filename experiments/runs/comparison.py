@@ -29,7 +29,7 @@ TABLE = "comparison.parquet"
 
 
 @dataclass(frozen=True)
-class Difference:
+class AUCDifference:
     """AUC of one run in one market, and its difference from the first run's.
 
     Attributes:
@@ -47,7 +47,7 @@ class Difference:
     paired: bool
 
 
-def compare_runs(runs: Sequence[Path], model: str = CONFIGURED) -> list[Difference]:
+def compare_runs(runs: Sequence[Path], model: str = CONFIGURED) -> list[AUCDifference]:
     """Differences of every run from the first, market by market.
 
     Raises:
@@ -69,7 +69,7 @@ def compare_runs(runs: Sequence[Path], model: str = CONFIGURED) -> list[Differen
                 paired = None not in ranked and ranked[0] == ranked[1]
                 difference = _paired(run, runs[0], market, model) if paired else _unpaired(values, first, model)
             auc = _section(values, model)["auc"]
-            found.append(Difference(name, market, auc, difference, paired))
+            found.append(AUCDifference(name, market, auc, difference, paired))
     return found
 
 
@@ -124,7 +124,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names
 
 
-def comparison_table(found: Sequence[Difference]) -> pd.DataFrame:
+def comparison_table(found: Sequence[AUCDifference]) -> pd.DataFrame:
     """One row for each run and market: ``run, market, auc, difference, low, high, paired``."""
     return pd.DataFrame(
         {

@@ -10,7 +10,7 @@ from experiments.runs.tracking import check_trackers, open_trackers
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
-from fedmm_secure.results.metrics import Metrics
+from fedmm_secure.results.metrics import RunMetrics
 from fedmm_secure.storage import run_directory
 from fedmm_secure.storage.cache import Cache
 from privacy.aggregation.identities import Identity
@@ -24,7 +24,7 @@ def execute(
     cache: Cache | None = None,
     track: Sequence[str] = (),
     signer: Identity | None = None,
-) -> Metrics:
+) -> RunMetrics:
     """Run in a new directory, or go on with a run; data is checked before anything is written.
 
     Args:

@@ -65,12 +65,12 @@ class Tracker:
     """A tracker that a run can be followed in.
 
     Attributes:
-        open: a listener, for as long as the run goes on.
+        follow: a listener, for as long as the run goes on.
         package: what has to be installed.
         somewhere_else: whether it may send what it gets to another address.
     """
 
-    open: Callable[[Path], AbstractContextManager[Listener]]
+    follow: Callable[[Path], AbstractContextManager[Listener]]
     package: str
     somewhere_else: bool = False
 
@@ -111,7 +111,7 @@ def _elsewhere() -> str | None:
 
 def open_trackers(names: Sequence[str], directory: Path, stack: ExitStack) -> list[Listener]:
     """Listeners of the named trackers, open as long as ``stack``."""
-    return [stack.enter_context(TRACKERS[name].open(directory)) for name in dict.fromkeys(names)]
+    return [stack.enter_context(TRACKERS[name].follow(directory)) for name in dict.fromkeys(names)]
 
 
 def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

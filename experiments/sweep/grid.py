@@ -64,7 +64,7 @@ class Block(Section):
         return self
 
 
-class Grid(Section):
+class SweepGrid(Section):
     """What a grid file says; a key ``markets`` of ``set`` and ``axes`` names the markets that take part."""
 
     title: str | None = Field(None, description="what the sweep asks")
@@ -112,7 +112,7 @@ def shipped_grids() -> list[str]:
     return shipped(FOLDER)
 
 
-def load_grid(name_or_file: str) -> Grid:
+def load_grid(name_or_file: str) -> SweepGrid:
     """A validated grid.
 
     Raises:
@@ -122,25 +122,25 @@ def load_grid(name_or_file: str) -> Grid:
     return grid_from_data(load_yaml(path), source=str(path))
 
 
-def grid_from_data(data: Any, *, source: str) -> Grid:
+def grid_from_data(data: Any, *, source: str) -> SweepGrid:
     """Validate a mapping; raises ``ConfigError``."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: a mapping of keys to values is expected, not {type(data).__name__}")
     try:
-        return Grid.model_validate(data)
+        return SweepGrid.model_validate(data)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, Grid.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Grid.model_fields)}"
+            near = difflib.get_close_matches(key, SweepGrid.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(SweepGrid.model_fields)}"
             raise ConfigError(f"{source}: {key}: unknown key; {hint}") from error
         message = problem["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{source}: {key}: {message}" if key else f"{source}: {message}") from error
 
 
 def expand(
-    grid: Grid,
+    grid: SweepGrid,
     overrides: Sequence[str] = (),
     bases: Mapping[str, Any] | None = None,
     there: Collection[str] | None = None,
@@ -176,7 +176,7 @@ def expand(
     return [cell for cell in cells.values() if there is None or cell.name in there]
 
 
-def planned_cells(grid: Grid) -> int:
+def planned_cells(grid: SweepGrid) -> int:
     """How many cells a grid asks for; those that are equal count each."""
     return sum(math.prod(map(len, block.axes.values())) for block in grid.blocks) * len(grid.seeds)
 
@@ -188,7 +188,7 @@ def _points(block: Block) -> list[dict[str, Any]]:
 
 
 def _cell(
-    grid: Grid,
+    grid: SweepGrid,
     block: Block,
     point: Mapping[str, Any],
     seed: int,

@@ -23,7 +23,7 @@ from experiments.sweep.cells import (
     run_cell,
     start_worker,
 )
-from experiments.sweep.grid import Cell, Grid, grid_from_data
+from experiments.sweep.grid import Cell, SweepGrid, grid_from_data
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
@@ -50,7 +50,7 @@ class Sweep:
     """
 
     directory: Path
-    grid: Grid
+    grid: SweepGrid
     overrides: tuple[str, ...]
     cells: tuple[Cell, ...]
 
@@ -100,7 +100,7 @@ class Asked:
         bases: configurations by the name of their file.
     """
 
-    grid: Grid
+    grid: SweepGrid
     overrides: tuple[str, ...]
     bases: Mapping[str, Any]
 

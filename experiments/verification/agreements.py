@@ -11,7 +11,7 @@ from fedmm_secure.federation.orders import Order, Place, Statement, after, begin
 from fedmm_secure.federation.parties import start_of
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT
 from privacy.accounting.ledger_check import Finding
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 
 
 def agreement_findings(evidence: Evidence, messages: Messages, opened: Opened) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Signature:
+class ClosingSignature:
     """Who signed a ledger's last line.
 
     Attributes:
@@ -47,7 +47,7 @@ class Signature:
         return f"signed by {self.name} {self.fingerprint}{of}"
 
 
-def signature_of(evidence: Evidence, market: str) -> tuple[Signature, Card] | None:
+def signature_of(evidence: Evidence, market: str) -> tuple[ClosingSignature, Card] | None:
     """Who signed a market's ledger; None where it is not closed, or the signature does not hold."""
     content = evidence.ledgers[market]
     try:
@@ -57,7 +57,7 @@ def signature_of(evidence: Evidence, market: str) -> tuple[Signature, Card] | No
     if card is None:
         return None
     own = card.signing in {party.signing for party in evidence.bundle.cards.values()}
-    return Signature(card.name, card.fingerprint, own), card
+    return ClosingSignature(card.name, card.fingerprint, own), card
 
 
 def _signer(market: str, evidence: Evidence, content: LedgerContent) -> Card | None:

@@ -32,7 +32,7 @@ from fedmm_secure.storage.layout import (
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerContent, LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding, broken_ledger
-from privacy.aggregation.keys import BUNDLE_FILE, Bundle, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, Bundle, read_bundle
 from privacy.errors import InputError
 from privacy.foreign import ForeignDirectory, ForeignFileError, is_inside
 

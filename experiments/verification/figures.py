@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.runs.differences import differences
+from experiments.verification.equality import same_values
 from experiments.verification.evidence import Evidence, sections
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays
 from fedmm_secure.guarantee.publications import Publications
@@ -46,16 +46,10 @@ def _problems(evidence: Evidence, published: Mapping[str, Publications]) -> Iter
     wanted = noisy_metrics(histograms)
     for market, figures in wanted["markets"].items():
         said = {key: value for key, value in markets[market].items() if key not in _SIZES}
-        yield from _different(f"market {market}", figures, said)
-    yield from _different("macro", wanted["macro"], evidence.metrics.get("macro"))
+        yield from _different(evidence, f"market {market}", figures, said)
+    yield from _different(evidence, "macro", wanted["macro"], evidence.metrics.get("macro"))
 
 
-def _different(about: str, wanted: Mapping[str, Any], said: Any) -> Iterator[str]:
-    for field, expected, found in differences(wanted, said, same=_close):
+def _different(evidence: Evidence, about: str, wanted: Mapping[str, Any], said: Any) -> Iterator[str]:
+    for field, expected, found in differences(wanted, said, same=same_values(evidence)):
         yield f"{about}, {field}: says {found!r:.100}, the published histograms give {expected!r:.100}"
-
-
-def _close(expected: Any, found: Any) -> bool:
-    if isinstance(expected, float) and type(found) in (int, float):
-        return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12)
-    return type(expected) is type(found) and bool(expected == found)

@@ -15,7 +15,7 @@ from fedmm_secure.foreign.yaml_text import parse_yaml
 from fedmm_secure.results.metrics import communication
 from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
 from privacy.accounting.ledger_check import Finding
-from privacy.aggregation.keys import BUNDLE_FILE
+from privacy.aggregation.bundle import BUNDLE_FILE
 from privacy.files import json_bytes
 from privacy.foreign import read_bytes
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import get_args
 
 from experiments.verification.evidence import Evidence
+from fedmm_secure.config.choices import MODELS
 from fedmm_secure.federation.closing import SHARED_FILES
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX
 from fedmm_secure.storage.layout import PRIVATE, TRANSCRIPT, QuantizerKind, RunDirectory
 from privacy.accounting.ledger_check import Finding
-from privacy.aggregation.keys import BUNDLE_FILE
+from privacy.aggregation.bundle import BUNDLE_FILE
 
+SUFFIXES = sorted({traits.suffix for traits in MODELS.values()})
 _MEMORY = ("state", "tensorboard", "attacks/shadows")
 PAGE = "report.html"  # drawn again and compared, by ``fedmm verify``
 _REPORTS = ("compliance.json", "compliance.html", "compliance.intoto.json", "registry.yaml", "bom.cdx.json")
@@ -81,7 +83,7 @@ def _files(evidence: Evidence) -> Iterator[str]:
         files += [names.head(market)] if evidence.config.head.trees else []
         for seed in evidence.config.seed:
             files += [names.quantizer(market, seed, kind=kind) for kind in get_args(QuantizerKind)]
-            files += [names.ctr(market, seed, suffix) for suffix in ("pt", "skops")]
+            files += [names.ctr(market, seed, suffix) for suffix in SUFFIXES]
         yield from (file.as_posix() for file in files)
 
 

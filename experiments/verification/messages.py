@@ -15,10 +15,11 @@ from fedmm_secure.config import configuration_hash
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import Hello, MessageError, verify
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.base import IntVector
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 
 
 def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> list[Finding]:
@@ -72,7 +73,7 @@ def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
     links = irregular(server)
     if links:
         return links
-    messages, findings = read_messages(server / "transcript")
+    messages, findings = read_messages(RunDirectory(server).transcript)
     if not messages.records:
         return findings
     planned = Planned.of(evidence)

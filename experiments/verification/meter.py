@@ -31,7 +31,7 @@ LEVEL = 1e-3  # false alarms a run, split evenly over its markets and their stag
 
 
 @dataclass(frozen=True)
-class Reading:
+class MeterReading:
     """All spare values of one stage in one market.
 
     Attributes:
@@ -75,7 +75,7 @@ def spare_values(plan: SpendingPlan, stage: str) -> int:
     return ENOUGH
 
 
-def _readings(evidence: Evidence) -> Iterator[Reading]:
+def _readings(evidence: Evidence) -> Iterator[MeterReading]:
     content = ByKey([evidence.messages])
     for market, ledger in evidence.ledgers.items():
         plan = evidence.plans.get(market)
@@ -98,10 +98,10 @@ def _readings(evidence: Evidence) -> Iterator[Reading]:
         for group, values in parts.items():
             joined = np.concatenate(values) if values else np.zeros(0, np.int64)
             nothing = [] if len(joined) or missing[group] else ["no spare values at all"]
-            yield Reading(market, group, joined, tuple(missing[group] + nothing))
+            yield MeterReading(market, group, joined, tuple(missing[group] + nothing))
 
 
-def _problem(plan: SpendingPlan, reading: Reading, level: float) -> str | None:
+def _problem(plan: SpendingPlan, reading: MeterReading, level: float) -> str | None:
     config = plan.config
     if reading.group == USER_CODES:
         epsilon, quantizer = config.privacy.user_codes_epsilon, config.quantizer
@@ -121,7 +121,7 @@ def _scale(plan: SpendingPlan, group: str) -> float:
     return scale(GRAM_LEVELS if gram else LEVELS)
 
 
-def _shared(evidence: Evidence, readings: Sequence[Reading], level: float) -> Iterator[Finding]:
+def _shared(evidence: Evidence, readings: Sequence[MeterReading], level: float) -> Iterator[Finding]:
     """No two stages, rounds or markets have the same noise: a copy is no reading of its own."""
     plans = evidence.plans
     scales = {_scale(plans[reading.market], reading.group) for reading in readings if reading.group != USER_CODES}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.runs.differences import differences
+from experiments.verification.equality import same_values
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.parties import commitments
@@ -20,7 +20,7 @@ from privacy.accounting.ledger_check import Finding, check_claims, unaccountable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_USERS, _MOST_ITEMS = 10**10, 10**9
-_CLOSE = 1e-9  # relative: noise multipliers and δ are computed anew, perhaps on another machine
+_ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 SIZES = ("n_users", "n_items")
 
 
@@ -71,7 +71,7 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
         }
         findings += [
             Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")
-            for field, expected, found in differences(wanted, dict(content.opening), same=_close)
+            for field, expected, found in differences(wanted, dict(content.opening), same=same_values(evidence))
         ]
         findings += _against_policy(where, plan) + _kind_of_catalogue(evidence, market)
     findings += _across_ledgers(evidence)
@@ -131,7 +131,7 @@ def _plan(evidence: Evidence, market: str, opening: Mapping[str, Any]) -> Spendi
         raise ValueError(f"{own.users!r:.50} users and {own.items!r:.50} items")
     plan = SpendingPlan.of(evidence.config, market, sizes)
     committed = opening["noise"]
-    if differences(dict(plan.noise), committed, same=_close):
+    if differences(dict(plan.noise), committed, same=same_values(evidence)):
         return plan
     return SpendingPlan.of(evidence.config, market, sizes, committed)
 
@@ -139,7 +139,7 @@ def _plan(evidence: Evidence, market: str, opening: Mapping[str, Any]) -> Spendi
 def _against_policy(where: str, plan: SpendingPlan) -> list[Finding]:
     """δ is the chance that nothing holds: at 1/n, one user published in full would satisfy it."""
     policy = plan.size.users**-1.1
-    if plan.epsilon is None or plan.delta <= policy * (1 + _CLOSE):
+    if plan.epsilon is None or plan.delta <= policy * _ROUNDING:
         return []
     return [Finding(where, f"delta {plan.delta:.3g} is above 1/n^1.1 = {policy:.3g} of its {plan.size.users} users")]
 
@@ -189,12 +189,6 @@ def statement_findings(evidence: Evidence) -> list[Finding]:
             findings += [
                 Finding(where, f"market {market}, {view}.{field}: says {found!r}, the ledger gives {expected!r}")
                 for view, statement in guarantees(evidence.config, content.entries).items()
-                for field, expected, found in differences(statement, views.get(view), same=_close)
+                for field, expected, found in differences(statement, views.get(view), same=same_values(evidence))
             ]
     return findings
-
-
-def _close(expected: Any, found: Any) -> bool:
-    if isinstance(expected, float) and (type(found) is float or (type(found) is int and abs(found) < 2**53)):
-        return math.isclose(expected, found, rel_tol=1e-6, abs_tol=1e-12)
-    return type(expected) is type(found) and bool(expected == found)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from experiments.verification.equality import same_arrays
 from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import integers, sums_of
 from experiments.verification.platform import same_libraries, same_machine
@@ -17,18 +18,14 @@ from fedmm_secure.collaborative.dp_svd import ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray
+from fedmm_secure.data.shared_items import public_positions
 from fedmm_secure.federation.shared_catalogue import Totals
 from fedmm_secure.federation.transcript import PUBLICATION, SUM
 from fedmm_secure.foreign.formats import parse_arrays, parse_table
+from fedmm_secure.guarantee.expected_arrays import WORDS, model_arrays
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.publications import (
-    WORDS,
-    Array,
-    PublicationError,
-    Publications,
-    model_arrays,
-    read_tensors,
-)
+from fedmm_secure.guarantee.publications import Publications
+from fedmm_secure.guarantee.published_arrays import Array, PublicationError, read_tensors
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -54,13 +51,14 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.foreign import ForeignFileError, read_bytes
-from privacy.mechanisms.dp_svd import PrivateFactors
+from privacy.mechanisms.dp_svd import PrivateFactors, factors_of_gram
 
 _ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 # Codes are a function of published values, computed in single precision: another processor, or another version of the
 # libraries, may round a tie otherwise. On a machine of the run's kind, with its code, none may differ.
 _CODES_THAT_MAY_DIFFER = 0.01
-_FLOAT_ERROR = 1e-9
+# Directions that noise alone tells apart turn with the last bit of a rounding, and so does what is made of them.
+_SPECTRAL = {"factors", "eigenvalues"}
 
 
 def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
@@ -108,6 +106,8 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
     factors = _published_factors(publications)
     if config.data.shared_items:
         yield from _of_the_sums(evidence, market, publications)
+    elif "gram" in read[EMBEDDING]:
+        yield from _of_the_gram(evidence, market, publications)
     for seed in config.seed:
         model, codes = read.get(seed_stage(MODEL, seed)), read.get(seed_stage(ITEM_CODES, seed))
         if model is not None and codes is not None:
@@ -118,6 +118,29 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
                 yield Finding(f"{evidence.messages.directory} {seed_stage(ITEM_CODES, seed)}", what)
             elif differing:
                 evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+
+
+def _of_the_gram(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
+    """Factors are what the published matrix gives: post-processing, and no digit more."""
+    read = publications.read[EMBEDDING]
+    rank, noise = read["factors"].shape[1], float(read["gram_noise"])
+    found = factors_of_gram(read["gram"], rank, noise, np.zeros((1, 0), np.int64))
+    edge = np.array(found.noise_edge)
+    wanted = {"factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
+    yield from _differing(evidence, f"the published co-occurrence gives for market {market}", wanted, read)
+
+
+def _differing(
+    evidence: Evidence, gives: str, wanted: Mapping[str, Array], read: Mapping[str, Array]
+) -> Iterator[Finding]:
+    """Arrays that are not what they follow from; spectra are told apart by noise alone elsewhere, and noted."""
+    exact = same_machine(evidence)
+    wrong = [name for name in wanted if not same_arrays(wanted[name], read[name], exact=exact)]
+    what = f"{', '.join(wrong)}: not what {gives}"
+    if wrong and (exact or not set(wrong) <= _SPECTRAL):
+        yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
+    elif wrong:
+        evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
 
 
 def _of_the_sums(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
@@ -133,13 +156,23 @@ def _of_the_sums(evidence: Evidence, market: str, publications: Publications) ->
     found = Totals(evidence.config, plan.sums, sums[SHARED_COUNTS], sums[SHARED_GRAM])
     embedding = found.embedding(ItemCounts.from_arrays(dict(read[COUNTS])), read[EMBEDDING]["position"])
     embedding.set_factors(found.factors, sparse.csr_array((0, plan.size.items)))
-    wanted = embedding.to_arrays()
-    wrong = [name for name in wanted if not np.allclose(wanted[name], read[EMBEDDING][name], atol=_FLOAT_ERROR)]
-    what = f"{', '.join(wrong)}: not what the recorded sums give for market {market}"
-    if wrong and (same_machine(evidence) or set(wrong) != {"factors"}):
-        yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
-    elif wrong:  # directions that noise alone tells apart turn with the last bit of a rounding
-        evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+    gives = f"the recorded sums give for market {market}"
+    yield from _differing(evidence, gives, embedding.to_arrays(), read[EMBEDDING])
+    yield from _positions(evidence, market, read[EMBEDDING]["position"])
+
+
+def _positions(evidence: Evidence, market: str, position: IntArray) -> Iterator[Finding]:
+    """Where a market's items are in the shared catalogue is as public as both lists: no choice of who publishes it."""
+    stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
+    wanted = public_positions(evidence.config.data, market, stated, position)
+    if wanted is None:
+        evidence.notes.append(
+            f"market {market}: where its items are in the shared catalogue was not checked: files of the owner's list "
+            "them, which do not come with the run"
+        )
+    elif not np.array_equal(wanted, position):
+        where = f"{evidence.messages.directory} {EMBEDDING}"
+        yield Finding(where, f"position: not where the items of market {market} are in the shared catalogue")
 
 
 def _found_items(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.presentation.steps import tell_step
-from experiments.verification.closing import Signature, closing_findings, not_shown, signature_of
+from experiments.verification.closing import ClosingSignature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
 from experiments.verification.files import file_findings
@@ -62,7 +62,7 @@ class Examination:
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
-    signatures: Mapping[str, Signature] = field(default_factory=dict)
+    signatures: Mapping[str, ClosingSignature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     plans: Mapping[str, SpendingPlan] = field(default_factory=dict)
 

@@ -29,8 +29,8 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import USER_CODES
 from privacy.accounting.ledger import Charge, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding
+from privacy.aggregation.bundle import SERVER
 from privacy.aggregation.identities import Card
-from privacy.aggregation.keys import SERVER
 
 Key = tuple[str, str, int, int, str]  # kind, stage, round, attempt, sender
 OF_SERVER = frozenset({START, HELLO, STATEMENT, UPDATE, AGGREGATE})  # what a server's directory holds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,6 +27,34 @@ Negatives = Literal["uniform", "popularity"]
 SharedUsers = Literal["refused", "composed", "distinct"]
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
 
+
+@dataclass(frozen=True)
+class ModelTraits:
+    """What a kind of CTR model is made of and lacks, for whoever chooses one: ask a trait, and never for a name.
+
+    Attributes:
+        family: ``module:family`` that makes it.
+        most_categories: values that one of its inputs may have; None for any number.
+        trains_privately: whether user-level DP-SGD can train it.
+        suffix: of the files of its models.
+    """
+
+    family: str
+    most_categories: int | None = None
+    trains_privately: bool = False
+    suffix: str = "pt"
+
+
+# 255: of HistGradientBoostingClassifier
+_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
+_NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
+MODELS: Mapping[ModelKind, ModelTraits] = {
+    "boosted": _TREES,
+    "logistic": _NETWORK,
+    "deepfm": _NETWORK,
+    "dcnv2": _NETWORK,
+}
+
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
 CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
 PRIVATE_GROUPS = frozenset(
@@ -36,7 +66,6 @@ CONFIGURED = "fedmm"  # among models and baselines: the one that the configurati
 MIN_COHORT = 3
 SUMS_OF_SHARED_ITEMS = 2  # counts, then co-occurrence
 MAX_SUMS = 10_000  # rounds over all seeds of a run
-MAX_CATEGORIES = 255  # of HistGradientBoostingClassifier
 LARGE_SHARE = 0.1
 MISSING = (
     "", "NULL", "Null", "null", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "\\N",

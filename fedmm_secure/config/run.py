@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
-    MAX_CATEGORIES,
     MAX_SUMS,
     MIN_COHORT,
+    MODELS,
     NOISY_BASELINES,
     PRIVATE_GROUPS,
     SUMS_OF_SHARED_ITEMS,
@@ -108,9 +108,9 @@ class Config(Section):
                 "federation.allow_small_cohort: true to go on, the ledger will say so"
             )
         largest = max(self.quantizer.global_codes, self.quantizer.local_codes)
-        boosted_codes = self.ctr.model == "boosted" and CODE_GROUPS & set(self.ctr.features)
-        if boosted_codes and largest > MAX_CATEGORIES:
-            raise ValueError(f"ctr.model: boosted takes at most {MAX_CATEGORIES} codes a layer, not {largest}")
+        most = MODELS[self.ctr.model].most_categories
+        if most is not None and CODE_GROUPS & set(self.ctr.features) and largest > most:
+            raise ValueError(f"ctr.model: {self.ctr.model} takes at most {most} codes a layer, not {largest}")
         problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
         problem = problem or self._shared_items_problem() or self._head_problem()
         if problem:
@@ -223,10 +223,9 @@ class Config(Section):
         ctr = self.ctr
         if not self.private_embedding:
             return f"privacy.protect: release needs embedding.kind: dp-svd; {self.embedding.kind} reads raw rows"
-        if ctr.model == "boosted":
-            return (
-                "privacy.protect: release: ctr.model: boosted cannot train with DP-SGD; use deepfm, dcnv2 or logistic"
-            )
+        if not MODELS[ctr.model].trains_privately:
+            able = ", ".join(kind for kind, traits in MODELS.items() if traits.trains_privately)
+            return f"privacy.protect: release: ctr.model: {ctr.model} cannot train with DP-SGD; use one of {able}"
         refused = ", ".join(sorted(set(ctr.features) - PRIVATE_GROUPS))
         if refused:
             allowed = ", ".join(sorted(PRIVATE_GROUPS))

@@ -14,6 +14,7 @@ from fedmm_secure.config.choices import (
     LARGE_SHARE,
     MIN_COHORT,
     MISSING,
+    MODELS,
     BadRows,
     BaselineName,
     FeatureGroup,
@@ -344,6 +345,6 @@ class CTRConfig(Section):
                 raise ValueError("ctr.features: user_id cannot be cross-fitted; use ctr.training: in-sample")
             if self.cross_fit.last + self.cross_fit.random == 0:
                 raise ValueError("ctr.cross_fit: hold out at least one row per user")
-        if self.model == "boosted" and {"user_id", "item_id"} & set(self.features):
-            raise ValueError("ctr.model: boosted does not take user_id or item_id; use deepfm or dcnv2")
+        if MODELS[self.model].most_categories is not None and {"user_id", "item_id"} & set(self.features):
+            raise ValueError(f"ctr.model: {self.model} does not take user_id or item_id; use deepfm or dcnv2")
         return self

@@ -14,9 +14,8 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED, MODELS
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
-from fedmm_secure.ctr.models.build import model_bytes
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
@@ -77,7 +76,7 @@ def train_market(
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
         trained = private.train(quantizers[seed], seed, private_training)
         write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
-        write_atomic(layout.ctr(name, seed), model_bytes(trained.model))
+        write_atomic(layout.ctr(name, seed), trained.model.write())
         found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
@@ -89,29 +88,30 @@ def train_market(
             return released(seed)
         if bench is None:
             return silent
-        choice = 0
-        if config.ctr.tune:
-            first = config.seed[0]
-            file = layout.tuned(name, recipe.name)
-            tuned = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, first)})
-            choice = tuned["choice"]
-
-        def fitted(bench: MarketTrainer = bench) -> dict[str, np.ndarray]:
-            model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
-            found = {PROBABILITY: bench.predict(model, builder)}
-            if recipe.average_local:
-                found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
-            if recipe.name == CONFIGURED:
-                found["model"] = np.frombuffer(model_bytes(model), dtype=np.uint8)
-            return found
-
-        found = cache_for(recipe).arrays(inputs("trained", recipe, seed) | {"choice": choice}, fitted)
+        choice = chosen(bench, recipe)
+        named = inputs("trained", recipe, seed) | {"choice": choice}
+        found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
-            suffix = "skops" if recipe.kind == "boosted" else "pt"
-            write_atomic(layout.ctr(name, seed, suffix), found["model"].tobytes())
+            write_atomic(layout.ctr(name, seed, MODELS[recipe.kind].suffix), found["model"].tobytes())
         if recipe.average_local:
             write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
+
+    def fitted(bench: MarketTrainer, recipe: Recipe, seed: int, choice: int) -> dict[str, np.ndarray]:
+        model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
+        found = {PROBABILITY: bench.predict(model, builder)}
+        if recipe.average_local:
+            found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
+        if recipe.name == CONFIGURED:
+            found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
+        return found
+
+    def chosen(bench: MarketTrainer, recipe: Recipe) -> int:
+        if not config.ctr.tune:
+            return 0
+        file = layout.tuned(name, recipe.name)
+        kept = Store(file.parent).json(file.stem, lambda: {"choice": tune(bench, recipe, config.seed[0])})
+        return int(kept["choice"])
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:
         kept = cache_for(recipe).arrays(

@@ -34,7 +34,7 @@ _QUANTILE = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 
 @dataclass(frozen=True)
-class Estimate:
+class NoisyEstimate:
     """A figure of the candidates at hand, and the standard deviation that the noise gives it."""
 
     value: float
@@ -53,8 +53,8 @@ class NoisyFigures:
     ``negatives`` and ``positives`` are the noisy numbers of candidates.
     """
 
-    auc: Estimate | None
-    logloss: Estimate | None
+    auc: NoisyEstimate | None
+    logloss: NoisyEstimate | None
     negatives: float
     positives: float
 
@@ -140,13 +140,13 @@ def noisy_figures(histograms: ScoreHistograms) -> list[NoisyFigures]:
     return [_figures(negative, positive, histograms.noise) for negative, positive in histograms.counts]
 
 
-def mean_of(estimates: Sequence[Estimate | None]) -> Estimate | None:
+def mean_of(estimates: Sequence[NoisyEstimate | None]) -> NoisyEstimate | None:
     """Mean over repetitions, or over markets, whose noise is independent; None where one of them is."""
     known = [found for found in estimates if found is not None]
     if not known or len(known) < len(estimates):
         return None
     deviation = float(np.linalg.norm([found.deviation for found in known])) / len(known)
-    return Estimate(float(np.mean([found.value for found in known])), deviation)
+    return NoisyEstimate(float(np.mean([found.value for found in known])), deviation)
 
 
 def _figures(negative: FloatArray, positive: FloatArray, noise: tuple[float, float]) -> NoisyFigures:
@@ -175,9 +175,11 @@ def _figures(negative: FloatArray, positive: FloatArray, noise: tuple[float, flo
     )
 
 
-def _estimate(value: float, noise: tuple[float, float], by_negative: FloatArray, by_positive: FloatArray) -> Estimate:
+def _estimate(
+    value: float, noise: tuple[float, float], by_negative: FloatArray, by_positive: FloatArray
+) -> NoisyEstimate:
     """A figure whose gradients in the counts of negatives and of positives are given."""
-    return Estimate(
+    return NoisyEstimate(
         value, float(np.hypot(noise[0] * np.linalg.norm(by_negative), noise[1] * np.linalg.norm(by_positive)))
     )
 

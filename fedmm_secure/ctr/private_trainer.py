@@ -15,13 +15,13 @@ from fedmm_secure.config import Config, ContributionConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PRETRAIN_EPOCHS, PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import LostResultError
-from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.quantization.codes import assign_codes
@@ -112,17 +112,15 @@ class PrivateTrainer:
         """A model as it was kept when its training ended, and the builder of its features."""
         builder = self.builder(quantizer)
         model = self._untrained(builder, self._own_seed(seed))
-        model.load_state_dict(unpickle_tensors(read_bytes(path), path))
+        model.read(read_bytes(path), path)
         return model, builder
 
     def _own_seed(self, seed: int) -> int:
         return derive_seed("ctr", self.prepared.market.name, seed)
 
     def _untrained(self, builder: FeatureBuilder, seed: int) -> PrivateCTR:
-        kind = self.config.ctr.model
-        if kind == "boosted":
-            raise ValueError("boosted trees cannot train with DP-SGD")
-        return PrivateCTR(kind, builder.schema(), self.config, seed)
+        ctr = self.config.ctr
+        return PrivateCTR(ctr.model, builder.schema(), neural_choices(ctr), seed)
 
     def builder(
         self, quantizer: RQVAE, history: PrivateHistory | None = None, user_codes: IntArray | None = None

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from fedmm_secure.collaborative.dp_svd import release_counts
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import ContributionConfig, PrivacyConfig
-from fedmm_secure.ctr.features import History
+from fedmm_secure.ctr.histories import History
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket

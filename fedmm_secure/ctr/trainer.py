@@ -16,11 +16,11 @@ from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import AccountHistory, Activity, FeatureBuilder, History, PairFeatures
-from fedmm_secure.ctr.models.averaged import AveragedModel, SideBySide
-from fedmm_secure.ctr.models.boosted import BoostedChoices, boosted_grid
-from fedmm_secure.ctr.models.build import TrainedModel, make_model
-from fedmm_secure.ctr.models.neural import NeuralChoices, neural_grid
+from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
+from fedmm_secure.ctr.histories import AccountHistory, Activity, History
+from fedmm_secure.ctr.models.averaged import SideBySide
+from fedmm_secure.ctr.models.base import Choices, CTRModel
+from fedmm_secure.ctr.models.build import family_of, untrained
 from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.candidates import like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
@@ -29,14 +29,6 @@ from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
-
-
-def untrained(recipe: Recipe, inputs: PairFeatures, choices: NeuralChoices | BoostedChoices, seed: int) -> TrainedModel:
-    """A recipe's model for given inputs: two, averaged, where the inputs are of two."""
-    if not isinstance(inputs, SideBySide):
-        return make_model(recipe.kind, inputs.schema(), choices, seed)
-    members = [make_model(recipe.kind, schema, choices, seed) for schema in inputs.schemas]
-    return AveragedModel(members, inputs.schemas)
 
 
 class AccountFeatures(Protocol):
@@ -49,7 +41,7 @@ class AccountFeatures(Protocol):
 class Fit:
     """A model that is ready to be fitted, and the builder of its features at prediction time."""
 
-    model: TrainedModel
+    model: CTRModel
     source: ExampleSource
     validation: Labelled
     refit: ExampleSource | None
@@ -75,16 +67,14 @@ class MarketTrainer:
         self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool, shared)) for fold in folds]
 
     def train(
-        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
-    ) -> tuple[TrainedModel, PairFeatures]:
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: Choices
+    ) -> tuple[CTRModel, PairFeatures]:
         """Fit a recipe; returns the model and the builder of its features at prediction time."""
         fit = self.prepare_fit(recipe, quantizer, seed, choices)
         fit.run()
         return fit.model, fit.builder
 
-    def prepare_fit(
-        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: NeuralChoices | BoostedChoices
-    ) -> Fit:
+    def prepare_fit(self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: Choices) -> Fit:
         """An unfitted model with its training, validation and refit examples."""
         split = self.prepared.split
         own = self.own_quantizer(seed) if recipe.average_local else None
@@ -93,17 +83,17 @@ class MarketTrainer:
         if recipe.cross_fit:
             builders = [(rows, self.inputs(recipe, quantizer, own, history)) for rows, history in self._folds]
         seed = derive_seed("ctr", self.prepared.market.name, seed)
-        fresh = recipe.kind != "boosted"
+        fresh = family_of(recipe.kind).draws_each_epoch
         source = self._source(builders, split.train, seed, fresh)
         refit = None
         if self.config.ctr.refit:
             # validation rows become training rows, with negatives that know nothing of the test rows
             seen = np.concatenate([split.train, split.valid])
             refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
-        model = untrained(recipe, full, choices, seed)
+        model = untrained(recipe.kind, full, choices, seed)
         return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
 
-    def predict(self, model: TrainedModel, builder: PairFeatures) -> FloatArray:
+    def predict(self, model: CTRModel, builder: PairFeatures) -> FloatArray:
         """Click probabilities of the test candidates."""
         test = self.prepared.test
         return model.predict(builder(test.user, test.item))
@@ -113,21 +103,9 @@ class MarketTrainer:
         scores = [self.train(recipe, quantizer, seed, choices)[0].validation_auc_ for choices in self.grid(recipe.kind)]
         return int(np.argmax(scores))
 
-    def grid(self, kind: ModelKind) -> Sequence[NeuralChoices | BoostedChoices]:
+    def grid(self, kind: ModelKind) -> Sequence[Choices]:
         """What tuning chooses from; the first is the configured choice."""
-        ctr = self.config.ctr
-        if kind == "boosted":
-            return boosted_grid(BoostedChoices())
-        return neural_grid(
-            NeuralChoices(
-                dim=ctr.dim,
-                hidden=ctr.hidden,
-                dropout=ctr.dropout,
-                learning_rate=ctr.learning_rate,
-                batch_size=ctr.batch_size,
-                max_epochs=ctr.max_epochs,
-            )
-        )
+        return family_of(kind).grid(self.config.ctr)
 
     def own_quantizer(self, seed: int) -> RQVAE:
         """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""

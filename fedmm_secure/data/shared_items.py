@@ -52,3 +52,33 @@ def check_shared_items(config: DataConfig, market: Market) -> None:
 def shared_positions(config: DataConfig, market: Market) -> IntArray:
     """Position in the shared catalogue of each of a market's items ``(n_items,)``; -1 outside."""
     return shared_catalogue(config).index(market.item_ids)
+
+
+def public_positions(config: DataConfig, market: str, sha256: str | None, stated: IntArray) -> IntArray | None:
+    """Position in the shared catalogue of each item of a market, for who has no rows; None where it cannot be told.
+
+    Reads no file but those that come with the package. Where the market's own list is none of those, the hash of its
+    catalogue says whether the ``stated`` positions are right, unless some of its items are not in the shared one.
+
+    Args:
+        config: of the run.
+        market: its name.
+        sha256: of its catalogue.
+        stated: positions that were published, ``(n_items,)``.
+    """
+    spec, files = config.synthetic, config.shared_catalogue
+    if spec is None and (files is None or not all(map(is_shipped, files.files))):
+        return None
+    shared = shared_catalogue(config)
+    file = config.markets[market].catalogue if market in config.markets else None
+    own = [Catalogue.of("synthetic", spec.item_ids(index)) for index in range(spec.markets)] if spec else []
+    own += [read_catalogue(file)] if file is not None and is_shipped(file) else []
+    for catalogue in own:
+        if catalogue.sha256 == sha256:
+            return shared.index(catalogue.items)
+    if (stated < 0).any():
+        return None
+    wrong = np.full_like(stated, -1)
+    if not len(stated) or stated.max() >= len(shared):
+        return wrong
+    return stated if Catalogue.of("file", shared.items[stated].tolist()).sha256 == sha256 else wrong

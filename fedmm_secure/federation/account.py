@@ -141,8 +141,6 @@ def enter_account(
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": {}}
     rows = _pairs(market)
     fingerprint, nonce = account.fingerprint(rows), secrets.token_hex(16)
-    # a copy of the account that is entered tells nothing that it does not, and less from now on
-    earlier = {other.identity: other.spent_on(rows) for other in account.others if other.identity != account.identity}
     elsewhere = heard_of(account.others, rows)
     known = list(kept["nonces"])
     write_json(path, {**kept, "nonces": [*known, nonce]})
@@ -156,13 +154,12 @@ def enter_account(
         begun=bool(kept["courses"]),
         elsewhere=elsewhere,
     )
-    earlier[account.identity] = started.earlier
     courses = kept["courses"]
     if started.again or not courses:
-        courses = {**courses, str(len(courses)): {name: len(found) for name, found in earlier.items()}}
+        courses = {**courses, str(len(courses)): {name: len(found) for name, found in started.known.items()}}
     write_json(path, {"nonces": [nonce], "courses": courses})
     # the runs before each course of this one, as they were when it began: notes never change
-    notes = [_note(_counted(account, earlier, counts)) for counts in courses.values()]
+    notes = [_note(_counted(account, started.known, counts)) for counts in courses.values()]
     return Entrance(
         data_fingerprint(account, prepared), notes, len(courses) - 1, Standing(account, fingerprint, run, nonce)
     )
@@ -172,8 +169,9 @@ def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: Pre
     """What the account will say of a run that is about to begin or to go on; enters nothing."""
     own = planned_spending(run, plan)
     rows = _pairs(prepared.whole.market)
-    known = [one for one in (account, *account.others) if one.path.is_file()]
-    earlier = [spending for one in known for spending in one.spent_on(rows) if spending.run != own.run]
+    here = [one for one in (account, *account.others) if one.path.is_file()]
+    known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows) if here else []
+    earlier = [spending for spending in known if spending.run != own.run]
     claimed = [view for view in CLAIMS[plan.config.privacy.protect] if view in DECRYPTED_VIEWS]
     unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
     if unbounded or plan.epsilon is None:
@@ -183,16 +181,14 @@ def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: Pre
     return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
 
 
-def _counted(
-    account: PrivacyAccount, earlier: Mapping[str, list[Spending]], counts: Mapping[str, int]
-) -> list[Spending]:
-    gone = [name for name, count in counts.items() if len(earlier.get(name, ())) < count]
+def _counted(account: PrivacyAccount, known: Mapping[str, list[Spending]], counts: Mapping[str, int]) -> list[Spending]:
+    gone = [name for name, count in counts.items() if len(known.get(name, ())) < count]
     if gone:
         raise AccountError(
             f"{account.path}: an account whose runs were counted when this one began is gone (its key has the hash "
             f"{gone[0][:16]}): restore it, or start a new run"
         )
-    return [found for name, count in sorted(counts.items()) for found in earlier[name][:count]]
+    return [found for name, count in sorted(counts.items()) for found in known[name][:count]]
 
 
 def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMarket) -> str:

@@ -34,7 +34,7 @@ from privacy.aggregation import (
     masked_parameters,
 )
 from privacy.aggregation.authentication import limb_count
-from privacy.aggregation.keys import Bundle
+from privacy.aggregation.bundle import Bundle
 from privacy.aggregation.kinds import TRAITS
 from privacy.aggregation.limbs import LimbCarrier
 from privacy.aggregation.masking import mask_bits, sum_bits

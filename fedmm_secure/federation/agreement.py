@@ -46,8 +46,8 @@ from fedmm_secure.federation.transcript import (
     Transcript,
 )
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.aggregation.bundle import SERVER, Bundle
 from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import SERVER, Bundle
 from privacy.files import write_atomic, write_json
 
 
@@ -258,9 +258,8 @@ class Agreement:
 
     def already_taken(self, message: bytes) -> bool:
         """Whether these very bytes were taken before."""
-        return any(
-            taken.sha256 == sha256(message).hexdigest() for place in self.start.places if (taken := self._taken(place))
-        )
+        digest = sha256(message).hexdigest()  # once, however many rounds there were
+        return any(taken.sha256 == digest for place in self.start.places if (taken := self._taken(place)))
 
     # -- insides ------------------------------------------------------------------------------------------------------
 

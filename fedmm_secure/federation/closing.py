@@ -28,7 +28,7 @@ from fedmm_secure.storage.run_directory import published_models, read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
-from privacy.files import write_json
+from privacy.files import one_time, write_json
 from privacy.foreign import ForeignFileError, read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
@@ -58,7 +58,10 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
 
 
 def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write the metrics, once, and close every ledger of this process; returns what was written."""
+    """Write the metrics, once, and close every ledger of this process; returns what was written.
+
+    In the end no file says by its time when it was written: that depends on how many rows there are.
+    """
     directory = federation.directory
     path = directory / METRICS_FILE
     if path.is_file() and any(door.ledger.closing is not None for door in federation.doors.values()):
@@ -78,6 +81,7 @@ def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, 
             signer = federation.signers[market]
             text = closing_text(market, federation.run, door.ledger.head, statement)
             door.close({**statement, "card": asdict(signer.card), "signature": signer.sign(text).hex()})
+    one_time(directory)
     return metrics
 
 

@@ -12,8 +12,9 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.guarantee.multipliers import MarketSize
 from privacy.aggregation import MarketAggregator, PairwiseMasks
 from privacy.aggregation.base import Binding, IntVector
+from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle, found_federation
 from privacy.aggregation.identities import IDENTITY_FILE, Identity
-from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle, KeyDirectory, found_federation
+from privacy.aggregation.keys import KeyDirectory
 from privacy.files import read_secret, write_secret
 
 

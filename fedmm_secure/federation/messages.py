@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card
 from privacy.errors import StoppedError
+from privacy.foreign import ForeignFileError, json_object
 from privacy.json_text import json_text
 
 VERSION = 3
@@ -77,9 +77,9 @@ def unpack(message: bytes) -> tuple[Header, bytes]:
     if len(message) < start + _SIGNATURE_BYTES or not 0 < length <= MAX_HEADER_BYTES:
         raise MessageError("truncated message or oversized header")
     try:
-        header = _header(json.loads(message[_LENGTH_BYTES:start]))
+        header = _header(json_object(message[_LENGTH_BYTES:start], "header"))
         canonical = _head(header) == message[:start]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ForeignFileError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MessageError(f"malformed header: {error!r:.200}") from error
     if not canonical:
         raise MessageError("header is not in canonical form")

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedmm_secure.federation.messages import HELLO_STAGE, Header, MessageError
 from privacy.accounting.lines import canonical_json
-from privacy.aggregation.keys import SERVER, Bundle
+from privacy.aggregation.bundle import SERVER, Bundle
 from privacy.errors import StoppedError
 
 Place = tuple[str, int]  # stage and round

@@ -39,8 +39,8 @@ from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
+from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
 from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import BUNDLE_FILE, SERVER, Bundle
 from privacy.files import erase, write_atomic, write_json
 from privacy.mechanisms.meter import spare_coordinates
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from fedmm_secure.federation.orders import Order, Place
+from privacy.foreign import ForeignFileError, json_object
 from privacy.json_text import json_text
 
 MAX_REQUEST_BYTES = 64 * 2**20
@@ -18,7 +18,11 @@ MAX_MARKETS = 10_000
 Step = Literal["hello", "state", "update", "finish"]
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 # what reading something made up may run into
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error)
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error, ForeignFileError)
+_ALWAYS = 2**20  # bytes that are read, and answered with a refusal, whatever the plan
+_ROOM = 4096  # of a header, a signature and a small payload; of one round in the order to start
+_MOST_PARTS = 4 * MAX_MARKETS  # values of a request: each costs a hundred times its own bytes once it is parsed
+_FIELDS = frozenset({"step", "run", "start", "hellos", "order", "statements", "aggregate"})
 
 
 class RequestError(Exception):
@@ -60,12 +64,14 @@ class Request:
         return json_text(fields, sort_keys=True).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Request:
-        """Raises ``RequestError`` on anything that ``to_bytes`` does not write."""
-        if len(data) > MAX_REQUEST_BYTES:
+    def from_bytes(cls, data: bytes, longest: int = MAX_REQUEST_BYTES) -> Request:
+        """Raises ``RequestError`` on anything that ``to_bytes`` does not write, or that is longer than it may be."""
+        if len(data) > longest:
             raise RequestError(f"a request of {len(data)} bytes")
         try:
-            fields = json.loads(data)
+            fields = _parsed(data)
+            if not fields.keys() <= _FIELDS:
+                raise ValueError
             step, run = fields["step"], fields["run"]
             if step not in get_args(Step) or not _RUN_ID.fullmatch(run):
                 raise ValueError
@@ -108,7 +114,7 @@ class Reply:
         if len(data) > MAX_REQUEST_BYTES:
             raise RequestError(f"a reply of {len(data)} bytes")
         try:
-            fields = json.loads(data)
+            fields = _parsed(data)
             if "message" in fields:
                 return cls(message=_bytes(fields["message"]))
             if "behind" in fields:
@@ -119,6 +125,27 @@ class Reply:
             return cls(done=fields["done"] is True) if "done" in fields else cls(absent=_line(fields["absent"]))
         except _MALFORMED:
             raise RequestError("sent a malformed reply") from None
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The object in some bytes, which are counted first: it holds texts, and few of them."""
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > _MOST_PARTS:
+        raise ValueError
+    return json_object(data, "request")
+
+
+def longest_request(names: Collection[str], aggregate: int, places: int) -> int:
+    """Bytes of the longest request that an honest server sends.
+
+    Args:
+        names: of the markets.
+        aggregate: bytes of the longest sum.
+        places: rounds of all stages, which the order to start names.
+    """
+    written = sum(len(json_text(name)) + 4 for name in names)  # in a header, and before a message
+    message = _ROOM + written
+    parts = aggregate + (2 * len(names) + 2) * message + _ROOM * (1 + places)
+    return min(max(_ROOM + 2 * written + 4 * parts // 3, _ALWAYS), MAX_REQUEST_BYTES)
 
 
 def is_run_id(text: str) -> bool:

@@ -39,8 +39,8 @@ from fedmm_secure.federation.transcript import (
     Transcript,
 )
 from privacy.aggregation import AggregationError, ServerAggregator
+from privacy.aggregation.bundle import SERVER, Bundle
 from privacy.aggregation.identities import Identity
-from privacy.aggregation.keys import SERVER, Bundle
 from privacy.errors import StoppedError
 from privacy.files import write_json
 

@@ -35,7 +35,7 @@ from fedmm_secure.federation.transcript import SUM, Transcript
 from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items, shared_sums
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM, SUMMED
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.aggregation.keys import BUNDLE_FILE, SERVER, read_bundle
+from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, read_bundle
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.meter import ENOUGH
 from privacy.mechanisms.randomness import NoiseSource

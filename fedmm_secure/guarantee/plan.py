@@ -52,6 +52,7 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import OneNoiseDpEvent, randomised_response_event
+from privacy.accounting.ledger import stage_group
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -205,8 +206,7 @@ class SpendingPlan:
     @property
     def refines(self) -> bool:
         """Whether the market refines codes of its own without DP, which stay inside."""
-        config = self.config
-        return config.private_embedding and not config.private_ctr and config.privacy.refine
+        return self.config.private_embedding and not self.config.private_ctr and self.config.privacy.refine
 
     @property
     def _items_from(self) -> tuple[str, ...]:
@@ -263,18 +263,8 @@ class SpendingPlan:
     def round(self, seed: int, round: int, attempt: int = 0) -> Release:
         """The update of one round, in its first attempt; later ones send the same and spend nothing (``again``)."""
         config, privacy = self.config, self.config.privacy.quantizer
-        audience = (*DECRYPTED_VIEWS, "server") if config.aggregation.traits.server_reads_updates else DECRYPTED_VIEWS
-        release = Release(
-            stage=seed_stage(QUANTIZER, seed),
-            mechanism="none: training without differential privacy",
-            event=NonPrivateDpEvent(),
-            sensitivity=None,
-            audience=audience,
-            depends_on=(EMBEDDING,),
-            round=round,
-            attempt=attempt,
-            remark=self._remark(QUANTIZER),
-        )
+        stage, what = seed_stage(QUANTIZER, seed), "training without differential privacy"
+        release = self._unprotected_part(stage, what, (EMBEDDING,), round, attempt)
         if QUANTIZER not in self.noise:
             return release
         if round < config.federation.warm_up_rounds:
@@ -293,6 +283,23 @@ class SpendingPlan:
             coordinates=coordinates,
         )
 
+    def _unprotected_part(
+        self, stage: str, what: str, depends_on: tuple[str, ...], round: int, attempt: int
+    ) -> Release:
+        """A market's part of a sum, as it would be without noise."""
+        server_reads = self.config.aggregation.traits.server_reads_updates
+        return Release(
+            stage=stage,
+            mechanism=f"none: {what}",
+            event=NonPrivateDpEvent(),
+            sensitivity=None,
+            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
+            depends_on=depends_on,
+            round=round,
+            attempt=attempt,
+            remark=self._remark(stage_group(stage)),
+        )
+
     def _remark(self, stage: str) -> str | None:
         """What a reader of the ledger must know of a sum beside the numbers."""
         remarks = [small_cohort_remark(self.n_markets), SEVERAL_MARKETS if is_summed(self.config, stage) else None]
@@ -309,34 +316,14 @@ class SpendingPlan:
 
     def head(self, round: int, attempt: int = 0) -> Release:
         """A market's part of the histograms that one level of a tree is chosen from; exact, so without a guarantee."""
-        server_reads = self.config.aggregation.traits.server_reads_updates
-        return Release(
-            stage=HEAD,
-            mechanism="none: exact sum of gradient histograms",
-            event=NonPrivateDpEvent(),
-            sensitivity=None,
-            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
-            depends_on=self._items_from,
-            round=round,
-            attempt=attempt,
-            remark=small_cohort_remark(self.n_markets),
-        )
+        what = "exact sum of gradient histograms"
+        return self._unprotected_part(HEAD, what, self._items_from, round, attempt)
 
     def summed(self, stage: str, attempt: int = 0) -> Release:
         """A market's part of a sum over the shared catalogue; only the sum carries all of the noise."""
-        server_reads = self.config.aggregation.traits.server_reads_updates
         what = {SHARED_COUNTS: "item counts and times", SHARED_GRAM: "Gram matrix of users' rows"}[stage]
-        release = Release(
-            stage=stage,
-            mechanism=f"none: exact sum of {what}",
-            event=NonPrivateDpEvent(),
-            sensitivity=None,
-            audience=(*DECRYPTED_VIEWS, "server") if server_reads else DECRYPTED_VIEWS,
-            depends_on=(SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from,
-            round=0,
-            attempt=attempt,
-            remark=self._remark(stage),
-        )
+        upstream = (SHARED_COUNTS,) if stage == SHARED_GRAM else self._items_from
+        release = self._unprotected_part(stage, f"exact sum of {what}", upstream, 0, attempt)
         if stage not in self.noise:
             return release
         return replace(

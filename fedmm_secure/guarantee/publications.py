@@ -6,23 +6,17 @@ is executed, and a file must not be larger than what its arrays need.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
-from fedmm_secure.config import Config
 from fedmm_secure.data.catalogue import Catalogue, printable
-from fedmm_secure.foreign.archives import stored_members
-from fedmm_secure.foreign.formats import unpickle_tensors
+from fedmm_secure.guarantee.expected_arrays import cardinalities, ctr_arrays, model_arrays
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.published_arrays import Array, Expected, PublicationError, read_numpy, read_tensors
 from fedmm_secure.guarantee.score_bins import N_BINS, contribution
 from fedmm_secure.guarantee.shared_sums import gram_items
 from fedmm_secure.guarantee.stages import (
@@ -37,17 +31,11 @@ from fedmm_secure.guarantee.stages import (
     USER_CODES,
 )
 from privacy.accounting.ledger import stage_group
-from privacy.foreign import ForeignFileError
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
-Array = NDArray[Any]
-Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
-# numbers of a pair that each feature group of a released model has
-NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
-EIGEN_ERROR = 1e-6  # of the largest eigenvalue
-_OVERHEAD, _OVERHEAD_EACH = 4096, 512  # bytes of a file beside its arrays, and beside each of them
+EIGEN_ERROR = 1e-11  # of the largest eigenvalue; on a machine of the run's kind verification compares every bit
 _UNREADABLE = (
     ValueError,
     KeyError,
@@ -64,10 +52,6 @@ _UNREADABLE = (
 
 
 OFF_GRID = "values are not multiples of the public grid's step: no discrete noise was added to them"
-
-
-class PublicationError(ValueError):
-    """Bytes that are not what a stage publishes."""
 
 
 @dataclass
@@ -193,7 +177,7 @@ class Publications:
         if group == EVALUATION:
             return self._histogram_problem(found["counts"], found["noise"])
         if group == CTR:
-            sizes = _cardinalities(self.plan.config, self._items)
+            sizes = cardinalities(self.plan.config, self._items)
             if not np.array_equal(found["network.offsets"], np.cumsum([0, *sizes])[:-1]):
                 return "offsets of the embedding tables are not those of its features"
         return None
@@ -221,7 +205,7 @@ def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
     if not np.array_equal(gram, gram.T):
         return "its co-occurrence is not symmetric"
     scale = max(1.0, float(np.abs(found["eigenvalues"]).max(initial=0.0)))
-    if not np.allclose(gram @ factors, factors * found["eigenvalues"], atol=EIGEN_ERROR * scale):
+    if not np.allclose(gram @ factors, factors * found["eigenvalues"], rtol=0.0, atol=EIGEN_ERROR * scale):
         return "its factors are not eigenvectors of its co-occurrence"
     return None
 
@@ -254,153 +238,3 @@ def on_grid(values: Array, grid: Grid) -> bool:
         return False
     integers = np.rint(values / grid.step)
     return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))
-
-
-WORDS = "global_codebook.codewords"
-
-
-def model_arrays(config: Config) -> Expected:
-    """Tensors of the RQ-VAE's state."""
-    quantizer = config.quantizer
-    dim = config.embedding.private.dim if config.private_embedding else config.embedding.dim
-    found = _layers("encoder", [dim, quantizer.hidden_dim, quantizer.latent_dim], 2)
-    found |= _layers("decoder", [quantizer.latent_dim, quantizer.hidden_dim, dim], 2)
-    for name, codes in (("global", quantizer.global_codes), ("local", quantizer.local_codes)):
-        found[f"{name}_codebook.codewords"] = (codes, quantizer.latent_dim), "float32"
-    return found
-
-
-def ctr_arrays(config: Config, n_items: int) -> Expected:
-    """Tensors of a released CTR model's state: the network's, and the standardisation of its numbers."""
-    ctr, sizes = config.ctr, _cardinalities(config, n_items)
-    numbers, rows = sum(NUMBERS.get(group, 0) for group in ctr.features), max(sum(sizes), 1)
-    found: dict[str, tuple[tuple[int, ...], str]] = {
-        "centre": ((numbers,), "float64"),
-        "spread": ((numbers,), "float64"),
-        "network.offsets": ((len(sizes),), "int64"),
-        "network.first.weight": ((rows, 1), "float32"),
-        "network.first_numbers": ((numbers,), "float32"),
-        "network.bias": ((1,), "float32"),
-    }
-    if ctr.model == "logistic":
-        return found
-    width = ctr.dim * len(sizes) + (ctr.dim * numbers if ctr.model == "deepfm" else numbers)
-    found["network.embedding.weight"] = (rows, ctr.dim), "float32"
-    found["network.number_vectors"] = (numbers, ctr.dim), "float32"
-    found |= _layers("network.deep", [width, *ctr.hidden], 3)  # a linear layer, its activation, its dropout
-    last = ctr.hidden[-1] if ctr.hidden else width
-    if ctr.model == "dcnv2":
-        found |= _layers("network.crosses", [width, width, width], 1)
-        last += width
-    found["network.head.weight"], found["network.head.bias"] = ((1, last), "float32"), ((1,), "float32")
-    return found
-
-
-def _layers(name: str, widths: list[int], every: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Linear layers of a sequence, ``every`` so many of its members one."""
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for index, (before, after) in enumerate(pairwise(widths)):
-        found[f"{name}.{every * index}.weight"] = (after, before), "float32"
-        found[f"{name}.{every * index}.bias"] = (after,), "float32"
-    return found
-
-
-def _cardinalities(config: Config, n_items: int) -> list[int]:
-    features, quantizer = set(config.ctr.features), config.quantizer
-    codes = [quantizer.global_codes, quantizer.local_codes]
-    sides = len({"user_codes", "item_codes"} & features)
-    return ([n_items] if "item_id" in features else []) + codes * sides
-
-
-def read_numpy(data: bytes, expected: Expected, *, single: bool = False) -> dict[str, Array]:
-    """Named arrays of a file that ``numpy.savez`` wrote, or the one array of ``numpy.save``.
-
-    Raises:
-        PublicationError: an array is missing, or not expected, or of another shape or type, or more bytes are there.
-    """
-    _refuse_large(len(data), expected)
-    if single:
-        (name,) = expected
-        return {name: _array(name, data, expected)}
-    members = stored_members(data)
-    _compare_names({name.removesuffix(".npy") for name in members}, expected, len(members))
-    return {name: _array(name, bytes(members[f"{name}.npy"]), expected) for name in expected}
-
-
-def _array(name: str, data: bytes, expected: Expected) -> Array:
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise PublicationError(f"{name}: an array format that nothing here writes")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    _compare(name, shape, str(dtype), expected)
-    if len(data) != stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize:
-        raise PublicationError(f"{name}: more bytes, or fewer, than its values have")
-    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-
-
-def read_tensors(data: bytes, expected: Expected) -> dict[str, Array]:
-    """Named tensors of a file that ``torch.save`` wrote; those of a mapping inside have its name before theirs.
-
-    Raises:
-        PublicationError: a tensor is missing, or not expected, or of another shape or type, or more bytes are there.
-    """
-    _refuse_large(len(data), expected)
-    storages = sum("/data/" in name for name in stored_members(data))
-    try:
-        tensors = _flat(unpickle_tensors(data, "cannot be read"))
-    except ForeignFileError as error:
-        raise PublicationError(str(error)) from error
-    _compare_names(set(tensors), expected, len(tensors))
-    if storages != len(expected):
-        raise PublicationError(f"{storages} storages for {len(expected)} tensors")
-    found = {}
-    for name, tensor in tensors.items():
-        _compare(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), expected)
-        # a view of a larger storage would carry the rest of it along
-        if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-            raise PublicationError(f"{name}: its storage holds more than its values")
-        found[name] = tensor.detach().numpy()
-    return found
-
-
-def _flat(found: Any, prefix: str = "") -> dict[str, Tensor]:
-    if not isinstance(found, Mapping):
-        raise PublicationError("holds no mapping of names to tensors")
-    tensors: dict[str, Tensor] = {}
-    for key, value in found.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and not prefix:
-            tensors |= _flat(value, f"{name}.")
-        elif isinstance(value, Tensor):
-            tensors[name] = value
-        else:
-            raise PublicationError(f"{name!r:.100} is no tensor")
-    return tensors
-
-
-def _refuse_large(size: int, expected: Expected) -> None:
-    needed = sum(_bytes(shape, dtype) for shape, dtype in expected.values())
-    if size > needed + _OVERHEAD + _OVERHEAD_EACH * len(expected):
-        raise PublicationError(f"{size} bytes, where its arrays need {needed}: holds more than them")
-
-
-def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-    return abs(int(np.prod(shape, dtype=object))) * np.dtype(dtype).itemsize
-
-
-def _fits(length: int, wanted: int) -> bool:
-    return length == wanted if wanted >= 0 else 0 <= length <= -wanted
-
-
-def _compare_names(found: set[str], expected: Expected, count: int) -> None:
-    for name in sorted(found ^ expected.keys()):
-        raise PublicationError(f"{name!r:.100} {'is missing' if name in expected else 'is nothing that it publishes'}")
-    if count != len(expected):
-        raise PublicationError("an array is there twice")
-
-
-def _compare(name: str, shape: tuple[int, ...], dtype: str, expected: Expected) -> None:
-    wanted, kind = expected[name]
-    fits = len(shape) == len(wanted) and all(map(_fits, shape, wanted))
-    if not fits or dtype != kind:
-        raise PublicationError(f"{name} is {dtype} of shape {shape}, where {kind} of shape {wanted} was expected")

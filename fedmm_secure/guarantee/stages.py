@@ -47,5 +47,9 @@ def scheduled(config: Config) -> tuple[tuple[str, int], ...]:
 
 
 def seed_stage(group: str, seed: int) -> str:
-    """Name of a stage that is repeated for every seed, e.g. ``quantizer/0``."""
+    """Name of a stage that is repeated for every seed.
+
+    >>> seed_stage(QUANTIZER, 0)
+    'quantizer/0'
+    """
     return f"{group}/{seed}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import decimal
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,9 +24,30 @@ from privacy.accounting.guarantees import (
 from privacy.accounting.ledger import Entry
 from privacy.accounting.text import epsilon_text
 
+# Of figures that accountants give: further ones differ between machines, so that nobody could hold a run to them.
+STATED_DIGITS = 8
+
+
+def stated(figure: float) -> float:
+    """A figure at as many digits as are stated, rounded up."""
+    context = decimal.Context(prec=STATED_DIGITS, rounding=decimal.ROUND_CEILING)
+    return float(context.create_decimal_from_float(figure))
+
 
 def guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
     """The (ε, δ) of every view, with what it implies for changed rows, of each stage alone, and over runs."""
+    given = {entry.delta for entry in entries}
+    return {name: _stated(found, given) for name, found in _guarantees(config, entries).items()}
+
+
+def _stated(found: Any, given: Collection[float]) -> Any:
+    """Every figure as it is stated; a δ that was given, not computed, stays as it is."""
+    if isinstance(found, dict):
+        return {name: _stated(one, given) for name, one in found.items()}
+    return stated(found) if isinstance(found, float) and found not in given else found
+
+
+def _guarantees(config: Config, entries: Sequence[Entry]) -> dict[str, Any]:
     encrypted = not config.aggregation.traits.server_reads_updates
     found: dict[str, Any] = {}
     for view in VIEWS:

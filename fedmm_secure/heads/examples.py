@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import FeatureGroup
 from fedmm_secure.ctr.dataset import latest_folds
-from fedmm_secure.ctr.features import AccountHistory, FeatureBuilder, Features, FeatureSchema, History
+from fedmm_secure.ctr.features import FeatureBuilder, Features, FeatureSchema
+from fedmm_secure.ctr.histories import AccountHistory, History
 from fedmm_secure.data.candidates import Candidates, Simulated, like_candidates, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix, with_rows
 from fedmm_secure.data.prepare import PreparedMarket

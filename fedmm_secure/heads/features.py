@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedmm_secure.ctr.features import AccountHistory
+from fedmm_secure.ctr.histories import AccountHistory
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.guarantee.head_columns import ABSOLUTE, BINS, NUMBERS, PER_USER
 from fedmm_secure.heads.trees import Bins

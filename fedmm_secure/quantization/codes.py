@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -75,3 +76,9 @@ def codebook_use(codes: NDArray[np.int64], n_codes: int) -> CodebookUse:
 def reconstruction_error(model: RQVAE, factors: FloatArray) -> float:
     """Mean squared distance of reconstructed rows to rows of norm 1; 1 is no better than a constant zero."""
     return float(model(unit_rows(factors)).reconstruction.mean())
+
+
+def one_hot(codes: IntArray, n_codes: int) -> sparse.csr_array:
+    """Codes ``(n,)`` as rows ``(n, n_codes)`` with a single one."""
+    ones = np.ones(len(codes))
+    return sparse.csr_array((ones, (np.arange(len(codes)), codes)), shape=(len(codes), n_codes))

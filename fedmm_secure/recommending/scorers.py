@@ -13,6 +13,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.ctr.private_trainer import user_times
@@ -28,6 +29,7 @@ from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.results.scoring import load_trained
 from fedmm_secure.storage.files import Arrays
+from fedmm_secure.storage.layout import RunDirectory
 
 Score = Callable[[IntArray, IntArray], FloatArray]
 
@@ -141,10 +143,8 @@ class ReleasedScorer:
         quantizer = model_for(self._config, self._embedding)
         quantizer.load_state_dict(published.tensors(seed_stage(MODEL, seed)))
         nobody = PrivateHistory(self._embedding, sparse.csr_array((0, len(self.candidates))))
-        kind = self._config.ctr.model
-        if kind == "boosted":
-            raise ValueError("boosted trees are never released")
-        model = PrivateCTR(kind, self._builder(quantizer, nobody).schema(), self._config, seed)
+        ctr = self._config.ctr
+        model = PrivateCTR(ctr.model, self._builder(quantizer, nobody).schema(), neural_choices(ctr), seed)
         model.load_state_dict(published.tensors(seed_stage(CTR, seed)))
         return model, quantizer
 
@@ -153,7 +153,7 @@ class Published:
     """What one market published, as it stands in a run's transcript."""
 
     def __init__(self, run: Path, market: str) -> None:
-        self._folder, self._market = run / "transcript", market
+        self._folder, self._market = RunDirectory(run).transcript, market
         self._records: Mapping[str, Record] = {
             record.stage: record
             for record in read_index(self._folder)

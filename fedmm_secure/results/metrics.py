@@ -13,7 +13,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
-from fedmm_secure.ctr.private_evaluation import Estimate, mean_of, noisy_figures
+from fedmm_secure.ctr.private_evaluation import NoisyEstimate, mean_of, noisy_figures
 from fedmm_secure.data.prepare import PreparedMarket, sizes
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
@@ -21,7 +21,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from privacy.mechanisms.histograms import ScoreHistograms
 
-Metrics = dict[str, Any]
+RunMetrics = dict[str, Any]
 
 
 def describe(prepared: PreparedMarket) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def collect_metrics(
     predictions: Mapping[str, Mapping[str, list[np.ndarray]]],
     histograms: Mapping[str, ScoreHistograms] | None = None,
     commitments: Mapping[str, str] | None = None,
-) -> Metrics:
+) -> RunMetrics:
     """Per market and macro: the configured model, its baselines, paired differences, codebook use; and the catalogues.
 
     With ``histograms``, noisy test figures are all that is said of test rows, and of markets nothing but public sizes:
@@ -79,7 +79,7 @@ def collect_metrics(
         histograms: what the budget paid for, by market; None where figures are exact.
         commitments: to the candidates, keyed, by market.
     """
-    found: Metrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
+    found: RunMetrics = {"markets": {}, "macro": {}, "privacy": {"catalogue": stated_catalogues(config, markets)}}
     found["privacy"]["evaluation"] = {"private": histograms is not None}
     if histograms is not None:
         figures = noisy_metrics(histograms)
@@ -112,7 +112,7 @@ def collect_metrics(
     return found
 
 
-def noisy_metrics(histograms: Mapping[str, ScoreHistograms]) -> Metrics:
+def noisy_metrics(histograms: Mapping[str, ScoreHistograms]) -> RunMetrics:
     """Test figures per market and macro that published histograms give: post-processing of them, and nothing else.
 
     Figures are None where the noise leaves nothing to say. Intervals are 95 %, for the noise alone.
@@ -133,7 +133,7 @@ def noisy_metrics(histograms: Mapping[str, ScoreHistograms]) -> Metrics:
     }
 
 
-def _stated(estimates: Mapping[str, Estimate | None]) -> dict[str, Any]:
+def _stated(estimates: Mapping[str, NoisyEstimate | None]) -> dict[str, Any]:
     found: dict[str, Any] = {"baselines": {}}  # what was trained or calibrated on raw rows has no noisy figure
     for key, estimate in estimates.items():
         found[key] = None if estimate is None else estimate.value

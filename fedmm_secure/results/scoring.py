@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import skops.io
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import MODELS
 from fedmm_secure.ctr.features import PairFeatures
-from fedmm_secure.ctr.models.averaged import AveragedModel
-from fedmm_secure.ctr.models.boosted import BoostedModel
-from fedmm_secure.ctr.models.build import TrainedModel
-from fedmm_secure.ctr.models.private import PrivateCTR
+from fedmm_secure.ctr.models.base import ClickModel, CTRModel
+from fedmm_secure.ctr.models.build import untrained
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, configured_recipe
-from fedmm_secure.ctr.trainer import AccountFeatures, MarketTrainer, untrained
+from fedmm_secure.ctr.trainer import AccountFeatures, MarketTrainer
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.federation.releases import factors_from_arrays, private_store
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, shared_svd, totals_of_run
-from fedmm_secure.foreign.archives import stored_members
-from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -36,14 +31,7 @@ from fedmm_secure.randomness import derive_seed
 from fedmm_secure.results.artefacts import load_state
 from fedmm_secure.storage.files import Arrays, Store
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.foreign import ForeignFileError, read_bytes
-
-# of scikit-learn's boosted trees; their node indices are not bounds-checked, so score with runs of your own alone
-_TREES = [
-    "functools.partial",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.utils.validation.check_array",
-]
+from privacy.foreign import read_bytes
 
 
 class MarketScorer:
@@ -114,7 +102,7 @@ def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) 
 class TrainedCTR:
     """A market's own CTR model of one seed, as a run left it, and what its features are made from."""
 
-    model: TrainedModel
+    model: CTRModel
     bench: MarketTrainer
     recipe: Recipe
     quantizer: RQVAE
@@ -139,20 +127,9 @@ def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int)
         path = RunDirectory(run).quantizer(name, seed, kind="own")
         bench.own_quantizers[seed] = load_quantizer(path, run, config, bench.own_embedding)
     own, choices = bench.own_quantizers.get(seed), bench.grid(recipe.kind)[0]
-    model = untrained(recipe, bench.inputs(recipe, quantizer, own), choices, derive_seed("ctr", name, seed))
-    if recipe.kind == "boosted":
-        path = _existing(RunDirectory(run).ctr(name, seed, "skops"))
-        found = _trees(read_bytes(path, below=run), path)
-    else:
-        path = _existing(RunDirectory(run).ctr(name, seed))
-        found = unpickle_tensors(read_bytes(path, below=run), path)
-    members = model.members if isinstance(model, AveragedModel) else (model,)
-    states = [found[index] for index in range(len(members))] if isinstance(model, AveragedModel) else [found]
-    for member, state in zip(members, states, strict=True):
-        if isinstance(member, BoostedModel):
-            member.trees_ = state
-        else:
-            member.load_state_dict(state)
+    model = untrained(recipe.kind, bench.inputs(recipe, quantizer, own), choices, derive_seed("ctr", name, seed))
+    path = _existing(RunDirectory(run).ctr(name, seed, MODELS[recipe.kind].suffix))
+    model.read(read_bytes(path, below=run), path)
     return TrainedCTR(model, bench, recipe, quantizer, seed)
 
 
@@ -165,24 +142,13 @@ def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) 
     return embedding, load_quantizer(path if refined else layout.quantizer(name, seed), run, config, embedding)
 
 
-def _load_model(
-    run: Path, config: Config, prepared: PreparedMarket, seed: int
-) -> tuple[TrainedModel | PrivateCTR, PairFeatures]:
+def _load_model(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:
     if not config.private_ctr:
         trained = load_trained(run, config, prepared, seed)
         return trained.model, trained.builder()
     embedding, quantizer = _load_codes(run, config, prepared, seed)
     path = _existing(RunDirectory(run).ctr(prepared.market.name, seed))
     return PrivateTrainer(prepared, embedding, config).load(path, quantizer, seed)
-
-
-def _trees(data: bytes, path: Path) -> Any:
-    """Boosted trees as skops wrote them. Raises ``ForeignFileError``."""
-    try:
-        stored_members(data)
-        return skops.io.loads(data, trusted=_TREES)
-    except Exception as error:  # whatever skops stumbles over
-        raise ForeignFileError(f"{path}: no trees: {str(error)[:200]}") from error
 
 
 def _existing(path: Path) -> Path:

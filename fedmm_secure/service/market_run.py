@@ -27,16 +27,16 @@ from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.shared_catalogue import sum_client
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, scheduled, seed_stage
 from fedmm_secure.pipeline import (
-    Clock,
     Embeddings,
     Listener,
+    Stopwatch,
     conclude,
     embed_markets,
     keep_quantizer,
     pseudo_rows,
     publish_quantizers,
 )
-from fedmm_secure.results.metrics import Metrics
+from fedmm_secure.results.metrics import RunMetrics
 from fedmm_secure.storage.layout import RunDirectory
 
 
@@ -52,7 +52,7 @@ class MarketRun:
 
     federation: Federation
     prepared: Mapping[str, PreparedMarket]
-    clock: Clock
+    clock: Stopwatch
     clients: dict[str, RoundClient] = field(default_factory=dict)
 
     @classmethod
@@ -61,7 +61,7 @@ class MarketRun:
     ) -> MarketRun:
         """Open the market's ledger; what was done before is read from ``directory``."""
         prepared: Mapping[str, PreparedMarket] = {market: data}
-        clock = Clock(RunDirectory(directory).state)
+        clock = Stopwatch(RunDirectory(directory).state)
         account = account_of(config, directory, home=True)
         federation = open_federation(config, prepared, directory, run=run, members={market: member}, account=account)
         with clock.stage("catalogue"):
@@ -148,7 +148,7 @@ class MarketRun:
         left = (self.client(stage) for stage, rounds in self.stages.items() if self.client(stage).next_round < rounds)
         return next(left, None)
 
-    def conclude(self, listener: Listener) -> Metrics:
+    def conclude(self, listener: Listener) -> RunMetrics:
         """Codes, CTR models and metrics of this market; nothing of them is sent."""
         self.federation.forget_masks()
         if HEAD in self.stages:

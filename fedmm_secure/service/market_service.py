@@ -10,6 +10,7 @@ depends on what is in it; if it is not what the markets sent, the run is over he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_one_market, prepare
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
 from fedmm_secure.federation.closing import is_closed
 from fedmm_secure.federation.introductions import meet
@@ -30,12 +32,11 @@ from fedmm_secure.federation.parties import (
     mask_file,
     start_of,
 )
-from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id
+from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id, longest_request
 from fedmm_secure.federation.transcript import Transcript
-from fedmm_secure.pipeline import (
-    Listener,
-)
-from fedmm_secure.results.metrics import Metrics, describe
+from fedmm_secure.guarantee.stages import scheduled
+from fedmm_secure.pipeline import Listener
+from fedmm_secure.results.metrics import RunMetrics, describe
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.refusals import ConsentError, Journal, told
 from fedmm_secure.storage.layout import RunDirectory
@@ -56,7 +57,7 @@ class MarketService:
         member: its keys.
         runs: folder of the run directories.
         max_runs: how many runs the operator agrees to, earlier ones included.
-        log: told what happened as (event, fields); stays in the market.
+        log: told what happened as (event, fields); stays in the market, and never raises.
         begin: told of the directory of a new run before anything of its data is written to it.
 
     Raises:
@@ -78,13 +79,17 @@ class MarketService:
             raise ConfigError(f"market {market}: not in the federation of {member.directory.path}")
         torch.set_num_threads(1)
         self._data = prepare(load_one_market(config.data, market), config.data)
-        market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)
+        sizes = market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
         self._lobby, self._journal = Lobby(runs), Journal(log)
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
+        stages = dict(scheduled(config))
+        plan = AggregationPlan.of(config, sizes)
+        longest = max((plan.of_stage(stage).server().aggregate_bytes for stage in stages), default=0)
+        self.longest_request = longest_request(member.bundle.markets, longest, sum(stages.values()))
 
     def answer(self, request: bytes) -> bytes:
         """The reply to a request; never raises, and tells the server nothing of the data.
@@ -93,7 +98,7 @@ class MarketService:
         """
         self.settle()
         try:
-            reply = self._dispatch(Request.from_bytes(request))
+            reply = self._dispatch(Request.from_bytes(request, self.longest_request))
         except Exception as error:
             self._journal.refused(error)
             reply = Reply(absent=told(error))
@@ -109,8 +114,9 @@ class MarketService:
             found.settle()
         except Exception as error:
             self._journal.refused(error)
-            if found.agreement.ended:
-                self._runs.pop(run, None)
+            with suppress(OSError):  # a disk that fails: the run is over when it can say so
+                if found.agreement.ended:
+                    self._runs.pop(run, None)
 
     def _dispatch(self, request: Request) -> Reply:
         run = request.run
@@ -201,7 +207,7 @@ class MarketService:
             raise RunEndedError  # or a disk that fails: the server cannot tell
         return self._runs[run]
 
-    def conclude_finished(self) -> list[tuple[str, Metrics]]:
+    def conclude_finished(self) -> list[tuple[str, RunMetrics]]:
         """Train and measure the market's own models of runs whose rounds are over."""
         self.settle()
         done = []
@@ -211,7 +217,7 @@ class MarketService:
             self.finished.pop(0)
         return done
 
-    def conclude(self, run: str) -> Metrics:
+    def conclude(self, run: str) -> RunMetrics:
         """The market's own stages of one run, after which its ledger is closed."""
         metrics = self._open(run).conclude(partial(self._note, run))
         del self._runs[run]

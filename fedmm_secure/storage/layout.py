@@ -28,6 +28,9 @@ QuantizerKind = Literal["quantizer", "refined", "own"]
 class RunDirectory:
     """Paths of a run; without a place of its own, their names in any run directory.
 
+    >>> RunDirectory().ledger("de").as_posix()
+    'ledger/de.jsonl'
+
     Attributes:
         path: the directory.
     """

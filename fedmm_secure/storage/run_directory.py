@@ -7,7 +7,7 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fedmm_secure.config import Config, config_from_data, foreign_config, load_y
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
 from fedmm_secure.storage.provenance import environment
-from privacy.errors import InputError
+from privacy.errors import InputError, StoppedError
 from privacy.files import open_private, private_folder, write_atomic, write_json
 from privacy.foreign import ForeignDirectory
 from privacy.json_text import finite, json_text
@@ -105,13 +105,24 @@ def examining(directory: Path) -> Iterator[None]:
         InputError: the directory cannot be used.
     """
     ForeignDirectory(directory).refuse_irregular()
+    with judging(directory):
+        yield
+
+
+@contextmanager
+def judging(path: Path) -> Iterator[None]:
+    """Read, judge and show what anyone may have written: what none of our writers says ends in one line.
+
+    Raises:
+        InputError: the file or directory cannot be used.
+    """
     try:
         yield
-    except InputError:
+    except (InputError, StoppedError):
         raise
     except MALFORMED as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise RunDirectoryError(f"{directory}: holds what no run writes: {what}") from error
+        what = " ".join(f"{type(error).__name__}: {str(error)[:1000]}".split())[:200]
+        raise RunDirectoryError(f"{path}: holds what no run writes: {what}") from error
 
 
 def read_noise(directory: Path, market: str) -> dict[str, float]:
@@ -148,12 +159,37 @@ def published_models(directory: Path, config: Config, market: str) -> list[Path]
 
 
 class Log:
-    """``log.jsonl``: one line per event. It holds private values and stays with the run's owner."""
+    """``log.jsonl``: one line per event. It holds private values and stays with the run's owner.
+
+    Nothing depends on it, so it never raises: what a full disk does not take is lost, and the next line says how much.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = RunDirectory(directory).log
+        self.lost = 0  # lines since the last one that was written
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         line = {"time": round(time.time(), 3), "event": event, **fields}
-        with os.fdopen(open_private(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8") as file:
-            file.write(json_text(finite(line), sort_keys=True) + "\n")
+        if self.lost:
+            line["lost"] = self.lost
+        try:
+            self._append((json_text(finite(line), sort_keys=True) + "\n").encode())
+            self.lost = 0
+        except (OSError, ValueError):
+            self.lost += 1
+
+    def _append(self, data: bytes) -> None:
+        """All of it, or nothing."""
+        descriptor = open_private(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            before = os.fstat(descriptor).st_size
+            try:
+                written = os.write(descriptor, data)
+                if written < len(data):
+                    raise OSError("the disk is full")
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)

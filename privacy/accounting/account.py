@@ -11,7 +11,7 @@ machine remembers how far the account had come (``privacy.accounting.places``): 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +36,19 @@ class Started:
     """What the account answers to a start or a resumption.
 
     Attributes:
-        earlier: what other runs on the same data spend that were entered before.
+        known: what other runs on the same data spend that were entered before, here or, as far as this account has ever
+            heard, elsewhere: by the identity of the account that they were entered in, in an order that stays.
         again: whether the run had gone on elsewhere since the state that it is resumed from: what it does from here on
             is another run, and was entered as one.
     """
 
-    earlier: list[Spending]
+    known: Mapping[str, list[Spending]]
     again: bool
+
+    @property
+    def earlier(self) -> list[Spending]:
+        """All of them."""
+        return [one for found in self.known.values() for one in found]
 
 
 class PrivacyAccount:
@@ -129,8 +135,12 @@ class PrivacyAccount:
             if elsewhere is not None and (heard := held.unheard(elsewhere, digest_of(key))):
                 line["elsewhere"] = heard
             self._file.append(key, head, line)
-        before = courses if going_on is None else courses[: courses.index(going_on)]
-        return Started([course.spending for course in before], again=going_on is None and bool(mine))
+            before = list(courses if going_on is None else courses[: courses.index(going_on)])
+            held.take(line)
+        found = {identity: [one.spending for one in entered] for identity, entered in held.elsewhere.items()}
+        return Started(
+            {**found, digest_of(key): [course.spending for course in before]}, again=going_on is None and bool(mine)
+        )
 
     @contextmanager
     def charging(self, fingerprint: str, run: str, nonce: str, charges: int) -> Iterator[None]:
@@ -182,9 +192,16 @@ class PrivacyAccount:
             unite(found, known)
         return [one.spending for entered in found.values() for one in entered]
 
-    def spent_on(self, rows: Iterable[bytes]) -> list[Spending]:
-        """What the runs that the account holds spend on rows; see ``spendings``. Begins no account."""
-        return self.spendings(keyed_fingerprint(self._file.key(), rows))
+    def spent_on(self, rows: Sequence[bytes]) -> list[Spending]:
+        """What all runs spend on rows that this account or one of ``others`` holds or has heard of, each once.
+
+        Begins no account. See ``spendings_of`` for who has no rows.
+
+        Raises:
+            AccountError: as ``spendings``.
+        """
+        found = heard_of((self, *self.others), rows).known
+        return [one.spending for entered in found.values() for one in entered]
 
     def known_on(self, rows: Sequence[bytes]) -> Elsewhere:
         """What runs spend on rows, of this account and of those that it has heard of; see ``spendings``."""

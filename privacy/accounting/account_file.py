@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
-from privacy.accounting.places import Head, recorded_head
+from privacy.accounting.places import Head, RecordedHead, recorded_head
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_secret
 
@@ -53,7 +53,7 @@ class AccountFile:
         """
         try:
             begun = self.path.stat().st_size > 0 and self._lines(*self._state(self.key()))[1].lines > 0
-            known = begun and recorded_head(digest_of(self.key())).read() is not None
+            known = begun and self._last_seen(recorded_head(digest_of(self.key()))) is not None
         except OSError as error:
             raise AccountError(f"{self.path}: cannot be read: {error.strerror}") from error
         if not known:
@@ -76,7 +76,7 @@ class AccountFile:
             write_secret(self._key_path, secrets.token_bytes(_KEY_BYTES))
         key = self.key()
         # refused where the machine knows of lines of this key
-        _, head = self._lines(b"", key, recorded_head(digest_of(key)).read())
+        _, head = self._lines(b"", key, self._last_seen(recorded_head(digest_of(key))))
         self.append(key, head, {"version": _VERSION, "key": digest_of(key)})
         return key
 
@@ -102,7 +102,7 @@ class AccountFile:
         mac = _mac(key, fields)
         seen = recorded_head(digest_of(key))
         with seen.locked():  # a copy of the account may be at another path, with a lock of its own
-            latest = seen.read()
+            latest = self._last_seen(seen)
             if latest is not None and latest != head and latest.lines >= head.lines:
                 raise AccountError(f"{self.path}: {_OLDER}")
             append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
@@ -114,8 +114,18 @@ class AccountFile:
         In this order, for readers hold no lock: another run may append a line at any moment, and only then is it noted
         how far the account has come. So the file is never behind what was noted before.
         """
-        last_seen = recorded_head(digest_of(key)).read()
+        last_seen = self._last_seen(recorded_head(digest_of(key)))
         return self.path.read_bytes(), key, last_seen
+
+    def _last_seen(self, head: RecordedHead) -> Head | None:
+        """How far the machine saw the account come; None where it has seen nothing of it."""
+        try:
+            return head.read()
+        except ValueError as error:
+            raise AccountError(
+                f"{self.path}: what this machine remembers of the account, {head.path}, cannot be read ({error}): "
+                "restore it, or remove it if the account is the latest that you have"
+            ) from error
 
     def _lines(self, content: bytes, key: bytes, last_seen: Head | None) -> tuple[list[tuple[int, Body]], Head]:
         """What each whole line says, with its number, once all of them are as they were written.

@@ -91,7 +91,11 @@ def event_from_data(data: Mapping[str, Any]) -> DpEvent:
 
 
 def dp_sgd_event(noise_multiplier: float, sampling_rate: float, steps: int) -> DpEvent:
-    """DP-SGD: ``steps`` Gaussian mechanisms on Poisson samples (Abadi et al., CCS 2016)."""
+    """DP-SGD: ``steps`` Gaussian mechanisms on Poisson samples (Abadi et al., CCS 2016).
+
+    >>> event_to_data(dp_sgd_event(1.0, 0.1, 20))["count"]
+    20
+    """
     step = dp_event.PoissonSampledDpEvent(sampling_rate, dp_event.GaussianDpEvent(noise_multiplier))
     return dp_event.SelfComposedDpEvent(step, steps)
 

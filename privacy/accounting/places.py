@@ -60,12 +60,18 @@ class RecordedHead:
             yield
 
     def read(self) -> Head | None:
-        """None where it has seen none."""
+        """None where it has seen none.
+
+        Raises:
+            ValueError: what it has seen cannot be read.
+        """
         try:
             found = json.loads(self.path.read_bytes())
             return Head(int(found["lines"]), str(found["mac"]))
         except FileNotFoundError:
             return None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"has no {error}") from error
 
     def write(self, head: Head) -> None:
         write_atomic(self.path, json_text(asdict(head)).encode())

@@ -19,6 +19,13 @@ class Traits:
     hides_single_updates: bool = False
 
     @property
+    def opened_by(self) -> str | None:
+        """The view that sees single updates; None where that takes more than the server and one market."""
+        if self.server_reads_updates:
+            return "server"
+        return None if self.hides_single_updates else "collusion"
+
+    @property
     def needs_whole_cohort(self) -> bool:
         """Whether a sum is over all markets of the federation or none."""
         return self.hides_single_updates

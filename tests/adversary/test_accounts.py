@@ -7,6 +7,7 @@ wherever there is none.
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent
@@ -231,3 +232,17 @@ def test_a_charge_between_the_two_looks_is_counted(account, monkeypatch):
 
     monkeypatch.setattr(AccountFile, "_state", state)
     assert [found.run for found in PrivacyAccount(account.path).spent_on(ROWS)] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"lines": null, "mac": 1}', "\x00"])
+def test_a_torn_memory_of_the_account_is_one_line(tmp_path, content):
+    """Half-written by a machine that lost power: the traceback of a JSON parser, before."""
+    account = PrivacyAccount(tmp_path / "account")
+    account.fingerprint(ROWS)
+    recorded_head(account.identity).path.write_text(content)
+    for use in (partial(started, account, "run"), partial(account.spent_on, ROWS)):
+        with pytest.raises(AccountError, match=r"remembers of the account, .*, cannot be read") as refused:
+            use()
+        assert "\n" not in str(refused.value)
+    recorded_head(account.identity).path.unlink()
+    assert account.spent_on(ROWS) == []

@@ -17,7 +17,7 @@ from attacks.metrics import SHARED_SHADOWS, membership_metrics, proportion, true
 from experiments.assessment.findings import attack_rows, beyond_bounds
 from experiments.assessment.membership import membership_result
 from experiments.assessment.records import ATTACKS, Verdict
-from experiments.compliance.evidence import Evidence
+from experiments.compliance.evidence import WeighedStatement
 from experiments.reports.standing import attack_line, headlines
 from experiments.sweep.table import attack_metrics
 from privacy.accounting.guarantees import Guarantee
@@ -108,7 +108,7 @@ def test_a_guarantee_that_so_few_targets_cannot_refute_is_not_said_to_hold():
     assert result["bound"]["verdict"] == Verdict.IRREFUTABLE
     (row,) = attack_rows({"membership": [result]})
     assert row.says == "ε 8 cannot be refuted by 480 targets"
-    item: Evidence = evidence("counts", membership=[result])
+    item: WeighedStatement = evidence("counts", membership=[result])
     assert attack_line([row], [item]).colour == "open"
 
 

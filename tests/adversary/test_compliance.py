@@ -60,7 +60,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         users=N,
         items=100,
         catalogue=CatalogueStated(kind="file", sha256="0" * 64, size=100),
-        views=stated,
+        views={**stated, "profile": stated["release"]},
         changed_rows=stated,
         stages={"ctr": epsilon},
         noise_multipliers={"ctr": 1.0},

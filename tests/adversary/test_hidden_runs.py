@@ -9,11 +9,19 @@ import shutil
 
 import pytest
 
-from fedmm_secure.federation.account import account_of, enter_account, readers_account, spent_on_same_data
+from fedmm_secure.federation.account import (
+    _pairs,
+    account_of,
+    enter_account,
+    foresee,
+    readers_account,
+    spent_on_same_data,
+)
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
+from privacy.accounting.fingerprints import keyed_fingerprint
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import users_account
 from tests.conftest import tiny
@@ -193,5 +201,32 @@ def test_a_run_that_goes_on_counts_what_it_counted_when_it_began(enter, tmp_path
     assert [note.remark for note in notes] == ["1"]
     for path in run.parent.glob("privacy.account*"):
         os.replace(path, tmp_path / path.name)
+    notes = enter_account(account_of(CONFIG, run), run, "run", plans["m0"], tiny_markets["m0"], 0).earlier
+    assert [note.remark for note in notes] == ["1"]  # its own account has heard of them
+    path = run / "state" / "account" / "m0.json"  # one that an earlier version counted, and did not take down
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "courses": {"0": {"f" * 64: 2}}}))
     with pytest.raises(AccountError, match="an account whose runs were counted when this one began is gone"):
         enter_account(account_of(CONFIG, run), run, "run", plans["m0"], tiny_markets["m0"], 0)
+
+
+def old_earlier(account, rows):
+    """As it was: runs that were entered in the account itself."""
+    found, _ = account._read(keyed_fingerprint(account._file.key(), rows), account._file.key())
+    return [course.spending.run for course in found.courses]
+
+
+def test_what_an_account_has_heard_of_counts_wherever_it_is_asked(enter, tiny_markets, plans, tmp_path):
+    """The home's account has taken down what the user's held; later the user's is not at hand any more."""
+    for name in ("u0", "u1", "u2"):
+        enter(tmp_path / "mine" / name)
+    home = PrivacyAccount(tmp_path / "home" / "account")
+    assert enter(tmp_path / "home" / "first", account=PrivacyAccount(home.path, [PrivacyAccount(users_account())])) == 3
+    rows = _pairs(tiny_markets["m0"].whole.market)
+    assert old_earlier(home, rows) == ["first"]  # the attack works on what it was: three runs are forgotten
+    assert foresee(home, "second", plans["m0"], tiny_markets["m0"]).earlier == 4
+    assert sorted(run.run for run in home.spent_on(rows)) == ["first", "u0", "u1", "u2"]
+    assert enter(tmp_path / "home" / "second", account=home) == 4
+    assert len(runs_known(home, tmp_path / "home" / "second")) == 5
+    again = enter_account(home, tmp_path / "home" / "second", "second", plans["m0"], tiny_markets["m0"], 0)
+    assert [note.remark for note in again.earlier] == ["4"]  # notes never change

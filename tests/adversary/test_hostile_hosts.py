@@ -42,7 +42,8 @@ from experiments.deploy.processes import Processes
 from experiments.deploy.proxies import FLEET_CALLS, FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, nginx
 from experiments.deploy.signed_app import APP_ID, TRUSTED_FILE, SignedApp, store_app
 from experiments.deploy.tools import ADDRESS
-from privacy.aggregation.keys import SERVER, KeyDirectory
+from privacy.aggregation.bundle import SERVER
+from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests.command_line import fedmm
 from tests.faults import configuration

@@ -29,9 +29,10 @@ from fedmm_secure.federation.transcript import (
     record_file,
 )
 from fedmm_secure.storage.layout import PRIVATE
+from privacy.aggregation.bundle import found_federation
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card, _card_text
-from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory, found_federation
+from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory
 from privacy.files import write_atomic
 from privacy.foreign import ForeignFileError
 from tests import parties

@@ -146,6 +146,8 @@ def test_a_base_that_a_sweep_names_is_not_opened(tmp_path, capsys, monkeypatch):
     grid = {"base": str(secret), "axes": {}}
     (sweep / "sweep.yaml").write_text(yaml.safe_dump({"grid": {"base": str(secret)}, "set": [], "bases": {}}))
     assert grid["base"] == str(secret)
+    (sweep / "cells" / "seed-0_00000000").mkdir(parents=True)  # no other cell is looked at
+    (sweep / "cells" / "seed-0_00000000" / "cell.json").write_text("{}")
     status, _, err = read(capsys, "report", sweep)
     assert (status, "does not hold this configuration" in err) == (2, True)
 

@@ -23,8 +23,10 @@ from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import CLAIMS, QUANTIZER, SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM, has_sums
 from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account_file import AccountError
 from privacy.accounting.guarantees import coarsely, composed_epsilon
 from privacy.accounting.ledger import Ledger
+from privacy.accounting.places import recorded_head, state_folder
 from privacy.accounting.spendings import spent_to_data
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, SharedGroup
@@ -129,6 +131,25 @@ def test_one_market_s_directory_does_not_say_what_others_spent(tiny_markets, tmp
     base = document(run={"shared_users": "composed"})
     verdict = judge(base.model_copy(update={"across_markets": found}))
     assert "what is learnt of them is not known: run aaaaaaaa is of 3 markets" in "".join(verdict.reasons)
+
+
+def test_a_report_names_no_folder_of_who_reads_the_account(tiny_markets, tmp_path):
+    """Why an account cannot be read goes into a document that is handed out, and the folder has its reader's name."""
+    config, own = distributed(), PrivacyAccount(tmp_path / "home" / "alice" / "account")
+    plans = enter(PrivacyAccount(tmp_path / "account"), tmp_path / "run", "a" * 32, config, tiny_markets)
+    own.fingerprint([b"row"])
+    own.path.write_text("{}\n")
+    with pytest.raises(AccountError) as refused:
+        own.spendings_of("a" * 32, "m0")
+    assert "alice" in str(refused.value)  # the attack works on what it was: the text as it stands
+    for account in (own, PrivacyAccount(tmp_path / "account", [own])):
+        problem = across(account, tmp_path / "run", config, plans).problem
+        assert "account:1: not a line" in problem
+        assert str(tmp_path) not in problem
+        assert "alice" not in problem
+    recorded_head(own.identity).path.write_text("")
+    assert "alice" not in across(own, tmp_path / "run", config, plans).problem
+    assert str(state_folder()) not in across(own, tmp_path / "run", config, plans).problem
 
 
 def test_sums_of_an_earlier_run_have_one_noise_too(tiny_markets, tmp_path):

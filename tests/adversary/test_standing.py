@@ -2,7 +2,7 @@
 
 from experiments.assessment.findings import attack_rows
 from experiments.compliance.document import EvidenceStated
-from experiments.compliance.evidence import Evidence
+from experiments.compliance.evidence import WeighedStatement
 from experiments.reports.standing import attack_line, counting
 
 ESTIMATE = {"value": 0.01, "low": 0.0, "high": 0.1}
@@ -16,7 +16,7 @@ def evidence(standing, **results):
     stated = EvidenceStated(
         id=standing, kind="attack", signer=None, fingerprint="f" * 39, standing=standing, problem=problem
     )
-    return Evidence(stated, results, [None], {})
+    return WeighedStatement(stated, results, [None], {})
 
 
 def line(*found):

@@ -23,7 +23,7 @@ from fedmm_secure.errors import DataError
 from fedmm_secure.foreign.archives import ArchiveError, stored_members
 from fedmm_secure.foreign.formats import parse_arrays, parse_table, parse_tensors, unpickle_tensors
 from fedmm_secure.foreign.parquet_pages import PageError, unpacked_pages
-from fedmm_secure.guarantee.publications import PublicationError, read_tensors
+from fedmm_secure.guarantee.published_arrays import PublicationError, read_tensors
 from fedmm_secure.storage.files import torch_bytes
 from privacy.foreign import ForeignFileError
 from tests.malicious import word_bomb

@@ -9,7 +9,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedmm_secure.federation import members
-from privacy.aggregation.keys import SERVER, KeyDirectory
+from privacy.aggregation.bundle import SERVER
+from privacy.aggregation.keys import KeyDirectory
 from tests.command_line import fedmm
 from tests.conftest import TINY
 

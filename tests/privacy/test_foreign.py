@@ -120,7 +120,9 @@ def nested(depth):
         ("[NaN]", "no number"),
         ("[-Infinity]", "no number"),
         ("[1e999]", "out of all bounds"),
-        ("1" * 10**5, "limit"),
+        ("1" * 10**5, "more than 64 bits"),
+        (str(2**63), "more than 64 bits"),
+        ('{"a": "\\ud800"}', "half of a character"),
         (nested(MAX_DEPTH + 1), "deeper"),
         ("[" * 10**6, "deeper"),
         ('{"a":' * 10**6, "deeper"),
@@ -143,7 +145,13 @@ def test_brackets_in_strings_nest_nothing():
     assert parse_json(nested(MAX_DEPTH), "file")
 
 
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 
 
 @given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

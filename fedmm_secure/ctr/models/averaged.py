@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema, PairFeatures
-from fedmm_secure.ctr.models.boosted import BoostedModel
-from fedmm_secure.ctr.models.neural import NeuralModel
+from fedmm_secure.ctr.models.base import CTRModel, Format
 from fedmm_secure.data.market import FloatArray, IntArray
 
 SMALLEST = 1e-6  # probabilities nearer to 0 or 1 have no larger say
@@ -52,7 +51,7 @@ def joined(schemas: Sequence[FeatureSchema]) -> FeatureSchema:
     return FeatureSchema(names, sizes, numbers)
 
 
-class AveragedModel:
+class AveragedModel(CTRModel):
     """The mean of several models' log-odds; each sees its own columns of ``SideBySide``.
 
     Args:
@@ -63,7 +62,7 @@ class AveragedModel:
         validation_auc_: mean of the members', before their refits.
     """
 
-    def __init__(self, members: Sequence[BoostedModel | NeuralModel], schemas: Sequence[FeatureSchema]) -> None:
+    def __init__(self, members: Sequence[CTRModel], schemas: Sequence[FeatureSchema]) -> None:
         self.members = tuple(members)
         self._categories = _spans([len(schema.category_names) for schema in schemas])
         self._numbers = _spans([len(schema.number_names) for schema in schemas])
@@ -80,6 +79,18 @@ class AveragedModel:
         """Click probabilities ``(n,)``."""
         logits = [_logit(member.predict(self._features(index, features))) for index, member in enumerate(self.members)]
         return np.asarray(1.0 / (1.0 + np.exp(-np.mean(logits, axis=0))))
+
+    @property
+    def kept_as(self) -> Format:
+        return self.members[0].kept_as
+
+    def state_dict(self) -> dict[int, Any]:
+        """Of each member, by its place."""
+        return {index: member.state_dict() for index, member in enumerate(self.members)}
+
+    def load_state_dict(self, state: dict[int, Any]) -> None:
+        for index, member in enumerate(self.members):
+            member.load_state_dict(state[index])
 
     def _features(self, index: int, features: Features) -> Features:
         return Features(features.categories[:, self._categories[index]], features.numbers[:, self._numbers[index]])

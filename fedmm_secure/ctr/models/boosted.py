@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import skops.io
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from fedmm_secure.config.choices import MAX_CATEGORIES
+from fedmm_secure.config.choices import MODELS, ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
+from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
 from fedmm_secure.data.market import FloatArray
+from fedmm_secure.foreign.archives import stored_members
+from privacy.foreign import ForeignFileError
+
+MOST_CATEGORIES = MODELS["boosted"].most_categories or 0
+# what skops may build; node indices of trees are not bounds-checked, so score with runs of your own alone
+_TREES = [
+    "functools.partial",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+]
+
+
+def _unpack(data: bytes, where: Path) -> Any:
+    """Boosted trees as skops wrote them."""
+    try:
+        stored_members(data)
+        return skops.io.loads(data, trusted=_TREES)
+    except Exception as error:  # whatever skops stumbles over
+        raise ForeignFileError(f"{where}: no trees: {str(error)[:200]}") from error
+
+
+_FORMAT = Format(lambda trees: bytes(skops.io.dumps(trees)), _unpack)
 
 
 @dataclass(frozen=True)
-class BoostedChoices:
+class BoostedChoices(Choices):
     """Hyper-parameters of boosted trees."""
 
     learning_rate: float = 0.05
@@ -27,7 +52,7 @@ class BoostedChoices:
     patience: int = 20
 
 
-class BoostedModel:
+class BoostedModel(CTRModel):
     """Gradient-boosted trees (scikit-learn's histogram implementation); codes enter as categories.
 
     Attributes:
@@ -35,14 +60,16 @@ class BoostedModel:
         iterations_: trees of that model.
     """
 
+    format = _FORMAT
+
     def __init__(self, schema: FeatureSchema, choices: BoostedChoices, seed: int) -> None:
         too_many = [
             name
             for name, size in zip(schema.category_names, schema.cardinalities, strict=True)
-            if size > MAX_CATEGORIES
+            if size > MOST_CATEGORIES
         ]
         if too_many:
-            raise ValueError(f"boosted trees take at most {MAX_CATEGORIES} values of a category: {too_many}")
+            raise ValueError(f"boosted trees take at most {MOST_CATEGORIES} values of a category: {too_many}")
         self.schema, self.choices, self.seed = schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
@@ -64,6 +91,13 @@ class BoostedModel:
 
     def predict(self, features: Features) -> FloatArray:
         return np.asarray(self.trees_.predict_proba(self._matrix(features))[:, 1])
+
+    def state_dict(self) -> HistGradientBoostingClassifier:
+        """The fitted trees."""
+        return self.trees_
+
+    def load_state_dict(self, state: HistGradientBoostingClassifier) -> None:
+        self.trees_ = state
 
     def _classifier(self, iterations: int, *, stop: bool) -> HistGradientBoostingClassifier:
         n_categories, n_numbers = len(self.schema.category_names), len(self.schema.number_names)
@@ -91,3 +125,12 @@ def boosted_grid(base: BoostedChoices) -> list[BoostedChoices]:
         replace(base, max_leaf_nodes=7),
         replace(base, l2=10.0, min_samples_leaf=50),
     ]
+
+
+def _make(kind: ModelKind, schema: FeatureSchema, choices: Choices, seed: int) -> CTRModel:
+    if not isinstance(choices, BoostedChoices):
+        raise TypeError(f"{kind} does not take {type(choices).__name__}")
+    return BoostedModel(schema, choices, seed)
+
+
+FAMILY = Family(_make, lambda config: boosted_grid(BoostedChoices()), draws_each_epoch=False)

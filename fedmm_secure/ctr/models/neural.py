@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast, get_args
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
+from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
+from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.randomness import derive_seed, torch_generator
+from fedmm_secure.storage.files import torch_bytes
 
 MIN_STEPS_PER_EPOCH = 32
 MIN_BATCH = 128
 
 
 @dataclass(frozen=True)
-class NeuralChoices:
+class NeuralChoices(Choices):
     """Hyper-parameters of a neural model."""
 
     dim: int = 16
@@ -35,7 +40,7 @@ class NeuralChoices:
     patience: int = 3
 
 
-class NeuralModel:
+class NeuralModel(CTRModel):
     """Trains a ``NeuralCTR`` with Adam.
 
     Attributes:
@@ -61,6 +66,8 @@ class NeuralModel:
                 for i in range(0, max(len(categories), 1), 65536)
             ]
         return torch.cat(parts).double().numpy()
+
+    format = Format(torch_bytes, unpickle_tensors)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights of the network, and the standardisation of its numbers."""
@@ -158,3 +165,31 @@ def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:
         replace(base, table_decay=base.table_decay * 100, learning_rate=base.learning_rate / 2),
         replace(base, table_decay=base.table_decay * 30, dropout=0.5),
     ]
+
+
+def neural_choices(config: CTRConfig) -> NeuralChoices:
+    """The configured choice."""
+    return NeuralChoices(
+        dim=config.dim,
+        hidden=config.hidden,
+        dropout=config.dropout,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        max_epochs=config.max_epochs,
+    )
+
+
+def network_kind(kind: ModelKind) -> NeuralKind:
+    """The kind of a network; raises ``ValueError`` for what is none."""
+    if kind not in get_args(NeuralKind):
+        raise ValueError(f"{kind} is no network, and cannot train with DP-SGD")
+    return cast(NeuralKind, kind)
+
+
+def _make(kind: ModelKind, schema: FeatureSchema, choices: Choices, seed: int) -> CTRModel:
+    if not isinstance(choices, NeuralChoices):
+        raise TypeError(f"{kind} does not take {type(choices).__name__}")
+    return NeuralModel(network_kind(kind), schema, choices, seed)
+
+
+FAMILY = Family(_make, lambda config: neural_grid(neural_choices(config)), draws_each_epoch=True)

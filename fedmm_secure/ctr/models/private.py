@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fedmm_secure.config import Config
+from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.bags import Bags
 from fedmm_secure.ctr.dataset import Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
-from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
+from fedmm_secure.ctr.models.base import ClickModel, Format
+from fedmm_secure.ctr.models.networks import NeuralCTR
+from fedmm_secure.ctr.models.neural import NeuralChoices, network_kind
 from fedmm_secure.data.market import FloatArray
+from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.randomness import torch_generator
+from fedmm_secure.storage.encoding import tensors_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
 from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 from privacy.mechanisms.randomness import NoiseSource
@@ -33,20 +37,22 @@ PREDICTION_BLOCK = 256
 LARGEST_NUMBER = 4.0  # standardised numbers are clipped here: an outlier must not own a gradient
 
 
-class PrivateCTR:
+class PrivateCTR(ClickModel):
     """Click probabilities from a network whose every parameter and constant comes from private releases.
 
     Standardisation uses pseudo-users, never the market's rows.
     """
 
-    def __init__(self, kind: NeuralKind, schema: FeatureSchema, config: Config, seed: int) -> None:
+    format = Format(tensors_bytes, unpickle_tensors)  # published: nothing but its tensors
+
+    def __init__(self, kind: ModelKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
         self.schema = schema
         self.network = NeuralCTR(
-            kind,
+            network_kind(kind),
             schema.cardinalities,
             len(schema.number_names),
-            dim=config.ctr.dim,
-            hidden=config.ctr.hidden,
+            dim=choices.dim,
+            hidden=choices.hidden,
             dropout=0.0,
             generator=torch_generator("ctr-init", seed),
         )

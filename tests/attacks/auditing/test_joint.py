@@ -130,7 +130,7 @@ def test_weight_takes_hardly_more_canaries_than_the_best_test(law):
     assert canaries_needed([(1.0, law)], LEVEL, weight=2.0) <= 1.5 * best_for_weight(law, 2.0)
 
 
-def test_half_the_noise_takes_a_fortieth_of_what_thresholds_took():
+def test_half_the_noise_takes_a_thirteenth_of_what_thresholds_took():
     """340 canaries at this level where a threshold was chosen on half of the scores and counted on the other."""
     assert canaries_needed([(1.0, ONE)], LEVEL, noise=0.5) <= 26
 

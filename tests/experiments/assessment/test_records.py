@@ -16,7 +16,7 @@ from attacks.metrics import MembershipMetrics
 from attacks.poisoning.evaluate import Damage
 from experiments.assessment.findings import attack_rows, beyond_bounds
 from experiments.assessment.records import ATTACKS, Attack, Column, Verdict
-from experiments.assessment.statements import Statement, merge
+from experiments.assessment.statements import ResultStatement, merge
 from experiments.commands.attack import print_attacks
 from experiments.sweep.table import attack_metrics
 from fedmm_secure.guarantee.stages import ALL_VIEWS
@@ -97,8 +97,8 @@ def test_a_record_is_all_that_readers_need(added, capsys):
 def test_a_later_result_about_the_same_replaces_an_earlier_one(added):
     head = {"kind": "attack", "created": "", "settings": {}, "signature": None}
     binding = {"run": "x", "ledgers": {}, "code": ""}
-    first = Statement(**head, binding=binding, results=added)
-    second = Statement(**head, binding=binding, results={"guess": [result(0.9, "flat")]})
+    first = ResultStatement(**head, binding=binding, results=added)
+    second = ResultStatement(**head, binding=binding, results={"guess": [result(0.9, "flat")]})
     found = merge([first, second])["guess"]
     assert [(kept["hat"], kept["hit"]["value"]) for kept in found] == [("tall", 0.2), ("flat", 0.9)]
 

@@ -4,7 +4,8 @@ import stat
 import pytest
 import yaml
 
-from privacy.aggregation.keys import KeyDirectory, read_bundle
+from privacy.aggregation.bundle import read_bundle
+from privacy.aggregation.keys import KeyDirectory
 from tests.command_line import fedmm
 from tests.conftest import TINY
 

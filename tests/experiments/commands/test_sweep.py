@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.federation.account import spent_on_same_data
 from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.events import gaussian_steps
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 from tests.people import as_files
@@ -90,7 +92,7 @@ def test_the_summary_is_the_mean_over_seeds(swept):
     assert (row["auc"], row["low"], row["high"]) == (interval.mean, interval.low, interval.high)
 
 
-def test_the_report_says_what_all_cells_together_spend(swept):
+def test_the_report_says_what_all_cells_together_spend(swept, monkeypatch):
     from experiments.reports.sweep import _spent
 
     sweep = open_sweep(swept)
@@ -100,10 +102,15 @@ def test_the_report_says_what_all_cells_together_spend(swept):
         for cell in sweep.cells
     )
     account = swept.parent / "privacy.account"
-    assert len(spent_on_same_data(PrivacyAccount(account), sweep.path(sweep.cells[0]), "m0")) == 4
+    known_runs = spent_on_same_data(PrivacyAccount(account), sweep.path(sweep.cells[0]), "m0")
+    assert len(known_runs) == 4
     spent = _spent(sweep, account)
-    assert set(spent) == {"market"}  # nothing bounds what the release view of these runs learns
-    assert spent["market"]["runs"] == 2  # those without a budget are not added up
+    assert set(spent) == {"market"}  # no guarantee is claimed against the release view
+    assert spent["market"] == {"runs": 4, "unbounded": 2, "epsilon": math.inf}  # whoever chose among them saw all
+    known = [run for run in known_runs if gaussian_steps(run.events["market"]) is not None]
+    monkeypatch.setattr("experiments.reports.sweep.spent_on_same_data", lambda *_: known)
+    spent = _spent(sweep, account)
+    assert (spent["market"]["runs"], spent["market"]["unbounded"]) == (2, 0)
     assert single < spent["market"]["epsilon"] < 2 * single
 
 

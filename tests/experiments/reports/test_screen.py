@@ -9,7 +9,7 @@ from rich.console import Console
 
 from experiments.reports import screen as screens
 from experiments.reports.screen import Finished, next_commands, program, screen, show
-from experiments.verification.closing import Signature
+from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
 from fedmm_secure.config import config_from_data
 from privacy.accounting.ledger_check import Finding
@@ -98,7 +98,7 @@ def test_noisy_figures_have_their_interval(tmp_path):
 
 
 def test_it_says_whose_signature_was_verified(tmp_path):
-    own = dict.fromkeys(("m0", "a-longer-name"), Signature("run", "f" * 39, own=True))
+    own = dict.fromkeys(("m0", "a-longer-name"), ClosingSignature("run", "f" * 39, own=True))
     run = finished(tmp_path, examined=Examination({}, signatures=own))
     assert "verified every charge, message and model against the plan; ε by two accountants self-signed" in words(run)
     assert "not signed: m0, a-longer-name" in words(finished(tmp_path))

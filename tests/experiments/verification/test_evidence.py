@@ -131,7 +131,7 @@ def test_whatever_is_missing_or_broken_is_a_finding(released_copy, name, how):
     assert all("\n" not in f"{finding.where}{finding.what}" for finding in found)
 
 
-VALUES = [None, "80", 10**400, [], -1, {}, 1e308, True, 0]
+VALUES = [None, "80", 2**63 - 1, [], -1, {}, 1e308, True, 0]
 
 
 def with_values(*fields):
@@ -159,6 +159,19 @@ def test_metrics_of_other_types_are_findings(released_copy, field, value):
 
     Forgery(released_copy).json("metrics.json", change)
     assert verify_run(released_copy)
+
+
+def test_an_integer_of_more_than_64_bits_is_refused_wherever_it_stands(released_copy):
+    def change(metrics):
+        metrics["privacy"]["markets"]["m0"]["release"]["epsilon"] = 10**400
+
+    forgery = Forgery(released_copy)
+    forgery.opening("m0")["users"] = 10**400
+    forgery.finish(owner=True)
+    assert any("64 bits" in finding.what for finding in verify_run(released_copy))
+    forgery.json("metrics.json", change)
+    with pytest.raises(InputError, match="64 bits"):
+        verify_run(released_copy)
 
 
 @with_values("users", "items", "sizes", "noise", "delta", "run", "data", "federation", "catalogue")

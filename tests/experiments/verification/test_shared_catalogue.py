@@ -74,3 +74,10 @@ def test_what_is_published_follows_from_the_sums(forged, name):
     forged.replace(EMBEDDING, arrays_bytes({**arrays, name: changed}))
     found = texts(forged)
     assert "not what the recorded sums give for market m0" in found or "no such positions" in found
+
+
+def test_to_the_last_digit(forged):
+    arrays = dict(read_arrays(forged.read(EMBEDDING)))
+    arrays["shared_count"] = np.nextafter(arrays["shared_count"], np.inf)
+    forged.replace(EMBEDDING, arrays_bytes(arrays))
+    assert "shared_count: not what the recorded sums give for market m0" in texts(forged)

@@ -7,7 +7,8 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.config import EmbeddingConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
-from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema, History
+from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema
+from fedmm_secure.ctr.histories import History
 from fedmm_secure.ctr.models.averaged import AveragedModel
 from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
 from fedmm_secure.ctr.models.networks import NeuralCTR

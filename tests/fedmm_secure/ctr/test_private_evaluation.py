@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fedmm_secure.ctr.private_evaluation import (
-    Estimate,
+    NoisyEstimate,
     bin_centres,
     mean_of,
     noisy_figures,
@@ -96,7 +96,7 @@ def test_where_noise_drowns_the_counts_there_is_no_figure():
     found = figures(candidates, probability, 40.0, seed=0)
     assert found.auc is None
     assert found.logloss is None
-    assert mean_of([found.auc, Estimate(0.7, 0.1)]) is None
+    assert mean_of([found.auc, NoisyEstimate(0.7, 0.1)]) is None
 
 
 def test_repetitions_share_the_noise_and_their_mean_has_less():

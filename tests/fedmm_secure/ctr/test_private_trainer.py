@@ -10,6 +10,7 @@ from fedmm_secure.ctr.bags import make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled
 from fedmm_secure.ctr.features import Features
 from fedmm_secure.ctr.models.networks import NeuralCTR
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR, bag_loss
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.data.candidates import Candidates, Pool
@@ -42,7 +43,7 @@ def bench(prepared, config=CONFIG):
 def bags_of(prepared, config=CONFIG, given=None):
     """Bags of a market, its private releases held fixed."""
     made = PrivateTrainer(prepared, given or embedding(prepared, dated=DATED), config)
-    model = PrivateCTR("deepfm", made.builder(QUANTIZER, made.history).schema(), config, 0)
+    model = PrivateCTR("deepfm", made.builder(QUANTIZER, made.history).schema(), neural_choices(config.ctr), 0)
     return made._bags(model, QUANTIZER, NoiseSource.from_seed(3))
 
 
@@ -205,7 +206,7 @@ def test_every_kind_trains_and_predicts(tiny_markets, kind):
     assert trained.steps.spare.shape == (20, 3)
     found = model.predict(builder(prepared.test.user, prepared.test.item))
     assert ((found > 0) & (found < 1)).all()
-    copy = PrivateCTR(kind, builder.schema(), config, 5)
+    copy = PrivateCTR(kind, builder.schema(), neural_choices(config.ctr), 5)
     copy.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(copy.predict(builder(prepared.test.user, prepared.test.item)), found)
 

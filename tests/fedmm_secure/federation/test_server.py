@@ -6,7 +6,7 @@ from fedmm_secure.federation.orders import Absence, Order, Statement
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from privacy.aggregation import Binding, FixedPointCodec, PlaintextMarket, PlaintextServer
-from privacy.aggregation.keys import SERVER
+from privacy.aggregation.bundle import SERVER
 from tests.parties import MARKETS, START, Agreeing, bundle, identity
 
 CODEC = FixedPointCodec()

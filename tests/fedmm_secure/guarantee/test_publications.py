@@ -10,19 +10,14 @@ from scipy import sparse
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
+from fedmm_secure.guarantee.expected_arrays import ctr_arrays, model_arrays
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.publications import (
-    PublicationError,
-    Publications,
-    ctr_arrays,
-    model_arrays,
-    on_grid,
-    read_numpy,
-    read_tensors,
-)
+from fedmm_secure.guarantee.publications import Publications, on_grid
+from fedmm_secure.guarantee.published_arrays import PublicationError, read_numpy, read_tensors
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import Codes
 from fedmm_secure.storage.encoding import arrays_bytes
@@ -99,7 +94,7 @@ def ctr_state(embedding, **ctr):
     sizes = (found.quantizer.global_codes, found.quantizer.local_codes)
     history = PrivateHistory(embedding, sparse.csr_array((0, ITEMS)))
     schema = FeatureBuilder(found.ctr.features, history, codes, sizes).schema()
-    return PrivateCTR(found.ctr.model, schema, found, 0).state_dict()
+    return PrivateCTR(found.ctr.model, schema, neural_choices(found.ctr), 0).state_dict()
 
 
 MODELS = [

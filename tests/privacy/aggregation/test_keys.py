@@ -11,23 +11,25 @@ from hypothesis import strategies as st
 
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation import CKKSParameters, SharedKey
-from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, read_card, seal
-from privacy.aggregation.keys import (
+from privacy.aggregation.bundle import (
     BUNDLE_FILE,
-    BURNED_FILE,
-    KEY_FILE,
     SERVER,
-    USAGE_FILE,
     Bundle,
-    KeyBurnedError,
-    KeyDirectory,
-    KeyExhaustedError,
-    check_server_directory,
     found_federation,
     open_key,
     read_bundle,
     read_invitation,
     write_invitation,
+)
+from privacy.aggregation.identities import CARD_FILE, IDENTITY_FILE, Card, Identity, read_card, seal
+from privacy.aggregation.keys import (
+    BURNED_FILE,
+    KEY_FILE,
+    USAGE_FILE,
+    KeyBurnedError,
+    KeyDirectory,
+    KeyExhaustedError,
+    check_server_directory,
 )
 from privacy.files import KeyFileError
 

@@ -1,0 +1,55 @@
+"""Ends what a killed process had started: run beside it as a script, with nothing but the standard library.
+
+SIGKILL leaves a process no time to end its children, and some of them leave its group and start others: nothing of the
+kernel's bounds them. But it closes the process's end of a pipe. Whoever reads the other end then ends everything that
+carries the process's mark in its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+PATIENCE, PAUSE = 60.0, 0.2
+_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_QUIET = 5  # looks that have to find nothing: one that was just started may not carry its mark yet
+
+
+def marked(text: bytes) -> list[int]:
+    """Living processes with such a line in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            if text in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def sweep(text: bytes) -> None:
+    """End them all, and what they start meanwhile."""
+    start, quiet = time.monotonic(), 0
+    while quiet < _QUIET and time.monotonic() - start < PATIENCE:
+        left = marked(text)
+        quiet = 0 if left else quiet + 1
+        how = signal.SIGTERM if time.monotonic() - start < _GRACE else signal.SIGKILL
+        for pid in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, how)
+        time.sleep(PAUSE)
+
+
+def main() -> None:
+    """Read the mark, then wait: a second line says that all is tidied up, the end of the pipe that it never will be."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # whoever ends a group of processes must not end this one
+    text = sys.stdin.buffer.readline().rstrip(b"\n")
+    if not sys.stdin.buffer.readline() and text:
+        sweep(text)
+
+
+if __name__ == "__main__":
+    main()
