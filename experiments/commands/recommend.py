@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.commands.options import JsonFlag
+from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.runs.configuration import readers_data
@@ -48,10 +49,11 @@ def recommend(
         from fedmm_secure.data.loaders import load_rows
         from fedmm_secure.recommending.recommend import Recommender
 
-        recommender = Recommender(run, config, market)
-        rows = None if history is None else load_rows(_columns(config, market, history), market)
-        users = user or ([] if rows is None else list(map(str, rows.user_ids)))
-        found = recommender(users, k, rows)
+        with TaskProgress("recommending", quiet=as_json):
+            recommender = Recommender(run, config, market)
+            rows = None if history is None else load_rows(_columns(config, market, history), market)
+            users = user or ([] if rows is None else list(map(str, rows.user_ids)))
+            found = recommender(users, k, rows)
     records = found.to_dict("records")
     if as_json:
         say_json(records)
