@@ -19,6 +19,7 @@ from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket, prepare
 from fedmm_secure.data.questions import Answers, Question, UndecidedError
+from fedmm_secure.data.same_rows import refuse_same, same_rows
 from fedmm_secure.data.shared_users import shared_ids
 from fedmm_secure.errors import DataError
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -45,7 +46,7 @@ def read_all(
     """All rows of all files.
 
     Raises:
-        DataError: a file cannot be used.
+        DataError: a file cannot be used, or two hold the same rows.
         UndecidedError: rows are bad, and nobody said whether to leave them out.
     """
     skip, markets = "skip" in answers.get("on_bad_rows", ()), {}
@@ -59,6 +60,7 @@ def read_all(
             text = f"{error}. Leave bad rows out (skip), or refuse the file (error)?"
             raise UndecidedError(Question("on_bad_rows", text, ("skip", "error"))) from error
     progress("reading files", len(files), len(files))
+    refuse_same(same_rows(markets.values(), {name: file.located(root).path for name, file in files.items()}))
     return Looked(markets, "skip" if skip else "error")
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from experiments.presentation.steps import track
 from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
 from fedmm_secure.data.market import Market
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets, sizes
+from fedmm_secure.data.prepare import PreparedMarket, market_paths, prepare_markets, sizes
+from fedmm_secure.data.same_rows import same_files, same_rows
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
@@ -41,13 +42,15 @@ def check_markets(config: DataConfig) -> tuple[dict[str, PreparedMarket], list[s
     if config.synthetic is not None:
         return prepare_markets(config), []
     fit: dict[str, PreparedMarket] = {}
-    problems = []
+    files = market_paths(config)
+    problems = list(same_files(files))
     for name, file in track("markets checked", config.markets.items()):
         try:
             fit |= prepare_markets(config.model_copy(update={"markets": {name: file}}))
         except DataError as error:
             problems.append(str(error))
-    return fit, problems
+    alike = same_rows([found.whole.market for found in fit.values()], files)
+    return fit, [*problems, *(line for line in alike if line not in problems)]
 
 
 def reading_lines(prepared: PreparedMarket) -> list[str]:
