@@ -77,7 +77,8 @@ class FedMM:
             markets: by name.
             directory: where the run is kept; a run that was killed there goes on.
             callbacks: each is told of progress as (event, fields): ``started``, ``market``, ``outlook`` (what the
-                privacy account will say of the run, before it spends), ``round``, ``ctr``, ``finished``.
+                privacy account will say of the run, before it spends), ``stage`` (one begins), ``round``, ``ctr``,
+                ``finished``.
 
         Raises:
             ConfigError: a section has an unknown or ill-typed key.

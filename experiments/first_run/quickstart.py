@@ -62,7 +62,7 @@ def run_quickstart(
     metrics = execute(directory, config, listener, resume=resume, track=track, signer=signer, quickstart=True)
     without_dp, remarks = None, []
     if config.privacy.epsilon is not None:
-        without_dp = execute(beside, bare, listener, resume=begun)
+        without_dp = execute(beside, bare, _named(listener, "without DP"), resume=begun)
         remarks = [f"without DP: {beside}, of the same users, who are generated and nobody's"]
     attacks = attack_run(
         directory,
@@ -73,6 +73,11 @@ def run_quickstart(
         identity=signer,
     )
     return Finished(directory, config, metrics, examine_run(directory), without_dp, attacks, remarks)
+
+
+def _named(listener: Listener, run: str) -> Listener:
+    """Tells of a run as of one among several."""
+    return lambda event, fields: listener(event, {**fields, "run": run})
 
 
 def is_quickstart(directory: Path) -> bool:
