@@ -64,7 +64,9 @@ class UnverifiedRunError(StoppedError):
     def __init__(self, run: Path, findings: Sequence[Finding]) -> None:
         first, others = findings[0], len(findings) - 1
         what = f"{first.where}: {first.what}" + (f", and {others} more" if others else "")
-        super().__init__(f"{run}: does not verify, so there is no plan to audit: {what}; see {command_text('verify', run)}")
+        super().__init__(
+            f"{run}: does not verify, so there is no plan to audit: {what}; see {command_text('verify', run)}"
+        )
         self.findings = tuple(findings)
 
 

@@ -84,7 +84,7 @@ def init(
     from experiments.first_run.configuration import FirstChoices, configuration_text, split_catalogues  # reads tables
     from experiments.first_run.look import decide_catalogue, decide_pool, decide_shared_users
 
-    rows, catalogues = split_catalogues(files)
+    rows, catalogues = split_catalogues([path.absolute() for path in files])  # as every command names them
     if len(rows) < MIN_COHORT:
         raise ConfigError(
             f"{len(rows)} file{'s' * (len(rows) != 1)} of rows: give one of each market, {MIN_COHORT} at least; with "

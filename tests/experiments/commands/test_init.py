@@ -150,6 +150,29 @@ def test_shared_ids_and_bad_rows_are_asked_about(copies, tmp_path, capsys):
     assert fedmm(capsys, *command, "--on-bad-rows", "error", "--force")[0] == 2
 
 
+def test_bad_rows_are_left_out_by_an_option_where_good_ones_are_left(copies, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(copies)
+    command = ("init", "m0.csv", "m1.csv", "m2.csv", "--out", tmp_path / "x.yaml", "--on-bad-rows", "error")
+    path, lines = copies / "m2.csv", (copies / "m2.csv").read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, "one-field\n"]))
+    status, _, err = fedmm(capsys, *command)
+    assert status == 2
+    assert err == (
+        f"fedmm: {path}:{len(lines) + 1}: 1 fields where 4 were expected (1 bad row in all; --on-bad-rows skip leaves "
+        "them out)\n"
+    )
+    path.write_text("".join([lines[0], *(line.replace("-", "/") for line in lines[1:])]))
+    status, _, err = fedmm(capsys, *command, "--user", "user", "--time-unit", "iso")
+    assert status == 2
+    assert "and no good one" in err
+    assert "skip" not in err
+    path.write_text("".join([*lines[:15], "one-field\n"]))
+    status, _, err = fedmm(capsys, *command)
+    assert status == 2
+    assert "(1 bad row in all); without them: " in err
+    assert err.count(str(path)) == 2
+
+
 def test_a_question_is_asked_once_for_files_that_are_alike(monkeypatch, capsys):
     typed = iter(["7", "2"])
     monkeypatch.setattr("typer.prompt", lambda *_, **__: next(typed))
