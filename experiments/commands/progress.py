@@ -72,13 +72,18 @@ class _Step:
         return f"{label}: {', '.join(parts)}"
 
     def left(self, now: float) -> float | None:
-        """Seconds, if each of the rest takes as long as those that are done; None once that is over."""
+        """Seconds, if each of the rest takes as long as those that are done; None once one takes longer than all."""
         made = self.done - self.first
         if self.total is None or made <= 0:
             return None
-        each = (self.reached - self.start) / made
-        left = each * (self.total - self.done) - min(now - self.reached, each)
-        return left if left > 0 else None
+        each, waited = (self.reached - self.start) / made, now - self.reached
+        rest = each * (self.total - self.done)
+        return rest - min(waited, each) if waited < rest else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it is done."""
+        return self.total is not None and self.done >= self.total
 
 
 class TaskProgress:
@@ -145,7 +150,9 @@ class TaskProgress:
         before, now = self._steps.get(label), time.monotonic()
         if before is not None:
             self._hide(before)
-        step = self._steps[label] = _Step(now, done, done, total, now)
+        step = _Step(now, done, done, total, now)
+        # the last that began is the last of them; whoever reads them meanwhile has all of the old ones or of the new
+        self._steps = {**{name: known for name, known in self._steps.items() if name != label}, label: step}
         return step
 
     def _hide_unmeasured(self) -> None:
@@ -161,8 +168,15 @@ class TaskProgress:
 
     def _tell(self) -> None:
         while not self._over.wait(LINE_SECONDS):
-            step = self._steps[self._latest]
-            self._say(step.line(self._latest, time.monotonic()))
+            label = self._running()
+            self._say(self._steps[label].line(label, time.monotonic()))
+
+    def _running(self) -> str:
+        """The step that was told of last; once it is done, the last that began and is not: what it was a part of."""
+        steps, latest = self._steps, self._latest
+        if not steps[latest].is_over:
+            return latest
+        return next((label for label, step in reversed(steps.items()) if not step.is_over), latest)
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

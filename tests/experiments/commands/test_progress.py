@@ -82,7 +82,8 @@ def test_the_time_that_is_left_follows_from_what_each_unit_took():
     step = progress._Step(start=0.0, first=10, done=15, total=30, reached=50.0)
     assert step.left(50.0) == 150.0
     assert step.line("rounds", 54.0) == "rounds: 15 of 30, 0:54 so far, about 2:26 left"
-    assert step.left(60.0) == step.left(500.0) == 140.0  # a unit that takes long says nothing of the others
+    assert step.left(60.0) == step.left(190.0) == 140.0  # a unit that takes long says nothing of the others
+    assert step.left(200.0) is None  # it took longer than all of them would
     assert progress._Step(0.0, 3, 3, 9).left(5.0) is None
     assert progress._Step(0.0, 0, 9, 9, 9.0).left(20.0) is None  # it is done: nothing of it is left
 
@@ -110,6 +111,18 @@ def test_a_stage_is_named_as_soon_as_it_starts(monkeypatch, capsys):
     assert lines[0] == "CTR models: 0:00 so far"
     assert any(line.startswith("CTR models: 1 of 3, 0:00 so far, about 0:00 left, market de") for line in lines)
     assert lines[-1] == "without DP: embeddings: 0:00 so far"
+
+
+def test_what_is_done_is_not_told_again_but_what_it_was_a_part_of(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.03)
+    with TaskProgress("attacking") as display:
+        display.update("pipelines", 8, 8)
+        time.sleep(0.05)
+        display.update("attacks", 0, 2)
+        display.update("pipelines", 1, 1)
+        time.sleep(0.05)
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert list(dict.fromkeys(lines)) == ["attacking: 0:00 so far", "attacks: 0 of 2"]
 
 
 def test_a_step_that_begins_again_has_a_time_of_its_own():
