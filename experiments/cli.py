@@ -16,6 +16,7 @@ import typer
 
 from experiments.commands.interruption import InterruptibleGroup
 from experiments.commands.lazy import CommandEntry, LazyGroup
+from experiments.commands.mistakes import PlainSpokenGroup
 from experiments.commands.options import FINDING, USAGE
 from experiments.presentation.console import one_line, say
 from privacy.errors import InputError, StoppedError
@@ -23,7 +24,7 @@ from privacy.errors import InputError, StoppedError
 _HERE = "experiments.commands"
 
 
-class Commands(InterruptibleGroup, LazyGroup):
+class Commands(PlainSpokenGroup, InterruptibleGroup, LazyGroup):
     """What ``fedmm`` can do; a command's own module says the rest."""
 
     entries: ClassVar = {

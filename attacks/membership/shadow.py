@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import get_args
 
 import joblib
 import numpy as np
@@ -21,7 +22,7 @@ from attacks.side_by_side.quantizers import Movements, federate_together, mean_m
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
-from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.config.choices import CONFIGURED, BaselineName
 from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.models.neural import NeuralModel
 from fedmm_secure.ctr.private_features import PrivateHistory
@@ -50,7 +51,9 @@ def recipe_by_name(config: Config, name: str) -> Recipe:
         return configured_recipe(config)
     recipe = baseline_recipe(name)  # type: ignore[arg-type]
     if recipe is None:
-        raise ValueError(f"{name} cannot be attacked through shadow pipelines")
+        trained = [known for known in get_args(BaselineName) if baseline_recipe(known) is not None]
+        known = ", ".join([CONFIGURED, *trained])
+        raise ValueError(f"{name} cannot be attacked through shadow pipelines; choose from {known}")
     return recipe
 
 

@@ -20,6 +20,7 @@ bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_
 
 @bench_app.command(
     "aggregation",
+    short_help="Cost of encoding, encryption and sums.",
     help="Encode, encrypt, add, decrypt: time and bytes against a plain TenSEAL vector with NVFlare's parameters.\n\n"
     "Example: fedmm bench aggregation xmarket --repeat 30",
 )
@@ -67,6 +68,7 @@ def aggregation(
 
 @bench_app.command(
     "noise",
+    short_help="Cost of noise and of a DP-SGD step.",
     help="Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, beside PyTorch's generator and "
     "Opacus.\n\nExample: fedmm bench noise --batch 1024",
 )
@@ -94,6 +96,7 @@ def noise(
 
 @bench_app.command(
     "shadows",
+    short_help="Shadow pipelines a minute.",
     help="Shadow pipelines a minute: side by side over processes, against a loop of single fits.\n\n"
     "Example: fedmm bench shadows xmarket --market mx --target federated-codes",
 )
@@ -103,7 +106,7 @@ def shadows(
     market: Annotated[str | None, typer.Option(help="Market; default: the first.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Attacked model; default: fedmm.")] = None,
     models: Annotated[int, typer.Option(min=4, help="Pipelines trained side by side.")] = 32,
-    repetitions: Annotated[int, typer.Option(min=2)] = 3,
+    repetitions: Annotated[int, typer.Option(min=2, help="Repetitions, both ways in each.")] = 3,
     as_json: JsonFlag = False,
 ) -> None:
     settings = resolve(config, overrides or [])
@@ -126,6 +129,7 @@ def shadows(
 
 @bench_app.command(
     "join",
+    short_help="What joining is worth to a market.",
     help="What the federation is worth to a market that joins: test AUC by the share of its users that it knows, "
     "alone, with a head that was fitted to the other markets alone, and with both; each market left out in turn.\n\n"
     "Example: fedmm bench join xmarket --set head.trees=80 --draws 5 --workers 16 --json",
@@ -133,7 +137,10 @@ def shadows(
 def join(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = SYNTHETIC,
     overrides: SetOption = None,
-    share: Annotated[list[float] | None, typer.Option(min=0.001, max=1.0, help="Of its users; repeat.")] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(min=0.001, max=1.0, help="Of its users; repeat. Default: .01 to 1, seven of them."),
+    ] = None,
     draws: Annotated[int, typer.Option(min=1, help="How often the users of a share are drawn.")] = 5,
     workers: WorkersOption = None,
     as_json: JsonFlag = False,

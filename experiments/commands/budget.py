@@ -10,7 +10,7 @@ from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say_json, wide_console
 from experiments.presentation.steps import track
-from experiments.presentation.tables import Table
+from experiments.presentation.tables import Table, say_folded
 from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import delta_text, epsilon_text
@@ -59,10 +59,10 @@ def _print_budget(found: dict[str, dict[str, Any]], ranges: dict[str, str]) -> N
         small = ", ".join(plan["too_small_for"]) or "-"
         table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
     console.print(table)
-    console.print("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
+    say_folded("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
     each = ", ".join(f"{market} {text}" for market, text in ranges.items())
     same = next(iter(ranges.values())) if len(set(ranges.values())) == 1 else None
-    console.print(f"ε that can be planned: {same or each}")
+    say_folded(f"ε that can be planned: {same or each}")
     unknown = ", ".join(market for market, plan in found.items() if plan["items"] is None)
     if unknown:
-        console.print(f"Items are yet to be discovered, and how many there are is private, in: {unknown}")
+        say_folded(f"Items are yet to be discovered, and how many there are is private, in: {unknown}")

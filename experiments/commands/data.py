@@ -12,7 +12,7 @@ import typer
 from experiments.commands.options import USAGE, JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import one_line, say, say_json, wide_console
-from experiments.presentation.tables import Table
+from experiments.presentation.tables import Table, say_folded
 from experiments.runs.configuration import QUICKSTART, resolve
 from fedmm_secure.config import SyntheticSpec
 
@@ -20,7 +20,9 @@ data_app = typer.Typer(help="Look at market data before running.", no_args_is_he
 
 
 @data_app.command(
-    "info", help="Sizes, pool and candidates of a configuration's markets.\n\nExample: fedmm data info xmarket"
+    "info",
+    short_help="Sizes, pool and candidates of markets.",
+    help="Sizes, pool and candidates of a configuration's markets.\n\nExample: fedmm data info xmarket",
 )
 def data_info(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = QUICKSTART,
@@ -50,7 +52,9 @@ def data_info(
 
 
 @data_app.command(
-    "check", help="Load and check every market; report all problems.\n\nExample: fedmm data check my.yaml"
+    "check",
+    short_help="Check every market for problems.",
+    help="Load and check every market; report all problems.\n\nExample: fedmm data check my.yaml",
 )
 def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
@@ -62,7 +66,7 @@ def data_check(
     with TaskProgress("reading markets"):
         fit, problems = check_markets(settings.data)
     for name, found in fit.items():
-        say(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
+        say_folded(f"{name}: catalogue of {len(found.catalogue)} items ({found.catalogue.kind})")
         _print_lines(name, reading_lines(found))
     for problem in problems:
         say(one_line(problem), error=True)
@@ -73,14 +77,15 @@ def data_check(
 
 @data_app.command(
     "synthesize",
+    short_help="Write synthetic markets as CSV files.",
     help="Write synthetic markets as CSV files, each with a file of its catalogue; other files of these names stay.\n\n"
     "Example: fedmm data synthesize markets/ --markets 3",
 )
 def data_synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
-    markets: Annotated[int, typer.Option(min=1, max=100)] = 3,
-    users: Annotated[int, typer.Option(min=20)] = 1000,
-    items: Annotated[int, typer.Option(min=20)] = 120,
+    markets: Annotated[int, typer.Option(min=1, max=100, help="Markets to generate.")] = 3,
+    users: Annotated[int, typer.Option(min=20, help="Users of each market.")] = 1000,
+    items: Annotated[int, typer.Option(min=20, help="Items of each market.")] = 120,
     seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Write over files that hold something else.")] = False,
 ) -> None:
@@ -101,4 +106,4 @@ def _cell(value: Any) -> str:
 
 def _print_lines(name: str, lines: Iterable[str]) -> None:
     for line in lines:
-        say(f"{name}: {line}")
+        say_folded(f"{name}: {line}")

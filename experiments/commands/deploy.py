@@ -46,10 +46,11 @@ def private_files(context: typer.Context) -> None:
 
 
 @deploy_app.command(
+    short_help="Start a federation on this machine.",
     help="Start a federation on this machine: SuperLink and its proxy, and for each market a process of its own, a "
     "SuperNode and a proxy. Makes homes, keys and certificates in DIR if there are none. Stops when all markets have "
     "concluded --runs runs.\n\n"
-    "Example: fedmm deploy up federation synthetic; then, elsewhere: fedmm deploy submit federation"
+    "Example: fedmm deploy up federation synthetic; then, elsewhere: fedmm deploy submit federation",
 )
 def up(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")],
@@ -78,6 +79,7 @@ def up(
 
 @deploy_app.command(
     "submit",
+    short_help="Start a run, and follow it.",
     help="On the server's host: start a run of the app that the founder signed, and follow it. DIR is the server's "
     "home, or the folder of a federation that fedmm deploy up started.\n\nExample: fedmm deploy submit federation",
 )
@@ -101,8 +103,9 @@ def submit_run(
 
 
 @deploy_app.command(
+    short_help="Make SuperNodes known to the SuperLink.",
     help="On the server's host: make SuperNodes known to the SuperLink, which must be up, and keep in the server's "
-    "home where it listens.\n\nExample: fedmm deploy register /srv/fedmm/server /srv/fedmm/tls de/node.pub uk/node.pub"
+    "home where it listens.\n\nExample: fedmm deploy register /srv/fedmm/server /srv/fedmm/tls de/node.pub uk/node.pub",
 )
 def register(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="The server's home.")],
@@ -120,8 +123,9 @@ def register(
 
 
 @deploy_app.command(
+    short_help="Build the app, and sign it.",
     help="The founder: build the app that SuperNodes run, and sign it. OUT goes into the server's home.\n\n"
-    "Example: fedmm deploy sign app --keys keys/ca"
+    "Example: fedmm deploy sign app --keys keys/ca",
 )
 def sign(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write app.fab and app.json into.")],
@@ -141,8 +145,9 @@ def sign(
 
 
 @deploy_app.command(
+    short_help="Say whose app a SuperNode trusts.",
     help="A market: whom its SuperNode trusts with an app: the founder of the market's bundle.\n\n"
-    "Example: fedmm deploy trust /etc/fedmm/de/trusted.yaml --keys keys/de"
+    "Example: fedmm deploy trust /etc/fedmm/de/trusted.yaml --keys keys/de",
 )
 def trust(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="File for flower-supernode --trusted-entities.")],
@@ -157,15 +162,18 @@ def trust(
 
 
 @deploy_app.command(
+    short_help="One market's own process.",
     help="One market's own process: answers its SuperNode on a socket in HOME. For real installations.\n\n"
-    "Example: fedmm deploy market /srv/fedmm/de --runs 1"
+    "Example: fedmm deploy market /srv/fedmm/de --runs 1",
 )
 def market(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="Folder with config.yaml, keys/ and data.")],
     runs: Annotated[int, typer.Option(min=1, help="Runs that the operator agrees to, earlier ones included.")] = 1,
     lifetime: Annotated[float | None, typer.Option("--for", min=1, help="Stop after so many seconds.")] = None,
     passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line opens the identity.")] = None,
-    group_socket: Annotated[bool, typer.Option(help="Let the process's group use the socket.")] = False,
+    group_socket: Annotated[
+        bool, typer.Option("--group-socket", help="Let the process's group use the socket.")
+    ] = False,
 ) -> None:
     passphrase = read_passphrase(passphrase_file)
     from experiments.deploy.market import run_market  # what trains
@@ -174,8 +182,9 @@ def market(
 
 
 @deploy_app.command(
+    short_help="Certificates, keys and proxies.",
     help="Certificates, keys and proxies of a federation: a folder for the server's host and one for each market's.\n\n"
-    "Example: fedmm deploy certificates tls --host superlink.example.org --node de --node uk"
+    "Example: fedmm deploy certificates tls --host superlink.example.org --node de --node uk",
 )
 def certificates(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
@@ -196,8 +205,9 @@ def certificates(
 
 
 @deploy_app.command(
+    short_help="Deployed and in process: the same?",
     help="Three markets in separate processes over TLS, then the same run in process: are the codebooks the same?\n\n"
-    "Example: fedmm deploy demo --out demo"
+    "Example: fedmm deploy demo --out demo",
 )
 def demo(
     config: ConfigArgument = SYNTHETIC,
@@ -230,6 +240,7 @@ def demo(
 
 @deploy_app.command(
     "simulate",
+    short_help="Many markets on one machine.",
     help="Many markets on one machine by Flower's simulation engine (the extra simulation), through "
     "the code of a deployment.\n\nExample: fedmm deploy simulate --set data.synthetic.markets=100 --out many",
 )

@@ -15,6 +15,7 @@ import typer
 from experiments.commands.dialog import SPELLED, Dialog
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import command_text, say
+from experiments.presentation.tables import say_folded
 from fedmm_secure.config import MIN_COHORT, MarketFile, config_from_data
 from fedmm_secure.data.questions import NO, NONE, YES, Answers
 from fedmm_secure.errors import ConfigError
@@ -175,7 +176,7 @@ def _tell(
         columns = ", ".join(f"{role} {column!r}" for role, column in file.roles.items())
         say(f"{name}: {file.path}: {columns}" + ("" if file.time_unit is None else f" ({file.time_unit})"))
         for line in reading_lines(prepared[name]):
-            say(f"{name}: {line}")
+            say_folded(f"{name}: {line}")
     say(f"\n{out}: ε = {choices.epsilon:g} a market, models that may be published, catalogue: {choices.catalogue}")
     say("next, and what it spends before anything is trained:")
     for words in (("budget", out), ("run", out, "--out", "runs/first")):

@@ -45,6 +45,7 @@ SizeOption = Annotated[
 
 @keys_app.command(
     "join",
+    short_help="Become a party: first and last step.",
     help="A party's first and last step: make an identity and a card to hand out; later, accept the invitation.\n\n"
     "Example: fedmm keys join de --keys keys/de; then: fedmm keys join de --keys keys/de --invitation de.json",
 )
@@ -77,6 +78,7 @@ def join(
 
 @keys_app.command(
     "init",
+    short_help="Found a federation.",
     help="Found a federation: make the shared key, name the parties, invite the other markets.\n\n"
     "Example: fedmm keys init my.yaml --market ca --keys keys/ca --card de.json --card uk.json --card server.json",
 )
@@ -109,6 +111,7 @@ def init(
 
 @keys_app.command(
     "rotate",
+    short_help="Make a new shared key.",
     help="A new shared key; the founder makes it, the others accept new invitations. After a burned key, without "
     "markets that leave, and with markets that come, which all others have to admit (fedmm keys join --admit).\n\n"
     "Example: fedmm keys rotate --keys keys/ca --without jp; fedmm keys rotate --keys keys/ca --with se.json",
@@ -167,6 +170,7 @@ def _others(bundle: Bundle) -> list[str]:
 
 @keys_app.command(
     "show",
+    short_help="What a key, card or invitation says.",
     help="What a key directory, card, bundle or invitation says; fingerprints to compare by voice.\n\n"
     "Example: fedmm keys show keys/de",
 )
@@ -192,6 +196,7 @@ def show(
 
 @keys_app.command(
     "explain",
+    short_help="Why the encryption is exact and secure.",
     help="Why a configuration's encryption is exact and secure: the proof in numbers, bytes a value.\n\n"
     "Example: fedmm keys explain xmarket --set aggregation.bits=16",
 )

@@ -11,6 +11,8 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from experiments.commands.parameters import readable_parameters
+
 
 @dataclass(frozen=True)
 class CommandEntry:
@@ -31,13 +33,14 @@ class CommandEntry:
         """The command, under the name that it is called by."""
         module = import_module(self.module)
         found = getattr(module, self.name)
-        if isinstance(found, typer.Typer):
-            group = typer.main.get_group(found)
-            group.name = name
-            return group
-        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(name, help=getattr(module, f"{self.name.upper()}_HELP"))(found)
-        return typer.main.get_command(alone)
+        with readable_parameters():
+            if isinstance(found, typer.Typer):
+                group = typer.main.get_group(found)
+                group.name, group.suggest_commands = name, False  # click does
+                return group
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name, help=getattr(module, f"{self.name.upper()}_HELP"))(found)
+            return typer.main.get_command(alone)
 
 
 class LazyGroup(TyperGroup):

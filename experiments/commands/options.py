@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from experiments.presentation.console import NULL
+
 FINDING, USAGE = 1, 2
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for machines; null: without bound, or not known.")]
-Quiet = Annotated[bool, typer.Option(help="No progress.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help=f"Print JSON for machines; {NULL}.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: as configured.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")

@@ -42,22 +42,19 @@ def recommend(
     as_json: JsonFlag = False,
 ) -> None:
     if not user and history is None:
-        raise ConfigError("fedmm recommend: whom? name them with --user, or give rows of new ones with --history")
+        raise ConfigError("recommend to whom? name them with --user, or give rows of new ones with --history")
     with examining(run), TaskProgress("ranking items", quiet=as_json):
         config = read_foreign_config(run)
         config = config.model_copy(update={"data": readers_data(config.data, data)})
         from fedmm_secure.data.loaders import load_rows
         from fedmm_secure.recommending.recommend import Recommender
 
-        with TaskProgress("recommending", quiet=as_json):
-            recommender = Recommender(run, config, market)
-            rows = None if history is None else load_rows(_columns(config, market, history), market)
-            if rows is not None and not recommender.knows_any(rows):
-                raise DataError(
-                    f"{history}: no row of --history names an item of {market}; is it another market's file?"
-                )
-            users = user or ([] if rows is None else list(map(str, rows.user_ids)))
-            found = recommender(users, k, rows)
+        recommender = Recommender(run, config, market)
+        rows = None if history is None else load_rows(_columns(config, market, history), market)
+        if rows is not None and not recommender.knows_any(rows):
+            raise DataError(f"{history}: no row of --history names an item of {market}; is it another market's file?")
+        users = user or ([] if rows is None else list(map(str, rows.user_ids)))
+        found = recommender(users, k, rows)
     records = found.to_dict("records")
     if as_json:
         say_json(records)

@@ -35,7 +35,7 @@ def run(
     ] = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: runs/<time>-<name>.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     sign: Annotated[
         Path | None,
         typer.Option(

@@ -43,8 +43,10 @@ def sweep(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of stages that cells share; default: <out>/cache. Private values.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the sweep in --out; finished cells are kept.")] = False,
-    retry: Annotated[bool, typer.Option(help="With --resume: run cells that failed again.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out; finished cells are kept.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="With --resume: run cells that failed again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run nothing.")] = False,
     quiet: Quiet = False,
     as_json: JsonFlag = False,

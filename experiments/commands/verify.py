@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +19,29 @@ from privacy.aggregation.identities import read_card
 if TYPE_CHECKING:
     from experiments.verification.run import Examination
     from privacy.accounting.ledger_check import Finding
+
+
+@dataclass(frozen=True)
+class ReportStated:
+    """Who says what in a compliance report.
+
+    Attributes:
+        signer: name on the card; None where the report is not signed.
+        card: its fingerprint.
+        verdict: of the report.
+    """
+
+    signer: str | None
+    card: str | None
+    verdict: Literal["compliant", "not compliant"]
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        who = "unsigned" if self.signer is None else f"signed by {self.signer}, card {self.card}"
+        holds = self.verdict == "compliant"
+        return f"{who}; {'the guarantee holds as stated' if holds else 'it says: not compliant'}"
+
 
 VERIFY_HELP = (
     "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
@@ -53,11 +77,13 @@ def verify(
             raise ConfigError(f"{path}: --server and --signer are for run directories")
         with judging(path):
             with TaskProgress("verifying", quiet=as_json):
-                verified, findings = check_report(path, run, card, account)
-            _tell(path, verified, findings, [], {}, as_json)
+                stated, findings = check_report(path, run, card, account)
+            _tell(path, stated.text, findings, [], vars(stated), as_json)
         raise typer.Exit(FINDING if findings else 0)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
+    if not path.is_dir():
+        raise ConfigError(f"{path}: neither a run directory nor a report: there is no such file; is the name right?")
     from experiments.reports.run import page_findings  # the accountants and what reads models
     from experiments.verification.run import CHECKS, examine_run
 
@@ -72,18 +98,32 @@ def verify(
 
 def check_report(
     path: Path, run: Path | None, card: Path | None, account: Path | None = None
-) -> tuple[str, list[Finding]]:
-    """What was checked of a compliance report, and what does not hold."""
+) -> tuple[ReportStated, list[Finding]]:
+    """What a compliance report says and who says it, and what does not hold.
+
+    Raises:
+        ConfigError: the file is no report.
+    """
     from experiments.compliance.check import verify_report  # the accountants and what reads models
+    from experiments.compliance.signing import ReportError
     from experiments.exports.attestation import is_envelope
     from experiments.exports.attestation_check import verify_attestation
 
+    trusted = None if card is None else read_card(card)
     check = verify_attestation if is_envelope(path) else verify_report
-    found, findings = check(path, run, None if card is None else read_card(card), account)
+    try:
+        found, findings = check(path, run, trusted, account)
+    except ReportError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        if what.startswith("not a compliance report"):
+            raise
+        raise ConfigError(f"{path}: neither a run directory nor a report: {what}") from error
     signer = found.signature
-    who = "unsigned" if signer is None else f"signed by {signer.card.name}, card {signer.fingerprint}"
-    verdict = "the guarantee holds as stated" if found.document.verdict.compliant else "it says: not compliant"
-    return f"{who}; {verdict}", findings
+    return ReportStated(
+        signer=None if signer is None else signer.card.name,
+        card=None if signer is None else signer.fingerprint,
+        verdict="compliant" if found.document.verdict.compliant else "not compliant",
+    ), findings
 
 
 def _notes(examined: Examination) -> list[str]:

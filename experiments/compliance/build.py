@@ -33,9 +33,10 @@ from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
 from fedmm_secure.federation.closing import file_digests
+from fedmm_secure.federation.parties import min_cohort
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS, has_sums
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS, has_sums, scheduled
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
 from privacy.accounting.account import PrivacyAccount
@@ -90,6 +91,7 @@ def build_document(
         )
         for name, views in statements.items()
     }
+    private_evaluation = all(views["stages"].get(EVALUATION) is not None for views in statements.values())
     document = Document(
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         run=RunStated(
@@ -104,7 +106,10 @@ def build_document(
             synthetic=config.data.synthetic is not None,
             shared_users=config.data.shared_users,
             one_noise=has_sums(config),
-            private_evaluation=all(views["stages"].get(EVALUATION) is not None for views in statements.values()),
+            private_evaluation=private_evaluation,
+            baselines=[] if private_evaluation else sorted(config.ctr.baselines),  # noisy figures are of one model
+            summed=list(dict.fromkeys(stage_group(stage) for stage, _ in scheduled(config))),
+            smallest_cohort=min_cohort(config, config.data.n_markets),
         ),
         declarations=declarations,
         verdict=_PENDING,

@@ -15,7 +15,7 @@ from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:5"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:6"
 Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
@@ -207,6 +207,9 @@ class RunStated(SignedPart):
         description="whether some sum over all markets has one noise, so that whoever is in k of them moves it k times"
     )
     private_evaluation: bool = Field(description="whether test figures come from noisy histograms in the ledger")
+    baselines: list[str] = Field(description="models that the run's own report shows beside the configured one")
+    summed: list[str] = Field(description="stages in which markets add something up")
+    smallest_cohort: int = Field(ge=1, description="fewest markets whose updates are added up")
 
     @field_validator("claimed_views")
     @classmethod
@@ -228,7 +231,7 @@ class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[5] = 5
+    version: Literal[6] = 6
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

@@ -29,8 +29,7 @@ from privacy.errors import InputError
 
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
 SELF_SIGNED = "signed with a key of the run's own federation, which vouches for nothing outside it"
-UNTRUSTED = "signed with a key that the report's signer does not know the owner of: --trust CARD, once its fingerprint "
-UNTRUSTED += "was compared with the signer"
+UNTRUSTED = "nobody has vouched for card {} here: --trust CARD, once its fingerprint was compared with its owner's"
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,16 @@ def examine(run: Path) -> list[WeighedStatement]:
 def trusting(found: Sequence[WeighedStatement], fingerprints: Collection[str]) -> list[WeighedStatement]:
     """The same evidence, where only what is signed by one of these cards counts: anybody can make a key."""
     return [
-        replace(evidence, stated=evidence.stated.model_copy(update={"standing": "untrusted", "problem": UNTRUSTED}))
+        _untrusted(evidence)
         if evidence.stated.standing == "counts" and evidence.stated.fingerprint not in fingerprints
         else evidence
         for evidence in found
     ]
+
+
+def _untrusted(evidence: WeighedStatement) -> WeighedStatement:
+    problem = UNTRUSTED.format(evidence.stated.fingerprint)
+    return replace(evidence, stated=evidence.stated.model_copy(update={"standing": "untrusted", "problem": problem}))
 
 
 def _examine(

@@ -7,9 +7,11 @@ commands print goes through here.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, JustifyMethod, OverflowMethod
@@ -48,9 +50,32 @@ def command_text(*words: object) -> str:
     return shlex.join(["fedmm", *map(str, words)])
 
 
+NULL = "null: without bound, or not known"
+
+
 def say_json(value: Any) -> None:
-    """Print a value for machines, keys sorted; null stands for an ε without bound, too."""
-    say(json_text(finite(value), sort_keys=True))
+    """Print a value for machines, keys sorted; beside a null that stands for an ε without bound is what it means."""
+    say(json_text(finite(_noted(value)), sort_keys=True))
+
+
+def _noted(value: Any) -> Any:
+    """The same with ``<key>_note`` beside every ε, or mapping of such, of which one has no bound."""
+    if isinstance(value, list | tuple):
+        return [_noted(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {key: _noted(inner) for key, inner in value.items()}
+    return found | {f"{key}_note": NULL for key, inner in value.items() if _is_epsilon(key) and _is_unbounded(inner)}
+
+
+def _is_epsilon(key: object) -> bool:
+    return isinstance(key, str) and not {"epsilon", "detects", "claimed", "views"}.isdisjoint(key.split("_"))
+
+
+def _is_unbounded(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(inner is None or inner == math.inf for inner in value.values())
+    return value is None or value == math.inf
 
 
 class PlainConsole(Console):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def render(template: str, **values: Any) -> str:
         "difference": difference_text,
         "figure": figure_text,
         "interval": interval_text,
+        "shell": shlex.quote,
     }
     return environment.get_template(template).render(**values)
 

@@ -1,4 +1,4 @@
-"""Tables that fit: as columns where there is room, turned where rows are few, as one block a row where nothing else is.
+"""Tables that fit: as columns where there is room, turned where rows are few, as blocks where nothing else is.
 
 Every cell of ours is shown at every width: a table is folded and turned, never cut. Text of others is cut where it is
 longer than anything that a run writes. All tables of the commands are of this class.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from experiments.presentation.console import one_line
+from experiments.presentation.console import one_line, say, wide_console
 
 _GAP = 2  # blanks between columns
 _FEW = 8  # rows of a table that may be turned
@@ -55,7 +55,9 @@ class Table:
             heads = (self.heads[0], *(row[0] for row in self.rows))
             turned = [(head, *(row[at] for row in self.rows)) for at, head in enumerate(self.heads) if at]
             found = _in_columns(heads, turned, width) or found
-        return found[0] if found is not None else list(self._blocks(width))
+        if found is not None:
+            return found[0]
+        return list(self._groups(width) if self._same else self._blocks(width))
 
     def _shown(self) -> list[Row]:
         """The rows, without what repeats the row before."""
@@ -68,18 +70,58 @@ class Table:
 
     def _blocks(self, width: int) -> Iterator[Text]:
         """One block a row: a line for each cell."""
-        label = min(max(map(cell_len, self.heads), default=0), max(width // 3, 1))
-        rest = max(width - label - 2 * _GAP, 1)
         for number, row in enumerate(self.rows):
             if number:
                 yield Text("")
-            for line in fold(f"{self.heads[0]}: {row[0]}" if self.heads[0] else row[0], width):
-                yield Text(line, style="bold")
-            for head, cell in zip(self.heads[1:], row[1:], strict=True):
-                if not cell:
-                    continue
-                for left, right in zip_longest(fold(head, label), fold(cell, rest), fillvalue=""):
-                    yield Text(" " * _GAP + _padded(left, label) + " " * _GAP + right)
+            yield from _block(self.heads, row, width)
+
+    def _groups(self, width: int) -> Iterator[Text]:
+        """What rows have in common as a block, once, and below it a table of the rest."""
+        for number, (common, rows) in enumerate(groupby(self.rows, key=lambda row: row[: self._same])):
+            if number:
+                yield Text("")
+            yield from _block(self.heads[: self._same], common, width)
+            rest = Table(*self.heads[self._same :])
+            rest.rows = [row[self._same :] for row in rows]
+            yield from rest.lines(width)
+
+
+class Facts:
+    """What is to be said under a few heads, beside them."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+
+    def add_row(self, head: str, text: str) -> None:
+        self.rows.append((one_line(head), _shortened(text)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        label = min(max((cell_len(head) for head, _ in self.rows), default=0), options.max_width // 2)
+        for head, text in self.rows:
+            yield from _beside(head, text, label, options.max_width)
+
+
+def say_folded(text: str) -> None:
+    """Print a text on lines that fit the terminal, those after the first set in."""
+    console = wide_console()
+    for number, line in enumerate(fold(one_line(text), max(console.width - _GAP, 1))):
+        say(f"{' ' * _GAP if number else ''}{line}")
+
+
+def _block(heads: Row, row: Row, width: int) -> Iterator[Text]:
+    label = min(max(map(cell_len, heads), default=0), max(width // 3, 1))
+    for line in fold(f"{heads[0]}: {row[0]}" if heads[0] else row[0], width):
+        yield Text(line, style="bold")
+    for head, cell in zip(heads[1:], row[1:], strict=True):
+        if cell:
+            yield from _beside(head, cell, label, width, before=_GAP)
+
+
+def _beside(head: str, text: str, label: int, width: int, *, before: int = 0) -> Iterator[Text]:
+    """A text in a column of its own, to the right of its head."""
+    rest = max(width - before - label - _GAP, 1)
+    for left, right in zip_longest(fold(head, max(label, 1)), fold(text, rest), fillvalue=""):
+        yield Text((" " * before + _padded(left, label) + " " * _GAP + right).rstrip())
 
 
 def _shortened(cell: str) -> str:

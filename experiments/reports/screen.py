@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table as Layout
 
 from experiments.assessment.findings import Found
 from experiments.assessment.records import Verdict, verdict_of, verdict_text
 from experiments.presentation.console import PlainConsole, one_line, say
-from experiments.presentation.tables import Table
+from experiments.presentation.tables import Facts, Table
 from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
 from experiments.reports.privacy import COMPUTATIONAL, view_lines
@@ -91,9 +90,7 @@ def show(run: Finished, commands: Sequence[Sequence[str]]) -> None:
 
 def screen(run: Finished) -> RenderableType:
     """Accuracy, ε by view, what attacks got, verified or not."""
-    facts = Layout.grid(padding=(0, 2, 0, 0))
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts = Facts()
     for head, texts in (*_privacy(run), *_attacks(run), _verified(run)):
         for number, text in enumerate(texts):
             facts.add_row("" if number else head, text)

@@ -81,6 +81,8 @@ def readers_data(data: DataConfig, root: Path | None) -> DataConfig:
             "config.yaml says of it is not followed"
         )
     root = root.absolute()
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder; --data, or {DATA_VARIABLE}, names that of the markets' files")
     for name, file in data.markets.items():
         for path in (file.path, file.catalogue):
             if path is not None and not (_is_below(path, root) or is_shipped(path)):

@@ -60,8 +60,8 @@ def reading_lines(prepared: PreparedMarket) -> list[str]:
     if found is None:
         return []
     lines = [
-        f"{found.lines} lines: {found.rows} rows kept, {found.bad} bad ({found.missing} of them with a field missing),",
-        f"  {found.merged} merged into a later row, {found.header} header, {found.blank} blank",
+        f"{found.lines} lines: {found.rows} rows kept, {found.bad} bad ({found.missing} of them with a field missing), "
+        f"{found.merged} merged into a later row, {found.header} header, {found.blank} blank",
         f"{found.users} users, {found.items} items; {found.largest_user} rows at most of one user",
     ]
     if found.first is not None:

@@ -76,6 +76,9 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message
+    if problem["type"] in ("model_type", "dict_type"):
+        found = "null" if problem["input"] is None else repr(problem["input"])
+        return f"{key}: a section of keys is expected, not {found}"
     got = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
     return f"{key}: {message[0].lower()}{message[1:]}{got}"
 

@@ -222,7 +222,7 @@ USER_MISTAKES = [
     (["run", "synthetic", "--set", "aggregation.bits=30", "--set", "aggregation.kind=rot13"], "aggregation.kind"),
     (["run", "synthetic", "--set", "quantizer.global_codes=300"], "at most 255 codes"),
     (["run", "--resume"], "--resume needs --out"),
-    (["verify", "nowhere"], "is this a run directory"),
+    (["verify", "nowhere"], "neither a run directory nor a report"),
     (["report", "nowhere"], "is this a run directory"),
     (["attack", "nowhere"], "is this a run directory"),
     (["audit", "nowhere"], "no such file or configuration"),

@@ -82,7 +82,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "svd"], "--target svd cannot be attacked"),
+        (["--target", "svd"], "choose from fedmm, local-ids, local-codes, federated-codes, boosted-scores"),
         (["--market", "mars"], "--market mars"),
         (["--attack", "guess"], "choose from inversion"),
         (["--unit", "household"], "choose from interaction, user"),

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from unittest.mock import patch
 
 import jsonschema
@@ -24,6 +26,7 @@ from experiments.compliance.document import Declarations, SignedReport, publishe
 from experiments.compliance.evidence import SELF_SIGNED, UNSIGNED, examine
 from experiments.compliance.judgement import colour, judge
 from experiments.compliance.signing import page
+from experiments.runs.configuration import resolve
 from fedmm_secure.federation.closing import closing_text
 from privacy.accounting.ledger import GENESIS, encode_line
 from privacy.aggregation.identities import Identity
@@ -203,7 +206,13 @@ def test_one_changed_number_is_noticed_wherever_it_is(signed, tmp_path, capsys):
 
 def test_a_changed_number_in_an_unsigned_report_is_found_against_the_run(signed, capsys):
     assert call("report", signed, "--compliance", *LIMIT) == 0
-    assert fedmm(capsys, "verify", signed / "compliance.json")[0] == 0
+    status, out, _ = fedmm(capsys, "verify", signed / "compliance.json", "--json")
+    card = data(signed)["signature"]["card"]
+    assert status == 0
+    assert {key: value for key, value in json.loads(out).items() if key != "card"} == {
+        "findings": [], "signer": card["name"], "verdict": "compliant"
+    }  # fmt: skip
+    assert json.loads(out)["card"] in fedmm(capsys, "verify", signed / "compliance.json")[1]
     report = data(signed)
     report["document"]["markets"]["m1"]["views"]["release"]["epsilon"] = 0.5
     report["document"]["questions"] = report["document"]["questions"]
@@ -519,7 +528,9 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
     assert [item.stated.standing for item in examine(signed)] == ["counts"]
 
 
-def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_evidence, owner, tmp_path, capsys):
+def test_the_first_screen_is_green_only_where_nothing_is_open(
+    signed, judge_of_evidence, owner, tmp_path, capsys, monkeypatch
+):
     judge_of_evidence.save(tmp_path / "judge")
     trust = ("--trust", owner / "card.json", "--trust", tmp_path / "judge" / "card.json")
 
@@ -537,6 +548,7 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_e
         assert "not attacked" in first
         assert "outside the guarantee" in first
         assert 'class="figure good"' not in first
+    assert "<code>fedmm attack run --data FOLDER</code>" in pages[0]  # its rows were read from files
     for market in ("m0", "m1", "m2"):
         audited(signed, market, judge_of_evidence)
     attacked(signed, judge_of_evidence)
@@ -552,7 +564,18 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(signed, judge_of_e
     )
     assert fedmm(capsys, "verify", signed)[0] == 1
     call("report", signed)  # nobody vouches for a key
-    page = (signed / "report.html").read_text().split("</section>")[0]
+    html = (signed / "report.html").read_text()
+    assert f"nobody has vouched for card {JUDGE.card.fingerprint} here: --trust CARD" in html
+    assert "report&#39;s signer" not in html  # it has none
+    block = [
+        shlex.split(line, comments=True) for line in re.search(r"<pre[^>]*>(cd .*?)</pre>", html, re.S)[1].splitlines()
+    ]
+    monkeypatch.chdir(signed.parent / block[0][1])
+    assert resolve(block[1][2]).federation.rounds == TINY["federation"]["rounds"]
+    assert Path(block[1][4]).resolve() == signed.parent / "again"
+    assert block[2] == ["fedmm", "verify", "."]
+    assert call(*block[2][1:]) == 0
+    page = html.split("</section>")[0]
     assert "a key that nobody here vouches for" in page
     assert "audited, by results that do not count" in page
     edited(audit_file(signed, "m0"), lambda statement: statement.update(created="then"))

@@ -1,6 +1,8 @@
 """Foreign text on a terminal: it is read, and does nothing."""
 
 import io
+import json
+import math
 import re
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from experiments.presentation.console import PlainConsole, one_line, printable, say
+from experiments.presentation.console import NULL, PlainConsole, one_line, printable, say, say_json
 
 ACTS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 ESCAPE = "\x1b[2J\x1b]0;owned\x07[red]name[/red]:smiley:\u202e"
@@ -54,3 +56,20 @@ def test_say(capsys):
     assert not ACTS.search(found.out)
     assert found.out.splitlines()[0::2] == ["one", "3"]
     assert found.err == "wrong\n"
+
+
+def test_a_null_that_stands_for_no_bound_has_a_note_beside_it(capsys):
+    stated = {"epsilon": None, "delta": 1e-5, "auc": None, "views": {"market": math.inf, "server": 0.0}}
+    say_json({"m0": stated, "rows": [{"epsilon_market": math.inf}, {"epsilon_market": 8.0}]})
+    found = json.loads(capsys.readouterr().out)
+    assert found == {
+        "m0": {
+            "epsilon": None,
+            "epsilon_note": NULL,
+            "delta": 1e-5,
+            "auc": None,
+            "views": {"market": None, "server": 0.0},
+            "views_note": NULL,
+        },
+        "rows": [{"epsilon_market": None, "epsilon_market_note": NULL}, {"epsilon_market": 8.0}],
+    }

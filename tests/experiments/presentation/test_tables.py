@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 import experiments
 from experiments.presentation.console import PlainConsole
-from experiments.presentation.tables import Table, fold
+from experiments.presentation.tables import Facts, Table, fold
 
 SOURCES = sorted(Path(experiments.__file__).parent.rglob("*.py"))
 TYPICAL = (
@@ -76,9 +76,7 @@ PRODUCT = [(path.stem, heads) for path in SOURCES for heads in tables_in(path)]
 def test_all_tables_of_the_product_are_of_this_kind():
     assert len(PRODUCT) > 12
     for path in SOURCES:
-        text = path.read_text(encoding="utf-8").replace(
-            "import Table as Layout", ""
-        )  # a grid of folded texts, no table
+        text = path.read_text(encoding="utf-8")
         imported = re.findall(r"^(?:from|import) rich\.table import", text, re.M)
         assert not imported, path
 
@@ -118,12 +116,26 @@ def test_a_narrow_table_is_folded_then_turned_then_in_blocks():
     assert "way: ckks" in blocks
 
 
-def test_what_rows_have_in_common_is_said_once_and_in_blocks_each_time():
+def test_what_rows_have_in_common_is_said_once():
     table = Table("market", "stage", "ε", same=1)
     table.add_row("m0", "counts", "1")
     table.add_row("m0", "ctr", "2")
     assert rendered(table, 80).count("m0") == 1
-    assert rendered(table, 8).count("m0") == 2
+    assert rendered(table, 8).count("m0") == 1  # in blocks, too
+
+
+@pytest.mark.parametrize("width", [12, 40, 80])
+def test_no_line_ends_in_blanks(width):
+    facts = Facts()
+    facts.add_row("no DP", "nothing bounds what the server, and whoever gets scores or models, learn of a user")
+    facts.add_row("", "short")
+    table = Table("market", "users", "stage", "ε of the stage alone", "noise multiplier", same=2)
+    for market in ("m0", "m1"):
+        for stage in ("counts", "ctr"):
+            table.add_row(market, "1000", stage, "2.619", "")
+    for shown in (facts, table):
+        lines = rendered(shown, width).splitlines()
+        assert [line for line in lines if line != line.rstrip() or cell_len(line) > width] == []
 
 
 def test_numbers_of_cells_and_heads_agree():

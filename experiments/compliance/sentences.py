@@ -1,0 +1,195 @@
+"""Sentences of a report's answers: each from what the document holds, and nothing that it does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.assessment.records import Verdict
+from experiments.compliance.document import AttackStated, Document
+from experiments.compliance.judgement import claimed, counted_attacks, counted_audits
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, HEAD, QUANTIZER, SUMMED, USER_CODES
+from privacy.aggregation.kinds import TRAITS, Traits
+
+SUMS = {QUANTIZER: "codebook movements", SUMMED[0]: "item counts", SUMMED[1]: "co-occurrence of items",
+         HEAD: "gradient histograms of a head"}  # fmt: skip
+
+
+def _traits(document: Document) -> Traits:
+    return TRAITS.get(document.run.aggregation, Traits(server_reads_updates=True))  # of what is not known, the worst
+
+
+def in_clear(document: Document) -> bool:
+    return _traits(document).server_reads_updates
+
+
+def _by_bound(document: Document, bounded: bool) -> dict[str, set[str]]:
+    """Mechanisms by stage: of stages with an ε in every market, or of the others."""
+    stages = sorted({stage for market in document.markets.values() for stage in market.stages})
+    unbounded = {
+        stage for stage in stages if any(market.stages.get(stage) is None for market in document.markets.values())
+    }
+    return {
+        stage: {market.mechanisms[stage] for market in document.markets.values() if stage in market.mechanisms}
+        for stage in stages
+        if (stage not in unbounded) is bounded
+    }
+
+
+def bounded(document: Document) -> dict[str, set[str]]:
+    return _by_bound(document, True)
+
+
+def mechanisms(document: Document) -> str:
+    found, without = bounded(document), list(_by_bound(document, False))
+    parts = [f"{stage}: {' or '.join(sorted(texts)) or 'not named in a ledger'}" for stage, texts in found.items()]
+    text = f"{'; '.join(parts)}." if parts else "None: no stage has a mechanism."
+    if {COUNTS, EMBEDDING, *SUMMED} & found.keys():
+        text += " One user moves counts, and a Gram matrix, by norm 1 at most."
+    if {QUANTIZER, CTR} & found.keys():
+        text += " DP-SGD samples users by Poisson's law and clips each user's part to the clipping norm."
+    return f"{text} Without a guarantee: {', '.join(without)}." if without else text
+
+
+def noised(document: Document) -> str:
+    found, without = bounded(document), list(_by_bound(document, False))
+    text = f"Noise by a mechanism: {', '.join(found)}." if found else "No stage adds noise."
+    return f"{text} None: {', '.join(without)}." if found and without else text
+
+
+def server(document: Document) -> str:
+    kind = document.run.aggregation
+    if in_clear(document):
+        return f"The server with every market's updates: it reads them in the clear ({kind})."
+    return f"The server with nothing but availability: it sees ciphertexts ({kind}) and holds no secret key."
+
+
+def sums(document: Document) -> str:
+    found = bounded(document)
+    noisy = [stage for stage in document.run.summed if stage in found]
+    exact = [stage for stage in document.run.summed if stage not in found]
+    texts = [
+        f"{text}: {', '.join(stages)}"
+        for text, stages in (
+            ("with noise that is added in the markets before anything leaves them", noisy),
+            ("exact", exact),
+        )
+        if stages
+    ]
+    return f"Markets see sums, {'; '.join(texts)}."
+
+
+def second_accountant(document: Document) -> str:
+    if any(figure.epsilon is None for figure in claimed(document)):
+        return "nothing bounds some claimed figure."
+    if not document.verification.verified:
+        return "verification has findings, so that a second accountant's word is not claimed."
+    return "a second, independent accountant (PRV) agrees within 1 % on the run's own figures."
+
+
+def beside(document: Document) -> str:
+    baselines = document.run.baselines
+    return f", beside {', '.join(baselines)}" if baselines else ""
+
+
+def compared(document: Document) -> str:
+    """What the run has measured of doing without."""
+    if not document.run.baselines:
+        return "Not measured: the run's report shows no other model beside the configured one."
+    absent = [text for name, text in _WITHOUT.items() if name not in document.run.baselines]
+    text = f"The run's report gives the accuracy of {', '.join(document.run.baselines)} beside that of the model."
+    return f"{text} Not measured: {', '.join(absent)}." if absent else text
+
+
+_WITHOUT = {
+    "local-codes": "codes without federation",
+    "local-ids": "a model of ids without codes",
+}  # by the baseline that measures it
+
+
+def measures(document: Document) -> list[str]:
+    """Of this run, and no others."""
+    cohort, found = document.run.smallest_cohort, bounded(document)
+    audits = any(counted_audits(document, name) for name in document.markets)
+    measures = [
+        (bool(found), f"user-level differential privacy ({', '.join(found)})"),
+        (not in_clear(document), f"encrypted aggregation ({document.run.aggregation})"),
+        (cohort > 1, f"sums of at least {cohort} markets"),
+        (True, "a ledger that is written before each release"),
+        (document.verification.verified, "verification without findings"),
+        (audits, "audits of the code"),
+        (bool(counted_attacks(document)), "attacks on the run"),
+    ]
+    said = [text for present, text in measures if present]
+    return [capital(said[0]), *said[1:]]
+
+
+def user_codes(document: Document) -> str:
+    randomised = [market for market in document.markets.values() if USER_CODES in market.mechanisms]
+    return "User codes are published randomised alone." if randomised else "User codes stay inside."
+
+
+def account(document: Document) -> str:
+    if document.run.synthetic:
+        return "The rows are generated and nobody's: no privacy account holds them."
+    if any(market.all_runs.runs is None for market in document.markets.values()):
+        return "No privacy account of all markets' runs can be read."
+    return "The privacy account adds up runs on the same data."
+
+
+def advantage(document: Document) -> str:
+    by_view: dict[str, list[float | None]] = {}
+    for figure in claimed(document):
+        by_view.setdefault(figure.view, []).append(figure.epsilon)
+    bounded = [view for view, epsilons in by_view.items() if None not in epsilons]
+    if not bounded:
+        return "No view has a figure that bounds the advantage of an attacker."
+    return f"The figures above bound the advantage of any attacker against these views: {', '.join(bounded)}."
+
+
+def noise(document: Document) -> str:
+    if not bounded(document):
+        return "No stage adds noise that bounds anything."
+    if all(market.ledger.exact for market in document.markets.values()):
+        return (
+            "All noise is integers of an exact law (discrete Gaussian, randomised response) from a stream cipher with "
+            "a 256-bit key of the operating system, added to sums of integers: its digits tell nothing of a summand."
+        )
+    return "Some noise is not from an exact integer mechanism: the digits of what is released can tell who took part."
+
+
+def audits(document: Document) -> str:
+    verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
+    if not verdicts:
+        return "No audit of the code counts."
+    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("not refuted", "VIOLATED"))
+    return f"Audits of the code with canaries, signed from outside the run: {counts}."
+
+
+def attacks(document: Document) -> str:
+    counted = counted_attacks(document)
+    if not counted:
+        return "No attack counts."
+    bounded = [attack for attack in counted if attack.verdict is not None]
+    free = [attack for attack in counted if attack.verdict is None]
+    texts = [
+        f"{kind}: {_strongest(found)}" for kind, found in (("with a guarantee", bounded), ("without", free)) if found
+    ]
+    beyond = [attack for attack in bounded if attack.verdict is Verdict.BEYOND]
+    verdict = f" Beyond what a guarantee admits: {'; '.join(map(_described, beyond))}." if beyond else ""
+    return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}.{verdict}"
+
+
+def capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def sentence(text: str) -> str:
+    return f"{capital(text)}."
+
+
+def _strongest(attacks: Sequence[AttackStated]) -> str:
+    return _described(max(attacks, key=lambda attack: attack.success - (attack.chance or 0.0)))
+
+
+def _described(attack: AttackStated) -> str:
+    return f"{attack.attack}, {attack.view} view, {attack.measure} {attack.success:.3f}"

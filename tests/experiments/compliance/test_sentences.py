@@ -1,0 +1,63 @@
+"""A report says nothing of a run that the run does not have."""
+
+import pytest
+
+from experiments.compliance.questions import EDPB, GDPR, ISO, NIST, answer_questions
+from tests.adversary.test_compliance import document
+
+
+def answers(found):
+    return {(one.framework, one.topic): one.answer for one in answer_questions(found)}
+
+
+LESS, MEASURES = (GDPR, "(b) necessity and proportionality"), (GDPR, "(d) measures")
+
+
+@pytest.mark.parametrize(
+    ("baselines", "said", "absent"),
+    [
+        ([], ["shows no other model"], ["gives the accuracy"]),
+        (["popularity"], ["accuracy of popularity", "Not measured: codes without federation, a model of ids"], []),
+        (["local-codes", "local-ids"], ["accuracy of local-codes, local-ids"], ["Not measured"]),
+    ],
+)
+def test_what_was_compared(baselines, said, absent):
+    text = answers(document(run={"baselines": baselines}))[LESS]
+    assert all(part in text for part in said), text
+    assert not any(part in text for part in absent), text
+
+
+def test_measures_are_those_of_the_run():
+    text = answers(document())[MEASURES]
+    assert text.startswith("User-level differential privacy (ctr), encrypted aggregation (ckks), sums of at least 3")
+    assert "audits" not in text
+    assert "attacks" not in text
+    bare = answers(document(epsilon=None, run={"aggregation": "plaintext", "smallest_cohort": 1}))[MEASURES]
+    assert bare.startswith("A ledger that is written before each release, verification without findings;")
+
+
+def test_updates_in_the_clear_are_not_called_encrypted():
+    said = answers(document(run={"aggregation": "plaintext"}))
+    assert "reads them in the clear" in said[NIST, "trust model"]
+    assert "in the clear" in said[GDPR, "(a) description of the processing"]
+    assert "iphertext" not in "".join(said.values())
+
+
+def test_noise_that_is_not_there_is_not_named():
+    said = answers(document(epsilon=None))
+    assert said[ISO, "mitigation"] == "No stage adds noise. User codes stay inside."
+    assert said[NIST, "mechanism"] == "None: no stage has a mechanism. Without a guarantee: ctr."
+    assert "No stage adds noise" in said[NIST, "side channels"]
+    assert "nothing bounds" in said[NIST, "variant and conversion"]
+    assert "No view has a figure" in said[EDPB, "likelihood of extraction and of answers about persons"]
+    assert "exact: quantizer" in said[NIST, "trust model"]
+
+
+def test_findings_and_missing_accounts_are_not_passed_over():
+    found = document(run={"synthetic": True})
+    found.verification.__dict__["verified"] = False
+    said = answers(found)
+    assert "is not claimed" in said[NIST, "variant and conversion"]
+    assert "verification without findings" not in said[MEASURES]
+    assert "no privacy account" in said[ISO, "governance"]
+    assert "No privacy account" in answers(document(runs={"runs": None}))[ISO, "governance"]
