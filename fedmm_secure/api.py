@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from fedmm_secure.config.choices import MISSING, BadRows
 from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
+from fedmm_secure.data.same_rows import refuse_same, same_rows
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.recommending.accounts import rows_of_frame
 from fedmm_secure.recommending.recommend import Recommender, predict, prepared_of_run, recommend
@@ -75,15 +77,17 @@ class FedMM:
             markets: by name.
             directory: where the run is kept; a run that was killed there goes on.
             callbacks: each is told of progress as (event, fields): ``started``, ``market``, ``outlook`` (what the
-                privacy account will say of the run, before it spends), ``round``, ``ctr``, ``finished``.
+                privacy account will say of the run, before it spends), ``stage`` (one begins), ``round``, ``ctr``,
+                ``finished``.
 
         Raises:
             ConfigError: a section has an unknown or ill-typed key.
-            DataError: a market is too small.
+            DataError: a market is too small, or two were read from files of the same rows.
         """
         self.config_ = config = self._config(markets)
         self._scorers: dict[str, MarketScorer] = {}
         self._recommenders: dict[str, Recommender] = {}
+        refuse_same(same_rows([replace(market, name=name) for name, market in sorted(markets.items())], {}))
         self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
         if not (self.directory_ / CONFIG_FILE).is_file():  # one that was killed goes on

@@ -105,7 +105,7 @@ def run_pipeline(
         return read_metrics(directory)
     refuse_shared_users(config, markets)
     torch.set_num_threads(1)  # results must not depend on the machine's cores; markets run in parallel
-    clock = Stopwatch(RunDirectory(directory).state)
+    clock = Stopwatch(RunDirectory(directory).state, listener)
     listener("started", {"config": config.model_dump(mode="json")})
     for name, prepared in markets.items():
         listener("market", {"market": name, **describe(prepared)})
@@ -350,14 +350,15 @@ def _frozen(model: RQVAE) -> RQVAE:
 
 
 class Stopwatch:
-    """Seconds spent in each stage, added up over resumed runs."""
+    """Seconds spent in each stage, added up over resumed runs; the listener is told of each as it begins."""
 
-    def __init__(self, state: Path) -> None:
-        self._path = state / "seconds.json"
+    def __init__(self, state: Path, listener: Listener = lambda event, fields: None) -> None:
+        self._path, self._listener = state / "seconds.json", listener
         self._spent: dict[str, float] = Store(state).json("seconds", dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        self._listener("stage", {"stage": name})
         start = time.perf_counter()
         try:
             yield

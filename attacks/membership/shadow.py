@@ -197,6 +197,11 @@ class ShadowPlan:
         }
 
     @property
+    def trains_alone(self) -> bool:
+        """Whether each pipeline is trained by itself: noise is drawn for one at a time."""
+        return self.config.privacy.epsilon is not None
+
+    @property
     def _fresh_noise(self) -> Config:
         """The configuration without a noise seed: a seed that the adversary shared would give the noise away."""
         return self.config.model_copy(update={"privacy": self.config.privacy.model_copy(update={"noise_seed": None})})
@@ -210,14 +215,13 @@ class ShadowPlan:
         *,
         together: bool,
     ) -> list[Coded]:
-        private = self.config.privacy.epsilon is not None
         if kind == "local":
             if together:
                 models = train_local_together(self.config, raw, self.market, seed)
             else:
                 models = [train_local_quantizer(self.config, embedding, self.market, seed) for embedding in raw]
             return [Coded(embedding, model) for embedding, model in zip(raw, models, strict=True)]
-        if private or not together:
+        if self.trains_alone or not together:
             return [self._federate(half, own, seed) for half, own in zip(halves, raw, strict=True)]
         last: dict[str, FloatArray] = {}
 
@@ -299,7 +303,8 @@ def train_shadows(
     member = fair_coins(n_shadows, n_units, numpy_generator("shadow", plan.market, plan.unit, seed))
     queries = Queries.of(prepared)
     folder = f"shadows/{plan.market}/{plan.unit}/{'+'.join(sorted(plan.targets))}/coins-{n_shadows}"
-    size = min(GROUP, -(-n_shadows // plan.config.workers))
+    # with noise they are trained one by one: then each is told of, and kept, when it is done
+    size = 1 if plan.trains_alone else min(GROUP, -(-n_shadows // plan.config.workers))
     groups = [range(start, min(start + size, n_shadows)) for start in range(0, n_shadows, size)]
     federated = any(recipe_by_name(plan.config, target).codes == "federated" for target in plan.targets)
     if federated and not plan.config.private_embedding:
@@ -310,6 +315,7 @@ def train_shadows(
         if not all(store.path(_name(folder, index)).exists() for index in group)
     )
     done = sum(store.path(_name(folder, index)).exists() for index in range(n_shadows))
+    progress(done, n_shadows)
     finished = joblib.Parallel(n_jobs=plan.config.workers, return_as="generator_unordered")(tasks)
     for count in finished:
         done = min(done + count, n_shadows)
@@ -344,8 +350,7 @@ def _keep(
     halves = [halve(plan.markets[plan.market], plan.unit, own) for own in member]
     # the configuration is public, and so is the run's seed of initialisation and order (never that of noise)
     seed = plan.config.seed[0]
-    alone = plan.config.privacy.epsilon is not None
-    chunks = [[index] for index in range(len(group))] if alone else [list(range(len(group)))]
+    chunks = [[index] for index in range(len(group))] if plan.trains_alone else [list(range(len(group)))]
     for chunk in chunks:
         names = [_name(folder, group[index]) for index in chunk]
         if all(store.path(name).exists() for name in names):

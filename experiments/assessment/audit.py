@@ -31,6 +31,7 @@ from experiments.assessment.statements import (
     binding_of,
     make_statement,
 )
+from experiments.presentation.console import command_text
 from experiments.runs.configuration import resolve
 from experiments.runs.markets import choose_market
 from experiments.verification import examine_run
@@ -63,7 +64,9 @@ class UnverifiedRunError(StoppedError):
     def __init__(self, run: Path, findings: Sequence[Finding]) -> None:
         first, others = findings[0], len(findings) - 1
         what = f"{first.where}: {first.what}" + (f", and {others} more" if others else "")
-        super().__init__(f"{run}: does not verify, so there is no plan to audit: {what}; see fedmm verify {run}")
+        super().__init__(
+            f"{run}: does not verify, so there is no plan to audit: {what}; see {command_text('verify', run)}"
+        )
         self.findings = tuple(findings)
 
 

@@ -78,7 +78,7 @@ def data_check(
 @data_app.command(
     "synthesize",
     short_help="Write synthetic markets as CSV files.",
-    help="Write synthetic markets as CSV files, each with a file of its catalogue.\n\n"
+    help="Write synthetic markets as CSV files, each with a file of its catalogue; other files of these names stay.\n\n"
     "Example: fedmm data synthesize markets/ --markets 3",
 )
 def data_synthesize(
@@ -87,12 +87,13 @@ def data_synthesize(
     users: Annotated[int, typer.Option(min=20, help="Users of each market.")] = 1000,
     items: Annotated[int, typer.Option(min=20, help="Items of each market.")] = 120,
     seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that hold something else.")] = False,
 ) -> None:
     from experiments.runs.markets import synthesize_files  # brings the writers of tables
 
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)
     with TaskProgress("generating markets"):
-        files = synthesize_files(spec, out)
+        files = synthesize_files(spec, out, force=force)
     for file in files.values():
         say(*(out / path for path in (file.path, file.catalogue) if path is not None))
 

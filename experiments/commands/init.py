@@ -85,7 +85,7 @@ def init(
     from experiments.first_run.configuration import FirstChoices, configuration_text, split_catalogues  # reads tables
     from experiments.first_run.look import decide_catalogue, decide_pool, decide_shared_users
 
-    rows, catalogues = split_catalogues(files)
+    rows, catalogues = split_catalogues([path.absolute() for path in files])  # as every command names them
     if len(rows) < MIN_COHORT:
         raise ConfigError(
             f"{len(rows)} file{'s' * (len(rows) != 1)} of rows: give one of each market, {MIN_COHORT} at least; with "
@@ -140,10 +140,13 @@ def _guess(dialog: Dialog, root: Path, rows: Sequence[Path], catalogues: Mapping
     """How each market's file is read, with paths below ``root``; without those about which a question is open."""
     from experiments.first_run.configuration import market_names
     from fedmm_secure.data.guessing import guess_file
+    from fedmm_secure.data.same_rows import refuse_same, same_files
 
+    named = dict(zip(market_names(rows), rows, strict=True))
+    refuse_same(same_files(named))
     every = len(catalogues) == len(rows)  # a catalogue of some markets alone is none of a run's choices
     markets = {}
-    for name, path in zip(market_names(rows), rows, strict=True):
+    for name, path in named.items():
         file = dialog.settle(partial(guess_file, path))
         if file is not None:
             below: dict[str, Path | None] = {"path": path.absolute().relative_to(root)}

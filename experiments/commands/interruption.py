@@ -1,4 +1,4 @@
-"""Ctrl-C: how to go on is said, whatever was interrupted; exit status 130."""
+"""Ctrl-C, SIGTERM and SIGHUP: how to go on is said, whatever was interrupted, and its workers end; exit status 130."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from click import Context
 from typer.core import TyperGroup
 
+from experiments.deploy.processes import interruptible
 from experiments.presentation.console import command_text, one_line, say
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -39,7 +40,8 @@ class InterruptibleGroup(TyperGroup):
 
     def invoke(self, ctx: Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
             command = interruption.command if isinstance(interruption, Interruption) else None
             text = f"go on with: {command}" if command else f"run it again with: {command_text(*sys.argv[1:])}"

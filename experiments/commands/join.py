@@ -18,14 +18,15 @@ from fedmm_secure.storage.run_directory import default_directory, examining, rea
 
 JOIN_HELP = (
     "Let a market start from a finished run of others: their head, which never saw its rows, and their frozen global "
-    "codebook. Nothing leaves the market. What it then serves is chosen by its validation rows. To become a party of a "
+    "codebook. Nothing leaves the market. What it then serves is chosen by its validation rows. "
+    "The run must have grown a head: --set head.trees=80, without a budget. To become a party of a "
     "deployed federation: fedmm keys rotate --with.\n\n"
     "Example: fedmm join runs/six-markets xmarket --market jp --out runs/jp"
 )
 
 
 def join(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run with head.trees.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run with head.trees above 0.")],
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file that says where the market's rows are.")],
     market: Annotated[str, typer.Option(help="The market that joins.")],
     overrides: SetOption = None,

@@ -33,17 +33,29 @@ if TYPE_CHECKING:  # nothing of a sweep is loaded to show another command's prog
     from experiments.sweep.grid import Cell
 
 LINE_SECONDS = 30.0
+HEAD_STEP, CTR_STEP = "levels of the head", "CTR models"
 _NARROW = 72  # columns of a terminal below which only what matters is shown
 
 
 @dataclass
 class _Step:
-    """What is known of a step that takes long."""
+    """What is known of a step that takes long.
+
+    Attributes:
+        start: when it began, in seconds.
+        first: how much of it was done then.
+        done: how much is.
+        total: how much there is; None where nobody knows.
+        reached: when ``done`` last rose.
+        note: what else there is to say.
+        task: its bar.
+    """
 
     start: float
     first: int
     done: int
     total: int | None
+    reached: float = 0.0
     note: str = ""
     task: TaskID | None = None
 
@@ -52,17 +64,26 @@ class _Step:
         elapsed = now - self.start
         parts = [f"{self.done} of {self.total}"] if self.total is not None else []
         parts.append(f"{duration_text(elapsed)} so far")
-        left = self.left(elapsed)
+        left = self.left(now)
         if left is not None:
             parts.append(f"about {duration_text(left)} left")
         if self.note:
             parts.append(self.note)
         return f"{label}: {', '.join(parts)}"
 
-    def left(self, elapsed: float) -> float | None:
-        """Seconds, if the rest takes as long as what was done."""
+    def left(self, now: float) -> float | None:
+        """Seconds, if each of the rest takes as long as those that are done; None once one takes longer than all."""
         made = self.done - self.first
-        return None if self.total is None or made <= 0 else elapsed / made * (self.total - self.done)
+        if self.total is None or made <= 0:
+            return None
+        each, waited = (self.reached - self.start) / made, now - self.reached
+        rest = each * (self.total - self.done)
+        return rest - min(waited, each) if waited < rest else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it is done."""
+        return self.total is not None and self.done >= self.total
 
 
 class TaskProgress:
@@ -83,7 +104,7 @@ class TaskProgress:
 
     def __enter__(self) -> Self:
         self._open.enter_context(shown_on(self))
-        self._steps[self._label] = _Step(time.monotonic(), 0, 0, None)
+        self._begin(self._label, 0, None)
         self._progress.start()
         if self._shown:
             self._steps[self._label].task = self._progress.add_task(self._label, total=None, note="")
@@ -105,40 +126,67 @@ class TaskProgress:
         self._open.close()
 
     def update(self, label: str, done: int, total: int | None, note: str = "") -> None:
-        """Move one step on; it begins with its first update."""
+        """Move one step on; it begins with its first update, and again where less is done than before."""
         label = one_line(label)
-        step = self._steps.get(label)
-        if step is None:
-            step = self._steps[label] = _Step(time.monotonic(), done, done, total)
-            if self._shown:
-                self._hide_label()
-                step.task = self._progress.add_task(label, total=total, note="")
+        step, now = self._steps.get(label), time.monotonic()
+        if step is None or done < step.done:
+            step = self._begin(label, done, total)
+        if done > step.done:
+            step.reached = now
         step.done, step.total, step.note = done, total, one_line(note)
         self._latest = label
+        if self._shown and step.task is None:
+            self._hide_unmeasured()
+            step.task = self._progress.add_task(label, total=total, note="")
         if step.task is not None:
             self._progress.update(step.task, completed=done, total=total, note=step.note)
 
-    def _hide_label(self) -> None:
-        """The command's own bar says nothing once a step has one."""
-        own = self._steps[self._label]
-        if own.task is not None:
-            self._progress.remove_task(own.task)
-            own.task = None
+    def begin(self, label: str) -> None:
+        """A step begins, for the first time or again; how much there is of it may be told later."""
+        self._begin(one_line(label), 0, None)
+        self.update(label, 0, None)
+
+    def _begin(self, label: str, done: int, total: int | None) -> _Step:
+        before, now = self._steps.get(label), time.monotonic()
+        if before is not None:
+            self._hide(before)
+        step = _Step(now, done, done, total, now)
+        # the last that began is the last of them; whoever reads them meanwhile has all of the old ones or of the new
+        self._steps = {**{name: known for name, known in self._steps.items() if name != label}, label: step}
+        return step
+
+    def _hide_unmeasured(self) -> None:
+        """Bars without an end say nothing once another step has one."""
+        for step in self._steps.values():
+            if step.total is None:
+                self._hide(step)
+
+    def _hide(self, step: _Step) -> None:
+        if step.task is not None:
+            self._progress.remove_task(step.task)
+            step.task = None
 
     def _tell(self) -> None:
         while not self._over.wait(LINE_SECONDS):
-            step = self._steps[self._latest]
-            self._say(step.line(self._latest, time.monotonic()))
+            label = self._running()
+            self._say(self._steps[label].line(label, time.monotonic()))
+
+    def _running(self) -> str:
+        """The step that was told of last; once it is done, the last that began and is not: what it was a part of."""
+        steps, latest = self._steps, self._latest
+        if not steps[latest].is_over:
+            return latest
+        return next((label for label, step in reversed(steps.items()) if not step.is_over), latest)
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def duration_text(seconds: float) -> str:
-    """A duration as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    """A duration as a clock shows it, ``m:ss`` or ``h:mm:ss``: of two moments the texts differ."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _columns(width: int) -> list[ProgressColumn]:
@@ -149,21 +197,38 @@ def _columns(width: int) -> list[ProgressColumn]:
     return [name, BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note]
 
 
+_STAGES = {  # of the pipeline, as its stopwatch names them; where steps are told later, by the steps' own name
+    "budget": "budget",
+    "catalogue": "catalogue",
+    "sums": "sums over markets",
+    "embedding": "embeddings",
+    "quantizer": "codebook",
+    "head": HEAD_STEP,
+    "refinement": "codes of each market",
+    "ctr": CTR_STEP,
+    "evaluation": "evaluation figures",
+    "metrics": "metrics",
+}
+
+
 class RunProgress(TaskProgress):
-    """The stages of a run, with loss and the ε spent so far."""
+    """The stages of a run as they begin, with loss and the ε spent so far."""
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
-        if event == "head":
-            self.update("levels of the head", fields["round"], fields["rounds"])
-        if event == "round":
+        run = f"{fields['run']}: " if "run" in fields else ""
+        if event == "stage":
+            self.begin(run + _STAGES[fields["stage"]])
+        elif event == "head":
+            self.update(run + HEAD_STEP, fields["round"], fields["rounds"])
+        elif event == "round":
             notes = []
             if fields["loss"] is not None:
                 notes.append(f"loss {fields['loss']:.3f}")
             if fields["epsilon"] is not None:
                 notes.append(f"ε so far {epsilon_text(fields['epsilon'])}")
-            self.update(f"rounds, seed {fields['seed']}", fields["round"], fields["rounds"], ", ".join(notes))
+            self.update(f"{run}rounds, seed {fields['seed']}", fields["round"], fields["rounds"], ", ".join(notes))
         elif event == "ctr":
-            self.update("CTR models", fields["done"], fields["markets"], f"market {fields['market']}")
+            self.update(run + CTR_STEP, fields["done"], fields["markets"], f"market {fields['market']}")
 
 
 class SweepProgress(TaskProgress):

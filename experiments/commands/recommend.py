@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from experiments.commands.options import JsonFlag
+from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.runs.configuration import readers_data
 from fedmm_secure.config import Config, MarketFile
-from fedmm_secure.errors import ConfigError
+from fedmm_secure.errors import ConfigError, DataError
 from fedmm_secure.storage.run_directory import examining, read_foreign_config
 
 RECOMMEND_HELP = (
@@ -42,7 +43,7 @@ def recommend(
 ) -> None:
     if not user and history is None:
         raise ConfigError("recommend to whom? name them with --user, or give rows of new ones with --history")
-    with examining(run):
+    with examining(run), TaskProgress("ranking items", quiet=as_json):
         config = read_foreign_config(run)
         config = config.model_copy(update={"data": readers_data(config.data, data)})
         from fedmm_secure.data.loaders import load_rows
@@ -50,6 +51,8 @@ def recommend(
 
         recommender = Recommender(run, config, market)
         rows = None if history is None else load_rows(_columns(config, market, history), market)
+        if rows is not None and not recommender.knows_any(rows):
+            raise DataError(f"{history}: no row of --history names an item of {market}; is it another market's file?")
         users = user or ([] if rows is None else list(map(str, rows.user_ids)))
         found = recommender(users, k, rows)
     records = found.to_dict("records")

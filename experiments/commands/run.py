@@ -57,7 +57,7 @@ def run(
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
-    from experiments.first_run.quickstart import run_quickstart
+    from experiments.first_run.quickstart import is_quickstart, run_quickstart
     from experiments.reports.run import write_report
     from experiments.reports.screen import Finished, next_commands, show
     from experiments.runs.execution import execute  # what trains, and what draws: not to refuse a configuration
@@ -70,12 +70,13 @@ def run(
         resumable(lambda: command_text(*again) if begun.is_file() else None),
         RunProgress("starting", quiet=quiet or as_json) as progress,
     ):
-        if name is None and not resume:
+        if is_quickstart(directory) if resume else name is None:
             finished = run_quickstart(
                 directory,
                 settings,
                 progress,
                 shadows=lambda done, total: progress.update("shadow pipelines", done, total),
+                resume=resume,
                 track=track or [],
                 signer=signer,
             )

@@ -15,10 +15,12 @@ from fedmm_secure.config import DataConfig, DiscoveryConfig, MarketFile, Privacy
 from fedmm_secure.config.choices import BadRows
 from fedmm_secure.config.privacy import SharesConfig
 from fedmm_secure.data.discovery import FEWEST, worth_discovering
+from fedmm_secure.data.faults import BadRowsError
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket, prepare
 from fedmm_secure.data.questions import Answers, Question, UndecidedError
+from fedmm_secure.data.same_rows import refuse_same, same_rows
 from fedmm_secure.data.shared_users import shared_ids
 from fedmm_secure.errors import DataError
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -45,7 +47,7 @@ def read_all(
     """All rows of all files.
 
     Raises:
-        DataError: a file cannot be used.
+        DataError: a file cannot be used, or two hold the same rows.
         UndecidedError: rows are bad, and nobody said whether to leave them out.
     """
     skip, markets = "skip" in answers.get("on_bad_rows", ()), {}
@@ -53,21 +55,26 @@ def read_all(
         progress("reading files", number, len(files))
         try:
             markets[name] = load_market(file.located(root), name, on_bad_rows="skip" if skip else "error")
-        except DataError as error:
-            if skip or answers.get("on_bad_rows") or not _is_readable_without(root, file, name):
-                raise
-            text = f"{error}. Leave bad rows out (skip), or refuse the file (error)?"
+        except BadRowsError as error:
+            without = _without(root, file, name) if error.good else None
+            if without is not None:
+                raise DataError(f"{error.found}; without them: {without}") from error
+            if not error.good or answers.get("on_bad_rows"):
+                raise DataError(error.text("--on-bad-rows skip")) from error
+            text = f"{error.found}. Leave bad rows out (skip), or refuse the file (error)?"
             raise UndecidedError(Question("on_bad_rows", text, ("skip", "error"))) from error
     progress("reading files", len(files), len(files))
+    refuse_same(same_rows(markets.values(), {name: file.located(root).path for name, file in files.items()}))
     return Looked(markets, "skip" if skip else "error")
 
 
-def _is_readable_without(root: Path, file: MarketFile, name: str) -> bool:
+def _without(root: Path, file: MarketFile, name: str) -> DataError | None:
+    """Why a file cannot be used even without its bad rows; ``None`` where it can."""
     try:
         load_market(file.located(root), name, on_bad_rows="skip")
-    except DataError:
-        return False
-    return True
+    except DataError as error:
+        return error
+    return None
 
 
 def decide_shared_users(markets: Mapping[str, Market], answers: Answers) -> SharedIds:

@@ -18,6 +18,8 @@ from experiments.verification.run import examine_run
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.pipeline import Listener
+from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.run_directory import read_config
 from privacy.aggregation.identities import Identity
 
 WITHOUT_DP = ("privacy={}", "ctr={baselines: []}")
@@ -30,6 +32,7 @@ def run_quickstart(
     listener: Listener,
     *,
     shadows: Progress,
+    resume: bool = False,
     track: Sequence[str] = (),
     signer: Identity | None = None,
 ) -> Finished:
@@ -37,9 +40,10 @@ def run_quickstart(
 
     Args:
         directory: of the private run.
-        config: the quickstart's, as changed by the user.
+        config: the quickstart's, as changed by the user; that of the run, where it is resumed.
         listener: told of progress of both runs.
         shadows: told of shadow pipelines done.
+        resume: go on with the quickstart in ``directory``; what is finished of it is not done again.
         track: trackers that follow the private run.
         signer: signs its ledgers and the attack's results.
 
@@ -50,12 +54,15 @@ def run_quickstart(
     if config.data.synthetic is None:
         raise ConfigError("the quickstart is about synthetic markets: name a configuration to run others")
     beside = directory.with_name(f"{directory.name}-without-dp")
-    if beside.exists():
+    if beside.exists() and not resume:
         raise RunDirectoryError(f"{beside}: is there already, and the run without DP goes there; choose another --out")
-    metrics = execute(directory, config, listener, resume=False, track=track, signer=signer)
+    bare, begun = plain(config), RunDirectory(beside).config.is_file()
+    if (begun and read_config(beside) != bare) or (not begun and beside.exists() and any(beside.iterdir())):
+        raise RunDirectoryError(f"{beside}: is not the run without DP of this quickstart; move it away, then resume")
+    metrics = execute(directory, config, listener, resume=resume, track=track, signer=signer, quickstart=True)
     without_dp, remarks = None, []
     if config.privacy.epsilon is not None:
-        without_dp = execute(beside, plain(config), listener, resume=False)
+        without_dp = execute(beside, bare, _named(listener, "without DP"), resume=begun)
         remarks = [f"without DP: {beside}, of the same users, who are generated and nobody's"]
     attacks = attack_run(
         directory,
@@ -66,6 +73,17 @@ def run_quickstart(
         identity=signer,
     )
     return Finished(directory, config, metrics, examine_run(directory), without_dp, attacks, remarks)
+
+
+def _named(listener: Listener, run: str) -> Listener:
+    """Tells of a run as of one among several."""
+    return lambda event, fields: listener(event, {**fields, "run": run})
+
+
+def is_quickstart(directory: Path) -> bool:
+    """Whether a run that has begun is part of a quickstart."""
+    layout = RunDirectory(directory)
+    return layout.config.is_file() and layout.quickstart.is_file()
 
 
 def plain(config: Config) -> Config:

@@ -24,6 +24,7 @@ def execute(
     cache: Cache | None = None,
     track: Sequence[str] = (),
     signer: Identity | None = None,
+    quickstart: bool = False,
 ) -> RunMetrics:
     """Run in a new directory, or go on with a run; data is checked before anything is written.
 
@@ -35,6 +36,7 @@ def execute(
         cache: what runs share.
         track: trackers that follow the run, by name.
         signer: who signs the ledgers' last lines.
+        quickstart: whether a new run is part of a quickstart.
 
     Raises:
         InputError: the data, the configuration or the directory cannot be used.
@@ -42,7 +44,7 @@ def execute(
     check_trackers(track)
     prepared = prepare_markets(config.data)
     if not resume:
-        run_directory.create(directory, config)
+        run_directory.create(directory, config, quickstart=quickstart)
     with run_directory.locked(directory), ExitStack() as stack:
         trackers = open_trackers(track, directory, stack)
         everyone: tuple[Listener, ...] = (run_directory.Log(directory), *listeners, *trackers)

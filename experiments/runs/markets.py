@@ -11,10 +11,12 @@ import pandas as pd
 from experiments.presentation.steps import track
 from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
 from fedmm_secure.data.market import Market
-from fedmm_secure.data.prepare import PreparedMarket, prepare_markets, sizes
+from fedmm_secure.data.prepare import PreparedMarket, market_paths, prepare_markets, sizes
+from fedmm_secure.data.same_rows import same_files, same_rows
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
+from privacy.files import PUBLIC, write_atomic
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
@@ -40,13 +42,15 @@ def check_markets(config: DataConfig) -> tuple[dict[str, PreparedMarket], list[s
     if config.synthetic is not None:
         return prepare_markets(config), []
     fit: dict[str, PreparedMarket] = {}
-    problems = []
+    files = market_paths(config)
+    problems = list(same_files(files))
     for name, file in track("markets checked", config.markets.items()):
         try:
             fit |= prepare_markets(config.model_copy(update={"markets": {name: file}}))
         except DataError as error:
             problems.append(str(error))
-    return fit, problems
+    alike = same_rows([found.whole.market for found in fit.values()], files)
+    return fit, [*problems, *(line for line in alike if line not in problems)]
 
 
 def reading_lines(prepared: PreparedMarket) -> list[str]:
@@ -65,13 +69,22 @@ def reading_lines(prepared: PreparedMarket) -> list[str]:
     return [*lines, *(f"look: {advice}" for advice in market.advice)]
 
 
-def synthesize_files(spec: SyntheticSpec, out: Path) -> dict[str, MarketFile]:
+def synthesize_files(spec: SyntheticSpec, out: Path, *, force: bool = False) -> dict[str, MarketFile]:
     """Write generated markets as ``<out>/<market>.csv`` and their catalogues as ``<out>/<market>.items.txt``.
 
-    Returns how a configuration whose ``data.root`` is ``out`` names them.
+    Args:
+        spec: what to generate.
+        out: folder, made where there is none.
+        force: write over files that hold something else; one that holds the same stays as it is.
+
+    Returns:
+        How a configuration whose ``data.root`` is ``out`` names them.
+
+    Raises:
+        ConfigError: a file of something else is there, or none can be written; in the first case nothing was written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files: dict[str, MarketFile] = {}
+    texts: dict[Path, bytes] = {}
     for planted in synthesize(spec):
         market = planted.market
         frame = pd.DataFrame(
@@ -84,10 +97,26 @@ def synthesize_files(spec: SyntheticSpec, out: Path) -> dict[str, MarketFile]:
         )
         columns = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
         path, catalogue = Path(f"{market.name}.csv"), Path(f"{market.name}.items.txt")
-        frame.to_csv(out / path, index=False)
-        (out / catalogue).write_text("".join(f"{item}\n" for item in market.item_ids), encoding="utf-8")
+        texts[out / path] = frame.to_csv(index=False, lineterminator="\n").encode()
+        texts[out / catalogue] = "".join(f"{item}\n" for item in market.item_ids).encode()
         files[market.name] = MarketFile(path=path, catalogue=catalogue, **columns)
+    try:
+        _write_files(texts, force=force)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
     return files
+
+
+def _write_files(texts: Mapping[Path, bytes], *, force: bool) -> None:
+    """Write files, all of them or none; those that hold the same already stay."""
+    new = {path: text for path, text in texts.items() if not path.is_file() or path.read_bytes() != text}
+    taken = [path for path in new if path.exists() or path.is_symlink()]
+    if taken and not force:
+        others = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise ConfigError(f"{taken[0]}{others}: is there, with other content; --force writes over it")
+    for path, text in new.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text, PUBLIC)
 
 
 def choose_market(market: str | None, users: Mapping[str, int]) -> str:

@@ -224,7 +224,7 @@ def _read_messages(directory: Path, most: int = MAX_TRANSCRIPT_BYTES) -> tuple[M
         if not is_inside(record.file):
             findings.append(Finding(str(directory / INDEX), f"names a file outside: {record.file!r:.200}"))
         elif not has_own_file(record):
-            pass  # is never opened; the check of the transcript says why
+            findings.append(Finding(str(directory / record.file), "is in another file than its record says"))
         elif not _is_indexed(_bytes_of(directory, record) or b"", record):
             findings.append(Finding(str(directory / record.file), "missing, or its bytes do not match the index"))
         else:

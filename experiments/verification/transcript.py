@@ -23,7 +23,6 @@ from fedmm_secure.federation.transcript import (
     SUM,
     UPDATE,
     Record,
-    has_own_file,
     record_file,
 )
 from fedmm_secure.guarantee.plan import SpendingPlan
@@ -161,8 +160,6 @@ class Planned:
 
 
 def _problem(record: Record, expected: Mapping[str, tuple[bool, tuple[str, ...], int | None]]) -> str | None:
-    if not has_own_file(record):
-        return "is in another file than its record says"
     if record.kind not in expected:
         return f"is of kind {record.kind!r:.50}; there is none such"
     planned, seen_by, receivers = expected[record.kind]

@@ -7,7 +7,28 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmm_secure.errors import DataError
+
 Mask = NDArray[np.bool_]
+
+
+class BadRowsError(DataError):
+    """Rows that cannot be read, in a file that they refuse."""
+
+    def __init__(self, first: str, bad: int, good: int) -> None:
+        self.first, self.bad, self.good = first, bad, good
+        super().__init__(self.text("on_bad_rows: skip"))
+
+    @property
+    def found(self) -> str:
+        """The first of them, and how many there are."""
+        return f"{self.first} ({self.bad} bad row{'s' * (self.bad != 1)} in all)"
+
+    def text(self, choice: str) -> str:
+        """One line; ``choice`` spells how to leave them out, where that leaves any."""
+        if not self.good:
+            return f"{self.found[:-1]}, and no good one: see whether columns and types are what the configuration says)"
+        return f"{self.found[:-1]}; {choice} leaves them out)"
 
 
 class Faults:

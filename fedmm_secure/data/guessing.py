@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from fedmm_secure.config import MarketFile
 from fedmm_secure.config.choices import MISSING, TimeUnit
-from fedmm_secure.data.loaders import SEPARATORS, default_separator, is_parquet, refuse_duplicates
+from fedmm_secure.data.loaders import SEPARATORS, default_separator, is_parquet
 from fedmm_secure.data.questions import NO, NONE, YES, Answers, Question, UndecidedError
 from fedmm_secure.data.sample import Table, first_bytes, parquet_sample, split_sample
-from fedmm_secure.data.text import Dialect
+from fedmm_secure.data.text import Dialect, refuse_duplicates
 from fedmm_secure.data.times import PER_UNIT, is_text, parse_times
 from fedmm_secure.errors import DataError
 
@@ -157,8 +157,9 @@ def _with_header(path: Path, data: bytes, table: Table, answers: Answers) -> Tab
         headed = True
     else:
         typed = [
-            (_is_typed(pa.array([name])), _is_typed(column))
+            (_is_typed(pa.array([name]), where), _is_typed(column, where))
             for name, column in zip(table.labels, table.columns, strict=True)
+            for where in (_where(table, name),)
         ]
         below = [first for first, rest in typed if rest]
         if not below or (any(below) and not all(below)):
@@ -222,7 +223,7 @@ def _by_times(table: Table) -> list[str]:
     return [
         label
         for label, column in zip(table.labels, table.columns, strict=True)
-        if column is not None and _calendar_unit(column) is not False
+        if column is not None and _calendar_unit(column, _where(table, label)) is not False
     ]
 
 
@@ -247,7 +248,7 @@ def _present(column: pa.Array) -> pa.Array:
     return texts.filter(pc.invert(pc.is_in(texts, value_set=pa.array(MISSING, texts.type))))
 
 
-def _is_typed(column: pa.Array | None) -> bool:
+def _is_typed(column: pa.Array | None, where: str) -> bool:
     """Whether nearly all values are numbers or times."""
     if column is None:
         return False
@@ -257,13 +258,18 @@ def _is_typed(column: pa.Array | None) -> bool:
     if not len(values):
         return False
     number = pc.match_substring_regex(values, _NUMBER).to_numpy(zero_copy_only=False)
-    return bool(np.mean(number) >= _CERTAIN or np.mean(parse_times(values, "iso", "").ok) >= _CERTAIN)
+    return bool(np.mean(number) >= _CERTAIN or np.mean(parse_times(values, "iso", where).ok) >= _CERTAIN)
 
 
 # -- times -------------------------------------------------------------------------------------------------------------
 
 
-def _calendar_unit(column: pa.Array) -> TimeUnit | bool | None:
+def _where(table: Table, label: str) -> str:
+    """How a message names a column that may hold times."""
+    return f"{table.path}: time column {label!r}"
+
+
+def _calendar_unit(column: pa.Array, where: str) -> TimeUnit | bool | None:
     """The unit of nearly all values as calendar times; ``None`` where they say it themselves, False where none fits."""
     values = _present(column)
     kind, types = values.type, pa.types
@@ -271,10 +277,10 @@ def _calendar_unit(column: pa.Array) -> TimeUnit | bool | None:
         return None
     if not len(values) or not (is_text(kind) or types.is_integer(kind) or types.is_floating(kind)):
         return False
-    if is_text(kind) and np.mean(parse_times(values, "iso", "").ok) >= _CERTAIN:
+    if is_text(kind) and np.mean(parse_times(values, "iso", where).ok) >= _CERTAIN:
         return None
     for unit in PER_UNIT:
-        found = parse_times(values, unit, "")
+        found = parse_times(values, unit, where)
         if np.mean(found.ok & (found.value >= _EARLIEST) & (found.value < _LATEST)) >= _CERTAIN:
             return unit
     return False
@@ -282,7 +288,7 @@ def _calendar_unit(column: pa.Array) -> TimeUnit | bool | None:
 
 def _time_unit(table: Table, label: str, answers: Answers) -> tuple[TimeUnit | None, bool]:
     """The unit of the times of a column, and whether the column can be read as times at all."""
-    column = table.columns[table.labels.index(label)]
+    column, where = table.columns[table.labels.index(label)], _where(table, label)
     if column is None:
         raise DataError(f"{table.path}: column {label!r} holds no plain values, so no times")
     given: list[TimeUnit] = [unit for unit in ("iso", *PER_UNIT, "number") if unit in answers.get("time_unit", ())]
@@ -290,12 +296,12 @@ def _time_unit(table: Table, label: str, answers: Answers) -> tuple[TimeUnit | N
     temporal = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
     if given and not temporal:
         return given[0], True
-    found = _calendar_unit(column)
+    found = _calendar_unit(column, where)
     if not isinstance(found, bool):
         return found, True
-    whole = len(values) > 0 and bool(np.mean(parse_times(values, "number", "").ok) >= _CERTAIN)
     if NONE in answers.get("time_unit", ()):
         return None, False
+    whole = len(values) > 0 and bool(np.mean(parse_times(values, "number", where).ok) >= _CERTAIN)
     example = str(values[0].as_py())[:60] if len(values) else ""
     text = (
         f"{table.path}: column {label!r} holds {example!r}, neither ISO 8601 (YYYY-MM-DDThh:mm:ss) nor seconds, "

@@ -20,10 +20,11 @@ from fedmm_secure.config import MarketFile
 from fedmm_secure.config.choices import LARGE_SHARE, MISSING, BadRows
 from fedmm_secure.data.catalogue import read_catalogue
 from fedmm_secure.data.columns import Encoded, global_codes, read_ids, read_ratings, read_times
+from fedmm_secure.data.faults import BadRowsError
 from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, index_market
 from fedmm_secure.data.parquet import ParquetRows
 from fedmm_secure.data.reading import Reading
-from fedmm_secure.data.text import Block, Dialect, TextFile, split_header
+from fedmm_secure.data.text import Block, Dialect, TextFile, refuse_duplicates, split_header
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import DataError
 
@@ -88,10 +89,7 @@ def _read(file: MarketFile, name: str, on_bad_rows: BadRows, missing: Sequence[s
     if found.n_bad and on_bad_rows == "error":
         assert found.first_bad is not None
         line, fault = found.first_bad
-        raise DataError(
-            f"{path}:{line}: {fault} ({found.n_bad} bad row{'s' * (found.n_bad != 1)} in all; on_bad_rows: skip "
-            "leaves them out)"
-        )
+        raise BadRowsError(f"{path}:{line}: {fault}", found.n_bad, found.n_good)
     if found.first_number is not None and found.first_iso is not None:
         raise DataError(
             f"{path}:{max(found.first_number, found.first_iso)}: a time that is a number in one row and ISO 8601 in "
@@ -220,7 +218,6 @@ def _open(file: MarketFile, name: str, stack: ExitStack) -> _Source:
     """Open a file and find its columns."""
     if is_parquet(file.path):
         table = ParquetRows(file.path)
-        refuse_duplicates(file.path, table.names)
         return _Source(table.blocks(_positions(file, name, table.names, None)))
     try:
         raw = stack.enter_context(file.path.open("rb"))
@@ -258,17 +255,6 @@ def default_separator(path: Path) -> str:
     suffix = path.suffix.lower()
     bare = Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
     return {".csv": ",", ".tsv": "\t"}.get(bare, " ")
-
-
-def refuse_duplicates(where: Path | str, names: Sequence[str]) -> None:
-    """Raise ``DataError`` where two columns have one name."""
-    first: dict[str, int] = {}
-    for position, name in enumerate(names):
-        if name and name in first:
-            raise DataError(
-                f"{where}: columns {first[name]} and {position} (from 0) are both named {name!r}; rename one"
-            )
-        first.setdefault(name, position)
 
 
 def _positions(file: MarketFile, market: str, names: Sequence[str], header: str | None) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedmm_secure.data.faults import Faults
-from fedmm_secure.data.text import Block, refuse_columns
+from fedmm_secure.data.text import Block, refuse_columns, refuse_duplicates
 from fedmm_secure.errors import DataError
 from fedmm_secure.foreign.growth import refuse_cells
 from fedmm_secure.foreign.parquet_pages import column_chunks, largest_batch, unpacked_pages
@@ -56,6 +56,7 @@ class ParquetRows:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._refusal(error) from error
         refuse_columns(len(self.names), path)
+        refuse_duplicates(path, self.names)
 
     def is_plain(self, position: int) -> bool:
         """Whether a column holds one plain value a row."""
@@ -103,7 +104,7 @@ class ParquetRows:
             if not self.is_plain(position):
                 kind = self._file.schema_arrow.field(position).type
                 where = f"{self.path}: {role} column {self.names[position]!r}"
-                raise DataError(f"{where} holds {str(kind)[:100]}; a column of plain values is needed")
+                raise DataError(f"{where} holds {str(kind)[:100]}; {_remedy(kind)}")
         names = sorted({self.names[position] for position in positions.values()})
         before = 0
         try:
@@ -124,7 +125,15 @@ class ParquetRows:
             raise DataError(f"{self.path}: {before} rows where it says {self._file.metadata.num_rows}")
 
     def _refusal(self, error: Exception) -> DataError:
-        return DataError(f"{self.path}: cannot be read as Parquet: {str(error).splitlines()[0][:200]}")
+        found = str(error).splitlines()[0][:200].rstrip(".")
+        return DataError(f"{self.path}: cannot be read as Parquet: {found}; write it anew, or save it as CSV")
+
+
+def _remedy(kind: pa.DataType) -> str:
+    """What to do about a column of a type that is not read."""
+    if pa.types.is_fixed_size_binary(kind):
+        return "a column of plain values is needed: write UUIDs as text"
+    return "a column of plain values is needed: write one number, text or time a row"
 
 
 def _repeats(kind: pa.DataType) -> bool:

@@ -21,6 +21,7 @@ from fedmm_secure.data.candidates import (
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import FloatArray, IntArray, Market, restrict
+from fedmm_secure.data.same_rows import refuse_same, same_files, same_rows
 from fedmm_secure.data.splits import Split, global_date, leave_last_out
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.errors import DataError
@@ -101,6 +102,12 @@ def _whole_markets(config: DataConfig) -> list[Market]:
     return [load_one_market(config, name) for name in sorted(config.markets)]
 
 
+def market_paths(config: DataConfig) -> dict[str, Path]:
+    """The files of the markets' rows, by market; none of generated markets."""
+    root = config.root or Path()
+    return {name: file.located(root).path for name, file in sorted(config.markets.items())}
+
+
 def load_one_market(config: DataConfig, name: str) -> Market:
     """One market of a configuration with all its rows; its files alone are read.
 
@@ -128,7 +135,11 @@ def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:
     Raises:
         DataError: before anything has been written; also where nothing is left to train or measure on.
     """
-    found = {market.name: prepare(market, config) for market in _whole_markets(config)}
+    files = market_paths(config)
+    refuse_same(same_files(files))
+    markets = _whole_markets(config)
+    refuse_same(same_rows(markets, files))
+    found = {market.name: prepare(market, config) for market in markets}
     for prepared in found.values():
         if prepared.lacking:
             raise DataError(prepared.lacking)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -173,6 +173,17 @@ def refuse_columns(columns: int, where: Path | str) -> None:
         raise TooManyColumnsError(
             f"{where}: more than {MAX_COLUMNS} columns; keep those of users, items, ratings and times"
         )
+
+
+def refuse_duplicates(where: Path | str, names: Sequence[str]) -> None:
+    """Raise ``DataError`` where two columns have one name."""
+    first: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if name and name in first:
+            raise DataError(
+                f"{where}: columns {first[name]} and {position} (from 0) are both named {name!r}; rename one"
+            )
+        first.setdefault(name, position)
 
 
 def _block(data: bytes, before: int, positions: Mapping[str, int], dialect: Dialect) -> tuple[Block, int]:

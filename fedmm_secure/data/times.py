@@ -91,7 +91,7 @@ def parse_times(values: pa.Array, unit: TimeUnit | None, where: str) -> ParsedTi
         return _of_texts(values.cast(pa.string()), unit)
     if is_text(kind):
         return _of_texts(values, unit)
-    raise DataError(f"{where} holds {kind}, which is no time")
+    raise DataError(f"{where} holds {kind}, which is no time; write it as a timestamp, or leave the times out")
 
 
 # -- types that say what they are --------------------------------------------------------------------------------------

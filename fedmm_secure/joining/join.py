@@ -71,7 +71,10 @@ def join_market(run: Path, config: Config, data: DataConfig, market: str, direct
     if market not in data.names:
         raise ConfigError(f"market {market}: the configuration's markets are {', '.join(data.names)}")
     if not config.head.trees:
-        raise ConfigError(f"{run}: ran with head.trees: 0; there is no head to start from")
+        raise ConfigError(
+            f"{run}: ran with head.trees: 0, so there is no head to start from; run the federation again with "
+            "--set head.trees=80, which it takes without privacy.epsilon alone"
+        )
     if config.data.shared_items:
         raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

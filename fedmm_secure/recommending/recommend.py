@@ -107,6 +107,10 @@ class Recommender:
         order = found["user"].map({user: position for position, user in enumerate(users)})
         return found.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
 
+    def knows_any(self, history: Rows) -> bool:
+        """Whether a row names an item of the market."""
+        return bool((self._catalogue.index(history.item_ids) >= 0).any())
+
     @cached_property
     def _prepared(self) -> PreparedMarket:
         return prepared_of_run(self._run, self._config, self._market, self._data)

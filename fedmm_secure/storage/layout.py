@@ -147,6 +147,11 @@ class RunDirectory:
         """Held by the process that runs in the directory."""
         return self.state / "lock"
 
+    @property
+    def quickstart(self) -> Path:
+        """There where the run is part of a quickstart, which goes on as one."""
+        return self.state / "quickstart"
+
     def keys(self, party: str) -> Path:
         """Keys of a party of a run in process."""
         return self.state / "keys" / party

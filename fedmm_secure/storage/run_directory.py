@@ -45,11 +45,19 @@ def default_directory(label: str) -> Path:
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{label}"
 
 
-def create(directory: Path, config: Config) -> None:
-    """Start a run directory; raises ``RunDirectoryError`` if one is there already, or none can be made."""
+def create(directory: Path, config: Config, *, quickstart: bool = False) -> None:
+    """Start a run directory; raises ``RunDirectoryError`` if one is there already, or none can be made.
+
+    Args:
+        directory: new, or empty.
+        config: of the run.
+        quickstart: mark the run as part of a quickstart.
+    """
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
+        if quickstart:
+            write_atomic(RunDirectory(directory).quickstart, b"")
         begin(directory, config)
     except OSError as error:
         raise RunDirectoryError(f"{directory}: cannot be written: {error.strerror}; choose another --out") from error

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fedmm_secure.federation.messages import pack, unpack
+from fedmm_secure.federation.transcript import Record, index_bytes
 from fedmm_secure.storage import run_directory
 from privacy.accounting.ledger import read_ledger
 from privacy.aggregation.keys import KeyDirectory
@@ -107,10 +108,10 @@ def _add_unledgered_message(run):
     records = [json.loads(line) for line in index.read_text().splitlines()]
     record = next(r for r in records if r["kind"] == "update" and r["sender"] == "m1" and r["round"] == 0)
     extra = b"everything we know about user 7"
-    record |= {"file": "quantizer/0/0000-extra-m1.bin", "size": len(extra)}
+    record = record | {"file": "quantizer/0/0000-extra-m1.bin", "size": len(extra)}
     record["sha256"] = hashlib.sha256(extra).hexdigest()
     (run / "transcript" / record["file"]).write_bytes(extra)
-    index.write_text(index.read_text() + json.dumps(record) + "\n")
+    index.write_bytes(index_bytes(Record(**found) for found in [*records, record]))  # as the code spells it
 
 
 def _rewrite_aggregate(make):
@@ -208,7 +209,7 @@ USER_MISTAKES = [
     ([*RELEASE, "embedding.kind=svd"], "privacy.protect: release needs embedding.kind: dp-svd"),
     ([*RELEASE, "ctr.model=boosted"], "boosted cannot train with DP-SGD"),
     ([*RELEASE, "ctr.features=[user_id, counts]"], "user_id cannot be cross-fitted"),
-    ([*RELEASE, "ctr.features=[recency]"], "recency cannot be released"),
+    ([*RELEASE, "ctr.features=[recency]"], "recency needs privacy.contribution.reference_date"),
     ([*RELEASE, "ctr.tune=true"], "outside the budget"),
     ([*RELEASE, "ctr.training=in-sample"], "needs ctr.training: cross-fit"),
     (["run", "synthetic", "--set", "privacy.user_codes_epsilon=2"], "privacy.user_codes_epsilon needs privacy.epsilon"),

@@ -248,7 +248,7 @@ FORGERIES = {
     "another kind of figures": (changed_metrics(said_to_be_exact), "privacy.evaluation: says {'private': False}"),
     "other counts": (other_histograms(lambda found: {**found, "counts": 2 * found["counts"]}), "market m0, logloss"),
     "counts without noise": (other_histograms(lambda found: {**found, "counts": found["counts"] + 0.123}),
-                             "evaluation: counts are not multiples of the public grid's step"),
+                             "evaluation: values are not multiples of the public grid's step"),
     "less noise, it says": (other_histograms(lambda found: {**found, "noise": found["noise"] / 2}),
                             "evaluation: says noise"),
     "an extra repetition": (other_histograms(lambda found: {**found, "counts": np.concatenate([found["counts"]] * 2)}),

@@ -225,9 +225,7 @@ def test_the_released_model_can_be_attacked_through_shadow_pipelines(released_co
 def test_a_result_beyond_its_bound_is_a_finding():
     result = {"market": "m0", "target": "fedmm", "view": "release", "attack": "LiRA", "unit": "user"}
     bound = {"epsilon": 1.0, "delta": 1e-4, "verdict": "BEYOND", "detects": 3.0, "targets": 960}
-    assert beyond_bounds({"membership": [result | {"bound": bound}]}) == [
-        "m0, fedmm, release, LiRA, user: beyond epsilon 1"
-    ]
+    assert beyond_bounds({"membership": [result | {"bound": bound}]}) == ["m0, fedmm, release, LiRA, user: BEYOND ε 1"]
 
 
 def test_the_published_white_box_rebuilds_less_the_less_epsilon_admits(released_copy):

@@ -22,7 +22,9 @@ def plan_of(config, markets, *targets, unit="interaction", noise=None):
 
 def test_shadow_pipelines_answer_for_every_target_and_resume(tiny_markets, tmp_path):
     plan = plan_of(tiny(ctr={"max_epochs": 4}), tiny_markets, "local-ids", "federated-codes", "fedmm")
-    found = train_shadows(plan, n_shadows=6, store=Store(tmp_path))
+    told = []
+    found = train_shadows(plan, n_shadows=6, store=Store(tmp_path), progress=lambda *step: told.append(step))
+    assert (told[0], told[-1]) == ((0, 6), (6, 6))
     n = len(found.queries.rows)
     for observed in found.observed.values():
         assert observed["profile"].shape == found.member.shape == (6, n)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -83,6 +84,29 @@ def test_two_markets_are_too_few(files, tmp_path, capsys):
     assert "3 at least" in err
 
 
+@pytest.mark.parametrize("how", ["named thrice", "link", "copy", "other order of columns"])
+def test_one_file_is_not_several_markets(copies, tmp_path, capsys, how):
+    first, second = copies / "m0.csv", copies / "m1.csv"
+    if how == "named thrice":
+        second = Path(f"{copies}/../{copies.name}/m0.csv")
+    else:
+        second.unlink()
+    if how == "link":
+        second.symlink_to(first)
+    elif how == "copy":
+        shutil.copy(first, second)
+    elif how == "other order of columns":
+        pd.read_csv(first)[["item", "time", "user"]].to_parquet(copies / "m1.parquet")
+        second = copies / "m1.parquet"
+    status, _, err = fedmm(capsys, "init", first, second, copies / "m2.csv", "--out", tmp_path / "x.yaml",
+                           "--shared-users", "composed", "--catalogue", "declared")  # fmt: skip
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "m0.csv (market m0" in err or "m0.csv (market market-1" in err
+    assert f"{second.name} (market m" in err
+    assert "hold the same rows" in err
+    assert not (tmp_path / "x.yaml").exists()
+
+
 def test_open_questions_name_their_options_and_nothing_is_written(copies, tmp_path, capsys):
     for path in copies.glob("*.csv"):
         path.write_text(path.read_text().replace("user,item,", "who,what,", 1))
@@ -107,7 +131,8 @@ def test_without_catalogue_files_only_their_owner_vouches_for_items(copies, tmp_
 
 
 def test_shared_ids_and_bad_rows_are_asked_about(copies, tmp_path, capsys):
-    shutil.copy(copies / "m0.csv", copies / "m1.csv")
+    lines = (copies / "m0.csv").read_text().splitlines(keepends=True)
+    (copies / "m1.csv").write_text("".join(lines[:-1]))  # another file, of the same people
     shutil.copy(copies / "m0.items.txt", copies / "m1.items.txt")
     with (copies / "m2.csv").open("a") as file:
         file.write("only-one-field\n")
@@ -123,6 +148,29 @@ def test_shared_ids_and_bad_rows_are_asked_about(copies, tmp_path, capsys):
     data = resolve(str(out)).data
     assert (data.on_bad_rows, data.shared_users) == ("skip", "composed")
     assert fedmm(capsys, *command, "--on-bad-rows", "error", "--force")[0] == 2
+
+
+def test_bad_rows_are_left_out_by_an_option_where_good_ones_are_left(copies, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(copies)
+    command = ("init", "m0.csv", "m1.csv", "m2.csv", "--out", tmp_path / "x.yaml", "--on-bad-rows", "error")
+    path, lines = copies / "m2.csv", (copies / "m2.csv").read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, "one-field\n"]))
+    status, _, err = fedmm(capsys, *command)
+    assert status == 2
+    assert err == (
+        f"fedmm: {path}:{len(lines) + 1}: 1 fields where 4 were expected (1 bad row in all; --on-bad-rows skip leaves "
+        "them out)\n"
+    )
+    path.write_text("".join([lines[0], *(line.replace("-", "/") for line in lines[1:])]))
+    status, _, err = fedmm(capsys, *command, "--user", "user", "--time-unit", "iso")
+    assert status == 2
+    assert "and no good one" in err
+    assert "skip" not in err
+    path.write_text("".join([*lines[:15], "one-field\n"]))
+    status, _, err = fedmm(capsys, *command)
+    assert status == 2
+    assert "(1 bad row in all); without them: " in err
+    assert err.count(str(path)) == 2
 
 
 def test_a_question_is_asked_once_for_files_that_are_alike(monkeypatch, capsys):
@@ -192,7 +240,10 @@ def test_real_files_leave_two_things_to_their_owner(tmp_path, capsys):
     ],
 )
 def test_files_that_were_misread_are_asked_about_or_refused(tmp_path, capsys, name, status, word):
-    others = [shutil.copy(CASES / "clean.csv", tmp_path / f"{other}.csv") for other in "ab"]
+    lines, others = (CASES / "clean.csv").read_text().splitlines(keepends=True), []
+    for number, other in enumerate("ab"):
+        others.append(tmp_path / f"{other}.csv")
+        others[-1].write_text("".join(lines[: len(lines) - number]))
     found, _, err = fedmm(capsys, "init", CASES / name, *others, "--out", tmp_path / "x.yaml")
     assert found == status
     assert word in err

@@ -1,12 +1,16 @@
 """Ctrl-C, wherever it comes, ends with status 130 and a command that goes on."""
 
+import os
 import re
 import shlex
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 import experiments
+import experiments.first_run.quickstart  # binds what is replaced here: not for the first time while it is
 from tests.command_line import fedmm
 
 ROOM = Path(experiments.__file__).parent
@@ -32,6 +36,25 @@ def test_what_keeps_nothing_is_run_again(monkeypatch, capsys, function, words):
     status, _, err = fedmm(capsys, *words)
     assert status == 130
     assert err.splitlines() == [f"fedmm: stopped; run it again with: {shlex.join(['fedmm', *words])}"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_unwinds_as_ctrl_c_does(monkeypatch, capsys, number):
+    """Pools of workers are ended then, and warn of nothing."""
+    before, unwound = signal.getsignal(number), []
+
+    def work(*_, **__):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        finally:
+            unwound.append(True)
+
+    monkeypatch.setattr("experiments.commands.list_runs.list_runs", work)
+    status, _, err = fedmm(capsys, "runs", "mine")
+    assert (status, unwound) == (130, [True])
+    assert err == "fedmm: stopped; run it again with: fedmm runs mine\n"
+    assert signal.getsignal(number) == before
 
 
 def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, tmp_path):

@@ -8,8 +8,10 @@ import pytest
 
 import experiments.commands
 from experiments.commands import progress
-from experiments.commands.progress import TaskProgress, duration_text
+from experiments.commands.progress import RunProgress, TaskProgress, duration_text
 from experiments.presentation.steps import tell_step, track
+from fedmm_secure import pipeline
+from fedmm_secure.service import market_run
 
 COMMANDS = Path(experiments.commands.__file__).parent
 # commands that end at once, or that serve until they are stopped and say so
@@ -50,15 +52,15 @@ def test_off_a_terminal_a_line_comes_at_intervals_and_says_what_is_left(monkeypa
         for _ in track("parts of it", [1, 2]):
             time.sleep(0.12)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("parts of it: 0 of 2, 0 s so far")
-    assert any(line.startswith("parts of it: 1 of 2, 0 s so far, about 0 s left") for line in lines)
+    assert lines[0].startswith("parts of it: 0 of 2, 0:00 so far")
+    assert any(line.startswith("parts of it: 1 of 2, 0:00 so far, about 0:00 left") for line in lines)
 
 
 def test_what_tells_no_steps_says_how_long_it_has_taken(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.02)
     with TaskProgress("verifying"):
         time.sleep(0.1)
-    assert capsys.readouterr().err.splitlines()[0] == "verifying: 0 s so far"
+    assert capsys.readouterr().err.splitlines()[0] == "verifying: 0:00 so far"
 
 
 @pytest.mark.parametrize("quiet", [True, False])
@@ -76,13 +78,65 @@ def test_outside_of_a_display_steps_go_nowhere(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_time_that_is_left_follows_from_what_was_done_since_the_step_began():
-    step = progress._Step(start=0.0, first=10, done=15, total=30)
+def test_the_time_that_is_left_follows_from_what_each_unit_took():
+    step = progress._Step(start=0.0, first=10, done=15, total=30, reached=50.0)
     assert step.left(50.0) == 150.0
-    assert step.line("rounds", 50.0) == "rounds: 15 of 30, 50 s so far, about 2 min left"
+    assert step.line("rounds", 54.0) == "rounds: 15 of 30, 0:54 so far, about 2:26 left"
+    assert step.left(60.0) == step.left(190.0) == 140.0  # a unit that takes long says nothing of the others
+    assert step.left(200.0) is None  # it took longer than all of them would
     assert progress._Step(0.0, 3, 3, 9).left(5.0) is None
+    assert progress._Step(0.0, 0, 9, 9, 9.0).left(20.0) is None  # it is done: nothing of it is left
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (119, "119 s"), (150, "2 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "0:03"), (119, "1:59"), (119.7, "2:00"), (150, "2:30"), (9000, "2:30:00")]
+)
 def test_durations(seconds, text):
     assert duration_text(seconds) == text
+
+
+def test_a_stage_is_named_as_soon_as_it_starts(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    rounds = {"seed": 0, "round": 5, "rounds": 5, "loss": None, "epsilon": None}
+    with RunProgress("starting") as display:
+        display("round", rounds)
+        display("stage", {"stage": "ctr"})
+        time.sleep(0.08)
+        display("ctr", {"market": "de", "done": 1, "markets": 3})
+        time.sleep(0.08)
+        display("stage", {"stage": "embedding", "run": "without DP"})
+        time.sleep(0.08)
+    lines = capsys.readouterr().err.splitlines()
+    assert not any(line.startswith("rounds") for line in lines)
+    assert lines[0] == "CTR models: 0:00 so far"
+    assert any(line.startswith("CTR models: 1 of 3, 0:00 so far, about 0:00 left, market de") for line in lines)
+    assert lines[-1] == "without DP: embeddings: 0:00 so far"
+
+
+def test_what_is_done_is_not_told_again_but_what_it_was_a_part_of(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.03)
+    with TaskProgress("attacking") as display:
+        display.update("pipelines", 8, 8)
+        time.sleep(0.05)
+        display.update("attacks", 0, 2)
+        display.update("pipelines", 1, 1)
+        time.sleep(0.05)
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert list(dict.fromkeys(lines)) == ["attacking: 0:00 so far", "attacks: 0 of 2"]
+
+
+def test_a_step_that_begins_again_has_a_time_of_its_own():
+    with RunProgress("starting", quiet=True) as display:
+        display.update("rounds", 5, 5)
+        display._steps["rounds"].start -= 60
+        display.update("rounds", 1, 5)
+        assert display._steps["rounds"].line("rounds", time.monotonic()) == "rounds: 1 of 5, 0:00 so far"
+
+
+def test_every_stage_of_the_pipeline_has_a_name():
+    stages = set()
+    for module in (pipeline, market_run):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "stage":
+                stages |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    assert stages == progress._STAGES.keys()

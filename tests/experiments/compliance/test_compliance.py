@@ -31,10 +31,15 @@ from fedmm_secure.federation.closing import closing_text
 from privacy.accounting.ledger import GENESIS, encode_line
 from privacy.aggregation.identities import Identity
 from tests.command_line import call, fedmm
-from tests.conftest import TINY
+from tests.conftest import STATE, TINY
 from tests.people import as_files
 
-DP = {"privacy.epsilon": 8, "privacy.protect": "release"}
+DP = {
+    "privacy.epsilon": 8,
+    "privacy.protect": "release",
+    "privacy.ctr.steps": 10,
+    "privacy.quantizer.steps_per_round": 1,
+}
 JUDGE = Identity.generate("auditor")  # of evidence
 OWNER = Identity.generate("owner")
 KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for known in (JUDGE, OWNER)]
@@ -90,8 +95,32 @@ def original(tmp_path_factory, auditor, owner):
 
 @pytest.fixture
 def signed(original, tmp_path):
-    shutil.copytree(original.parent, tmp_path / "runs")
-    return tmp_path / "runs" / "run"
+    return copied(original.parent, tmp_path) / "run"
+
+
+@pytest.fixture(scope="module")
+def used_again(original, tmp_path_factory):
+    """Its folder, once the same configuration ran on the same data another time, as ``second``, which nobody signed."""
+    return gone_on(original.parent, tmp_path_factory.mktemp("again"), "second", **DP)
+
+
+@pytest.fixture(scope="module")
+def tuned(original, tmp_path_factory):
+    """Its folder, once a run without a budget used the same data, as ``tuning``."""
+    return gone_on(original.parent, tmp_path_factory.mktemp("tuned"), "tuning")
+
+
+def gone_on(folder, elsewhere, name, **settings):
+    """A copy of runs in which another one follows, on a machine that saw their account go on in no other way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STATE, str(elsewhere / "state"))
+        run_tiny(copied(folder, elsewhere) / name, **settings)
+    return elsewhere / "runs"
+
+
+def copied(folder, tmp_path):
+    """A copy of runs, their account and data that may be changed."""
+    return shutil.copytree(folder, tmp_path / "runs")
 
 
 def data(run):
@@ -290,8 +319,8 @@ def test_it_refuses_noise_from_a_seed(tmp_path, capsys):
     assert "known seed" in refusal(run, capsys)
 
 
-def test_it_refuses_a_run_without_a_budget(tmp_path, capsys):
-    run = run_tiny(tmp_path / "runs" / "plain")
+def test_it_refuses_a_run_without_a_budget(tuned, tmp_path, capsys):
+    run = copied(tuned, tmp_path) / "tuning"
     found = refusal(run, capsys)
     assert "no bound on what the market view learns" in found
     assert "no bound" in refusal(run, capsys, "--declare-sole-run")  # no declaration makes up for it
@@ -408,14 +437,9 @@ def test_nothing_in_a_signed_statement_can_be_changed_or_left_out(signed, judge_
     assert not document_of(signed).verdict.compliant
 
 
-@pytest.fixture(scope="module")
-def second(tmp_path_factory, owner):
-    """Another run of the same configuration."""
-    return run_tiny(tmp_path_factory.mktemp("runs") / "second", owner, **DP)
-
-
-def test_evidence_of_another_run_is_not_evidence_of_this_one(signed, second, tmp_path, judge_of_evidence):
-    other = shutil.copytree(second, tmp_path / "other")
+def test_evidence_of_another_run_is_not_evidence_of_this_one(used_again, tmp_path, judge_of_evidence):
+    folder = copied(used_again, tmp_path)
+    signed, other = folder / "run", folder / "second"
     audited(other, "m0", judge_of_evidence)
     attacked(other, judge_of_evidence)
     for path in (audit_file(signed, "m0"), attacks_file(signed)):
@@ -577,10 +601,10 @@ def test_noisy_test_figures_are_told_from_exact_ones(signed):
     assert document.not_guaranteed[0].startswith("the success of attacks")
 
 
-def test_runs_on_the_same_data_count_and_later_ones_too(signed, capsys):
+def test_runs_on_the_same_data_count_and_later_ones_too(used_again, tmp_path, capsys):
     """Choosing the first of two runs has looked at both."""
+    signed = copied(used_again, tmp_path) / "run"
     single = data(signed)["document"]["markets"]["m0"]["all_runs"]["epsilon"]["release"]
-    run_tiny(signed.parent / "second", **DP)
     assert refusal(signed, capsys) == ""
     document = data(signed)["document"]
     together = document["markets"]["m0"]["all_runs"]
@@ -602,8 +626,8 @@ def test_it_refuses_a_delta_above_one_over_n(signed, capsys):
     assert "exceeds 1/n^1.1" in refusal(signed, capsys, "--max-delta", 0.5)  # a policy can only ask for more
 
 
-def test_it_refuses_a_ledger_that_the_run_closed_itself(tmp_path, capsys):
-    run = run_tiny(tmp_path / "runs" / "own", **DP)
+def test_it_refuses_a_ledger_that_the_run_closed_itself(used_again, tmp_path, capsys):
+    run = copied(used_again, tmp_path) / "second"
     assert refusal(run, capsys) == (
         "not compliant: m0, m1, m2: the ledger is closed with a key that the run made itself: whoever has the "
         "directory could rewrite it"
@@ -631,8 +655,8 @@ def test_it_refuses_tuning_on_private_rows_under_a_claimed_release(signed):
     assert judge(tuned.model_copy(update={"run": inside})).compliant  # the model stays in the market
 
 
-def test_tuning_without_a_budget_is_refused_unless_it_is_declared_away(signed, capsys):
-    run_tiny(signed.parent / "tuning")
+def test_tuning_without_a_budget_is_refused_unless_it_is_declared_away(tuned, tmp_path, capsys):
+    signed = copied(tuned, tmp_path) / "run"
     assert "tuning is not accounted for: 1 of 2 runs" in refusal(signed, capsys)
     assert refusal(signed, capsys, "--declare-sole-run") == ""
     assert any("1 other runs" in item for item in data(signed)["document"]["verdict"]["open"])
@@ -643,9 +667,8 @@ def test_a_lost_account_is_refused(signed, capsys):
     assert "no privacy account" in refusal(signed, capsys)
 
 
-def test_a_report_is_out_of_date_once_the_data_was_used_again(signed, capsys):
-    run_tiny(signed.parent / "later", **DP)
-    status, _, err = fedmm(capsys, "verify", signed / "compliance.json")
+def test_a_report_is_out_of_date_once_the_data_was_used_again(used_again, tmp_path, capsys):
+    status, _, err = fedmm(capsys, "verify", copied(used_again, tmp_path) / "run" / "compliance.json")
     assert status == 1
     assert "all_runs.runs: says 1, the run gives 2" in err
 

@@ -1,6 +1,7 @@
 """The quickstart; its whole flow runs, on smaller markets, in ``tests/test_docs_commands.py``."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +9,7 @@ from experiments.first_run.quickstart import plain, run_quickstart
 from experiments.runs.configuration import QUICKSTART, resolve
 from fedmm_secure.config import config_from_data
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.storage.run_directory import create
 from tests.command_line import fedmm
 
 OWN = {"markets": {f"m{n}": {"path": f"m{n}.csv", "user": "user", "item": "item"} for n in range(3)}}
@@ -38,6 +40,66 @@ def test_a_folder_in_the_way_is_named_before_anything_runs(tmp_path):
     with pytest.raises(RunDirectoryError, match="run-without-dp: is there already"):
         run_quickstart(tmp_path / "run", resolve(QUICKSTART), print, shadows=print)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch, capsys):
+    """A quickstart that was stopped in its attack, what ran of it since, and what its screen then shows."""
+    ran, shown = [], []
+
+    def execute(directory, config, *_, resume, quickstart=False, **__):
+        if not resume:
+            create(directory, config, quickstart=quickstart)
+        ran.append((directory.name, resume, config.privacy.epsilon))
+        return {"of": directory.name}
+
+    def attack_run(*_, **__):
+        raise KeyboardInterrupt
+
+    for room in ("first_run.quickstart", "runs.execution"):
+        monkeypatch.setattr(f"experiments.{room}.execute", execute)
+    for room in ("first_run.quickstart", "verification.run"):
+        monkeypatch.setattr(f"experiments.{room}.examine_run", lambda _: None)
+    monkeypatch.setattr("experiments.reports.run.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("experiments.reports.screen.show", lambda finished, _: shown.append(finished))
+    monkeypatch.setattr("experiments.first_run.quickstart.attack_run", attack_run)
+    status, _, err = fedmm(capsys, "run", "--out", tmp_path / "q", "--quiet")
+    assert (status, "fedmm run --resume --out" in err) == (130, True)
+    monkeypatch.setattr("experiments.first_run.quickstart.attack_run", lambda *_, **__: {"membership": []})
+    ran.clear()
+    return tmp_path / "q", ran, shown
+
+
+def test_a_stopped_quickstart_goes_on_as_one(stopped, capsys):
+    directory, ran, shown = stopped
+    assert fedmm(capsys, "run", "--resume", "--out", directory, "--quiet")[0] == 0
+    assert ran == [("q", True, 8.0), ("q-without-dp", True, None)]
+    assert (shown[0].without_dp, shown[0].attacks) == ({"of": "q-without-dp"}, {"membership": []})
+
+
+def test_a_quickstart_that_was_stopped_before_the_run_beside_makes_it(stopped, capsys):
+    directory, ran, _ = stopped
+    shutil.rmtree(directory.with_name("q-without-dp"))
+    assert fedmm(capsys, "run", "--resume", "--out", directory, "--quiet")[0] == 0
+    assert ran == [("q", True, 8.0), ("q-without-dp", False, None)]
+
+
+def test_another_run_in_the_place_of_the_one_beside_is_not_taken_for_it(stopped, capsys):
+    directory, ran, _ = stopped
+    beside = directory.with_name("q-without-dp")
+    shutil.rmtree(beside)
+    create(beside, resolve(QUICKSTART))
+    status, _, err = fedmm(capsys, "run", "--resume", "--out", directory, "--quiet")
+    assert (status, ran) == (2, [])
+    assert "q-without-dp: is not the run without DP of this quickstart" in err
+
+
+def test_a_run_of_the_named_configuration_goes_on_as_what_it_was(stopped, tmp_path, capsys):
+    _, ran, shown = stopped
+    assert fedmm(capsys, "run", QUICKSTART, "--out", tmp_path / "x", "--quiet")[0] == 0
+    assert fedmm(capsys, "run", "--resume", "--out", tmp_path / "x", "--quiet")[0] == 0
+    assert [name for name, *_ in ran] == ["x", "x"]
+    assert shown[1].without_dp is None
 
 
 @pytest.mark.slow

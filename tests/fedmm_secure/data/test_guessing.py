@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedmm_secure.config import MarketFile
 from fedmm_secure.data.guessing import guess_file
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.questions import UndecidedError
@@ -174,3 +175,41 @@ def test_the_real_files_need_no_answer():
     for path in REAL_DATA.glob("*.gz"):
         found = guess_file(path, {})
         assert (found.user, found.item, found.rating, found.time) == ("userId", "itemId", "rate", "date")
+
+
+def parquet_table(**columns):
+    ids = {"user": [f"u{n % 12}" for n in range(156)], "item": [f"i{n % 13}" for n in range(156)]}
+    return pa.table({**ids, "time": [time for *_, time in ROWS], **columns})
+
+
+def without_end(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def named_alike(path):
+    pq.write_table(parquet_table().rename_columns(["user", "item", "user"]), path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "damage", "message"),
+    [
+        ({"user": pa.array([bytes(16)] * 156, pa.binary(16))}, None, "write UUIDs as text"),
+        ({"user": pa.array([["a"]] * 156)}, None, "write one number, text or time a row"),
+        ({"time": pa.array(range(156), pa.duration("us"))}, None, "time column 'time' holds duration.us., which is no"),
+        ({}, without_end, "or save it as CSV"),
+        ({}, lambda path: path.write_bytes(b""), "or save it as CSV"),
+        ({}, lambda path: path.write_bytes(b"junk" * 99), "or save it as CSV"),
+        ({}, named_alike, "are both named 'user'; rename one"),
+    ],
+)
+def test_whoever_meets_a_parquet_file_that_is_not_read_says_the_same_and_what_to_do(tmp_path, columns, damage, message):
+    path = tmp_path / "a.parquet"
+    pq.write_table(parquet_table(**columns), path)
+    if damage is not None:
+        damage(path)
+    with pytest.raises(DataError, match=message) as of_run:
+        load_market(MarketFile(path=path, user="user", item="item", time="time"), "a")
+    with pytest.raises(DataError) as of_init:
+        load_market(guess_file(path, {}), "a")
+    assert str(of_init.value) == str(of_run.value)
+    assert str(of_run.value).startswith(f"{path}: ")

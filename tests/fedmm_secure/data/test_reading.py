@@ -341,8 +341,13 @@ def test_names_that_cannot_be_used_are_refused_while_the_configuration_is_read(t
 def cases(tmp_path, monkeypatch):
     if not CASES.is_dir():
         pytest.skip(f"the files are not at {CASES}")
-    shutil.copytree(CASES, tmp_path / "cases")
-    monkeypatch.chdir(tmp_path / "cases")
+    folder = Path(shutil.copytree(CASES, tmp_path / "cases"))
+    lines = (folder / "clean.csv").read_text().splitlines(keepends=True)
+    (folder / "clean-2.csv").write_text("".join(lines[:-1]))  # two markets with one file are refused
+    for path in folder.glob("*.yaml"):
+        first, clean, rest = path.read_text().partition("clean.csv")
+        path.write_text(first + clean + rest.replace("clean.csv", "clean-2.csv"))
+    monkeypatch.chdir(folder)
 
 
 def check(monkeypatch, capsys, name):

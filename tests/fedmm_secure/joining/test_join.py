@@ -133,6 +133,11 @@ def test_a_market_starts_from_the_head_and_the_frozen_codebook_of_others(run, ne
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def without_head(run):
+    config = yaml.safe_load(RunDirectory(run).config.read_text())
+    RunDirectory(run).config.write_text(yaml.safe_dump({**config, "head": {"trees": 0}}))
+
+
 @pytest.mark.parametrize(
     ("market", "damage", "message"),
     [
@@ -141,6 +146,7 @@ def test_a_market_starts_from_the_head_and_the_frozen_codebook_of_others(run, ne
         ("m3", lambda run: [RunDirectory(run).head(name).unlink() for name in ("m0", "m1", "m2")], "no head of any"),
         ("m3", lambda run: np.savez(RunDirectory(run).head("m0"), feature=np.full((2, 3), 99)), "no head"),
         ("m3", lambda run: RunDirectory(run).head("m0").write_bytes(b"x"), "no arrays"),
+        ("m3", without_head, "again with --set head.trees=80"),
     ],
 )
 def test_who_cannot_join_is_told_in_one_line(run, newcomer, tmp_path, capsys, market, damage, message):

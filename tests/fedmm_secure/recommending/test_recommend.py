@@ -183,7 +183,10 @@ def test_published_artefacts_alone_rank_as_the_market_does(released_run, handed_
 
 def test_the_command_says_what_it_lacks(handed_out, capsys):
     run, data = handed_out
+    others = data / "others.csv"
+    others.write_text("user,item,time\nx,m1-i00001,2020-01-01\n")
     for arguments, message in (
+        (["--market", "m0", "--history", others, "--data", data], "no row of --history names an item of m0"),
         (["--market", "m0"], "whom?"),
         (["--market", "m0", "--user", "x"], "where are the markets' files?"),
         (["--market", "m9", "--user", "x", "--data", data], "market m9"),
