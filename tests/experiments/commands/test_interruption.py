@@ -31,7 +31,9 @@ def stopping(*_, **__):
         ("experiments.benchmarks.noise.measure_noise", ["bench", "noise", "--repeat", "3"]),
     ],
 )
-def test_what_keeps_nothing_is_run_again(monkeypatch, capsys, function, words):
+def test_what_keeps_nothing_is_run_again(monkeypatch, tmp_path, capsys, function, words):
+    (tmp_path / "runs" / "a b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(function, stopping)
     status, _, err = fedmm(capsys, *words)
     assert status == 130
