@@ -48,6 +48,7 @@ ALLOWED = {
     ("experiments/assessment/statements.py", "json.loads"),  # of what was dumped in the same line
     ("fedmm_secure/storage/run_directory.py", "load_yaml"),  # the configuration of one's own run, to go on with it
     ("experiments/runs/configuration.py", "load_yaml"),  # a configuration that one's own command line names
+    ("experiments/runs/markets.py", ".read_bytes"),  # one's own files, before they would be written over
     ("experiments/sweep/grid.py", "load_yaml"),  # a grid that one's own command line names
     ("experiments/sweep/scheduler.py", "load_yaml"),  # and the configurations that it names, when it is kept
 }

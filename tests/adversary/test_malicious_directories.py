@@ -135,7 +135,8 @@ def test_data_that_the_run_names_are_not_read(place, capsys):
     assert read_foreign_config(run).data.root is None
     status, _, err = read(capsys, "attack", run, "--attack", "inversion")
     assert (status, "--data" in err) == (2, True)
-    status, _, err = read(capsys, "attack", run, "--attack", "inversion", "--data", "here")
+    mine = run.parents[1] / "here"
+    status, _, err = read(capsys, "attack", run, "--attack", "inversion", "--data", mine)
     assert (status, "is no file of the folder" in err) == (2, True)
 
 
