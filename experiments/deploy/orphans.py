@@ -19,21 +19,55 @@ _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _QUIET = 5  # looks that have to find nothing: one that was just started may not carry its mark yet
 
 
-def marked(text: bytes) -> list[int]:
-    """Living processes with such a line in their environment."""
-    found = []
+def marked(text: bytes) -> dict[int, int]:
+    """Living processes with such a line in their environment, and what they started, each with the time of its start.
+
+    A process may write over its own environment, as those do that change their title: whatever descends from a marked
+    one belongs to it.
+    """
+    found: dict[int, int] = {}
+    started, children = dict[int, int](), dict[int, list[int]]()
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
+        with suppress(OSError, ValueError):  # gone meanwhile, or somebody else's
+            pid = int(folder.name)
+            state, parent, start = _stat(folder)
+            if state == "Z":
+                continue
+            started[pid] = start
+            children.setdefault(parent, []).append(pid)
             if text in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+                found[pid] = start
+    waiting = list(found)
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            if child not in found:
+                found[child] = started[child]
+                waiting.append(child)
     return found
+
+
+def living(known: dict[int, int]) -> dict[int, int]:
+    """Those of known processes that still live: the same number and time of start."""
+    found = {}
+    for pid, start in known.items():
+        with suppress(OSError, ValueError):
+            state, _, since = _stat(Path("/proc") / str(pid))
+            if state != "Z" and since == start:
+                found[pid] = start
+    return found
+
+
+def _stat(folder: Path) -> tuple[str, int, int]:
+    """State, parent, and start in ticks since the machine's; of proc(5), behind a name that may hold anything."""
+    fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+    return fields[0].decode(), int(fields[1]), int(fields[19])
 
 
 def sweep(text: bytes) -> None:
     """End them all, and what they start meanwhile."""
-    start, quiet = time.monotonic(), 0
+    start, quiet, known = time.monotonic(), 0, dict[int, int]()
     while quiet < _QUIET and time.monotonic() - start < PATIENCE:
-        left = marked(text)
+        left = known = living(known) | marked(text)
         quiet = 0 if left else quiet + 1
         how = signal.SIGTERM if time.monotonic() - start < _GRACE else signal.SIGKILL
         for pid in left:

@@ -90,21 +90,22 @@ class Processes:
     def stop_all(self) -> None:
         """End all processes that were started here, and what they started, whatever signal comes meanwhile."""
         with _deaf():
+            known = self.survivors()  # before their parents are gone: some write over the mark
             for process in self.running.values():  # all at once, then one after the other
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
             for name in list(self.running):
                 self.stop(name)
             deadline = time.monotonic() + _GRACE
-            while (left := self.survivors()) and time.monotonic() < deadline:
-                for pid in left:
+            while (known := orphans.living(known) | self.survivors()) and time.monotonic() < deadline:
+                for pid in known:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 time.sleep(_PAUSE)
             self._dismiss()
 
-    def survivors(self) -> list[int]:
-        """Living processes that carry the mark."""
+    def survivors(self) -> dict[int, int]:
+        """Living processes that carry the mark, and what they started, each with the time of its start."""
         return orphans.marked(self._line)
 
     @property

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.deploy import tools
+from experiments.deploy import orphans, tools
+from experiments.deploy.processes import Processes
 from experiments.deploy.proxies import nginx
 from experiments.deploy.tools import bounded
 from tests.conftest import TINY
@@ -188,3 +189,25 @@ def test_what_nothing_bounds_is_found_by_its_mark_when_its_parent_is_killed(tmp_
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert (left == {}) == watched
+
+
+def test_what_writes_over_its_mark_belongs_to_who_started_it(tmp_path):
+    """As processes do that change their title: nothing in their environment tells whose they are."""
+    up = tmp_path / "up"
+    script = (
+        "import subprocess, time\n"
+        "hidden = subprocess.Popen(['sleep', '50'], env={}, start_new_session=True)\n"
+        f"open({str(tmp_path / 'part')!r}, 'w').write(str(hidden.pid))\n"
+        f"import os; os.replace({str(tmp_path / 'part')!r}, {str(up)!r})\n"
+        "time.sleep(50)\n"
+    )
+    processes = Processes(tmp_path / "logs")
+    processes.start("x", [sys.executable, "-I", "-c", script], {})
+    while not up.exists():
+        time.sleep(0.05)
+    hidden = int(up.read_text())
+    assert processes.mark.encode() not in Path(f"/proc/{hidden}/environ").read_bytes()
+    found = processes.survivors()
+    assert hidden in found
+    processes.stop_all()
+    assert orphans.living(found) == {}
