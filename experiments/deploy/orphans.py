@@ -2,7 +2,7 @@
 
 SIGKILL leaves a process no time to end its children, and some of them leave its group and start others: nothing of the
 kernel's bounds them. But it closes the process's end of a pipe. Whoever reads the other end then ends everything that
-carries the process's mark in its environment.
+carries the process's mark in its environment, and all that descends from it.
 """
 
 from __future__ import annotations
