@@ -18,7 +18,7 @@ from attacks.metrics import Estimate, mean_estimate, proportion
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.rqvae import RQVAE
 
-TOP, CLOSE = 10, 0.9
+_TOP, _CLOSE = 10, 0.9
 _MATCHED = 400  # users of a matching: the Hungarian algorithm is cubic
 _STEPS, _SOFT = 300, 0.1  # of gradient matching
 
@@ -65,7 +65,7 @@ class Reconstruction:
 
 
 @torch.no_grad()
-def decode(quantizer: RQVAE, codes: IntArray) -> FloatArray:
+def decode_codes(quantizer: RQVAE, codes: IntArray) -> FloatArray:
     """Embeddings ``(n, dim)`` that the decoder makes of codes ``(n, 2)``; rows of norm 1."""
     first, second = (torch.from_numpy(codes[:, layer]) for layer in (0, 1))
     words = quantizer.global_codebook.lookup(first) + quantizer.local_codebook.lookup(second)
@@ -76,7 +76,7 @@ def prototypes(quantizer: RQVAE) -> FloatArray:
     """Embeddings of all pairs of codes, ``(n_global · n_local, dim)``."""
     shape = quantizer.shape
     pairs = np.indices((shape.global_codes, shape.local_codes)).reshape(2, -1).T
-    return decode(quantizer, pairs.astype(np.int64))
+    return decode_codes(quantizer, pairs.astype(np.int64))
 
 
 def reconstruct_from_codes(released: Released, codes: IntArray, users: FloatArray, prior: FloatArray) -> Reconstruction:
@@ -89,7 +89,7 @@ def reconstruct_from_codes(released: Released, codes: IntArray, users: FloatArra
         prior: prototypes of the prior-only adversary ``(n, dim)``, whose best constant guess is their mean.
     """
     true = _unit(users)
-    rebuilt = decode(released.quantizer, codes)
+    rebuilt = decode_codes(released.quantizer, codes)
     guess = np.broadcast_to(_unit(prior.mean(0, keepdims=True)), true.shape)
     similarity = rebuilt @ true.T
     best = similarity >= similarity.max(1, keepdims=True) - 1e-9
@@ -183,7 +183,7 @@ def recover_histories(
         popularity: that the prior ranks by, ``(n_items,)``.
     """
     kept = history.any(1)
-    affinity = decode(released.quantizer, codes[kept]) @ released.item_factors.T
+    affinity = decode_codes(released.quantizer, codes[kept]) @ released.item_factors.T
     scale = max(float(affinity.std()), 1e-12)
     weight = np.log1p(np.maximum(popularity, 0.0))
     prior = np.broadcast_to(weight, affinity.shape)
@@ -198,7 +198,7 @@ def recover_histories(
 
 
 def _precision(score: NDArray[np.float64], history: NDArray[np.bool_]) -> FloatArray:
-    top = np.argsort(-score, axis=1, kind="stable")[:, :TOP]
+    top = np.argsort(-score, axis=1, kind="stable")[:, :_TOP]
     return np.asarray(np.take_along_axis(history, top, axis=1).mean(1))
 
 
@@ -213,7 +213,7 @@ def _reconstruction(
     attack: str, own: FloatArray, prior: FloatArray, advantage: Estimate, identified: Estimate | None, users: int
 ) -> Reconstruction:
     """From cosine similarities of both adversaries, ``(n,)`` each."""
-    matched, prior_matched = (proportion(int((found >= CLOSE).sum()), len(found)) for found in (own, prior))
+    matched, prior_matched = (proportion(int((found >= _CLOSE).sum()), len(found)) for found in (own, prior))
     return Reconstruction(
         attack=attack,
         users=len(own),
