@@ -12,7 +12,7 @@ from attacks.inversion.reconstruction import (
     reconstruct_from_prototypes,
     recover_histories,
 )
-from fedmm_secure.quantization.codes import unit_rows
+from fedmm_secure.quantization.codes import decode, unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import QuantizerTrainer, TrainingSettings
 
