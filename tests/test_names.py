@@ -1,4 +1,4 @@
-"""One word for a thing, and one thing for a word: a public name is defined in one module alone."""
+"""One word for a thing, and one thing for a word: a class, an alias or a function is defined in one module alone."""
 
 import ast
 from collections import defaultdict
@@ -8,9 +8,8 @@ import pytest
 from tests.test_interfaces import trees
 
 TWICE = {  # names that several modules define, and why
-    "FAMILY": "what each module of CTR models is asked for",
     "Place": "of a round, and of what may belong to none",
-    "RECORD": "an app of Flower imports nothing before it runs",
+    "Release": "of a plan, and as an attacker on disclosure has it",
     "T": "a type variable",
     "app": "what a framework looks for: Typer's, and Flower's two",
     "load_market": "the library's front door opens the reader behind it",
@@ -20,18 +19,16 @@ COMMANDS = "experiments/commands/"  # functions there are named as users type th
 
 
 def defined(source):
-    """Public names of a module's own, imports apart."""
+    """Public names of a module's own, imports and constants apart."""
     for node in ast.parse(source).body:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 found = [name]
-            case ast.Assign(targets=targets):
-                found = [inner.id for target in targets for inner in ast.walk(target) if isinstance(inner, ast.Name)]
-            case ast.AnnAssign(target=ast.Name(id=name)):
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 found = [name]
             case _:
                 found = []
-        yield from (name for name in found if not name.startswith("_"))
+        yield from (name for name in found if not name.startswith("_") and (len(name) == 1 or not name.isupper()))
 
 
 def twice(sources):
@@ -51,7 +48,7 @@ def test_a_public_name_has_one_home():
 
 
 @pytest.mark.parametrize(
-    "source", ["class Name: ...", "Name = dict[str, int]", "Name: int = 1", "Name, Other = 1, 2", "def Name(): ..."]
+    "source", ["class Name: ...", "Name = dict[str, int]", "Name: int = 1", "def Name(): ...", "async def Name(): ..."]
 )
 def test_the_search_finds_what_it_looks_for(source):
     assert twice([("a.py", source), ("b.py", "class Name: ...")]) == {"Name": {"a.py", "b.py"}}

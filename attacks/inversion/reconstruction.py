@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from attacks.metrics import Estimate, mean_estimate, proportion
 from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.quantization.codes import decode
 from fedmm_secure.quantization.rqvae import RQVAE
 
 _TOP, _CLOSE = 10, 0.9
@@ -64,19 +65,11 @@ class Reconstruction:
     chance: float
 
 
-@torch.no_grad()
-def decode_codes(quantizer: RQVAE, codes: IntArray) -> FloatArray:
-    """Embeddings ``(n, dim)`` that the decoder makes of codes ``(n, 2)``; rows of norm 1."""
-    first, second = (torch.from_numpy(codes[:, layer]) for layer in (0, 1))
-    words = quantizer.global_codebook.lookup(first) + quantizer.local_codebook.lookup(second)
-    return _unit(quantizer.decoder(words).double().numpy())
-
-
 def prototypes(quantizer: RQVAE) -> FloatArray:
     """Embeddings of all pairs of codes, ``(n_global · n_local, dim)``."""
     shape = quantizer.shape
     pairs = np.indices((shape.global_codes, shape.local_codes)).reshape(2, -1).T
-    return decode_codes(quantizer, pairs.astype(np.int64))
+    return decode(quantizer, pairs.astype(np.int64))
 
 
 def reconstruct_from_codes(released: Released, codes: IntArray, users: FloatArray, prior: FloatArray) -> Reconstruction:
@@ -89,7 +82,7 @@ def reconstruct_from_codes(released: Released, codes: IntArray, users: FloatArra
         prior: prototypes of the prior-only adversary ``(n, dim)``, whose best constant guess is their mean.
     """
     true = _unit(users)
-    rebuilt = decode_codes(released.quantizer, codes)
+    rebuilt = decode(released.quantizer, codes)
     guess = np.broadcast_to(_unit(prior.mean(0, keepdims=True)), true.shape)
     similarity = rebuilt @ true.T
     best = similarity >= similarity.max(1, keepdims=True) - 1e-9
@@ -183,7 +176,7 @@ def recover_histories(
         popularity: that the prior ranks by, ``(n_items,)``.
     """
     kept = history.any(1)
-    affinity = decode_codes(released.quantizer, codes[kept]) @ released.item_factors.T
+    affinity = decode(released.quantizer, codes[kept]) @ released.item_factors.T
     scale = max(float(affinity.std()), 1e-12)
     weight = np.log1p(np.maximum(popularity, 0.0))
     prior = np.broadcast_to(weight, affinity.shape)

@@ -26,7 +26,7 @@ from fedmm_secure.errors import RunDirectoryError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
 from privacy.files import write_atomic
-from privacy.foreign import ForeignFileError, decode, parse_json, read_bytes
+from privacy.foreign import ForeignFileError, parse_json, read_bytes, utf8_text
 from privacy.json_text import json_text
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
@@ -118,7 +118,7 @@ def read_report(path: Path) -> tuple[SignedReport, str | None]:
         ReportError: no such file, or not a report.
     """
     try:
-        text = decode(read_bytes(path, MAX_REPORT_BYTES), path)
+        text = utf8_text(read_bytes(path, MAX_REPORT_BYTES), path)
     except ForeignFileError as error:
         raise ReportError(str(error)) from error
     html = text if text.lstrip().lower().startswith("<!doctype html") else None

@@ -14,6 +14,9 @@ BaselineName = Literal[
     "noisy-popularity",
     "noisy-recent-popularity",
     "local-ids",
+    "local-dcnv2",
+    "local-autoint",
+    "local-finalmlp",
     "local-codes",
     "federated-codes",
     "boosted-scores",
@@ -22,7 +25,7 @@ CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
 FeatureGroup = Literal[
     "user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "shared"
 ]
-ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2"]
+ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2", "autoint", "finalmlp"]
 Negatives = Literal["uniform", "popularity"]
 SharedUsers = Literal["refused", "composed", "distinct"]
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
@@ -48,11 +51,14 @@ class ModelTraits:
 # 255: of HistGradientBoostingClassifier
 _TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
 _NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
+_PUBLIC_NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY")
 MODELS: Mapping[ModelKind, ModelTraits] = {
     "boosted": _TREES,
     "logistic": _NETWORK,
     "deepfm": _NETWORK,
     "dcnv2": _NETWORK,
+    "autoint": _PUBLIC_NETWORK,
+    "finalmlp": _PUBLIC_NETWORK,
 }
 
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)

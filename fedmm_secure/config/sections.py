@@ -346,5 +346,5 @@ class CTRConfig(Section):
             if self.cross_fit.last + self.cross_fit.random == 0:
                 raise ValueError("ctr.cross_fit: hold out at least one row per user")
         if MODELS[self.model].most_categories is not None and {"user_id", "item_id"} & set(self.features):
-            raise ValueError(f"ctr.model: {self.model} does not take user_id or item_id; use deepfm or dcnv2")
+            raise ValueError(f"ctr.model: {self.model} does not take user_id or item_id; a network does")
         return self

@@ -4,7 +4,6 @@ import torch
 
 from attacks.inversion.reconstruction import (
     Released,
-    decode_codes,
     match,
     match_gradient,
     prototypes,
@@ -12,7 +11,7 @@ from attacks.inversion.reconstruction import (
     reconstruct_from_prototypes,
     recover_histories,
 )
-from fedmm_secure.quantization.codes import unit_rows
+from fedmm_secure.quantization.codes import decode, unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import QuantizerTrainer, TrainingSettings
 
@@ -77,7 +76,7 @@ def test_prototypes_are_the_decodings_of_all_pairs(trained):
     model, _ = trained
     found = prototypes(model)
     assert found.shape == (32, DIM)
-    np.testing.assert_allclose(found[5], decode_codes(model, np.array([[1, 1]]))[0], atol=1e-6)
+    np.testing.assert_allclose(found[5], decode(model, np.array([[1, 1]]))[0], atol=1e-6)
 
 
 def test_gradient_matching_finds_the_direction_of_what_moved_the_codebook():
