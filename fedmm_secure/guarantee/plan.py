@@ -125,6 +125,7 @@ class SpendingPlan:
 
     @property
     def size(self) -> MarketSize:
+        """Public size of the market."""
         return self.sizes[self.market]
 
     def sends_gradient(self, round: int) -> bool:
@@ -133,10 +134,12 @@ class SpendingPlan:
 
     @property
     def n_markets(self) -> int:
+        """Markets of the federation."""
         return len(self.sizes)
 
     @property
     def epsilon(self) -> float | None:
+        """ε of the market; None without DP."""
         return self.config.privacy.epsilon
 
     @cached_property
@@ -156,20 +159,6 @@ class SpendingPlan:
     def total(self) -> DpEvent:
         """All stages together."""
         return ComposedDpEvent([self.stage_event(name) for name in self.stages])
-
-    def views(self) -> dict[str, DpEvent]:
-        """What each view will have observed once a run is over, upstream stages included."""
-        raw: DpEvent = NonPrivateDpEvent()
-        if not self.stages:
-            return dict.fromkeys(DECRYPTED_VIEWS, raw)
-        market_own = (CTR, EVALUATION)
-        upstream = [self.stage_event(name) for name in self.stages if name not in market_own]
-        if not self.config.private_embedding:
-            upstream.append(raw)
-        models = [self.stage_event(name) for name in self.stages if name in market_own] or [raw]
-        # distributed noise is whole in whatever colluders can open: masks hide every part of it
-        federated, everything = ComposedDpEvent(upstream), ComposedDpEvent([*upstream, *models])
-        return {"market": federated, "collusion": federated, "consumer": everything, "release": everything}
 
     # releases, in the order in which a run makes them
 
@@ -235,12 +224,14 @@ class SpendingPlan:
         )
 
     def counts(self) -> Release:
+        """How many users have each item, and where they are used the times; one vector of a user's, of L2 norm 1."""
         event, times = GaussianDpEvent(self.noise[COUNTS]), self.config.times_counted
         mechanism = "noisy item counts and times, one vector" if times else "noisy item counts"
         coordinates = self.size.items * (2 if times else 1) + ENOUGH
         return Release(COUNTS, mechanism, event, 1.0, self._published, self._items_from, coordinates=coordinates)
 
     def embedding(self) -> Release:
+        """Item factors, which users are embedded by."""
         if self.config.data.shared_items:
             mechanism = "post-processing: eigenvectors of the Gram matrix of all markets"
             return Release(EMBEDDING, mechanism, NoOpDpEvent(), None, self._published, (COUNTS, SHARED_GRAM))
@@ -256,6 +247,7 @@ class SpendingPlan:
         return Release(EMBEDDING, mechanism, event, 1.0, self._published, (COUNTS,), coordinates=coordinates)
 
     def raw_embedding(self) -> Release:
+        """Item factors of raw rows, which nothing bounds."""
         mechanism = f"none: {self.config.embedding.kind} on raw interactions"
         upstream = (*self._items_from, *(SUMMED if self.config.data.shared_items else ()))
         return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), upstream)
@@ -339,6 +331,7 @@ class SpendingPlan:
         return self._free(seed_stage(MODEL, seed), "post-processing: RQ-VAE", seed)
 
     def item_codes(self, seed: int) -> Release:
+        """Codes of the items: post-processing of the model and of the item factors."""
         return self._free(seed_stage(ITEM_CODES, seed), "post-processing: item codes", seed)
 
     def _free(self, stage: str, mechanism: str, seed: int) -> Release:
