@@ -30,8 +30,8 @@ from fedmm_secure.guarantee.stages import (
     PUBLISHING,
     USER_CODES,
 )
-from fedmm_secure.storage.encoding import Array
 from privacy.accounting.ledger import stage_group
+from privacy.arrays import Array
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of

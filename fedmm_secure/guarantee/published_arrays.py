@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedmm_secure.foreign.archives import stored_members
 from fedmm_secure.foreign.formats import unpickle_tensors
-from fedmm_secure.storage.encoding import Array
+from privacy.arrays import Array
 from privacy.foreign import ForeignFileError
 
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
