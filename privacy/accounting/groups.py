@@ -41,7 +41,7 @@ from privacy.accounting.events import OneNoiseDpEvent, gaussian_steps, parts
 from privacy.accounting.guarantees import epsilon_as_drawn
 from privacy.accounting.spendings import Spending
 
-Step = tuple[float, float]  # noise multiplier, sampling rate
+GaussianStep = tuple[float, float]  # noise multiplier, sampling rate
 
 
 class NotKnownError(ValueError):
