@@ -4,7 +4,6 @@ import torch
 
 from attacks.inversion.reconstruction import (
     Released,
-    decode,
     match,
     match_gradient,
     prototypes,
