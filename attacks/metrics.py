@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,10 @@ class Estimate:
     high: float
 
 
-def proportion(successes: int, trials: int) -> Estimate:
-    """Clopper-Pearson interval of a proportion."""
+def proportion(successes: int, trials: int, *, method: Literal["exact", "wilson"] = "exact") -> Estimate:
+    """Interval of a proportion, Clopper and Pearson's or Wilson's."""
     result = stats.binomtest(successes, trials)
-    interval = result.proportion_ci(CONFIDENCE, method="exact")
+    interval = result.proportion_ci(CONFIDENCE, method=method)
     return Estimate(successes / trials, float(interval.low), float(interval.high))
 
 

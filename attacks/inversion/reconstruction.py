@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from attacks.metrics import Estimate, mean_estimate, proportion
 from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.quantization.codes import decode
 from fedmm_secure.quantization.rqvae import RQVAE
 
 TOP, CLOSE = 10, 0.9
@@ -62,14 +63,6 @@ class Reconstruction:
     prior_matched: Estimate
     identified: Estimate | None
     chance: float
-
-
-@torch.no_grad()
-def decode(quantizer: RQVAE, codes: IntArray) -> FloatArray:
-    """Embeddings ``(n, dim)`` that the decoder makes of codes ``(n, 2)``; rows of norm 1."""
-    first, second = (torch.from_numpy(codes[:, layer]) for layer in (0, 1))
-    words = quantizer.global_codebook.lookup(first) + quantizer.local_codebook.lookup(second)
-    return _unit(quantizer.decoder(words).double().numpy())
 
 
 def prototypes(quantizer: RQVAE) -> FloatArray:

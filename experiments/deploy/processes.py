@@ -96,12 +96,7 @@ class Processes:
                     os.killpg(process.pid, signal.SIGTERM)
             for name in list(self.running):
                 self.stop(name)
-            deadline = time.monotonic() + _GRACE
-            while (known := orphans.living(known) | self.survivors()) and time.monotonic() < deadline:
-                for pid in known:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(_PAUSE)
+            orphans.sweep(self._line, known, grace=0.0, patience=_GRACE, looks=1)
             self._dismiss()
 
     def survivors(self) -> dict[int, int]:

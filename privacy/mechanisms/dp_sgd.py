@@ -15,10 +15,10 @@ import torch
 from dp_accounting.dp_event import DpEvent
 from torch import Tensor, nn
 
-from privacy.accounting.events import dp_sgd_event
 from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, Split
 from privacy.mechanisms.clipping import Clipping
 from privacy.mechanisms.discrete_gaussian import scale
+from privacy.mechanisms.events import dp_sgd_event
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, padded
