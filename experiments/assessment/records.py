@@ -81,6 +81,7 @@ class Attack:
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
         with_budget: whether runs with a budget admit it.
         retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
+        says: what a result says in words; by default its verdict on a guarantee.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Attack:
     figure: str | None = None
     with_budget: bool = True
     retrains: bool = False
+    says: Callable[[AttackResult], str] = verdict_text
 
     def make(self, attacked: Attacked) -> list[dict[str, Any]]:
         """Its results on a run."""
@@ -308,6 +310,63 @@ _POISONING = Attack(
     retrains=True,
 )
 
+
+def _disclosed(result: AttackResult) -> str:
+    risk, control = result["risk"], result["control"]["value"]
+    return f"risk {estimate_text(risk)} beyond users left out, of whom the same finds {control:.3f}"
+
+
+def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_scores: str) -> Attack:
+    """One of the risks of WP216, by the protocol of Giomi et al. (PETS 2023)."""
+    return Attack(
+        name=name,
+        title=f"{title} (GDPR Recital 26, WP216, EDPB Opinion 28/2024, ISO/IEC 27559)",
+        prior_knowledge=prior_knowledge,
+        views=("release and profile", by_scores),
+        path=f"experiments.assessment.disclosure:{path}",
+        about=("market", "target", "published", "attack"),
+        columns=(
+            _MARKET,
+            _text("published", "published"),
+            _ATTACK,
+            _text("attacks", "users"),
+            _estimate("succeed", "success"),
+            _estimate("users left out", "control"),
+            _number("prior alone", "prior"),
+            _estimate("risk", "risk"),
+            _estimate("over the prior", "over_prior"),
+        ),
+        tried=f"{title} in {{market}}, from {{published}}: {{attack}}",
+        measure="share of attacks",
+        success="success",
+        over="attacks on two releases of this market",
+        chance="prior",
+        retrains=True,
+        says=_disclosed,
+    )
+
+
+_RISKS = (
+    _disclosure(
+        "singling-out",
+        "singling out",
+        "how many users there are; how many rows each has, or what is popular",
+        "single_out_users",
+        "consumer",
+    ),
+    _disclosure("linkability", "linkability", "how many rows each record was made from", "link_records", "profile"),
+    _disclosure(
+        "inference",
+        "inference",
+        "half of the user's rows; what is popular",
+        "infer_other_items",
+        "consumer",
+    ),
+)
+RISKS = tuple(risk.name for risk in _RISKS)
+"""What regulators ask of whatever is published about people."""
+
 ATTACKS: Mapping[str, Attack] = {
-    attack.name: attack for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, _POISONING)
+    attack.name: attack
+    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _POISONING)
 }

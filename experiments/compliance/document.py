@@ -133,6 +133,7 @@ class MarketStated(SignedPart):
 class AttackStated(SignedPart):
     """What one attack achieved."""
 
+    kind: str = Field(description="name of the attack, as fedmm attack has it")
     attack: str
     view: str
     measure: str

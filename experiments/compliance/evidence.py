@@ -120,6 +120,7 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
 
 def _attack(row: AttackRow, evidence: str) -> AttackStated:
     return AttackStated(
+        kind=row.kind,
         attack=row.attack,
         view=row.view,
         measure=row.measure,

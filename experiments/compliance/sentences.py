@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.assessment.records import Verdict
+from experiments.assessment.records import RISKS, Verdict
 from experiments.compliance.document import AttackStated, Document
 from experiments.compliance.judgement import claimed, counted_attacks, counted_audits
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, HEAD, QUANTIZER, SUMMED, USER_CODES
@@ -178,9 +178,21 @@ def audits(document: Document) -> str:
     return f"Audits of the code with canaries, signed from outside the run: {counts}."
 
 
+def disclosed(document: Document, kind: str) -> str:
+    """What attacks of one kind of risk found, the most successful first."""
+    found = [attack for attack in counted_attacks(document) if attack.kind == kind]
+    if not found:
+        return "Not measured: no such attack counts."
+    texts = []
+    for attack in sorted(found, key=lambda attack: -attack.success):
+        interval = f"{attack.success:.3f} [{attack.low:.3f}, {attack.high:.3f}]"
+        texts.append(f"{attack.attack}, {attack.view} view: {attack.measure} that succeed {interval}; {attack.says}")
+    return f"{'. '.join(map(capital, texts))}."
+
+
 def attacks(document: Document) -> str:
-    """What the attacks that count came to."""
-    counted = counted_attacks(document)
+    """The strongest attacks; those of ``RISKS`` are of another measure, and have answers of their own."""
+    counted = [attack for attack in counted_attacks(document) if attack.kind not in RISKS]
     if not counted:
         return "No attack counts."
     bounded = [attack for attack in counted if attack.verdict is not None]

@@ -79,6 +79,8 @@ def _rows(run: Path) -> Iterator[_Row]:
             for metric in ACCURACY:
                 if values.get(metric) is not None:  # noisy figures are AUC and LogLoss alone, and may drown
                     yield {"market": market, "model": model, "metric": metric, "value": values[metric]}
+            for metric, value in (values.get("communication") or {}).items():
+                yield {"market": market, "model": model, "metric": metric, "value": value}
         for metric, value in found.get("quantizer", {}).items():
             yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
     for market, views in metrics["privacy"]["markets"].items():

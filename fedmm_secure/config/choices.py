@@ -20,7 +20,13 @@ BaselineName = Literal[
     "local-codes",
     "federated-codes",
     "boosted-scores",
+    "pooled",
+    "fedavg",
+    "fedprox",
+    "ditto",
+    "fedrep",
 ]
+FieldName = Literal["pooled", "fedavg", "fedprox", "ditto", "fedrep"]  # of these, what markets train together
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
 FeatureGroup = Literal[
     "user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "shared"
@@ -66,6 +72,7 @@ CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
 PRIVATE_GROUPS = frozenset(
     {"user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "item_id", "shared"}
 )
+FIELD_BASELINES: tuple[FieldName, ...] = get_args(FieldName)
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 CONFIGURED = "fedmm"  # among models and baselines: the one that the configuration describes

@@ -198,6 +198,11 @@ class RunDirectory:
         """Spare coordinates of the CTR model's noised steps."""
         return self.private_releases(market) / f"ctr-{seed}.meter"
 
+    @property
+    def field(self) -> Path:
+        """Folder of predictions of the baselines that markets train together."""
+        return self.state / "field"
+
     def kept_predictions(self, market: str) -> Path:
         """Folder of predictions as they were made, model by model."""
         return self.state / "ctr" / market

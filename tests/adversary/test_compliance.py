@@ -266,8 +266,8 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
 
 def test_results_that_stand_in_no_evidence_are_worth_nothing():
     """A document that lists an attack without naming where it is from."""
-    attack = AttackStated(attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6, chance=0.5,
-                          over="users", verdict="within", says="within", evidence="nowhere")  # fmt: skip
+    attack = AttackStated(kind="membership", attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6,
+                          chance=0.5, over="users", verdict="within", says="within", evidence="nowhere")  # fmt: skip
     found = document().model_copy(update={"attacks": [attack]})
     assert "not attacked: no attack on this run counts" in document_verdict(found).open
 
