@@ -101,7 +101,7 @@ class Attack:
     figure: str | None = None
     with_budget: bool = True
     retrains: bool = False
-    says: Callable[[Result], str] = verdict_text
+    says: Callable[[AttackResult], str] = verdict_text
 
     def make(self, attacked: Attacked) -> list[dict[str, Any]]:
         """Its results on a run."""
@@ -311,7 +311,7 @@ _POISONING = Attack(
 )
 
 
-def _disclosed(result: Result) -> str:
+def _disclosed(result: AttackResult) -> str:
     risk, control = result["risk"], result["control"]["value"]
     return f"risk {estimate_text(risk)} beyond users left out, of whom the same finds {control:.3f}"
 
