@@ -143,7 +143,7 @@ def average_rounds(participants: Sequence[Participant], rounds: int, ended: Call
     for _ in range(rounds):
         updates = [participant.train() for participant in participants]
         up += sum(map(len, updates))
-        message = arrays_bytes(mean_update([read_arrays(update) for update in updates], weights))
+        message = arrays_bytes(weighted_mean([read_arrays(update) for update in updates], weights))
         for participant in participants:
             participant.take(message)
             down += len(message)
@@ -153,7 +153,7 @@ def average_rounds(participants: Sequence[Participant], rounds: int, ended: Call
     return Traffic(up, down, done)
 
 
-def mean_update(updates: Sequence[Mapping[str, NDArray[np.float32]]], weights: FloatArray) -> Dense:
+def weighted_mean(updates: Sequence[Mapping[str, NDArray[np.float32]]], weights: FloatArray) -> Dense:
     """Weighted mean of the markets' dense parts."""
     return {
         name: np.sum(
@@ -164,7 +164,7 @@ def mean_update(updates: Sequence[Mapping[str, NDArray[np.float32]]], weights: F
 
 
 @dataclass(frozen=True)
-class Averaged:
+class FieldResult:
     """What rounds ended in.
 
     Attributes:
@@ -178,7 +178,7 @@ class Averaged:
     traffic: Traffic
 
 
-def train(markets: Sequence[Fit], method: Method, pull: float, *, refit: bool = True) -> Averaged:
+def train(markets: Sequence[Fit], method: Method, pull: float, *, refit: bool = True) -> FieldResult:
     """Train the models of all markets; the mean validation AUC tells after how many rounds to stop.
 
     Then, with ``refit``, anew for as many rounds on training and validation rows, where markets have such examples.
@@ -202,4 +202,4 @@ def train(markets: Sequence[Fit], method: Method, pull: float, *, refit: bool = 
         kept = [member.network for member in members]
     for member, network in zip(members, kept, strict=True):
         member.model.network_ = network
-    return Averaged(best, best_round, traffic)
+    return FieldResult(best, best_round, traffic)

@@ -15,7 +15,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.field.compare import Bench, refuse_apart, train_field
 from fedmm_secure.field.methods import METHODS, Method
 from fedmm_secure.field.pooled import pool, rows_moved
-from fedmm_secure.field.rounds import Participant, average_rounds, mean_update, train
+from fedmm_secure.field.rounds import Participant, average_rounds, train, weighted_mean
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from tests.conftest import tiny
@@ -127,7 +127,7 @@ def test_fedrep_moves_both_parts_and_averages_one(fits):
 
 
 def test_the_mean_is_weighted_by_examples():
-    found = mean_update([{"w": np.float32([1.0, 3.0])}, {"w": np.float32([5.0, 7.0])}], np.array([0.75, 0.25]))
+    found = weighted_mean([{"w": np.float32([1.0, 3.0])}, {"w": np.float32([5.0, 7.0])}], np.array([0.75, 0.25]))
     np.testing.assert_allclose(found["w"], [2.0, 4.0])
     assert found["w"].dtype == np.float32
 
