@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent
 
+from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import CTR, DECRYPTED_VIEWS, EVALUATION
+from fedmm_secure.guarantee.stages import CTR, DECRYPTED_VIEWS
 
 
 def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
@@ -13,7 +14,7 @@ def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
     raw: DpEvent = NonPrivateDpEvent()
     if not plan.stages:
         return dict.fromkeys(DECRYPTED_VIEWS, raw)
-    market_own = (CTR, EVALUATION)
+    market_own = (CTR, *OWN_STAGES)
     upstream = [plan.stage_event(name) for name in plan.stages if name not in market_own]
     if not plan.config.private_embedding:
         upstream.append(raw)

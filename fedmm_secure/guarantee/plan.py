@@ -6,7 +6,6 @@ the door charges its releases, and nothing else may be charged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +23,9 @@ from fedmm_secure.config import Config
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
+from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release, small_cohort_remark, unprotected
-from fedmm_secure.guarantee.score_bins import N_BINS
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
@@ -35,7 +34,6 @@ from fedmm_secure.guarantee.stages import (
     CTR,
     DECRYPTED_VIEWS,
     EMBEDDING,
-    EVALUATION,
     HEAD,
     ITEM_CODES,
     MODEL,
@@ -46,15 +44,12 @@ from fedmm_secure.guarantee.stages import (
     SHARED_COUNTS,
     SHARED_GRAM,
     SUMMED,
-    USER_CODES,
     is_summed,
     seed_stage,
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import OneNoiseDpEvent
 from privacy.accounting.ledger import stage_group
-from privacy.mechanisms.events import randomised_response_event
-from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
 
@@ -184,13 +179,15 @@ class SpendingPlan:
                 yield self.item_codes(seed)
         if self.refines:
             yield self.refinement()
-        if config.privacy.user_codes_epsilon is not None:
-            for seed in config.seed:
-                yield self.user_codes(seed)
+        yield from self._own_releases(after_models=False)
         for seed in config.seed:
             yield self.ctr(seed) if config.private_ctr else self.raw_ctr(seed)
-        if EVALUATION in self.noise:
-            yield self.evaluation()
+        yield from self._own_releases(after_models=True)
+
+    def _own_releases(self, *, after_models: bool) -> Iterator[Release]:
+        for stage in OWN_STAGES.values():
+            if stage.after_models == after_models:
+                yield from stage.releases(self)
 
     @property
     def refines(self) -> bool:
@@ -338,22 +335,6 @@ class SpendingPlan:
         upstream = (EMBEDDING, seed_stage(QUANTIZER, seed))
         return Release(stage, mechanism, NoOpDpEvent(), None, RELEASED, upstream)
 
-    def user_codes(self, seed: int) -> Release:
-        """User codes, each pair of codes randomised as one of ``n_global · n_local`` values."""
-        quantizer, epsilon = self.config.quantizer, self.config.privacy.user_codes_epsilon
-        if epsilon is None:
-            raise ValueError("no user codes are published")
-        return Release(
-            seed_stage(USER_CODES, seed),
-            "k-ary randomised response on each user's pair of codes",
-            randomised_response_event(epsilon, quantizer.global_codes * quantizer.local_codes),
-            None,
-            audience=("profile",),
-            depends_on=(EMBEDDING, seed_stage(QUANTIZER, seed)),
-            remark="local: protects a change of the user's own rows",
-            coordinates=self.size.users + ENOUGH,
-        )
-
     def refinement(self) -> Release:
         """The market's own codes, refined on raw rows against the frozen global codebook; they stay inside."""
         what = "encoder and local codebook refined on raw interactions; stays in the market"
@@ -378,16 +359,3 @@ class SpendingPlan:
         upstream = REFINEMENT if self.refines else EMBEDDING
         what = f"{self.config.ctr.model} on raw interactions; stays in the market"
         return unprotected(seed_stage(CTR, seed), what, upstream, seed_stage(QUANTIZER, seed))
-
-    def evaluation(self) -> Release:
-        """Histograms of the released models' scores by label, of which the test figures are made."""
-        repetitions = len(self.config.seed)
-        return Release(
-            EVALUATION,
-            "noisy histograms of test scores by label",
-            GaussianDpEvent(self.noise[EVALUATION]),  # one mechanism for all models together
-            math.sqrt(2.0 * repetitions),  # in positives: one of them, and negatives that weigh as much, for each model
-            audience=("consumer", "release"),
-            depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
-            coordinates=repetitions * LABELS * N_BINS + ENOUGH,
-        )
