@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
+
 from fedmm_secure.config import Config
 from fedmm_secure.config.sections import QuantizerConfig
 from privacy.arrays import Array
+from privacy.mechanisms.grid import Grid
 
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
 OFF_GRID = "values are not multiples of the public grid's step: no discrete noise was added to them"
@@ -75,3 +78,11 @@ def codes_problem(codes: Array, quantizer: QuantizerConfig) -> str | None:
     if not ((codes >= 0) & (codes < [quantizer.global_codes, quantizer.local_codes])).all():
         return "codes are out of range"
     return None
+
+
+def on_grid(values: Array, grid: Grid) -> bool:
+    """Whether all values are multiples of a grid's step, to the last bit."""
+    if not np.isfinite(values).all():
+        return False
+    integers = np.rint(values / grid.step)
+    return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))

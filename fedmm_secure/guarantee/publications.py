@@ -21,6 +21,7 @@ from fedmm_secure.guarantee.expected_arrays import (
     codes_problem,
     ctr_arrays,
     model_arrays,
+    on_grid,
 )
 from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plan import SpendingPlan
@@ -213,11 +214,3 @@ def read_items(data: bytes, count: int) -> Array:
     if len(found) != count:
         raise PublicationError(f"holds {len(found)} items, where everything else has {count}")
     return found.items
-
-
-def on_grid(values: Array, grid: Grid) -> bool:
-    """Whether all values are multiples of a grid's step, to the last bit."""
-    if not np.isfinite(values).all():
-        return False
-    integers = np.rint(values / grid.step)
-    return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))
