@@ -121,9 +121,9 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
-    from tests.figure_cache import share_figures  # not in the process that only hands out tests
+    from tests.figure_sketch import sketch_figures  # not in the process that only hands out tests
 
-    share_figures()
+    sketch_figures()
     gc.freeze()
     gc.enable()
 
