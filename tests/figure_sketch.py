@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import escape
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -41,19 +42,34 @@ def drawn() -> Iterator[None]:
 
 def sketch(figure: Figure, **ground: Any) -> str:
     """The texts, the marks that have a name, and a hash of everything."""
-    artists = figure.findobj()
+    artists = list(_parts(figure))
     digest = hashlib.sha256(repr(sorted(ground.items())).encode())
     for artist in artists:
         digest.update(repr([type(artist).__name__, artist.get_gid(), *_held(artist)]).encode())
     names = dict.fromkeys(artist.get_gid() for artist in artists if artist.get_gid())
     marks = "".join(f'<g id="{escape(name)}"></g>' for name in names)
-    texts = "".join(f"<text>{escape(artist.get_text())}</text>" for artist in artists if isinstance(artist, Text))
+    texts = "".join(f"<text>{escape(text)}</text>" for artist in artists for text in _texts(artist))
     head = '<?xml version="1.0" encoding="utf-8"?>\n<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">'
     return f"{head}<desc>{digest.hexdigest()}</desc>{marks}{texts}</svg>"
 
 
+def _parts(artist: Artist) -> Iterator[Artist]:
+    """It and all that it consists of, but for the ticks of an axis, which it makes when it is drawn."""
+    yield artist
+    for part in [artist.label] if isinstance(artist, Axis) else artist.get_children():
+        yield from _parts(part)
+
+
+def _texts(artist: Artist) -> list[str]:
+    if isinstance(artist, Axis):
+        return [str(label) for label in getattr(artist.get_major_formatter(), "seq", [])]
+    return [artist.get_text()] if isinstance(artist, Text) else []
+
+
 def _held(artist: Artist) -> list[object]:
     match artist:
+        case Axis():
+            return [_texts(artist), list(getattr(artist.get_major_locator(), "locs", []))]
         case Text():
             return [artist.get_text(), artist.get_color()]
         case Line2D():
