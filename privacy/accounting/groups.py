@@ -42,7 +42,7 @@ from privacy.accounting.guarantees import epsilon_as_drawn
 from privacy.accounting.losses import COARSE, ROUGH
 from privacy.accounting.spendings import Spending
 
-Step = tuple[float, float]  # noise multiplier, sampling rate
+GaussianStep = tuple[float, float]  # noise multiplier, sampling rate
 
 
 class NotKnownError(ValueError):

@@ -6,13 +6,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from privacy.accounting.accountants import finely, pld_epsilon, prv_epsilon, solve_noise_multiplier
-from privacy.accounting.events import (
-    UnknownEventError,
-    dp_sgd_event,
-    event_from_data,
-    event_to_data,
-    gaussian_steps,
-)
+from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data, gaussian_steps
+from privacy.mechanisms.events import dp_sgd_event
 
 
 def analytic_gaussian_epsilon(sigma, delta):

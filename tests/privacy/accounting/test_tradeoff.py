@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.accounting.accountants import pld_epsilon
-from privacy.accounting.events import dp_sgd_event
 from privacy.accounting.tradeoff import TradeOffCurve, drawn_curve, nothing_learnt
+from privacy.mechanisms.events import dp_sgd_event
 from tests.curves import Continuous, gaussian_curve, pure_curve
 
 RATES = [1e-6, 1e-4, 1e-2, 0.1, 0.5, 0.9, 0.999]
