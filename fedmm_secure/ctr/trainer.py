@@ -34,7 +34,9 @@ from fedmm_secure.randomness import derive_seed, numpy_generator
 class AccountFeatures(Protocol):
     """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
 
-    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures: ...
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures:
+        """Builds features of the accounts, by their row; ``active`` says when they were."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Fit:
     builder: PairFeatures
 
     def run(self) -> None:
+        """Fit the model."""
         self.model.fit(self.source, self.validation, self.refit)
 
 
