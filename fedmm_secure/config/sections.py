@@ -323,6 +323,12 @@ class CTRConfig(Section):
     average_local: bool = Field(
         False, description="average log-odds with those of a second model, on codes that the market trained alone"
     )
+    keep_own_below: int = Field(
+        1000,
+        ge=0,
+        description="data.shared_items and average_local: with fewer users, a public number, a market averages a third "
+        "model, which sees nothing of other markets",
+    )
     tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
     baselines: tuple[BaselineName, ...] = Field(
         ("popularity", "svd", "local-ids", "boosted-scores"), description="models on the same candidates"

@@ -19,7 +19,8 @@ class Recipe:
         features: feature groups.
         cross_fit: whether features of training rows are computed without them.
         codes: which quantizer its codes come from, None for none.
-        average_local: whether a second model, on codes that the market trained alone, is averaged with it.
+        average_local: whether a second model, on codes that the market trained alone, is averaged with it, and in a
+            small market that shares a catalogue a third, which sees nothing of other markets.
     """
 
     name: str
