@@ -93,6 +93,9 @@ def train_market(
         found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
             write_atomic(layout.ctr(name, seed, MODELS[recipe.kind].suffix), found["model"].tobytes())
+        codes = quantizer(recipe, seed)
+        if recipe.name == CONFIGURED and recipe.codes == "local" and codes is not None:
+            write_atomic(layout.quantizer(name, seed, kind="own"), tensors_bytes(codes.state_dict()))
         for kind in bench.beside(recipe):
             write_atomic(layout.quantizer(name, seed, kind=kind), found[kind].tobytes())
         return {PROBABILITY: found[PROBABILITY]}

@@ -160,7 +160,7 @@ class MarketTrainer:
             return FeatureBuilder(recipe.features, history)
         codes = assign_codes(quantizer, embedding.transform(history.matrix), embedding.item_factors_)
         shape = quantizer.shape
-        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes), recipe.layers)
 
     def accounts(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> AccountFeatures:
         """Makes features of accounts that the market's rows need not know: items and lift are encoded once.
@@ -193,7 +193,8 @@ class MarketTrainer:
             own = assign_codes(quantizer, embedding.transform(accounts), embedding.item_factors_[:0])
             codes = Codes(own.user, trained.item)
             history = AccountHistory(self.history, accounts, lift, active)
-            return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+            sizes = shape.global_codes, shape.local_codes
+            return FeatureBuilder(recipe.features, history, codes, sizes, recipe.layers)
 
         return build
 

@@ -138,7 +138,11 @@ def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) 
     path = layout.quantizer(name, seed, kind="refined")
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
-    return embedding, load_quantizer(path if refined else layout.quantizer(name, seed), run, config, embedding)
+    if config.ctr.codes == "local":
+        path = layout.quantizer(name, seed, kind="own")
+    elif not refined:
+        path = layout.quantizer(name, seed)
+    return embedding, load_quantizer(path, run, config, embedding)
 
 
 def _load_model(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:
