@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from attacks.disclosure.releases import Release, two_releases
 from attacks.membership.shadow import Progress
 from attacks.membership.units import Unit
 from attacks.retraining.pipelines import Retraining
@@ -66,6 +67,11 @@ class Attacked:
             {target: self._tuned_choice(target) for target in self.targets},
             {name: read_noise(self.run, name) for name in self.markets},
         )
+
+    @cached_property
+    def releases(self) -> dict[str, list[Release]]:
+        """By target, a release of either half of the market's users."""
+        return two_releases(self.retraining, self.config.seed[0], self.rng("releases"))
 
     def _tuned_choice(self, target: str) -> int:
         """Position of what the run chose for a target, as it was closed with; raises where that is not there."""

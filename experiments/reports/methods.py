@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.presentation.text import figure_text
+from experiments.presentation.text import difference_text, figure_text
 from experiments.runs.comparison import predictions_of
 from experiments.sweep.grid import METHOD, Cell, axis_text
 from experiments.sweep.scheduler import Sweep
 from experiments.sweep.summary import accuracy, markets_of, worst_epsilon
 from experiments.sweep.table import MACRO
 from fedmm_secure.config.choices import CONFIGURED, NOISY_BASELINES
-from fedmm_secure.ctr.metrics import Difference, Interval, auc_difference, holm, seed_interval
+from fedmm_secure.ctr.metrics import Interval, PairedDifference, auc_difference, holm, seed_interval
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.accounting.text import epsilon_text
-from privacy.files import PUBLIC, write_atomic
+from privacy.files import PUBLIC_MODE, write_atomic
 from privacy.foreign import MAX_TEXT_BYTES, read_bytes
 
 TABLES = "tables.md"
@@ -52,7 +51,7 @@ class MethodRow:
     epsilon: Mapping[str, str]
     traffic: Mapping[str, float] | None
     against: str
-    differences: Mapping[str, Difference] | None
+    differences: Mapping[str, PairedDifference] | None
     certain: frozenset[str]
 
 
@@ -152,12 +151,12 @@ def _traffic(rows: pd.DataFrame, model: str) -> dict[str, float] | None:
     }
 
 
-def _differences(sweep: Sweep, method: _Named, against: _Named) -> dict[str, Difference] | None:
+def _differences(sweep: Sweep, method: _Named, against: _Named) -> dict[str, PairedDifference] | None:
     """By market, and of the mean over markets, whose users are different people: squares of errors add up."""
     pairs = [(own, other) for own in method.cells for other in against.cells if own.seed == other.seed]
     if not pairs or not all(_same_candidates(sweep, *pair) for pair in pairs):
         return None
-    found: dict[str, Difference] = {}
+    found: dict[str, PairedDifference] = {}
     for market in read_metrics(sweep.path(pairs[0][0]))["markets"]:
         ours, theirs = [], []
         for own, other in pairs:
@@ -167,7 +166,7 @@ def _differences(sweep: Sweep, method: _Named, against: _Named) -> dict[str, Dif
         found[market] = auc_difference(candidates, ours, theirs)
     errors = [difference.error for difference in found.values()]
     mean = float(np.mean([difference.mean for difference in found.values()]))
-    found[MACRO] = Difference(mean, float(np.sqrt(np.square(errors).sum()) / len(errors)))
+    found[MACRO] = PairedDifference(mean, float(np.sqrt(np.square(errors).sum()) / len(errors)))
     return found
 
 
@@ -179,13 +178,6 @@ def _same_candidates(sweep: Sweep, one: Cell, other: Cell) -> bool:
     return known[0] == known[1] and None not in known[0].values()
 
 
-def difference_text(difference: Difference, *, certain: bool) -> str:
-    """With its 95 % interval, bold in Markdown where it is certain."""
-    interval = difference.interval
-    text = f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-    return f"**{text}**" if certain else text
-
-
 def markdown(tables: Sequence[MethodTable]) -> str:
     """The tables for a page of the documentation: accuracy and cost, then differences."""
     return "\n\n".join(part for table in tables for part in _parts(table)) + "\n"
@@ -195,7 +187,7 @@ def write_tables(directory: Path, title: str, tables: Sequence[MethodTable]) -> 
     """Keep a sweep's tables as Markdown beside its page; none where its blocks are no methods."""
     if tables:
         text = f"{_FIRST.format(title)}\n{markdown(tables)}{_LAST}\n"
-        write_atomic(directory / TABLES, text.encode(), mode=PUBLIC)
+        write_atomic(directory / TABLES, text.encode(), mode=PUBLIC_MODE)
 
 
 def put_tables(directory: Path, page: Path) -> None:
@@ -218,7 +210,7 @@ def put_tables(directory: Path, page: Path) -> None:
         raise ConfigError(
             f"{page}: has no place for the tables: write {first} and {_LAST}, each on a line, where they belong"
         )
-    write_atomic(page, f"{before}{tables}{after}".encode(), mode=PUBLIC)
+    write_atomic(page, f"{before}{tables}{after}".encode(), mode=PUBLIC_MODE)
 
 
 def _parts(table: MethodTable) -> list[str]:
@@ -248,9 +240,10 @@ def _cost(row: MethodRow) -> list[str]:
 
 
 def _differing(table: MethodTable, row: MethodRow) -> list[str]:
-    known: Mapping[str, Any] = row.differences or {}
+    known: Mapping[str, PairedDifference] = row.differences or {}
+    texts = {market: difference_text(asdict(found.interval)) for market, found in known.items()}
     return [
-        difference_text(known[market], certain=market in row.certain) if market in known else "–"
+        f"**{texts[market]}**" if market in row.certain else texts.get(market, "–")
         for market in (*table.markets, MACRO)
     ]
 

@@ -115,7 +115,7 @@ def paired_auc_difference(
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A difference of AUC, its standard error over users, and the two-sided p-value of none (normal)."""
 
     mean: float
@@ -131,7 +131,7 @@ class Difference:
         return Interval(self.mean, self.mean - half, self.mean + half)
 
 
-def auc_difference(candidates: Candidates, ours: list[FloatArray], theirs: list[FloatArray]) -> Difference:
+def auc_difference(candidates: Candidates, ours: list[FloatArray], theirs: list[FloatArray]) -> PairedDifference:
     """Mean AUC over seeds of ours minus that of theirs, with what users who come together contribute to its error.
 
     Users are clusters of candidates: the variance of AUC for clustered data (Obuchowski, Biometrics 1997, section 2),
@@ -140,7 +140,7 @@ def auc_difference(candidates: Candidates, ours: list[FloatArray], theirs: list[
     auc, parts = zip(*(_user_parts(candidates, model) for model in (ours, theirs)), strict=True)
     difference = parts[0] - parts[1]
     n = len(difference)
-    return Difference(float(auc[0] - auc[1]), float(np.sqrt(n / max(n - 1, 1) * np.square(difference).sum())))
+    return PairedDifference(float(auc[0] - auc[1]), float(np.sqrt(n / max(n - 1, 1) * np.square(difference).sum())))
 
 
 def _user_parts(candidates: Candidates, by_seed: list[FloatArray]) -> tuple[float, FloatArray]:

@@ -18,7 +18,7 @@ from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
 from fedmm_secure.ctr.histories import AccountHistory, Activity, History
-from fedmm_secure.ctr.models.averaged import SideBySide
+from fedmm_secure.ctr.models.averaged import JoinedFeatures
 from fedmm_secure.ctr.models.base import Choices, CTRModel
 from fedmm_secure.ctr.models.build import family_of, untrained
 from fedmm_secure.ctr.recipes import Recipe
@@ -131,7 +131,7 @@ class MarketTrainer:
             self.builder(alone, self.own_quantizer(kind, seed), history, self.own_embedding)
             for kind, alone in self.beside(recipe).items()
         ]
-        return SideBySide([found, *members]) if members else found
+        return JoinedFeatures([found, *members]) if members else found
 
     def beside(self, recipe: Recipe) -> dict[QuantizerKind, Recipe]:
         """What is averaged with a recipe, each on codes that the market trained alone.
@@ -181,7 +181,7 @@ class MarketTrainer:
         ]
         if not members:
             return found
-        return lambda accounts, active=None: SideBySide([member(accounts, active) for member in (found, *members)])
+        return lambda accounts, active=None: JoinedFeatures([member(accounts, active) for member in (found, *members)])
 
     def _accounts(self, recipe: Recipe, quantizer: RQVAE, embedding: Embedding) -> AccountFeatures:
         shape = quantizer.shape

@@ -127,7 +127,7 @@ def only(network: NeuralCTR, names: Sequence[str]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def run_rounds(participants: Sequence[Participant], rounds: int, ended: Callable[[int], bool]) -> Traffic:
+def average_rounds(participants: Sequence[Participant], rounds: int, ended: Callable[[int], bool]) -> Traffic:
     """Train for so many rounds, or until ``ended``, asked after each, says so.
 
     The first participant's initial weights, which come from a public seed, are what all start from.
@@ -142,7 +142,7 @@ def run_rounds(participants: Sequence[Participant], rounds: int, ended: Callable
     for _ in range(rounds):
         updates = [participant.train() for participant in participants]
         up += sum(map(len, updates))
-        message = arrays_bytes(mean([read_arrays(update) for update in updates], weights))
+        message = arrays_bytes(weighted_mean([read_arrays(update) for update in updates], weights))
         for participant in participants:
             participant.take(message)
             down += len(message)
@@ -152,7 +152,7 @@ def run_rounds(participants: Sequence[Participant], rounds: int, ended: Callable
     return Traffic(up, down, done)
 
 
-def mean(updates: Sequence[Mapping[str, NDArray[np.float32]]], weights: FloatArray) -> Dense:
+def weighted_mean(updates: Sequence[Mapping[str, NDArray[np.float32]]], weights: FloatArray) -> Dense:
     """Weighted mean of the markets' dense parts."""
     return {
         name: np.sum(
@@ -163,7 +163,7 @@ def mean(updates: Sequence[Mapping[str, NDArray[np.float32]]], weights: FloatArr
 
 
 @dataclass(frozen=True)
-class Trained:
+class FieldResult:
     """What rounds ended in.
 
     Attributes:
@@ -177,7 +177,7 @@ class Trained:
     traffic: Traffic
 
 
-def train(markets: Sequence[Fit], method: Method, pull: float, *, refit: bool = True) -> Trained:
+def train(markets: Sequence[Fit], method: Method, pull: float, *, refit: bool = True) -> FieldResult:
     """Train the models of all markets; the mean validation AUC tells after how many rounds to stop.
 
     Then, with ``refit``, anew for as many rounds on training and validation rows, where markets have such examples.
@@ -193,12 +193,12 @@ def train(markets: Sequence[Fit], method: Method, pull: float, *, refit: bool = 
             best, best_round, kept = auc, done, [copy.deepcopy(member.network) for member in members]
         return done - best_round >= choices.patience
 
-    traffic = run_rounds(members, choices.max_epochs, ended)
+    traffic = average_rounds(members, choices.max_epochs, ended)
     again = [(found, found.refit) for found in markets if found.refit is not None]
     if refit and len(again) == len(members):
         members = [Participant(found, source, method, pull) for found, source in again]
-        traffic += run_rounds(members, best_round, lambda done: False)
+        traffic += average_rounds(members, best_round, lambda done: False)
         kept = [member.network for member in members]
     for member, network in zip(members, kept, strict=True):
         member.model.network_ = network
-    return Trained(best, best_round, traffic)
+    return FieldResult(best, best_round, traffic)

@@ -15,7 +15,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.field.compare import Bench, refuse_apart, train_field
 from fedmm_secure.field.methods import METHODS, Method
 from fedmm_secure.field.pooled import pool, rows_moved
-from fedmm_secure.field.rounds import Participant, mean, run_rounds, train
+from fedmm_secure.field.rounds import Participant, average_rounds, train, weighted_mean
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from tests.conftest import tiny
@@ -68,11 +68,11 @@ def test_one_market_alone_trains_as_it_does_without_a_server(fits, name):
 def test_a_pull_of_nothing_is_fedavg_and_one_that_is_there_is_not(fits):
     def dense(pull):
         members = [Participant(fit, fit.source, METHODS["fedprox"], pull) for fit in fits.values()]
-        run_rounds(members, 2, lambda done: False)
+        average_rounds(members, 2, lambda done: False)
         return read_arrays(members[0].message())
 
     members = [Participant(fit, fit.source, METHODS["fedavg"], 0.0) for fit in fits.values()]
-    run_rounds(members, 2, lambda done: False)
+    average_rounds(members, 2, lambda done: False)
     averaged = read_arrays(members[0].message())
     assert_same(dense(0.0), averaged)
     pulled = dense(50.0)
@@ -86,7 +86,7 @@ def distance(one, other):
 
 def test_ditto_without_a_pull_predicts_as_each_market_alone(fits):
     members = {name: Participant(fit, fit.source, METHODS["ditto"], 0.0) for name, fit in fits.items()}
-    run_rounds(list(members.values()), 2, lambda done: False)
+    average_rounds(list(members.values()), 2, lambda done: False)
     for name, fit in fits.items():
         alone = NeuralTraining(fit.model, fit.source)
         for _ in range(2):
@@ -99,7 +99,7 @@ def test_ditto_sends_what_fedavg_sends(fits):
     sent = []
     for name, pull in (("ditto", 1.0), ("fedavg", 0.0)):
         members = [Participant(fit, fit.source, METHODS[name], pull) for fit in fits.values()]
-        run_rounds(members, 1, lambda done: False)
+        average_rounds(members, 1, lambda done: False)
         sent.append(read_arrays(members[0].message()))
     assert_same(*sent)
 
@@ -117,7 +117,7 @@ def test_tables_of_ids_stay_at_home_and_of_fedrep_the_head_too(fits):
 def test_fedrep_moves_both_parts_and_averages_one(fits):
     members = [Participant(fit, fit.source, METHODS["fedrep"], 0.0) for fit in fits.values()]
     before = [{name: value.detach().clone() for name, value in m.network.named_parameters()} for m in members]
-    run_rounds(members, 1, lambda done: False)
+    average_rounds(members, 1, lambda done: False)
     heads = [member.network.get_parameter("head.weight") for member in members]
     for member, old in zip(members, before, strict=True):
         assert not torch.equal(member.network.get_parameter("head.weight"), old["head.weight"])
@@ -127,7 +127,7 @@ def test_fedrep_moves_both_parts_and_averages_one(fits):
 
 
 def test_the_mean_is_weighted_by_examples():
-    found = mean([{"w": np.float32([1.0, 3.0])}, {"w": np.float32([5.0, 7.0])}], np.array([0.75, 0.25]))
+    found = weighted_mean([{"w": np.float32([1.0, 3.0])}, {"w": np.float32([5.0, 7.0])}], np.array([0.75, 0.25]))
     np.testing.assert_allclose(found["w"], [2.0, 4.0])
     assert found["w"].dtype == np.float32
 
@@ -137,7 +137,7 @@ def test_bytes_are_those_of_the_messages_one_by_one(fits):
     network = members[0].network
     shape = {name: tuple(network.get_parameter(name).shape) for name in members[0].names}
     one = len(arrays_bytes({name: np.zeros(size, dtype=np.float32) for name, size in shape.items()}))
-    found = run_rounds(members, 2, lambda done: False)
+    found = average_rounds(members, 2, lambda done: False)
     assert (found.bytes_up, found.bytes_down, found.rounds) == (2 * 3 * one, 3 * 3 * one, 2)
 
 
