@@ -47,11 +47,12 @@ def test_a_budget_that_leaves_out_delta_spent_elsewhere(share):
 
 def accountants_asked(source):
     """Names of bare accountants in a module's code, however they are imported."""
-    names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-    names |= {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
-    names |= {
-        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    if not any(name in source for name in BARE):
+        return set()
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
     return names & BARE
 
 

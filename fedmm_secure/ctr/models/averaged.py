@@ -1,8 +1,8 @@
-"""Two models of one market, averaged in log-odds: one on the federation's codes, one on codes that it trained alone.
+"""Models of one market, averaged in log-odds: one on the federation's codes, one on codes that it trained alone.
 
-Both see the same other features. Where the shared space says little of a market's own taste, the second holds; where
-it says much, the first does; their errors are not the same. Nothing is chosen, so nothing is spent and no validation
-row is asked.
+Both see the same other features; a third, in small markets, sees nothing of other markets. Where the shared space says
+little of a market's own taste, its own codes hold; where it says much, the first does; their errors are not the same.
+Nothing is chosen, so nothing is spent and no validation row is asked.
 """
 
 from __future__ import annotations
