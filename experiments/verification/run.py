@@ -23,6 +23,7 @@ from experiments.verification.meter import meter_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
 from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
+from experiments.verification.replay import REPLAY, Replay, refuse_another_auditor, replay_findings
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
 from fedmm_secure.guarantee.plan import SpendingPlan
@@ -86,7 +87,9 @@ def verify_run(directory: Path, server: Path | None = None, signer: Card | None 
     return examine_run(directory, server, signer).findings
 
 
-def examine_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> Examination:
+def examine_run(
+    directory: Path, server: Path | None = None, signer: Card | None = None, replay: Replay | None = None
+) -> Examination:
     """Check a run from what its directory holds; nothing is changed, executed, or followed out of it.
 
     A market of a deployed run has its own ledger and messages alone. ``state/`` is no evidence, and not opened.
@@ -98,11 +101,14 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
         server: of a deployed run, the server's directory, whose aggregates are added up again too.
         signer: the card that must have signed every ledger's last line; None accepts any signature that holds, and
             ``Examination.signatures`` says whose.
+        replay: what an auditor brings to draw all releases again; that is a check of its own then.
 
     Raises:
-        InputError: no configuration, or not a finished run.
+        InputError: no configuration, or not a finished run; or a replay by another auditor than it names.
     """
     config, metrics = read_configuration(directory)
+    if replay is not None:
+        refuse_another_auditor(directory, config, replay)
     links = irregular(directory)
     if links:
         return Examination({"files": tuple(links)})
@@ -111,7 +117,7 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
     if evidence is None:
         return Examination({name: tuple(found) for name, found in checks.items()})
     with one_thread():
-        _Course(evidence, checks, server, signer).run()
+        _Course(evidence, checks, server, signer, replay).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
     found_by_check = {name: tuple(found) for name, found in checks.items()}
     return Examination(found_by_check, signatures, _notes(evidence), evidence.plans)
@@ -141,6 +147,7 @@ class _Course:
     checks: dict[str, list[Finding]]
     server: Path | None
     signer: Card | None
+    replay: Replay | None = None
 
     def run(self) -> None:
         evidence = self.evidence
@@ -163,9 +170,12 @@ class _Course:
         self._check("models and codes", lambda: artefact_findings(evidence, published, opened))
         self._check("noise meter", lambda: meter_findings(evidence))
         self._check("closing line", lambda: closing_findings(evidence, self.signer))
+        if self.replay is not None:
+            replay = self.replay
+            self._check(REPLAY, lambda: replay_findings(evidence, replay))
 
     def _check(self, name: str, check: Callable[[], list[Finding]]) -> None:
-        if name not in CHECKS:
+        if name not in CHECKS and name != REPLAY:
             raise KeyError(name)
         found = self.checks.setdefault(name, [])
         tell_step("checks", len(self.checks) - 1, len(CHECKS), name)
