@@ -34,7 +34,8 @@ def replayable(auditor: Identity, **sections):
             **sections,
         }
     )
-    return settings.model_copy(update={"audit": AuditConfig(replay=CardConfig(**asdict(auditor.card)))})
+    audit = AuditConfig(replay=CardConfig(**asdict(auditor.card)), canaries=100, nonce="ab" * 32)
+    return settings.model_copy(update={"audit": audit})
 
 
 def opened(settings, directory: Path) -> None:

@@ -61,6 +61,7 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
     "fedmm_secure/data/catalogue.py": _JSON,
     "fedmm_secure/data/prepare.py": "sizes of a market, for metrics.json",
     "fedmm_secure/federation/aggregation_plan.py": "the aggregation's part of a bundle, as JSON",
+    "fedmm_secure/federation/canaries.py": "parts of the statements of first and last lines",
     "fedmm_secure/federation/closing.py": "metrics.json, and the statement of a last line",
     "fedmm_secure/federation/coins.py": "a part of the statement of a first line",
     "fedmm_secure/federation/door.py": "the statement of a last line",

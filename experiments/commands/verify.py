@@ -112,8 +112,8 @@ def verify(
     if not path.is_dir():
         raise ConfigError(f"{path}: neither a run directory nor a report: there is no such file; is the name right?")
     from experiments.reports.run import page_findings  # the accountants and what reads models
-    from experiments.verification.replay import REPLAY
     from experiments.verification.run import CHECKS, examine_run
+    from fedmm_secure.federation.coins import REPLAY
 
     with judging(path):
         with TaskProgress("verifying", quiet=as_json):

@@ -10,6 +10,7 @@ from experiments.runs.differences import differences
 from experiments.verification.equality import same_values
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.canaries import stated_canaries
 from fedmm_secure.federation.coins import stated_toss
 from fedmm_secure.federation.opening import commitments
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
@@ -72,6 +73,7 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
         catalogue = _catalogue(evidence, market, plan)
         wanted = commitments(run, plan, catalogue, evidence.bundle, evidence.directory, known)
         wanted |= {"code": evidence.environment.get("code")} | stated_toss(evidence.config, content.opening)
+        wanted |= stated_canaries(evidence.config, content.opening)
         findings += [
             Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")
             for field, expected, found in differences(wanted, dict(content.opening), same=same_values(evidence))

@@ -22,6 +22,7 @@ import torch
 
 from experiments.presentation.steps import tell_step
 from experiments.runs.configuration import readers_data
+from experiments.verification.canaries import opened_canaries
 from experiments.verification.closing import private_digests
 from experiments.verification.evidence import Evidence
 from experiments.verification.messages import integers
@@ -62,8 +63,6 @@ from privacy.aggregation.bundle import SERVER
 from privacy.aggregation.identities import Identity
 from privacy.errors import InputError, StoppedError
 from privacy.files import write_secret
-
-REPLAY = "replay"
 
 
 @dataclass(frozen=True)
@@ -248,6 +247,7 @@ class _Course:
             transcript,
             None,
             {},
+            canaries={market: found for market in doors if (found := opened_canaries(self.evidence, market))},
         )
         federation, markets = discover_catalogues(federation, markets)
         for stage in SUMMED if config.data.shared_items else ():

@@ -28,7 +28,7 @@ class NotChargedError(StoppedError):
 
 
 @dataclass(frozen=True)
-class Difference:
+class ReplayDifference:
     """A release that comes out otherwise.
 
     Attributes:
@@ -112,7 +112,7 @@ class ReplayingDoor(Door):
             keys=ReleaseKeys(market, layout.charges(market)),
         )
         self.recorded = recorded
-        self.differences: list[Difference] = []
+        self.differences: list[ReplayDifference] = []
         self.compared: set[int] = set()
         self.unseen: set[str] = set()
 
@@ -136,7 +136,7 @@ class ReplayingDoor(Door):
         if audience and "release" not in audience and not self.recorded.shown:
             self.unseen.add(charge.entry.stage)
         elif digest != seal.digest:
-            self.differences.append(Difference(charge, "comes out otherwise"))
+            self.differences.append(ReplayDifference(charge, "comes out otherwise"))
         self._compare_meter(charge, seal.meter, meter)
         self.compared.add(charge.sequence)
 
@@ -159,14 +159,14 @@ class ReplayingDoor(Door):
         if not self.recorded.shown:
             self.unseen.add(entry.stage)
         elif named != self.own.digest(entry, OWN_UPDATE, values.astype("<i8").tobytes()):
-            self.differences.append(Difference(charge, "the update comes out otherwise"))
+            self.differences.append(ReplayDifference(charge, "the update comes out otherwise"))
         self._compare_meter(charge, seal.meter, meter)
         self.compared.add(charge.sequence)
 
     def _compare_meter(self, charge: Charge, sealed: str, meter: IntVector | None) -> None:
         data = b"" if meter is None else meter.astype("<i8").tobytes()
         if (hashlib.sha256(data).hexdigest() if data else "") != sealed:
-            self.differences.append(Difference(charge, "the spare values of its noise come out otherwise"))
+            self.differences.append(ReplayDifference(charge, "the spare values of its noise come out otherwise"))
 
 
 def _file(entry: Entry, market: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.presentation.steps import tell_step
+from experiments.verification.canaries import canary_findings
 from experiments.verification.closing import ClosingSignature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
@@ -19,13 +20,15 @@ from experiments.verification.messages import (
     rounds_without,
     server_findings,
 )
-from experiments.verification.meter import noise_findings
+from experiments.verification.meter import METER_LEVEL, noise_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
 from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
-from experiments.verification.replay import REPLAY, Replay, refuse_another_auditor, replay_findings
+from experiments.verification.replay import Replay, refuse_another_auditor, replay_findings
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
+from fedmm_secure.federation.canaries import CANARIES
+from fedmm_secure.federation.coins import REPLAY
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.storage.provenance import code_version
@@ -169,13 +172,15 @@ class _Course:
         self._check("test figures", lambda: figure_findings(evidence, published))
         self._check("models and codes", lambda: artefact_findings(evidence, published, opened))
         self._check("noise meter", lambda: noise_findings(evidence))
+        if evidence.config.audit.canaries:
+            self._check(CANARIES, lambda: list(canary_findings(evidence, METER_LEVEL / 2)))
         self._check("closing line", lambda: closing_findings(evidence, self.signer))
         if self.replay is not None:
             replay = self.replay
             self._check(REPLAY, lambda: replay_findings(evidence, replay))
 
     def _check(self, name: str, check: Callable[[], list[Finding]]) -> None:
-        if name not in CHECKS and name != REPLAY:
+        if name not in {*CHECKS, CANARIES, REPLAY}:
             raise KeyError(name)
         found = self.checks.setdefault(name, [])
         tell_step("checks", len(self.checks) - 1, len(CHECKS), name)

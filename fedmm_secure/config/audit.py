@@ -37,3 +37,9 @@ class AuditConfig(Section):
         description="the auditor who draws all noise of the run again, and can so take it away: fields of card.json; "
         "null: nobody",
     )
+    canaries: int = Field(
+        0, ge=0, le=1500, description="crafted users in spare coordinates of each stage, half of them in, by coins"
+    )
+    nonce: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="the auditor's: coins of canaries follow from it too"
+    )

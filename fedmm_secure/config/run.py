@@ -202,6 +202,8 @@ class Config(Section):
             return (
                 "audit.replay needs privacy.epsilon, and no privacy.noise_seed: there is no secret noise to draw again"
             )
+        if self.audit.canaries and privacy.epsilon is None:
+            return "audit.canaries needs privacy.epsilon: there is no noise to measure"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"

@@ -14,10 +14,10 @@ from fedmm_secure.errors import LostResultError
 from privacy.files import erase, read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
-Identity = tuple[str, int | None, int | None]  # stage, round, attempt of a release
+ReleaseIdentity = tuple[str, int | None, int | None]  # stage, round, attempt of a release
 
 
-def release_key(link: bytes, market: str, identity: Identity) -> bytes:
+def release_key(link: bytes, market: str, identity: ReleaseIdentity) -> bytes:
     """The key of a release whose turn has this link."""
     return _derived(link, "release", market, *map(str, identity))
 
@@ -48,7 +48,7 @@ class NoiseChain:
         """Keep link 0; the same again changes nothing."""
         write_secret(self._path(0), first, replace=True)
 
-    def key(self, turn: int, market: str, identity: Identity) -> bytes:
+    def key(self, turn: int, market: str, identity: ReleaseIdentity) -> bytes:
         """The key of the ``turn``-th release that draws, from 0.
 
         Raises:

@@ -17,6 +17,7 @@ from fedmm_secure.federation.account import Outlook, enter, foresee
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
+from fedmm_secure.federation.canaries import RunCanaries, committed_canaries, run_canaries
 from fedmm_secure.federation.client import ClientPlan, MarketClient
 from fedmm_secure.federation.coins import Coins, CoinsAwaitedError
 from fedmm_secure.federation.door import Channel, Door
@@ -43,6 +44,7 @@ from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
 from privacy.aggregation.identities import Identity
 from privacy.files import erase, write_atomic, write_json
 from privacy.mechanisms.meter import spare_coordinates
+from privacy.mechanisms.spare import Spare
 
 
 def run_id(state: Path) -> str:
@@ -70,6 +72,7 @@ class Federation:
         signers: by market of this process, who signs the ledger's last line.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
         account: where the run is entered, or what stands for it where the rows are nobody's; None for a rehearsal.
+        canaries: by market, where the configuration asks for any.
     """
 
     config: Config
@@ -84,6 +87,12 @@ class Federation:
     signers: Mapping[str, Identity] = field(repr=False)
     course: int = 0
     account: PrivacyAccount | PublicData | None = None
+    canaries: Mapping[str, RunCanaries] = field(default_factory=dict)
+
+    def spare(self, market: str, count: int, stage: str) -> Spare:
+        """Spare coordinates of a release, with its canaries if there are any."""
+        found = self.canaries.get(market)
+        return Spare(count) if found is None else found.spare(count, self.plans[market], stage)
 
     def commitments(self, markets: Mapping[str, PreparedMarket]) -> dict[str, str]:
         """Keyed hash of each market's test candidates: equal for two runs of one account that ranked the same ones.
@@ -203,6 +212,7 @@ def open_federation(
         entrance = enter(account, directory, run, plans[name], prepared, len(ledger.charges))
         coins, catalogue = Coins.of(config, name, run, layout), known_catalogue(config, prepared)
         toss = {} if coins is None else coins.stated(ledger.opening, entrance.course)
+        toss |= committed_canaries(config, ledger.opening, layout.charges(name))
         ledger.open(commitments(run, plans[name], catalogue, bundle, directory, entrance.data) | toss)
         chain = None if coins is None else coins.chain(ledger, plans[name].delta, layout.coins)
         if coins is not None and chain is None:
@@ -232,7 +242,9 @@ def open_federation(
     if awaited and config.audit.replay is not None:
         raise CoinsAwaitedError(directory, config.audit.replay.card, awaited)
     signers = {name: signer or members[name].identity for name in markets}
-    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course, account)
+    canaries = run_canaries(config, run, {name: door.ledger for name, door in doors.items()}, layout)
+    parties = (bundle, doors, masks, plans, transcript, server, signers)
+    return Federation(config, directory, run, *parties, course, account, canaries)
 
 
 def _channel(plan: AggregationPlan, member: Membership, bundle: Bundle, run: str, masks: PairwiseMasks) -> Channel:
@@ -333,6 +345,7 @@ def make_clients(
             warm_up_rounds=config.federation.warm_up_rounds,
             spending=federation.plans[name],
             norm=config.aggregation.norm,
+            canaries=federation.canaries.get(name),
         )
         private = _private_settings(federation.plans[name])
         trainer = make_trainer(config, embedding, seed, private, extra_rows.get(name))

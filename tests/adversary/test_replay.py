@@ -110,6 +110,8 @@ def of(examined, market):
 def test_an_honest_run_comes_out_as_it_was(honest):
     examined = examine_run(honest / "run", replay=Replay(identities(honest)))
     assert examined.findings == []
+    measured = [note for note in examined.notes if note.startswith("canaries: ")]
+    assert len(measured) == 3 * len(("counts", "embedding", "quantizer/0", "ctr/0"))
     # counts, factors, 2 rounds with noise and a warm-up, model, item codes, user codes, CTR, test figures
     assert [note for note in examined.notes if "drawn again" in note] == [
         f"replay: {market}: 10 releases drawn again and compared" for market in ("m0", "m1", "m2")
@@ -119,6 +121,13 @@ def test_an_honest_run_comes_out_as_it_was(honest):
 def test_without_a_replay_none_of_it_is_seen(found):
     """The positive control: all other checks, the noise meter among them, are green."""
     assert {name: findings for name, findings in found.checks.items() if findings and name != "replay"} == {}
+
+
+def test_canaries_in_spare_coordinates_do_not_see_it_either(found):
+    """The market knows which coordinates are theirs: what it leaves out of its users' own, only a replay finds."""
+    (note,) = (note for note in found.notes if note.startswith("canaries: m0, counts"))
+    noise = float(note.split("noise ")[1].split()[0])
+    assert 0.9 < noise < 1.1
 
 
 def test_half_the_noise_on_real_counts_is_found_where_it_was_drawn(found):
