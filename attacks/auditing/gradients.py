@@ -179,6 +179,7 @@ class Watcher:
         return len(self._expected)
 
     def __call__(self) -> None:
+        """Read what the step's noised gradients say of the canaries."""
         norm = self._choices.clipping_norm
         noised = _flat([value.grad for value in self._parts if value.grad is not None])
         length = float(self._expected.norm())

@@ -97,6 +97,7 @@ def verify(
     passphrase_file: PassphraseOption = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm verify``."""
     if path.is_file():
         if server is not None or signer is not None or replay is not None:
             raise ConfigError(f"{path}: --server, --signer and --replay are for run directories")

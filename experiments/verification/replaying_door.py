@@ -75,12 +75,15 @@ class NoAggregator:
     """An aggregator of nothing: a replay sends nothing and opens nothing."""
 
     def ready(self, cohort: tuple[str, ...]) -> None:
+        """Refuse."""
         raise TypeError("a replay takes part in no round")
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Refuse."""
         raise TypeError("a replay sends nothing")
 
     def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        """Refuse."""
         raise TypeError("a replay opens nothing")
 
 

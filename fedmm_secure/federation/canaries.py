@@ -18,7 +18,6 @@ from typing import Any
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import LostResultError
-from fedmm_secure.guarantee.canary_sums import sampling_rate
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import Ledger, stage_group
@@ -28,7 +27,7 @@ from privacy.files import read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 from privacy.mechanisms.spare import Spare
 
-_MOST = 2**20  # canaries of a crowd
+_MOST = 2**26  # coins of a crowd over all steps: whoever verifies tosses them again
 CROWD = 60.0  # standard deviations of the noise that a crowd weighs: one of .9 is seen by its sum in one step
 CANARIES = "canaries"  # of the first line, and of the last
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -55,7 +54,9 @@ class RunCanaries:
     def spare(self, count: int, plan: SpendingPlan, stage: str, round: int | None = None) -> Spare:
         """Spare coordinates of a release with its canaries and its crowd: in every round of a stage the same are in."""
         source, group = NoiseSource(self.key, seeded=False), stage_group(stage)
-        crowd = min(_MOST, math.ceil(CROWD * plan.noise[group] / sampling_rate(plan, group)))
+        planned = plan.stages[group]
+        wanted = math.ceil(CROWD * plan.noise[group] / planned.sampling_rate)
+        crowd = min(wanted, _MOST // planned.steps)
         member = source.derive("coins", stage).coins(0.5, min(self.count, count - 1))
         sampling = source.derive("sampling", stage, str(round)).words(KEY_BYTES // 8).tobytes()
         return Spare(count, member, crowd, sampling)

@@ -46,11 +46,6 @@ def canary_sums(plan: SpendingPlan, stage: str, spare: Spare, steps: int) -> Int
     return canary_steps(noised_steps(plan, group), steps, spare)
 
 
-def sampling_rate(plan: SpendingPlan, group: str) -> float:
-    """Probability with which a user takes part in a step; 1 where nothing is sampled."""
-    return noised_steps(plan, group).sampling_rate if group in (QUANTIZER, CTR) else 1.0
-
-
 def noised_steps(plan: SpendingPlan, group: str) -> DPSGD:
     """DP-SGD of a stage, as planned."""
     privacy = plan.config.privacy
