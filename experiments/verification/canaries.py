@@ -77,6 +77,7 @@ def canary_findings(evidence: Evidence, level: float) -> Iterator[Finding]:
         plan = evidence.plans[market]
         for found in measure(plan, _spare_sums(evidence, market, canaries), level / len(opened)):
             evidence.notes.append(f"canaries: {market}, {found.stage}: {_text(found)}")
+            evidence.measured.setdefault(market, []).append(found)
             if found.alarm is not None:
                 yield Finding(where, f"canaries: {found.stage}: is not as stated: {found.alarm}")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.presentation.steps import tell_step
 from experiments.verification.canaries import canary_findings
@@ -37,6 +37,9 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
 
+if TYPE_CHECKING:
+    from attacks.auditing.run_canaries import Measured
+
 # Every check, and what it looks at; reports print these words.
 CHECKS: Mapping[str, str] = {
     "files": "the directory holds the plain files that a run leaves, with the fields that they may have, alone",
@@ -63,12 +66,14 @@ class Examination:
         signatures: by market, who signed its ledger's last line, where that signature holds.
         plans: by market, what its configuration makes of its sizes: to be relied on where there are no findings.
         notes: what a reader should know beside them.
+        measured: by market, what canaries of the run showed, where it has any.
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
     signatures: Mapping[str, ClosingSignature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     plans: Mapping[str, SpendingPlan] = field(default_factory=dict)
+    measured: Mapping[str, Sequence[Measured]] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
@@ -81,8 +86,11 @@ class Examination:
         return self.checks.keys() >= CHECKS.keys()
 
     def to_data(self) -> dict[str, Any]:
-        """Signatures and notes, for machines."""
-        return {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
+        """Signatures, notes and what canaries showed, for machines."""
+        data = {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
+        if not self.measured:
+            return data
+        return data | {"canaries": {name: [asdict(one) for one in found] for name, found in self.measured.items()}}
 
 
 def verify_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> list[Finding]:
@@ -123,7 +131,7 @@ def examine_run(
         _Course(evidence, checks, server, signer, replay).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
     found_by_check = {name: tuple(found) for name, found in checks.items()}
-    return Examination(found_by_check, signatures, _notes(evidence), evidence.plans)
+    return Examination(found_by_check, signatures, _notes(evidence), evidence.plans, evidence.measured)
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:

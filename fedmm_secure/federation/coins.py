@@ -234,7 +234,9 @@ def asked_tosses(directory: Path, auditor: Identity) -> list[Toss]:
         if content.kinds != (OPEN,):
             raise CoinError(f"{path}: has {len(content.kinds)} lines; a coin is tossed for one whose first line is all")
         try:
-            found.append(Toss.of(content, auditor.card))
+            toss = Toss.of(content, auditor.card)
+            toss.first_link(auditor)  # a coin that does not open would be found when all is over
+            found.append(toss)
         except CoinError as error:
             raise CoinError(f"{path}:1: {error}") from error
     if not found:

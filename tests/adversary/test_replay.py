@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.commands import audit
 from experiments.presentation.console import PlainConsole
 from experiments.reports.screen import Finished, screen
 from experiments.verification import replay as replays
@@ -213,3 +214,12 @@ def test_a_replay_that_finds_something_exits_with_1(cheating, capsys, monkeypatc
     assert status == 1
     assert "m2.jsonl" in err
     assert "another key than both coins make" in err
+
+
+def test_what_canaries_showed_is_there_for_machines_and_auditors(honest, capsys):
+    examined = examine_run(honest / "run")
+    data = examined.to_data()["canaries"]["m1"]
+    assert [one["stage"] for one in data] == ["counts", "embedding", "quantizer/0", "ctr/0"]
+    assert all(one["weight"][1] < 1.2 and one["result"]["canaries"] > 10 for one in data)
+    audit._print_measured("m1", examined.measured["m1"])
+    assert capsys.readouterr().out.count("[") == 2 * len(data)
