@@ -14,8 +14,10 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.config.choices import CODE_GROUPS, FEATURE_GROUPS, FeatureGroup
+from fedmm_secure.ctr.pairs import entries
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes, one_hot
+from privacy.mechanisms.counts import merged
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class FeatureHistory(Protocol):
 
     def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
 
-    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+    def code_lift(self, codes: Codes, seen: sparse.csr_array) -> FloatArray | None:
         """How much more than by chance users of a code meet items of a code ``(n_codes, n_codes)``; None if unknown."""
         ...
 
@@ -117,7 +119,7 @@ class FeatureBuilder:
         numbers = list(self._numbers(user, item).values())
         return Features(
             np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64),
-            np.stack(numbers, axis=1).astype(np.float64) if numbers else np.zeros((len(user), 0)),
+            np.stack(numbers, axis=1, dtype=np.float64) if numbers else np.zeros((len(user), 0)),
         )
 
     def _numbers(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
@@ -135,15 +137,15 @@ class _CodeAffinity:
 
     def __init__(self, history: FeatureHistory, codes: Codes, n_codes: tuple[int, int]) -> None:
         self._history, self._codes = history, codes
-        self._seen = [(history.matrix @ one_hot(codes.item[:, layer], n_codes[layer])).toarray() for layer in (0, 1)]
+        self._seen = [merged(history.matrix @ one_hot(codes.item[:, layer], n_codes[layer])) for layer in (0, 1)]
         self._lift = history.code_lift(codes, self._seen[0])
 
     def __call__(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         first, second = self._codes.item[item, 0], self._codes.item[item, 1]
-        seen = self._seen[0][user, first]
+        seen = entries(self._seen[0], user, first)
         found = {
             "same_global_code": seen,
-            "same_local_code": self._seen[1][user, second],
+            "same_local_code": entries(self._seen[1], user, second),
             "same_global_code_share": seen / np.maximum(self._history.user_count[user], 1.0),
         }
         if self._lift is not None:
