@@ -12,7 +12,7 @@ from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say, say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.presentation.text import difference_text, estimate_text, interval_text
-from experiments.runs.configuration import SYNTHETIC, resolve
+from experiments.runs.configuration import QUICKSTART, SYNTHETIC, resolve
 from fedmm_secure.errors import ConfigError
 
 bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
@@ -167,3 +167,46 @@ def join(
         ahead = "with all of them" if one.crossing is None else f"up to {one.crossing:.0f} of its own"
         ahead = "nowhere" if one.crossing == 0 else ahead
         say(f"{one.market:<6} {one.users} users; the federation's head is ahead {ahead}")
+
+
+@bench_app.command(
+    "scale",
+    short_help="How cost grows with users, items, markets, codes.",
+    help="Time and memory of whole runs on generated markets: users, items, markets and codes doubled in turn; every "
+    "run in a fresh process.\n\nExample: fedmm bench scale --axis users --from users=4000 --doublings 3",
+)
+def scale(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
+    overrides: SetOption = None,
+    axis: Annotated[list[str] | None, typer.Option(help="What is doubled; repeat. Default: all four.")] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="AXIS=SIZE",
+            help="Smallest size; repeat. Default: users 1000, items 200, markets 3, codes 16.",
+        ),
+    ] = None,
+    doublings: Annotated[int, typer.Option(min=1, max=12, help="How often each is doubled.")] = 2,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all sizes in each.")] = 2,
+    as_json: JsonFlag = False,
+) -> None:
+    from experiments.benchmarks.scale import SMALLEST, measure_scale, smallest  # what trains
+
+    for name in axis or ():
+        if name not in SMALLEST:
+            raise ConfigError(f"--axis {name}: one of {', '.join(SMALLEST)}")
+    base = smallest(start or [])
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_scale(config, overrides or [], base, axis or list(SMALLEST), doublings, repeat)
+    if as_json:
+        say_json({"bench": "scale", "rows": [asdict(curve) for curve in found]})
+        return
+    table = Table("what", "size", "seconds", "MB", "exponent", "of the last doubling", "of memory")
+    for curve in found:
+        for point in curve.points:
+            table.add_row(curve.what, str(point.size), f"{point.seconds.value:.1f}", f"{point.memory.value / 1e6:.0f}")
+        whole = estimate_text({"value": curve.ratio, "low": curve.low, "high": curve.high})
+        table.add_row(curve.what, "", "", "", whole, *(estimate_text(asdict(e)) for e in (curve.last, curve.memory)))
+    wide_console().print(table)
+    say("seconds: processor time of a whole run; MB: the most that its process had; exponent: cost grows as size to it")

@@ -19,6 +19,8 @@ from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes, one_hot
 from privacy.mechanisms.counts import merged
 
+PAIRS = 2**16  # whose features are computed at a time
+
 
 @dataclass(frozen=True)
 class Features:
@@ -116,10 +118,14 @@ class FeatureBuilder:
                 categories += list(self._codes.user[user].T)
             if "item_codes" in self.groups:
                 categories += list(self._codes.item[item].T)
-        numbers = list(self._numbers(user, item).values())
+        names = self.schema().number_names
+        numbers = np.zeros((len(user), len(names)))
+        for start in range(0, len(user), PAIRS):  # what is computed on the way is several times as large
+            some = slice(start, start + PAIRS)
+            for column, values in enumerate(self._numbers(user[some], item[some]).values()):
+                numbers[some, column] = values
         return Features(
-            np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64),
-            np.stack(numbers, axis=1, dtype=np.float64) if numbers else np.zeros((len(user), 0)),
+            np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64), numbers
         )
 
     def _numbers(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:

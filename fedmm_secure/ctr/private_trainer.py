@@ -14,8 +14,7 @@ from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_use
 from fedmm_secure.config import Config, ContributionConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
-from fedmm_secure.ctr.features import FeatureBuilder
-from fedmm_secure.ctr.models.base import PAIRS
+from fedmm_secure.ctr.features import PAIRS, FeatureBuilder
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PRETRAIN_EPOCHS, PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items

@@ -17,10 +17,8 @@ import numpy as np
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
-from fedmm_secure.ctr.features import Features, FeatureSchema, PairFeatures
+from fedmm_secure.ctr.features import PAIRS, Features, FeatureSchema, PairFeatures
 from fedmm_secure.data.market import FloatArray, IntArray
-
-PAIRS = 2**18  # whose features are held at a time: some 60 MB
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from fedmm_secure.ctr.pairs import blocks, sums_of_pairs
 def test_scores_of_pairs_are_those_of_the_whole_product_to_the_last_bit(monkeypatch, at_a_time):
     monkeypatch.setattr(pairs, "_AT_A_TIME", at_a_time)
     rng = np.random.default_rng(0)
-    histories = sparse.csr_array((rng.random((40, 30)) < 0.4).astype(float))
-    histories[3] = 0.0
+    met = rng.random((40, 30)) < 0.4
+    met[3] = False
+    histories = sparse.csr_array(met.astype(float))
     weights, user, column = rng.normal(size=(30, 12)), rng.integers(0, 40, 500), rng.integers(0, 12, 500)
     whole = np.asarray(histories @ weights, np.float32)
     assert np.array_equal(sums_of_pairs(histories, weights, user, column), whole[user, column])
