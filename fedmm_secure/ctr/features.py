@@ -19,7 +19,8 @@ from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes, one_hot
 from privacy.mechanisms.counts import merged
 
-PAIRS = 2**16  # whose features are computed at a time
+PAIRS = 2**16  # whose features are held at a time, where those of all are not needed at once
+_COMPUTED = 2**14  # whose features are computed at a time: factors on the way are several times as large
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class FeatureBuilder:
                 categories += list(self._codes.item[item].T)
         names = self.schema().number_names
         numbers = np.zeros((len(user), len(names)))
-        for start in range(0, len(user), PAIRS):  # what is computed on the way is several times as large
-            some = slice(start, start + PAIRS)
+        for start in range(0, len(user), _COMPUTED):
+            some = slice(start, start + _COMPUTED)
             for column, values in enumerate(self._numbers(user[some], item[some]).values()):
                 numbers[some, column] = values
         return Features(
