@@ -31,6 +31,7 @@ def aggregation(
     repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench aggregation``."""
     settings = resolve(config, overrides or [])
     from experiments.benchmarks.aggregation import codebook_length, measure_aggregation  # the encryption
 
@@ -76,6 +77,7 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench noise``."""
     from experiments.benchmarks.noise import measure_noise  # what draws
 
     with TaskProgress("measuring", quiet=as_json):
@@ -101,6 +103,7 @@ def dp_sgd(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench dp-sgd``."""
     from experiments.benchmarks.dp_sgd import measure_steps  # what trains
 
     with TaskProgress("measuring", quiet=as_json):
@@ -131,6 +134,7 @@ def shadows(
     repetitions: Annotated[int, typer.Option(min=2, help="Repetitions, both ways in each.")] = 3,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench shadows``."""
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
@@ -167,6 +171,7 @@ def join(
     workers: WorkersOption = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench join``."""
     settings = resolve(config, overrides or [])
     if settings.head.trees == 0:
         raise ConfigError("head.trees is 0: no head is fitted; add --set head.trees=80")
@@ -213,6 +218,7 @@ def scale(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all sizes in each.")] = 2,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench scale``."""
     from experiments.benchmarks.scale import SMALLEST, measure_scale, smallest  # what trains
 
     for name in axis or ():

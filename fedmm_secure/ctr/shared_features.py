@@ -55,6 +55,7 @@ class SharedScores:
     users: FloatArray
 
     def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
+        """By name, scores ``(n,)`` of pairs of users and items; ``user_count`` is of all users."""
         models, factors = self.models, self.models.factors
         column = models.shared.column[item]
         known = (column >= 0).astype(np.float64)

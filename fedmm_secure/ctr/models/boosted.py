@@ -73,6 +73,7 @@ class BoostedModel(CTRModel):
         self.schema, self.choices, self.seed = schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
+        """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
         self.trees_ = self._classifier(self.choices.max_iterations, stop=True)
         self._grow(source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
@@ -87,6 +88,7 @@ class BoostedModel(CTRModel):
         self.trees_.fit(self._matrix(examples.features), examples.label, **validation)
 
     def predict(self, features: Features) -> FloatArray:
+        """Click probabilities ``(n,)``."""
         return np.asarray(self.trees_.predict_proba(self._matrix(features))[:, 1])
 
     def state_dict(self) -> HistGradientBoostingClassifier:
@@ -94,6 +96,7 @@ class BoostedModel(CTRModel):
         return self.trees_
 
     def load_state_dict(self, state: HistGradientBoostingClassifier) -> None:
+        """Take fitted trees."""
         self.trees_ = state
 
     def _classifier(self, iterations: int, *, stop: bool) -> HistGradientBoostingClassifier:
