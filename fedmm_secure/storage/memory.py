@@ -32,10 +32,14 @@ def own_peak() -> int:
 
 
 class PeakMemory:
-    """The largest sum that was seen of this process and its descendants, by what was going on."""
+    """The largest sum that was seen of this process and its descendants, by what was going on.
 
-    def __init__(self) -> None:
-        self.largest: dict[str, int] = {}
+    Args:
+        largest: what was seen before; it is kept up to date.
+    """
+
+    def __init__(self, largest: dict[str, int]) -> None:
+        self.largest = largest
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
