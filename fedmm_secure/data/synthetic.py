@@ -32,10 +32,11 @@ class PlantedMarket:
 
 def synthesize(spec: SyntheticSpec) -> list[PlantedMarket]:
     """Generate the markets ``m0, m1, …``; ids are disjoint between markets, but for ``shared_items``."""
-    return [_one_market(spec, index) for index in range(spec.markets)]
+    return [synthesize_one(spec, index) for index in range(spec.markets)]
 
 
-def _one_market(spec: SyntheticSpec, index: int) -> PlantedMarket:
+def synthesize_one(spec: SyntheticSpec, index: int) -> PlantedMarket:
+    """The market ``m<index>`` alone."""
     rng = numpy_generator("synthetic", spec.seed, index)
     shared = rng.integers(0, spec.shared_prototypes, spec.items)
     local = rng.integers(0, spec.local_prototypes, spec.items)
