@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from attacks.retraining.pipelines import Federated
 
 Observed = dict[str, NDArray[np.float32]]
+Confidence = Callable[[IntArray, IntArray], FloatArray]
 RECOMMENDED = 10
 _AT_ONCE = 200_000  # pairs whose features are held in memory together
 
@@ -78,10 +80,12 @@ def observe(
         queries: what is asked.
     """
     users, first = np.unique(queries.user, return_index=True)
-    found = _account(predict, builder, profiles[queries.user], profiles[users], queries, "profile")
+    own = partial(_scores, predict, builder)
+    found = observe_account(own, profiles[queries.user], profiles[users], queries, "profile")
     if accounts is not None:
         each = np.arange(len(queries.rows))
-        found |= _account(predict, accounts.copied, each, first, queries, "consumer")
+        copied = partial(_scores, predict, accounts.copied)
+        found |= observe_account(copied, each, first, queries, "consumer")
         found["consumer-pairs"] = _pairs(predict, accounts.single, queries)
         found["row-release"] = np.stack(_row_statistics(embedding, queries), axis=1)
     if quantizer is not None:
@@ -175,28 +179,18 @@ def _scores(predict: Callable[..., FloatArray], builder: PairFeatures, account: 
     return logit(np.concatenate([np.zeros(0), *(predict(builder(account[part], item[part])) for part in parts)]))
 
 
-def _account(
-    predict: Callable[..., FloatArray],
-    builder: PairFeatures,
-    accounts: IntArray,
-    of_users: IntArray,
-    queries: Queries,
-    view: str,
+def observe_account(
+    score: Confidence, accounts: IntArray, of_users: IntArray, queries: Queries, view: str
 ) -> dict[str, FloatArray]:
     """What the accounts are shown: the queried item, what surrounds it, and what comes first.
 
     Args:
-        predict: maps features to click probabilities.
-        builder: features of the accounts.
+        score: confidence in each pair of an account and an item.
         accounts: the account of each query.
         of_users: one account for each user that has queries, in the order of users.
         queries: what is asked.
         view: its name.
     """
-
-    def score(account: IntArray, item: IntArray) -> FloatArray:
-        return _scores(predict, builder, account, item)
-
     own = score(accounts, queries.item)
     near = score(np.repeat(accounts, queries.near.shape[1]), queries.near[queries.item].ravel())
     near = near.reshape(len(own), -1).mean(1)

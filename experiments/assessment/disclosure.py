@@ -47,7 +47,5 @@ def infer_other_items(attacked: Attacked) -> list[dict[str, Any]]:
 
 def _results(attacked: Attacked, target: str, risks: Sequence[Risk], scores: str) -> list[dict[str, Any]]:
     """As plain data; ``scores`` is the view that shows scores."""
-    views = {risk.published: scores if risk.published == SCORES else "release and profile" for risk in risks}
-    return [
-        {"market": attacked.market, "target": target, "view": views[risk.published], **asdict(risk)} for risk in risks
-    ]
+    views = {risk.source: scores if risk.source == SCORES else "release and profile" for risk in risks}
+    return [{"market": attacked.market, "target": target, "view": views[risk.source], **asdict(risk)} for risk in risks]

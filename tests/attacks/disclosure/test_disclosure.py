@@ -139,9 +139,9 @@ def test_releases_of_a_market_leave_the_others_out(tiny_markets):
     assert published(releases["local-ids"][0]) == [EMBEDDINGS]  # ids score no account, and no code is read
     single = single_out(releases["fedmm"])
     inferred = infer_items(releases["fedmm"], np.random.default_rng(0))
-    assert [risk.published for risk in single] == [risk.published for risk in inferred] == published(first)
+    assert [risk.source for risk in single] == [risk.source for risk in inferred] == published(first)
     again = released_again(replace(retraining, targets=("fedmm",)), first, 1)["fedmm"]
     linked = link(releases["fedmm"], again, np.random.default_rng(0))
     assert len(linked) == 8
     assert all(0 <= risk.success.value <= 1 for risk in (*single, *inferred, *linked))
-    assert next(risk for risk in single if risk.published == EMBEDDINGS).success.value > 0.5
+    assert next(risk for risk in single if risk.source == EMBEDDINGS).success.value > 0.5
