@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-CONFIDENCE = 0.95
+from fedmm_secure.ctr.metrics import CONFIDENCE
+
+POWER = 0.95  # with which an alarm is wanted where there is something to find
 SHARED_SHADOWS = 2.0**0.5
 
 

@@ -19,7 +19,7 @@ from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import decode
 from fedmm_secure.quantization.rqvae import RQVAE
 
-TOP, CLOSE = 10, 0.9
+_TOP, _CLOSE = 10, 0.9
 _MATCHED = 400  # users of a matching: the Hungarian algorithm is cubic
 _STEPS, _SOFT = 300, 0.1  # of gradient matching
 
@@ -191,7 +191,8 @@ def recover_histories(
 
 
 def precision(score: NDArray[np.float64], history: NDArray[np.bool_]) -> FloatArray:
-    top = np.argsort(-score, axis=1, kind="stable")[:, :TOP]
+    """Share of the ``_TOP`` items that score highest that are in each history."""
+    top = np.argsort(-score, axis=1, kind="stable")[:, :_TOP]
     return np.asarray(np.take_along_axis(history, top, axis=1).mean(1))
 
 
@@ -206,7 +207,7 @@ def _reconstruction(
     attack: str, own: FloatArray, prior: FloatArray, advantage: Estimate, identified: Estimate | None, users: int
 ) -> Reconstruction:
     """From cosine similarities of both adversaries, ``(n,)`` each."""
-    matched, prior_matched = (proportion(int((found >= CLOSE).sum()), len(found)) for found in (own, prior))
+    matched, prior_matched = (proportion(int((found >= _CLOSE).sum()), len(found)) for found in (own, prior))
     return Reconstruction(
         attack=attack,
         users=len(own),

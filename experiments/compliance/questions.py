@@ -11,13 +11,13 @@ from __future__ import annotations
 from experiments.compliance.document import Document, Question
 from experiments.compliance.judgement import claimed_unit, evaluation_note, figures_text
 from experiments.compliance.sentences import (
-    SUMS,
+    SUM_NAMES,
     account,
     advantage,
     attacks,
     audits,
     beside,
-    bounded,
+    bounded_stages,
     compared,
     disclosed,
     in_clear,
@@ -94,7 +94,7 @@ def _nist(document: Document) -> list[Question]:
             + (
                 "Noise does not shrink with a market: in general those of few users lose more, and so do users whose "
                 "items are rare. What it costs this run is not measured: there is no run without noise beside it."
-                if bounded(document)
+                if bounded_stages(document)
                 else "No stage adds noise."
             ),
         ),
@@ -137,7 +137,7 @@ def _gdpr(document: Document) -> list[Question]:
             "What is done with which data?",
             f"Interactions (user, item, optionally rating and time) of {len(document.markets)} markets train an "
             f"encoder, codebooks and a click-through-rate model of each market. Markets add up "
-            f"{', '.join(SUMS.get(stage, stage) for stage in document.run.summed)}, "
+            f"{', '.join(SUM_NAMES.get(stage, stage) for stage in document.run.summed)}, "
             f"{'in the clear' if in_clear(document) else 'under encryption'}. "
             "No user identifier and no row leaves a market.",
         ),

@@ -89,7 +89,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "svd"], "choose from fedmm, local-ids, local-codes, federated-codes, boosted-scores"),
+        (["--target", "svd"], "choose from fedmm, local-ids, local-dcnv2, local-autoint"),
         (["--market", "mars"], "--market mars"),
         (["--attack", "guess"], "choose from inversion"),
         (["--unit", "household"], "choose from interaction, user"),
