@@ -21,6 +21,7 @@ from attacks.side_by_side.ctr import fit_together
 from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED, BaselineName
 from fedmm_secure.ctr.features import PairFeatures
@@ -30,11 +31,11 @@ from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.candidates import Candidates
-from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.guarantee.mechanisms import dp_sgd
-from fedmm_secure.guarantee.stages import CTR
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING
 from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -162,6 +163,19 @@ class Retraining:
                     MarketTrainer(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
                 ]
                 yield recipe.name, self._exact(recipe, benches, coded, seed, together=together)
+
+    def embed(self, half: PreparedMarket) -> Embedding:
+        """The embedding of the market with fewer rows, as the run releases it: with a budget under noise of its own."""
+        config, noise = self.config, NoiseSource.from_entropy()
+        if not config.private_embedding:
+            return fit_embedding(half, config.embedding)
+        spent, matrix = self.noise[self.market], history_matrix(half.market, half.split.train)
+        choices, times = config.privacy.contribution, config.times_counted
+        counts = release_counts(
+            half.market, half.split.train, choices, spent[COUNTS], noise.derive("counts"), times=times
+        )
+        embedding = DPSVDEmbedding(counts, config.embedding.private)
+        return embedding.set_factors(embedding.release(matrix, spent[EMBEDDING], noise.derive("factors")), matrix)
 
     def _exact(
         self, recipe: Recipe, benches: Sequence[MarketTrainer], coded: Sequence[Coded], seed: int, *, together: bool

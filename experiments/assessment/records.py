@@ -322,7 +322,7 @@ def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_score
         name=name,
         title=f"{title} (GDPR Recital 26, WP216, EDPB Opinion 28/2024, ISO/IEC 27559)",
         prior_knowledge=prior_knowledge,
-        views=("release and profile", by_scores),
+        views=("release and profile", "release", by_scores),
         path=f"experiments.assessment.disclosure:{path}",
         about=("market", "target", "source", "attack"),
         columns=(
@@ -358,7 +358,7 @@ _RISKS = (
     _disclosure(
         "inference",
         "inference",
-        "half of the user's rows; what is popular",
+        "half of the user's rows, or who left between two releases; what is popular",
         "infer_other_items",
         "consumer",
     ),
