@@ -36,7 +36,7 @@ from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
 
 if TYPE_CHECKING:
-    from attacks.retraining.pipelines import Federated
+    from attacks.retraining.federations import Federated
 
 Observed = dict[str, NDArray[np.float32]]
 Confidence = Callable[[IntArray, IntArray], FloatArray]

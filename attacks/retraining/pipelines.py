@@ -6,17 +6,16 @@ inference, and the users left out of a risk's control group.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from attacks.retraining.federations import Coded, Federated, federate
 from attacks.side_by_side.ctr import fit_together
 from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
 from fedmm_secure.collaborative.base import Embedding
@@ -33,12 +32,9 @@ from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING
-from fedmm_secure.pipeline import embed_markets, refine, train_federated
 from fedmm_secure.quantization.build import train_local_quantizer
-from fedmm_secure.quantization.rqvae import RQVAE
 from privacy.mechanisms.randomness import NoiseSource
 
 
@@ -52,23 +48,6 @@ def recipe_by_name(config: Config, name: str) -> Recipe:
         known = ", ".join([CONFIGURED, *trained])
         raise ValueError(f"{name} cannot be attacked through shadow pipelines; choose from {known}")
     return recipe
-
-
-@dataclass(frozen=True)
-class Federated:
-    """Global codewords after the last round: of all markets, and as the market's own update left them."""
-
-    aggregate: FloatArray
-    own: FloatArray | None
-
-
-@dataclass(frozen=True)
-class Coded:
-    """What CTR models of one pipeline build on."""
-
-    embedding: Embedding
-    quantizer: RQVAE | None = None
-    federated: Federated | None = None
 
 
 def without_rows(prepared: PreparedMarket, kept: NDArray[np.bool_]) -> PreparedMarket:
@@ -164,6 +143,14 @@ class Retraining:
                 ]
                 yield recipe.name, self._exact(recipe, benches, coded, seed, together=together)
 
+    def model(self, coded: Coded, seed: int) -> Trained:
+        """The first target, trained on all rows of the market with codes that are given."""
+        recipe = recipe_by_name(self.config, self.targets[0])
+        if recipe.name == CONFIGURED and self.config.private_ctr:
+            return self._private(self.prepared, coded, seed)
+        bench = MarketTrainer(self.prepared, coded.embedding, self.config)
+        return self._exact(recipe, [bench], [coded], seed, together=False)[0]
+
     def embed(self, half: PreparedMarket) -> Embedding:
         """The embedding of the market with fewer rows, as the run releases it: with a budget under noise of its own."""
         config, noise = self.config, NoiseSource.from_entropy()
@@ -202,7 +189,7 @@ class Retraining:
         quantizer = own.quantizer
         if quantizer is None:
             raise ValueError("a released model needs codes")
-        bench = PrivateTrainer(half, own.embedding, self._fresh_noise)
+        bench = PrivateTrainer(half, own.embedding, self.fresh_noise)
         choices = dp_sgd(self.config.privacy.ctr, self.noise[self.market][CTR])
         trained = bench.train_with(quantizer, seed, choices, NoiseSource.from_entropy())
 
@@ -226,7 +213,7 @@ class Retraining:
         return self.config.privacy.epsilon is not None
 
     @property
-    def _fresh_noise(self) -> Config:
+    def fresh_noise(self) -> Config:
         """The configuration without a noise seed: a seed that the adversary shared would give the noise away."""
         return self.config.model_copy(update={"privacy": self.config.privacy.model_copy(update={"noise_seed": None})})
 
@@ -266,21 +253,11 @@ class Retraining:
 
     def _federate(self, half: PreparedMarket, raw: Embedding, seed: int) -> Coded:
         """A whole federation, the other markets as in the run; what the market's own models build on."""
-        markets = {**self.markets, self.market: half}
-        # plaintext sums give bit-identical codebooks, faster; not admitted for distributed noise
-        kind = self.config.aggregation.kind if self.config.privacy.distributed_noise else "plaintext"
-        aggregation = self.config.aggregation.model_copy(update={"kind": kind, "rotate_after": None})
-        config = self._fresh_noise.model_copy(update={"seed": (seed,), "aggregation": aggregation})
-        with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
-            federation = open_federation(config, markets, Path(scratch), noise=self.noise)
-            if config.private_embedding:
-                embeddings = embed_markets(federation, markets)
-            else:
-                embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
-            models = train_federated(federation, seed, embeddings)
-            words = models[self.market].global_codebook.codewords.detach().numpy().copy()
-            embeddings, quantizers = refine(federation, markets, embeddings, {seed: models})
-        return Coded(embeddings[self.market], quantizers[seed][self.market], Federated(words, None))
+        markets, config = {**self.markets, self.market: half}, self.fresh_noise
+        embeddings = None
+        if not config.private_embedding:
+            embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
+        return federate(config, markets, self.noise, seed, embeddings)[self.market]
 
 
 def _fit_all(fits: Sequence[Fit], *, together: bool) -> None:

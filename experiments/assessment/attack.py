@@ -107,15 +107,12 @@ def attack_run(
 
 def _chosen(names: Sequence[str] | None, config: Config) -> list[Attack]:
     """The attacks of ``--attack``; by default all that the run admits."""
-    private, shared = config.privacy.epsilon is not None, config.data.shared_items
+    shared = config.data.shared_items
     if names is None:
-        admitted = [attack for attack in ATTACKS.values() if attack.with_budget or not private]
-        return [attack for attack in admitted if not (shared and attack.retrains)]
+        return [attack for attack in ATTACKS.values() if not (shared and attack.retrains)]
     for name in names:
         if name not in ATTACKS:
             raise ConfigError(f"--attack {name}: choose from {', '.join(ATTACKS)}")
-        if private and not ATTACKS[name].with_budget:
-            raise ConfigError(f"--attack {name}: measured on runs without privacy.epsilon; this run has one")
         if shared and ATTACKS[name].retrains:
             raise ConfigError(
                 f"--attack {name}: trains markets again, without the sums of a shared catalogue that this run has"

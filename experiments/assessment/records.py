@@ -79,7 +79,6 @@ class Attack:
             ``about``.
         over: what the intervals of its results are taken over.
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
-        with_budget: whether runs with a budget admit it.
         retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
         says: what a result says in words; by default its verdict on a guarantee.
     """
@@ -99,7 +98,6 @@ class Attack:
     tpr: str | None = None
     same: tuple[str, ...] = ()
     figure: str | None = None
-    with_budget: bool = True
     retrains: bool = False
     says: Callable[[AttackResult], str] = verdict_text
 
@@ -306,7 +304,6 @@ _POISONING = Attack(
     over="the other markets",
     chance=0.0,
     same=("market", "defence"),
-    with_budget=False,
     retrains=True,
 )
 
