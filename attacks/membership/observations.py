@@ -10,8 +10,9 @@
 - ``…-context``: what else the account is shown: the mean score of a few items, of items near the queried one, and how
   many of the former rank below it.
 - ``…-recommended``: the items that rank first for a user's account.
-- ``latent``, ``aggregate``, ``own``: what a codebook-based attack needs: where the pipeline's encoder puts each user,
-  and the global codewords after the last round, of all markets and of this one alone.
+- ``latent``, ``row-latent``, ``aggregate``, ``rest``: what a codebook-based attack needs: where the pipeline's encoder
+  puts each user, and each row's user without the row; the global codewords after the last round, and what is left of
+  them by the number of markets that take their own movements out.
 """
 
 from __future__ import annotations
@@ -94,9 +95,10 @@ def observe(
     if quantizer is not None and federated is not None:
         with torch.no_grad():
             found["latent"] = quantizer.encode(unit_rows(projected)).numpy()
+            found["row-latent"] = quantizer.encode(unit_rows(np.asarray(embedding.transform(queries.history)))).numpy()
         found["aggregate"] = federated.aggregate
-        if federated.own is not None:
-            found["own"] = federated.own
+        if federated.rest is not None:
+            found["rest"] = federated.rest
     return {key: np.asarray(value, np.float32) for key, value in found.items()}
 
 

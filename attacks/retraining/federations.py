@@ -31,10 +31,17 @@ BOOST = 10.0  # as by Bagdasaryan et al., AISTATS 2020
 
 @dataclass(frozen=True)
 class Federated:
-    """Global codewords after the last round: of all markets, and as the market's own update left them."""
+    """Global codewords after the last round, as an adversary sees them.
+
+    Attributes:
+        aggregate: as all markets moved them, ``(n_codes, dim)``.
+        rest: as the target and those moved them that do not collude: by the number ``t`` of colluding markets, from 1,
+            who take their own movements out of the sum, ``(n_markets - 1, n_codes, dim)``. The last is the target's own
+            update. None where markets sum gradients.
+    """
 
     aggregate: FloatArray
-    own: FloatArray | None
+    rest: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -73,50 +80,76 @@ def federate(
     with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
         federation = open_federation(config, markets, Path(scratch), noise=noise)
         own = dict(embeddings) if embeddings is not None else embed_markets(federation, markets)
-        models = _rounds(federation, seed, own, malicious or {})
-        words = {name: _codewords(model).copy() for name, model in models.items()}
+        clients = _rounds(federation, seed, own, malicious or {})
+        models = {name: client.trainer.model for name, client in clients.items()}
+        seen = {name: _seen(name, clients) for name in markets}
         own, quantizers = refine(federation, markets, own, {seed: models})
-    return {name: Coded(own[name], quantizers[seed][name], Federated(words[name], None)) for name in markets}
+    return {name: Coded(own[name], quantizers[seed][name], seen[name]) for name in markets}
+
+
+def without_colluders(movements: Mapping[str, FloatArray], target: str) -> FloatArray:
+    """How the mean of those who do not collude differs from that of all, ``(n_markets - 1, …)``, by colluders from 1.
+
+    Args:
+        movements: of all markets, of the same shape.
+        target: who does not collude.
+    """
+    others = [name for name in movements if name != target]
+    everybody = np.mean(list(movements.values()), axis=0)
+    left = [[target, *others[count:]] for count in range(1, len(movements))]
+    return np.stack([np.mean([movements[name] for name in names], axis=0) - everybody for names in left])
 
 
 def _rounds(
     federation: Federation, seed: int, embeddings: Mapping[str, Embedding], malicious: Mapping[str, Tamper]
-) -> dict[str, RQVAE]:
+) -> dict[str, _Market]:
     honest = make_clients(federation, seed, embeddings, pseudo_rows(federation.config, seed, dict(embeddings)))
-    clients: list[MarketClient] = [
-        _Malicious(client, federation, malicious[client.market]) if client.market in malicious else client
-        for client in honest
-    ]
+    clients = {client.market: _Market(client, federation, malicious.get(client.market)) for client in honest}
     rounds, timeout = federation.config.federation.rounds, federation.config.federation.round_timeout
-    run_rounds(honest[0].stage, rounds, clients, connect(federation), federation.transcript, None, timeout)
-    return {client.market: client.trainer.model for client in clients}
+    server, parties = connect(federation), list(clients.values())
+    run_rounds(honest[0].stage, rounds, parties, server, federation.transcript, None, timeout)
+    return clients
 
 
-def _codewords(model: RQVAE) -> np.ndarray:
-    return model.global_codebook.codewords.detach().numpy()
+def _seen(target: str, clients: Mapping[str, _Market]) -> Federated:
+    words = clients[target].trainer.model.global_codebook.codewords.detach().numpy().copy()
+    movements = {name: client.sent for name, client in clients.items() if client.sent is not None}
+    if len(movements) < len(clients):
+        return Federated(words, None)
+    return Federated(words, words + without_colluders(movements, target))
 
 
-class _Malicious(MarketClient):
-    """Trains, charges and masks as every market does, and sends something else.
+class _Market(MarketClient):
+    """A market as it is, but that what it sent last is remembered; a malicious one sends something else.
 
-    Where markets sum gradients, the tampered direction is sent ``BOOST`` times as long as the honest gradient: all step
-    by Adam, which takes direction for length.
+    It trains, charges and masks as every market does. Where markets sum gradients, the tampered direction is sent
+    ``BOOST`` times as long as the honest gradient: all step by Adam, which takes direction for length.
+
+    Attributes:
+        sent: the last movement, ``(n_codes, dim)``; None where gradients are sent.
     """
 
-    def __init__(self, honest: MarketClient, federation: Federation, tamper: Tamper) -> None:
+    def __init__(self, honest: MarketClient, federation: Federation, tamper: Tamper | None) -> None:
         state = RunDirectory(federation.directory).rounds(honest.stage)
         super().__init__(honest.plan, honest.trainer, honest.door, state)
+        self.sent: FloatArray | None = None
         self._tamper, self._cohort = tamper, len(federation.plans)
 
     def _train(self, round: int, source: NoiseSource | None) -> tuple[NoisedSteps, IntVector]:
         codewords = self._start.astype(np.float64)
         steps, values = super()._train(round, source)
         if self.spending.sends_gradient(round):
-            gradient = values.reshape(codewords.shape).astype(np.float64)
-            wanted = -self._tamper(-gradient, codewords, self._cohort).ravel()
-            longest = BOOST * np.linalg.norm(gradient) / max(float(np.linalg.norm(wanted)), 1e-12)
-            return steps, np.rint(longest * wanted).astype(np.int64)
+            self.sent = None
+            return steps, values if self._tamper is None else self._steered(values, codewords, self._tamper)
         codec = self.door.channel.codec
-        movement = codec.decode(values).reshape(codewords.shape)
-        sent = np.clip(self._tamper(movement, codewords, self._cohort), -codec.clip, codec.clip)
-        return steps, codec.encode(sent.ravel())
+        self.sent = codec.decode(values).reshape(codewords.shape)
+        if self._tamper is None:
+            return steps, values
+        self.sent = np.clip(self._tamper(self.sent, codewords, self._cohort), -codec.clip, codec.clip)
+        return steps, codec.encode(self.sent.ravel())
+
+    def _steered(self, values: IntVector, codewords: FloatArray, tamper: Tamper) -> IntVector:
+        gradient = values.reshape(codewords.shape).astype(np.float64)
+        wanted = -tamper(-gradient, codewords, self._cohort).ravel()
+        longest = BOOST * np.linalg.norm(gradient) / max(float(np.linalg.norm(wanted)), 1e-12)
+        return np.rint(longest * wanted).astype(np.int64)

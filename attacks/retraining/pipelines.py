@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from attacks.retraining.federations import Coded, Federated, federate
+from attacks.retraining.federations import Coded, Federated, federate, without_colluders
 from attacks.side_by_side.ctr import fit_together
 from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
 from fedmm_secure.collaborative.base import Embedding
@@ -237,17 +237,16 @@ class Retraining:
         last: dict[str, FloatArray] = {}
 
         def combine(round: int, movements: Movements) -> FloatArray:
-            applied = mean_movement(round, movements)
-            last["gap"] = movements[self.market] - applied
-            return applied
+            last["rest"] = without_colluders(movements, self.market)
+            return mean_movement(round, movements)
 
         embeddings = {name: raw if name == self.market else [self.other_embeddings[name]] for name in self.markets}
         stacks = federate_together(self.config, embeddings, seed, copies=len(raw), combine=combine)
         words = stacks[self.market].codewords.numpy()
         return [
-            Coded(embedding, model, Federated(aggregate, aggregate + gap))
-            for embedding, model, aggregate, gap in zip(
-                raw, stacks[self.market].models(), words, last["gap"], strict=True
+            Coded(embedding, model, Federated(aggregate, aggregate + rest))
+            for embedding, model, aggregate, rest in zip(
+                raw, stacks[self.market].models(), words, last["rest"].swapaxes(0, 1), strict=True
             )
         ]
 
