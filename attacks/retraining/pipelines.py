@@ -30,12 +30,14 @@ from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.candidates import Candidates
-from fedmm_secure.data.market import FloatArray, history_matrix
+from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING
 from fedmm_secure.quantization.build import train_local_quantizer
 from privacy.mechanisms.randomness import NoiseSource
+
+_AT_ONCE = 200_000  # pairs whose features are held in memory together
 
 
 def recipe_by_name(config: Config, name: str) -> Recipe:
@@ -89,6 +91,21 @@ class Trained:
     predict: Callable[..., FloatArray]
     builder: PairFeatures
     accounts: Callable[[sparse.csr_array], PairFeatures] | None
+
+    def scores(self, histories: sparse.csr_array, items: IntArray) -> FloatArray:
+        """Logits ``(n, k)`` of what accounts with histories ``(n, n_items)`` are shown of items ``(k,)``.
+
+        Raises:
+            ValueError: accounts cannot be new.
+        """
+        if self.accounts is None:
+            raise ValueError("a model with user ids scores no new account")
+        build, n = self.accounts(histories), histories.shape[0]
+        account, item = np.repeat(np.arange(n), len(items)), np.tile(items, n)
+        parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
+        shown = np.concatenate([self.predict(build(account[part], item[part])) for part in parts])
+        clipped = np.clip(shown, 1e-9, 1 - 1e-9)
+        return np.asarray(np.log(clipped) - np.log1p(-clipped)).reshape(n, len(items))
 
 
 @dataclass(frozen=True)

@@ -363,7 +363,31 @@ _RISKS = (
 RISKS = tuple(risk.name for risk in _RISKS)
 """What regulators ask of whatever is published about people."""
 
+_EXTRACTION = Attack(
+    name="extraction",
+    title="extraction of the model",
+    prior_knowledge="the catalogue; how popular each item is",
+    views=("consumer",),
+    path="experiments.assessment.extraction:copy_models",
+    about=("market", "target", "accounts", "budget"),
+    columns=(
+        _MARKET,
+        _text("target", "target"),
+        _text("accounts", "accounts"),
+        _text("items asked of each", "budget"),
+        _text("queries", "queries"),
+        _estimate("rank correlation", "fidelity"),
+        _number("popularity", "prior"),
+    ),
+    tried="a copy of {target} in {market}: {accounts} accounts, {budget} items asked of each",
+    measure="rank correlation",
+    success="fidelity",
+    over="accounts of users whom the model does not know",
+    chance="prior",
+    retrains=True,
+)
+
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack
-    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _POISONING)
+    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _EXTRACTION, _POISONING)
 }
