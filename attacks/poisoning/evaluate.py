@@ -66,10 +66,10 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
     """Play every strategy of one market against every defence, without DP; federations run side by side.
 
     Raises:
-        ValueError: the configuration has a privacy budget.
+        ValueError: federations of this configuration are played one by one.
     """
-    if config.privacy.epsilon is not None:
-        raise ValueError("federations with privacy.epsilon draw noise: poison_privately plays them one by one")
+    if played_alone(config):
+        raise ValueError("markets draw noise or sum over a catalogue: poison_under_masks plays federations one by one")
     embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
     shared = {name: [embedding] for name, embedding in embeddings.items()}
     seed = config.seed[0]
@@ -104,10 +104,15 @@ def poison(config: Config, markets: Mapping[str, PreparedMarket], attacker: str)
     return _damages(scenarios, aucs, used, agreement)
 
 
-def poison_privately(
+def played_alone(config: Config) -> bool:
+    """Whether federations of a configuration can only be played one by one: with a budget, or a shared catalogue."""
+    return config.privacy.epsilon is not None or config.data.shared_items
+
+
+def poison_under_masks(
     config: Config, markets: Mapping[str, PreparedMarket], attacker: str, noise: Mapping[str, Mapping[str, float]]
 ) -> list[Damage]:
-    """Play every strategy of one market in federations with a budget, each with noise of its own; nothing defends.
+    """Play every strategy of one market in federations, each with noise of its own where there is any; nothing defends.
 
     Under masks nobody can: a norm bound or a median needs to see what is sent. What bounds the market is the format of
     integers alone; it need not clip. The first scenario, all honest, is the one that others are compared with; it is
@@ -166,7 +171,7 @@ def _played(
 ) -> _Played:
     torch.set_num_threads(1)
     seed, embeddings = config.seed[0], None
-    if not config.private_embedding:
+    if not (config.private_embedding or config.data.shared_items):
         embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
     malicious = {} if strategy == HONEST else {attacker: STRATEGIES[strategy]}
     found = _Played({}, {}, {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.parties import Federation, make_clients, open_federation
-from fedmm_secure.pipeline import embed_markets, pseudo_rows, refine
+from fedmm_secure.pipeline import embed_markets, embed_raw, pseudo_rows, refine, sum_over_markets
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.base import IntVector
@@ -71,20 +72,49 @@ def federate(
         markets: all of them.
         noise: by market and stage group, noise multipliers; empty without DP.
         seed: of initialisation and order.
-        embeddings: raw ones; None where they are released with noise, and drawn here.
+        embeddings: of each market alone; None where they carry noise, or what all markets know, and are made here.
         malicious: by market, what it sends in place of its movement.
     """
-    kind = config.aggregation.kind if config.privacy.distributed_noise else "plaintext"
-    aggregation = config.aggregation.model_copy(update={"kind": kind, "rotate_after": None})
-    config = config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
-    with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
-        federation = open_federation(config, markets, Path(scratch), noise=noise)
+    with _opened(config, markets, noise, seed) as federation:
         own = dict(embeddings) if embeddings is not None else embed_markets(federation, markets)
         clients = _rounds(federation, seed, own, malicious or {})
         models = {name: client.trainer.model for name, client in clients.items()}
         seen = {name: _seen(name, clients) for name in markets}
         own, quantizers = refine(federation, markets, own, {seed: models})
     return {name: Coded(own[name], quantizers[seed][name], seen[name]) for name in markets}
+
+
+def embed_again(
+    config: Config, markets: Mapping[str, PreparedMarket], noise: Mapping[str, Mapping[str, float]], *, raw: bool
+) -> dict[str, Embedding]:
+    """What markets embed by, with noise of its own where there is any, and in one space where they share a catalogue.
+
+    Args:
+        config: of the run, without a noise seed.
+        markets: all of them.
+        noise: by market and stage group, noise multipliers; empty without DP.
+        raw: the embedding that stays inside; otherwise the one that rounds work on.
+    """
+    with _opened(config, markets, noise, config.seed[0]) as federation:
+        if raw:
+            return {name: embed_raw(federation, prepared) for name, prepared in markets.items()}
+        return embed_markets(federation, markets)
+
+
+@contextmanager
+def _opened(
+    config: Config, markets: Mapping[str, PreparedMarket], noise: Mapping[str, Mapping[str, float]], seed: int
+) -> Iterator[Federation]:
+    """A federation in a folder of its own, whose markets have summed what they sum over a shared catalogue."""
+    shared = config.data.shared_items and config.privacy.epsilon is not None
+    kind = config.aggregation.kind if shared or config.privacy.distributed_noise else "plaintext"
+    aggregation = config.aggregation.model_copy(update={"kind": kind, "rotate_after": None})
+    config = config.model_copy(update={"seed": (seed,), "aggregation": aggregation})
+    with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
+        federation = open_federation(config, markets, Path(scratch), noise=noise)
+        if config.data.shared_items:
+            sum_over_markets(federation, markets, lambda event, fields: None)
+        yield federation
 
 
 def without_colluders(movements: Mapping[str, FloatArray], target: str) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from attacks.retraining.federations import Coded, Federated, federate, without_colluders
+from attacks.retraining.federations import Coded, Federated, embed_again, federate, without_colluders
 from attacks.side_by_side.ctr import fit_together
 from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
 from fedmm_secure.collaborative.base import Embedding
@@ -144,7 +144,7 @@ class Retraining:
                 but for rounding, batch boundaries and dropout.
         """
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
-        raw = [fit_embedding(half, self.config.embedding) for half in halves]
+        raw = [self._raw(half) for half in halves]
         quantizers = {
             kind: self._quantizers(kind, halves, raw, seed, together=together)
             for kind in {recipe.codes for recipe in recipes} - {None}
@@ -171,6 +171,10 @@ class Retraining:
     def embed(self, half: PreparedMarket) -> Embedding:
         """The embedding of the market with fewer rows, as the run releases it: with a budget under noise of its own."""
         config, noise = self.config, NoiseSource.from_entropy()
+        if config.data.shared_items:
+            return embed_again(self.fresh_noise, {**self.markets, self.market: half}, self.noise, raw=False)[
+                self.market
+            ]
         if not config.private_embedding:
             return fit_embedding(half, config.embedding)
         spent, matrix = self.noise[self.market], history_matrix(half.market, half.split.train)
@@ -180,6 +184,16 @@ class Retraining:
         )
         embedding = DPSVDEmbedding(counts, config.embedding.private)
         return embedding.set_factors(embedding.release(matrix, spent[EMBEDDING], noise.derive("factors")), matrix)
+
+    def _raw(self, half: PreparedMarket) -> Embedding:
+        """The embedding of the market's rows that stays inside."""
+        if self.config.data.shared_items:
+            return self._shared(half, raw=True)
+        return fit_embedding(half, self.config.embedding)
+
+    def _shared(self, half: PreparedMarket, *, raw: bool) -> Embedding:
+        markets = {**self.markets, self.market: half}
+        return embed_again(self.fresh_noise, markets, self.noise, raw=raw)[self.market]
 
     def _exact(
         self, recipe: Recipe, benches: Sequence[MarketTrainer], coded: Sequence[Coded], seed: int, *, together: bool
@@ -226,8 +240,8 @@ class Retraining:
 
     @property
     def trains_alone(self) -> bool:
-        """Whether each pipeline is trained by itself: noise is drawn for one at a time."""
-        return self.config.privacy.epsilon is not None
+        """Whether each pipeline is trained by itself: noise, and sums over a catalogue, are of one at a time."""
+        return self.config.privacy.epsilon is not None or self.config.data.shared_items
 
     @property
     def fresh_noise(self) -> Config:
@@ -271,7 +285,7 @@ class Retraining:
         """A whole federation, the other markets as in the run; what the market's own models build on."""
         markets, config = {**self.markets, self.market: half}, self.fresh_noise
         embeddings = None
-        if not config.private_embedding:
+        if not (config.private_embedding or config.data.shared_items):
             embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
         return federate(config, markets, self.noise, seed, embeddings)[self.market]
 

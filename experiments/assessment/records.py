@@ -79,7 +79,6 @@ class Attack:
             ``about``.
         over: what the intervals of its results are taken over.
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
-        retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
         says: what a result says in words; by default its verdict on a guarantee.
     """
 
@@ -98,7 +97,6 @@ class Attack:
     tpr: str | None = None
     same: tuple[str, ...] = ()
     figure: str | None = None
-    retrains: bool = False
     says: Callable[[AttackResult], str] = verdict_text
 
     def make(self, attacked: Attacked) -> list[dict[str, Any]]:
@@ -280,7 +278,6 @@ _MEMBERSHIP = Attack(
     chance=0.5,
     tpr="tpr_at_1_percent_fpr",
     same=("market", "target", "unit", "view"),
-    retrains=True,
 )
 _POISONING = Attack(
     name="poisoning",
@@ -304,7 +301,6 @@ _POISONING = Attack(
     over="the other markets",
     chance=0.0,
     same=("market", "defence"),
-    retrains=True,
 )
 
 
@@ -338,7 +334,6 @@ def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_score
         success="success",
         over="attacks on two releases of this market",
         chance="prior",
-        retrains=True,
         says=_disclosed,
     )
 
@@ -384,7 +379,6 @@ _EXTRACTION = Attack(
     success="fidelity",
     over="accounts of users whom the model does not know",
     chance="prior",
-    retrains=True,
 )
 
 ATTACKS: Mapping[str, Attack] = {

@@ -35,7 +35,7 @@ def attack(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attack", help=f"Attack to make, default all that the run admits: {', '.join(ATTACKS)}."),
+        typer.Option("--attack", help=f"Attack to make, default all: {', '.join(ATTACKS)}."),
     ] = None,
     risks: Annotated[
         bool,

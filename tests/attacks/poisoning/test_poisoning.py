@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from attacks.poisoning.evaluate import HONEST, UNDEFENDED, poison, poison_privately
+from attacks.poisoning.evaluate import HONEST, UNDEFENDED, poison, poison_under_masks
 from attacks.poisoning.strategies import (
     BOOST,
     STRATEGIES,
@@ -98,13 +98,13 @@ def test_with_a_budget_and_masks_one_market_can_still_take_the_codes(distributed
         name: plan_noise(config, found.market.n_items, config.privacy.delta_for(found.market.n_users))
         for name, found in markets.items()
     }
-    found = {damage.strategy: damage for damage in poison_privately(config, markets, "m0", noise)}
+    found = {damage.strategy: damage for damage in poison_under_masks(config, markets, "m0", noise)}
     assert set(found) == {HONEST, *STRATEGIES}
     assert {(damage.defence, damage.victims) for damage in found.values()} == {(UNDEFENDED, 2)}
     assert all(0.3 < damage.auc.value < 1.0 and 1 <= damage.codes <= 8 for damage in found.values())
     assert found["collapse"].agreement < found[HONEST].agreement - 0.3
     assert found["collapse"].codes < found[HONEST].codes + 1
-    with pytest.raises(ValueError, match="poison_privately"):
+    with pytest.raises(ValueError, match="poison_under_masks"):
         poison(config, markets, "m0")
 
 

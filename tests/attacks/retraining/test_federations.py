@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from attacks.retraining.federations import federate, without_colluders
+from attacks.retraining.pipelines import Retraining, without_users
 from fedmm_secure.collaborative.build import fit_embedding
-from tests.conftest import tiny
+from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
+from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
+from fedmm_secure.data.market import history_matrix
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.federation.parties import market_sizes
+from fedmm_secure.guarantee.plan import SpendingPlan
+from tests.conftest import TINY, tiny
 
 
 def test_who_colludes_takes_the_own_movement_out_of_the_sum():
@@ -35,3 +42,41 @@ def test_all_others_together_are_left_with_what_a_market_sent(tiny_markets):
         assert seen.rest.shape == (2, *seen.aggregate.shape)
         np.testing.assert_allclose(seen.rest[-1], sent[name], atol=1e-4)
         assert np.abs(seen.aggregate - sent[name]).max() > 1e-3  # the sum is not the update
+
+
+SHARED = {"synthetic": {**TINY["data"]["synthetic"], "shared_items": 30}, "shared_items": True}
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_where_markets_share_a_catalogue_their_sums_are_made_again_without_who_is_left_out(private):
+    """Embedding and features know what all markets know, less the users that a pipeline lacks."""
+    release = {
+        "epsilon": 8.0,
+        "protect": "release",
+        "contribution": {"reference_date": "2022-01-01"},
+        "ctr": {"steps": 5},
+    }
+    config = tiny(
+        data=SHARED,
+        embedding={"dim": 8, "shared_items": 25, **({"private": {"dim": 4}} if private else {})},
+        federation={"rounds": 1},
+        ctr={"baselines": [], "max_epochs": 1},
+        **({"privacy": release} if private else {}),
+    )
+    markets = prepare_markets(config.data)
+    noise = {name: {} for name in markets}
+    if private:
+        sizes = market_sizes(config, sorted(markets), markets)
+        noise = {name: SpendingPlan.of(config, name, sizes).noise for name in markets}
+    retraining = Retraining(config, markets, "m0", ("fedmm",), {}, noise)
+    kept = np.arange(markets["m0"].market.n_users) % 2 == 0
+    halves = [without_users(markets["m0"], own) for own in (kept, ~kept)]
+    ((target, models),) = retraining.train(halves, 0)
+    assert target == "fedmm"
+    first, second = (model.coded.embedding for model in models)
+    assert not np.allclose(first.item_factors_, second.item_factors_)
+    for model in models:
+        assert isinstance(model.coded.embedding, SharedDPSVDEmbedding if private else SharedSVDEmbedding)
+        shown = model.scores(history_matrix(markets["m0"].market, markets["m0"].split.train)[:5], np.arange(10))
+        assert shown.shape == (5, 10)
+        assert np.isfinite(shown).all()

@@ -114,7 +114,7 @@ def test_risks_are_the_three_that_regulators_name(plain_run, capsys):
 def test_poisoning_a_private_run_has_no_defence(private_run, copied, capsys):
     run = copied(private_run)
     damage = Damage("collapse", "sum under masks", *[Estimate(0.5, 0.4, 0.6)] * 2, 3.0, 0.1, 2)
-    with patch("experiments.assessment.poisoning.poison_privately", return_value=[damage]) as played:
+    with patch("experiments.assessment.poisoning.poison_under_masks", return_value=[damage]) as played:
         status, out, _ = fedmm(capsys, "attack", run, "--attack", "poisoning", "--market", "m0")
     assert status == 0
     assert "collapse" in out
