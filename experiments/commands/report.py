@@ -81,6 +81,7 @@ def report(
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
 ) -> None:
+    """``fedmm report``."""
     if schema:
         say(schema_text(), end="")
         return

@@ -41,9 +41,13 @@ class FeatureSchema:
 class PairFeatures(Protocol):
     """Turns (user, item) pairs into model inputs."""
 
-    def schema(self) -> FeatureSchema: ...
+    def schema(self) -> FeatureSchema:
+        """What its inputs are made of."""
+        ...
 
-    def __call__(self, user: IntArray, item: IntArray) -> Features: ...
+    def __call__(self, user: IntArray, item: IntArray) -> Features:
+        """Inputs ``(n, …)`` of pairs of users ``(n,)`` and items ``(n,)``."""
+        ...
 
 
 class FeatureHistory(Protocol):
@@ -54,13 +58,21 @@ class FeatureHistory(Protocol):
     matrix: sparse.csr_array
     user_count: FloatArray
 
-    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, logarithms of its item's and its user's rows."""
+        ...
 
-    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, scores by collaborative filtering, by their names."""
+        ...
 
-    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, how old its item's rows and its user's are, by name."""
+        ...
 
-    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, what other markets of a shared catalogue know of the item, by name."""
+        ...
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """How much more than by chance users of a code meet items of a code ``(n_codes, n_codes)``; None if unknown."""
@@ -95,6 +107,7 @@ class FeatureBuilder:
         self._affinity = _CodeAffinity(history, codes, n_codes, self._layers) if affine and codes is not None else None
 
     def schema(self) -> FeatureSchema:
+        """Categories and numbers of the groups that were asked for."""
         sizes: dict[str, int] = {}
         if "user_id" in self.groups:
             sizes["user_id"] = self._history.n_users

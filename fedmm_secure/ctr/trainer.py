@@ -35,7 +35,9 @@ from fedmm_secure.storage.layout import QuantizerKind
 class AccountFeatures(Protocol):
     """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
 
-    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures: ...
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures:
+        """Builds features of the accounts, by their row; ``active`` says when they were."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Fit:
     builder: PairFeatures
 
     def run(self) -> None:
+        """Fit the model."""
         self.model.fit(self.source, self.validation, self.refit)
 
 

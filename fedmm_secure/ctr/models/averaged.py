@@ -28,6 +28,7 @@ class JoinedFeatures:
         self._builders = tuple(builders)
 
     def schema(self) -> FeatureSchema:
+        """One schema of all builders, in order."""
         return joined(self.schemas)
 
     @property
@@ -82,6 +83,7 @@ class AveragedModel(CTRModel):
 
     @property
     def kept_as(self) -> Format:
+        """As its members are."""
         return self.members[0].kept_as
 
     def state_dict(self) -> dict[int, Any]:
@@ -89,6 +91,7 @@ class AveragedModel(CTRModel):
         return {index: member.state_dict() for index, member in enumerate(self.members)}
 
     def load_state_dict(self, state: dict[int, Any]) -> None:
+        """Each member's state, by its place."""
         for index, member in enumerate(self.members):
             member.load_state_dict(state[index])
 
