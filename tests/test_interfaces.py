@@ -69,7 +69,7 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
     "fedmm_secure/pipeline.py": "fields of an event of the log",
     "fedmm_secure/quantization/movement.py": "torch's state of a model",
     "fedmm_secure/quantization/training.py": "torch's state of a model",
-    "fedmm_secure/recommending/scorers.py": "torch's state of a model",
+    "fedmm_secure/results/scorers.py": "torch's state of a model",
     "fedmm_secure/results/metrics.py": "parts of metrics.json",
     "fedmm_secure/storage/cache.py": "what a result depends on, as JSON",
     "fedmm_secure/storage/encoding.py": "torch's state of a model",
