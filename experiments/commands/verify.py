@@ -15,6 +15,7 @@ from experiments.presentation.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import judging
 from privacy.aggregation.identities import read_card
+from privacy.foreign import held_still
 
 if TYPE_CHECKING:
     from experiments.verification.run import Examination
@@ -87,7 +88,7 @@ def verify(
     from experiments.reports.run import page_findings  # the accountants and what reads models
     from experiments.verification.run import CHECKS, examine_run
 
-    with judging(path):
+    with judging(path), held_still(path):
         with TaskProgress("verifying", quiet=as_json):
             examined = examine_run(path, server, None if signer is None else read_card(signer))
             on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])

@@ -32,6 +32,7 @@ from fedmm_secure.storage.run_directory import MALFORMED
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
+from privacy.foreign import reading_once
 
 # Every check, and what it looks at; reports print these words.
 CHECKS: Mapping[str, str] = {
@@ -86,6 +87,7 @@ def verify_run(directory: Path, server: Path | None = None, signer: Card | None 
     return examine_run(directory, server, signer).findings
 
 
+@reading_once
 def examine_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> Examination:
     """Check a run from what its directory holds; nothing is changed, executed, or followed out of it.
 
