@@ -133,7 +133,10 @@ def _notes(examined: Examination) -> list[str]:
     by_text: dict[str, list[str]] = {}
     for market, signature in examined.signatures.items():
         by_text.setdefault(signature.text, []).append(market)
-    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + list(examined.notes)
+    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + [
+        *examined.notes,
+        *(f"not checked: {text}" for text in examined.unchecked),
+    ]
 
 
 def _tell(

@@ -116,7 +116,12 @@ def build_document(
         verdict=_PENDING,
         markets=markets,
         across_markets=_across_markets(known_runs, config, directory, statements, claimed, declarations),
-        verification=Verification(verified=not findings, findings=findings, checked=list(CHECKS.values())),
+        verification=Verification(
+            verified=not findings,
+            findings=findings,
+            checked=list(CHECKS.values()),
+            unchecked=[_without_paths(text, known_runs, directory) for text in examination.unchecked],
+        ),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=ASSUMPTIONS,

@@ -337,7 +337,7 @@ def _irrefutable(document: Document) -> list[str]:
 
 
 def _open(document: Document) -> list[str]:
-    found = []
+    found = [f"not checked: {text}" for text in document.verification.unchecked]
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
         what = "nothing has tried to refute that the code keeps what is claimed there"

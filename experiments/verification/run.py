@@ -60,11 +60,13 @@ class Examination:
         signatures: by market, who signed its ledger's last line, where that signature holds.
         plans: by market, what its configuration makes of its sizes: to be relied on where there are no findings.
         notes: what a reader should know beside them.
+        unchecked: what could not be held to the plan here; a report leaves it open.
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
     signatures: Mapping[str, ClosingSignature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
     plans: Mapping[str, SpendingPlan] = field(default_factory=dict)
 
     @property
@@ -78,8 +80,9 @@ class Examination:
         return self.checks.keys() >= CHECKS.keys()
 
     def to_data(self) -> dict[str, Any]:
-        """Signatures and notes, for machines."""
-        return {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
+        """Signatures, notes and what was not checked, for machines."""
+        signatures = {name: vars(found) for name, found in self.signatures.items()}
+        return {"signatures": signatures, "notes": list(self.notes), "unchecked": list(self.unchecked)}
 
 
 def verify_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> list[Finding]:
@@ -116,7 +119,7 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
         _Course(evidence, checks, server, signer).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
     found_by_check = {name: tuple(found) for name, found in checks.items()}
-    return Examination(found_by_check, signatures, _notes(evidence), evidence.plans)
+    return Examination(found_by_check, signatures, _notes(evidence), tuple(evidence.unchecked), evidence.plans)
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:
@@ -132,7 +135,7 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
     beside = unread(evidence.directory)
     if beside:
         notes.append(f"not read, so not vouched for: {', '.join(beside)}")
-    return (*notes, *evidence.notes)
+    return tuple(notes)
 
 
 @dataclass
