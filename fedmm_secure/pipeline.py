@@ -28,6 +28,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.across_markets import across_markets, states_persons
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
 from fedmm_secure.federation.head_client import HeadClient
@@ -175,6 +176,8 @@ def conclude(
         metrics["macro"] |= macro_of(list(further.values()))
     with clock.stage("metrics"):
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
+        if states_persons(config):
+            metrics["privacy"]["across_markets"] = asdict(across_markets(federation.plans))
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
     # what a stage took depends on its rows: under a budget that stays in the market, in ``state/``
