@@ -59,6 +59,7 @@ from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communicat
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.memory import PeakMemory
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.aggregation.identities import Identity
 from privacy.files import write_json
@@ -168,8 +169,9 @@ def conclude(
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
-    # how long a stage took depends on its rows: under a budget that stays in the market, in ``state/``
-    metrics["seconds"] = {} if config.privacy.epsilon is not None else clock.seconds()
+    # what a stage took depends on its rows: under a budget that stays in the market, in ``state/``
+    told = config.privacy.epsilon is None
+    metrics["seconds"], metrics["memory"] = (clock.seconds(), clock.memory()) if told else ({}, {})
     metrics = close_ledgers(federation, metrics)
     listener("finished", metrics)
     return metrics
@@ -360,21 +362,33 @@ def _frozen(model: RQVAE) -> RQVAE:
 
 
 class Stopwatch:
-    """Seconds spent in each stage, added up over resumed runs; the listener is told of each as it begins."""
+    """Seconds spent in each stage, and the most memory that all its processes had; over resumed runs.
+
+    The listener is told of each stage as it begins.
+    """
 
     def __init__(self, state: Path, listener: Listener = lambda event, fields: None) -> None:
-        self._path, self._listener = state / "seconds.json", listener
+        self._state, self._listener = state, listener
         self._spent: dict[str, float] = Store(state).json("seconds", dict)
+        self._held = PeakMemory(Store(state).json("memory", dict))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Tell the listener that a stage begins, and add up what it takes."""
         self._listener("stage", {"stage": name})
         start = time.perf_counter()
         try:
-            yield
+            with self._held.during(name):
+                yield
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - start
-            write_json(self._path, self._spent)
+            write_json(self._state / "seconds.json", self._spent)
+            write_json(self._state / "memory.json", self._held.largest)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of this process and those that it started, by stage."""
+        return dict(self._held.largest)
 
     def seconds(self) -> dict[str, float]:
+        """Seconds by stage, in the order of their beginnings."""
         return {name: round(value, 3) for name, value in self._spent.items()}

@@ -62,7 +62,7 @@ LONG = (
 # of these, the ones whose single tests, or what a file's tests share, take longest
 FIRST = (
     "test_docs",
-    "experiments/deploy/test_federation_up",
+    "experiments/deploy/test_federation",
     "experiments/assessment/test_attack",
     "experiments/test_real_markets",
     "experiments/reports/test_pages",

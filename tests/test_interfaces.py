@@ -14,7 +14,6 @@ PACKAGES = ("attacks", "experiments", "fedmm_secure", "privacy")
 MOST_PARAMETERS, MOST_NESTED, MOST_LINES = 7, 20, 400
 _OPTIONS = "a command: each option is a parameter"
 WIDE = {
-    ("attacks/membership/observations.py", "observe"): "what a pipeline left, of which each view sees another part",
     ("experiments/assessment/attack.py", "attack_run"): "options of fedmm attack, for who calls it from Python",
     ("experiments/assessment/audit.py", "audit"): "options of fedmm audit, for who calls it from Python",
     ("experiments/commands/attack.py", "attack"): _OPTIONS,
@@ -23,6 +22,7 @@ WIDE = {
     ("experiments/commands/report.py", "report"): _OPTIONS,
     ("experiments/commands/run.py", "run"): _OPTIONS,
     ("experiments/commands/sweep.py", "sweep"): _OPTIONS,
+    ("experiments/commands/verify.py", "verify"): _OPTIONS,
     ("experiments/presentation/console.py", "render_str"): "overrides rich's, which has these",
     ("fedmm_secure/ctr/dataset.py", "training_part"): "how examples of one part are drawn; all but rows are by keyword",
     ("fedmm_secure/ctr/market_models.py", "train_market"): "the whole input of a process that trains one market",
@@ -33,7 +33,6 @@ WIDE = {
     ("fedmm_secure/federation/server.py", "__init__"): "public material of a run, by keyword",
     ("fedmm_secure/federation/transcript.py", "add"): "fields of a record, by keyword",
     ("privacy/accounting/account.py", "start"): "what a run says of itself when it begins, by keyword",
-    ("privacy/mechanisms/histograms.py", "noisy_score_histograms"): "a pure function of arrays, noise and bounds",
 }
 _JSON = "to or from JSON"
 LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, and what it is
@@ -60,10 +59,12 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
     "fedmm_secure/data/catalogue.py": _JSON,
     "fedmm_secure/data/prepare.py": "sizes of a market, for metrics.json",
     "fedmm_secure/federation/aggregation_plan.py": "the aggregation's part of a bundle, as JSON",
+    "fedmm_secure/federation/canaries.py": "parts of the statements of first and last lines",
     "fedmm_secure/federation/closing.py": "metrics.json, and the statement of a last line",
+    "fedmm_secure/federation/coins.py": "a part of the statement of a first line",
     "fedmm_secure/federation/door.py": "the statement of a last line",
+    "fedmm_secure/federation/opening.py": "the statement of a first line",
     "fedmm_secure/federation/orders.py": _JSON,
-    "fedmm_secure/federation/parties.py": "the statement of a first line",
     "fedmm_secure/guarantee/statement.py": "privacy statements of metrics.json",
     "fedmm_secure/pipeline.py": "fields of an event of the log",
     "fedmm_secure/quantization/movement.py": "torch's state of a model",

@@ -14,6 +14,8 @@ from experiments.presentation.console import one_line, say, say_json, wide_conso
 from experiments.presentation.tables import Table
 from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.coin_book import enter_tosses
+from fedmm_secure.federation.coins import asked_tosses, write_answers
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.bundle import (
     BUNDLE_FILE,
@@ -61,6 +63,7 @@ def join(
     ] = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys join``."""
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     admitted = dict(_admitted(text) for text in admit or [])
     identity = own_identity(directory, name, passphrase)
@@ -91,6 +94,7 @@ def init(
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys init``."""
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     if (keys / BUNDLE_FILE).exists():
         raise KeyFileError(f"{keys}: belongs to a federation already; use rotate for a new key")
@@ -130,6 +134,7 @@ def rotate(
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys rotate``."""
     directory = KeyDirectory(keys)
     identity, current = directory.identity(read_passphrase(passphrase_file)), directory.bundle()
     if identity.card.name != current.founder:
@@ -178,6 +183,7 @@ def show(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Key directory or public file.")],
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys show``."""
     if not path.is_dir():
         _print_file(path)
         return
@@ -206,6 +212,7 @@ def explain(
     markets: Annotated[int | None, typer.Option(min=1, help="Number of markets; default: the configuration's.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm keys explain``."""
     settings = resolve(config, overrides or [])
     n_markets = markets or settings.data.n_markets
     for key, sized in (
@@ -239,6 +246,32 @@ def explain(
             f"degree {parameters.degree}, 128-bit security\n"
             "(Homomorphic Encryption Standard 2018, ternary secret; one bit less at degree 2048)."
         )
+
+
+@keys_app.command(
+    "coins",
+    short_help="Toss coins for a run that you replay.",
+    help="An auditor's part of a run with audit.replay: a coin for each ledger that has its first line alone, of which "
+    "the run's noise is made; and how often coins were asked for on the same rows before.\n\n"
+    "Example: fedmm keys coins runs/x --keys keys/auditor --out coins.json; then: fedmm run --resume --out runs/x "
+    "--coins coins.json",
+)
+def coins(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one with its ledger/ alone.")],
+    keys: KeysOption,
+    out: Annotated[Path, typer.Option(help="File for the coins, to be handed back.")] = Path("coins.json"),
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """``fedmm keys coins``."""
+    identity = KeyDirectory(keys).identity(read_passphrase(passphrase_file))
+    tosses = asked_tosses(run, identity)
+    before = enter_tosses(keys, tosses)
+    write_answers(out, identity, tosses)
+    for toss in tosses:
+        say(one_line(f"{toss.market:<12} run {toss.run[:12]}, first line {toss.opening[:16]}"))
+        if before[toss.market]:
+            say(one_line(f"  coins were tossed for {before[toss.market]} other first lines on these rows: ask why"))
+    say(f"coins        {out}")
 
 
 def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 
 from experiments.assessment.records import Verdict
 from experiments.assessment.signatures import Signature, SignedPart
-from experiments.verification.schemas import Digest
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
+from fedmm_secure.storage.digests import Digest
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
@@ -212,6 +212,10 @@ class RunStated(SignedPart):
     baselines: list[str] = Field(description="models that the run's own report shows beside the configured one")
     summed: list[str] = Field(description="stages in which markets add something up")
     smallest_cohort: int = Field(ge=1, description="fewest markets whose updates are added up")
+    replay_auditor: str | None = Field(
+        description="fingerprint of the card whose owner draws all noise of the run again, and can take it away; null: "
+        "nobody's"
+    )
 
     @field_validator("claimed_views")
     @classmethod

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedmm_secure.config import Config
+from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.provenance import PACKAGES
 
 _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,40}$")]
 Stage = Literal[
     "budget",
@@ -148,6 +148,7 @@ class _Metrics(_Closed):
     privacy: _Privacy
     communication: _Communication
     seconds: dict[Stage, float]
+    memory: dict[Stage, int] = {}  # earlier runs do not say
 
 
 class _Exact(_Metrics):
@@ -185,8 +186,9 @@ def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str
         return
     if set(found.privacy.catalogue) != set(found.markets):
         yield "privacy.catalogue: is not of the markets that it has figures of"
-    if config.privacy.epsilon is not None and found.seconds:
-        yield "seconds: says how long stages took, which no budget pays for"
+    for name, told in (("seconds", found.seconds), ("memory", found.memory)):
+        if config.privacy.epsilon is not None and told:
+            yield f"{name}: says what stages took, which no budget pays for"
     known = {*config.ctr.baselines, _PUBLISHED_CODES}
     for name, market in found.markets.items():
         baselines = market.baselines.values() if isinstance(market, _Market) else ()

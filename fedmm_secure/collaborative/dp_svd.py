@@ -21,6 +21,7 @@ from fedmm_secure.storage.files import Arrays
 from privacy.mechanisms.counts import merged, noisy_counts, row_norms, scaled
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 CLEAR = 3.0  # times its noise: a count below it says little of when
 COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
@@ -112,6 +113,7 @@ class ItemCounts:
         return np.asarray(np.clip(self.moments / self.time_weight / counts, -1.0, 1.0))
 
     def to_arrays(self) -> Arrays:
+        """As they are published."""
         found = {"values": self.values, "noise": np.array(self.noise)}
         if self.moments is None:
             return found
@@ -119,6 +121,7 @@ class ItemCounts:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ItemCounts:
+        """And back."""
         found = cls(arrays["values"], float(arrays["noise"]))
         if "moments" not in arrays:
             return found
@@ -133,7 +136,7 @@ def release_counts(
     noise: NoiseSource,
     *,
     times: bool = False,
-    spare: int = 0,
+    spare: int | Spare = 0,
 ) -> ItemCounts:
     """Noisy counts of a market's rows: one Gaussian mechanism, ``spare`` values of its noise included.
 
@@ -183,7 +186,7 @@ class DPSVDEmbedding:
         self._weight[self.items_] = weight
 
     def release(
-        self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+        self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int | Spare = 0
     ) -> PrivateFactors:
         """The private step: factors of the chosen items, ``iterations`` Gaussian mechanisms (one by Gram matrix).
 
@@ -194,10 +197,12 @@ class DPSVDEmbedding:
         rank = min(self.choices.dim, len(self.items_))
         if self.uses_gram:
             return factors_by_gram(rows, rank, noise_multiplier, noise, spare=spare)
-        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=spare)
+        left = Spare.of(spare).count  # a canary would have to be in every iteration's product: there is none
+        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=left)
 
     @property
     def uses_gram(self) -> bool:
+        """Whether one noisy Gram matrix is released, and no subspace iteration."""
         return self.choices.uses_gram(len(self.counts.values))
 
     def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:

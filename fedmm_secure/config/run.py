@@ -7,9 +7,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedmm_secure.config.audit import AuditConfig
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
+    CODE_LAYERS,
     FIELD_BASELINES,
     MAX_SUMS,
     MIN_COHORT,
@@ -48,6 +50,7 @@ class Config(Section):
     aggregation: AggregationConfig = AggregationConfig()
     ctr: CTRConfig = CTRConfig()
     head: HeadConfig = HeadConfig()
+    audit: AuditConfig = AuditConfig()
     field: FieldConfig = FieldConfig()
 
     @model_validator(mode="before")
@@ -196,6 +199,12 @@ class Config(Section):
 
     def _privacy_problem(self, n_markets: int) -> str | None:
         privacy, ctr = self.privacy, self.ctr
+        if self.audit.replay is not None and (privacy.epsilon is None or privacy.noise_seed is not None):
+            return (
+                "audit.replay needs privacy.epsilon, and no privacy.noise_seed: there is no secret noise to draw again"
+            )
+        if self.audit.canaries and privacy.epsilon is None:
+            return "audit.canaries needs privacy.epsilon: there is no noise to measure"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"
@@ -249,6 +258,10 @@ class Config(Section):
                 "privacy.protect: release: ctr.features: recency needs privacy.contribution.reference_date, the public "
                 "date from which times count"
             )
+        if ctr.codes == "local":
+            return "privacy.protect: release: ctr.codes: local would train codes on raw rows; leave it out"
+        if set(ctr.layers) != set(CODE_LAYERS):
+            return "privacy.protect: release: ctr.layers: a released model sees both"
         if ctr.training != "cross-fit":
             return "privacy.protect: release needs ctr.training: cross-fit"
         if ctr.dropout:

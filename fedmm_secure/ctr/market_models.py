@@ -16,7 +16,8 @@ from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED, FIELD_BASELINES, MODELS
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
-from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
+from fedmm_secure.ctr.models.base import predict_pairs
+from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining, ReleasedCTR
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
 from fedmm_secure.ctr.trainer import MarketTrainer
@@ -74,13 +75,11 @@ def train_market(
         if private_training is None:
             raise TypeError("a released model needs noise")
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
-        trained = private.train(quantizers[seed], seed, private_training)
-        write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
-        write_atomic(layout.ctr(name, seed), trained.model.write())
-        found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
+        trained = train_released(private, quantizers[seed], seed, private_training, layout.ctr(name, seed))
+        found = {PROBABILITY: predict_pairs(trained.model, trained.builder, user, item)}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
-            found[PUBLISHED] = trained.model.predict(features(user, item))
+            found[PUBLISHED] = predict_pairs(trained.model, features, user, item)
         return found
 
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
@@ -93,15 +92,19 @@ def train_market(
         found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
             write_atomic(layout.ctr(name, seed, MODELS[recipe.kind].suffix), found["model"].tobytes())
-        if recipe.average_local:
-            write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
+        codes = quantizer(recipe, seed)
+        if recipe.name == CONFIGURED and recipe.codes == "local" and codes is not None:
+            write_atomic(layout.quantizer(name, seed, kind="own"), tensors_bytes(codes.state_dict()))
+        for kind in bench.beside(recipe):
+            write_atomic(layout.quantizer(name, seed, kind=kind), found[kind].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def fitted(bench: MarketTrainer, recipe: Recipe, seed: int, choice: int) -> dict[str, np.ndarray]:
         model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
         found = {PROBABILITY: bench.predict(model, builder)}
-        if recipe.average_local:
-            found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
+        for kind in bench.beside(recipe):
+            state = bench.own_quantizer(kind, seed).state_dict()
+            found[kind] = np.frombuffer(tensors_bytes(state), dtype=np.uint8)
         if recipe.name == CONFIGURED:
             found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
         return found
@@ -165,6 +168,16 @@ def train_market(
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
         names.append(PUBLISHED)
     return name, {model: [prepared.complete(found) for found in predictions[model]] for model in names}
+
+
+def train_released(
+    private: PrivateTrainer, quantizer: RQVAE, seed: int, training: PrivateTraining, path: Path
+) -> ReleasedCTR:
+    """Train the model of one seed, and keep it in ``path`` and its spare sums where ``training`` says."""
+    trained = private.train(quantizer, seed, training)
+    write_atomic(training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
+    write_atomic(path, trained.model.write())
+    return trained
 
 
 def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.places import account_beside
+from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
@@ -24,7 +25,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount, heard_of
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.fingerprints import AccountKey, PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
@@ -191,7 +192,7 @@ def _counted(account: PrivacyAccount, known: Mapping[str, list[Spending]], count
     return [found for name, count in sorted(counts.items()) for found in known[name][:count]]
 
 
-def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMarket) -> str:
+def data_fingerprint(account: PrivacyAccount | PublicData | AccountKey, prepared: PreparedMarket) -> str:
     """Hash, under the account's key, of every row, with rating and time, and of their order.
 
     The latest of two rows of one time is the one that comes last.
@@ -243,7 +244,7 @@ def planned_spending(run: str, plan: SpendingPlan) -> Spending:
     releases = list(plan.releases())
     return Spending(
         run,
-        plan.views(),
+        observed_by_view(plan),
         sum(release.coordinates for release in releases),
         sum(release.extra_delta for release in releases),
         plan.n_markets,

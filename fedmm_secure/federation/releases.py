@@ -25,7 +25,9 @@ from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, totals
 from fedmm_secure.federation.transactions import Result, Transaction
+from fedmm_secure.guarantee.noisy_figures import evaluation_release
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.randomised_codes import user_codes_release
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -37,6 +39,7 @@ from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 def discover_catalogues(
@@ -74,7 +77,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
 
     def draw_counts(noise: NoiseSource) -> Result:
         choices, times = config.privacy.contribution, config.times_counted
-        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=ENOUGH)
+        spare = federation.spare(market.name, ENOUGH, COUNTS)
+        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=spare)
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
@@ -84,7 +88,9 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
-        spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
+        spare: int | Spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
+        if embedding.uses_gram:  # subspace iteration has noise alone in spare coordinates
+            spare = federation.spare(market.name, ENOUGH, EMBEDDING)
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
@@ -146,7 +152,10 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
     plan = federation.plans[market]
     return PrivateTraining(
         noise_multiplier=plan.noise[CTR],
-        spare=spare_coordinates(plan.stages[CTR].steps),
+        spares={
+            seed: federation.spare(market, spare_coordinates(plan.stages[CTR].steps), plan.ctr(seed).stage)
+            for seed in begun
+        },
         keys={seed: found.key for seed, found in begun.items() if found.digest is None},
         meters={seed: _ctr_meter(federation.directory, market, seed) for seed in begun},
         seeded=federation.config.privacy.noise_seed is not None,
@@ -177,7 +186,7 @@ def release_test_figures(
         own = {seed: models[name] for seed, models in quantizers.items()}
         draw = partial(_test_histograms, federation, prepared, embeddings[name], own)
         keep = private_store(federation.directory, name).path(EVALUATION)
-        kept = read_arrays(federation.doors[name].perform(federation.plans[name].evaluation(), draw, keep))
+        kept = read_arrays(federation.doors[name].perform(evaluation_release(federation.plans[name]), draw, keep))
         found[name] = histograms_from_arrays(kept)
     return found
 
@@ -236,7 +245,7 @@ def publish_user_codes(
         store = private_store(federation.directory, name)
         for seed in federation.config.seed:
             draw = partial(_randomised, federation, embeddings[name], quantizers[seed][name])
-            release = federation.plans[name].user_codes(seed)
+            release = user_codes_release(federation.plans[name], seed)
             federation.doors[name].perform(release, draw, store.path(release.stage))
 
 

@@ -13,6 +13,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.base import predict_pairs
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
@@ -42,7 +43,9 @@ class Scorer(Protocol):
     """
 
     @property
-    def candidates(self) -> IntArray: ...
+    def candidates(self) -> IntArray:
+        """Items that may be recommended, ascending."""
+        ...
 
     def on(self, accounts: Market) -> Score:
         """Click probabilities of pairs of these accounts and candidates, by index."""
@@ -73,6 +76,7 @@ class TrainedScorer:
             self._features = [found.accounts() for found in self._models]
 
     def on(self, accounts: Market) -> Score:
+        """Scores of accounts by the market's own model; raises ``DataError`` where their times are of another kind."""
         if accounts.has_time and accounts.calendar != self._market.calendar:
             unit = "dates" if self._market.calendar else "numbers, or none"
             raise DataError(f"history: the times of market {self._market.name} are {unit}; give the same")
@@ -83,7 +87,9 @@ class TrainedScorer:
             (found.model, features(matrix, found.bench.history.activity(accounts)))
             for found, features in zip(self._models, self._features, strict=True)
         ]
-        return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
+        return lambda user, item: np.mean(
+            [predict_pairs(model, builder, user, item) for model, builder in parts], axis=0
+        )
 
     def _by_user_id(self, accounts: Market) -> Score:
         """A user's embedding was trained with the user's rows: there is none of anybody else."""
@@ -96,7 +102,7 @@ class TrainedScorer:
         index = np.array([self._users[name] for name in accounts.user_ids], dtype=np.int64)
         parts = [(found.model, builder) for found, builder in zip(self._models, self._builders, strict=True)]
         return lambda user, item: np.mean(
-            [model.predict(builder(index[user], item)) for model, builder in parts], axis=0
+            [predict_pairs(model, builder, index[user], item) for model, builder in parts], axis=0
         )
 
 
@@ -122,6 +128,7 @@ class ReleasedScorer:
         self._models = [self._model(published, seed) for seed in config.seed]
 
     def on(self, accounts: Market) -> Score:
+        """Scores of accounts by what was published; raises ``DataError`` where their times are of another kind."""
         rows = np.arange(accounts.n_rows)
         dated = bool({"shared", "recency"} & set(self._config.ctr.features)) and accounts.has_time
         if dated and not accounts.calendar:
@@ -132,7 +139,9 @@ class ReleasedScorer:
         latest = latest_items(accounts.user, accounts.item, accounts.n_users)
         history = PrivateHistory(self._embedding, history_matrix(accounts, rows), latest, active)
         parts = [(model, self._builder(quantizer, history)) for model, quantizer in self._models]
-        return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
+        return lambda user, item: np.mean(
+            [predict_pairs(model, builder, user, item) for model, builder in parts], axis=0
+        )
 
     def _builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
         users = self._embedding.transform(history.matrix)
@@ -170,9 +179,11 @@ class Published:
         return read_record(self._folder, self._records[stage])
 
     def arrays(self, stage: str) -> Arrays:
+        """A publication's arrays; raises ``ForeignFileError`` on anything else."""
         return parse_arrays(self.data(stage), self._folder / stage)
 
     def tensors(self, stage: str) -> dict[str, Any]:
+        """A publication's tensors; raises ``ForeignFileError`` on anything else."""
         found: dict[str, Any] = unpickle_tensors(self.data(stage), self._folder / stage)
         return found
 

@@ -98,6 +98,7 @@ class CKKSParameters:
 
     @property
     def base(self) -> int:
+        """Base of the digits that values are packed in."""
         return 2 * self.digit_bound + 1
 
     @property

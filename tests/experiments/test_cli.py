@@ -212,6 +212,9 @@ USER_MISTAKES = [
     ([*RELEASE, "ctr.features=[recency]"], "recency needs privacy.contribution.reference_date"),
     ([*RELEASE, "ctr.tune=true"], "outside the budget"),
     ([*RELEASE, "ctr.training=in-sample"], "needs ctr.training: cross-fit"),
+    ([*RELEASE, "ctr.codes=local"], "ctr.codes: local would train codes on raw rows"),
+    ([*RELEASE, "ctr.layers=[global]"], "a released model sees both"),
+    (["run", "synthetic", "--set", "ctr.codes=local", "--set", "ctr.average_local=true"], "needs ctr.codes: federated"),
     (["run", "synthetic", "--set", "privacy.user_codes_epsilon=2"], "privacy.user_codes_epsilon needs privacy.epsilon"),
     (["run", "synthetic", "--set", "embedding.kind=dp-svd"], "dp-svd needs privacy.epsilon"),
     (["run", "synthetic", "--set", "ctr.baselines=[noisy-popularity]"], "noisy-popularity needs privacy.epsilon"),
@@ -267,7 +270,7 @@ def test_resume_of_a_finished_run_changes_nothing(run_dir, config_file, capsys):
     before = json.loads((run_dir / "metrics.json").read_text())
     assert fedmm(capsys, "run", config_file, "--set", own_account(run_dir), "--out", run_dir, "--resume")[0] == 0
     after = json.loads((run_dir / "metrics.json").read_text())
-    assert {**before, "seconds": 0} == {**after, "seconds": 0}
+    assert {**before, "seconds": 0, "memory": 0} == {**after, "seconds": 0, "memory": 0}
 
 
 @pytest.mark.parametrize(

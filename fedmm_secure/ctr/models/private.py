@@ -24,6 +24,7 @@ from fedmm_secure.storage.encoding import tensors_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
 from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 PRETRAIN_EPOCHS = 6
 
@@ -85,7 +86,7 @@ class PrivateCTR(ClickModel):
         noise: NoiseSource,
         observe: Callable[[], None] = lambda: None,
         *,
-        spare: int = 0,
+        spare: int | Spare = 0,
     ) -> NoisedSteps:
         """DP-SGD on bags whose numbers are standardised; the average of the later iterates is post-processing.
 
@@ -111,6 +112,7 @@ class PrivateCTR(ClickModel):
         return found
 
     def standardise(self, features: Features) -> Features:
+        """Features whose numbers are centred, scaled and clipped by what the pseudo-users say."""
         scaled = (features.numbers - self._centre) / self._spread
         return Features(features.categories, np.clip(scaled, -LARGEST_NUMBER, LARGEST_NUMBER))
 
@@ -146,6 +148,7 @@ class PrivateCTR(ClickModel):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What ``state_dict`` gave."""
         self.network.load_state_dict(state["network"])
         self._centre, self._spread = state["centre"].numpy(), state["spread"].numpy()
 
