@@ -73,6 +73,7 @@ def attack(
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm attack``."""
     identity = read_signer(keys, passphrase_file)
     units: list[Unit] = [known for known in UNITS if not unit or known in unit]
     unknown = sorted(set(unit or ()) - set(UNITS))
