@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from attacks.membership.queries import Queries
-from attacks.retraining.pipelines import Trained
+from attacks.retraining.pipelines import Trained, logit
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
@@ -70,12 +70,6 @@ def observe(trained: Trained, profiles: IntArray, queries: Queries) -> Observed:
             if own.federated.rest is not None:
                 found["rest"] = own.federated.rest
     return {key: np.asarray(value, np.float32) for key, value in found.items()}
-
-
-def logit(probability: FloatArray) -> FloatArray:
-    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
-    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
 def strangers(full: sparse.csr_array, known: NDArray[np.bool_], rng: np.random.Generator) -> IntArray:

@@ -74,6 +74,12 @@ def without_users(prepared: PreparedMarket, kept: NDArray[np.bool_]) -> Prepared
     )
 
 
+def logit(probability: FloatArray) -> FloatArray:
+    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
+    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
 @dataclass(frozen=True)
 class Trained:
     """One model of one pipeline.
@@ -104,8 +110,7 @@ class Trained:
         account, item = np.repeat(np.arange(n), len(items)), np.tile(items, n)
         parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
         shown = np.concatenate([self.predict(build(account[part], item[part])) for part in parts])
-        clipped = np.clip(shown, 1e-9, 1 - 1e-9)
-        return np.asarray(np.log(clipped) - np.log1p(-clipped)).reshape(n, len(items))
+        return logit(shown).reshape(n, len(items))
 
 
 @dataclass(frozen=True)
