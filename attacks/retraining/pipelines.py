@@ -166,6 +166,11 @@ class Retraining:
                 ]
                 yield recipe.name, self._exact(recipe, benches, coded, seed, together=together)
 
+    def coded(self, halves: Sequence[PreparedMarket], seed: int) -> list[Coded]:
+        """What a federation leaves the market with, on each of its halves."""
+        raw = [self._raw(half) for half in halves]
+        return self._quantizers("federated", halves, raw, seed, together=True)
+
     def model(self, coded: Coded, seed: int) -> Trained:
         """The first target, trained on all rows of the market with codes that are given."""
         recipe = recipe_by_name(self.config, self.targets[0])
