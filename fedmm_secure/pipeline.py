@@ -22,7 +22,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.pseudo_users import draw_pseudo_users
-from fedmm_secure.config import Config
+from fedmm_secure.config import Config, EvaluationConfig
 from fedmm_secure.ctr.market_models import train_market
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
@@ -56,6 +56,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
 from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe
+from fedmm_secure.results.tasks import macro_of, tasks_of
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
@@ -166,6 +167,13 @@ def conclude(
         )
         for name, sent in traffic.items():
             metrics["macro"]["baselines"][name]["communication"] = asdict(sent)
+    if config.evaluation != EvaluationConfig():
+        with clock.stage("tasks"):
+            further = {name: tasks_of(config, prepared, directory) for name, prepared in markets.items()}
+        for name, found in further.items():
+            metrics["markets"][name] |= found
+        metrics["macro"] |= macro_of(list(further.values()))
+    with clock.stage("metrics"):
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)

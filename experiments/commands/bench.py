@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +12,11 @@ from experiments.commands.options import JsonFlag, SetOption, WorkersOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say, say_json, wide_console
 from experiments.presentation.tables import Table
-from experiments.presentation.text import difference_text, estimate_text, interval_text
+from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
 from experiments.runs.configuration import QUICKSTART, SYNTHETIC, resolve
-from fedmm_secure.errors import ConfigError
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.storage import run_directory
+from privacy.accounting.text import epsilon_text
 
 bench_app = typer.Typer(help="Measure speed and size side by side.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -238,3 +241,40 @@ def scale(
         table.add_row(curve.what, "", "", "", whole, *(estimate_text(asdict(e)) for e in (curve.last, curve.memory)))
     wide_console().print(table)
     say("seconds: processor time of a whole run; MB: the most that its process had; exponent: cost grows as size to it")
+
+
+@bench_app.command(
+    "drift",
+    short_help="How models age, and what refitting costs.",
+    help="Train before a date and test in later periods, with the model of that date and with one that was fitted "
+    "again before each period; with a budget, what the refits cost in ε. Each period is a run, and your privacy "
+    "account hears of all of them.\n\nExample: fedmm bench drift xmarket --out runs/drift",
+)
+def drift(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")] = SYNTHETIC,
+    overrides: SetOption = None,
+    before: Annotated[float, typer.Option(min=0.1, max=0.95, help="Share of all rows before the date.")] = 0.6,
+    periods: Annotated[int, typer.Option(min=1, max=20, help="After it, with equally many rows.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/<time>-drift.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench drift``."""
+    settings = resolve(config, overrides or [])
+    folder = out or run_directory.default_directory("drift")
+    if folder.exists() and any(folder.iterdir()):
+        raise RunDirectoryError(f"{folder}: not empty; give another --out")
+    from experiments.benchmarks.drift import measure_drift  # what trains
+
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_drift(settings, folder, before=before, periods=periods)
+    if as_json:
+        say_json({"bench": "drift", "rows": [asdict(row) for row in found]})
+        return
+    table = Table("market", "period", "positives", "popularity", "frozen", "refitted", "gain", "ε frozen", "ε refitted")
+    for row in found:
+        figures = (figure_text(one) for one in (row.popularity, row.frozen, row.refitted))
+        epsilons = ("∞" if one is None else epsilon_text(one) for one in row.epsilon)
+        gain = difference_text(asdict(row.gain))
+        table.add_row(row.market, str(row.period), str(row.positives), *figures, gain, *epsilons)
+    wide_console().print("test AUC after the date; gain: refitted minus frozen, 95 % over users", table)
+    say("ε: of all that was released until then, to who gets models and has rows in every run")

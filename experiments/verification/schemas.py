@@ -28,6 +28,7 @@ Stage = Literal[
     "ctr",
     "field",
     "evaluation",
+    "tasks",
     "metrics",
 ]
 
@@ -84,6 +85,21 @@ class _Reading(_Closed):
     last: Instant | None
 
 
+class _Ranked(_Closed):
+    ndcg10: float
+    recall10: float
+    popularity_ndcg10: float
+    popularity_recall10: float
+
+
+class _Ranking(_Ranked):
+    users: int
+    items: int
+
+
+_Length = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+
+
 class _Market(_BySeed):
     n_rows: int
     n_users: int
@@ -96,6 +112,8 @@ class _Market(_BySeed):
     skipped_rows: int
     reading: _Reading | None = None  # without a budget alone
     candidates: Digest | None
+    ranking: _Ranking | None = None
+    short_histories: dict[_Length, float | None] | None = None
     baselines: dict[str, _Baseline]
     quantizer: _Quantizer
 
@@ -111,6 +129,8 @@ class _MacroBaseline(_Scores):
 
 
 class _Macro(_Scores):
+    ranking: _Ranked | None = None
+    short_histories: dict[_Length, float | None] | None = None
     baselines: dict[str, _MacroBaseline]
 
 
