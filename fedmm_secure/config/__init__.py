@@ -1,5 +1,6 @@
 """The configuration of a run, validated; it imports nothing from the rooms that it configures."""
 
+from fedmm_secure.config.audit import AuditConfig
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import MIN_COHORT, NOISY_BASELINES, BaselineName, SharedUsers
 from fedmm_secure.config.comparison import EvaluationConfig
@@ -16,6 +17,7 @@ from fedmm_secure.config.sections import DataConfig, EmbeddingConfig, HeadConfig
 __all__ = [
     "MIN_COHORT",
     "NOISY_BASELINES",
+    "AuditConfig",
     "BaselineName",
     "Config",
     "ContributionConfig",

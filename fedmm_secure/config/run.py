@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedmm_secure.config.audit import AuditConfig
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
@@ -49,6 +50,7 @@ class Config(Section):
     aggregation: AggregationConfig = AggregationConfig()
     ctr: CTRConfig = CTRConfig()
     head: HeadConfig = HeadConfig()
+    audit: AuditConfig = AuditConfig()
     field: FieldConfig = FieldConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -211,6 +213,12 @@ class Config(Section):
 
     def _privacy_problem(self, n_markets: int) -> str | None:
         privacy, ctr = self.privacy, self.ctr
+        if self.audit.replay is not None and (privacy.epsilon is None or privacy.noise_seed is not None):
+            return (
+                "audit.replay needs privacy.epsilon, and no privacy.noise_seed: there is no secret noise to draw again"
+            )
+        if self.audit.canaries and privacy.epsilon is None:
+            return "audit.canaries needs privacy.epsilon: there is no noise to measure"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"

@@ -30,6 +30,7 @@ from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generato
 from privacy.foreign import read_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, NoisedSteps
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 def user_times(market: Market, rows: IntArray, choices: ContributionConfig) -> FloatArray:
@@ -47,14 +48,14 @@ class PrivateTraining:
 
     Attributes:
         noise_multiplier: of each step.
-        spare: noised sums of each step that no user reaches.
+        spares: noised sums of each step that no user reaches, by seed.
         keys: of the randomness, by seed; without those that are sealed.
         meters: where the spare sums are left, by seed.
         seeded: whether the keys follow from a seed.
     """
 
     noise_multiplier: float
-    spare: int
+    spares: Mapping[int, Spare]
     keys: Mapping[int, bytes] = field(repr=False)
     meters: Mapping[int, Path]
     seeded: bool
@@ -89,10 +90,10 @@ class PrivateTrainer:
             raise LostResultError(f"market {name}, ctr/{seed}: was sealed, and what it predicted is gone")
         noise = NoiseSource(training.keys[seed], seeded=training.seeded)
         choices = dp_sgd(self.config.privacy.ctr, training.noise_multiplier)
-        return self.train_with(quantizer, seed, choices, noise, spare=training.spare)
+        return self.train_with(quantizer, seed, choices, noise, spare=training.spares[seed])
 
     def train_with(
-        self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int = 0
+        self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int | Spare = 0
     ) -> ReleasedCTR:
         """The same with given private randomness, which serves this training alone."""
         config, builder = self.config, self.builder(quantizer)
