@@ -1,0 +1,106 @@
+"""A run that says it was computed on another machine, or by another numpy: checks to the last bit become notes.
+
+The owner writes what he likes into ``environment.json``, which nobody can check; an honest reader on another processor
+is in the same place without any lie.
+"""
+
+import io
+import shutil
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from experiments.compliance.build import build_document
+from experiments.compliance.document import Declarations
+from experiments.verification import examine_run
+from experiments.verification.evidence import read_configuration, read_evidence
+from experiments.verification.opening import opening_findings
+from experiments.verification.publications import _codes, _published_factors, read_publications
+from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, read_arrays
+from tests.forgery import Forgery
+
+ROWS = b"user m0-u00007 met i3, i7, i11, i15, i19, i23, i27, i31, i35, i39"
+
+
+def published(forgery, market, stage):
+    return next(
+        one for one in forgery.records.values() if (one.kind, one.stage, one.sender) == ("publication", stage, market)
+    )
+
+
+def as_factors(data, shape):
+    """48 bits a value, at a size that passes for an eigenvector of anything."""
+    n = int(np.prod(shape))
+    parts = np.frombuffer(data.ljust(6 * n, b"\0")[: 6 * n], np.uint8).reshape(n, 6).astype(np.uint64)
+    return (1e-13 * (1.0 + (parts @ (256 ** np.arange(6)).astype(np.uint64)) * 2.0**-48)).reshape(shape)
+
+
+def from_factors(values):
+    words = np.rint((values / 1e-13 - 1.0) * 2.0**48).astype(np.int64).ravel()
+    return b"".join(int(word).to_bytes(6, "little") for word in words).rstrip(b"\0")
+
+
+@pytest.fixture
+def rows_in_factors(released_copy):
+    """All factors of all markets replaced by rows; item codes computed again from them; machine: another."""
+    shutil.rmtree(released_copy / "codes")  # need not be shown
+    forgery = Forgery(released_copy)
+    forgery.json("environment.json", lambda said: said["machine"].update(vectors="another"))
+    for market in forgery.markets:
+        record = published(forgery, market, "embedding")
+        arrays = read_arrays(forgery.read(record.file))
+        arrays["factors"] = as_factors(ROWS, arrays["factors"].shape)
+        forgery.replace(record.file, arrays_bytes(arrays))
+    forgery.finish(owner=True)
+    config, metrics = read_configuration(released_copy)
+    evidence, _ = read_evidence(released_copy, config, metrics)
+    opening_findings(evidence)
+    found, _ = read_publications(evidence)
+    forgery = Forgery(released_copy)
+    for market in forgery.markets:
+        codes = _codes(config, found[market].read["quantizer-model/0"], _published_factors(found[market]))
+        forgery.replace(published(forgery, market, "item-codes/0").file, array_bytes(codes))
+    forgery.finish(owner=True)
+    return released_copy
+
+
+def test_rows_in_factors_are_found_whatever_machine_a_run_states(rows_in_factors):
+    forgery = Forgery(rows_in_factors)
+    factors = read_arrays(forgery.read(published(forgery, "m0", "embedding").file))["factors"]
+    assert from_factors(factors) == ROWS  # the attack works: whoever has the publication reads the rows
+    assert examine_run(rows_in_factors).findings
+
+
+def test_a_report_says_what_verification_could_only_note(rows_in_factors):
+    said = Declarations(signer=None, trusted=[], sole_run=False, max_epsilon=8.0, max_delta=None)
+    document = build_document(rows_in_factors, said, account=rows_in_factors.parent / "privacy.account")
+    assert not document.verification.verified or "not of the run's kind" in document.model_dump_json()
+
+
+def with_comment(array, comment):
+    """``numpy.save``'s bytes, a comment in the header."""
+    raw = io.BytesIO()
+    np.lib.format.write_array(raw, array, version=(1, 0))
+    data = raw.getvalue()
+    length = struct.unpack("<H", data[8:10])[0]
+    header = data[10 : 10 + length].rstrip(b" \n") + b" # " + comment
+    header += b" " * (-(11 + len(header)) % 64) + b"\n"
+    return data[:8] + struct.pack("<H", len(header)) + header + data[10 + length :]
+
+
+def test_rows_as_a_comment_in_an_array_are_found_whatever_numpy_a_run_states(released_copy):
+    forgery = Forgery(released_copy)
+    forgery.json("environment.json", lambda said: said["packages"].update(numpy="2.4.5"))
+    for market in forgery.markets:
+        record = published(forgery, market, "counts")
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+            for number, (name, values) in enumerate(read_arrays(forgery.read(record.file)).items()):
+                archive.writestr(
+                    zipfile.ZipInfo(f"{name}.npy"), with_comment(values, b"" if number else (ROWS * 60)[:3900])
+                )
+        forgery.replace(record.file, out.getvalue())
+    forgery.finish(owner=True)
+    assert examine_run(released_copy).findings
