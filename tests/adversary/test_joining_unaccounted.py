@@ -1,4 +1,4 @@
-"""A market that joins from a federation's head trains models on its rows without a budget, and chooses by exact figures.
+"""A market that joins from a head trains on its rows without a budget, and chooses by exact figures of them.
 
 ``fedmm run`` without a budget is entered in the account of its data, so that no later report on the same rows claims a
 bound. Joining is such a run, and leaves no line.
