@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-CONFIDENCE = 0.95
+from fedmm_secure.ctr.metrics import CONFIDENCE
+
+POWER = 0.95  # with which an alarm is wanted where there is something to find
 SHARED_SHADOWS = 2.0**0.5
 
 
@@ -23,10 +25,10 @@ class Estimate:
     high: float
 
 
-def proportion(successes: int, trials: int) -> Estimate:
-    """Clopper-Pearson interval of a proportion."""
+def proportion(successes: int, trials: int, *, method: Literal["exact", "wilson"] = "exact") -> Estimate:
+    """Interval of a proportion, Clopper and Pearson's or Wilson's."""
     result = stats.binomtest(successes, trials)
-    interval = result.proportion_ci(CONFIDENCE, method="exact")
+    interval = result.proportion_ci(CONFIDENCE, method=method)
     return Estimate(successes / trials, float(interval.low), float(interval.high))
 
 

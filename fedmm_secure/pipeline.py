@@ -46,6 +46,8 @@ from fedmm_secure.federation.releases import (
     release_test_figures,
 )
 from fedmm_secure.federation.shared_catalogue import shared_svd, sum_client, totals
+from fedmm_secure.field.compare import train_field, wanted
+from fedmm_secure.field.rounds import Traffic
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.guarantee.statement import guarantees
@@ -149,12 +151,20 @@ def conclude(
     publish_user_codes(federation, markets, embeddings, quantizers)
     with clock.stage("ctr"):
         predictions = train_ctr(federation, markets, embeddings, quantizers, listener, cache)
+    traffic: Mapping[str, Traffic] = {}
+    if wanted(config):
+        with clock.stage("field"):
+            field = train_field(config, markets, embeddings, directory)
+            predictions = {name: {**predictions[name], **field.predictions[name]} for name in markets}
+            traffic = field.traffic
     with clock.stage("evaluation"):
         histograms = release_test_figures(federation, markets, embeddings, quantizers)
     with clock.stage("metrics"):
         metrics = collect_metrics(
             config, markets, embeddings, quantizers, predictions, histograms, federation.commitments(markets)
         )
+        for name, sent in traffic.items():
+            metrics["macro"]["baselines"][name]["communication"] = asdict(sent)
         metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)

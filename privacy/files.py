@@ -11,7 +11,7 @@ from typing import Any
 from privacy.errors import InputError
 from privacy.json_text import json_text
 
-PRIVATE, PUBLIC = 0o600, 0o644
+PRIVATE_MODE, PUBLIC_MODE = 0o600, 0o644
 _FOLDER = 0o700
 
 
@@ -29,12 +29,12 @@ def private_folder(path: Path) -> None:
         folder.mkdir(mode=_FOLDER, exist_ok=True)
 
 
-def open_private(path: Path, flags: int, mode: int = PRIVATE) -> int:
+def open_private(path: Path, flags: int, mode: int = PRIVATE_MODE) -> int:
     """A descriptor of a file that, where it is made, only its owner may read; a link at its name is refused."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
-def write_atomic(path: Path, data: bytes, mode: int = PRIVATE, *, replace: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_MODE, *, replace: bool = True) -> None:
     """Write so that the file is either absent, old, or complete; survives a crash once this returns.
 
     What is written first has a name that nobody can foresee, and is made anew or not at all: a link that somebody put

@@ -128,7 +128,7 @@ def is_inside(name: str) -> bool:
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes, where: Path | str) -> str:
+def utf8_text(data: bytes, where: Path | str) -> str:
     """UTF-8 text; raises ``ForeignFileError``."""
     try:
         return data.decode("utf-8")
@@ -142,7 +142,7 @@ def parse_json(data: bytes | str, where: Path | str) -> Any:
     Raises:
         ForeignFileError: naming ``where``.
     """
-    text = decode(data, where) if isinstance(data, bytes) else data
+    text = utf8_text(data, where) if isinstance(data, bytes) else data
     if _depth(text) > MAX_DEPTH:
         raise ForeignFileError(f"{where}: not valid JSON: nested deeper than {MAX_DEPTH}")
     try:
@@ -260,7 +260,7 @@ class ForeignDirectory:
 
     def text(self, name: str, limit: int = MAX_TEXT_BYTES) -> str:
         """The text of a file; raises ``ForeignFileError``."""
-        return decode(self.bytes(name, limit), self.path / name)
+        return utf8_text(self.bytes(name, limit), self.path / name)
 
     def json(self, name: str, limit: int = MAX_TEXT_BYTES) -> dict[str, Any]:
         """The JSON object in a file; raises ``ForeignFileError``."""

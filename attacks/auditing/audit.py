@@ -24,8 +24,8 @@ from attacks.auditing.games import (
 from attacks.auditing.gradients import play_bag, play_gradients, play_user
 from attacks.auditing.joint import Parts, canaries_needed
 from attacks.auditing.laws import Law, Members
-from attacks.auditing.played import Played, joined, together
-from attacks.auditing.verdicts import LEVEL, AuditResult, judge
+from attacks.auditing.played import Played, join_batches, together
+from attacks.auditing.verdicts import AUDIT_LEVEL, AuditResult, judge
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
@@ -38,7 +38,7 @@ from privacy.mechanisms.shared_parts import norm_of
 CHAIN, MASKS = "chain", "masks"
 GRADIENTS, USER, CODEBOOK = "gradient canaries", "crafted user", "crafted user, codebook"
 NOISE_SEEN = 0.9  # of the stated noise: what an audit is made to see
-FEWEST = 16
+FEWEST_CANARIES = 16
 _TWO_ROUNDS, _RATIOS = "two rounds", "sum of ratios"
 _FEWEST_CHEAP = 500  # canaries of games that train no model: coins that repeat are seen by the spread of those in
 _MASK_GAMES = 40
@@ -46,7 +46,7 @@ _MOST, _MOST_TRAINED = 100_000, 60
 _BATCH, _BATCH_TRAINED = 500, 15  # canaries in one task
 
 Play = Callable[[Members, NoiseSource], Played]
-Report = Callable[[str, int, int], None]
+AuditProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Audit:
         return judge(self.claim, self.parts, one.first(self.canaries), level=self.level)
 
 
-def plan_audits(plan: SpendingPlan, *, canaries: int | None = None, level: float = LEVEL) -> list[Audit]:
+def plan_audits(plan: SpendingPlan, *, canaries: int | None = None, level: float = AUDIT_LEVEL) -> list[Audit]:
     """The audits of one market: every number in them follows from its plan.
 
     Args:
@@ -179,7 +179,7 @@ def stage_games(plan: SpendingPlan) -> list[Game]:
 
 
 def play(
-    audits: Sequence[Audit], nonce: bytes, *, workers: int = 1, report: Report = lambda name, done, n: None
+    audits: Sequence[Audit], nonce: bytes, *, workers: int = 1, report: AuditProgress = lambda name, done, n: None
 ) -> Iterator[tuple[Audit, list[Played]]]:
     """Audits, and what their games showed; a game that several audits are about is played once.
 
@@ -198,7 +198,7 @@ def play(
         for game in audit.games:
             key = game.stage, game.kind
             if key not in shown:
-                shown[key] = joined(list(_batches(game, most[key], nonce, workers, partial(report, audit.name))))
+                shown[key] = join_batches(list(_batches(game, most[key], nonce, workers, partial(report, audit.name))))
         yield audit, [shown[game.stage, game.kind] for game in audit.games]
 
 
@@ -230,7 +230,9 @@ def _audit(game: Game, claim: Claim, canaries: int | None, level: float) -> Audi
     parts = () if game.law is None else ((1.0, game.law),)
     needed = _needed(parts, claim, level) if parts else None
     wanted = canaries or (game.most if needed is None else max(needed, 0 if game.trains else _FEWEST_CHEAP))
-    return Audit(game.stage, game.kind, (game,), claim, parts, level, int(np.clip(wanted, FEWEST, game.most)), needed)
+    return Audit(
+        game.stage, game.kind, (game,), claim, parts, level, int(np.clip(wanted, FEWEST_CANARIES, game.most)), needed
+    )
 
 
 def _chain(

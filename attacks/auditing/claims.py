@@ -10,8 +10,10 @@ import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 
-from privacy.accounting.accountants import COARSE, ROUGH, pld_epsilon
-from privacy.accounting.events import dp_sgd_event, gaussian_steps
+from privacy.accounting.accountants import pld_epsilon
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.losses import COARSE, ROUGH
+from privacy.mechanisms.events import dp_sgd_event
 
 LARGEST = 60.0  # ε beyond which none is computed: no guarantee in any sense
 _COARSER = 0.1  # of an ε: the grid of the losses that it is composed on grows with it

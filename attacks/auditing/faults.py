@@ -20,7 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from attacks.auditing import audit
-from attacks.auditing.gradients import CODEBOOK
+from attacks.auditing.gradients import CODEBOOK_SHAPE
 from fedmm_secure.collaborative import dp_svd as dp_svd_embedding
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
 from privacy.aggregation import PairwiseMasks
@@ -177,7 +177,7 @@ SGD = (QUANTIZER, CTR)
 
 
 def _codebook(value: Tensor) -> bool:
-    return tuple(value.shape) == CODEBOOK
+    return tuple(value.shape) == CODEBOOK_SHAPE
 
 
 FAULTS: Mapping[str, Fault] = {

@@ -29,12 +29,12 @@ from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
 STEEP = 1e3  # clipping norms of a canary's gradient before it is clipped
-ENOUGH = 2  # values of the noise in the open, as in the pipeline; the adversary of these games has no use for them
+SPARE = 2  # values of the noise in the open, as in the pipeline; the adversary of these games has no use for them
 _SINGLE = 1e-4  # of a clipping norm: what single precision, and a stabilised norm, may do to a canary's gradient
 LONG = 1e3  # length of a crafted embedding; that of others is 1
-CODEBOOK = (5, 4)  # codes and dimensions of the audited model's global codebook
+CODEBOOK_SHAPE = (5, 4)  # codes and dimensions of the audited model's global codebook
 # latents of any length, so that a codebook's gradient can be as steep as any other
-AUDITED = QuantizerShape(8, 8, CODEBOOK[1], global_codes=CODEBOOK[0], local_codes=3, normalise_latent=False)
+AUDITED = QuantizerShape(8, 8, CODEBOOK_SHAPE[1], global_codes=CODEBOOK_SHAPE[0], local_codes=3, normalise_latent=False)
 
 
 class CanaryGradients:
@@ -99,7 +99,7 @@ def play_gradients(choices: DPSGD, rounds: int, steps: int, member: Members, noi
         seen.append(gradients.sign * parameter.grad.double().numpy() * unit)
 
     for index in range(rounds):
-        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, noise.derive(index), observe, spare=ENOUGH)
+        trainer.steps(torch.from_numpy(np.flatnonzero(member)), steps, noise.derive(index), observe, spare=SPARE)
         gradients.sign = -gradients.sign
     return observed(member, np.stack(seen, axis=1), choices)
 
@@ -122,7 +122,7 @@ def play_user(
 
     def watch(present: bool, source: NoiseSource) -> Watcher:
         model = RQVAE(AUDITED, torch.Generator().manual_seed(0))
-        private = PrivateSettings(choices, steps, spare=ENOUGH)
+        private = PrivateSettings(choices, steps, spare=SPARE)
         nobody = torch.zeros(0, AUDITED.input_dim)
         trainer = QuantizerTrainer(model, row[: int(present)], nobody, settings, private)
         parts = [model.global_codebook.codewords] if codebook else list(model.parameters())
@@ -147,7 +147,7 @@ def play_bag(choices: DPSGD, steps: int, member: Members, noise: NoiseSource) ->
         released = PrivateCTR("deepfm", schema, neural_choices(config.ctr), 0)
         watcher = Watcher(released.network, loss, choices, list(released.network.parameters()))
         mine = Bags(*(part[: int(present)] for part in bag.tensors()))
-        released.fit(mine, choices, steps, 1e-2, True, source, watcher, spare=ENOUGH)
+        released.fit(mine, choices, steps, 1e-2, True, source, watcher, spare=SPARE)
         return watcher
 
     return _watched(watch, choices, member, noise)

@@ -23,8 +23,8 @@ from scipy import optimize, stats
 
 from attacks.auditing.laws import Law
 from attacks.auditing.played import Played
+from attacks.metrics import POWER
 
-POWER = 0.95
 NOISE, SUMS, WEIGHT, SPREAD = "noise", "noise of sums", "weight", "spread"
 _SHARES = {NOISE: 0.25, SUMS: 0.15, WEIGHT: 0.5, SPREAD: 0.1}
 _SMALLEST = 1e-3  # factor that is looked for

@@ -59,7 +59,7 @@ class Played:
         )
 
 
-def joined(parts: Sequence[Played]) -> Played:
+def join_batches(parts: Sequence[Played]) -> Played:
     """Canaries of several batches of one game."""
     return Played(
         np.concatenate([part.member for part in parts]),

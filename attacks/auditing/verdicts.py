@@ -19,10 +19,10 @@ from attacks.auditing.joint import Parts, joint_test, seen_factor
 from attacks.auditing.laws import Values
 from attacks.auditing.played import Played
 
-LEVEL = 0.05
+AUDIT_LEVEL = 0.05
 
 
-class Verdict(StrEnum):
+class AuditVerdict(StrEnum):
     NOT_REFUTED = "not refuted"
     VIOLATED = "VIOLATED"
 
@@ -50,7 +50,7 @@ class AuditResult:
     claimed: float
     delta: float
     detects: float | None
-    verdict: Verdict
+    verdict: AuditVerdict
     p_value: float
     level: float
     direction: str
@@ -61,7 +61,7 @@ class AuditResult:
     canaries: int
 
 
-def judge(claim: Claim, parts: Parts, played: Played, *, level: float = LEVEL) -> AuditResult:
+def judge(claim: Claim, parts: Parts, played: Played, *, level: float = AUDIT_LEVEL) -> AuditResult:
     """Compare canaries with a claim.
 
     Args:
@@ -78,7 +78,7 @@ def judge(claim: Claim, parts: Parts, played: Played, *, level: float = LEVEL) -
         claimed=claim.epsilon,
         delta=claim.delta,
         detects=detects if detects is not None and np.isfinite(detects) else None,
-        verdict=Verdict.VIOLATED if alarm.p_value <= level else Verdict.NOT_REFUTED,
+        verdict=AuditVerdict.VIOLATED if alarm.p_value <= level else AuditVerdict.NOT_REFUTED,
         p_value=alarm.p_value,
         level=level,
         direction=alarm.direction,
@@ -98,8 +98,8 @@ def lower_bounds(played: Played, delta: float) -> tuple[float, float]:
     if min(len(played.inside), len(played.outside)) < 2:  # a side is split in two
         return 0.0, 0.0
     auditor, split = auditing.CanaryScoreAuditor(played.inside, played.outside), auditing.Split(seed=0)
-    by_fdp = auditor.epsilon_one_run_fdp(LEVEL, delta, threshold_strategy=split)
-    return float(by_fdp), float(auditor.epsilon_one_run(LEVEL, delta, threshold_strategy=split))
+    by_fdp = auditor.epsilon_one_run_fdp(AUDIT_LEVEL, delta, threshold_strategy=split)
+    return float(by_fdp), float(auditor.epsilon_one_run(AUDIT_LEVEL, delta, threshold_strategy=split))
 
 
 def auc(inside: Values, outside: Values) -> float:

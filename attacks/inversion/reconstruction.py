@@ -16,9 +16,10 @@ from scipy.optimize import linear_sum_assignment
 
 from attacks.metrics import Estimate, mean_estimate, proportion
 from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.quantization.codes import decode
 from fedmm_secure.quantization.rqvae import RQVAE
 
-TOP, CLOSE = 10, 0.9
+_TOP, _CLOSE = 10, 0.9
 _MATCHED = 400  # users of a matching: the Hungarian algorithm is cubic
 _STEPS, _SOFT = 300, 0.1  # of gradient matching
 
@@ -62,14 +63,6 @@ class Reconstruction:
     prior_matched: Estimate
     identified: Estimate | None
     chance: float
-
-
-@torch.no_grad()
-def decode(quantizer: RQVAE, codes: IntArray) -> FloatArray:
-    """Embeddings ``(n, dim)`` that the decoder makes of codes ``(n, 2)``; rows of norm 1."""
-    first, second = (torch.from_numpy(codes[:, layer]) for layer in (0, 1))
-    words = quantizer.global_codebook.lookup(first) + quantizer.local_codebook.lookup(second)
-    return _unit(quantizer.decoder(words).double().numpy())
 
 
 def prototypes(quantizer: RQVAE) -> FloatArray:
@@ -198,7 +191,7 @@ def recover_histories(
 
 
 def _precision(score: NDArray[np.float64], history: NDArray[np.bool_]) -> FloatArray:
-    top = np.argsort(-score, axis=1, kind="stable")[:, :TOP]
+    top = np.argsort(-score, axis=1, kind="stable")[:, :_TOP]
     return np.asarray(np.take_along_axis(history, top, axis=1).mean(1))
 
 
@@ -213,7 +206,7 @@ def _reconstruction(
     attack: str, own: FloatArray, prior: FloatArray, advantage: Estimate, identified: Estimate | None, users: int
 ) -> Reconstruction:
     """From cosine similarities of both adversaries, ``(n,)`` each."""
-    matched, prior_matched = (proportion(int((found >= CLOSE).sum()), len(found)) for found in (own, prior))
+    matched, prior_matched = (proportion(int((found >= _CLOSE).sum()), len(found)) for found in (own, prior))
     return Reconstruction(
         attack=attack,
         users=len(own),

@@ -35,7 +35,7 @@ from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
 
 if TYPE_CHECKING:
-    from attacks.membership.shadow import Federated
+    from attacks.retraining.pipelines import Federated
 
 Observed = dict[str, NDArray[np.float32]]
 RECOMMENDED = 10

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from attacks.membership.units import Unit
+from attacks.retraining.pipelines import without_rows, without_users
 from fedmm_secure.collaborative.neighbours import cosine_weights
-from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 
@@ -124,19 +124,5 @@ def fair_coins(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArra
 
 
 def halve(prepared: PreparedMarket, unit: Unit, member: NDArray[np.bool_]) -> PreparedMarket:
-    """The market with the units of ``member`` alone; who is left out as a user has no rows in any part."""
-    split, user = prepared.split, prepared.market.user
-    if unit == "interaction":
-        return replace(prepared, split=replace(split, train=split.train[member]))
-    parts = {name: rows[member[user[rows]]] for name, rows in vars(split).items()}
-
-    def candidates(found: Candidates) -> Candidates:
-        kept = member[found.user]
-        return Candidates(found.user[kept], found.item[kept], found.label[kept])
-
-    return replace(
-        prepared,
-        split=replace(split, **parts),
-        valid=candidates(prepared.valid),
-        test=candidates(prepared.test),
-    )
+    """The market with the units of ``member`` alone."""
+    return without_rows(prepared, member) if unit == "interaction" else without_users(prepared, member)

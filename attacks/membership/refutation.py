@@ -27,11 +27,11 @@ lower bounds follow from each other downwards: ``w(j - 1) >= max(w(j), T⁻¹(u(
 
 **Level.** In each pipeline ``A`` exceeds its limit with probability ``β`` at most; pipelines of a block are
 independent, so the number of those that exceed it is at most binomial. Three in four must, and ``β`` is such that this
-has probability ``LEVEL`` over the number of tests: each ``c`` of a grid, both ways round (highest scores in, lowest
-out), each block and each attack on the view. By the union bound a view whose guarantee holds is refuted with
-probability ``LEVEL`` at most, whatever the dependence between tests. The grid is every threshold: among ``c`` guesses
-there are no more right ones than among the next ``c'`` of the grid, so one that exceeds the limit of ``c'`` makes
-``c'`` exceed it.
+has probability ``REFUTATION_LEVEL`` over the number of tests: each ``c`` of a grid, both ways round (highest scores in,
+lowest out), each block and each attack on the view. By the union bound a view whose guarantee holds is refuted with
+that probability at most, whatever the dependence between tests. The grid is every threshold: among ``c`` guesses there
+are no more right ones than among the next ``c'`` of the grid, so one that exceeds the limit of ``c'`` makes ``c'``
+exceed it.
 
 The limits are wider than those of units whose scores do not depend on each other, which no pipeline promises. What an
 attack must reach to be seen stands beside each verdict.
@@ -48,10 +48,10 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from attacks.membership.scores import Confidences, MemberMatrix, blocks
+from attacks.metrics import POWER
 from privacy.accounting.tradeoff import TradeOffCurve
 
-LEVEL = 0.01
-POWER = 0.95
+REFUTATION_LEVEL = 0.01
 _GROWTH = 1.2  # from one number of guesses to the next
 _LARGEST_MU = 60.0
 
@@ -85,7 +85,7 @@ def refute(
         attacks: number of attacks on the view, which share the level.
     """
     parts = [targets for targets, _ in blocks(len(scores))]
-    level = LEVEL / (attacks * len(parts))
+    level = REFUTATION_LEVEL / (attacks * len(parts))
     refuted = any(_exceeds(scores[part], member[part], curve, level) for part in parts)
     smallest = min(len(part) for part in parts)
     return Refutation(refuted, scores.size, detectable(curve, smallest, scores.shape[1], level, delta))

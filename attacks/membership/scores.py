@@ -21,8 +21,8 @@ from fedmm_secure.data.market import IntArray
 
 Confidences = NDArray[np.float64]
 MemberMatrix = NDArray[np.bool_]
-Score = Callable[[Confidences, MemberMatrix], Confidences]
-Scorer = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_Score = Callable[[Confidences, MemberMatrix], Confidences]
+_Scorer = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ShadowEvidence = Callable[[IntArray], NDArray[np.float64]]
 PRIOR_FREEDOM = 12  # how many observations the fitted variance is worth
 BLOCKS = 4
@@ -46,7 +46,7 @@ def calibrated(confidence: Confidences, member: MemberMatrix) -> Confidences:
     Offline LiRA with one variance (Carlini et al., S&P 2022, section VI.C) ranks alike: it is monotone in this.
     """
 
-    def fit(values: Confidences, inside: MemberMatrix) -> Scorer:
+    def fit(values: Confidences, inside: MemberMatrix) -> _Scorer:
         without = _mean(values, ~inside)
         return lambda own: own - without
 
@@ -60,7 +60,7 @@ def rmia(confidence: Confidences, member: MemberMatrix) -> Confidences:
     probability under the shadow models, exceeds theirs ``RMIA_GAMMA`` times. The other queries are the population.
     """
 
-    def fit(values: Confidences, inside: MemberMatrix) -> Scorer:
+    def fit(values: Confidences, inside: MemberMatrix) -> _Scorer:
         expected = special.expit(values)
         log_mean = np.log(0.5 * (_mean(expected, inside) + _mean(expected, ~inside)))
 
@@ -83,7 +83,7 @@ def lira_online(confidence: Confidences, member: MemberMatrix) -> Confidences:
     that were trained with the query and to those that were not.
     """
 
-    def fit(values: Confidences, inside: MemberMatrix) -> Scorer:
+    def fit(values: Confidences, inside: MemberMatrix) -> _Scorer:
         mean_in, mean_out = _mean(values, inside), _mean(values, ~inside)
         std_in, std_out = _pooled_std(values, mean_in, inside), _pooled_std(values, mean_out, ~inside)
         return lambda own: np.asarray(
@@ -107,7 +107,7 @@ def normal_scores(confidence: Confidences) -> Confidences:
     return np.asarray(stats.norm.ppf(stats.rankdata(confidence, axis=1) / (confidence.shape[1] + 1)))
 
 
-def fit_effects(values: Confidences, inside: MemberMatrix) -> Scorer:
+def fit_effects(values: Confidences, inside: MemberMatrix) -> _Scorer:
     """Log-likelihood ratio of a value at the posterior mean of what membership does to it, by empirical Bayes.
 
     With a handful of shadow models on each side, LiRA's two means per query are mostly noise. Here the effect of
@@ -132,7 +132,7 @@ def fit_effects(values: Confidences, inside: MemberMatrix) -> Scorer:
 
 
 def _by_shadows(
-    confidence: Confidences, member: MemberMatrix, fit: Callable[[Confidences, MemberMatrix], Scorer]
+    confidence: Confidences, member: MemberMatrix, fit: Callable[[Confidences, MemberMatrix], _Scorer]
 ) -> Confidences:
     """Each model's score, by what was fitted to confidences and membership of the models outside its block."""
     scores = np.empty(confidence.shape)
@@ -193,7 +193,7 @@ def multi_query(evidence: Sequence[ShadowEvidence], member: MemberMatrix, known:
     return scores
 
 
-SCORES: dict[str, Score] = {
+SCORES: dict[str, _Score] = {
     "loss threshold": loss_threshold,
     "calibrated": calibrated,
     "LiRA": lira_online,

@@ -13,19 +13,19 @@ import numpy as np
 
 from fedmm_secure.data.market import FloatArray
 
-SCALE = 10.0
+BOOST = 10.0
 Tamper = Callable[[FloatArray, FloatArray, int], FloatArray]
 Defence = Callable[[Sequence[FloatArray]], FloatArray]
 
 
 def sign_flip(movement: FloatArray, codewords: FloatArray, cohort: int) -> FloatArray:
     """Away from where the market's own users pull, tenfold (boosted as by Bagdasaryan et al., AISTATS 2020)."""
-    return -SCALE * movement
+    return -BOOST * movement
 
 
 def scaling(movement: FloatArray, codewords: FloatArray, cohort: int) -> FloatArray:
     """Where the market's own users pull, tenfold: the global codebook becomes the market's own."""
-    return SCALE * movement
+    return BOOST * movement
 
 
 def hijack(movement: FloatArray, codewords: FloatArray, cohort: int) -> FloatArray:

@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from attacks.membership.shadow import Progress, recipe_by_name
+from attacks.membership.shadow import Progress
 from attacks.membership.units import UNITS, Unit
+from attacks.retraining.pipelines import recipe_by_name
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, Attack
 from experiments.assessment.statements import Results, add_statement, attacks_file, make_statement

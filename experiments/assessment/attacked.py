@@ -10,13 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from attacks.disclosure.releases import Release, two_releases
 from attacks.membership.shadow import Progress
 from attacks.membership.units import Unit
+from attacks.retraining.pipelines import Retraining
 from attacks.views import View, collusion_view, market_view, server_view
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.closing import read_committed
+from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.run_directory import read_noise
+from privacy.foreign import parse_json
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,31 @@ class Attacked:
             ("market", market_view(self.run, others[0])),
             ("collusion", collusion_view(self.run, others[:1])),
         )
+
+    @cached_property
+    def retraining(self) -> Retraining:
+        """The market's pipeline, to be trained again as the run trained it."""
+        return Retraining(
+            self.config,
+            self.markets,
+            self.market,
+            self.targets,
+            {target: self._tuned_choice(target) for target in self.targets},
+            {name: read_noise(self.run, name) for name in self.markets},
+        )
+
+    @cached_property
+    def releases(self) -> dict[str, list[Release]]:
+        """By target, a release of either half of the market's users."""
+        return two_releases(self.retraining, self.config.seed[0], self.rng("releases"))
+
+    def _tuned_choice(self, target: str) -> int:
+        """Position of what the run chose for a target, as it was closed with; raises where that is not there."""
+        config, file = self.config, RunDirectory().tuned(self.market, target).name
+        if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
+            return 0
+        found = parse_json(read_committed(self.run, self.market, file), self.run / private_name(self.market, file))
+        return int(found["choice"])
 
     def rng(self, name: str) -> np.random.Generator:
         return numpy_generator("attack", name, self.market)

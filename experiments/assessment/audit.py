@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attacks.auditing.audit import FEWEST, Audit, Report, plan_audits, play
+from attacks.auditing.audit import FEWEST_CANARIES, Audit, AuditProgress, plan_audits, play
 from attacks.auditing.faults import FAULTS, Fault
-from attacks.auditing.verdicts import LEVEL, Verdict
+from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict
 from experiments.assessment.figures import draw_audit
 from experiments.assessment.statements import (
     AUDIT,
@@ -51,7 +51,7 @@ from privacy.errors import StoppedError
 from privacy.files import write_json
 
 FAULTY_MODELS = 30  # canaries, where each trains a model
-FOLDER = Path("audits")  # in the working directory: an audited run may be somebody else's
+AUDITS_FOLDER = Path("audits")  # in the working directory: an audited run may be somebody else's
 
 
 class UnverifiedRunError(StoppedError):
@@ -89,7 +89,7 @@ class Audited:
     @property
     def folder(self) -> Path | None:
         """Where results of a run stand unless another place is named."""
-        return None if self.run is None else FOLDER / (binding_of(self.run).run or self.run.name)
+        return None if self.run is None else AUDITS_FOLDER / (binding_of(self.run).run or self.run.name)
 
 
 def read_audited(source: str, overrides: list[str], market: str | None) -> Audited:
@@ -135,10 +135,10 @@ def audit(
     audited: Audited,
     *,
     canaries: int | None = None,
-    level: float = LEVEL,
+    level: float = AUDIT_LEVEL,
     nonce: bytes | None = None,
     workers: int = 1,
-    report: Report = lambda name, done, n: None,
+    report: AuditProgress = lambda name, done, n: None,
     out: Path | None = None,
     identity: Identity | None = None,
 ) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def result_key(planned: Audit, nonce: bytes) -> str:
 
 
 def violations(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [result for result in found if result["verdict"] == Verdict.VIOLATED]
+    return [result for result in found if result["verdict"] == AuditVerdict.VIOLATED]
 
 
 def audit_faults(
@@ -209,7 +209,7 @@ def audit_faults(
     *,
     canaries: int | None = None,
     nonce: bytes | None = None,
-    report: Report = lambda name, done, n: None,
+    report: AuditProgress = lambda name, done, n: None,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """The audit of the audit: every mechanism broken on purpose, and whether its claim is refuted.
@@ -226,7 +226,7 @@ def audit_faults(
         seconds = (time.perf_counter() - start) / max(1, len(concerned))
         for planned, played in shown:
             finding = planned.judge(played)
-            caught = finding.verdict == Verdict.VIOLATED
+            caught = finding.verdict == AuditVerdict.VIOLATED
             what = {"fault": fault.name, "stage": planned.stage, "game": planned.kind, "caught": caught}
             found.append({**what, **asdict(finding), "seconds": round(seconds, 2)})
         report("faults", number + 1, len(FAULTS))
@@ -237,8 +237,8 @@ def audit_faults(
 
 def _limited(planned: Audit) -> Audit:
     if len(planned.games) == 1 and planned.games[0].trains:
-        planned = replace(planned, canaries=max(FEWEST, min(planned.canaries, FAULTY_MODELS)))
-    return replace(planned, level=LEVEL)
+        planned = replace(planned, canaries=max(FEWEST_CANARIES, min(planned.canaries, FAULTY_MODELS)))
+    return replace(planned, level=AUDIT_LEVEL)
 
 
 def _concerns(fault: Fault, planned: Audit) -> bool:

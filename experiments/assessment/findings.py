@@ -25,7 +25,7 @@ class AttackRow:
         chance: what guessing, or a prior alone, reaches; None where it says nothing.
         tpr: true-positive rate at 1 % false positives, for membership.
         verdict: on the guarantee; None where there is no guarantee to hold.
-        says: the same in words, and what would have been seen.
+        says: the same in words, and what would have been seen; of a risk, what it is.
         leading: whether it is the most successful of its kind, or beyond a guarantee.
     """
 
@@ -85,6 +85,6 @@ def _row(attack: Attack, result: dict[str, Any], leading: bool) -> AttackRow:
         chance=attack.guessed(result),
         tpr=None if attack.tpr is None else result[attack.tpr],
         verdict=verdict_of(result),
-        says=verdict_text(result),
+        says=attack.says(result),
         leading=leading,
     )

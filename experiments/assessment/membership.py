@@ -17,17 +17,12 @@ from attacks.membership.units import Unit
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.figures import draw_roc
 from experiments.assessment.records import Verdict
-from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.closing import read_committed
-from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.storage.files import write_parquet
 from fedmm_secure.storage.layout import RunDirectory
-from fedmm_secure.storage.run_directory import read_noise
 from privacy.accounting.guarantees import Guarantee, changed_rows
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.tradeoff import TradeOffCurve, nothing_learnt, view_curve
-from privacy.foreign import parse_json
 
 
 def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
@@ -35,18 +30,10 @@ def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
 
     The level of a view's verdict is shared by all attacks on it: of both units and of all targets.
     """
-    run, config = attacked.run, attacked.config
+    run = attacked.run
     made: list[tuple[Unit, Inference]] = []
     for unit in attacked.units:
-        plan = ShadowPlan(
-            config,
-            attacked.markets,
-            attacked.market,
-            attacked.targets,
-            {target: _tuned_choice(run, attacked, target) for target in attacked.targets},
-            {name: read_noise(run, name) for name in attacked.markets},
-            unit,
-        )
+        plan = ShadowPlan(attacked.retraining, unit)
         shadows = train_shadows(plan, n_shadows=attacked.n_shadows, store=attacked.shadows, progress=attacked.progress)
         inferences = list(infer(shadows))
         for target in attacked.targets:
@@ -155,12 +142,3 @@ def _write_scores(path: Path, shadows: ShadowScores, inferences: Sequence[Infere
         }
     )
     write_parquet(path, frame, "zstd")
-
-
-def _tuned_choice(run: Path, attacked: Attacked, target: str) -> int:
-    """Position of what the run chose for a target, as it was closed with; raises where that is not there."""
-    config, file = attacked.config, RunDirectory().tuned(attacked.market, target).name
-    if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
-        return 0
-    found = parse_json(read_committed(run, attacked.market, file), run / private_name(attacked.market, file))
-    return int(found["choice"])

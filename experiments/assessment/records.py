@@ -19,7 +19,7 @@ from privacy.accounting.text import epsilon_text
 if TYPE_CHECKING:
     from experiments.assessment.attacked import Attacked
 
-Result = Mapping[str, Any]
+AttackResult = Mapping[str, Any]
 DEFAULT_SHADOWS = 16
 
 
@@ -31,13 +31,13 @@ class Verdict(StrEnum):
     IRREFUTABLE = "cannot be refuted"
 
 
-def verdict_of(result: Result) -> Verdict | None:
+def verdict_of(result: AttackResult) -> Verdict | None:
     """None where there was no guarantee to hold the result against."""
     bound = result.get("bound")
     return None if bound is None else Verdict(bound["verdict"])
 
 
-def verdict_text(result: Result) -> str:
+def verdict_text(result: AttackResult) -> str:
     """The verdict, and what the same targets would have seen."""
     verdict = verdict_of(result)
     if verdict is None:
@@ -55,7 +55,7 @@ class Column:
     """A column of the command's table: its heading, and how a result fills it."""
 
     heading: str
-    cell: Callable[[Result], str]
+    cell: Callable[[AttackResult], str]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Attack:
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
         with_budget: whether runs with a budget admit it.
         retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
+        says: what a result says in words; by default its verdict on a guarantee.
     """
 
     name: str
@@ -100,13 +101,14 @@ class Attack:
     figure: str | None = None
     with_budget: bool = True
     retrains: bool = False
+    says: Callable[[AttackResult], str] = verdict_text
 
     def make(self, attacked: Attacked) -> list[dict[str, Any]]:
         """Its results on a run."""
         results: Sequence[dict[str, Any]] = resolve_name(self.path)(attacked)
         return [{**result, "prior_knowledge": self.prior_knowledge} for result in results]
 
-    def draw(self, path: Path, results: Sequence[Result]) -> None:
+    def draw(self, path: Path, results: Sequence[AttackResult]) -> None:
         """Draw its results, where it has a figure of them; ``path`` without its ending."""
         if self.figure is not None:
             resolve_name(self.figure)(path, results)
@@ -125,11 +127,11 @@ class Attack:
                 best[about] = result
         return list(best.values())
 
-    def succeeded(self, result: Result) -> float:
+    def succeeded(self, result: AttackResult) -> float:
         """How successful a result is."""
         return float(result[self.success]["value"])
 
-    def guessed(self, result: Result) -> float | None:
+    def guessed(self, result: AttackResult) -> float | None:
         """What guessing, or a prior alone, reaches."""
         chance = result[self.chance] if isinstance(self.chance, str) else self.chance
         return float(chance["value"]) if isinstance(chance, Mapping) else chance
@@ -146,7 +148,7 @@ def _estimate(heading: str, key: str) -> Column:
 def _number(heading: str, key: str, digits: int = 3) -> Column:
     """A number, or the value of an estimate; a dash where there is none."""
 
-    def cell(result: Result) -> str:
+    def cell(result: AttackResult) -> str:
         found = result[key]
         value = found["value"] if isinstance(found, Mapping) else found
         return "-" if value is None else f"{value:.{digits}f}"
@@ -154,7 +156,7 @@ def _number(heading: str, key: str, digits: int = 3) -> Column:
     return Column(heading, cell)
 
 
-def _published(result: Result) -> str:
+def _published(result: AttackResult) -> str:
     """Nothing is published without ``protect: release``: the white box is then what it would be."""
     hypothetical = "release" in result["view"] and not result["published"]
     return f"{result['view']} (if published)" if hypothetical else str(result["view"])
@@ -308,6 +310,63 @@ _POISONING = Attack(
     retrains=True,
 )
 
+
+def _disclosed(result: AttackResult) -> str:
+    risk, control = result["risk"], result["control"]["value"]
+    return f"risk {estimate_text(risk)} beyond users left out, of whom the same finds {control:.3f}"
+
+
+def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_scores: str) -> Attack:
+    """One of the risks of WP216, by the protocol of Giomi et al. (PETS 2023)."""
+    return Attack(
+        name=name,
+        title=f"{title} (GDPR Recital 26, WP216, EDPB Opinion 28/2024, ISO/IEC 27559)",
+        prior_knowledge=prior_knowledge,
+        views=("release and profile", by_scores),
+        path=f"experiments.assessment.disclosure:{path}",
+        about=("market", "target", "published", "attack"),
+        columns=(
+            _MARKET,
+            _text("published", "published"),
+            _ATTACK,
+            _text("attacks", "users"),
+            _estimate("succeed", "success"),
+            _estimate("users left out", "control"),
+            _number("prior alone", "prior"),
+            _estimate("risk", "risk"),
+            _estimate("over the prior", "over_prior"),
+        ),
+        tried=f"{title} in {{market}}, from {{published}}: {{attack}}",
+        measure="share of attacks",
+        success="success",
+        over="attacks on two releases of this market",
+        chance="prior",
+        retrains=True,
+        says=_disclosed,
+    )
+
+
+_RISKS = (
+    _disclosure(
+        "singling-out",
+        "singling out",
+        "how many users there are; how many rows each has, or what is popular",
+        "single_out_users",
+        "consumer",
+    ),
+    _disclosure("linkability", "linkability", "how many rows each record was made from", "link_records", "profile"),
+    _disclosure(
+        "inference",
+        "inference",
+        "half of the user's rows; what is popular",
+        "infer_other_items",
+        "consumer",
+    ),
+)
+RISKS = tuple(risk.name for risk in _RISKS)
+"""What regulators ask of whatever is published about people."""
+
 ATTACKS: Mapping[str, Attack] = {
-    attack.name: attack for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, _POISONING)
+    attack.name: attack
+    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _POISONING)
 }

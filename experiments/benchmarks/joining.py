@@ -132,8 +132,8 @@ def _first_above(log_users: FloatArray, difference: FloatArray) -> float | None:
     return float(np.exp(log_users[at - 1] + step * (log_users[at] - log_users[at - 1])))
 
 
-Place = tuple[str, float, int]
-Scores = Mapping[str, FloatArray]
+_Draw = tuple[str, float, int]
+_Scores = Mapping[str, FloatArray]
 
 
 def _for_head(name: str, prepared: PreparedMarket, config: Config) -> tuple[str, tuple[Bins, FloatArray]]:
@@ -145,7 +145,7 @@ def _leave_out(name: str, parts: Mapping[str, tuple[Bins, FloatArray]], config: 
     return name, fit_head(HeadGrower.of(config), others)
 
 
-def _judge(place: Place, prepared: PreparedMarket, head: Head, config: Config) -> tuple[Place, Scores]:
+def _judge(place: _Draw, prepared: PreparedMarket, head: Head, config: Config) -> tuple[_Draw, _Scores]:
     name, share, draw = place
     known = some_users(prepared.market.n_users, share, name, draw)
     examples = market_examples(prepared, config, known)
@@ -161,7 +161,7 @@ def _judge(place: Place, prepared: PreparedMarket, head: Head, config: Config) -
     }
 
 
-def _point(market: str, share: float, scores: Sequence[Scores], prepared: PreparedMarket) -> JoiningPoint:
+def _point(market: str, share: float, scores: Sequence[_Scores], prepared: PreparedMarket) -> JoiningPoint:
     label = prepared.test.label
     intervals = {
         name: seed_interval([float(roc_auc_score(label, found[name])) for found in scores]) for name in scores[0]

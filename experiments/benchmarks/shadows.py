@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from attacks.membership.queries import Queries, fair_coins, halve
 from attacks.membership.shadow import ShadowPlan, train_shadows
 from attacks.metrics import Estimate, mean_estimate
+from attacks.retraining.pipelines import Retraining
 from experiments.presentation.steps import track
 from experiments.runs.markets import choose_market
 from fedmm_secure.config import Config
@@ -52,8 +53,9 @@ def bench_shadows(config: Config, market: str, target: str, models: int, repetit
     """Time both ways in turn, ``repetitions`` times, on fresh halves of one market."""
     markets = prepare_markets(config.data)
     choose_market(market, {name: prepared.market.n_users for name, prepared in markets.items()})
-    plan = ShadowPlan(config, markets, market, (target,), {}, {name: {} for name in markets})
-    _ = plan.other_embeddings  # both ways find them there
+    retraining = Retraining(config, markets, market, (target,), {}, {name: {} for name in markets})
+    plan = ShadowPlan(retraining)
+    _ = retraining.other_embeddings  # both ways find them there
     threads = _faster_threads(plan)
     rates, aucs = [], []
     for repetition in track(f"repetitions, {target}", range(repetitions)):
@@ -82,7 +84,7 @@ def _faster_threads(plan: ShadowPlan) -> int:
 
 def _looped(plan: ShadowPlan, models: int, threads: int, seed: int) -> tuple[float, float]:
     """Models a minute, and the mean AUC of the loss threshold."""
-    prepared = plan.markets[plan.market]
+    prepared = plan.retraining.prepared
     train = prepared.split.train
     member = fair_coins(models, len(train), numpy_generator("bench", seed))
     queries = Queries.of(prepared)
@@ -92,7 +94,7 @@ def _looped(plan: ShadowPlan, models: int, threads: int, seed: int) -> tuple[flo
     minutes = (time.perf_counter() - start) / 60.0
     torch.set_num_threads(1)
     asked = np.isin(train, queries.rows)
-    scores = np.stack([answers[plan.targets[0]]["profile"] for answers in found])
+    scores = np.stack([answers[plan.retraining.targets[0]]["profile"] for answers in found])
     return models / minutes, _auc(scores, member[:, asked])
 
 
@@ -101,7 +103,7 @@ def _together(plan: ShadowPlan, models: int, seed: int) -> tuple[float, float]:
         start = time.perf_counter()
         found = train_shadows(plan, n_shadows=models, store=Store(Path(scratch)), seed=seed)
         minutes = (time.perf_counter() - start) / 60.0
-    return models / minutes, _auc(found.observed[plan.targets[0]]["profile"], found.member)
+    return models / minutes, _auc(found.observed[plan.retraining.targets[0]]["profile"], found.member)
 
 
 def _auc(scores: np.ndarray, member: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import typer
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
-from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, verdict_of
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, RISKS, verdict_of
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
@@ -36,6 +36,10 @@ def attack(
         list[str] | None,
         typer.Option("--attack", help=f"Attack to make, default all that the run admits: {', '.join(ATTACKS)}."),
     ] = None,
+    risks: Annotated[
+        bool,
+        typer.Option("--risks", help=f"What regulators ask of whatever is published about people: {', '.join(RISKS)}."),
+    ] = False,
     market: Annotated[str | None, typer.Option(help="Market to attack; default: the smallest.")] = None,
     target: Annotated[
         list[str] | None,
@@ -67,7 +71,7 @@ def attack(
     with RunProgress(quiet=quiet or as_json) as progress, examining(run):
         found = attack_run(
             run,
-            attacks=attacks,
+            attacks=[*(attacks or ()), *RISKS] if risks else attacks,
             market=market,
             targets=target or [CONFIGURED],
             units=units,

@@ -15,7 +15,7 @@ from experiments.commands.options import JsonFlag
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say, say_json, wide_console
 from experiments.presentation.tables import Table
-from experiments.presentation.text import difference_text, figure_text, largest_epsilon
+from experiments.presentation.text import difference_text, epsilon_over_markets, figure_text
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import examining, read_metrics
@@ -41,7 +41,13 @@ def compare(
     if len(runs) < 2:
         raise ConfigError("compare needs at least two runs")
     from experiments.presentation.drawing import write_drawing
-    from experiments.runs.comparison import TABLE, compare_runs, comparison_table, draw_comparison, records_of
+    from experiments.runs.comparison import (
+        COMPARISON_TABLE,
+        compare_runs,
+        comparison_table,
+        draw_comparison,
+        records_of,
+    )
     from fedmm_secure.storage.files import write_parquet
 
     with TaskProgress("comparing", quiet=as_json), ExitStack() as stack:
@@ -50,11 +56,11 @@ def compare(
         found = compare_runs(runs, model)
         metrics = [read_metrics(run) for run in runs]
         epsilons = {
-            view: [epsilon_text(largest_epsilon(own, view)) for own in metrics] for view in ("market", "release")
+            view: [epsilon_text(epsilon_over_markets(own, view)) for own in metrics] for view in ("market", "release")
         }
     table = comparison_table(found)
     if out is not None:
-        write_parquet(out / TABLE, table)
+        write_parquet(out / COMPARISON_TABLE, table)
         write_json(out / "comparison.json", records_of(table))
         write_drawing(out, draw_comparison(table))
     if as_json:

@@ -11,7 +11,7 @@ import typer
 
 from experiments.commands.options import FINDING
 from experiments.presentation.console import one_line, say
-from fedmm_secure.data.questions import Answers, Question, UndecidedError
+from fedmm_secure.data.questions import Answers, OpenQuestion, UndecidedError
 
 T = TypeVar("T")
 SPELLED = {"\\t": "\t", "tab": "\t", "blank": " "}  # of separators, on the command line
@@ -29,7 +29,7 @@ class Dialog:
         self._given = given
         self._interactive = sys.stdin.isatty() and sys.stderr.isatty() if interactive is None else interactive
         self._before: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._open: list[Question] = []
+        self._open: list[OpenQuestion] = []
 
     def settle(self, step: Callable[[Answers], T]) -> T | None:
         """What ``step`` makes of the answers; ``None`` where a question stays open."""
@@ -68,7 +68,7 @@ def _option(key: str, answer: str) -> str:
     return f"--{key.replace('_', '-')} {shlex.quote(_SHOWN.get(answer, answer))}"
 
 
-def _ask(question: Question) -> str:
+def _ask(question: OpenQuestion) -> str:
     say(question.text, error=True)
     for number, answer in enumerate(question.answers, start=1):
         say(f"  {number}  {_SHOWN.get(answer, answer)}", error=True)

@@ -205,6 +205,7 @@ _STAGES = {  # of the pipeline, as its stopwatch names them; where steps are tol
     "quantizer": "codebook",
     "head": HEAD_STEP,
     "refinement": "codes of each market",
+    "field": "baselines that markets train together",
     "ctr": CTR_STEP,
     "evaluation": "evaluation figures",
     "metrics": "metrics",

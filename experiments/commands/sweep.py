@@ -100,12 +100,12 @@ def _asked(
 
 def _conclude(found: Sweep, results: pd.DataFrame, as_json: bool) -> None:
     from experiments.reports.sweep import write_sweep_report
-    from experiments.sweep.table import TABLE
+    from experiments.sweep.table import RESULTS_TABLE
 
     failures, foreign = found.failures(), found.other_code()
     findings = [(cell.name, finding) for cell in found.finished() for finding in found.findings(cell)]
     report = write_sweep_report(found, results) if found.finished() else None
-    table = found.directory / TABLE
+    table = found.directory / RESULTS_TABLE
     if as_json:
         say_json(
             {

@@ -26,7 +26,7 @@ from experiments.compliance.document import (
     Verification,
 )
 from experiments.compliance.evidence import examine, trusting
-from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed, trusted_fingerprints
+from experiments.compliance.judgement import ASSUMPTIONS, document_verdict, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import CHECKS, examine_run
@@ -123,7 +123,9 @@ def build_document(
         questions=[],
         environment=_environment(directory),
     )
-    document = document.model_copy(update={"not_guaranteed": not_guaranteed(document), "verdict": judge(document)})
+    document = document.model_copy(
+        update={"not_guaranteed": not_guaranteed(document), "verdict": document_verdict(document)}
+    )
     return document.model_copy(update={"questions": answer_questions(document)})
 
 

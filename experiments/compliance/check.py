@@ -6,9 +6,9 @@ from pathlib import Path
 
 from experiments.compliance.build import build_document
 from experiments.compliance.document import SignedReport
-from experiments.compliance.judgement import ASSUMPTIONS, judge, not_guaranteed
+from experiments.compliance.judgement import ASSUMPTIONS, document_verdict, not_guaranteed
 from experiments.compliance.questions import answer_questions
-from experiments.compliance.signing import MAX_BYTES, page, read_report, report_text, signature_problem
+from experiments.compliance.signing import MAX_REPORT_BYTES, page, read_report, report_text, signature_problem
 from experiments.runs.differences import differences
 from fedmm_secure.storage.layout import CONFIG_FILE
 from fedmm_secure.storage.run_directory import examining
@@ -37,7 +37,7 @@ def verify_report(
     findings = report_findings(report, where, run or run_beside(path), trusted, account)
     if html is not None and html != page(report):
         findings.append(Finding(where, "the page does not show what the report inside it says"))
-    if html is None and read_bytes(path, MAX_BYTES) != report_text(report).encode():
+    if html is None and read_bytes(path, MAX_REPORT_BYTES) != report_text(report).encode():
         findings.append(Finding(where, "is not spelled as a report is written: it may show readers something else"))
     return report, findings
 
@@ -61,7 +61,7 @@ def report_findings(
         findings.append(Finding(where, problem if run else f"{problem}, and no run is there to compare it with: --run"))
     if document.declarations.signer != (None if report.signature is None else report.signature.fingerprint):
         findings.append(Finding(where, "names another card as its signer's than the one it is signed with"))
-    if document.verdict != judge(document):
+    if document.verdict != document_verdict(document):
         findings.append(Finding(where, "its verdict does not follow from what it holds"))
     if document.questions != answer_questions(document):
         findings.append(Finding(where, "its answers do not follow from what it holds"))

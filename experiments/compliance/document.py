@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from experiments.assessment.records import Verdict
-from experiments.assessment.signatures import Digest, Signature, SignedPart
+from experiments.assessment.signatures import Signature, SignedPart
+from experiments.verification.schemas import Digest
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:6"
-Standing = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
+EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
 
@@ -75,7 +76,7 @@ class EvidenceStated(SignedPart):
     kind: Literal["attack", "audit"]
     signer: str | None = Field(description="name on the card that signed it")
     fingerprint: str | None = Field(description="of that card, to be compared with the signer")
-    standing: Standing
+    standing: EvidenceStanding
     problem: str | None = Field(description="why it does not count; null where it does")
 
 
@@ -132,6 +133,7 @@ class MarketStated(SignedPart):
 class AttackStated(SignedPart):
     """What one attack achieved."""
 
+    kind: str = Field(description="name of the attack, as fedmm attack has it")
     attack: str
     view: str
     measure: str

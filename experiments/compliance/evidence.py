@@ -22,7 +22,7 @@ from experiments.assessment.statements import (
     evidence_files,
     read_evidence_file,
 )
-from experiments.compliance.document import AttackStated, AuditStated, EvidenceStated, Standing
+from experiments.compliance.document import AttackStated, AuditStated, EvidenceStanding, EvidenceStated
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
@@ -120,6 +120,7 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
 
 def _attack(row: AttackRow, evidence: str) -> AttackStated:
     return AttackStated(
+        kind=row.kind,
         attack=row.attack,
         view=row.view,
         measure=row.measure,
@@ -136,7 +137,7 @@ def _attack(row: AttackRow, evidence: str) -> AttackStated:
 
 def _worth(
     statement: ResultStatement, kind: Kind, binding: RunBinding, own_keys: frozenset[bytes]
-) -> tuple[Standing, str | None]:
+) -> tuple[EvidenceStanding, str | None]:
     signer = None
     if statement.signature is not None:
         try:

@@ -13,9 +13,9 @@ from experiments.compliance.document import (
     AuditStated,
     Declarations,
     Document,
+    EvidenceStanding,
     LedgerStated,
     MarketStated,
-    Standing,
     VerdictStated,
 )
 from experiments.presentation.text import worst
@@ -57,7 +57,7 @@ UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
 
-def judge(document: Document) -> VerdictStated:
+def document_verdict(document: Document) -> VerdictStated:
     """The verdict that follows from everything else in the document."""
     reasons = [*_broken(document), *_by_reason(_of_markets(document))]
     return VerdictStated(compliant=not reasons, reasons=reasons, open=_open(document))
@@ -83,7 +83,7 @@ def colour(document: Document) -> Literal["good", "open", "bad"]:
     return "open" if document.verdict.open else "good"
 
 
-def standing(document: Document) -> dict[str, Standing]:
+def standing(document: Document) -> dict[str, EvidenceStanding]:
     """What each piece of evidence is worth, by its id; what is not listed is worth nothing."""
     return {evidence.id: evidence.standing for evidence in document.evidence}
 
@@ -127,7 +127,7 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
 
 
-USER, PERSON = "a user of one market, with all rows there", "a person, with all rows in all markets"
+ONE_USER, PERSON = "a user of one market, with all rows there", "a person, with all rows in all markets"
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def claimed(document: Document, market: str | None = None) -> list[ClaimedFigure
     names = list(document.markets) if market is None else [market]
     figures = [
         ClaimedFigure(
-            USER,
+            ONE_USER,
             view,
             worst(claimed_epsilon(document, name, view) for name in names),
             max(document.markets[name].views[view].delta for name in names),
@@ -186,7 +186,7 @@ def figures_text(document: Document) -> str:
     return " ".join([*texts, *filter(None, [persons_note(document)])])
 
 
-_ABOUT = {USER: f"{USER[0].upper()}{USER[1:]}, worst market", PERSON: f"{PERSON[0].upper()}{PERSON[1:]}"}
+_ABOUT = {ONE_USER: f"{ONE_USER[0].upper()}{ONE_USER[1:]}, worst market", PERSON: f"{PERSON[0].upper()}{PERSON[1:]}"}
 
 
 def claimed_text(document: Document, found: ClaimedFigure) -> str:

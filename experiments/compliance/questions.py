@@ -1,6 +1,7 @@
 """Questions of published frameworks, by topic, and what a document answers.
 
 NIST SP 800-226, "Guidelines for Evaluating Differential Privacy Guarantees" (2025); GDPR, Article 35(7);
+WP216, Opinion 05/2014 of the Article 29 Working Party on anonymisation, which reads GDPR Recital 26 as three risks;
 ISO/IEC 27559:2022, "Privacy enhancing data de-identification framework"; EDPB Opinion 28/2024 on AI models. Topics
 are named, clauses are not quoted.
 """
@@ -10,14 +11,15 @@ from __future__ import annotations
 from experiments.compliance.document import Document, Question
 from experiments.compliance.judgement import claimed_unit, evaluation_note, figures_text
 from experiments.compliance.sentences import (
-    SUMS,
+    SUM_NAMES,
     account,
     advantage,
     attacks,
     audits,
     beside,
-    bounded,
+    bounded_stages,
     compared,
+    disclosed,
     in_clear,
     measures,
     mechanisms,
@@ -32,13 +34,14 @@ from experiments.compliance.sentences import (
 
 NIST = "NIST SP 800-226"
 GDPR = "GDPR Art. 35(7)"
+WP216 = "WP216, GDPR Recital 26"
 ISO = "ISO/IEC 27559"
 EDPB = "EDPB Opinion 28/2024"
 
 
 def answer_questions(document: Document) -> list[Question]:
     """All questions, in the order of the frameworks."""
-    return [*_nist(document), *_gdpr(document), *_iso(document), *_edpb(document)]
+    return [*_nist(document), *_gdpr(document), *_wp216(document), *_iso(document), *_edpb(document)]
 
 
 def answer(document: Document, framework: str, topic: str) -> str:
@@ -91,7 +94,7 @@ def _nist(document: Document) -> list[Question]:
             + (
                 "Noise does not shrink with a market: in general those of few users lose more, and so do users whose "
                 "items are rare. What it costs this run is not measured: there is no run without noise beside it."
-                if bounded(document)
+                if bounded_stages(document)
                 else "No stage adds noise."
             ),
         ),
@@ -134,7 +137,7 @@ def _gdpr(document: Document) -> list[Question]:
             "What is done with which data?",
             f"Interactions (user, item, optionally rating and time) of {len(document.markets)} markets train an "
             f"encoder, codebooks and a click-through-rate model of each market. Markets add up "
-            f"{', '.join(SUMS.get(stage, stage) for stage in document.run.summed)}, "
+            f"{', '.join(SUM_NAMES.get(stage, stage) for stage in document.run.summed)}, "
             f"{'in the clear' if in_clear(document) else 'under encryption'}. "
             "No user identifier and no row leaves a market.",
         ),
@@ -163,6 +166,15 @@ def _gdpr(document: Document) -> list[Question]:
     ]
 
 
+def _wp216(document: Document) -> list[Question]:
+    asked = {
+        "singling out": ("singling-out", "Can one person be told from all others by what is published?"),
+        "linkability": ("linkability", "Can two records of one person be found to belong together?"),
+        "inference": ("inference", "Can what is not known of a person be told from what is published?"),
+    }
+    return [_by_run(WP216, topic, question, disclosed(document, kind)) for topic, (kind, question) in asked.items()]
+
+
 def _iso(document: Document) -> list[Question]:
     audience = (
         "meant to be published" if document.run.protect == "release" else "shared with the markets of the federation"
@@ -186,7 +198,8 @@ def _iso(document: Document) -> list[Question]:
             ISO,
             "identifiability assessment",
             "How identifiable is a person in the outputs?",
-            f"Bounded by ε and δ whatever else is known: {figures_text(document)} {attacks(document)}",
+            f"Bounded by ε and δ whatever else is known: {figures_text(document)} {attacks(document)} Singling out, "
+            f"linkability and inference stand under {WP216}.",
         ),
         _by_run(
             ISO,
@@ -213,7 +226,10 @@ def _edpb(document: Document) -> list[Question]:
             f"{noised(document)} Codes stand in place of embeddings. {user_codes(document)}",
         ),
         _by_run(
-            EDPB, "testing and resistance to attacks", "Was it attacked, and with what success?", attacks(document)
+            EDPB,
+            "testing and resistance to attacks",
+            "Was it attacked, and with what success?",
+            f"{attacks(document)} Singling out, linkability and inference stand under {WP216}.",
         ),
         _by_run(
             EDPB,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.assessment.records import Verdict
+from experiments.assessment.records import RISKS, Verdict
 from experiments.compliance.document import AttackStated, Document
 from experiments.compliance.judgement import claimed, counted_attacks, counted_audits
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, HEAD, QUANTIZER, SUMMED, USER_CODES
 from privacy.aggregation.kinds import TRAITS, Traits
 
-SUMS = {QUANTIZER: "codebook movements", SUMMED[0]: "item counts", SUMMED[1]: "co-occurrence of items",
+SUM_NAMES = {QUANTIZER: "codebook movements", SUMMED[0]: "item counts", SUMMED[1]: "co-occurrence of items",
          HEAD: "gradient histograms of a head"}  # fmt: skip
 
 
@@ -35,12 +35,12 @@ def _by_bound(document: Document, bounded: bool) -> dict[str, set[str]]:
     }
 
 
-def bounded(document: Document) -> dict[str, set[str]]:
+def bounded_stages(document: Document) -> dict[str, set[str]]:
     return _by_bound(document, True)
 
 
 def mechanisms(document: Document) -> str:
-    found, without = bounded(document), list(_by_bound(document, False))
+    found, without = bounded_stages(document), list(_by_bound(document, False))
     parts = [f"{stage}: {' or '.join(sorted(texts)) or 'not named in a ledger'}" for stage, texts in found.items()]
     text = f"{'; '.join(parts)}." if parts else "None: no stage has a mechanism."
     if {COUNTS, EMBEDDING, *SUMMED} & found.keys():
@@ -51,7 +51,7 @@ def mechanisms(document: Document) -> str:
 
 
 def noised(document: Document) -> str:
-    found, without = bounded(document), list(_by_bound(document, False))
+    found, without = bounded_stages(document), list(_by_bound(document, False))
     text = f"Noise by a mechanism: {', '.join(found)}." if found else "No stage adds noise."
     return f"{text} None: {', '.join(without)}." if found and without else text
 
@@ -64,7 +64,7 @@ def server(document: Document) -> str:
 
 
 def sums(document: Document) -> str:
-    found = bounded(document)
+    found = bounded_stages(document)
     noisy = [stage for stage in document.run.summed if stage in found]
     exact = [stage for stage in document.run.summed if stage not in found]
     texts = [
@@ -108,7 +108,7 @@ _WITHOUT = {
 
 def measures(document: Document) -> list[str]:
     """Of this run, and no others."""
-    cohort, found = document.run.smallest_cohort, bounded(document)
+    cohort, found = document.run.smallest_cohort, bounded_stages(document)
     audits = any(counted_audits(document, name) for name in document.markets)
     measures = [
         (bool(found), f"user-level differential privacy ({', '.join(found)})"),
@@ -147,7 +147,7 @@ def advantage(document: Document) -> str:
 
 
 def noise(document: Document) -> str:
-    if not bounded(document):
+    if not bounded_stages(document):
         return "No stage adds noise that bounds anything."
     if all(market.ledger.exact for market in document.markets.values()):
         return (
@@ -165,8 +165,21 @@ def audits(document: Document) -> str:
     return f"Audits of the code with canaries, signed from outside the run: {counts}."
 
 
+def disclosed(document: Document, kind: str) -> str:
+    """What attacks of one kind of risk found, the most successful first."""
+    found = [attack for attack in counted_attacks(document) if attack.kind == kind]
+    if not found:
+        return "Not measured: no such attack counts."
+    texts = []
+    for attack in sorted(found, key=lambda attack: -attack.success):
+        interval = f"{attack.success:.3f} [{attack.low:.3f}, {attack.high:.3f}]"
+        texts.append(f"{attack.attack}, {attack.view} view: {attack.measure} that succeed {interval}; {attack.says}")
+    return f"{'. '.join(map(capital, texts))}."
+
+
 def attacks(document: Document) -> str:
-    counted = counted_attacks(document)
+    """The strongest attacks; those of ``RISKS`` are of another measure, and have answers of their own."""
+    counted = [attack for attack in counted_attacks(document) if attack.kind not in RISKS]
     if not counted:
         return "No attack counts."
     bounded = [attack for attack in counted if attack.verdict is not None]

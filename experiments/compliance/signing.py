@@ -26,11 +26,11 @@ from fedmm_secure.errors import RunDirectoryError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Card, Identity
 from privacy.files import write_atomic
-from privacy.foreign import ForeignFileError, decode, parse_json, read_bytes
+from privacy.foreign import ForeignFileError, parse_json, read_bytes, utf8_text
 from privacy.json_text import json_text
 
 JSON_FILE, HTML_FILE = "compliance.json", "compliance.html"
-MAX_BYTES = 32 * 2**20  # a page carries the JSON beside what it shows of it
+MAX_REPORT_BYTES = 32 * 2**20  # a page carries the JSON beside what it shows of it
 _DOMAIN = b"fedmm-secure compliance report\0"
 _OPENING, _CLOSING = '<script type="application/json" id="report">', "</script>"
 
@@ -118,7 +118,7 @@ def read_report(path: Path) -> tuple[SignedReport, str | None]:
         ReportError: no such file, or not a report.
     """
     try:
-        text = decode(read_bytes(path, MAX_BYTES), path)
+        text = utf8_text(read_bytes(path, MAX_REPORT_BYTES), path)
     except ForeignFileError as error:
         raise ReportError(str(error)) from error
     html = text if text.lstrip().lower().startswith("<!doctype html") else None

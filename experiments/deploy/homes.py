@@ -23,6 +23,7 @@ from fedmm_secure.data.shared_items import shared_catalogue
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.members import local_ceremony
+from fedmm_secure.field.compare import refuse_apart
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.storage.layout import CONFIG_FILE
 from fedmm_secure.storage.run_directory import to_yaml
@@ -66,8 +67,9 @@ def prepare_homes(config: Config, root: Path) -> Homes:
 
     Raises:
         RunDirectoryError: ``root`` is not empty.
-        ConfigError: Flower is not installed.
+        ConfigError: Flower is not installed, or a baseline needs the rows of all markets.
     """
+    refuse_apart(config)
     flower_tool("flower-superlink")
     from experiments.deploy.signed_app import TRUSTED_FILE, sign_app, write_trusted  # Flower is an extra
 

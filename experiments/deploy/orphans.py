@@ -63,13 +63,30 @@ def _stat(folder: Path) -> tuple[str, int, int]:
     return fields[0].decode(), int(fields[1]), int(fields[19])
 
 
-def sweep(text: bytes) -> None:
-    """End them all, and what they start meanwhile."""
-    start, quiet, known = time.monotonic(), 0, dict[int, int]()
-    while quiet < _QUIET and time.monotonic() - start < PATIENCE:
-        left = known = living(known) | marked(text)
+def sweep(
+    text: bytes,
+    known: dict[int, int] | None = None,
+    *,
+    grace: float = _GRACE,
+    patience: float = PATIENCE,
+    looks: int = _QUIET,
+) -> None:
+    """End known processes, all that carry the mark, and what they start meanwhile.
+
+    Args:
+        text: the mark, a line of their environment.
+        known: processes, each with the time of its start, that belong to them whatever they carry.
+        grace: seconds between SIGTERM and SIGKILL; none where SIGTERM was sent before.
+        patience: seconds after which whatever still lives is left.
+        looks: how many in a row have to find nothing.
+    """
+    start, quiet, left = time.monotonic(), 0, known or {}
+    while time.monotonic() - start < patience:
+        left = living(left) | marked(text)
         quiet = 0 if left else quiet + 1
-        how = signal.SIGTERM if time.monotonic() - start < _GRACE else signal.SIGKILL
+        if quiet >= looks:
+            return
+        how = signal.SIGTERM if time.monotonic() - start < grace else signal.SIGKILL
         for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, how)

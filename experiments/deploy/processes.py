@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.deploy import orphans
-from experiments.deploy.tools import QUIET
+from experiments.deploy.tools import FLOWER_QUIET
 from privacy.errors import StoppedError
 
 HOME_VARIABLE = "FEDMM_SERVER_HOME"
@@ -53,7 +53,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **QUIET, **environment, MARK_VARIABLE: self.mark},
+                env={**os.environ, **FLOWER_QUIET, **environment, MARK_VARIABLE: self.mark},
                 start_new_session=True,
                 umask=0o077,
             )
@@ -96,12 +96,7 @@ class Processes:
                     os.killpg(process.pid, signal.SIGTERM)
             for name in list(self.running):
                 self.stop(name)
-            deadline = time.monotonic() + _GRACE
-            while (known := orphans.living(known) | self.survivors()) and time.monotonic() < deadline:
-                for pid in known:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(_PAUSE)
+            orphans.sweep(self._line, known, grace=0.0, patience=_GRACE, looks=1)
             self._dismiss()
 
     def survivors(self) -> dict[int, int]:

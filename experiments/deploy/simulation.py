@@ -23,7 +23,7 @@ from fedmm_secure.service.market_service import run_directories
 SIMULATION_VARIABLE = "FEDMM_SIMULATION_HOME"
 
 
-def answer(partition: int, request: bytes) -> bytes:
+def reply_of_market(partition: int, request: bytes) -> bytes:
     """The reply of the market with this number."""
     homes = Homes(Path(os.environ[SIMULATION_VARIABLE]))
     service = open_service(homes.market(_names(homes.root)[partition]))

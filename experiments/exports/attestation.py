@@ -17,7 +17,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import FormatError
 
 from experiments.compliance.document import SCHEMA_ID, SignedReport
-from experiments.compliance.signing import JSON_FILE, MAX_BYTES, ReportError, report_text
+from experiments.compliance.signing import JSON_FILE, MAX_REPORT_BYTES, ReportError, report_text
 from privacy.aggregation.identities import Identity
 from privacy.files import write_atomic
 from privacy.foreign import ForeignFileError, json_object, read_bytes
@@ -79,7 +79,7 @@ def write_attestation(directory: Path, report: SignedReport, identity: Identity)
 def is_envelope(path: Path) -> bool:
     """Whether a file looks like a DSSE envelope, and no report."""
     try:
-        return "payloadType" in json_object(read_bytes(path, 2 * MAX_BYTES), path)
+        return "payloadType" in json_object(read_bytes(path, 2 * MAX_REPORT_BYTES), path)
     except ForeignFileError:
         return False
 
@@ -91,7 +91,7 @@ def read_attestation(path: Path) -> tuple[Envelope, SignedReport, bytes]:
         ReportError: no such file, or not an envelope around a compliance report.
     """
     try:
-        data = read_bytes(path, 2 * MAX_BYTES)  # base64 takes a third more
+        data = read_bytes(path, 2 * MAX_REPORT_BYTES)  # base64 takes a third more
         envelope = Envelope.from_dict(json_object(data, path))
         if not isinstance(envelope.payload_type, str):
             raise TypeError("payloadType is no text")

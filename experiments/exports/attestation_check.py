@@ -8,7 +8,7 @@ from securesystemslib.dsse import Envelope
 
 from experiments.compliance.check import report_findings, run_beside
 from experiments.compliance.document import SignedReport
-from experiments.compliance.signing import JSON_FILE, MAX_BYTES, report_text
+from experiments.compliance.signing import JSON_FILE, MAX_REPORT_BYTES, report_text
 from experiments.exports.attestation import (
     PAYLOAD_TYPE,
     envelope_text,
@@ -51,7 +51,7 @@ def verify_attestation(
     if data != envelope_text(envelope).encode():
         findings.append(Finding(where, "is not spelled as an envelope is written: it may show readers something else"))
     beside = None if run is None else run / JSON_FILE
-    if beside is not None and beside.is_file() and read_bytes(beside, MAX_BYTES) != report_text(report).encode():
+    if beside is not None and beside.is_file() and read_bytes(beside, MAX_REPORT_BYTES) != report_text(report).encode():
         findings.append(Finding(where, f"its subject {JSON_FILE} is another file than {beside}"))
     return report, [*findings, *report_findings(report, where, run, trusted, account)]
 

@@ -39,7 +39,7 @@ from privacy.accounting.text import delta_text, epsilon_text
 from privacy.files import write_atomic
 
 REGISTRY_FILE = "registry.yaml"
-OPEN = "OPEN: "
+LEFT_OPEN = "OPEN: "
 UNPUBLISHED = "1900-01-01"  # what the registry's own template has where a date is to be filled in
 _OF_PUBLISHER = (
     "basic.data_curators, basic.intended_use, basic.data_product_region, administrative.registry_authors",
@@ -67,10 +67,10 @@ def registry_record(document: Document) -> RegistryRecord:
         raise RegistryError(f"{name}: does not verify, so that no record is made of it: {found} findings; fedmm verify")
     basic = Basic(
         name=f"Federated recommendation, run {name}",
-        data_curators=[f"{OPEN}who publishes it"],
-        intended_use=f"{OPEN}what it is published for",
+        data_curators=[f"{LEFT_OPEN}who publishes it"],
+        intended_use=f"{LEFT_OPEN}what it is published for",
         data_product_type="Machine learning model",
-        data_product_region=f"{OPEN}which region the data describes",
+        data_product_region=f"{LEFT_OPEN}which region the data describes",
         description=_description(document),
         publication_date=UNPUBLISHED,
     )
@@ -101,12 +101,12 @@ def registry_record(document: Document) -> RegistryRecord:
                     f"Versions: {', '.join(f'{key} {value}' for key, value in document.environment.items())}.",
                 ]
             ),
-            justification=f"{OPEN}why these choices were made",
+            justification=f"{LEFT_OPEN}why these choices were made",
         ),
         administrative=Administrative(
-            sources=f"{OPEN}where the product and a description of it can be had",
+            sources=f"{LEFT_OPEN}where the product and a description of it can be had",
             notes=_notes(document),
-            registry_authors=[f"{OPEN}who fills in the rest"],
+            registry_authors=[f"{LEFT_OPEN}who fills in the rest"],
         ),
     )
     return RegistryRecord(url_slug=_slug(basic), tier=3, deployment=deployment)
@@ -199,7 +199,7 @@ def _model(document: Document) -> DeploymentModel:
         release_type="One release",
         release_type_details=f"Runs on the same data that are known of, this one included: {runs}; the figures are "
         f"{scope(document)}. "
-        f"{OPEN}what is planned with the same data.",
+        f"{LEFT_OPEN}what is planned with the same data.",
         data_source_type="Static",
         data_source_type_details="The first line of each market's ledger commits to the rows before any is used.",
         access_type="Non-interactive",

@@ -14,12 +14,12 @@ from experiments.first_run.configuration import Discovery, SharedIds
 from fedmm_secure.config import DataConfig, DiscoveryConfig, MarketFile, PrivacyConfig
 from fedmm_secure.config.choices import BadRows
 from fedmm_secure.config.privacy import SharesConfig
-from fedmm_secure.data.discovery import FEWEST, worth_discovering
+from fedmm_secure.data.discovery import FEWEST_ITEMS, worth_discovering
 from fedmm_secure.data.faults import BadRowsError
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket, prepare
-from fedmm_secure.data.questions import Answers, Question, UndecidedError
+from fedmm_secure.data.questions import Answers, OpenQuestion, UndecidedError
 from fedmm_secure.data.same_rows import refuse_same, same_rows
 from fedmm_secure.data.shared_users import shared_ids
 from fedmm_secure.errors import DataError
@@ -62,7 +62,7 @@ def read_all(
             if not error.good or answers.get("on_bad_rows"):
                 raise DataError(error.text("--on-bad-rows skip")) from error
             text = f"{error.found}. Leave bad rows out (skip), or refuse the file (error)?"
-            raise UndecidedError(Question("on_bad_rows", text, ("skip", "error"))) from error
+            raise UndecidedError(OpenQuestion("on_bad_rows", text, ("skip", "error"))) from error
     progress("reading files", len(files), len(files))
     refuse_same(same_rows(markets.values(), {name: file.located(root).path for name, file in files.items()}))
     return Looked(markets, "skip" if skip else "error")
@@ -92,7 +92,7 @@ def decide_shared_users(markets: Mapping[str, Market], answers: Answers) -> Shar
         f"user ids that several markets have: {counts}. Are they the same people (composed: their ε adds up), or is "
         "it by accident, as with running numbers (distinct)?"
     )
-    raise UndecidedError(Question("shared_users", text, ("composed", "distinct")))
+    raise UndecidedError(OpenQuestion("shared_users", text, ("composed", "distinct")))
 
 
 def decide_pool(markets: Mapping[str, Market], answers: Answers) -> tuple[int, dict[str, PreparedMarket]]:
@@ -114,7 +114,7 @@ def decide_pool(markets: Mapping[str, Market], answers: Answers) -> tuple[int, d
             continue
         if not problems:
             return least, prepared
-        raise UndecidedError(Question("min_item_train", f"{problems[0]}. Lower it?", (str(least),)))
+        raise UndecidedError(OpenQuestion("min_item_train", f"{problems[0]}. Lower it?", (str(least),)))
     raise DataError(f"{problems[-1]}; no value of it is low enough")
 
 
@@ -137,16 +137,16 @@ def decide_catalogue(prepared: Mapping[str, PreparedMarket], answers: Answers, e
         return "discovered"
     if "declared" in given:
         return "declared"
-    few = {name: count for name, found in prepared.items() if (count := _discoverable(found, epsilon)) < FEWEST}
+    few = {name: count for name, found in prepared.items() if (count := _discoverable(found, epsilon)) < FEWEST_ITEMS}
     if not few:
         return "discovered"
     counts = ", ".join(f"{name} about {count}" for name, count in few.items())
     text = (
-        f"few items have enough users to be found privately at ε = {epsilon:g} ({counts}; a run needs {FEWEST}). Give "
-        "a file of public item ids beside each file (NAME.items.txt, one id a line), raise --epsilon, or vouch that "
-        "the ids of all items in the rows are public (declared)"
+        f"few items have enough users to be found privately at ε = {epsilon:g} ({counts}; a run needs {FEWEST_ITEMS}). "
+        "Give a file of public item ids beside each file (NAME.items.txt, one id a line), raise --epsilon, or vouch "
+        "that the ids of all items in the rows are public (declared)"
     )
-    raise UndecidedError(Question("catalogue", text, ("declared", "discovered")))
+    raise UndecidedError(OpenQuestion("catalogue", text, ("declared", "discovered")))
 
 
 def _discoverable(prepared: PreparedMarket, epsilon: float) -> int:

@@ -22,7 +22,7 @@ _TALL = 4  # lines of a row, beyond which turning reads better
 _CHUNK = re.compile(r"\[[^\[\]]{0,40}\]|\S+")  # an interval stays on one line; bounded, or brackets take quadratic time
 MOST_LETTERS = 4000  # of a cell: what is ours is shorter, and what is not would push everything else off the screen
 
-Row = tuple[str, ...]
+_Row = tuple[str, ...]
 
 
 class Table:
@@ -34,8 +34,8 @@ class Table:
     """
 
     def __init__(self, *heads: str, same: int = 0) -> None:
-        self.heads: Row = tuple(map(one_line, heads))
-        self.rows: list[Row] = []
+        self.heads: _Row = tuple(map(one_line, heads))
+        self.rows: list[_Row] = []
         self._same = same
 
     def add_row(self, *cells: str) -> None:
@@ -59,7 +59,7 @@ class Table:
             return found[0]
         return list(self._groups(width) if self._same else self._blocks(width))
 
-    def _shown(self) -> list[Row]:
+    def _shown(self) -> list[_Row]:
         """The rows, without what repeats the row before."""
         shown, before = [], None
         for row in self.rows:
@@ -108,7 +108,7 @@ def say_folded(text: str) -> None:
         say(f"{' ' * _GAP if number else ''}{line}")
 
 
-def _block(heads: Row, row: Row, width: int) -> Iterator[Text]:
+def _block(heads: _Row, row: _Row, width: int) -> Iterator[Text]:
     label = min(max(map(cell_len, heads), default=0), max(width // 3, 1))
     for line in fold(f"{heads[0]}: {row[0]}" if heads[0] else row[0], width):
         yield Text(line, style="bold")
@@ -128,7 +128,7 @@ def _shortened(cell: str) -> str:
     return one_line(cell if len(cell) <= MOST_LETTERS else f"{cell[:MOST_LETTERS]}… ({len(cell)} characters)")
 
 
-def _in_columns(heads: Row, rows: Sequence[Row], width: int) -> tuple[list[Text], int] | None:
+def _in_columns(heads: _Row, rows: Sequence[_Row], width: int) -> tuple[list[Text], int] | None:
     """Heads above columns, and the lines of the tallest row; ``None`` where words do not fit."""
     columns = list(zip(heads, *rows, strict=True))
     natural = [max(map(cell_len, column)) for column in columns]
@@ -148,7 +148,7 @@ def _in_columns(heads: Row, rows: Sequence[Row], width: int) -> tuple[list[Text]
     return lines, max(map(len, body), default=1)
 
 
-def _row_lines(cells: Row, widths: Sequence[int]) -> Iterator[str]:
+def _row_lines(cells: _Row, widths: Sequence[int]) -> Iterator[str]:
     folded = [fold(cell, width) for cell, width in zip(cells, widths, strict=True)]
     for parts in zip_longest(*folded, fillvalue=""):
         padded = (_padded(part, width) for part, width in zip(parts, widths, strict=True))

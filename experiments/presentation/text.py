@@ -92,6 +92,6 @@ def catalogue_lines(kinds: Mapping[str, str]) -> list[str]:
     return [f"{text}: {', '.join(markets[kind])}." for kind, text in CATALOGUES.items() if markets[kind]]
 
 
-def largest_epsilon(metrics: Mapping[str, Any], view: str) -> float | None:
+def epsilon_over_markets(metrics: Mapping[str, Any], view: str) -> float | None:
     """Of a run's markets; None where one is unbounded."""
     return worst(found[view]["epsilon"] for found in metrics["privacy"]["markets"].values())

@@ -12,7 +12,7 @@ from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED
 
 MANY_MARKETS = 12  # more of them are summarised
-Outcome = Literal["won", "lost", "undecided"]
+PairedOutcome = Literal["won", "lost", "undecided"]
 Gain = Mapping[str, float | None]
 
 
@@ -31,11 +31,11 @@ class Comparison:
     gain: Gain
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> PairedOutcome:
         return outcome(self.gain)
 
 
-def outcome(gain: Gain) -> Outcome:
+def outcome(gain: Gain) -> PairedOutcome:
     """Whether a difference leaves 0 outside its 95 % interval, and on which side."""
     if gain["low"] is not None and gain["low"] > 0:
         return "won"
@@ -107,7 +107,7 @@ def spread(name: str, values: Mapping[str, float | None]) -> Spread:
     return Spread(name, known[low], low, float(median(known.values())), known[high], high)
 
 
-def outcomes(markets: Mapping[str, Any], baseline: str) -> dict[Outcome, int]:
+def outcomes(markets: Mapping[str, Any], baseline: str) -> dict[PairedOutcome, int]:
     """In how many markets the run's model beats a baseline, loses to it, or is not told from it."""
     found = [outcome(values["baselines"][baseline]["auc_gain_over_it"]) for values in markets.values()]
     return {"won": found.count("won"), "undecided": found.count("undecided"), "lost": found.count("lost")}

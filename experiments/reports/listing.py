@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.assessment.statements import read_attacks, read_audits
 from experiments.presentation.steps import track
-from experiments.presentation.text import largest_epsilon
+from experiments.presentation.text import epsilon_over_markets
 from experiments.sweep.files import DONE_FILE, is_sweep
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
@@ -61,8 +61,8 @@ def _describe(path: Path) -> dict[str, Any]:
         "status": ", ".join(["finished", *made]),
         "markets": len(metrics["markets"]),
         "auc": metrics["macro"]["auc"],
-        "epsilon_market": largest_epsilon(metrics, "market"),
-        "epsilon_release": largest_epsilon(metrics, "release"),
+        "epsilon_market": epsilon_over_markets(metrics, "market"),
+        "epsilon_release": epsilon_over_markets(metrics, "release"),
     }
 
 

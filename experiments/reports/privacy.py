@@ -10,7 +10,7 @@ from experiments.presentation.text import WHO, worst
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, DECRYPTED_VIEWS
 
-COMPUTATIONAL = "computational"  # it relays ciphertexts and lacks the key
+CIPHERTEXTS_ONLY = "computational"  # it relays ciphertexts and lacks the key
 OWN_DATA = "as expected: they are that user's own data"
 NOT_PROTECTED = "as expected: they stay inside, publish none of them"
 NO_BOUND = "claimed, and nothing bounds it"
@@ -65,7 +65,7 @@ def _line(config: Config, view: str, statements: Mapping[str, Any]) -> ViewLine:
 
 def _note(config: Config, view: str, epsilon: float | None, broken: bool) -> str:
     if view == "server" and epsilon == 0 and not config.aggregation.traits.server_reads_updates:
-        return COMPUTATIONAL
+        return CIPHERTEXTS_ONLY
     if epsilon is not None:
         return ""
     if view == "profile":

@@ -41,14 +41,13 @@ from experiments.reports.standing import (
 )
 from experiments.verification.run import Examination, examine_run
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
-from fedmm_secure.storage.layout import LOG_FILE, RunDirectory
+from fedmm_secure.storage.layout import LOG_FILE, PAGE_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
 from privacy.files import write_atomic
 from privacy.foreign import ForeignDirectory
 
-REPORT = "report.html"
 MAX_PAGE_BYTES = 64 * 2**20
 _TITLE = re.compile(r"<title>FedMM run ([\w.-]{1,100})</title>")
 _TRUSTED = re.compile(r'<meta name="trusted" content="([0-9a-f ]{39}(?:, [0-9a-f ]{39}){0,99})">')
@@ -71,7 +70,7 @@ def write_report(directory: Path, trusted: Collection[str] = (), examined: Exami
     Raises:
         RunDirectoryError: not a finished run.
     """
-    path = directory / REPORT
+    path = directory / PAGE_FILE
     found = examined or examine_run(directory)
     write_atomic(path, run_page(directory, directory.resolve().name, found, trusted).encode())
     return path
@@ -84,16 +83,16 @@ def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding]
         directory: of the run.
         examined: its verification, which the page shows.
     """
-    run, where = ForeignDirectory(directory), str(directory / REPORT)
-    if not run.has(REPORT):
+    run, where = ForeignDirectory(directory), str(directory / PAGE_FILE)
+    if not run.has(PAGE_FILE):
         return [], []
-    shown = run.text(REPORT, MAX_PAGE_BYTES)
+    shown = run.text(PAGE_FILE, MAX_PAGE_BYTES)
     titled, trusting_page = _TITLE.search(shown), _TRUSTED.search(shown)
     name = titled[1] if titled else directory.resolve().name
     trusted = trusting_page[1].split(", ") if trusting_page else []
     try:
         if read_foreign_config(directory).privacy.epsilon is None and not all(map(run.has, _owners_files(directory))):
-            return [], [f"{REPORT} is not compared: of a run without a budget it shows what its owner keeps"]
+            return [], [f"{PAGE_FILE} is not compared: of a run without a budget it shows what its owner keeps"]
         again = run_page(directory, name, examined, trusted)
     except MALFORMED as error:
         return [Finding(where, f"cannot be compared: {error!r:.200}")], []
@@ -102,7 +101,7 @@ def page_findings(directory: Path, examined: Examination) -> tuple[list[Finding]
         return [Finding(where, what)], []
     renamed = "" if name == directory.resolve().name else f", then called {name}"
     vouched = f", whose writer vouches for the cards {', '.join(trusted)}" if trusted else ""
-    return [], [f"{REPORT} is the page of the run{renamed}{vouched}"]
+    return [], [f"{PAGE_FILE} is the page of the run{renamed}{vouched}"]
 
 
 def _owners_files(directory: Path) -> list[str]:

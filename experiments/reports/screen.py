@@ -19,16 +19,16 @@ from experiments.presentation.console import PlainConsole, one_line, say
 from experiments.presentation.tables import Facts, Table
 from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
-from experiments.reports.privacy import COMPUTATIONAL, view_lines
+from experiments.reports.privacy import CIPHERTEXTS_ONLY, view_lines
 from experiments.reports.standing import signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, has_sums
+from fedmm_secure.storage.layout import PAGE_FILE
 from privacy.accounting.text import delta_text, epsilon_text
 
 WIDTH = 80
-REPORT = "report.html"
-SHOWN = {"noisy-popularity": "noisy counts", "noisy-recent-popularity": "noisy recent counts"}
+_SHOWN = {"noisy-popularity": "noisy counts", "noisy-recent-popularity": "noisy recent counts"}
 
 
 _NO_DP = "set privacy.epsilon, and fedmm budget says before what that buys"
@@ -83,7 +83,7 @@ def show(run: Finished, commands: Sequence[Sequence[str]]) -> None:
         console = PlainConsole(width=WIDTH)
     console.print(screen(run), highlight=False)
     # paths and commands are never broken, so that they can be copied
-    say(f"report    {here(run.directory / REPORT)}")
+    say(f"report    {here(run.directory / PAGE_FILE)}")
     for number, command in enumerate(commands):
         say(one_line(f"{'' if number else 'next':<10}{shlex.join(command)}"))
 
@@ -104,7 +104,7 @@ def _accuracy(run: Finished) -> Table:
     own = f"ε = {run.budget:g}" if run.config.private_ctr else "fedmm"
     head = ["test AUC"] if run.without_dp is None else ["test AUC", "without DP"]
     if compared is not None:
-        name = SHOWN.get(compared.baseline, compared.baseline)
+        name = _SHOWN.get(compared.baseline, compared.baseline)
         head = [*head, own, name, f"{own} minus {name}, 95 %"]
     else:
         head.append(own)
@@ -137,7 +137,7 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
     views = view_lines(run.config, run.statements)
     lines: dict[str, list[str]] = {}
     for view in views:
-        who = f"{view.who} ({view.note}: ciphertexts, and no key)" if view.note == COMPUTATIONAL else view.who
+        who = f"{view.who} ({view.note}: ciphertexts, and no key)" if view.note == CIPHERTEXTS_ONLY else view.who
         lines.setdefault("no bound" if view.epsilon is None else epsilon_text(view.epsilon), []).append(who)
     found = [(f"ε at δ {delta_text(delta)}", [f"{epsilon}: {'; '.join(who)}" for epsilon, who in lines.items()])]
     earlier = [view for view in views if view.earlier]

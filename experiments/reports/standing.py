@@ -17,7 +17,7 @@ from experiments.verification.run import Examination
 Colour = Literal["good", "open", "bad"]
 VIOLATED = "VIOLATED"
 NOT_AUDITED = "code not audited"
-SELF_SIGNED, OWN = "self-signed", "own"
+_SELF_SIGNED, _OWN = "self-signed", "own"
 _NAMED = 7  # markets that a line names; of more it says how many
 
 
@@ -60,7 +60,7 @@ def signature_lines(
     closed: dict[str, list[str]] = {}
     by_key: dict[str, ClosingSignature] = {}
     for market, signature in examined.signatures.items():
-        key = OWN if signature.own else signature.fingerprint
+        key = _OWN if signature.own else signature.fingerprint
         by_key[key] = signature
         closed.setdefault(key, []).append(market)
     lines = [_signature_line(by_key[key], found, markets, trusted) for key, found in closed.items()]
@@ -69,7 +69,7 @@ def signature_lines(
         lines.append(StandingLine(f"not signed: {named(unsigned)}", "open"))
     if {item.stated.fingerprint for item in counting(evidence)} == closed.keys() and len(closed) == 1:
         lines.append(
-            StandingLine(f"{SELF_SIGNED}: the run, its attacks and its audits by one key", "open", SELF_SIGNED)
+            StandingLine(f"{_SELF_SIGNED}: the run, its attacks and its audits by one key", "open", _SELF_SIGNED)
         )
     return lines
 
@@ -80,7 +80,7 @@ def _signature_line(
     where = "" if len(found) == len(markets) else f" ({named(found)})"
     if signature.own:
         what = "by a key that the run made itself, which proves nothing to others"
-        return StandingLine(f"{SELF_SIGNED}{where}: {what}", "open", f"{SELF_SIGNED}{where}")
+        return StandingLine(f"{_SELF_SIGNED}{where}: {what}", "open", f"{_SELF_SIGNED}{where}")
     who = f"signed by {signature.name}{where}"
     if signature.fingerprint in trusted:
         return StandingLine(f"{who}, card {signature.fingerprint}, whose owner the writer of this page knows", "good")

@@ -14,7 +14,7 @@ from experiments.presentation.drawing import write_drawing
 from experiments.presentation.page import write_page
 from experiments.presentation.steps import track
 from experiments.presentation.text import WHO
-from experiments.reports.run import REPORT, Figures
+from experiments.reports.run import Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import MOST_READ, expand, planned_cells
@@ -25,7 +25,7 @@ from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import readers_account, spent_on_same_data
 from fedmm_secure.guarantee.stages import CLAIMS
-from fedmm_secure.storage.layout import CELLS
+from fedmm_secure.storage.layout import CELLS, PAGE_FILE
 from fedmm_secure.storage.run_directory import read_environment, read_metrics
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.guarantees import coarsely, composed_epsilon
@@ -70,7 +70,7 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
         write_drawing(directory / FIGURES, drawing)
     checks = {cell.name: sweep.findings(cell) for cell in track("cells read", finished)}
     return write_page(
-        directory / REPORT,
+        directory / PAGE_FILE,
         "sweep.html.j2",
         title=sweep.grid.title or f"Sweep {directory.resolve().name}",
         name=directory.resolve().name,
@@ -89,7 +89,7 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
         spent=_spent(sweep, account),
         who=WHO,
         seeded=any(c.config.privacy.epsilon and c.config.privacy.noise_seed is not None for c in finished),
-        reports={cell.name: _link(directory, sweep.path(cell) / REPORT) for cell in sweep.cells},
+        reports={cell.name: _link(directory, sweep.path(cell) / PAGE_FILE) for cell in sweep.cells},
         drawings=drawings,
         figures=Figures({drawing.name: drawing for drawing in drawings}),
         environment=read_environment(sweep.path(finished[0])),

@@ -25,7 +25,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.foreign import ForeignDirectory
 
-TABLE = "comparison.parquet"
+COMPARISON_TABLE = "comparison.parquet"
 
 
 @dataclass(frozen=True)

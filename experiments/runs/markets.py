@@ -16,7 +16,7 @@ from fedmm_secure.data.same_rows import same_files, same_rows
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
-from privacy.files import PUBLIC, write_atomic
+from privacy.files import PUBLIC_MODE, write_atomic
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
@@ -116,7 +116,7 @@ def _write_files(texts: Mapping[Path, bytes], *, force: bool) -> None:
         raise ConfigError(f"{taken[0]}{others}: is there, with other content; --force writes over it")
     for path, text in new.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text, PUBLIC)
+        write_atomic(path, text, PUBLIC_MODE)
 
 
 def choose_market(market: str | None, users: Mapping[str, int]) -> str:

@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 def note_failure(directory: Path, error: BaseException) -> None:
     """Keep why a cell failed: one line for a user's mistake, the traceback for ours."""
     trace = None if isinstance(error, InputError) else "".join(traceback.format_exception(error))
-    write_json(directory / FAILURE_FILE, {"error": describe(error), "traceback": trace})
+    write_json(directory / FAILURE_FILE, {"error": error_text(error), "traceback": trace})
 
 
 def read_failure(directory: Path) -> str:
@@ -98,7 +98,7 @@ def read_failure(directory: Path) -> str:
     return str(_read(directory / FAILURE_FILE)["error"])
 
 
-def describe(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 

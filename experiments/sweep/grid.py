@@ -21,7 +21,7 @@ from fedmm_secure.config import Config, Section, configuration_hash, load_yaml
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
-FOLDER, MARKETS = "grids", "markets"
+GRIDS_FOLDER, MARKETS = "grids", "markets"
 MOST_CELLS = 100_000
 MOST_AXES = 32
 MOST_READ = 500  # cells of somebody else's sweep, for each of which a configuration is made
@@ -47,7 +47,7 @@ class AttackPlan(Section):
         return names
 
 
-class Block(Section):
+class GridBlock(Section):
     """Cells that differ in their axes alone: the product of the axes' values."""
 
     base: str | None = Field(None, description="instead of the grid's base")
@@ -70,7 +70,7 @@ class SweepGrid(Section):
     title: str | None = Field(None, description="what the sweep asks")
     base: str = Field(SYNTHETIC, description="shipped configuration or YAML file that cells start from")
     set: dict[str, Any] = Field(default_factory=dict, description="keys and values of every cell")
-    blocks: tuple[Block, ...] = Field((Block(),), min_length=1, description="the sweep is all blocks together")
+    blocks: tuple[GridBlock, ...] = Field((GridBlock(),), min_length=1, description="the sweep is all blocks together")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one run, with a budget of its own, for each")
     attacks: AttackPlan | None = None
 
@@ -109,7 +109,7 @@ class Cell:
 
 def shipped_grids() -> list[str]:
     """Names of the grids that come with the package."""
-    return shipped(FOLDER)
+    return shipped(GRIDS_FOLDER)
 
 
 def load_grid(name_or_file: str) -> SweepGrid:
@@ -118,7 +118,7 @@ def load_grid(name_or_file: str) -> SweepGrid:
     Raises:
         ConfigError: no such grid, or one line that names the key at fault.
     """
-    path = locate(name_or_file, FOLDER, "grid")
+    path = locate(name_or_file, GRIDS_FOLDER, "grid")
     return grid_from_data(load_yaml(path), source=str(path))
 
 
@@ -181,7 +181,7 @@ def planned_cells(grid: SweepGrid) -> int:
     return sum(math.prod(map(len, block.axes.values())) for block in grid.blocks) * len(grid.seeds)
 
 
-def _points(block: Block) -> list[dict[str, Any]]:
+def _points(block: GridBlock) -> list[dict[str, Any]]:
     """All combinations of the values of its axes, the last axis by name moving first."""
     names = sorted(block.axes)
     return [dict(zip(names, values, strict=True)) for values in product(*(block.axes[name] for name in names))]
@@ -189,7 +189,7 @@ def _points(block: Block) -> list[dict[str, Any]]:
 
 def _cell(
     grid: SweepGrid,
-    block: Block,
+    block: GridBlock,
     point: Mapping[str, Any],
     seed: int,
     overrides: Sequence[str],

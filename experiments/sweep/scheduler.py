@@ -35,7 +35,7 @@ from privacy.foreign import ForeignDirectory
 
 CACHE = "cache"
 MOST_OVERRIDES = 200
-Report = Callable[[Cell, Status, int, int], None]
+CellProgress = Callable[[Cell, Status, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def run_cells(
     workers: int,
     cache: Path | None = None,
     retry: bool = False,
-    report: Report = lambda cell, status, done, total: None,
+    report: CellProgress = lambda cell, status, done, total: None,
 ) -> None:
     """Run what is missing of a sweep.
 
@@ -154,7 +154,7 @@ def run_cells(
             raise
 
 
-def _collect(sweep: Sweep, futures: dict[Any, Cell], report: Report) -> None:
+def _collect(sweep: Sweep, futures: dict[Any, Cell], report: CellProgress) -> None:
     waiting, total = set(futures), len(futures)
     while waiting:
         ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)

@@ -18,7 +18,7 @@ from fedmm_secure.guarantee.stages import ALL_VIEWS
 from fedmm_secure.storage.files import write_parquet
 from fedmm_secure.storage.run_directory import read_metrics
 
-TABLE = "results.parquet"
+RESULTS_TABLE = "results.parquet"
 MACRO = "macro"
 ATTACKED = {"market": "market", "target": "model", "unit": "unit"}  # keys of a result, and columns
 ACCURACY = ("auc", "logloss", "gauc", "ndcg10")
@@ -32,7 +32,7 @@ SCHEMA = {
     "low": "float64",
     "high": "float64",
 }
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
 
 def collect(sweep: Sweep) -> pd.DataFrame:
@@ -55,11 +55,11 @@ def collect(sweep: Sweep) -> pd.DataFrame:
 def write_table(sweep: Sweep) -> pd.DataFrame:
     """Write ``results.parquet`` of a sweep; returns its content."""
     frame = collect(sweep)
-    write_parquet(sweep.directory / TABLE, frame, compression="zstd")
+    write_parquet(sweep.directory / RESULTS_TABLE, frame, compression="zstd")
     return frame
 
 
-def _axis_columns(axes: Mapping[str, Any]) -> Row:
+def _axis_columns(axes: Mapping[str, Any]) -> _Row:
     return {key: value if value is None or _is_number(value) else axis_text(value) for key, value in axes.items()}
 
 
@@ -72,13 +72,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rows(run: Path) -> Iterator[Row]:
+def _rows(run: Path) -> Iterator[_Row]:
     metrics = read_metrics(run)
     for market, found in (*metrics["markets"].items(), (MACRO, metrics["macro"])):
         for model, values in ((CONFIGURED, found), *found["baselines"].items()):
             for metric in ACCURACY:
                 if values.get(metric) is not None:  # noisy figures are AUC and LogLoss alone, and may drown
                     yield {"market": market, "model": model, "metric": metric, "value": values[metric]}
+            for metric, value in (values.get("communication") or {}).items():
+                yield {"market": market, "model": model, "metric": metric, "value": value}
         for metric, value in found.get("quantizer", {}).items():
             yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
     for market, views in metrics["privacy"]["markets"].items():
@@ -93,7 +95,7 @@ def _rows(run: Path) -> Iterator[Row]:
     yield from attack_metrics(read_attacks(run))
 
 
-def attack_metrics(found: Results) -> Iterator[Row]:
+def attack_metrics(found: Results) -> Iterator[_Row]:
     """The strongest attack of each kind on each market, model, unit and view: what the table has columns for.
 
     ``<attack>_beyond``: how many of all attacks there did better than the view's guarantee admits.

@@ -23,11 +23,10 @@ from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
-from privacy.mechanisms.meter import ENOUGH, repeats, response_findings, spare_coordinates
-from privacy.mechanisms.meter import meter_findings as meter_findings_of
+from privacy.mechanisms.meter import ENOUGH, meter_findings, repeats, response_findings, spare_coordinates
 from privacy.mechanisms.randomness import LEVELS
 
-LEVEL = 1e-3  # false alarms a run, split evenly over its markets and their stages
+METER_LEVEL = 1e-3  # false alarms a run, split evenly over its markets and their stages
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class MeterReading:
     missing: tuple[str, ...]
 
 
-def meter_findings(evidence: Evidence) -> list[Finding]:
+def noise_findings(evidence: Evidence) -> list[Finding]:
     """Noise that is missing, or not what the ledgers state."""
     readings = list(_readings(evidence))
-    level = LEVEL / (len(readings) + 1)  # one more: whether any two of them share noise
+    level = METER_LEVEL / (len(readings) + 1)  # one more: whether any two of them share noise
     findings = list(_shared(evidence, readings, level))
     for reading in readings:
         where = f"{evidence.messages.directory} market {reading.market}, {reading.group}"
@@ -110,7 +109,7 @@ def _problem(plan: SpendingPlan, reading: MeterReading, level: float) -> str | N
         n_values = quantizer.global_codes * quantizer.local_codes
         found = response_findings(reading.values, n_values=n_values, epsilon=epsilon, level=level)
     else:
-        found = meter_findings_of(reading.values, scale=_scale(plan, reading.group), level=level)
+        found = meter_findings(reading.values, scale=_scale(plan, reading.group), level=level)
     alarms = [f"{finding.test}: {finding.seen}" for finding in found if finding.alarm]
     return "; ".join(alarms) or None
 

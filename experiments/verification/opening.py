@@ -16,6 +16,9 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage.layout import MARKET_FOLDERS, METRICS_FILE
+from fedmm_secure.storage.provenance import code_version
+from privacy.accounting.accountants import Accountant
+from privacy.accounting.guarantees import STATED, STATED_EARLIER
 from privacy.accounting.ledger_check import Finding, check_claims, unaccountable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -184,11 +187,23 @@ def statement_findings(evidence: Evidence) -> list[Finding]:
             if epsilon is None or type(epsilon) in (int, float):
                 claims[view] = epsilon
         findings += check_claims(path, content.entries, claims)
-        if content.entries and not unaccountable(content.entries):
-            where = str(evidence.directory / METRICS_FILE)
-            findings += [
-                Finding(where, f"market {market}, {view}.{field}: says {found!r}, the ledger gives {expected!r}")
-                for view, statement in guarantees(evidence.config, content.entries).items()
-                for field, expected, found in differences(statement, views.get(view), same=same_values(evidence))
-            ]
-    return findings
+    return [*findings, *_against_statements(evidence, claimed)]
+
+
+def _against_statements(evidence: Evidence, claimed: Mapping[str, Any]) -> list[Finding]:
+    """Differences from what the ledgers give; a run of other code may have its statements all on the finest grid."""
+    found = _other_statements(evidence, claimed, STATED)
+    if found and evidence.environment.get("code") != code_version():
+        return found if _other_statements(evidence, claimed, STATED_EARLIER) else []
+    return found
+
+
+def _other_statements(evidence: Evidence, claimed: Mapping[str, Any], accountant: Accountant) -> list[Finding]:
+    where = str(evidence.directory / METRICS_FILE)
+    return [
+        Finding(where, f"market {market}, {view}.{field}: says {found!r}, the ledger gives {expected!r}")
+        for market, content in evidence.ledgers.items()
+        if market in claimed and content.entries and not unaccountable(content.entries)
+        for view, statement in guarantees(evidence.config, content.entries, accountant).items()
+        for field, expected, found in differences(statement, claimed[market].get(view), same=same_values(evidence))
+    ]

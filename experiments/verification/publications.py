@@ -25,7 +25,7 @@ from fedmm_secure.foreign.formats import parse_arrays, parse_table
 from fedmm_secure.guarantee.expected_arrays import WORDS, model_arrays
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import Publications
-from fedmm_secure.guarantee.published_arrays import Array, PublicationError, read_tensors
+from fedmm_secure.guarantee.published_arrays import PublicationError, read_tensors
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
@@ -46,7 +46,7 @@ from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
 from fedmm_secure.results.artefacts import CODE_COLUMNS
-from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
+from fedmm_secure.storage.encoding import Array, array_bytes, arrays_bytes, nested, tensors_bytes
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding

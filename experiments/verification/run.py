@@ -19,7 +19,7 @@ from experiments.verification.messages import (
     rounds_without,
     server_findings,
 )
-from experiments.verification.meter import meter_findings
+from experiments.verification.meter import noise_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
 from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
@@ -161,7 +161,7 @@ class _Course:
         self._check("publications", lambda: self._published(published))
         self._check("test figures", lambda: figure_findings(evidence, published))
         self._check("models and codes", lambda: artefact_findings(evidence, published, opened))
-        self._check("noise meter", lambda: meter_findings(evidence))
+        self._check("noise meter", lambda: noise_findings(evidence))
         self._check("closing line", lambda: closing_findings(evidence, self.signer))
 
     def _check(self, name: str, check: Callable[[], list[Finding]]) -> None:

@@ -18,7 +18,17 @@ _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are publ
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,40}$")]
 Stage = Literal[
-    "budget", "catalogue", "sums", "embedding", "quantizer", "head", "refinement", "ctr", "evaluation", "metrics"
+    "budget",
+    "catalogue",
+    "sums",
+    "embedding",
+    "quantizer",
+    "head",
+    "refinement",
+    "ctr",
+    "field",
+    "evaluation",
+    "metrics",
 ]
 
 
@@ -90,8 +100,18 @@ class _Market(_BySeed):
     quantizer: _Quantizer
 
 
+class _Communication(_Closed):
+    bytes_up: int
+    bytes_down: int
+    rounds: int
+
+
+class _MacroBaseline(_Scores):
+    communication: _Communication | None = None  # of what markets train together alone
+
+
 class _Macro(_Scores):
-    baselines: dict[str, _Scores]
+    baselines: dict[str, _MacroBaseline]
 
 
 class _NoisyMacro(_Closed):
@@ -122,12 +142,6 @@ class _Privacy(_Closed):
     catalogue: dict[str, _Catalogue]
     evaluation: _Evaluation
     markets: dict[str, Any]  # compared with what the ledgers give, field by field
-
-
-class _Communication(_Closed):
-    bytes_up: int
-    bytes_down: int
-    rounds: int
 
 
 class _Metrics(_Closed):

@@ -15,14 +15,13 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
-from fedmm_secure.data.market import FloatArray, IntArray, Market, rank_from_latest
+from fedmm_secure.data.market import DAY, FloatArray, IntArray, Market, rank_from_latest
 from fedmm_secure.errors import DataError
 from fedmm_secure.storage.files import Arrays
 from privacy.mechanisms.counts import merged, noisy_counts, row_norms, scaled
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
 from privacy.mechanisms.randomness import NoiseSource
 
-DAY = 86_400 * 10**9
 CLEAR = 3.0  # times its noise: a count below it says little of when
 COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
 
@@ -225,10 +224,10 @@ class DPSVDEmbedding:
         return np.asarray(self._unit(history) @ self.item_factors_)
 
     def _unit(self, history: sparse.csr_array) -> sparse.csr_array:
-        return unit_rows(history, self._weight)
+        return weighted_rows(history, self._weight)
 
 
-def unit_rows(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
+def weighted_rows(history: sparse.csr_array, weight: FloatArray) -> sparse.csr_array:
     """Histories ``(n, n_items)`` times the items' weights, each row scaled to norm 1; empty ones stay."""
     own = merged(history)
     weighted = sparse.csr_array((own.data * weight[own.indices], own.indices, own.indptr), shape=own.shape)

@@ -7,6 +7,9 @@ from scipy import linalg, sparse
 
 from fedmm_secure.data.market import FloatArray
 
+EASE_REGULARISATION = 50.0
+COSINE_SHRINKAGE = 5.0
+
 
 def ease_weights(train: sparse.csr_array, regularisation: float) -> FloatArray:
     """Item-item weights ``(n_items, n_items)``, zero diagonal (Steck, "Embarrassingly shallow autoencoders", 2019)."""

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.data.market import FloatArray, IntArray, Market, interaction_matrix
+from fedmm_secure.data.market import DAY, FloatArray, IntArray, Market, interaction_matrix
 
-DAY = 86_400 * 10**9
 COLUMNS = 2  # of each item: rows, and the sum of their days
 
 

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import ArpackError, svds
 from fedmm_secure.data.market import FloatArray
 from privacy.mechanisms.dp_svd import fix_signs
 
-NULL = 1e-6  # of the largest singular value: below, directions are arbitrary, and other ones at every call
+_NULL = 1e-6  # of the largest singular value: below, directions are arbitrary, and other ones at every call
 
 
 class SVDEmbedding:
@@ -39,7 +39,7 @@ class SVDEmbedding:
         dim = min(self.dim, min(train.shape) - 1)
         self._item_weight = item_weight(train)
         values, right = _leading(normalised(train, self._item_weight), dim)
-        right = np.where(values[:, None] > NULL * values.max(initial=0.0), right, 0.0)
+        right = np.where(values[:, None] > _NULL * values.max(initial=0.0), right, 0.0)
         order = np.argsort(-values, kind="stable")
         self.item_factors_ = _pad(fix_signs(right[order].T), self.dim)
         self.singular_values_ = _pad(values[order][None, :], self.dim)[0]

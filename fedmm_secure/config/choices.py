@@ -14,15 +14,24 @@ BaselineName = Literal[
     "noisy-popularity",
     "noisy-recent-popularity",
     "local-ids",
+    "local-dcnv2",
+    "local-autoint",
+    "local-finalmlp",
     "local-codes",
     "federated-codes",
     "boosted-scores",
+    "pooled",
+    "fedavg",
+    "fedprox",
+    "ditto",
+    "fedrep",
 ]
+FieldName = Literal["pooled", "fedavg", "fedprox", "ditto", "fedrep"]  # of these, what markets train together
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
 FeatureGroup = Literal[
     "user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "shared"
 ]
-ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2"]
+ModelKind = Literal["boosted", "logistic", "deepfm", "dcnv2", "autoint", "finalmlp"]
 Negatives = Literal["uniform", "popularity"]
 SharedUsers = Literal["refused", "composed", "distinct"]
 TimeUnit = Literal["iso", "s", "ms", "us", "ns", "number"]
@@ -48,11 +57,14 @@ class ModelTraits:
 # 255: of HistGradientBoostingClassifier
 _TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
 _NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
+_PUBLIC_NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY")
 MODELS: Mapping[ModelKind, ModelTraits] = {
     "boosted": _TREES,
     "logistic": _NETWORK,
     "deepfm": _NETWORK,
     "dcnv2": _NETWORK,
+    "autoint": _PUBLIC_NETWORK,
+    "finalmlp": _PUBLIC_NETWORK,
 }
 
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
@@ -60,6 +72,7 @@ CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
 PRIVATE_GROUPS = frozenset(
     {"user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "item_id", "shared"}
 )
+FIELD_BASELINES: tuple[FieldName, ...] = get_args(FieldName)
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 CONFIGURED = "fedmm"  # among models and baselines: the one that the configuration describes

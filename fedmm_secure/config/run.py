@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
+    FIELD_BASELINES,
     MAX_SUMS,
     MIN_COHORT,
     MODELS,
@@ -25,6 +26,7 @@ from fedmm_secure.config.sections import (
     DataConfig,
     EmbeddingConfig,
     FederationConfig,
+    FieldConfig,
     HeadConfig,
     QuantizerConfig,
 )
@@ -46,6 +48,7 @@ class Config(Section):
     aggregation: AggregationConfig = AggregationConfig()
     ctr: CTRConfig = CTRConfig()
     head: HeadConfig = HeadConfig()
+    field: FieldConfig = FieldConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +115,7 @@ class Config(Section):
         if most is not None and CODE_GROUPS & set(self.ctr.features) and largest > most:
             raise ValueError(f"ctr.model: {self.ctr.model} takes at most {most} codes a layer, not {largest}")
         problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
-        problem = problem or self._shared_items_problem() or self._head_problem()
+        problem = problem or self._shared_items_problem() or self._head_problem() or self._field_problem()
         if problem:
             raise ValueError(problem)
         return self
@@ -153,6 +156,17 @@ class Config(Section):
                 "head.trees needs privacy.epsilon: null: a head is grown from exact sums of users' gradients, which no "
                 "budget covers"
             )
+        return None
+
+    def _field_problem(self) -> str | None:
+        named = [name for name in FIELD_BASELINES if name in self.ctr.baselines]
+        if named and self.privacy.epsilon is not None:
+            return (
+                f"ctr.baselines: {named[0]} needs privacy.epsilon: null: markets train it together on raw rows, which "
+                "no budget covers"
+            )
+        if "shared" in self.field.features and not self.data.shared_items:
+            return "field.features: shared needs data.shared_items: true"
         return None
 
     def _catalogue_problem(self) -> str | None:

@@ -346,5 +346,22 @@ class CTRConfig(Section):
             if self.cross_fit.last + self.cross_fit.random == 0:
                 raise ValueError("ctr.cross_fit: hold out at least one row per user")
         if MODELS[self.model].most_categories is not None and {"user_id", "item_id"} & set(self.features):
-            raise ValueError(f"ctr.model: {self.model} does not take user_id or item_id; use deepfm or dcnv2")
+            raise ValueError(f"ctr.model: {self.model} does not take user_id or item_id; a network does")
+        return self
+
+
+class FieldConfig(Section):
+    """The networks of the baselines that markets train together: pooled, fedavg, fedprox, ditto, fedrep."""
+
+    model: ModelKind = Field("deepfm", description="a network; its sizes are those of ctr")
+    features: tuple[FeatureGroup, ...] = Field(
+        ("user_id", "item_id"), description="what it sees; without user_id, examples are cross-fitted. No codes"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if MODELS[self.model].most_categories is not None:
+            raise ValueError(f"field.model: {self.model} has no weights that could be averaged; choose a network")
+        if not self.features or CODE_GROUPS & set(self.features):
+            raise ValueError("field.features: name groups without codes, such as user_id and item_id")
         return self

@@ -9,17 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.collaborative.neighbours import cosine_weights, ease_weights
+from fedmm_secure.collaborative.neighbours import COSINE_SHRINKAGE, EASE_REGULARISATION, cosine_weights, ease_weights
 from fedmm_secure.collaborative.shared import SharedStatistics, days
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.ctr.shared_features import SharedScoreModels, SharedScores, met_elsewhere
+from fedmm_secure.ctr.shared_features import SVD_RANKS, SharedScoreModels, SharedScores, met_elsewhere
 from fedmm_secure.data.candidates import Pool
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.quantization.codes import Codes, one_hot
 
-SVD_RANKS = (8, 16, 32, 64)
-EASE_REGULARISATION = 50.0
-COSINE_SHRINKAGE = 5.0
 AFFINITY_PRIOR = 2.0
 RECENT_SHARE = 0.1  # time constant of the recent count, as a share of the market's time span
 

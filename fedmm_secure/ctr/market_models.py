@@ -14,7 +14,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
-from fedmm_secure.config.choices import CONFIGURED, MODELS
+from fedmm_secure.config.choices import CONFIGURED, FIELD_BASELINES, MODELS
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
@@ -159,7 +159,7 @@ def train_market(
             store.arrays(f"{baseline}-{seed}", partial(noisy, recent, seed))[PROBABILITY] for seed in config.seed
         ]
     # the order of the configuration, whatever was read back from disk
-    names = [CONFIGURED, *config.ctr.baselines]
+    names = [CONFIGURED, *(name for name in config.ctr.baselines if name not in FIELD_BASELINES)]
     if published_user_codes is not None:
         kept_by_seed = [store.arrays(f"{CONFIGURED}-{seed}", dict) for seed in config.seed]
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]

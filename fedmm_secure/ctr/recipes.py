@@ -43,6 +43,12 @@ def baseline_recipe(name: BaselineName) -> Recipe | None:
     match name:
         case "local-ids":
             return Recipe(name, "deepfm", ids, False, None)
+        case "local-dcnv2":
+            return Recipe(name, "dcnv2", ids, False, None)
+        case "local-autoint":
+            return Recipe(name, "autoint", ids, False, None)
+        case "local-finalmlp":
+            return Recipe(name, "finalmlp", ids, False, None)
         case "local-codes":
             return Recipe(name, "deepfm", codes, False, "local")
         case "federated-codes":

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.collaborative.neighbours import cosine_of, ease_of
+from fedmm_secure.collaborative.neighbours import COSINE_SHRINKAGE, EASE_REGULARISATION, cosine_of, ease_of
 from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.collaborative.shared_svd import shared_factors
 from fedmm_secure.collaborative.svd import normalised
 from fedmm_secure.data.market import FloatArray, IntArray
 
 SVD_RANKS = (8, 16, 32, 64)
-EASE_REGULARISATION = 50.0
-COSINE_SHRINKAGE = 5.0
 YEAR = 365.25  # days
 
 

@@ -18,7 +18,7 @@ from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
 from fedmm_secure.ctr.histories import AccountHistory, Activity, History
-from fedmm_secure.ctr.models.averaged import SideBySide
+from fedmm_secure.ctr.models.averaged import JoinedFeatures
 from fedmm_secure.ctr.models.base import Choices, CTRModel
 from fedmm_secure.ctr.models.build import family_of, untrained
 from fedmm_secure.ctr.recipes import Recipe
@@ -128,7 +128,7 @@ class MarketTrainer:
         found = self.builder(recipe, quantizer, history)
         if own is None:
             return found
-        return SideBySide([found, self.builder(recipe, own, history, self.own_embedding)])
+        return JoinedFeatures([found, self.builder(recipe, own, history, self.own_embedding)])
 
     def builder(
         self,
@@ -161,7 +161,7 @@ class MarketTrainer:
         if not recipe.average_local:
             return found
         own = self._accounts(recipe, self.own_quantizer(seed), self.own_embedding)
-        return lambda accounts, active=None: SideBySide([found(accounts, active), own(accounts, active)])
+        return lambda accounts, active=None: JoinedFeatures([found(accounts, active), own(accounts, active)])
 
     def _accounts(self, recipe: Recipe, quantizer: RQVAE, embedding: Embedding) -> AccountFeatures:
         shape = quantizer.shape

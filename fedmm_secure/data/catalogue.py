@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from fedmm_secure.config.choices import SHIPPED, CatalogueKind, is_shipped
 from fedmm_secure.errors import DataError
 from fedmm_secure.foreign.growth import GrowthError, Unzipped
+from privacy.arrays import IntArray
 
-IntArray = NDArray[np.int64]
 _UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})  # control characters, line and paragraph separators
 
 
@@ -85,7 +85,7 @@ def read_catalogue(name: Path) -> Catalogue:
             raise DataError(f"{path}:{number}: empty line; a catalogue holds one item id a line")
         if line != line.strip():
             raise DataError(f"{path}:{number}: item id {line!r} starts or ends with a blank")
-        if not printable(line):
+        if not fits_on_a_line(line):
             raise DataError(f"{path}:{number}: item id {line!r} holds a control character")
         if line in first:
             raise DataError(f"{path}:{number}: item id {line!r} again, after line {first[line]}")
@@ -93,7 +93,7 @@ def read_catalogue(name: Path) -> Catalogue:
     return Catalogue.of("file", first)
 
 
-def printable(identifier: str) -> bool:
+def fits_on_a_line(identifier: str) -> bool:
     """Whether an id fits on one line of a catalogue: no control character, no line separator."""
     return not any(unicodedata.category(character) in _UNPRINTABLE for character in identifier)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedmm_secure.data.catalogue import Catalogue, printable
+from fedmm_secure.data.catalogue import Catalogue, fits_on_a_line
 from fedmm_secure.data.market import IntArray, Market
 from fedmm_secure.errors import DataError
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.randomness import NoiseSource
 
-FEWEST = 50  # items that a catalogue is worth a run with
+FEWEST_ITEMS = 50  # items that a catalogue is worth a run with
 
 
 def discover(
@@ -41,7 +41,7 @@ def worth_discovering(market: Market, rows: IntArray, selection: PartitionSelect
 
 def _allowed(market: Market, rows: IntArray) -> IntArray:
     """Rows of ids that a catalogue file could hold: what may be published of an item follows from its id alone."""
-    allowed = np.array([printable(str(item)) for item in market.item_ids], dtype=bool)
+    allowed = np.array([fits_on_a_line(str(item)) for item in market.item_ids], dtype=bool)
     return np.asarray(rows[allowed[market.item[rows]]])
 
 
@@ -51,9 +51,9 @@ def check_discovered(market: str, catalogue: Catalogue) -> None:
     Raises:
         DataError: fewer than ``FEWEST`` items are left; how many is part of the release, and may be said.
     """
-    if len(catalogue) < FEWEST:
+    if len(catalogue) < FEWEST_ITEMS:
         raise DataError(
             f"market {market}: privacy.catalogue: discovered: only {len(catalogue)} items have enough users, of "
-            f"{FEWEST} that a run needs; give data.markets.{market}.catalogue, or raise privacy.shares.catalogue "
+            f"{FEWEST_ITEMS} that a run needs; give data.markets.{market}.catalogue, or raise privacy.shares.catalogue "
             "or privacy.epsilon"
         )

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from fedmm_secure.config import MarketFile
 from fedmm_secure.config.choices import MISSING, TimeUnit
 from fedmm_secure.data.loaders import SEPARATORS, default_separator, is_parquet
-from fedmm_secure.data.questions import NO, NONE, YES, Answers, Question, UndecidedError
-from fedmm_secure.data.sample import Table, first_bytes, parquet_sample, split_sample
+from fedmm_secure.data.questions import NO, NONE, YES, Answers, OpenQuestion, UndecidedError
+from fedmm_secure.data.sample import Sample, first_bytes, parquet_sample, split_sample
 from fedmm_secure.data.text import Dialect, refuse_duplicates
 from fedmm_secure.data.times import PER_UNIT, is_text, parse_times
 from fedmm_secure.errors import DataError
@@ -100,7 +100,7 @@ def guess_file(path: Path, answers: Answers) -> MarketFile:
 # -- how rows are split ------------------------------------------------------------------------------------------------
 
 
-def _text(path: Path, answers: Answers) -> Table:
+def _text(path: Path, answers: Answers) -> Sample:
     data = first_bytes(path)
     separators = answers.get("separator") or SEPARATORS
     tried = [split_sample(path, data, Dialect(separator, True, None)) for separator in separators]
@@ -119,10 +119,10 @@ def _text(path: Path, answers: Answers) -> Table:
     return _with_header(path, data, table, answers)
 
 
-def _one_table(path: Path, found: Sequence[Table]) -> Table:
+def _one_table(path: Path, found: Sequence[Sample]) -> Sample:
     """The one separator under which most columns have names that say what they are."""
 
-    def known(table: Table) -> int:
+    def known(table: Sample) -> int:
         return sum(bool(_by_name(table, role)) for role in ("user", "item"))
 
     most = max(known(table) for table in found)
@@ -131,11 +131,11 @@ def _one_table(path: Path, found: Sequence[Table]) -> Table:
     separators = [table.dialect.separator for table in found if table.dialect is not None]
     if len(found) > 1 and usual not in separators:
         text = f"{path}: which character separates the fields? Several fit"
-        raise UndecidedError(Question("separator", text, tuple(separators)))
+        raise UndecidedError(OpenQuestion("separator", text, tuple(separators)))
     return found[separators.index(usual)] if len(found) > 1 else found[0]
 
 
-def _ask_about_quotes(path: Path, data: bytes, table: Table) -> None:
+def _ask_about_quotes(path: Path, data: bytes, table: Sample) -> None:
     dialect = table.dialect
     if dialect is None or not dialect.quoting or table.share == 1.0 or b'"' not in data:
         return
@@ -145,10 +145,10 @@ def _ask_about_quotes(path: Path, data: bytes, table: Table) -> None:
             f'{path}: some quotation marks (") are not closed. Do they enclose fields (then those rows are broken), '
             "or are they part of the values?"
         )
-        raise UndecidedError(Question("quoting", text, (YES, NO)))
+        raise UndecidedError(OpenQuestion("quoting", text, (YES, NO)))
 
 
-def _with_header(path: Path, data: bytes, table: Table, answers: Answers) -> Table:
+def _with_header(path: Path, data: bytes, table: Sample, answers: Answers) -> Sample:
     """The same table, without a header where the first line is a row like the others."""
     given = answers.get("header")
     if given:
@@ -164,7 +164,7 @@ def _with_header(path: Path, data: bytes, table: Table, answers: Answers) -> Tab
         below = [first for first, rest in typed if rest]
         if not below or (any(below) and not all(below)):
             text = f"{path}: does the first line name the columns? It is {', '.join(table.labels)[:200]!r}"
-            raise UndecidedError(Question("header", text, (YES, NO)))
+            raise UndecidedError(OpenQuestion("header", text, (YES, NO)))
         headed = not all(below)
     if headed or table.dialect is None:
         return table
@@ -176,7 +176,7 @@ def _with_header(path: Path, data: bytes, table: Table, answers: Answers) -> Tab
 # -- columns -----------------------------------------------------------------------------------------------------------
 
 
-def _column(table: Table, role: str, answers: Answers, *, taken: frozenset[str]) -> str | None:
+def _column(table: Sample, role: str, answers: Answers, *, taken: frozenset[str]) -> str | None:
     """The label of a role's column; ``None`` where there is none."""
     given = answers.get(role)
     if given:
@@ -203,10 +203,10 @@ def _column(table: Table, role: str, answers: Answers, *, taken: frozenset[str])
     what = {"user": "user ids", "item": "item ids", "rating": "ratings", "time": "times"}[role]
     shown = "" if table.names is not None else f" (positions from 0; the first row is {_first_row(table)!r})"
     text = f"{table.path}: which column holds {what}?{shown}"
-    raise UndecidedError(Question(role, text, left + ((NONE,) if role in OPTIONAL else ())))
+    raise UndecidedError(OpenQuestion(role, text, left + ((NONE,) if role in OPTIONAL else ())))
 
 
-def _by_name(table: Table, role: str) -> list[str]:
+def _by_name(table: Sample, role: str) -> list[str]:
     """Columns whose names say that they are it; of the surest names alone."""
     if table.names is None:
         return []
@@ -218,7 +218,7 @@ def _by_name(table: Table, role: str) -> list[str]:
     return []
 
 
-def _by_times(table: Table) -> list[str]:
+def _by_times(table: Sample) -> list[str]:
     """Columns that hold nothing but calendar times."""
     return [
         label
@@ -227,7 +227,7 @@ def _by_times(table: Table) -> list[str]:
     ]
 
 
-def _id_columns(table: Table, taken: frozenset[str]) -> list[str]:
+def _id_columns(table: Sample, taken: frozenset[str]) -> list[str]:
     return [
         label
         for label, column in zip(table.labels, table.columns, strict=True)
@@ -235,7 +235,7 @@ def _id_columns(table: Table, taken: frozenset[str]) -> list[str]:
     ]
 
 
-def _first_row(table: Table) -> str:
+def _first_row(table: Sample) -> str:
     return " | ".join("" if column is None else str(column[0].as_py()) for column in table.columns)[:200]
 
 
@@ -264,7 +264,7 @@ def _is_typed(column: pa.Array | None, where: str) -> bool:
 # -- times -------------------------------------------------------------------------------------------------------------
 
 
-def _where(table: Table, label: str) -> str:
+def _where(table: Sample, label: str) -> str:
     """How a message names a column that may hold times."""
     return f"{table.path}: time column {label!r}"
 
@@ -286,7 +286,7 @@ def _calendar_unit(column: pa.Array, where: str) -> TimeUnit | bool | None:
     return False
 
 
-def _time_unit(table: Table, label: str, answers: Answers) -> tuple[TimeUnit | None, bool]:
+def _time_unit(table: Sample, label: str, answers: Answers) -> tuple[TimeUnit | None, bool]:
     """The unit of the times of a column, and whether the column can be read as times at all."""
     column, where = table.columns[table.labels.index(label)], _where(table, label)
     if column is None:
@@ -313,4 +313,4 @@ def _time_unit(table: Table, label: str, answers: Answers) -> tuple[TimeUnit | N
             f"{table.path}: column {label!r} holds {example!r}, which is no ISO 8601 (YYYY-MM-DDThh:mm:ss): convert it "
             "first, or leave the times out"
         )
-    raise UndecidedError(Question("time_unit", text, ((*PER_UNIT, "number", NONE) if whole else (NONE,))))
+    raise UndecidedError(OpenQuestion("time_unit", text, ((*PER_UNIT, "number", NONE) if whole else (NONE,))))

@@ -12,10 +12,10 @@ from scipy import sparse
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.reading import Reading
 from fedmm_secure.errors import DataError
+from privacy.arrays import FloatArray as FloatArray
+from privacy.arrays import IntArray as IntArray
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-
+DAY = 86_400 * 10**9  # nanoseconds, as times are
 MIN_USERS = 10
 MIN_ITEMS = 10
 

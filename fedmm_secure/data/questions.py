@@ -10,7 +10,7 @@ YES, NO = "yes", "no"
 
 
 @dataclass(frozen=True)
-class Question:
+class OpenQuestion:
     """What a file leaves open.
 
     Attributes:
@@ -27,7 +27,7 @@ class Question:
 class UndecidedError(Exception):
     """Two answers fit; ``question`` says which."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: OpenQuestion) -> None:
         super().__init__(question.text)
         self.question = question
 

@@ -20,7 +20,7 @@ LETTERS = 100  # of a text in it: numbers, times and names are no longer
 
 
 @dataclass(frozen=True)
-class Table:
+class Sample:
     """First rows of a file under one dialect.
 
     Attributes:
@@ -43,7 +43,7 @@ class Table:
         return self.names if self.names is not None else tuple(map(str, range(len(self.columns))))
 
 
-def parquet_sample(path: Path) -> Table:
+def parquet_sample(path: Path) -> Sample:
     """First rows of a Parquet file; raises ``DataError``."""
     source = ParquetRows(path)
     names = source.names
@@ -54,7 +54,7 @@ def parquet_sample(path: Path) -> Table:
         columns[position] = column
     if not any(column is not None and len(column) for column in columns):
         raise DataError(f"{path}: no interactions; it has no rows, or no columns of plain values")
-    return Table(path, tuple(names), tuple(columns), 1.0, None)
+    return Sample(path, tuple(names), tuple(columns), 1.0, None)
 
 
 def first_bytes(path: Path) -> bytes:
@@ -75,7 +75,7 @@ def first_bytes(path: Path) -> bytes:
     return data[: data.rfind(b"\n") + 1] if more and b"\n" in data else data
 
 
-def split_sample(path: Path, data: bytes, dialect: Dialect, *, header: bool = True) -> Table | None:
+def split_sample(path: Path, data: bytes, dialect: Dialect, *, header: bool = True) -> Sample | None:
     """The sample under a dialect; ``None`` where its first line cannot be split so."""
     text = TextFile(path, io.BytesIO(data))
     line, _ = text.header()
@@ -95,4 +95,4 @@ def split_sample(path: Path, data: bytes, dialect: Dialect, *, header: bool = Tr
         raise DataError(f"{path}: no interactions; it holds one line alone")
     good = pa.array(~block.faults.bad)
     columns = tuple(block.columns[str(at)].filter(good) for at in range(len(names)))
-    return Table(path, tuple(names) if header else None, columns, float(np.mean(~block.faults.bad)), dialect)
+    return Sample(path, tuple(names) if header else None, columns, float(np.mean(~block.faults.bad)), dialect)

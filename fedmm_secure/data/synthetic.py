@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.catalogue import Catalogue
-from fedmm_secure.data.market import FloatArray, IntArray, Market, build_market, restrict
+from fedmm_secure.data.market import DAY, FloatArray, IntArray, Market, build_market, restrict
 from fedmm_secure.randomness import numpy_generator
 
-DAY = 86_400 * 10**9
 EPOCH = 1_577_836_800 * 10**9  # 2020-01-01
 
 

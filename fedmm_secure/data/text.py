@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from fedmm_secure.data.faults import Faults, Mask
 from fedmm_secure.errors import DataError
 from fedmm_secure.foreign.growth import GrowthError, Unzipped, refuse_cells
+from privacy.arrays import IntArray
 
-IntArray = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
 BLOCK_BYTES = 2 * 2**20
-MAX_LINE_BYTES = 2**20
+MAX_ROW_BYTES = 2**20
 MAX_BLANK = 10_000  # lines before the header
 MAX_COLUMNS = 1000
 _NEWLINE, _RETURN, _QUOTE = ord("\n"), ord("\r"), ord('"')
@@ -88,7 +88,7 @@ class TextFile:
         """
         blank = at = 0  # what is before that is done with, and cut off once
         while True:
-            while (end := self._carry.find(b"\n", at)) < 0 and len(self._carry) - at <= MAX_LINE_BYTES:
+            while (end := self._carry.find(b"\n", at)) < 0 and len(self._carry) - at <= MAX_ROW_BYTES:
                 more = self._read()
                 if not more:
                     end = len(self._carry)
@@ -108,8 +108,8 @@ class TextFile:
         where = f"{self.path}:{self.line}"
         if b"\0" in line:
             raise DataError(f"{where}: not UTF-8 text (UTF-16, perhaps, or no text at all); convert it first")
-        if len(line) > MAX_LINE_BYTES:
-            raise DataError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes; is this a text file?")
+        if len(line) > MAX_ROW_BYTES:
+            raise DataError(f"{where}: a line of more than {MAX_ROW_BYTES} bytes; is this a text file?")
         line = line.removesuffix(b"\r")
         if b"\r" in line:
             raise DataError(f"{where}: lines end in a carriage return alone; convert the file's line ends first")
@@ -139,7 +139,7 @@ class TextFile:
                 carry = data[cut:]
             else:
                 carry += data
-            if len(carry) > MAX_LINE_BYTES and b"\n" not in carry:
+            if len(carry) > MAX_ROW_BYTES and b"\n" not in carry:
                 carry = _TOO_LONG
         if carry:
             yield carry if carry.endswith(b"\n") else carry + b"\n"
@@ -242,7 +242,7 @@ def _mark_bytes(data: bytes, starts: IntArray, ends: IntArray, stops: IntArray, 
         line = np.searchsorted(starts, returns, side="right") - 1
         inside = _holding(returns[returns < stops[line]], starts)
         faults.mark(inside, lambda _: "holds a carriage return inside the row; a line holds one row")
-    faults.mark(stops - starts > MAX_LINE_BYTES, lambda _: f"is longer than {MAX_LINE_BYTES} bytes")
+    faults.mark(stops - starts > MAX_ROW_BYTES, lambda _: f"is longer than {MAX_ROW_BYTES} bytes")
     try:
         codecs.utf_8_decode(data, "strict", True)
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.dp_svd import ItemCounts, unit_rows
+from fedmm_secure.collaborative.dp_svd import ItemCounts, weighted_rows
 from fedmm_secure.collaborative.shared import (
     COLUMNS,
     SharedStatistics,
@@ -30,7 +30,7 @@ from fedmm_secure.data.market import IntArray, history_matrix, interaction_matri
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_items import check_shared_items, shared_positions
 from fedmm_secure.federation.parties import Federation, market_sizes
-from fedmm_secure.federation.sum_client import Part, SumClient
+from fedmm_secure.federation.sum_client import MeteredPart, SumClient
 from fedmm_secure.federation.transcript import SUM, Transcript
 from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items, shared_sums
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM, SUMMED
@@ -120,7 +120,9 @@ def sum_client(federation: Federation, prepared: PreparedMarket, stage: str) -> 
     return SumClient(name, stage, federation.plans[name], federation.doors[name], state, part)
 
 
-def _counts(federation: Federation, prepared: PreparedMarket, position: IntArray, noise: NoiseSource | None) -> Part:
+def _counts(
+    federation: Federation, prepared: PreparedMarket, position: IntArray, noise: NoiseSource | None
+) -> MeteredPart:
     market, train, size = prepared.market, prepared.split.train, federation.config.data.shared_size
     sums = federation.plans[market.name].sums
     if noise is None or sums is None:
@@ -132,12 +134,14 @@ def _counts(federation: Federation, prepared: PreparedMarket, position: IntArray
     return found.values, found.spare
 
 
-def _gram(federation: Federation, prepared: PreparedMarket, position: IntArray, noise: NoiseSource | None) -> Part:
+def _gram(
+    federation: Federation, prepared: PreparedMarket, position: IntArray, noise: NoiseSource | None
+) -> MeteredPart:
     found, sums = totals(federation), federation.plans[prepared.market.name].sums
     histories = _histories(prepared, position, found.items)
     if noise is None or sums is None:
         return own_gram(histories), None
-    rows = unit_rows(histories, found.noisy.weights(found.items, federation.config.embedding.private))
+    rows = weighted_rows(histories, found.noisy.weights(found.items, federation.config.embedding.private))
     part = gram_part(rows, sums[SHARED_GRAM].norm, noise.derive("noise"), spare=ENOUGH)
     return part.values, part.spare
 

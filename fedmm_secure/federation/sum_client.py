@@ -14,7 +14,7 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.randomness import NoiseSource
 
-Part = tuple[IntVector, IntVector | None]
+MeteredPart = tuple[IntVector, IntVector | None]
 
 
 class SumClient(RoundClient):
@@ -37,13 +37,13 @@ class SumClient(RoundClient):
         spending: SpendingPlan,
         door: Door,
         state_dir: Path,
-        part: Callable[[NoiseSource | None], Part],
+        part: Callable[[NoiseSource | None], MeteredPart],
     ) -> None:
         super().__init__(market, stage, spending, door, state_dir / f"{market}.pt")
         self._part = part
         self._begin()
 
-    def _computed(self, round: int, paid: Transaction) -> Part:
+    def _computed(self, round: int, paid: Transaction) -> MeteredPart:
         return self._part(paid.source if paid.charge.key else None)
 
     def _move(self, header: Header, total: IntVector) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MAX_PAGES, MAX_ROW_GROUPS, MAX_ROWS = 200_000, 2**15, 2**31
-MAX_HEADER_BYTES, MAX_HEADERS_BYTES = 2**16, 2**26  # of one page, and of all together
+MAX_PAGE_HEADER_BYTES, MAX_HEADERS_BYTES = 2**16, 2**26  # of one page, and of all together
 _FIRST_BYTES = 256
 _SMALLEST, _LARGEST = -(2**31), 2**31 - 1
 _GROWING = {6: "DELTA_LENGTH_BYTE_ARRAY", 7: "DELTA_BYTE_ARRAY"}
@@ -193,8 +193,8 @@ def _header(source: pa.NativeFile, at: int, end: int) -> tuple[Fields, int]:
         try:
             return _struct(data, 0, _HEADER)
         except IndexError:
-            if len(data) < length or length >= MAX_HEADER_BYTES:
-                raise PageError(f"a page's header has no end within {MAX_HEADER_BYTES} bytes") from None
+            if len(data) < length or length >= MAX_PAGE_HEADER_BYTES:
+                raise PageError(f"a page's header has no end within {MAX_PAGE_HEADER_BYTES} bytes") from None
             length *= 16
 
 

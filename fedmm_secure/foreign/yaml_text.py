@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from privacy.foreign import MAX_DEPTH, ForeignFileError, decode
+from privacy.foreign import MAX_DEPTH, ForeignFileError, utf8_text
 
 MAX_YAML_BYTES = 2**20
 MAX_NODES = 100_000
@@ -70,7 +70,7 @@ def parse_yaml(data: bytes, where: Path | str, *, aliases: bool = False) -> Any:
     Raises:
         ForeignFileError: naming the line at fault.
     """
-    text = decode(data, where)
+    text = utf8_text(data, where)
     _refuse_directives(text, where)
     try:
         nodes = _nodes(text, where, aliases=aliases)

@@ -9,7 +9,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.guarantee.published_arrays import Expected
 
 # numbers of a pair that each feature group of a released model has
-NUMBERS: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
+NUMBERS_OF_GROUP: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
 WORDS = "global_codebook.codewords"
 
 
@@ -27,7 +27,7 @@ def model_arrays(config: Config) -> Expected:
 def ctr_arrays(config: Config, n_items: int) -> Expected:
     """Tensors of a released CTR model's state: the network's, and the standardisation of its numbers."""
     ctr, sizes = config.ctr, cardinalities(config, n_items)
-    numbers, rows = sum(NUMBERS.get(group, 0) for group in ctr.features), max(sum(sizes), 1)
+    numbers, rows = sum(NUMBERS_OF_GROUP.get(group, 0) for group in ctr.features), max(sum(sizes), 1)
     found: dict[str, tuple[tuple[int, ...], str]] = {
         "centre": ((numbers,), "float64"),
         "spread": ((numbers,), "float64"),

@@ -51,8 +51,9 @@ from fedmm_secure.guarantee.stages import (
     seed_stage,
 )
 from privacy.accounting.budget import PlannedStage
-from privacy.accounting.events import OneNoiseDpEvent, randomised_response_event
+from privacy.accounting.events import OneNoiseDpEvent
 from privacy.accounting.ledger import stage_group
+from privacy.mechanisms.events import randomised_response_event
 from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -105,8 +106,7 @@ class SpendingPlan:
 
     def with_items(self, items: int) -> SpendingPlan:
         """The plan once the catalogue was found."""
-        size = MarketSize(self.size.users, items)
-        return replace(self, sizes={**self.sizes, self.market: size})
+        return replace(self, sizes={**self.sizes, self.market: MarketSize(self.size.users, items)})
 
     def at_most(self) -> SpendingPlan:
         """The plan with the most items that a catalogue which is yet to be discovered may have."""

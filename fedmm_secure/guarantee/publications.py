@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
-from fedmm_secure.data.catalogue import Catalogue, printable
+from fedmm_secure.data.catalogue import Catalogue, fits_on_a_line
 from fedmm_secure.guarantee.expected_arrays import cardinalities, ctr_arrays, model_arrays
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.published_arrays import Array, Expected, PublicationError, read_numpy, read_tensors
+from fedmm_secure.guarantee.published_arrays import Expected, PublicationError, read_numpy, read_tensors
 from fedmm_secure.guarantee.score_bins import N_BINS, contribution
 from fedmm_secure.guarantee.shared_sums import gram_items
 from fedmm_secure.guarantee.stages import (
@@ -30,6 +30,7 @@ from fedmm_secure.guarantee.stages import (
     PUBLISHING,
     USER_CODES,
 )
+from fedmm_secure.storage.encoding import Array
 from privacy.accounting.ledger import stage_group
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
@@ -225,7 +226,7 @@ def read_items(data: bytes, count: int) -> Array:
         PublicationError: the bytes are another text, or none.
     """
     found = Catalogue.of("discovered", data.decode().split("\n")[:-1])
-    if found.text != data or not all(found.items) or not all(map(printable, found.items)):
+    if found.text != data or not all(found.items) or not all(map(fits_on_a_line, found.items)):
         raise PublicationError("is no list of distinct ids in ascending order")
     if len(found) != count:
         raise PublicationError(f"holds {len(found)} items, where everything else has {count}")

@@ -22,7 +22,7 @@ from fedmm_secure.randomness import numpy_generator
 
 REFERENCE_PAIRS = 20_000
 DECIMALS = 9  # the last bits of a factorisation must not tell one score of zero from another
-PAIRS_AT_ONCE = 2**11  # whose users' scores of the whole pool are in memory
+_PAIRS_AT_ONCE = 2**11  # whose users' scores of the whole pool are in memory
 
 
 class IdFreeFeatures:
@@ -65,8 +65,8 @@ class IdFreeFeatures:
         """Percentile of each score among the pool's items for the same user, ``(n,)`` each."""
         column = np.searchsorted(self._history.pool.items, item)
         found = np.zeros((len(PER_USER), len(user)))
-        for start in range(0, len(user), PAIRS_AT_ONCE):
-            part = slice(start, start + PAIRS_AT_ONCE)
+        for start in range(0, len(user), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
             rows = self._history.pool_scores(user[part])
             for at, name in enumerate(PER_USER):
                 row = np.round(rows[name], DECIMALS)

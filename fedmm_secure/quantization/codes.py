@@ -43,6 +43,15 @@ def assign_codes(model: RQVAE, user_factors: FloatArray, item_factors: FloatArra
     return Codes(_assign(model, unit_rows(user_factors)), _assign(model, unit_rows(item_factors)))
 
 
+@torch.no_grad()
+def decode(model: RQVAE, codes: IntArray) -> FloatArray:
+    """Embeddings ``(n, dim)`` that the decoder makes of codes ``(n, 2)``; rows of norm 1."""
+    first, second = (torch.from_numpy(codes[:, layer]) for layer in (0, 1))
+    words = model.global_codebook.lookup(first) + model.local_codebook.lookup(second)
+    found = model.decoder(words).double().numpy()
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
+
+
 def _assign(model: RQVAE, rows: torch.Tensor) -> IntArray:
     """Codes ``(n, 2)`` of unit rows, in zero-padded blocks of one shape: a code is its row's alone, to the last bit.
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from fedmm_secure.quantization.codebook import Codebook, CodebookGradient
 from fedmm_secure.quantization.movement import SharedSteps
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, Quantized
+from privacy.arrays import IntArray
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps, SharedGroup, StepStatistics
 from privacy.mechanisms.factored_sums import FactoredGradients, LinearGradient, Rule
 from privacy.mechanisms.per_example import BatchLoss
-from privacy.mechanisms.randomness import IntArray, NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.market import IntArray, Market, Rows, index_market, restrict, with_rows
 from fedmm_secure.errors import DataError
 
-COLUMNS = ("user", "item")
+_COLUMNS = ("user", "item")
 TIME = "time"
 
 
@@ -34,7 +34,7 @@ def rows_of_frame(history: pd.DataFrame) -> Rows:
     Raises:
         DataError: a column is missing, a field is empty, or times are neither.
     """
-    for column in COLUMNS:
+    for column in _COLUMNS:
         if column not in history:
             raise DataError(f"history: no column {column!r}; it needs user and item, and may have time")
         if history[column].isna().any():

@@ -24,7 +24,7 @@ from fedmm_secure.recommending.scorers import Published, ReleasedScorer, Scorer,
 from fedmm_secure.results.scoring import MarketScorer
 from fedmm_secure.storage.run_directory import read_config
 
-COLUMNS = ["user", "rank", "item", "score", "history"]
+_COLUMNS = ["user", "rank", "item", "score", "history"]
 PAIRS_AT_ONCE = 2**17  # (user, item) pairs whose features are in memory together
 
 
@@ -103,7 +103,7 @@ class Recommender:
         if set(users) - given:
             parts.append(known_accounts(self._prepared.market, [user for user in users if user not in given]))
         tables = [table for accounts in parts for table in self._top(accounts, k)]
-        found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+        found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS)
         order = found["user"].map({user: position for position, user in enumerate(users)})
         return found.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index(drop=True)
 

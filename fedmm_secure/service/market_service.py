@@ -34,6 +34,7 @@ from fedmm_secure.federation.parties import (
 )
 from fedmm_secure.federation.requests import Reply, Request, RequestError, is_run_id, longest_request
 from fedmm_secure.federation.transcript import Transcript
+from fedmm_secure.field.compare import refuse_apart
 from fedmm_secure.guarantee.stages import scheduled
 from fedmm_secure.pipeline import Listener
 from fedmm_secure.results.metrics import RunMetrics, describe
@@ -77,6 +78,7 @@ class MarketService:
     ) -> None:
         if market not in member.bundle.markets:
             raise ConfigError(f"market {market}: not in the federation of {member.directory.path}")
+        refuse_apart(config)
         torch.set_num_threads(1)
         self._data = prepare(load_one_market(config.data, market), config.data)
         sizes = market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)

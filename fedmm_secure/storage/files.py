@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from fedmm_secure.foreign.formats import parse_arrays
-from privacy.files import PRIVATE, PUBLIC, json_bytes, write_atomic, write_json
+from privacy.files import PRIVATE_MODE, PUBLIC_MODE, json_bytes, write_atomic, write_json
 from privacy.foreign import parse_json, read_bytes
 
 __all__ = [
-    "PRIVATE",
-    "PUBLIC",
+    "PRIVATE_MODE",
+    "PUBLIC_MODE",
     "Arrays",
     "Store",
     "json_bytes",

@@ -15,9 +15,9 @@ CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json",
 LOG_FILE, PAGE_FILE = "log.jsonl", "report.html"
 GRID_FILE, CELLS = "sweep.yaml", "cells"  # of a sweep, whose runs share an account
 LEDGER, TRANSCRIPT, PRIVATE, STATE = "ledger", "transcript", "private", "state"
-CODES, MODELS, PREDICTIONS = "codes", "models", "predictions"
-ATTACKS, AUDIT = "attacks", "audit"
-MARKET_FOLDERS = (CODES, MODELS, PREDICTIONS, PRIVATE)  # with a file or a folder for each market
+CODES, _MODELS, PREDICTIONS = "codes", "models", "predictions"
+_ATTACKS, _AUDIT = "attacks", "audit"
+MARKET_FOLDERS = (CODES, _MODELS, PREDICTIONS, PRIVATE)  # with a file or a folder for each market
 
 
 # of the federation; refined without DP; trained by the market alone
@@ -97,7 +97,7 @@ class RunDirectory:
 
     def models(self, market: str) -> Path:
         """Folder of a market's models."""
-        return self.path / MODELS / market
+        return self.path / _MODELS / market
 
     def quantizer(self, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> Path:
         """An RQ-VAE; beside it one that was refined without DP, and one that the market trained alone."""
@@ -123,12 +123,12 @@ class RunDirectory:
     @property
     def attacks(self) -> Path:
         """Folder of attacks' results."""
-        return self.path / ATTACKS
+        return self.path / _ATTACKS
 
     @property
     def audits(self) -> Path:
         """Folder of audits' results."""
-        return self.path / AUDIT
+        return self.path / _AUDIT
 
     # -- the owner's memory --------------------------------------------------------------------------------------------
 
@@ -197,6 +197,11 @@ class RunDirectory:
     def meter(self, market: str, seed: int) -> Path:
         """Spare coordinates of the CTR model's noised steps."""
         return self.private_releases(market) / f"ctr-{seed}.meter"
+
+    @property
+    def field(self) -> Path:
+        """Folder of predictions of the baselines that markets train together."""
+        return self.state / "field"
 
     def kept_predictions(self, market: str) -> Path:
         """Folder of predictions as they were made, model by model."""

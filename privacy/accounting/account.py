@@ -20,7 +20,7 @@ from typing import Any
 from privacy.accounting.account_file import AccountError, AccountFile, Body, digest_of
 from privacy.accounting.events import UnknownEventError
 from privacy.accounting.fingerprints import keyed_fingerprint
-from privacy.accounting.places import Head
+from privacy.accounting.places import ChainHead
 from privacy.accounting.spendings import (
     Elsewhere,
     Entered,
@@ -233,7 +233,7 @@ class PrivacyAccount:
                     names.setdefault(identity, set()).add(name)
         return found, names
 
-    def _read(self, fingerprint: str, key: bytes) -> tuple[OfData, Head]:
+    def _read(self, fingerprint: str, key: bytes) -> tuple[OfData, ChainHead]:
         bodies, head = self._file.bodies(key)
         return self._held((number, body) for number, body in bodies if body.get("fingerprint") == fingerprint), head
 

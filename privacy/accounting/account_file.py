@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
-from privacy.accounting.places import Head, RecordedHead, recorded_head
+from privacy.accounting.places import ChainHead, RecordedHead, recorded_head
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_secret
 
@@ -96,7 +96,7 @@ class AccountFile:
             raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")
         return key
 
-    def append(self, key: bytes, head: Head, body: Mapping[str, Any]) -> None:
+    def append(self, key: bytes, head: ChainHead, body: Mapping[str, Any]) -> None:
         """One more line, once it is on disk; for who holds the lock. ``head`` is where the account was read to."""
         fields = {"sequence": head.lines, "previous": head.mac, "body": body}
         mac = _mac(key, fields)
@@ -106,9 +106,9 @@ class AccountFile:
             if latest is not None and latest != head and latest.lines >= head.lines:
                 raise AccountError(f"{self.path}: {_OLDER}")
             append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
-            seen.write(Head(head.lines + 1, mac))
+            seen.write(ChainHead(head.lines + 1, mac))
 
-    def _state(self, key: bytes) -> tuple[bytes, bytes, Head | None]:
+    def _state(self, key: bytes) -> tuple[bytes, bytes, ChainHead | None]:
         """The file, the key, and how far the machine saw it come before it was read.
 
         In this order, for readers hold no lock: another run may append a line at any moment, and only then is it noted
@@ -117,7 +117,7 @@ class AccountFile:
         last_seen = self._last_seen(recorded_head(digest_of(key)))
         return self.path.read_bytes(), key, last_seen
 
-    def _last_seen(self, head: RecordedHead) -> Head | None:
+    def _last_seen(self, head: RecordedHead) -> ChainHead | None:
         """How far the machine saw the account come; None where it has seen nothing of it."""
         try:
             return head.read()
@@ -127,14 +127,16 @@ class AccountFile:
                 "restore it, or remove it if the account is the latest that you have"
             ) from error
 
-    def _lines(self, content: bytes, key: bytes, last_seen: Head | None) -> tuple[list[tuple[int, Body]], Head]:
+    def _lines(
+        self, content: bytes, key: bytes, last_seen: ChainHead | None
+    ) -> tuple[list[tuple[int, Body]], ChainHead]:
         """What each whole line says, with its number, once all of them are as they were written.
 
         Raises:
             AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
         """
         bodies: list[tuple[int, Body]] = []
-        head = Head(0, _GENESIS)
+        head = ChainHead(0, _GENESIS)
         for number, raw in enumerate(content.splitlines(keepends=True), start=1):
             if not raw.endswith(b"\n"):
                 break  # its sync never returned, so that start spent nothing
@@ -154,7 +156,7 @@ class AccountFile:
                     f"{self.path}:{number}: not as it was written, or lines before it are missing, or {self._key_path} "
                     "is another account's key: restore both from a backup"
                 )
-            head = Head(head.lines + 1, mac)
+            head = ChainHead(head.lines + 1, mac)
             if number == 1:
                 if body != {"version": _VERSION, "key": digest_of(key)}:
                     raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
@@ -166,7 +168,7 @@ class AccountFile:
             raise AccountError(f"{self.path}: has {head.lines} of {last_seen.lines} lines: {_OLDER}")
         return bodies, head
 
-    def bodies(self, key: bytes) -> tuple[list[tuple[int, Body]], Head]:
+    def bodies(self, key: bytes) -> tuple[list[tuple[int, Body]], ChainHead]:
         """What each line says, with its number, and where the last one stands; raises ``AccountError``."""
         try:
             state = self._state(key)

@@ -7,21 +7,21 @@ for the add-or-remove-one relation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import dp_accounting
 import numpy as np
-from dp_accounting import dp_event, pld
+from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 from numpy.typing import NDArray
-from opacus.accountants import PRVAccountant
 
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.events import GaussianSteps, gaussian_steps
+from privacy.accounting.losses import COARSE, FINE, ROUGH, SeveralTimes, composed_losses, fitting_interval
+from privacy.accounting.random_variables import composed_epsilon_of
 
 Accountant = Callable[[Sequence[DpEvent], float], float]
 
-FINE, COARSE, ROUGH = 1e-4, 1e-3, 1e-2
 PRV_RELATIVE_ERROR = 0.002
 _MULTIPLIER_BRACKET = (5e-2, 1e4)
 GRID = 1000  # multipliers are multiples of a thousandth
@@ -29,14 +29,19 @@ _COARSER = 10.0  # times the planning grid, to find where to look
 _GALLOP = 0.01  # first step of that search: central limits are about as good
 
 
-def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float = FINE) -> float:
+def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float | None = None) -> float:
     """ε at ``delta`` of the composition, by privacy loss distributions; ``inf`` if any part is not private.
 
-    An upper bound at any discretisation ``interval``; ``COARSE`` is ten times faster and a fraction of a per
-    mille looser.
+    An upper bound at any discretisation ``interval`` (``privacy.accounting.losses`` has the proof). Without one it is
+    what fits the steps: less than a per mille looser than the finest.
     """
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    return math.inf if steps is None else _pld_epsilon(tuple(sorted(steps.items())), delta, interval)
+    return math.inf if steps is None else group_pld_epsilon(_once_each(steps), delta, interval=interval)
+
+
+def finely(events: Sequence[DpEvent], delta: float) -> float:
+    """PLD on the finest grid, on which earlier versions stated ε."""
+    return pld_epsilon(events, delta, interval=FINE)
 
 
 def pld_deltas(
@@ -49,8 +54,7 @@ def pld_deltas(
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
     if steps is None:
         return np.ones(len(epsilons))
-    accountant = _pld_accountant(tuple(sorted(steps.items())), interval)
-    return np.array([float(accountant.get_delta(float(epsilon))) for epsilon in epsilons])
+    return np.array(_pld_deltas(_sorted(_once_each(steps)), tuple(epsilons.tolist()), interval))
 
 
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
@@ -59,62 +63,48 @@ def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     return math.inf if steps is None else _prv_epsilon(tuple(sorted(steps.items())), delta)
 
 
-# equal steps merged, so that accountants see few parts, and the views of one ledger share results
-_Steps = tuple[tuple[tuple[float, float], int], ...]
-SeveralTimes = Mapping[tuple[float, float, int], int]
+def _once_each(steps: GaussianSteps) -> SeveralTimes:
+    return {(*step, 1): count for step, count in steps.items()}
 
 
-@lru_cache(maxsize=4096)
-def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
-    return float(_pld_accountant(steps, interval).get_epsilon(delta))
-
-
-def _pld_accountant(steps: _Steps, interval: float) -> pld.PLDAccountant:
-    return _accountant({(*step, 1): count for step, count in steps}, interval)
-
-
-def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float) -> float:
+def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float | None = None) -> float:
     """ε at ``delta`` by privacy loss distributions, where one person may move a noise several times.
 
     Args:
         steps: how often each (noise multiplier, sampling rate, times) is run; each of the times has a coin of its own.
         delta: δ.
-        interval: grid of the losses; an upper bound at any.
+        interval: grid of the losses; an upper bound at any. None for what fits the steps.
     """
-    return _group_pld_epsilon(tuple(sorted(steps.items())), delta, interval)
+    return _pld_epsilon(_sorted(steps), delta, fitting_interval(steps) if interval is None else interval)
+
+
+def _sorted(steps: SeveralTimes) -> _Steps:
+    return tuple(sorted(steps.items()))
+
+
+# Equal steps merged, so that accountants see few parts, and the views of one ledger share results. They are kept by all
+# that they depend on, and in this process alone: a file of results would be believed by whoever verifies a run.
+_Steps = tuple[tuple[tuple[float, float, int], int], ...]
 
 
 @lru_cache(maxsize=4096)
-def _group_pld_epsilon(steps: tuple[tuple[tuple[float, float, int], int], ...], delta: float, interval: float) -> float:
-    return float(_accountant(dict(steps), interval).get_epsilon(delta))
+def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
+    return float(composed_losses(dict(steps), interval).get_epsilon_for_delta(delta))
 
 
-def _accountant(steps: SeveralTimes, interval: float) -> pld.PLDAccountant:
-    accountant = pld.PLDAccountant(value_discretization_interval=interval)
-    for (noise_multiplier, rate, times), count in steps.items():
-        accountant.compose(_moved(noise_multiplier, rate, times), count)
-    return accountant
-
-
-def _moved(noise_multiplier: float, rate: float, times: int) -> DpEvent:
-    """One noise that a person moves up to so many times; ``privacy.accounting.groups`` has the proof."""
-    if rate >= 1.0:
-        return dp_event.GaussianDpEvent(noise_multiplier / times)
-    if times == 1:
-        return dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise_multiplier))
-    chances = [math.comb(times, b) * rate**b * (1.0 - rate) ** (times - b) for b in range(times + 1)]
-    return dp_event.MixtureOfGaussiansDpEvent(noise_multiplier, [float(b) for b in range(times + 1)], chances)
+@lru_cache(maxsize=64)
+def _pld_deltas(steps: _Steps, epsilons: tuple[float, ...], interval: float) -> tuple[float, ...]:
+    losses = composed_losses(dict(steps), interval)
+    return tuple(float(losses.get_delta_for_epsilon(epsilon)) for epsilon in epsilons)
 
 
 @lru_cache(maxsize=4096)
-def _prv_epsilon(steps: _Steps, delta: float) -> float:
+def _prv_epsilon(steps: tuple[tuple[tuple[float, float], int], ...], delta: float) -> float:
     if not steps:
         return 0.0
-    accountant = PRVAccountant()
-    accountant.history = [(sigma, rate, count) for (sigma, rate), count in steps]
-    with np.errstate(divide="ignore"):  # Opacus takes log(1 - q), and is right for q = 1 all the same
-        rough = float(accountant.get_epsilon(delta, eps_error=0.1))
-        return float(accountant.get_epsilon(delta, eps_error=max(1e-3, PRV_RELATIVE_ERROR * rough)))
+    # how large ε is says how exactly it is asked for, and has no part in the answer
+    about = group_pld_epsilon(_once_each(dict(steps)), delta, interval=ROUGH)
+    return composed_epsilon_of(dict(steps), delta, error=max(1e-3, PRV_RELATIVE_ERROR * about))
 
 
 def planning_interval(epsilon: float) -> float:

@@ -10,7 +10,7 @@ from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 
 from privacy.accounting.accountants import solve_noise_multiplier
-from privacy.accounting.events import dp_sgd_event
+from privacy.mechanisms.events import dp_sgd_event
 
 
 @dataclass(frozen=True)

@@ -90,21 +90,6 @@ def event_from_data(data: Mapping[str, Any]) -> DpEvent:
         raise UnknownEventError(f"malformed event: {error!r}") from error
 
 
-def dp_sgd_event(noise_multiplier: float, sampling_rate: float, steps: int) -> DpEvent:
-    """DP-SGD: ``steps`` Gaussian mechanisms on Poisson samples (Abadi et al., CCS 2016).
-
-    >>> event_to_data(dp_sgd_event(1.0, 0.1, 20))["count"]
-    20
-    """
-    step = dp_event.PoissonSampledDpEvent(sampling_rate, dp_event.GaussianDpEvent(noise_multiplier))
-    return dp_event.SelfComposedDpEvent(step, steps)
-
-
-def randomised_response_event(epsilon: float, n_values: int) -> DpEvent:
-    """One k-ary randomised response; dp-accounting counts the share of answers that are drawn uniformly."""
-    return dp_event.RandomizedResponseDpEvent(n_values / (math.exp(epsilon) + n_values - 1.0), n_values)
-
-
 def randomised_response_epsilon(event: dp_event.RandomizedResponseDpEvent) -> float:
     """ε of one k-ary randomised response, for a change of the value."""
     p, k = event.noise_parameter, event.num_buckets

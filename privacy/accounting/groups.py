@@ -36,12 +36,13 @@ from dataclasses import dataclass
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import COARSE, ROUGH, group_pld_epsilon
+from privacy.accounting.accountants import group_pld_epsilon
 from privacy.accounting.events import OneNoiseDpEvent, gaussian_steps, parts
 from privacy.accounting.guarantees import epsilon_as_drawn
+from privacy.accounting.losses import COARSE, ROUGH
 from privacy.accounting.spendings import Spending
 
-Step = tuple[float, float]  # noise multiplier, sampling rate
+GaussianStep = tuple[float, float]  # noise multiplier, sampling rate
 
 
 class NotKnownError(ValueError):

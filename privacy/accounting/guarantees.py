@@ -10,13 +10,15 @@ from typing import Protocol
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import COARSE, ROUGH, Accountant, planning_interval, pld_epsilon
+from privacy.accounting.accountants import Accountant, finely, planning_interval, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.exactness import discretisation_slack, epsilon_with_slack
 from privacy.accounting.ledger import Entry, depended_on, stage_group
+from privacy.accounting.losses import COARSE, ROUGH
 from privacy.accounting.text import delta_text
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
+STATED, STATED_EARLIER = pld_epsilon, finely  # by which ε is stated, and was by versions before
 EARLIER_RUNS_MECHANISM = "what runs before this one spent on the same data"
 
 
@@ -63,7 +65,7 @@ class Drawn(Protocol):
 
 
 def coarsely(events: Sequence[DpEvent], delta: float) -> float:
-    """PLD, ten times as fast for many distinct steps: still an upper bound, a fraction of a per mille looser."""
+    """PLD on the grid on which budgets are kept, whatever the steps: still an upper bound."""
     return pld_epsilon(events, delta, interval=COARSE)
 
 
@@ -134,13 +136,18 @@ def changed_rows(guarantee: Guarantee) -> Guarantee:
     return Guarantee(2.0 * guarantee.epsilon, delta, unit, CHANGED_ROWS)
 
 
-def guarantee_with_earlier_runs(entries: Sequence[Entry], view: str) -> Guarantee:
-    """Guarantee against a view that observed this run and those before it on the same data."""
+def guarantee_with_earlier_runs(
+    entries: Sequence[Entry], view: str, *, accountant: Accountant = pld_epsilon
+) -> Guarantee:
+    """Guarantee against a view that observed this run and those before it on the same data.
+
+    Runs before it may have any number of distinct steps: where there are some, all is composed coarsely.
+    """
     delta, unit = entries[0].delta, entries[0].unit
     others = [entry for entry in entries if entry.stage == EARLIER_RUNS]
     earlier = [entry.event_for(view) for entry in others]
     basis = "plain composition of this run with the runs before it that the privacy account holds"
-    accountant = coarsely if _any_step(earlier) else pld_epsilon
+    accountant = coarsely if _any_step(earlier) else accountant
     observed = view_entries(entries, view)
     events = [entry.event_for(view) for entry in observed]
     return _guarantee([*events, *earlier], [*observed, *others], delta, unit, basis, accountant)

@@ -33,7 +33,7 @@ def users_account() -> Path:
 
 
 @dataclass(frozen=True)
-class Head:
+class ChainHead:
     """How far an account has come.
 
     Attributes:
@@ -59,7 +59,7 @@ class RecordedHead:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def read(self) -> Head | None:
+    def read(self) -> ChainHead | None:
         """None where it has seen none.
 
         Raises:
@@ -67,13 +67,13 @@ class RecordedHead:
         """
         try:
             found = json.loads(self.path.read_bytes())
-            return Head(int(found["lines"]), str(found["mac"]))
+            return ChainHead(int(found["lines"]), str(found["mac"]))
         except FileNotFoundError:
             return None
         except (KeyError, TypeError) as error:
             raise ValueError(f"has no {error}") from error
 
-    def write(self, head: Head) -> None:
+    def write(self, head: ChainHead) -> None:
         write_atomic(self.path, json_text(asdict(head)).encode())
 
 

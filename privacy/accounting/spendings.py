@@ -77,7 +77,7 @@ def spending_from_data(data: Mapping[str, Any]) -> Spending:
     return Spending(data["run"], events, *of_run)
 
 
-def beyond(known: Iterable[Entered], found: Iterable[Entered]) -> list[Entered]:
+def entered_beyond(known: Iterable[Entered], found: Iterable[Entered]) -> list[Entered]:
     """What was found more often than it is known, in its order: the same run is there once for each of its courses."""
     left = Counter(canonical_json(one.to_data()) for one in known)
     unknown = []
@@ -94,7 +94,7 @@ def unite(known: dict[str, list[Entered]], found: Known) -> None:
     """Take into what is known what was found beyond it, account by account."""
     for identity, entered in found.items():
         before = known.setdefault(identity, [])
-        before.extend(beyond(before, entered))
+        before.extend(entered_beyond(before, entered))
 
 
 @dataclass
@@ -143,7 +143,7 @@ class OfData:
         """What a start takes down of other accounts than ``identity``: runs and names that are not here yet."""
         found = {}
         for other in sorted((elsewhere.known.keys() | elsewhere.names.keys()) - {identity}):
-            runs = beyond(self.elsewhere.get(other, ()), elsewhere.known.get(other, ()))
+            runs = entered_beyond(self.elsewhere.get(other, ()), elsewhere.known.get(other, ()))
             name = elsewhere.names.get(other)
             if runs or name not in (None, self.names.get(other)):
                 found[other] = {"data": name, "runs": [one.to_data() for one in runs]}

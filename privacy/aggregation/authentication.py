@@ -49,8 +49,8 @@ import numpy as np
 from privacy.aggregation.base import AggregationError, Binding, Carrier, ForgedSumError, IntVector
 from privacy.aggregation.masking import PairwiseMasks
 from privacy.aggregation.mersenne import MersennePrime
-from privacy.aggregation.packing import Words
 from privacy.aggregation.streams import derive_key, stream
+from privacy.arrays import Words
 
 TAG_KEY_BYTES = 32
 TAG_PRIME = MersennePrime(61)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from privacy.aggregation.base import AggregationError, Binding, IntVector
-from privacy.aggregation.packing import Words, pack_values, pack_words, unpack_values, unpack_words
+from privacy.aggregation.packing import pack_values, pack_words, unpack_values, unpack_words
 from privacy.aggregation.parameters import SEED_BYTES, CKKSParameters, packed_size
 from privacy.aggregation.seal import FreshCiphertext, Ring, modulus
 from privacy.aggregation.shared_key import CKKSKey
+from privacy.arrays import Words
 
 _LARGEST_ERROR = 0.25  # of a decrypted value from the next integer; the admitted worst case never gets near
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.passphrases import is_locked, lock, unlock
-from privacy.files import PUBLIC, KeyFileError, read_secret, write_atomic, write_secret
+from privacy.files import PUBLIC_MODE, KeyFileError, read_secret, write_atomic, write_secret
 from privacy.foreign import ForeignFileError, parse_json, read_bytes
 from privacy.json_text import json_text
 from privacy.names import NAME_RULE, is_name
@@ -185,7 +185,7 @@ def fingerprint(text: bytes) -> str:
 
 def write_public(path: Path, fields: Mapping[str, Any]) -> None:
     """JSON that is made to be handed out, and readable by all."""
-    write_atomic(path, (json_text(fields, indent=2, sort_keys=True) + "\n").encode(), PUBLIC)
+    write_atomic(path, (json_text(fields, indent=2, sort_keys=True) + "\n").encode(), PUBLIC_MODE)
 
 
 def read_public(path: Path, below: Path | None = None) -> Any:

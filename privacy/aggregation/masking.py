@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from privacy.aggregation.base import AggregationError, Binding, IntVector, MarketAggregator, framed
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.mersenne import MersennePrime
-from privacy.aggregation.packing import Words
 from privacy.aggregation.parameters import CKKSParameters
 from privacy.aggregation.streams import derive_key, stream
+from privacy.arrays import Words
 
 _WORD = np.dtype("<u8")
 Attempt = tuple[str, str, int, int]  # run, stage, round, attempt

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from privacy.aggregation.base import AggregationError, IntVector
 from privacy.aggregation.parameters import CKKSParameters, packed_size
-
-Words = NDArray[np.uint64]
+from privacy.arrays import Words
 
 
 def pack_words(words: Words, bits: int) -> bytes:

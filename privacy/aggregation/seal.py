@@ -27,8 +27,8 @@ import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
 from privacy.aggregation.base import AggregationError, IntVector
-from privacy.aggregation.packing import Words
 from privacy.aggregation.parameters import SEED_BYTES, CKKSParameters
+from privacy.arrays import Words
 
 _FILE_HEADER = 16
 _COMPRESSED = 2  # SEAL's number for zstd

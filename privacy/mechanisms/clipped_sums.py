@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from privacy.arrays import IntArray
 from privacy.mechanisms.clipping import Clipping
 from privacy.mechanisms.grid import SHRINK
 from privacy.mechanisms.per_example import Batch, PerExampleGradients, gradient_rows
-from privacy.mechanisms.randomness import IntArray
 
 AUTOMATIC_STABILITY = 0.01  # of the clipping norm
 EXACT = 2.0**53  # integers below it, and sums of such, are exact in double precision
@@ -62,7 +62,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Split:
+class ParameterSplit:
     """Parameters by who noises them: in this order their entries stand in a sum.
 
     Attributes:
@@ -74,7 +74,7 @@ class Split:
     shared: tuple[nn.Parameter, ...] = ()
 
     @classmethod
-    def of(cls, parameters: Sequence[nn.Parameter], shared: Sequence[nn.Parameter]) -> Split:
+    def of(cls, parameters: Sequence[nn.Parameter], shared: Sequence[nn.Parameter]) -> ParameterSplit:
         handed = set(map(id, shared))
         return cls(tuple(parameter for parameter in parameters if id(parameter) not in handed), tuple(shared))
 
@@ -117,7 +117,7 @@ class DenseSums:
 
     largest_block = 256
 
-    def __init__(self, gradients: PerExampleGradients, clip: Clip, split: Split, block: int) -> None:
+    def __init__(self, gradients: PerExampleGradients, clip: Clip, split: ParameterSplit, block: int) -> None:
         self._gradients, self._clip, self._block = gradients, clip, block
         self._parameters, self._n_local = split.parameters, split.n_local
         size = split.size

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from privacy.arrays import FloatArray, IntArray
 from privacy.mechanisms.grid import Grid, sums_of_rows
-from privacy.mechanisms.randomness import IntArray, NoiseSource
-
-FloatArray = NDArray[np.float64]
+from privacy.mechanisms.randomness import NoiseSource
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
+
+from privacy.arrays import IntArray, Words
 
 BASE = 1024
 FACTOR = 256
@@ -35,9 +36,6 @@ _SLOTS = 2 * _HALF
 _SLOT_BITS = _SLOTS.bit_length() - 1
 _FRACTION_BITS = 64 - _SLOT_BITS  # of the first word, compared with the first part of a threshold
 _PRECISION = 320  # bits of the fixed-point arithmetic that makes the table
-
-IntArray = NDArray[np.int64]
-Words = NDArray[np.uint64]
 
 
 def scale(levels: int) -> float:

@@ -15,14 +15,15 @@ import torch
 from dp_accounting.dp_event import DpEvent
 from torch import Tensor, nn
 
-from privacy.accounting.events import dp_sgd_event
-from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, Split
+from privacy.arrays import IntArray
+from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, ParameterSplit
 from privacy.mechanisms.clipping import Clipping
 from privacy.mechanisms.discrete_gaussian import scale
+from privacy.mechanisms.events import dp_sgd_event
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, padded
-from privacy.mechanisms.randomness import LEVELS, IntArray, NoiseSource
+from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class DPSGDTrainer:
         bound = math.floor(parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
         if bound >= EXACT / 2:
             raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
-        self._split = Split.of(gradients.parameters, [] if shared is None else [shared.parameter])
+        self._split = ParameterSplit.of(gradients.parameters, [] if shared is None else [shared.parameter])
         shared_step = shared.step if shared else self._grid.step
         clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
         kind = FactoredSums if isinstance(gradients, FactoredGradients) else DenseSums

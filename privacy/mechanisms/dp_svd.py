@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from privacy.mechanisms.counts import FloatArray, clip_rows, integer_rows, merged
+from privacy.arrays import FloatArray, IntArray
+from privacy.mechanisms.counts import clip_rows, integer_rows, merged
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.randomness import IntArray, NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 GRAM_LEVELS = 3  # a row has the square root of the grid's resolution: thousands of units with three levels, 16 with two
 _BLOCK_ENTRIES = 2**22  # of users' products that are held at a time

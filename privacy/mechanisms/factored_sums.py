@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privacy.mechanisms.clipped_sums import Clip, Split
+from privacy.arrays import IntArray
+from privacy.mechanisms.clipped_sums import Clip, ParameterSplit
 from privacy.mechanisms.per_example import Batch, BatchLoss
-from privacy.mechanisms.randomness import IntArray
 
 RIGHT_BITS = 8  # of a layer's inputs beside the largest of one example; the grid unit leaves twice as many for the rest
 _MOST_EXPONENT = 64  # inputs beyond 2^64 count as absent
@@ -139,7 +139,7 @@ class FactoredSums:
 
     largest_block = 2048
 
-    def __init__(self, gradients: FactoredGradients, clip: Clip, split: Split, block: int) -> None:
+    def __init__(self, gradients: FactoredGradients, clip: Clip, split: ParameterSplit, block: int) -> None:
         self._gradients, self._clip, self._block = gradients, clip, block
         self._shared = set(map(id, split.shared))
         self._place, start = {}, 0

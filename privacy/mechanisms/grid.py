@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from privacy.arrays import IntArray
 from privacy.mechanisms.discrete_gaussian import scale
-from privacy.mechanisms.randomness import LEVELS, IntArray
+from privacy.mechanisms.randomness import LEVELS
 
 # A vector of norm N in double precision, computed and cut, has a norm of at most N (1 + 1e-13); shrunk by this it is
 # below N strictly, so its integers meet the bound.

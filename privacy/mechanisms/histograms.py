@@ -9,13 +9,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from privacy.arrays import FloatArray, IntArray
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.randomness import IntArray, NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
-FloatArray = NDArray[np.float64]
 LABELS = 2  # negative, positive
 
 

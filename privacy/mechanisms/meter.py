@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from privacy.arrays import IntArray
 from privacy.mechanisms.randomised_response import SPARE_VALUE, truth_probability
-from privacy.mechanisms.randomness import IntArray
 
 ENOUGH = 1_500  # values of a stage in a run: noise at .9 is seen with 95 % power at a level of 3.6e-5, that of 28
 _LOWER = 0.97  # of the level of a two-sided test for the side that costs privacy

@@ -35,8 +35,9 @@ import numpy as np
 from dp_accounting.dp_event import DpEvent, GaussianDpEvent
 from scipy import special
 
+from privacy.arrays import IntArray
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.randomness import IntArray, NoiseSource
+from privacy.mechanisms.randomness import NoiseSource
 
 
 def threshold(items_per_user: int, noise_multiplier: float, delta: float) -> float:

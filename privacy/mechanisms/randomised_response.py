@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.mechanisms.randomness import IntArray, NoiseSource
+from privacy.arrays import IntArray
+from privacy.mechanisms.randomness import NoiseSource
 
 _ROUNDING = 2.0**-50  # more than the rounding of the four operations below, relative
 SPARE_VALUE = 0  # what dummy users have
 
 
 @dataclass(frozen=True)
-class Answers:
+class RandomisedValues:
     """What randomised response releases.
 
     Attributes:
@@ -34,7 +35,9 @@ def truth_probability(epsilon: float, n_values: int) -> float:
     return (1.0 - _ROUNDING) / (1.0 + (n_values - 1) * math.exp(-epsilon))
 
 
-def randomise(values: IntArray, n_values: int, epsilon: float, noise: NoiseSource, *, spare: int = 0) -> Answers:
+def randomise(
+    values: IntArray, n_values: int, epsilon: float, noise: NoiseSource, *, spare: int = 0
+) -> RandomisedValues:
     """Randomised values ``(n,)`` in ``0 … n_values-1``; each is ε-locally differentially private.
 
     The coin is true with ``t = floor(p 2^64) / 2^64 <= p <= e^ε / (e^ε + k - 1)``, exactly, and each other value has
@@ -53,4 +56,4 @@ def randomise(values: IntArray, n_values: int, epsilon: float, noise: NoiseSourc
     truth = noise.coins(truth_probability(epsilon, n_values), len(everyone))
     shift = 1 + noise.integers(n_values - 1, len(everyone))  # uniform over the other values
     answers = np.where(truth, everyone, (everyone + shift) % n_values)
-    return Answers(answers[: len(values)], answers[len(values) :])
+    return RandomisedValues(answers[: len(values)], answers[len(values) :])

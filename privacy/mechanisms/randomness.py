@@ -17,15 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
+from privacy.arrays import IntArray, Words
 from privacy.mechanisms.discrete_gaussian import alias_table, combine
 
 KEY_BYTES = 32
 LEVELS = 2  # of a discrete Gaussian, unless a mechanism asks for a finer grid
 _AT_A_TIME = 2**16  # draws whose words stay in the processor's cache
 _MOST_BYTES = 2**37  # of one key's stream: ChaCha20's counter has 32 bits and counts blocks of 64 bytes
-
-IntArray = NDArray[np.int64]
-Words = NDArray[np.uint64]
 
 
 class NoiseSource:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from privacy.mechanisms.counts import FloatArray, integer_rows
+from privacy.arrays import FloatArray, IntArray
+from privacy.mechanisms.counts import integer_rows
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.randomness import LEVELS, IntArray, NoiseSource
+from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
 # Weights of the integers of an upper triangle: 7² <= 2 · 5², so the triangle of z zᵀ, which has each pair once, is at
 # most 5 ‖z‖² long, as long as 5 z zᵀ; off the diagonal, noise then counts 5/7 of what it does on it.

@@ -27,7 +27,7 @@ from experiments.compliance.document import (
     Verification,
 )
 from experiments.compliance.evidence import examine, trusting
-from experiments.compliance.judgement import claimed_epsilon, colour, judge
+from experiments.compliance.judgement import claimed_epsilon, colour, document_verdict
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
@@ -86,7 +86,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         questions=[],
         environment={},
     )
-    return found.model_copy(update={"verdict": judge(found)})
+    return found.model_copy(update={"verdict": document_verdict(found)})
 
 
 def old_judge(document, limit=None):
@@ -132,7 +132,7 @@ def audited(run, identity, **changes):
 
 
 def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, auditor):
-    assert judge(document()).compliant
+    assert document_verdict(document()).compliant
     assert colour(document()) == "open"
     audited(run, auditor, verdict="not refuted", low_fdp=0.5)
     kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
@@ -151,25 +151,27 @@ def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
     assert colour(document(evidence=examine(run))) == "good"  # the attack works where nothing says whose rows they are
     generated = document(evidence=examine(run), run={"synthetic": True})
     assert colour(generated) == "open"
-    assert judge(generated).open == ["about synthetic data, no person's: it vouches for nobody's rows"]
+    assert document_verdict(generated).open == ["about synthetic data, no person's: it vouches for nobody's rows"]
 
 
 def test_a_delta_of_one_in_fifty_at_four_hundred_users():
     """At that delta a mechanism that publishes eight users in full, chosen by lot, has an epsilon of 0."""
     forged = document(delta=0.02)
     assert old_judge(forged)
-    assert [reason.split(":")[1] for reason in judge(forged).reasons] == [
+    assert [reason.split(":")[1] for reason in document_verdict(forged).reasons] == [
         f" δ 2.0e-02 exceeds 1/n^1.1 of its {N} users, {N**-1.1:.1e}"
     ]
-    assert not judge(document(delta=0.02, declared={"max_delta": 0.5})).compliant  # no policy makes up for it
-    assert not judge(document(delta=N**-1.1, declared={"max_delta": 1e-5})).compliant
-    assert judge(document(delta=1e-6, declared={"max_delta": 1e-5})).compliant
+    assert not document_verdict(
+        document(delta=0.02, declared={"max_delta": 0.5})
+    ).compliant  # no policy makes up for it
+    assert not document_verdict(document(delta=N**-1.1, declared={"max_delta": 1e-5})).compliant
+    assert document_verdict(document(delta=1e-6, declared={"max_delta": 1e-5})).compliant
 
 
 def test_no_ceiling():
     forged = document(epsilon=500.0)
     assert old_judge(forged)
-    assert "exceeds the limit 8" in "".join(judge(forged).reasons)
+    assert "exceeds the limit 8" in "".join(document_verdict(forged).reasons)
     for ceiling in (None, 0.0, math.inf, math.nan):
         with pytest.raises(ValidationError):
             document(epsilon=500.0, declared={"max_epsilon": ceiling})
@@ -187,14 +189,14 @@ def test_no_ceiling():
 def test_a_ledger_that_proves_too_little(ledger, reason):
     forged = document(ledger=ledger)
     assert old_judge(forged) == (not forged.markets["m"].ledger.seeded)  # the others were never looked at
-    (found,) = judge(forged).reasons
+    (found,) = document_verdict(forged).reasons
     assert reason in found
 
 
 def test_a_model_tuned_on_private_rows():
     forged = document(run={"tuned": True})
     assert old_judge(forged)
-    assert "tuned on private validation rows" in "".join(judge(forged).reasons)
+    assert "tuned on private validation rows" in "".join(document_verdict(forged).reasons)
 
 
 def test_a_violated_audit_set_to_consistent(run, auditor):
@@ -203,7 +205,7 @@ def test_a_violated_audit_set_to_consistent(run, auditor):
     path.write_text(path.read_text().replace("VIOLATED", "not refuted"))
     assert old_judge(document(evidence=examine(run)))
     assert [result["verdict"] for result in old_audits(run)] == ["not refuted"]
-    assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
+    assert "its signature does not hold" in "".join(document_verdict(document(evidence=examine(run))).reasons)
 
 
 def test_the_stage_that_was_refuted_left_out_of_a_signed_audit(run, auditor):
@@ -214,7 +216,7 @@ def test_the_stage_that_was_refuted_left_out_of_a_signed_audit(run, auditor):
     held["statements"][0]["results"]["audit"].pop()
     path.write_text(json.dumps(held))
     assert old_judge(document(evidence=examine(run)))
-    assert not judge(document(evidence=examine(run))).compliant
+    assert not document_verdict(document(evidence=examine(run))).compliant
 
 
 def test_a_signature_cut_off_with_what_it_covered(run, auditor):
@@ -228,8 +230,8 @@ def test_a_signature_cut_off_with_what_it_covered(run, auditor):
     found = document(evidence=examine(run))
     assert old_audits(run)
     assert colour(found) == "open"
-    assert any(item.startswith("code not audited at the plans of m; nothing") for item in judge(found).open)
-    assert any("unsigned" in item for item in judge(found).open)
+    assert any(item.startswith("code not audited at the plans of m; nothing") for item in document_verdict(found).open)
+    assert any("unsigned" in item for item in document_verdict(found).open)
 
 
 def test_evidence_copied_from_another_run(run, tmp_path, auditor):
@@ -239,8 +241,8 @@ def test_evidence_copied_from_another_run(run, tmp_path, auditor):
     shutil.copy(audit_file(other, "m"), audit_file(run, "m"))
     assert [result["verdict"] for result in old_audits(run)] == ["not refuted"]
     found = document(evidence=examine(run))
-    assert "audit/m/audit.json#1: of another run" in judge(found).open
-    assert any(item.startswith("code not audited at the plans of m;") for item in judge(found).open)
+    assert "audit/m/audit.json#1: of another run" in document_verdict(found).open
+    assert any(item.startswith("code not audited at the plans of m;") for item in document_verdict(found).open)
 
 
 def test_evidence_rebound_to_this_run_loses_its_signature(run, tmp_path, auditor):
@@ -250,24 +252,24 @@ def test_evidence_rebound_to_this_run_loses_its_signature(run, tmp_path, auditor
     text = audit_file(other, "m").read_text().replace(f"{2:032x}", f"{1:032x}")
     heads = [binding_of(directory).ledgers["m"] for directory in (other, run)]
     audit_file(run, "m").write_text(text.replace(*heads))
-    assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
+    assert "its signature does not hold" in "".join(document_verdict(document(evidence=examine(run))).reasons)
 
 
 def test_an_attack_beyond_its_bound_called_within(run, auditor):
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [ATTACK]}, auditor))
-    assert "does better than a guarantee admits" in "".join(judge(document(evidence=examine(run))).reasons)
+    assert "does better than a guarantee admits" in "".join(document_verdict(document(evidence=examine(run))).reasons)
     path = attacks_file(run)
     path.write_text(path.read_text().replace('"BEYOND"', '"within"'))
     assert old_judge(document(evidence=examine(run)))
-    assert "its signature does not hold" in "".join(judge(document(evidence=examine(run))).reasons)
+    assert "its signature does not hold" in "".join(document_verdict(document(evidence=examine(run))).reasons)
 
 
 def test_results_that_stand_in_no_evidence_are_worth_nothing():
     """A document that lists an attack without naming where it is from."""
-    attack = AttackStated(attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6, chance=0.5,
-                          over="users", verdict="within", says="within", evidence="nowhere")  # fmt: skip
+    attack = AttackStated(kind="membership", attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6,
+                          chance=0.5, over="users", verdict="within", says="within", evidence="nowhere")  # fmt: skip
     found = document().model_copy(update={"attacks": [attack]})
-    assert "not attacked: no attack on this run counts" in judge(found).open
+    assert "not attacked: no attack on this run counts" in document_verdict(found).open
 
 
 # -- what was spent: the most that anything says -----------------------------------------------------------------------
@@ -285,7 +287,7 @@ def test_an_account_in_which_the_run_spent_nothing():
     )
     assert old_claimed(forged, "m", "release") <= forged.declarations.max_epsilon  # the attack works
     assert claimed_epsilon(forged, "m", "release") == 8.0
-    assert "exceeds the limit 1" in "".join(judge(forged).reasons)
+    assert "exceeds the limit 1" in "".join(document_verdict(forged).reasons)
 
 
 def test_a_ledger_that_names_more_runs_than_the_account():
@@ -293,20 +295,20 @@ def test_a_ledger_that_names_more_runs_than_the_account():
         declared={"max_epsilon": 10.0}, runs={"ledger_runs": 2, "ledger_epsilon": dict.fromkeys(VIEWS, 12.0)}
     )
     assert old_claimed(forged, "m", "release") <= forged.declarations.max_epsilon  # the attack works
-    reasons = "".join(judge(forged).reasons)
+    reasons = "".join(document_verdict(forged).reasons)
     assert "exceeds the limit 10" in reasons
     assert "the privacy account knows 1 runs on its data, the run's ledger 2" in reasons
 
 
 def test_an_account_that_holds_another_spending_for_the_run():
     assert "does not hold this run with what its plan spends" in "".join(
-        judge(document(runs={"as_planned": False})).reasons
+        document_verdict(document(runs={"as_planned": False})).reasons
     )
 
 
 def test_an_account_that_cannot_be_read_says_why():
     unread = {"runs": None, "problem": "privacy.account:3: not as it was written", "epsilon": dict.fromkeys(VIEWS)}
-    assert "privacy.account:3: not as it was written" in "".join(judge(document(runs=unread)).reasons)
+    assert "privacy.account:3: not as it was written" in "".join(document_verdict(document(runs=unread)).reasons)
 
 
 def test_a_signed_run_with_an_edited_account(released_copy, released_run):
@@ -347,14 +349,16 @@ def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     assert colour(as_it_was) == "good"  # the attack works where every key is believed
     found = document(ledger=closed, evidence=trusting(examine(run), {SIGNER}), declared={"trusted": []})
     assert colour(found) == "open"
-    assert f"m: closed by card {card}, which the signer does not vouch for (--trust CARD)" in judge(found).open
-    assert any(item.startswith("code not audited at the plans of m;") for item in judge(found).open)
-    assert "not attacked: no attack on this run counts" in judge(found).open
+    assert (
+        f"m: closed by card {card}, which the signer does not vouch for (--trust CARD)" in document_verdict(found).open
+    )
+    assert any(item.startswith("code not audited at the plans of m;") for item in document_verdict(found).open)
+    assert "not attacked: no attack on this run counts" in document_verdict(found).open
 
 
 def test_what_a_stranger_found_against_a_claim_speaks_against_it(run):
     audited(run, Identity.generate("stranger"))
-    assert not judge(document(evidence=trusting(examine(run), {SIGNER}))).compliant
+    assert not document_verdict(document(evidence=trusting(examine(run), {SIGNER}))).compliant
 
 
 def test_one_person_with_one_key_is_named_for_what_it_is(run):
@@ -364,6 +368,6 @@ def test_one_person_with_one_key_is_named_for_what_it_is(run):
     found = document(
         ledger={"closed_by": card}, evidence=trusting(examine(run), {card}), declared={"signer": card, "trusted": []}
     )
-    assert judge(found).compliant
-    assert f"self-signed: run, evidence and report by one key, card {card}" in judge(found).open
+    assert document_verdict(found).compliant
+    assert f"self-signed: run, evidence and report by one key, card {card}" in document_verdict(found).open
     assert colour(found) == "open"

@@ -13,7 +13,7 @@ import torch
 
 from experiments.compliance.build import _across_markets
 from experiments.compliance.document import Declarations
-from experiments.compliance.judgement import PERSON, USER, figures_text, judge, not_guaranteed
+from experiments.compliance.judgement import ONE_USER, PERSON, document_verdict, figures_text, not_guaranteed
 from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, sign
 from experiments.exports.bom import bill_of_materials
@@ -129,7 +129,7 @@ def test_one_market_s_directory_does_not_say_what_others_spent(tiny_markets, tmp
     assert found.epsilon["release"] is None
     assert found.problem == "run aaaaaaaa is of 3 markets, and what it spent is known of 1"
     base = document(run={"shared_users": "composed"})
-    verdict = judge(base.model_copy(update={"across_markets": found}))
+    verdict = document_verdict(base.model_copy(update={"across_markets": found}))
     assert "what is learnt of them is not known: run aaaaaaaa is of 3 markets" in "".join(verdict.reasons)
 
 
@@ -199,7 +199,7 @@ def test_whatever_prints_a_figure_prints_that_of_the_person_too():
     assert unit.lower().startswith(PERSON)
     assert registry_record(answered(composed)).deployment.privacy_loss.privacy_parameters.epsilon == 17.913
     of_users = document(epsilon=7.99, across=17.913)
-    assert registry_record(answered(of_users)).deployment.privacy_loss.privacy_unit == USER
+    assert registry_record(answered(of_users)).deployment.privacy_loss.privacy_unit == ONE_USER
     assert "17.9" not in figures_text(of_users)  # the positive control: where nobody is in several, it is not claimed
 
 

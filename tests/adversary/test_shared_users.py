@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.compliance.judgement import judge
+from experiments.compliance.judgement import document_verdict
 from fedmm_secure.data.shared_users import refuse_shared_users, shared_users
 from fedmm_secure.errors import DataError
 from fedmm_secure.federation.parties import market_sizes
@@ -54,12 +54,12 @@ def test_what_it_means_can_be_said(tiny_markets, said):
 
 
 def test_a_report_holds_the_limit_against_all_markets_together():
-    assert judge(document()).compliant
-    found = judge(document(run={"shared_users": "composed"}, across=17.71))
+    assert document_verdict(document()).compliant
+    found = document_verdict(document(run={"shared_users": "composed"}, across=17.71))
     assert not found.compliant
     assert "composed over all markets, is 17.71, and exceeds the limit 8" in "".join(found.reasons)
-    assert judge(document(run={"shared_users": "composed"}, across=7.9)).compliant
-    assert not judge(document(run={"shared_users": "composed"}, across=None)).compliant
-    found = judge(document(run={"shared_users": "distinct"}))
+    assert document_verdict(document(run={"shared_users": "composed"}, across=7.9)).compliant
+    assert not document_verdict(document(run={"shared_users": "composed"}, across=None)).compliant
+    found = document_verdict(document(run={"shared_users": "distinct"}))
     assert found.compliant
     assert any(item.startswith("declared, not shown: user ids") for item in found.open)

@@ -7,9 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from experiments.reports.run import REPORT, page_findings, write_report
+from experiments.reports.run import page_findings, write_report
 from experiments.verification import examine_run
 from fedmm_secure.federation.transcript import INDEX, read_index
+from fedmm_secure.storage.layout import PAGE_FILE
 from privacy.accounting.ledger import CHARGE, LedgerError, read_ledger
 from tests.forgery import Forgery
 from tests.manipulations import COUNTS, ROWS
@@ -72,7 +73,7 @@ def test_blanks_in_the_metrics(released_copy):
 def test_another_epsilon_on_the_page(released_copy):
     """Nothing signs the page, and a reader looks at nothing else: it is written again and compared."""
     write_report(released_copy)
-    path = released_copy / REPORT
+    path = released_copy / PAGE_FILE
     examined = examine_run(released_copy)
     assert page_findings(released_copy, examined) == ([], ["report.html is the page of the run"])
     page = path.read_text()
@@ -82,5 +83,5 @@ def test_another_epsilon_on_the_page(released_copy):
     findings, _ = page_findings(released_copy, examined)
     assert [finding.where for finding in findings] == [str(path)]
     moved = released_copy.rename(released_copy.with_name("moved"))
-    (moved / REPORT).write_text(page)
+    (moved / PAGE_FILE).write_text(page)
     assert page_findings(moved, examined) == ([], ["report.html is the page of the run, then called run"])

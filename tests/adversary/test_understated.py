@@ -17,7 +17,7 @@ from privacy.accounting.guarantees import view_guarantee
 from tests.released import release_configuration
 
 ROOT = Path(__file__).parents[2]
-BARE = {"pld_epsilon", "prv_epsilon"}
+BARE = {"pld_epsilon", "prv_epsilon", "finely", "group_pld_epsilon", "composed_losses", "composed_epsilon_of"}
 MAY_ASK_AN_ACCOUNTANT = {  # and why
     # an audit refutes the continuous model, by its trade-off curve; a lower claim is stricter
     "attacks/auditing/claims.py",

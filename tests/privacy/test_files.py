@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from privacy.accounting.lines import append_line
-from privacy.files import PUBLIC, KeyFileError, erase, private_folder, write_atomic, write_secret
+from privacy.files import PUBLIC_MODE, KeyFileError, erase, private_folder, write_atomic, write_secret
 
 
 def mode(path):
@@ -26,7 +26,7 @@ def test_what_is_written_is_private_under_any_umask(tmp_path, umask):
     private_folder(tmp_path / "e" / "f")
     assert {mode(tmp_path / name) for name in ("a", "a/b", "c", "c/d", "e", "e/f")} == {0o700}
     assert {mode(tmp_path / name) for name in ("a/b/file", "c/d/lines")} == {0o600}
-    write_atomic(tmp_path / "card.json", b"{}", PUBLIC)
+    write_atomic(tmp_path / "card.json", b"{}", PUBLIC_MODE)
     assert mode(tmp_path / "card.json") == 0o644
 
 

@@ -21,7 +21,7 @@ from fedmm_secure.data.market import FloatArray, IntArray
 SMALLEST = 1e-6  # probabilities nearer to 0 or 1 have no larger say
 
 
-class SideBySide:
+class JoinedFeatures:
     """Inputs of several models in one row: their categories, then their numbers, in the order of the builders."""
 
     def __init__(self, builders: Sequence[PairFeatures]) -> None:

@@ -1,4 +1,4 @@
-"""Neural CTR models over the same inputs: logistic regression, DeepFM, DCNv2."""
+"""Neural CTR models over the same inputs: logistic regression, DeepFM, DCNv2, AutoInt, FinalMLP."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-NeuralKind = Literal["logistic", "deepfm", "dcnv2"]
+from fedmm_secure.ctr.models.interactions import FieldAttention, TwoStreams, linear, perceptron
+
+NeuralKind = Literal["logistic", "deepfm", "dcnv2", "autoint", "finalmlp"]
 CROSS_LAYERS = 2
+ATTENTION_LAYERS = 2
 
 
 class NeuralCTR(nn.Module):
@@ -18,6 +21,10 @@ class NeuralCTR(nn.Module):
     - ``deepfm``: first-order terms, factorisation machine and perceptron (Guo et al., IJCAI 2017). A number is a
       field whose embedding is the number times a vector.
     - ``dcnv2``: full-rank cross layers beside a perceptron (Wang et al., WWW 2021).
+    - ``autoint``: self-attention between fields beside a perceptron (AutoInt+; Song et al., CIKM 2019).
+    - ``finalmlp``: two gated perceptrons, joined by a bilinear form (Mao et al., AAAI 2023).
+
+    All have first-order terms, too.
     """
 
     def __init__(
@@ -45,16 +52,16 @@ class NeuralCTR(nn.Module):
         self.embedding = nn.Embedding(total, dim)
         nn.init.normal_(self.embedding.weight, std=0.05, generator=generator)
         self.number_vectors = nn.Parameter(0.05 * torch.randn(n_numbers, dim, generator=generator))
-        width = dim * len(cardinalities) + (dim * n_numbers if kind == "deepfm" else n_numbers)
-        layers: list[nn.Module] = []
-        before = width
-        for size in hidden:
-            layers += [_linear(before, size, generator), nn.ReLU(), nn.Dropout(dropout)]
-            before = size
-        self.deep = nn.Sequential(*layers)
+        width = dim * len(cardinalities) + (n_numbers if kind == "dcnv2" else dim * n_numbers)
+        if kind == "finalmlp":
+            self.streams = TwoStreams(width, hidden, dropout, generator)
+            return
+        self.deep, before = perceptron(width, hidden, dropout, generator)
         if kind == "dcnv2":
-            self.crosses = nn.ModuleList(_linear(width, width, generator) for _ in range(CROSS_LAYERS))
-        self.head = _linear(before + (width if kind == "dcnv2" else 0), 1, generator)
+            self.crosses = nn.ModuleList(linear(width, width, generator) for _ in range(CROSS_LAYERS))
+        if kind == "autoint":
+            self.attention = nn.Sequential(*(FieldAttention(dim, generator) for _ in range(ATTENTION_LAYERS)))
+        self.head = linear(before + (0 if kind == "deepfm" else width), 1, generator)
 
     def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
         index = categories + self.offsets  # type: ignore[operator]
@@ -62,24 +69,22 @@ class NeuralCTR(nn.Module):
         if self.kind == "logistic":
             return torch.as_tensor(logit)
         embedded = self.embedding(index)
+        if self.kind == "dcnv2":
+            start = torch.cat([embedded.flatten(1), numbers], dim=1)
+            crossed = start
+            for layer in self.crosses:
+                crossed = start * layer(crossed) + crossed
+            return torch.as_tensor(logit + self.head(torch.cat([crossed, self.deep(start)], dim=1))[:, 0])
+        fields = torch.cat([embedded, numbers[:, :, None] * self.number_vectors], dim=1)
         if self.kind == "deepfm":
-            fields = torch.cat([embedded, numbers[:, :, None] * self.number_vectors], dim=1)
             pairs = 0.5 * (fields.sum(1).square() - fields.square().sum(1)).sum(1)
             return torch.as_tensor(logit + pairs + self.head(self.deep(fields.flatten(1)))[:, 0])
-        start = torch.cat([embedded.flatten(1), numbers], dim=1)
-        crossed = start
-        for layer in self.crosses:
-            crossed = start * layer(crossed) + crossed
-        return torch.as_tensor(logit + self.head(torch.cat([crossed, self.deep(start)], dim=1))[:, 0])
+        if self.kind == "autoint":
+            met = self.attention(fields).flatten(1)
+            return torch.as_tensor(logit + self.head(torch.cat([met, self.deep(fields.flatten(1))], dim=1))[:, 0])
+        return torch.as_tensor(logit + self.streams(fields.flatten(1)))
 
     def table_parameters(self) -> list[Tensor]:
         """Embedding tables, which take their own weight decay."""
         tables: list[Tensor] = [self.first.weight]
         return tables if self.kind == "logistic" else [*tables, self.embedding.weight]
-
-
-def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(n_in, n_out)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast, get_args
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.config.sections import CTRConfig
@@ -84,34 +85,21 @@ class NeuralModel(CTRModel):
         self._centre, self._spread = state["centre"].numpy(), state["spread"].numpy()
 
     def _train(self, source: ExampleSource, validation: Labelled | None, epochs: int) -> None:
-        choices = self.choices
-        generator = torch_generator("ctr-init", self.seed)
-        torch.manual_seed(derive_seed("ctr-dropout", self.seed))  # dropout takes no generator
-        network = self.new_network(generator)
-        first = source.draw(0)
-        self.standardise_by(first)
-        tables = set(map(id, network.table_parameters()))
-        others = [parameter for parameter in network.parameters() if id(parameter) not in tables]
-        groups: list[dict[str, Any]] = [
-            {"params": network.table_parameters(), "weight_decay": choices.table_decay},
-            {"params": others},
-        ]
-        optimizer = torch.optim.Adam(groups, lr=choices.learning_rate)
+        training = NeuralTraining(self, source)
         best, best_state, best_epoch = -np.inf, None, 0
         for epoch in range(epochs):
-            examples = first if epoch == 0 else source.draw(epoch)
-            self._epoch(network, optimizer, examples, generator)
+            training.epoch()
             if validation is None:
                 continue
-            self.network_ = network
+            self.network_ = training.network
             auc = roc_auc_score(validation.label, self.predict(validation.features))
             if auc > best:
-                best, best_epoch, best_state = auc, epoch + 1, copy.deepcopy(network.state_dict())
-            elif epoch + 1 - best_epoch >= choices.patience:
+                best, best_epoch, best_state = auc, epoch + 1, copy.deepcopy(training.network.state_dict())
+            elif epoch + 1 - best_epoch >= self.choices.patience:
                 break
-        self.network_ = network
+        self.network_ = training.network
         if validation is not None and best_state is not None:
-            network.load_state_dict(best_state)
+            training.network.load_state_dict(best_state)
             self.validation_auc_, self.epochs_ = float(best), best_epoch
 
     def new_network(self, generator: torch.Generator) -> NeuralCTR:
@@ -136,26 +124,60 @@ class NeuralModel(CTRModel):
         """Examples of a batch; a small market would otherwise take a handful of steps an epoch and stay untrained."""
         return min(self.choices.batch_size, max(MIN_BATCH, n_examples // MIN_STEPS_PER_EPOCH))
 
-    def _epoch(
-        self,
-        network: NeuralCTR,
-        optimizer: torch.optim.Optimizer,
-        examples: Labelled,
-        generator: torch.Generator,
-    ) -> None:
-        network.train()
-        categories, numbers = self.tensors(examples.features)
-        label = torch.from_numpy(examples.label.astype(np.float32))
-        loss = nn.BCEWithLogitsLoss()
-        for chosen in torch.randperm(len(label), generator=generator).split(self.batch_size(len(label))):
-            optimizer.zero_grad()
-            loss(network(categories[chosen], numbers[chosen]), label[chosen]).backward()
-            optimizer.step()
-
     def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
         """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``."""
         scaled = (features.numbers - self._centre) / self._spread
         return torch.from_numpy(features.categories), torch.from_numpy(scaled.astype(np.float32))
+
+
+class NeuralTraining:
+    """The training of a model's network, an epoch at a time: its optimiser and its random streams go on in between.
+
+    Args:
+        model: whose network is trained; the numbers of its inputs are standardised by the first examples.
+        source: of examples.
+
+    Attributes:
+        network: as far as it is trained.
+        n_examples: of the first epoch.
+    """
+
+    def __init__(self, model: NeuralModel, source: ExampleSource) -> None:
+        self._model, self._source, self._epochs = model, source, 0
+        self._generator = torch_generator("ctr-init", model.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("ctr-dropout", model.seed))  # dropout takes no generator
+            self.network = model.new_network(self._generator)
+            self._dropout = torch.get_rng_state()
+        self._first: Labelled | None = source.draw(0)
+        model.standardise_by(self._first)
+        self.n_examples = len(self._first)
+        tables = set(map(id, self.network.table_parameters()))
+        others = [parameter for parameter in self.network.parameters() if id(parameter) not in tables]
+        groups: list[dict[str, Any]] = [
+            {"params": self.network.table_parameters(), "weight_decay": model.choices.table_decay},
+            {"params": others},
+        ]
+        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate)
+
+    def epoch(self, penalty: Callable[[], Tensor] | None = None) -> None:
+        """One pass over an epoch's examples; a penalty is added to the loss of each batch."""
+        first, self._first = self._first, None
+        examples = self._source.draw(self._epochs) if first is None else first
+        self._epochs += 1
+        categories, numbers = self._model.tensors(examples.features)
+        label = torch.from_numpy(examples.label.astype(np.float32))
+        loss = nn.BCEWithLogitsLoss()
+        self.network.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._dropout)
+            size = self._model.batch_size(len(label))
+            for chosen in torch.randperm(len(label), generator=self._generator).split(size):
+                self._optimizer.zero_grad()
+                found = loss(self.network(categories[chosen], numbers[chosen]), label[chosen])
+                (found if penalty is None else found + penalty()).backward()
+                self._optimizer.step()
+            self._dropout = torch.get_rng_state()
 
 
 def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:
@@ -182,7 +204,7 @@ def neural_choices(config: CTRConfig) -> NeuralChoices:
 def network_kind(kind: ModelKind) -> NeuralKind:
     """The kind of a network; raises ``ValueError`` for what is none."""
     if kind not in get_args(NeuralKind):
-        raise ValueError(f"{kind} is no network, and cannot train with DP-SGD")
+        raise ValueError(f"{kind} is no network")
     return cast(NeuralKind, kind)
 
 

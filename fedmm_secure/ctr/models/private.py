@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.config.choices import MODELS, ModelKind
 from fedmm_secure.ctr.bags import Bags
 from fedmm_secure.ctr.dataset import Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
@@ -46,6 +46,8 @@ class PrivateCTR(ClickModel):
     format = Format(tensors_bytes, unpickle_tensors)  # published: nothing but its tensors
 
     def __init__(self, kind: ModelKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
+        if not MODELS[kind].trains_privately:
+            raise ValueError(f"{kind} cannot train with DP-SGD")
         self.schema = schema
         self.network = NeuralCTR(
             network_kind(kind),

@@ -13,7 +13,7 @@ from attacks.auditing import AIM
 from attacks.auditing.audit import CHAIN, CODEBOOK, GRADIENTS, MASKS, USER, plan_audits, play, stage_games
 from attacks.auditing.faults import FAULTS
 from attacks.auditing.joint import joint_test
-from attacks.auditing.verdicts import LEVEL, Verdict
+from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
@@ -47,7 +47,8 @@ def audits(plan):
 def quick(audits, canaries=60, models=6):
     """With fewer canaries, at the level of a single audit."""
     return [
-        replace(a, level=LEVEL, canaries=min(a.canaries, models if a.games[0].trains else canaries)) for a in audits
+        replace(a, level=AUDIT_LEVEL, canaries=min(a.canaries, models if a.games[0].trains else canaries))
+        for a in audits
     ]
 
 
@@ -61,7 +62,7 @@ def test_every_stage_the_chain_and_the_masks_are_audited(audits):
     chain = next(audit for audit in audits if audit.stage == CHAIN)
     assert chain.claim.epsilon == pytest.approx(8.0, rel=0.01)  # the whole budget
     assert [game.stage for game in chain.games] == [COUNTS, EMBEDDING, QUANTIZER, CTR]
-    assert sum(audit.level for audit in audits) == pytest.approx(LEVEL)
+    assert sum(audit.level for audit in audits) == pytest.approx(AUDIT_LEVEL)
 
 
 def test_no_stage_is_audited_that_adds_no_noise():
@@ -80,7 +81,7 @@ def test_correct_mechanisms_are_not_refuted_and_twice_the_claim_would_have_been(
     for audit in fast(audits):
         played = correct[audit.name]
         finding = audit.judge(played)
-        assert finding.verdict == Verdict.NOT_REFUTED, audit.name
+        assert finding.verdict == AuditVerdict.NOT_REFUTED, audit.name
         assert finding.canaries == audit.canaries
         if audit.stage != MASKS:
             assert finding.claimed < finding.detects <= AIM * finding.claimed, audit.name
@@ -90,7 +91,7 @@ def test_correct_mechanisms_are_not_refuted_and_twice_the_claim_would_have_been(
 def test_models_trained_by_correct_code_are_not_refuted(audits):
     trained = [audit for audit in quick(audits) if audit.games[0].trains]
     for audit, played in play(trained, NONCE):
-        assert joint_test(played[0]).p_value > LEVEL / 10, audit.name
+        assert joint_test(played[0]).p_value > AUDIT_LEVEL / 10, audit.name
 
 
 def test_the_same_nonce_draws_the_same_games_and_another_one_others(audits):
@@ -145,7 +146,7 @@ def test_a_broken_mechanism_is_caught(audits, name):
         shown = list(play(concerned, NONCE))
     verdicts = {audit.name: audit.judge(played).verdict for audit, played in shown}
     assert verdicts
-    assert set(verdicts.values()) == {Verdict.VIOLATED}, verdicts
+    assert set(verdicts.values()) == {AuditVerdict.VIOLATED}, verdicts
 
 
 def test_games_that_read_a_part_see_what_is_meant_to_see_it(audits):

@@ -5,7 +5,7 @@ from dp_accounting import dp_event, get_epsilon_gaussian
 
 from attacks.auditing.claims import Claim, distance_of, epsilon_of, factor_at
 from privacy.accounting.accountants import pld_epsilon
-from privacy.accounting.events import dp_sgd_event
+from privacy.mechanisms.events import dp_sgd_event
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.5, 1.0, 8.0])

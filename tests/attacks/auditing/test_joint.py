@@ -18,7 +18,7 @@ from attacks.auditing.joint import (
     weight_power,
 )
 from attacks.auditing.laws import Law
-from attacks.auditing.played import Played, joined, together
+from attacks.auditing.played import Played, join_batches, together
 from tests.attacks.auditing.test_laws import drawn
 
 ONE, SAMPLED = Law(2.0), Law(3.0, 0.2, 10)
@@ -150,6 +150,6 @@ def test_mechanisms_together_have_the_law_of_their_parts():
     assert both.steps == 11
     assert stats.kstest(both.total, "norm").pvalue > 1e-3
     assert both.first(7).squares == pytest.approx(parts[0].squares[:7] + parts[1].squares[:7])
-    assert len(joined([parts[0], parts[0]])) == 600
+    assert len(join_batches([parts[0], parts[0]])) == 600
     with pytest.raises(ValueError, match="the same canaries"):
         together([parts[0], shown(SAMPLED, 300, 2)], weights)

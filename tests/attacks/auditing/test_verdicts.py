@@ -6,7 +6,7 @@ from jax_privacy import auditing
 from attacks.auditing.claims import Claim
 from attacks.auditing.joint import joint_test
 from attacks.auditing.laws import Law
-from attacks.auditing.verdicts import LEVEL, Verdict, auc, judge, lower_bounds
+from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict, auc, judge, lower_bounds
 from tests.attacks.auditing.test_joint import shown
 
 LAW = Law(2.0)
@@ -17,11 +17,11 @@ PARTS = [(1.0, LAW)]
 def test_what_would_have_been_detected_is_detected():
     """At the ε that a verdict names, noise is too small in 95 of 100 audits: 88 or fewer have a probability of .4 %."""
     found = judge(CLAIM, PARTS, shown(LAW, 400))
-    assert found.verdict == Verdict.NOT_REFUTED
+    assert found.verdict == AuditVerdict.NOT_REFUTED
     assert CLAIM.epsilon < found.detects < 3 * CLAIM.epsilon
     factor = get_sigma(found.detects) / get_sigma(CLAIM.epsilon)
     caught = [
-        joint_test(shown(LAW, 400, seed, **fault)).p_value <= LEVEL
+        joint_test(shown(LAW, 400, seed, **fault)).p_value <= AUDIT_LEVEL
         for seed in range(50)
         for fault in ({"noise": factor}, {"weight": 1 / factor})
     ]
@@ -46,7 +46,7 @@ def test_few_canaries_see_less_and_say_so():
 @pytest.mark.parametrize("factor", [0.5, 0.1])
 def test_less_noise_is_a_violation(factor):
     found = judge(CLAIM, PARTS, shown(LAW, 200, noise=factor))
-    assert (found.verdict, found.direction) == (Verdict.VIOLATED, "noise")
+    assert (found.verdict, found.direction) == (AuditVerdict.VIOLATED, "noise")
 
 
 def test_scores_of_pure_noise_have_an_auc_of_a_half():

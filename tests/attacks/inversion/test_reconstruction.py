@@ -4,7 +4,6 @@ import torch
 
 from attacks.inversion.reconstruction import (
     Released,
-    decode,
     match,
     match_gradient,
     prototypes,
@@ -12,7 +11,7 @@ from attacks.inversion.reconstruction import (
     reconstruct_from_prototypes,
     recover_histories,
 )
-from fedmm_secure.quantization.codes import unit_rows
+from fedmm_secure.quantization.codes import decode, unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import QuantizerTrainer, TrainingSettings
 

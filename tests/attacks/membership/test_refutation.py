@@ -8,7 +8,15 @@ import pytest
 from jax_privacy.auditing import _epsilon_one_run_fdp
 from scipy import optimize
 
-from attacks.membership.refutation import LEVEL, POWER, admitted, guess_counts, is_possible, most_right, refute
+from attacks.membership.refutation import (
+    POWER,
+    REFUTATION_LEVEL,
+    admitted,
+    guess_counts,
+    is_possible,
+    most_right,
+    refute,
+)
 from tests.curves import coins, gaussian_curve, mu_of, pure_curve
 
 DELTA = 1e-3
@@ -68,7 +76,7 @@ def test_the_grid_is_every_threshold():
     assert counts[-1] == 1500
     assert (counts[1:] / counts[:-1])[counts[1:] > 6].max() <= 1.35
     # limits grow, so that a count between two of the grid has that of the next
-    _, limits = admitted(gaussian_curve(0.5), 4, 3000, LEVEL)
+    _, limits = admitted(gaussian_curve(0.5), 4, 3000, REFUTATION_LEVEL)
     assert list(limits) == sorted(limits)
 
 
@@ -87,7 +95,7 @@ def test_false_alarms_are_rarer_than_the_level():
     """
     mu, alarms = 0.8, 0
     curve = gaussian_curve(mu)
-    with patch("attacks.membership.refutation.LEVEL", 0.5):
+    with patch("attacks.membership.refutation.REFUTATION_LEVEL", 0.5):
         for seed in range(100):
             mixed, noisy, member = dependent(mu, 8, 300, seed)
             alarms += any(refute(one, member, curve, DELTA, attacks=2).refuted for one in (mixed, noisy))

@@ -10,6 +10,7 @@ from attacks.membership.observations import strangers
 from attacks.membership.queries import Pairs, Queries, fair_coins, halve
 from attacks.membership.scores import lira_online
 from attacks.membership.shadow import ShadowPlan, train_shadows
+from attacks.retraining.pipelines import Retraining
 from fedmm_secure.guarantee.multipliers import plan_noise
 from fedmm_secure.storage.files import Store
 from tests.conftest import tiny
@@ -17,7 +18,7 @@ from tests.conftest import tiny
 
 def plan_of(config, markets, *targets, unit="interaction", noise=None):
     noise = noise or {name: {} for name in markets}
-    return ShadowPlan(config, markets, "m0", targets, {}, noise, unit)
+    return ShadowPlan(Retraining(config, markets, "m0", targets, {}, noise), unit)
 
 
 def test_shadow_pipelines_answer_for_every_target_and_resume(tiny_markets, tmp_path):
@@ -53,7 +54,7 @@ def test_side_by_side_and_one_by_one_agree(tiny_markets):
     halves = [halve(prepared, "interaction", own) for own in member]
     together = plan.train(halves, queries, 0)
     alone = plan.train(halves, queries, 0, together=False)
-    for target in plan.targets:
+    for target in plan.retraining.targets:
         for left, right in zip(together, alone, strict=True):
             assert np.corrcoef(left[target]["profile"], right[target]["profile"])[0, 1] > 0.9
 

@@ -3,7 +3,7 @@ import pytest
 
 from attacks.poisoning.evaluate import HONEST, poison
 from attacks.poisoning.strategies import (
-    SCALE,
+    BOOST,
     STRATEGIES,
     MedianOfGroups,
     NormBound,
@@ -25,8 +25,8 @@ WORDS, MOVEMENT = RNG.normal(size=(6, 3)), RNG.normal(size=(6, 3))
 def test_strategies_move_the_mean_where_they_say():
     cohort = 5
     silent = [np.zeros_like(WORDS)] * (cohort - 1)
-    assert np.allclose(mean([sign_flip(MOVEMENT, WORDS, cohort), *silent]), -SCALE * MOVEMENT / cohort)
-    assert np.allclose(mean([scaling(MOVEMENT, WORDS, cohort), *silent]), SCALE * MOVEMENT / cohort)
+    assert np.allclose(mean([sign_flip(MOVEMENT, WORDS, cohort), *silent]), -BOOST * MOVEMENT / cohort)
+    assert np.allclose(mean([scaling(MOVEMENT, WORDS, cohort), *silent]), BOOST * MOVEMENT / cohort)
     collapsed = WORDS + mean([collapse(MOVEMENT, WORDS, cohort), *silent])
     assert np.allclose(collapsed, WORDS.mean(0))
     busiest = np.linalg.norm(MOVEMENT, axis=1).argmax()

@@ -75,6 +75,13 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     page = (run / "report.html").read_text()  # written again
     for shown in ("LiRA", "how many users of m0 have each code", "accuracy of the others damaged by m0"):
         assert shown in page
+    for risk in (
+        "singling out in m0, from codes",
+        "linkability in m0, from scores",
+        "inference in m0, from embeddings",
+    ):
+        assert risk in page
+    assert "beyond users left out, of whom the same finds" in page
     stated = [attack.attack for evidence in examine(run) for attack in evidence.attacks]
     assert sorted(stated) == sorted(row.attack for row in attack_rows(found))  # in a compliance report too
 
@@ -82,7 +89,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "svd"], "choose from fedmm, local-ids, local-codes, federated-codes, boosted-scores"),
+        (["--target", "svd"], "choose from fedmm, local-ids, local-dcnv2, local-autoint"),
         (["--market", "mars"], "--market mars"),
         (["--attack", "guess"], "choose from inversion"),
         (["--unit", "household"], "choose from interaction, user"),
@@ -93,6 +100,13 @@ def test_a_mistake_gets_one_line(plain_run, arguments, message, capsys):
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert message in err
     assert not (plain_run / "attacks").exists()
+
+
+def test_risks_are_the_three_that_regulators_name(plain_run, capsys):
+    attacking = patch("experiments.assessment.attack.attack_run", return_value={})
+    with attacking as made, patch("experiments.reports.run.write_report"):
+        assert fedmm(capsys, "attack", plain_run, "--risks", "--attack", "usage")[0] == 0
+    assert made.call_args.kwargs["attacks"] == ["usage", "singling-out", "linkability", "inference"]
 
 
 def test_poisoning_is_refused_where_it_is_not_measured(private_run, capsys):

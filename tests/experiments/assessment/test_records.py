@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
+from attacks.disclosure.risk import Risk
 from attacks.inversion.assignments import UsageInference
 from attacks.inversion.deltas import DeltaRecovery
 from attacks.inversion.reconstruction import HistoryRecovery, Reconstruction
@@ -28,6 +29,9 @@ SCORED = {  # what scores each attack
     "usage": UsageInference,
     "histories": HistoryRecovery,
     "membership": MembershipMetrics,
+    "singling-out": Risk,
+    "linkability": Risk,
+    "inference": Risk,
     "poisoning": Damage,
 }
 ADDED = Attack(

@@ -13,7 +13,7 @@ from experiments.runs.configuration import resolve
 from experiments.runs.markets import synthesize_files
 from fedmm_secure.config import SyntheticSpec
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.data.questions import Question, UndecidedError
+from fedmm_secure.data.questions import OpenQuestion, UndecidedError
 from tests.command_line import fedmm
 from tests.conftest import REAL_DATA, TESTS
 
@@ -180,7 +180,7 @@ def test_a_question_is_asked_once_for_files_that_are_alike(monkeypatch, capsys):
 
     def step(answers):
         if "user" not in answers:
-            raise UndecidedError(Question("user", "which?", ("who", "what")))
+            raise UndecidedError(OpenQuestion("user", "which?", ("who", "what")))
         return answers["user"]
 
     assert dialog.settle(step) == dialog.settle(step) == ["what"]

@@ -24,7 +24,7 @@ from experiments.compliance.build import build_document
 from experiments.compliance.check import verify_report
 from experiments.compliance.document import Declarations, SignedReport, published_schema, schema
 from experiments.compliance.evidence import SELF_SIGNED, UNSIGNED, examine
-from experiments.compliance.judgement import colour, judge
+from experiments.compliance.judgement import colour, document_verdict
 from experiments.compliance.signing import page
 from experiments.runs.configuration import resolve
 from fedmm_secure.federation.closing import closing_text
@@ -533,8 +533,8 @@ def test_whoever_signs_takes_no_shadow_in_the_directory_for_trained(signed):
 def test_the_first_screen_is_green_only_where_nothing_is_open(
     signed, judge_of_evidence, owner, tmp_path, capsys, monkeypatch
 ):
-    judge_of_evidence.save(tmp_path / "judge")
-    trust = ("--trust", owner / "card.json", "--trust", tmp_path / "judge" / "card.json")
+    judge_of_evidence.save(tmp_path / "document_verdict")
+    trust = ("--trust", owner / "card.json", "--trust", tmp_path / "document_verdict" / "card.json")
 
     def screens():
         call("report", signed, *trust)
@@ -650,9 +650,9 @@ def test_the_owner_who_closed_the_ledgers_is_named(signed, owner):
 def test_it_refuses_tuning_on_private_rows_under_a_claimed_release(signed):
     document = document_of(signed)
     tuned = document.model_copy(update={"run": document.run.model_copy(update={"tuned": True})})
-    assert "tuned on private validation rows" in "".join(judge(tuned).reasons)
+    assert "tuned on private validation rows" in "".join(document_verdict(tuned).reasons)
     inside = tuned.run.model_copy(update={"protect": "federation", "claimed_views": ["server", "market", "collusion"]})
-    assert judge(tuned.model_copy(update={"run": inside})).compliant  # the model stays in the market
+    assert document_verdict(tuned.model_copy(update={"run": inside})).compliant  # the model stays in the market
 
 
 def test_tuning_without_a_budget_is_refused_unless_it_is_declared_away(tuned, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 import pytest
 
-from experiments.compliance.questions import EDPB, GDPR, ISO, NIST, answer_questions
+from experiments.assessment.records import RISKS
+from experiments.compliance.document import AttackStated, EvidenceStated
+from experiments.compliance.questions import EDPB, GDPR, ISO, NIST, WP216, answer_questions
 from tests.adversary.test_compliance import document
 
 
@@ -61,3 +63,17 @@ def test_findings_and_missing_accounts_are_not_passed_over():
     assert "verification without findings" not in said[MEASURES]
     assert "no privacy account" in said[ISO, "governance"]
     assert "No privacy account" in answers(document(runs={"runs": None}))[ISO, "governance"]
+
+
+def test_the_three_risks_are_answered_by_what_counts():
+    """Each by its own attacks, with intervals; what nobody measured is said to be so."""
+    linked = AttackStated(kind="linkability", attack="linkability in m, from codes: two halves", view="profile",
+                          measure="share of attacks", success=0.25, low=0.2, high=0.3, chance=0.02, over="attacks",
+                          verdict=None, says="risk 0.200 [0.150, 0.250] beyond others", evidence="e")  # fmt: skip
+    counts = EvidenceStated(id="e", kind="attack", signer="a", fingerprint="f", standing="counts", problem=None)
+    found = document().model_copy(update={"attacks": [linked], "evidence": [counts]})
+    said = answers(found)
+    assert "that succeed 0.250 [0.200, 0.300]; risk 0.200 [0.150, 0.250]" in said[WP216, "linkability"]
+    assert said[WP216, "singling out"] == said[WP216, "inference"] == "Not measured: no such attack counts."
+    assert said[EDPB, "testing and resistance to attacks"].startswith("No attack counts.")
+    assert {one.replace("-", " ") for one in RISKS} == {topic for framework, topic in said if framework == WP216}

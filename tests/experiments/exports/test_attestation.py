@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.dsse import Envelope
 
-from experiments.compliance.judgement import judge
+from experiments.compliance.judgement import document_verdict
 from experiments.compliance.signing import ReportError, sign
 from experiments.exports.attestation import ATTESTATION_FILE, attest, envelope_text
 from experiments.exports.attestation_check import verify_attestation
@@ -156,7 +156,7 @@ def test_the_report_in_it_has_to_be_its_signers(exported, report, tmp_path):
     path = tmp_path / "envelope.json"
     said = report.document.declarations.model_copy(update={"signer": MALLORY.card.fingerprint})
     forged = report.document.model_copy(update={"declarations": said})
-    forged = forged.model_copy(update={"verdict": judge(forged)})
+    forged = forged.model_copy(update={"verdict": document_verdict(forged)})
     path.write_text(envelope_text(attest(sign(forged, MALLORY), MALLORY)))
     assert verify_attestation(path)[1] == []  # whoever names no card believes whoever signed
     card = Identity.load(signers_card(exported).parent).card

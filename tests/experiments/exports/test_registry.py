@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from experiments.exports.registry import OPEN, REGISTRY_FILE, RegistryError, registry_record
+from experiments.exports.registry import LEFT_OPEN, REGISTRY_FILE, RegistryError, registry_record
 from experiments.exports.registry_record import RegistryRecord
 from tests.command_line import fedmm
 from tests.experiments.exports.conftest import account_of
@@ -48,7 +48,7 @@ def test_its_numbers_are_those_of_the_run(exported, report):
 def test_what_no_run_knows_is_open_and_the_notes_name_it(exported):
     found = record(exported)
     notes = found["deployment"]["administrative"]["notes"]
-    open_fields = {path.removeprefix(".deployment.") for path, text in texts(found) if OPEN in text}
+    open_fields = {path.removeprefix(".deployment.") for path, text in texts(found) if LEFT_OPEN in text}
     assert open_fields == {
         "basic.data_curators",
         "basic.intended_use",

@@ -1,4 +1,4 @@
-from experiments.reports.privacy import COMPUTATIONAL, NO_BOUND, NOT_PROTECTED, OWN_DATA, view_lines
+from experiments.reports.privacy import CIPHERTEXTS_ONLY, NO_BOUND, NOT_PROTECTED, OWN_DATA, view_lines
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS
 from tests.conftest import tiny
 
@@ -18,7 +18,7 @@ def test_each_view_says_the_worst_market_and_what_earlier_runs_add():
     statements = {"a": statement(3.0, together=5.0, earlier=2), "b": statement(4.0)}
     lines = {line.view: line for line in view_lines(config("release"), statements)}
     assert (lines["market"].epsilon, lines["market"].together, lines["market"].earlier) == (4.0, 5.0, 2)
-    assert (lines["server"].epsilon, lines["server"].note, lines["server"].earlier) == (0.0, COMPUTATIONAL, 0)
+    assert (lines["server"].epsilon, lines["server"].note, lines["server"].earlier) == (0.0, CIPHERTEXTS_ONLY, 0)
     assert (lines["profile"].note, lines["profile"].broken) == (OWN_DATA, False)
     assert not any(line.broken for line in lines.values())
 

@@ -7,7 +7,6 @@ import sys
 import pytest
 from rich.console import Console
 
-from experiments.reports import screen as screens
 from experiments.reports.screen import Finished, next_commands, program, screen, show
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
@@ -162,9 +161,3 @@ def test_the_program_is_called_as_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "bin")
     monkeypatch.setenv("PATH", "/nowhere")
     assert program() == "./fedmm"
-
-
-def test_reports_are_named_as_they_are_written():
-    from experiments.reports.run import REPORT
-
-    assert screens.REPORT == REPORT

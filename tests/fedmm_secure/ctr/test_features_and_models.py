@@ -11,6 +11,7 @@ from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, 
 from fedmm_secure.ctr.histories import History
 from fedmm_secure.ctr.models.averaged import AveragedModel
 from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
+from fedmm_secure.ctr.models.interactions import FieldAttention, TwoStreams
 from fedmm_secure.ctr.models.networks import NeuralCTR
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel
 from fedmm_secure.ctr.recipes import configured_recipe
@@ -128,7 +129,7 @@ def crossed(n, seed):
     return Labelled(Features(categories, numbers), label)
 
 
-@pytest.mark.parametrize("kind", ["deepfm", "dcnv2"])
+@pytest.mark.parametrize("kind", ["deepfm", "dcnv2", "autoint", "finalmlp"])
 def test_neural_models_learn_an_interaction_that_logistic_regression_cannot(kind):
     train, valid, test = crossed(4000, 0), crossed(1000, 1), crossed(1000, 2)
     choices = NeuralChoices(batch_size=256, max_epochs=25, dropout=0.0, table_decay=0.0)
@@ -151,6 +152,30 @@ def test_the_factorisation_machine_term_is_the_sum_over_pairs():
     fields = [table[2], table[3 + 1], 0.5 * vectors[0], -1.5 * vectors[1]]
     expected = sum(fields[i] @ fields[j] for i in range(4) for j in range(i + 1, 4))
     torch.testing.assert_close(network(categories, numbers)[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_attention_between_fields_is_that_of_the_paper_field_by_field():
+    layer = FieldAttention(4, torch.Generator().manual_seed(0))
+    fields = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1))
+    query, key, value, rest = (fields[0] @ part.weight.T for part in (layer.query, layer.key, layer.value, layer.rest))
+    expected = torch.zeros(3, 4)
+    for head in (slice(0, 2), slice(2, 4)):
+        for field in range(3):
+            weight = torch.softmax(torch.stack([query[field, head] @ key[other, head] for other in range(3)]), dim=0)
+            expected[field, head] = sum(weight[other] * value[other, head] for other in range(3))
+    torch.testing.assert_close(layer(fields)[0], torch.relu(expected + rest))
+
+
+def test_two_streams_are_joined_by_a_linear_and_a_bilinear_form():
+    network = TwoStreams(5, (6, 4), 0.0, torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(network.gates, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(1, 5, generator=torch.Generator().manual_seed(2))
+    gates = 2.0 / (1.0 + torch.exp(-network.gates))
+    one, other = network.first(inputs * gates[0])[0], network.second(inputs * gates[1])[0]
+    expected = network.linear.weight[0] @ torch.cat([one, other]) + network.linear.bias[0]
+    for head, part in enumerate((slice(0, 2), slice(2, 4))):
+        expected = expected + one[part] @ network.form[head] @ other[part]
+    torch.testing.assert_close(network(inputs)[0], expected)
 
 
 def test_models_are_reproducible_and_refit_uses_the_refit_rows():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedmm_secure.config import DiscoveryConfig
-from fedmm_secure.data.discovery import FEWEST, check_discovered, discover
+from fedmm_secure.data.discovery import FEWEST_ITEMS, check_discovered, discover
 from fedmm_secure.data.market import build_market
 from fedmm_secure.data.prepare import prepare, within
 from fedmm_secure.errors import DataError
@@ -59,7 +59,7 @@ def test_too_few_items_end_the_run_with_one_line():
     with pytest.raises(DataError, match=r"market in: privacy.catalogue: discovered: only 30 items .* of 50") as caught:
         check_discovered(found.name, discover(found, everything(found), EASY, NoiseSource.from_seed(0))[0])
     assert "\n" not in str(caught.value)
-    assert FEWEST == 50
+    assert FEWEST_ITEMS == 50
 
 
 def test_a_market_goes_on_with_what_was_found():

@@ -144,7 +144,7 @@ def test_whatever_the_file_holds_the_answer_is_a_market_or_one_line(tmp_path, co
 
 
 def test_a_line_without_end_is_one_bad_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "MAX_LINE_BYTES", 200)
+    monkeypatch.setattr(text, "MAX_ROW_BYTES", 200)
     content = HEADER + b"\n".join([*BASE, b"u01," + b"x" * 5000 + b",3,2020-01-01", b"u01,late,3,2020-01-01"])
     for block in (50, 2**20):
         market = read(tmp_path / "m.csv", content, block)

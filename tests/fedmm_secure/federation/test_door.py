@@ -17,10 +17,10 @@ from fedmm_secure.federation.transactions import Result
 from fedmm_secure.federation.transcript import Transcript, read_index
 from fedmm_secure.guarantee.releases import Release
 from privacy.accounting.accountants import solve_noise_multiplier
-from privacy.accounting.events import dp_sgd_event
 from privacy.accounting.guarantees import composed_epsilon, roughly
 from privacy.accounting.ledger import Ledger, LedgerError, read_ledger
 from privacy.aggregation import FixedPointCodec
+from privacy.mechanisms.events import dp_sgd_event
 from tests.parties import agreement, bundle, identity, plaintext_markets
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.deploy.homes import prepare_homes
-from fedmm_secure.collaborative.shared import COLUMNS, DAY
+from fedmm_secure.collaborative.shared import COLUMNS
+from fedmm_secure.data.market import DAY
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.shared_items import shared_catalogue, shared_positions
 from fedmm_secure.errors import ConfigError, DataError

@@ -9,9 +9,10 @@ from dp_accounting.dp_event import ComposedDpEvent, GaussianDpEvent, NonPrivateD
 from scipy import stats
 
 from privacy.accounting.accountants import group_pld_epsilon, pld_epsilon
-from privacy.accounting.events import OneNoiseDpEvent, dp_sgd_event, event_from_data, event_to_data, gaussian_steps
+from privacy.accounting.events import OneNoiseDpEvent, event_from_data, event_to_data, gaussian_steps
 from privacy.accounting.groups import NotKnownError, joint_spending
 from privacy.accounting.spendings import Spending, spending_from_data, spent_to_data
+from privacy.mechanisms.events import dp_sgd_event
 
 DELTA = 1e-3
 

@@ -6,7 +6,6 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.events import dp_sgd_event
 from privacy.accounting.guarantees import conditional_guarantee, view_guarantee
 from privacy.accounting.ledger import (
     CHARGE,
@@ -18,6 +17,7 @@ from privacy.accounting.ledger import (
     encode_line,
     read_ledger,
 )
+from privacy.mechanisms.events import dp_sgd_event
 
 OPENING = {"run": "r", "users": 10}
 

@@ -4,10 +4,10 @@ import pytest
 from dp_accounting import dp_event
 
 from privacy.accounting import ledger_check
-from privacy.accounting.events import dp_sgd_event
 from privacy.accounting.guarantees import view_guarantee
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.ledger_check import check_claims, unaccountable, verify_ledger
+from privacy.mechanisms.events import dp_sgd_event
 from tests.privacy.accounting.test_ledger import OPENING, entry
 
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.accounting.accountants import COARSE, pld_epsilon
-from privacy.accounting.events import dp_sgd_event
+from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.tradeoff import TradeOffCurve, drawn_curve, nothing_learnt
+from privacy.mechanisms.events import dp_sgd_event
 from tests.curves import Continuous, gaussian_curve, pure_curve
 
 RATES = [1e-6, 1e-4, 1e-2, 0.1, 0.5, 0.9, 0.999]
@@ -36,7 +36,7 @@ def test_the_curve_lies_below_every_pair_that_an_accountant_states():
     events = [dp_event.GaussianDpEvent(2.0), dp_sgd_event(1.0, 0.05, 100)]
     curve = drawn_curve(events, [Continuous()])
     for delta in (1e-6, 1e-4, 1e-2):
-        epsilon = pld_epsilon(events, delta, interval=COARSE)
+        epsilon = pld_epsilon(events, delta)
         for rate in RATES:
             assert curve.largest_tpr(rate) <= min(np.exp(epsilon) * rate + delta, 1.0) * 1.003 + 1e-9
 

@@ -7,7 +7,7 @@ from opacus import GradSampleModule
 
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import factored_gradients
-from privacy.mechanisms.clipped_sums import Clip, Split
+from privacy.mechanisms.clipped_sums import Clip, ParameterSplit
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums, LinearGradient
 from privacy.mechanisms.per_example import equal_slots, padded
 
@@ -26,7 +26,7 @@ def gradients(entropy=0.0, shape=SHAPE):
 
 
 def sums(made, clip, block, shared=()):
-    return FactoredSums(made, clip, Split.of(made.parameters, shared), block)
+    return FactoredSums(made, clip, ParameterSplit.of(made.parameters, shared), block)
 
 
 def clip(norm=0.5, step=2.0**-17, parts=1, shared_step=2.0**-17, clipping="flat"):

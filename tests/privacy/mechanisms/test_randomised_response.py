@@ -5,12 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.accounting.events import (
-    event_from_data,
-    event_to_data,
-    randomised_response_epsilon,
-    randomised_response_event,
-)
+from privacy.accounting.events import event_from_data, event_to_data, randomised_response_epsilon
+from privacy.mechanisms.events import randomised_response_event
 from privacy.mechanisms.randomised_response import randomise, truth_probability
 from privacy.mechanisms.randomness import NoiseSource
 

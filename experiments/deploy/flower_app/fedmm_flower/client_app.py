@@ -26,9 +26,9 @@ def query(message: Message, context: Context) -> Message:
         if "home" in context.node_config:
             reply = ask(Path(str(context.node_config["home"])), request)
         else:  # Flower's simulation engine: many markets, no processes of their own
-            from experiments.deploy.simulation import answer
+            from experiments.deploy.simulation import reply_of_market
 
-            reply = answer(int(str(context.node_config["partition-id"])), request)
+            reply = reply_of_market(int(str(context.node_config["partition-id"])), request)
     except (OSError, EOFError):
         reply = json.dumps({"absent": "its market process does not answer"}).encode()
     return Message(content=RecordDict({RECORD: ConfigRecord({"reply": reply})}), reply_to=message)

@@ -1,0 +1,119 @@
+"""A risk by the protocol of Giomi et al. (PETS 2023): an attack beyond the same attack on users left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacks.metrics import Estimate, proportion
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Attacks made, and how many of them succeeded."""
+
+    hits: int
+    tries: int
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.hits + other.hits, self.tries + other.tries)
+
+    @classmethod
+    def of(cls, succeeded: NDArray[np.bool_]) -> Tally:
+        return cls(int(succeeded.sum()), len(succeeded))
+
+    @property
+    def rate(self) -> Estimate:
+        """Wilson's interval, as in the protocol; raises where nothing was tried."""
+        return proportion(self.hits, self.tries, method="wilson")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One attack on one release.
+
+    Attributes:
+        attack: on users of the release.
+        control: on users left out of it.
+        prior: on the same users as ``attack``, by an adversary who has seen nothing that was published.
+    """
+
+    attack: Tally
+    control: Tally
+    prior: Tally
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.attack + other.attack, self.control + other.control, self.prior + other.prior)
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What a kind of published thing discloses in one way.
+
+    Attributes:
+        published: what was published.
+        attack: its name.
+        users: users attacked.
+        success: share of attacks on users of the release that succeed, Wilson's interval.
+        control: the same of users left out.
+        prior: what knowing nothing that was published reaches.
+        risk: ``(success - control) / (1 - control)``: beyond what is true of people in general.
+        over_prior: ``(success - prior) / (1 - prior)``: beyond what was known beforehand.
+    """
+
+    published: str
+    attack: str
+    users: int
+    success: Estimate
+    control: Estimate
+    prior: Estimate
+    risk: Estimate
+    over_prior: Estimate
+
+    @classmethod
+    def of(cls, published: str, attack: str, outcomes: Iterable[Outcome]) -> Risk:
+        """From attacks on several releases, whose users are not the same."""
+        first, *others = outcomes
+        total = sum(others, first)
+        return cls(
+            published,
+            attack,
+            total.attack.tries,
+            total.attack.rate,
+            total.control.rate,
+            total.prior.rate,
+            beyond(total.attack, total.control),
+            beyond(total.attack, total.prior),
+        )
+
+
+def beyond(attack: Tally, control: Tally) -> Estimate:
+    """``(attack - control) / (1 - control)``, between -1 and 1, with a 95 % interval.
+
+    One less the risk is a ratio of two proportions of failures. Its interval is recovered from the two Wilson intervals
+    (MOVER-R; Donner, Zou, "Closed-form confidence intervals for functions of the normal mean and standard deviation",
+    Stat. Methods Med. Res. 2012, equation 10), which needs no variance of a proportion of 0 or 1.
+    """
+    fails, low, high = _failures(attack)
+    others, others_low, others_high = _failures(control)
+    if others == 0.0:  # everybody left out is found: there is nothing to be beyond
+        return Estimate(0.0, -1.0, 1.0)
+    product = fails * others
+
+    def limit(own: float, other: float, sign: float) -> float:
+        inner = product**2 - own * other * (2.0 * fails - own) * (2.0 * others - other)
+        below = other * (2.0 * others - other)
+        return (product + sign * max(inner, 0.0) ** 0.5) / below if below > 0.0 else np.inf
+
+    value = 1.0 - fails / others
+    bounds = 1.0 - limit(high, others_low, 1.0), 1.0 - limit(low, others_high, -1.0)
+    return Estimate(*(float(np.clip(number, -1.0, 1.0)) for number in (value, *bounds)))
+
+
+def _failures(tally: Tally) -> tuple[float, float, float]:
+    """Share of attacks that fail, and its interval."""
+    rate = tally.rate
+    return 1.0 - rate.value, 1.0 - rate.high, 1.0 - rate.low

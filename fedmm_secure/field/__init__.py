@@ -1,0 +1,1 @@
+"""Baselines of the field: networks that markets train together without codes and without a guarantee."""

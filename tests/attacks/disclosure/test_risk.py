@@ -1,0 +1,50 @@
+"""The formula of a risk and its interval, against what they are by hand and by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from attacks.disclosure.risk import Outcome, Risk, Tally, beyond
+
+
+def test_a_risk_is_what_control_users_leave():
+    """Worked by hand: 60 of 100 against 20 of 100 is (.6 - .2) / .8."""
+    risk = Risk.of(
+        "codes",
+        "guess",
+        [Outcome(Tally(40, 60), Tally(5, 40), Tally(1, 60)), Outcome(Tally(20, 40), Tally(15, 60), Tally(1, 40))],
+    )
+    assert (risk.users, risk.success.value, risk.control.value, risk.prior.value) == (100, 0.6, 0.2, 0.02)
+    assert risk.risk.value == pytest.approx(0.5)
+    assert risk.over_prior.value == pytest.approx(0.58 / 0.98)
+    assert 0.3 < risk.risk.low < 0.5 < risk.risk.high < 0.65
+
+
+def test_rates_have_wilsons_interval():
+    """Wilson, JASA 1927, by its formula."""
+    n, p, z = 50, 0.1, stats.norm.ppf(0.975)
+    middle, half = (
+        (p + z**2 / (2 * n)) / (1 + z**2 / n),
+        z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
+    )
+    found = Tally(5, 50).rate
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+
+
+@pytest.mark.parametrize(("hits", "control", "value"), [(100, 0, 1.0), (0, 0, 0.0), (100, 100, 0.0), (0, 100, 0.0)])
+def test_rates_of_nothing_and_everything_have_intervals_too(hits, control, value):
+    found = beyond(Tally(hits, 100), Tally(control, 100))
+    assert found.value == value
+    assert -1.0 <= found.low <= found.value <= found.high <= 1.0
+    assert found.high - found.low > 0.01
+
+
+@pytest.mark.parametrize(("attack", "control"), [(0.3, 0.1), (0.06, 0.04), (0.9, 0.5)])
+def test_its_interval_covers_as_often_as_it_says(attack, control):
+    """400 repetitions: three standard errors either way."""
+    rng = np.random.default_rng(0)
+    truth, n = (attack - control) / (1 - control), 300
+    hits, others = rng.binomial(n, attack, 400), rng.binomial(n, control, 400)
+    intervals = [beyond(Tally(int(a), n), Tally(int(c), n)) for a, c in zip(hits, others, strict=True)]
+    covered = np.mean([found.low <= truth <= found.high for found in intervals])
+    assert 0.917 < covered < 0.983
