@@ -15,7 +15,7 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, enter, foresee
+from fedmm_secure.federation.account import Outlook, Progress, enter, foresee
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -199,11 +199,11 @@ def open_federation(
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = enter(account, directory, run, plans[name], prepared, len(ledger.charges))
+        entrance = enter(account, directory, run, plans[name], prepared, Progress.of(ledger))
         ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
-        masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
-        course = max(course, entrance.course)
-        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
+        masks[name] = load_masks(name, mask_file(directory, name, entrance.parted), _masked_before(run, ledger))
+        course = max(course, entrance.parted)
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.parted)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(
@@ -216,9 +216,8 @@ def open_federation(
             transcript=transcript,
             own=PrivateRecord(directory, name),
             keys=layout.charges(name),
-            data=entrance.data,
             noise_seed=config.privacy.noise_seed,
-            standing=entrance.standing,
+            entrance=entrance,
         )
         if ledger.closing is None:
             for release in entrance.earlier:
