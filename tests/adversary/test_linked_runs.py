@@ -1,7 +1,7 @@
 """Two published ledgers under one account said, exactly, whether any row changed between them.
 
 The first line committed to the rows by an HMAC under the account's key, which was the same for all its runs, and the
-note of earlier runs counted those whose (user, item) pairs are the same. A reader who knows that nobody but one user was
+note of earlier runs counted those with the same (user, item) pairs. A reader who knows that nobody but one user was
 active between two runs learned with certainty whether that user was.
 """
 
