@@ -65,6 +65,7 @@ class MethodTable:
 
     @property
     def title(self) -> str:
+        """Axis and value of the point, one after the other."""
         return ", ".join(f"{axis} {value}" for axis, value in self.point.items())
 
 

@@ -123,10 +123,12 @@ class PairedDifference:
 
     @property
     def p(self) -> float:
+        """Two-sided, by a normal law."""
         return float(2.0 * stats.norm.sf(abs(self.mean) / self.error)) if self.error > 0 else float(self.mean == 0.0)
 
     @property
     def interval(self) -> Interval:
+        """95 %, by a normal law."""
         half = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * self.error
         return Interval(self.mean, self.mean - half, self.mean + half)
 
