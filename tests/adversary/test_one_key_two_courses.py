@@ -13,11 +13,16 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 
 from experiments.verification import verify_run
 from experiments.verification.spending import given_up_charges
+from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.federation.account import account_of, spent_on_same_data
-from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.federation.door import Door
+from fedmm_secure.federation.in_process import connect
+from fedmm_secure.federation.orders import Order
+from fedmm_secure.federation.parties import make_clients, open_federation
 from fedmm_secure.federation.transactions import Result
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import create, read_metrics
@@ -25,6 +30,7 @@ from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.ledger import Ledger, read_ledger
 from tests.conftest import tiny
+from tests.parties import agree
 from tests.people import of_people
 from tests.released import PRIVATE, RELEASE
 
@@ -220,6 +226,47 @@ def test_a_copy_from_before_the_seal_publishes_no_other_result(killed):
     copied = go_on(copy)
     assert begin_counts(copied).key != key
     assert runs_of(copied) == 2
+
+
+def test_an_update_in_hand_is_of_the_course_that_drew_it(tiny_markets, tmp_path, monkeypatch):
+    """Killed when it was about to send: codebooks are moved by noise of a key that is given up elsewhere."""
+    config = of_people(tiny(embedding={"kind": "svd"}, privacy={"epsilon": 8.0}, aggregation={"kind": "masked-ckks"}))
+    directory = tmp_path / "run"
+    account = account_of(config, directory)
+    order, embeddings = Order("quantizer/0", 0, 0, ("m0", "m1", "m2")), {}
+    for name, prepared in tiny_markets.items():
+        embeddings[name] = fit_embedding(prepared, config.embedding)
+
+    def goes_on():
+        federation = open_federation(config, tiny_markets, directory, account=account)
+        found = make_clients(federation, 0, embeddings, {})
+        connect(federation)
+        agree(found, order)
+        return found[0]
+
+    def killed_at_the_door(*arguments):
+        raise KilledError
+
+    killed, sent = goes_on(), []
+    begun = weights(killed)
+    with monkeypatch.context() as patch:
+        patch.setattr(Door, "send", killed_at_the_door)
+        with pytest.raises(KilledError):
+            killed.local_update(order, sent.append)
+    drawn, values = killed.door.ledger.charges[0].key, killed._pending["values"]
+    assert torch.equal(goes_on()._pending["values"], values)  # here it has them, and sends them
+    on_another_machine(monkeypatch)
+    moved = goes_on()
+    assert moved._pending is None
+    assert torch.equal(weights(moved), begun)  # where the round began, without what the other key moved
+    moved.local_update(order, sent.append)
+    assert [charge.key == drawn for charge in moved.door.ledger.charges] == [True, False]
+    assert not torch.equal(moved._pending["values"], values)
+    assert len(sent) == 1
+
+
+def weights(client):
+    return torch.cat([parameter.detach().ravel() for parameter in client.trainer.model.parameters()])
 
 
 def test_a_run_that_moved_verifies_and_states_both_charges(tiny_markets, tmp_path, monkeypatch):
