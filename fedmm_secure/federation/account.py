@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
@@ -202,6 +202,30 @@ def enter_account(
         courses[-1]["lines"],
         Standing(account, run, state.nonce),
     )
+
+
+def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarket) -> None:
+    """Enter what trains on a market's rows, outside of a federation's run, without a budget; before it trains.
+
+    No later report on these rows then claims a bound. What is nobody's is entered nowhere.
+
+    Args:
+        config: where the rows are, and which account the user names.
+        directory: where the result goes.
+        prepared: the market.
+
+    Raises:
+        AccountError: the account cannot be read or written.
+    """
+    account, rows = account_of(config, directory), _pairs(prepared.whole.market)
+    if isinstance(account, PublicData):
+        return
+    raw: DpEvent = NonPrivateDpEvent()
+    spending = Spending(secrets.token_hex(16), dict.fromkeys(DECRYPTED_VIEWS, raw), markets=1)
+    market = prepared.whole.market.name
+    elsewhere = heard_of(account.others, rows, market)
+    state = RunState(secrets.token_hex(16))
+    account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
 
 
 def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket) -> Outlook:
