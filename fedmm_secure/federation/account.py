@@ -6,7 +6,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
-from privacy.accounting.ledger import Ledger, read_ledger
+from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
 from privacy.accounting.spendings import Spending
 from privacy.files import write_json
@@ -42,19 +42,23 @@ class Progress:
         lines: that it has.
         charges: releases that it has charged.
         seals: results that it has sealed.
-        in_hand: whether a charge that draws randomness has no seal, so that it would be computed once more.
+        in_hand: line of the last charge that draws randomness and has no seal, from 0; -1 where there is none.
     """
 
     lines: int = 0
     charges: int = 0
     seals: int = 0
-    in_hand: bool = False
+    in_hand: int = -1
 
     @classmethod
     def of(cls, ledger: Ledger) -> Progress:
         """Of a ledger as it stands."""
-        drawn = (charge.sequence not in ledger.seals for charge in ledger.charges if charge.key)
-        return cls(ledger.length, len(ledger.charges), len(ledger.seals), any(drawn))
+        return cls(ledger.length, len(ledger.charges), len(ledger.seals), in_hand(ledger.charges, ledger.seals))
+
+
+def in_hand(charges: Iterable[Charge], seals: Mapping[int, Seal]) -> int:
+    """Line of the last charge that draws randomness and has no seal; -1 where there is none."""
+    return max((charge.sequence for charge in charges if charge.key and charge.sequence not in seals), default=-1)
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ def enter_account(
         begun=bool(kept["courses"]),
         charges=progress.charges,
         seals=progress.seals,
-        moved=progress.in_hand and kept.get("machine") != here,
+        moved=moved(directory, market.name, progress.in_hand),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
     elsewhere = heard_of(account.others, rows, market.name)
@@ -228,14 +232,28 @@ def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarke
     account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
 
 
-def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket) -> Outlook:
-    """What the account will say of a run that is about to begin or to go on; enters nothing."""
+def moved(directory: Path, market: str, last: int) -> bool:
+    """Whether a charge is in hand, the ``last`` in its ledger, that was made on a machine of another kind."""
+    path = _state_file(directory, market)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    of_this_course = bool(kept.get("courses")) and last >= kept["courses"][-1]["lines"]
+    return of_this_course and kept.get("machine") != computing_kind()
+
+
+def foresee(
+    account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket, *, again: bool = False
+) -> Outlook:
+    """What the account will say of a run that is about to begin or to go on; enters nothing.
+
+    ``again``: with a charge in hand that is not redone here, so that the rest is another course.
+    """
     own = planned_spending(run, plan)
     market = prepared.whole.market
     rows = _pairs(market)
     here = [one for one in (account, *account.others) if one.path.is_file()]
     known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
-    earlier = [spending for spending in known if spending.run != own.run]
+    courses = [spending for spending in known if spending.run == own.run]
+    earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
     claimed = [view for view in CLAIMS[plan.config.privacy.protect] if view in DECRYPTED_VIEWS]
     unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
     if unbounded or plan.epsilon is None:

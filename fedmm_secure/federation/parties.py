@@ -15,7 +15,7 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, Progress, enter, foresee
+from fedmm_secure.federation.account import Outlook, Progress, enter, foresee, in_hand, moved
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -257,8 +257,10 @@ def look_ahead(
     sizes, run = market_sizes(config, sorted(markets), markets), run_id(layout.state)
     for name, prepared in markets.items():
         path = layout.ledger(name)
-        solved = read_ledger(path).opening.get("noise") if path.is_file() else None
-        found[name] = foresee(account, run, SpendingPlan.of(config, name, sizes, solved), prepared)
+        begun = read_ledger(path) if path.is_file() else None
+        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
+        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals))
+        found[name] = foresee(account, run, plan, prepared, again=again)
     return found
 
 

@@ -22,7 +22,7 @@ from fedmm_secure.federation.account import account_of, spent_on_same_data
 from fedmm_secure.federation.door import Door
 from fedmm_secure.federation.in_process import connect
 from fedmm_secure.federation.orders import Order
-from fedmm_secure.federation.parties import make_clients, open_federation
+from fedmm_secure.federation.parties import look_ahead, make_clients, open_federation
 from fedmm_secure.federation.transactions import Result
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import create, read_metrics
@@ -142,6 +142,18 @@ def test_a_run_with_nothing_in_hand_goes_on_anywhere(killed, monkeypatch):
     run.doors["m0"].perform(run.plans["m0"].counts(), lambda source: Result(b"counts"), directory / "counts")
     on_another_machine(monkeypatch)
     assert runs_of(go_on(directory)) == 1
+
+
+def test_what_was_given_up_once_is_in_hand_no_more(killed, tiny_markets, monkeypatch):
+    go_on, directory, _ = killed
+    config, markets, account = go_on.args[0], tiny_markets, go_on.keywords["account"]
+    assert look_ahead(config, markets, directory, account)["m0"].earlier == 0
+    with monkeypatch.context() as patch:
+        on_another_machine(patch)
+        assert look_ahead(config, markets, directory, account)["m0"].earlier == 1  # it is said before it is spent
+        run = go_on(directory)
+        run.doors["m0"].perform(run.plans["m0"].counts(), lambda source: Result(b"counts"), directory / "counts")
+    assert runs_of(go_on(directory)) == 2  # back on the first machine: the first charge is no more than spent
 
 
 def test_what_an_abandoned_key_has_left_is_not_what_the_next_one_is_sealed_with(killed, monkeypatch):
