@@ -18,7 +18,7 @@ from experiments.compliance.document import (
     MarketStated,
     VerdictStated,
 )
-from experiments.presentation.text import worst
+from experiments.presentation.text import PERSON, worst
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.aggregation.kinds import TRAITS, Traits
@@ -54,6 +54,9 @@ NOISY_EVALUATION = (
     "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
 )
 ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
+OPEN_NOISE = (
+    "against the auditor who may replay the run, and whoever gets that auditor's key, no figure of this report holds"
+)
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
@@ -74,6 +77,8 @@ def not_guaranteed(document: Document) -> list[str]:
     found = [] if document.run.private_evaluation else [EXACT_EVALUATION]
     if document.run.one_noise:
         found.append(SEVERAL_MARKETS)
+    if document.run.replay_auditor is not None:
+        found.append(f"{OPEN_NOISE}: {document.run.replay_auditor}")
     return [*found, ATTACK_SUCCESS, *_NOT_GUARANTEED]
 
 
@@ -128,7 +133,7 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
 
 
-ONE_USER, PERSON = "a user of one market, with all rows there", "a person, with all rows in all markets"
+ONE_USER = "a user of one market, with all rows there"
 
 
 @dataclass(frozen=True)
@@ -338,7 +343,7 @@ def _irrefutable(document: Document) -> list[str]:
 
 
 def _open(document: Document) -> list[str]:
-    found = []
+    found = [f"not checked: {text}" for text in document.verification.unchecked]
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
         what = "nothing has tried to refute that the code keeps what is claimed there"

@@ -9,6 +9,7 @@ from typing import Any
 
 from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
+from fedmm_secure.federation.coins import COINS, coin_note, is_coin
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
@@ -47,9 +48,10 @@ def spending_findings(
 ) -> list[Finding]:
     """Where a ledger is not that of its plan.
 
-    Right are, beside the plan itself: notes of earlier runs anywhere; further attempts of a round, which send the same
-    for a smaller cohort and spend nothing; a round that this market joined in a later attempt, or not at all where the
-    sum says so; charges that another course of the run had in hand, which stay counted and are made again.
+    Right are, beside the plan itself: notes of earlier runs anywhere; an auditor's coin, at the beginning; further
+    attempts of a round, which send the same for a smaller cohort and spend nothing; a round that this market joined in
+    a later attempt, or not at all where the sum says so; charges that another course of the run had in hand, which stay
+    counted and are made again.
 
     Args:
         path: the ledger.
@@ -59,7 +61,7 @@ def spending_findings(
         left_out: rounds whose sum lacks this market.
     """
     given_up = given_up_charges(content)
-    walk = _Walk(path, plan, left_out, given_up)
+    walk = _Walk(path, plan, left_out, content)
     for line in entry_lines(content):
         walk.take(line)
     walk.end()
@@ -103,11 +105,11 @@ def is_note(release: Release) -> bool:
 class _Walk:
     """Compares the lines of a ledger with the plan, one after the other."""
 
-    def __init__(
-        self, path: Path, plan: SpendingPlan, left_out: Collection[Place], given_up: Collection[int] = ()
-    ) -> None:
+    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place], content: LedgerContent) -> None:
         self.findings: list[Finding] = []
-        self._path, self._plan, self._left_out, self._given_up = path, plan, left_out, given_up
+        self._content, self._tossed = content, plan.config.audit.replay is None
+        self._given_up = given_up_charges(content)
+        self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
         self._places = {_place(release): index for index, release in enumerate(self._planned)}
         self._next, self._attempt = 0, 0
@@ -122,6 +124,10 @@ class _Walk:
         if line.entry.stage == EARLIER_RUNS and self._of_people:
             self._noted = True
             self._earlier_runs(line)
+            return
+        if line.entry.stage == COINS and not self._tossed:
+            self._tossed = True
+            self._coin(line)
             return
         index = self._places.get(line.place)
         if index is None:
@@ -139,6 +145,8 @@ class _Walk:
 
     def end(self) -> None:
         self._skip(len(self._planned))
+        if not self._tossed:
+            self.findings.append(Finding(str(self._path), "no line holds the coin of the auditor who is to replay it"))
         if not self._noted and self._of_people:
             self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
 
@@ -193,6 +201,17 @@ class _Walk:
             if _spelled(found[name]) != _spelled(wanted[name]):
                 what = f"{name} is {_spelled(found[name])}, planned is {_spelled(wanted[name])}"
                 self._report(line, f"{_name(line.place)}: {what}")
+
+    def _coin(self, line: Line) -> None:
+        """The auditor's coin comes before anything is charged, and is of this ledger's first line."""
+        asked, opening, coin = self._plan.config.audit.replay, self._content.opening, line.entry.remark or ""
+        run, hashed = str(opening.get("run")), self._content.opening_hash
+        if line.charge is not None or self._next:
+            self._report(line, "is a coin where none is tossed any more")
+        elif asked is None or not is_coin(asked.card, coin, self._plan.market, run, hashed):
+            self._report(line, "is no coin of the auditor whom the configuration names, for this first line")
+        else:
+            self._compare(line, coin_note(coin))
 
     def _earlier_runs(self, line: Line) -> None:
         """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""

@@ -26,7 +26,7 @@ from fedmm_secure.storage.provenance import computing_kind
 from privacy.accounting.account import PrivacyAccount, RunState, heard_of
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.fingerprints import AccountKey, PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
@@ -80,6 +80,11 @@ class Entrance:
     parted: int = 0
     inherited: int = 0
     standing: Standing | None = None
+
+    @property
+    def courses(self) -> int:
+        """Courses of the run that ended before this one began: 0 where it has gone on as it was begun."""
+        return max(len(self.earlier) - 1, 0)
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ def foresee(
     return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
 
 
-def data_fingerprint(account: PrivacyAccount | PublicData, run: str, prepared: PreparedMarket) -> str:
+def data_fingerprint(account: PrivacyAccount | PublicData | AccountKey, run: str, prepared: PreparedMarket) -> str:
     """Hash of every row, with rating and time, and of their order, under a key of the run that the account's gives.
 
     It stands in the run's ledger, which is handed out: of two runs it does not say whether any row changed between.

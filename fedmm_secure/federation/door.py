@@ -28,7 +28,7 @@ from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.messages import Header, MessageError, pack
 from fedmm_secure.federation.orders import Order, Place
 from fedmm_secure.federation.private_record import PrivateRecord
-from fedmm_secure.federation.release_keys import ReleaseKeys, key_digest
+from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
@@ -74,8 +74,7 @@ class Door:
         wide: the same by stage, for those whose updates have another length.
         agreement: what all markets of the run have agreed to.
         transcript: what each party sees.
-        keys: directory for keys of releases in hand.
-        noise_seed: for tests: keys follow from it, which is unfit for compliance.
+        keys: of the randomness of releases in hand.
         entrance: how the run's privacy account let it in: the fingerprint of the rows, where charges and seals are
             taken down, and which charges a course before this one made; None for a rehearsal.
     """
@@ -90,8 +89,7 @@ class Door:
         agreement: Agreement,
         transcript: Transcript,
         own: PrivateRecord,
-        keys: Path,
-        noise_seed: int | None = None,
+        keys: ReleaseKeys,
         entrance: Entrance | None = None,
         wide: Mapping[str, Channel] | None = None,
     ) -> None:
@@ -100,8 +98,7 @@ class Door:
         self.budget = budget
         self.channel, self.agreement, self._wide = channel, agreement, dict(wide or {})
         self._transcript, self.own = transcript, own
-        self._keys, self._noise_seed = ReleaseKeys(keys, market, noise_seed), noise_seed
-        self._entrance = entrance or Entrance("", [])
+        self._keys, self._entrance = keys, entrance or Entrance("", [])
 
     def note(self, release: Release) -> None:
         """Enter a stage that draws nothing and stays in the market, but is built upon; once a stage."""
@@ -140,9 +137,11 @@ class Door:
             self._keys.erase(charge)
         # ledger first, account second: rows are read after both, so the account never knows of fewer than were read for
         with self._charging(len(self.ledger.charges) + 1):
-            key = self._keys.make(release, len(before))
+            key = self._keys.make(release, self.ledger)
+            digest = hashlib.sha256(key).hexdigest() if key else ""
             reads_rows = self._entrance.data if not isinstance(release.event, NoOpDpEvent) else ""
-            charge = self.ledger.charge(self._entry(release), data=reads_rows, key=key_digest(key) if key else "")
+            charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
+            self._keys.charged(self.ledger)
         return Transaction(charge, None, key)
 
     def _of_this_course(self) -> list[Entry]:
@@ -377,7 +376,7 @@ class Door:
         return self.budget.spent(self.ledger.entries)
 
     def _entry(self, release: Release) -> Entry:
-        return release.entry(self.market, delta=self.budget.delta, seeded=self._noise_seed is not None)
+        return release.entry(self.market, delta=self.budget.delta, seeded=self._keys.seeded)
 
     def _record(self, release: Release | Entry, kind: str, data: bytes, visible_to: str, receivers: int = 0) -> None:
         self._transcript.add_release(

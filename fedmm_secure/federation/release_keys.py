@@ -1,57 +1,62 @@
-"""Keys of the randomness of releases in hand: made before the charge that names their hash, erased after the seal."""
+"""Keys of the randomness of releases in hand: on the disk before their charge, and gone once they are sealed."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedmm_secure.errors import LostResultError
+from fedmm_secure.federation.noise_chain import NoiseChain
 from fedmm_secure.guarantee.releases import Release
-from privacy.accounting.ledger import Charge
+from privacy.accounting.ledger import Charge, Ledger
 from privacy.files import erase, read_secret, write_secret
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
 
-def key_digest(key: bytes) -> str:
-    """What a charge says of a key."""
-    return hashlib.sha256(key).hexdigest()
-
-
-@dataclass(frozen=True)
 class ReleaseKeys:
-    """The keys of one market.
+    """Makes, keeps and erases the keys of one market's releases.
 
-    Attributes:
-        folder: where they are kept.
-        market: whose they are.
-        seed: for tests: keys follow from it, which is unfit for compliance.
+    Args:
+        market: its name.
+        directory: where keys in hand are kept.
+        noise_seed: for tests: keys follow from it, which is unfit for compliance.
+        chain: for a run that an auditor replays: keys follow from both sides' coins. By default each is fresh.
     """
 
-    folder: Path
-    market: str
-    seed: int | None
+    def __init__(
+        self, market: str, directory: Path, noise_seed: int | None = None, chain: NoiseChain | None = None
+    ) -> None:
+        self._market, self._directory = market, directory
+        self._noise_seed, self._chain = noise_seed, chain
 
-    def make(self, release: Release, drawn: int) -> bytes | None:
-        """A fresh key, on the disk before it is charged for; None where a release draws nothing.
+    @property
+    def seeded(self) -> bool:
+        """Whether keys follow from a seed."""
+        return self._noise_seed is not None
 
-        Args:
-            release: what it is for.
-            drawn: how often it was charged before, under other keys.
-        """
+    def make(self, release: Release, ledger: Ledger) -> bytes | None:
+        """A key of its own for what is about to be charged; None where it draws nothing."""
         if not release.draws:
             return None
-        if self.seed is None:
-            source = NoiseSource.from_entropy()
-        else:
+        if self._chain is not None:
+            key = self._chain.key(_drawn(ledger), self._market, release.identity)
+        elif self._noise_seed is not None:
+            seeded = NoiseSource.from_seed(self._noise_seed)
+            drawn = sum(charge.entry.identity == release.identity for charge in ledger.charges)  # and given up
             again = (str(drawn),) if drawn else ()
-            source = NoiseSource.from_seed(self.seed).derive(self.market, *map(str, release.identity), *again)
-        key = source.words(KEY_BYTES // 8).tobytes()
-        write_secret(self._path(key_digest(key)), key, replace=True)
+            key = seeded.derive(self._market, *map(str, release.identity), *again).words(KEY_BYTES // 8).tobytes()
+        else:
+            key = NoiseSource.from_entropy().words(KEY_BYTES // 8).tobytes()
+        write_secret(self._path(hashlib.sha256(key).hexdigest()), key, replace=True)
         return key
 
+    def charged(self, ledger: Ledger) -> None:
+        """A charge is in the ledger: what its key followed from goes."""
+        if self._chain is not None:
+            self._chain.go_on(_drawn(ledger))
+
     def of(self, charge: Charge, ledger: Path) -> bytes | None:
-        """The key that a charge names.
+        """The key of a charge; None where it draws nothing.
 
         Raises:
             LostResultError: it is gone.
@@ -60,22 +65,27 @@ class ReleaseKeys:
             return None
         path = self._path(charge.key)
         key = read_secret(path) if path.exists() else b""
-        if key_digest(key) != charge.key:
+        if hashlib.sha256(key).hexdigest() != charge.key:
             raise LostResultError(
-                f"{path}: the key that line {charge.line} of {ledger} was charged for is gone; what it "
-                "would draw cannot be drawn again: restore it, or start a new run"
+                f"{path}: the key that line {charge.line} of {ledger} was charged for is gone; what it would draw "
+                "cannot be drawn again: restore it, or start a new run"
             )
         return key
 
     def erase(self, charge: Charge) -> None:
-        """Once its result is sealed, or given up."""
+        """The charge is sealed, or given up."""
         erase(self._path(charge.key))
 
     def erase_all(self) -> None:
-        """Those of what was charged and never finished too."""
-        for path in self.folder.glob("*.key"):
+        """The run is over; what was charged and never finished is not drawn any more."""
+        for path in self._directory.glob("*.key"):
             erase(path)
 
     def _path(self, digest: str) -> Path:
         """A key's file has its hash for a name: that of one charge never takes the place of another's."""
-        return self.folder / f"{digest[:32]}.key"
+        return self._directory / f"{digest[:32]}.key"
+
+
+def _drawn(ledger: Ledger) -> int:
+    """Charges so far that have a key."""
+    return sum(1 for charge in ledger.charges if charge.key)

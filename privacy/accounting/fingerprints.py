@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 _DATA = b"fedmm-secure fingerprint of data\0"
 _RUN = b"fedmm-secure key of a run\0"
@@ -27,6 +28,18 @@ class PublicData:
 def key_of_run(key: bytes, run: str) -> bytes:
     """A run's own key for what it commits to in public: nobody without the account's key can compare those of two."""
     return hmac.new(key, _RUN + run.encode(), hashlib.sha256).digest()
+
+
+@dataclass(frozen=True)
+class AccountKey:
+    """The key of an account alone: who has it compares rows with what a ledger says of them, and enters nothing."""
+
+    key: bytes = field(repr=False)
+
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
+        """As the account says it."""
+        key = key_of_run(self.key, run) if run else self.key
+        return keyed_fingerprint(key, rows, ordered=ordered)
 
 
 def keyed_fingerprint(key: bytes, rows: Iterable[bytes], *, ordered: bool = False) -> str:

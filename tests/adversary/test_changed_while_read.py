@@ -6,9 +6,12 @@ verification reads them again, and takes the first for verified by the second.
 
 import json
 
+import pytest
+
 import experiments.compliance.build as build
 from experiments.compliance.document import Declarations
 from privacy.files import json_bytes
+from privacy.foreign import ForeignFileError, held_still, read_bytes
 
 
 def forge(path):
@@ -32,7 +35,26 @@ def test_what_a_report_states_is_what_was_verified(released_copy, monkeypatch):
     forge(path)
     monkeypatch.setattr(build, "examine_run", as_the_owner_puts_it_back)
     said = Declarations(signer=None, trusted=[], sole_run=True, max_epsilon=1.0, max_delta=None)
-    document = build.build_document(released_copy, said, account=released_copy.parent / "privacy.account")
-    stated = max(found.views["release"].epsilon for found in document.markets.values())
-    beyond = any("exceeds the limit" in reason for reason in document.verdict.reasons)
-    assert not document.verification.verified or (stated > 7.0 and beyond)
+    account = released_copy.parent / "privacy.account"
+    with pytest.raises(ForeignFileError, match="was changed while the run was read"):
+        build.build_document(released_copy, said, account=account)
+
+
+def test_two_readings_of_one_file_agree_or_are_refused(tmp_path):
+    """The mechanism: without it both are believed."""
+    path, outside = tmp_path / "run" / "file", tmp_path / "file"
+    path.parent.mkdir()
+
+    def readings(where):
+        for text in (b"one", b"two"):
+            where.write_bytes(text)
+            yield read_bytes(where)
+
+    assert list(readings(path)) == [b"one", b"two"]  # the attack works
+    with held_still(path.parent):
+        assert list(readings(outside)) == [b"one", b"two"]  # another directory's
+        with held_still(path.parent), pytest.raises(ForeignFileError, match="was changed while"):
+            list(readings(path))
+        with pytest.raises(ForeignFileError, match="was changed while"):
+            read_bytes(path.parent / ".." / "run" / "file")
+    assert list(readings(path)) == [b"one", b"two"]

@@ -1,7 +1,7 @@
-"""A run that says it was computed on another machine, or by another numpy: checks to the last bit become notes.
+"""A run that says it was computed on another machine, or by another numpy: checks to the last bit became notes.
 
-The owner writes what he likes into ``environment.json``, which nobody can check; an honest reader on another processor
-is in the same place without any lie.
+Whole values could be replaced then, and no report said so. The owner writes what he likes into ``environment.json``,
+which nobody can check; an honest reader on another processor is in the same place without any lie.
 """
 
 import io
@@ -15,10 +15,8 @@ import pytest
 from experiments.compliance.build import build_document
 from experiments.compliance.document import Declarations
 from experiments.verification import examine_run
-from experiments.verification.evidence import read_configuration, read_evidence
-from experiments.verification.opening import opening_findings
-from experiments.verification.publications import _codes, _published_factors, read_publications
-from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, read_arrays
+from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
+from fedmm_secure.storage.provenance import machine
 from tests.forgery import Forgery
 
 ROWS = b"user m0-u00007 met i3, i7, i11, i15, i19, i23, i27, i31, i35, i39"
@@ -54,29 +52,67 @@ def rows_in_factors(released_copy):
         arrays["factors"] = as_factors(ROWS, arrays["factors"].shape)
         forgery.replace(record.file, arrays_bytes(arrays))
     forgery.finish(owner=True)
-    config, metrics = read_configuration(released_copy)
-    evidence, _ = read_evidence(released_copy, config, metrics)
-    opening_findings(evidence)
-    found, _ = read_publications(evidence)
-    forgery = Forgery(released_copy)
-    for market in forgery.markets:
-        codes = _codes(config, found[market].read["quantizer-model/0"], _published_factors(found[market]))
-        forgery.replace(published(forgery, market, "item-codes/0").file, array_bytes(codes))
-    forgery.finish(owner=True)
     return released_copy
 
 
 def test_rows_in_factors_are_found_whatever_machine_a_run_states(rows_in_factors):
     forgery = Forgery(rows_in_factors)
-    factors = read_arrays(forgery.read(published(forgery, "m0", "embedding").file))["factors"]
-    assert from_factors(factors) == ROWS  # the attack works: whoever has the publication reads the rows
-    assert examine_run(rows_in_factors).findings
+    record = published(forgery, "m0", "embedding")
+    arrays = read_arrays(forgery.read(record.file))
+    assert from_factors(arrays["factors"]) == ROWS  # the attack works: whoever has the publication reads the rows
+    error = np.abs(arrays["gram"] @ arrays["factors"] - arrays["factors"] * arrays["eigenvalues"]).max()
+    assert error < 1e-11 * arrays["eigenvalues"].max()  # and what is so short is an eigenvector of anything
+    said = [found.what for found in examine_run(rows_in_factors).findings]
+    assert sum("its factors are not orthonormal" in what for what in said) == len(forgery.markets)
 
 
-def test_a_report_says_what_verification_could_only_note(rows_in_factors):
+@pytest.fixture
+def last_digits(released_copy):
+    """One factor of m0 a unit in the last place away, on a machine of another kind."""
+    forgery = Forgery(released_copy)
+    forgery.json("environment.json", lambda said: said["machine"].update(vectors="another"))
+    record = published(forgery, "m0", "embedding")
+    arrays = read_arrays(forgery.read(record.file))
+    arrays["factors"] = arrays["factors"].copy()
+    arrays["factors"][0, 0] += 1e-13
+    forgery.replace(record.file, arrays_bytes(arrays))
+    forgery.finish(owner=True)
+    return released_copy
+
+
+def test_a_report_leaves_open_what_verification_could_not_check(last_digits):
+    examined = examine_run(last_digits)
+    assert examined.findings == []
+    (unchecked,) = examined.unchecked
+    assert unchecked.startswith("factors: not what the published co-occurrence gives for market m0")
     said = Declarations(signer=None, trusted=[], sole_run=False, max_epsilon=8.0, max_delta=None)
-    document = build_document(rows_in_factors, said, account=rows_in_factors.parent / "privacy.account")
-    assert not document.verification.verified or "not of the run's kind" in document.model_dump_json()
+    document = build_document(last_digits, said, account=last_digits.parent / "privacy.account")
+    assert document.verification.verified
+    assert f"not checked: {unchecked}" in document.verdict.open
+
+
+def test_on_a_machine_of_the_runs_kind_no_digit_may_differ(last_digits):
+    forgery = Forgery(last_digits)
+    forgery.json("environment.json", lambda said: said.update(machine=machine()))
+    forgery.finish(owner=True)
+    assert any("factors: not what" in found.what for found in examine_run(last_digits).findings)
+
+
+def test_factors_may_not_be_others_on_any_machine(last_digits):
+    """Two that are swapped are eigenvectors still, and orthonormal; their eigenvalues no longer descend."""
+    forgery = Forgery(last_digits)
+    record = published(forgery, "m0", "embedding")
+    arrays = read_arrays(forgery.read(record.file))
+    order = [1, 0, *range(2, arrays["factors"].shape[1])]
+    arrays |= {"factors": arrays["factors"][:, order], "eigenvalues": arrays["eigenvalues"][order]}
+    forgery.replace(record.file, arrays_bytes(arrays))
+    forgery.finish(owner=True)
+    assert any("do not descend" in found.what for found in examine_run(last_digits).findings)
+    arrays["eigenvalues"] = np.sort(arrays["eigenvalues"])[::-1].copy()
+    arrays["factors"] = -arrays["factors"][:, order]
+    forgery.replace(record.file, arrays_bytes(arrays))
+    forgery.finish(owner=True)
+    assert any("factors: not what" in found.what for found in examine_run(last_digits).findings)
 
 
 def with_comment(array, comment):
