@@ -39,7 +39,8 @@ def data_info(
     if as_json:
         for name, found in prepared.items():
             reading = found.whole.market.reading
-            summary[name]["reading"] = None if reading is None else asdict(reading)
+            read = None if reading is None else {**asdict(reading), "outside_catalogue": found.rows_outside}
+            summary[name]["reading"] = read
         say_json(summary)
         return
     columns = list(next(iter(summary.values())))
