@@ -49,6 +49,7 @@ class StackedQuantizers:
         return self._stack.parameters[CODEWORDS].detach()
 
     def set_codewords(self, values: Tensor) -> None:
+        """Give every model its global codewords, ``(n_models, n_codes, dim)``."""
         self.codewords.copy_(values)
 
     def train_round(self, generator: torch.Generator) -> None:
