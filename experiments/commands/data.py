@@ -75,7 +75,8 @@ def data_check(
         say(one_line(problem), error=True)
     if problems:
         raise typer.Exit(USAGE)
-    say(f"{config}: all markets are fit to use")
+    advised = [name for name, found in fit.items() if found.whole.market.advice]
+    say(f"{config}: all markets are fit to use" + (f"; look at what is said of {', '.join(advised)}" if advised else ""))
 
 
 @data_app.command(

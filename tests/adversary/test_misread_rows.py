@@ -176,6 +176,7 @@ def test_commands_say_it_and_no_file_does(half, tmp_path, capsys):
         status, out, err = fedmm(capsys, "data", command, own)
         assert (status, err) == (0, "")
         assert "78 of others and left out" in " ".join(out.split())
+        assert command == "info" or out.endswith("fit to use; look at what is said of m\n")
     assert '"outside_catalogue": 78' in fedmm(capsys, "data", "info", own, "--json")[1]
     assert not [key for key in sizes(half_of(half)) if "outside" in key]  # what metrics.json has of a market
 
