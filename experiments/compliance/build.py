@@ -110,6 +110,7 @@ def build_document(
             baselines=[] if private_evaluation else sorted(config.ctr.baselines),  # noisy figures are of one model
             summed=list(dict.fromkeys(stage_group(stage) for stage, _ in scheduled(config))),
             smallest_cohort=min_cohort(config, config.data.n_markets),
+            replay_auditor=None if config.audit.replay is None else config.audit.replay.card.fingerprint,
         ),
         declarations=declarations,
         verdict=_PENDING,

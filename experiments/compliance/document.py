@@ -212,6 +212,10 @@ class RunStated(SignedPart):
     baselines: list[str] = Field(description="models that the run's own report shows beside the configured one")
     summed: list[str] = Field(description="stages in which markets add something up")
     smallest_cohort: int = Field(ge=1, description="fewest markets whose updates are added up")
+    replay_auditor: str | None = Field(
+        description="fingerprint of the card whose owner draws all noise of the run again, and can take it away; null: "
+        "nobody's"
+    )
 
     @field_validator("claimed_views")
     @classmethod

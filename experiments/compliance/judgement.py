@@ -53,6 +53,9 @@ NOISY_EVALUATION = (
     "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
 )
 ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
+OPEN_NOISE = (
+    "against the auditor who may replay the run, and whoever gets that auditor's key, no figure of this report holds"
+)
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
@@ -73,6 +76,8 @@ def not_guaranteed(document: Document) -> list[str]:
     found = [] if document.run.private_evaluation else [EXACT_EVALUATION]
     if document.run.one_noise:
         found.append(SEVERAL_MARKETS)
+    if document.run.replay_auditor is not None:
+        found.append(f"{OPEN_NOISE}: {document.run.replay_auditor}")
     return [*found, ATTACK_SUCCESS, *_NOT_GUARANTEED]
 
 

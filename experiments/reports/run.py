@@ -36,10 +36,12 @@ from experiments.reports.standing import (
     broken,
     headlines,
     left_out,
+    open_noise,
     signature_lines,
     verification_line,
 )
 from experiments.verification.run import Examination, examine_run
+from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
 from fedmm_secure.storage.layout import LOG_FILE, PAGE_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
@@ -130,6 +132,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     summary = [
         *_generated(config.data.synthetic is not None),
         *_privacy_points(budget, views, seeded),
+        *_open_to(config),
         *_accuracy_points(comparison),
         *standing,
         attacked,
@@ -218,6 +221,13 @@ def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> li
     return found + (
         [StandingLine("noise from a known seed: a test, its numbers guarantee nothing", "bad")] if seeded else []
     )
+
+
+def _open_to(config: Config) -> list[StandingLine]:
+    """Who can take all noise away."""
+    if config.audit.replay is None:
+        return []
+    return [StandingLine(open_noise(config.audit.replay.card), "open")]
 
 
 def _accuracy_points(comparison: Comparison | None) -> list[StandingLine]:

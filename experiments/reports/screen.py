@@ -20,7 +20,7 @@ from experiments.presentation.tables import Facts, Table
 from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
 from experiments.reports.privacy import CIPHERTEXTS_ONLY, view_lines
-from experiments.reports.standing import signature_lines
+from experiments.reports.standing import open_noise, signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, has_sums
@@ -147,6 +147,8 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
     if has_sums(run.config):
         found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
+    if run.config.audit.replay is not None:
+        found.append(("open to", [open_noise(run.config.audit.replay.card)]))
     return [*found, *_conditional(run)]
 
 

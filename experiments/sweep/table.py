@@ -81,6 +81,11 @@ def _rows(run: Path) -> Iterator[_Row]:
                     yield {"market": market, "model": model, "metric": metric, "value": values[metric]}
             for metric, value in (values.get("communication") or {}).items():
                 yield {"market": market, "model": model, "metric": metric, "value": value}
+        further = {f"pool_{key}": value for key, value in (found.get("ranking") or {}).items()}
+        further |= {f"auc_of_{n}_rows": value for n, value in (found.get("short_histories") or {}).items()}
+        for metric, value in further.items():
+            if value is not None:
+                yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
         for metric, value in found.get("quantizer", {}).items():
             yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
     for market, views in metrics["privacy"]["markets"].items():

@@ -10,7 +10,9 @@ from experiments.runs.differences import differences
 from experiments.verification.equality import same_values
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.parties import commitments
+from fedmm_secure.federation.canaries import stated_canaries
+from fedmm_secure.federation.coins import stated_toss
+from fedmm_secure.federation.opening import commitments
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
@@ -69,9 +71,9 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
         known = data if isinstance(data, str) and _DIGEST.fullmatch(data) else "a fingerprint of the rows"
         run = content.opening.get("run", "")
         catalogue = _catalogue(evidence, market, plan)
-        wanted = commitments(run, plan, catalogue, evidence.bundle, evidence.directory, known) | {
-            "code": evidence.environment.get("code")
-        }
+        wanted = commitments(run, plan, catalogue, evidence.bundle, evidence.directory, known)
+        wanted |= {"code": evidence.environment.get("code")} | stated_toss(evidence.config, content.opening)
+        wanted |= stated_canaries(evidence.config, content.opening)
         findings += [
             Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")
             for field, expected, found in differences(wanted, dict(content.opening), same=same_values(evidence))

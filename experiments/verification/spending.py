@@ -9,6 +9,7 @@ from typing import Any
 
 from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
+from fedmm_secure.federation.coins import COINS, coin_note, is_coin
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
@@ -47,9 +48,9 @@ def spending_findings(
 ) -> list[Finding]:
     """Where a ledger is not that of its plan.
 
-    Right are, beside the plan itself: notes of earlier runs anywhere; further attempts of a round, which send the same
-    for a smaller cohort and spend nothing; a round that this market joined in a later attempt, or not at all where the
-    sum says so.
+    Right are, beside the plan itself: notes of earlier runs anywhere; an auditor's coin, at the beginning; further
+    attempts of a round, which send the same for a smaller cohort and spend nothing; a round that this market joined in
+    a later attempt, or not at all where the sum says so.
 
     Args:
         path: the ledger.
@@ -58,7 +59,7 @@ def spending_findings(
         data: fingerprint of the rows that the run was opened on.
         left_out: rounds whose sum lacks this market.
     """
-    walk = _Walk(path, plan, left_out)
+    walk = _Walk(path, plan, left_out, content)
     for line in entry_lines(content):
         walk.take(line)
     walk.end()
@@ -85,8 +86,9 @@ def is_note(release: Release) -> bool:
 class _Walk:
     """Compares the lines of a ledger with the plan, one after the other."""
 
-    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place]) -> None:
+    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place], content: LedgerContent) -> None:
         self.findings: list[Finding] = []
+        self._content, self._tossed = content, plan.config.audit.replay is None
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
         self._places = {_place(release): index for index, release in enumerate(self._planned)}
@@ -103,6 +105,10 @@ class _Walk:
             self._noted = True
             self._earlier_runs(line)
             return
+        if line.entry.stage == COINS and not self._tossed:
+            self._tossed = True
+            self._coin(line)
+            return
         index = self._places.get(line.place)
         if index is None:
             self._report(line, f"{_name(line.place)} is nothing that this configuration releases")
@@ -117,6 +123,8 @@ class _Walk:
 
     def end(self) -> None:
         self._skip(len(self._planned))
+        if not self._tossed:
+            self.findings.append(Finding(str(self._path), "no line holds the coin of the auditor who is to replay it"))
         if not self._noted and self._of_people:
             self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
 
@@ -159,6 +167,17 @@ class _Walk:
             if _spelled(found[name]) != _spelled(wanted[name]):
                 what = f"{name} is {_spelled(found[name])}, planned is {_spelled(wanted[name])}"
                 self._report(line, f"{_name(line.place)}: {what}")
+
+    def _coin(self, line: Line) -> None:
+        """The auditor's coin comes before anything is charged, and is of this ledger's first line."""
+        asked, opening, coin = self._plan.config.audit.replay, self._content.opening, line.entry.remark or ""
+        run, hashed = str(opening.get("run")), self._content.opening_hash
+        if line.charge is not None or self._next:
+            self._report(line, "is a coin where none is tossed any more")
+        elif asked is None or not is_coin(asked.card, coin, self._plan.market, run, hashed):
+            self._report(line, "is no coin of the auditor whom the configuration names, for this first line")
+        else:
+            self._compare(line, coin_note(coin))
 
     def _earlier_runs(self, line: Line) -> None:
         """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""

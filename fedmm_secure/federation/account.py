@@ -25,7 +25,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount, heard_of
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.fingerprints import AccountKey, PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
@@ -192,7 +192,7 @@ def _counted(account: PrivacyAccount, known: Mapping[str, list[Spending]], count
     return [found for name, count in sorted(counts.items()) for found in known[name][:count]]
 
 
-def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMarket) -> str:
+def data_fingerprint(account: PrivacyAccount | PublicData | AccountKey, prepared: PreparedMarket) -> str:
     """Hash, under the account's key, of every row, with rating and time, and of their order.
 
     The latest of two rows of one time is the one that comes last.

@@ -20,6 +20,7 @@ from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
+from fedmm_secure.federation.canaries import CANARIES, kept_nonce
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.private_record import commitment, committed, make_salt, private_name, read_salt
 from fedmm_secure.federation.transcript import Record
@@ -78,6 +79,8 @@ def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, 
                 "transcript": transcript_digest(federation.transcript.records),
                 "lines": door.ledger.length + 1,
             }
+            nonce = kept_nonce(door.ledger.opening, RunDirectory(directory).charges(market))
+            statement |= {} if nonce is None else {CANARIES: nonce.hex()}
             signer = federation.signers[market]
             text = closing_text(market, federation.run, door.ledger.head, statement)
             door.close({**statement, "card": asdict(signer.card), "signature": signer.sign(text).hex()})

@@ -27,6 +27,7 @@ from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.messages import Header, MessageError, pack
 from fedmm_secure.federation.orders import Order, Place
 from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
@@ -34,8 +35,8 @@ from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
-from privacy.files import KeyFileError, erase, read_secret, write_atomic, write_secret
-from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
+from privacy.files import KeyFileError, write_atomic
+from privacy.mechanisms.randomness import NoiseSource
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ class Door:
         wide: the same by stage, for those whose updates have another length.
         agreement: what all markets of the run have agreed to.
         transcript: what each party sees.
-        keys: directory for keys of releases in hand.
+        keys: of the randomness of releases in hand.
         data: keyed fingerprint of the market's rows.
-        noise_seed: for tests: keys follow from it, which is unfit for compliance.
         standing: the run's place in its privacy account, where each charge is taken down; None for a rehearsal.
     """
 
@@ -88,9 +88,8 @@ class Door:
         agreement: Agreement,
         transcript: Transcript,
         own: PrivateRecord,
-        keys: Path,
+        keys: ReleaseKeys,
         data: str = "",
-        noise_seed: int | None = None,
         standing: Standing | None = None,
         wide: Mapping[str, Channel] | None = None,
     ) -> None:
@@ -99,7 +98,7 @@ class Door:
         self.budget = budget
         self.channel, self.agreement, self._wide = channel, agreement, dict(wide or {})
         self._transcript, self.own = transcript, own
-        self._keys, self._data, self._noise_seed = keys, data, noise_seed
+        self._keys, self._data = keys, data
         self._standing = standing
 
     def note(self, release: Release) -> None:
@@ -129,10 +128,11 @@ class Door:
         self.budget.refuse_overspending(self.ledger.entries, self._entry(release))
         # ledger first, account second: rows are read after both, so the account never knows of fewer than were read for
         with self._charging(len(self.ledger.charges) + 1):
-            key = self._make_key(release)
+            key = self._keys.make(release, self.ledger)
             digest = hashlib.sha256(key).hexdigest() if key else ""
             reads_rows = self._data if not isinstance(release.event, NoOpDpEvent) else ""
             charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
+            self._keys.charged(self.ledger)
         return Transaction(charge, None, key)
 
     def _charging(self, charges: int) -> AbstractContextManager[None]:
@@ -149,7 +149,7 @@ class Door:
         seal = self.ledger.seals.get(charge.sequence)
         if seal is not None:
             return Transaction(charge, seal.digest)
-        return Transaction(charge, None, self._key_of(charge))
+        return Transaction(charge, None, self._keys.of(charge, self.ledger.path))
 
     def seal(self, transaction: Transaction, digest: str, meter: IntVector | None = None) -> None:
         """Say what a charge was spent on, and erase its key; the result has been kept before."""
@@ -161,7 +161,7 @@ class Door:
                 )
         else:
             self.ledger.seal(transaction.charge, digest, hashlib.sha256(data).hexdigest() if data else "")
-        erase(self._key_path(transaction.charge.key))
+        self._keys.erase(transaction.charge)
         if data:
             self._record(transaction.charge.entry, METER, data, "release")
 
@@ -338,43 +338,14 @@ class Door:
         """The ledger's last line; keys of what was charged and never finished are erased."""
         if self.ledger.closing is None:
             self.ledger.close(statement)
-        for path in self._keys.glob("*.key"):
-            erase(path)
+        self._keys.erase_all()
 
     def spent(self) -> float:
         """ε that the budget's stages have spent so far, rounded up a little; ``inf`` without DP."""
         return self.budget.spent(self.ledger.entries)
 
     def _entry(self, release: Release) -> Entry:
-        return release.entry(self.market, delta=self.budget.delta, seeded=self._noise_seed is not None)
-
-    def _make_key(self, release: Release) -> bytes | None:
-        """A fresh key, on the disk before the charge that names its hash."""
-        if not release.draws:
-            return None
-        if self._noise_seed is None:
-            source = NoiseSource.from_entropy()
-        else:
-            source = NoiseSource.from_seed(self._noise_seed).derive(self.market, *map(str, release.identity))
-        key = source.words(KEY_BYTES // 8).tobytes()
-        write_secret(self._key_path(hashlib.sha256(key).hexdigest()), key, replace=True)
-        return key
-
-    def _key_of(self, charge: Charge) -> bytes | None:
-        if not charge.key:
-            return None
-        path = self._key_path(charge.key)
-        key = read_secret(path) if path.exists() else b""
-        if hashlib.sha256(key).hexdigest() != charge.key:
-            raise LostResultError(
-                f"{path}: the key that line {charge.line} of {self.ledger.path} was charged for is gone; what it "
-                "would draw cannot be drawn again: restore it, or start a new run"
-            )
-        return key
-
-    def _key_path(self, digest: str) -> Path:
-        """A key's file has its hash for a name: that of one charge never takes the place of another's."""
-        return self._keys / f"{digest[:32]}.key"
+        return release.entry(self.market, delta=self.budget.delta, seeded=self._keys.seeded)
 
     def _record(self, release: Release | Entry, kind: str, data: bytes, visible_to: str, receivers: int = 0) -> None:
         self._transcript.add_release(

@@ -39,6 +39,7 @@ from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 def discover_catalogues(
@@ -76,7 +77,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
 
     def draw_counts(noise: NoiseSource) -> Result:
         choices, times = config.privacy.contribution, config.times_counted
-        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=ENOUGH)
+        spare = federation.spare(market.name, ENOUGH, COUNTS)
+        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=spare)
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
@@ -86,7 +88,9 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
-        spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
+        spare: int | Spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
+        if embedding.uses_gram:  # subspace iteration has noise alone in spare coordinates
+            spare = federation.spare(market.name, ENOUGH, EMBEDDING)
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
@@ -148,7 +152,10 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
     plan = federation.plans[market]
     return PrivateTraining(
         noise_multiplier=plan.noise[CTR],
-        spare=spare_coordinates(plan.stages[CTR].steps),
+        spares={
+            seed: federation.spare(market, spare_coordinates(plan.stages[CTR].steps), plan.ctr(seed).stage)
+            for seed in begun
+        },
         keys={seed: found.key for seed, found in begun.items() if found.digest is None},
         meters={seed: _ctr_meter(federation.directory, market, seed) for seed in begun},
         seeded=federation.config.privacy.noise_seed is not None,

@@ -182,6 +182,19 @@ class RoundClient(ABC):
         self.take(message)
         return self.settle()
 
+    # -- again, for an auditor -----------------------------------------------------------------------------------------
+
+    def replay(self, paid: Transaction, header: Header, total: IntVector) -> tuple[IntVector, IntVector | None]:
+        """Compute a round's update and its spare values again, send nothing, and go on with the sum that was taken."""
+        found = self._computed(header.round, paid)
+        self.follow(header, total)
+        return found
+
+    def follow(self, header: Header, total: IntVector) -> None:
+        """Go on with the sum ``(length,)`` of a round that this market was not in."""
+        self._move(header, total)
+        self.next_round = header.round + 1
+
     # -- kept state ----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 _DATA = b"fedmm-secure fingerprint of data\0"
 _PUBLIC = b"fedmm-secure fingerprint of public data\0"
@@ -21,6 +22,17 @@ class PublicData:
         digest = hashlib.sha256(_PUBLIC)
         _take(digest.update, rows, ordered)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class AccountKey:
+    """The key of an account alone: who has it compares rows with what a ledger says of them, and enters nothing."""
+
+    key: bytes = field(repr=False)
+
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
+        """As the account says it."""
+        return keyed_fingerprint(self.key, rows, ordered=ordered)
 
 
 def keyed_fingerprint(key: bytes, rows: Iterable[bytes], *, ordered: bool = False) -> str:

@@ -51,7 +51,8 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
              "shared_users": "refused", "one_noise": False, "synthetic": False,
-             "baselines": [], "summed": ["quantizer"], "smallest_cohort": 3}  # fmt: skip
+             "baselines": [], "summed": ["quantizer"], "smallest_cohort": 3,
+             "replay_auditor": None}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
