@@ -1,10 +1,12 @@
 """A market starts from what a federation left, its head and its frozen global codebook, before it is a party of it.
 
-Of the market's own rows the head knows features alone; nothing of the market leaves it.
+Of the market's own rows the head knows features alone; nothing of the market leaves it. What is fitted is fitted to raw
+rows: it has no guarantee, and the account of the rows says so before they are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from fedmm_secure.collaborative.build import fit_embedding
-from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.config import Config, DataConfig, data_of_newcomer
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.account import enter_without_bound
 from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
 from fedmm_secure.guarantee.head_columns import BINS, NAMES
 from fedmm_secure.heads.examples import market_examples
@@ -23,11 +26,15 @@ from fedmm_secure.heads.trees import Head
 from fedmm_secure.quantization.build import model_for, refine_quantizer
 from fedmm_secure.results.artefacts import save_codes, save_quantizer
 from fedmm_secure.storage.encoding import arrays_bytes
-from fedmm_secure.storage.files import write_atomic, write_json
+from fedmm_secure.storage.files import new_directory, write_atomic, write_json
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
 RESULT = "joined.json"
+UNBOUNDED = (
+    "trained on the market's raw rows, and chosen by exact figures of them: nothing bounds what models, codes and "
+    "figures say of a user; the privacy account has it as a run without a budget"
+)
 FEDERATION, OWN, BOTH = "federation", "own", "both"
 
 
@@ -42,6 +49,8 @@ class Joined:
             says): the one of largest validation AUC.
         validation: AUC by which it was chosen.
         auc: of the test candidates, the order by counts (``popularity``) among them.
+        epsilon: None: there is no bound.
+        epsilon_note: why.
     """
 
     market: str
@@ -49,20 +58,36 @@ class Joined:
     chosen: str
     validation: dict[str, float]
     auc: dict[str, float]
+    epsilon: None = None
+    epsilon_note: str = UNBOUNDED
 
 
-def join_market(run: Path, config: Config, data: DataConfig, market: str, directory: Path) -> Joined:
+def join_market(
+    run: Path,
+    config: Config,
+    data: DataConfig,
+    market: str,
+    directory: Path,
+    account: Path | None = None,
+    told: Callable[[PreparedMarket], None] = lambda prepared: None,
+) -> Joined:
     """Fit what a market needs beside the federation's head; leaves models, codes and ``joined.json``.
+
+    It is entered in the account of the market's rows as a run without a budget.
 
     Args:
         run: directory of the federation's finished run.
         config: of that run; its choices hold here too.
-        data: where the new market's rows are; the files of no other market are read.
+        data: where the new market's rows are, and how they are read; the files of no other market are.
         market: its name.
-        directory: where the result goes; new, or empty.
+        directory: where the result goes, all of it or nothing; new, or empty.
+        account: the privacy account that its owner names; by default the user's.
+        told: what was read of the market's rows, before anything is fitted to them.
 
     Raises:
-        ConfigError: the market is in that run, or the run is of a kind that nobody can join this way.
+        AccountError: the account cannot be read or written; nothing was trained.
+        ConfigError: the market is in that run, its rows lack what that run's choices need, or the run is of a kind that
+            nobody can join this way.
         DataError: the market's rows cannot be used.
         RunDirectoryError: the run has no head, or the directory is taken.
     """
@@ -79,21 +104,23 @@ def join_market(run: Path, config: Config, data: DataConfig, market: str, direct
         raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; choose another --out")
+    own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market)})
     head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
-    own = config.model_copy(update={"data": config.data.model_copy(update=_place(data, market))})
+    privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
+    own = own.model_copy(update={"privacy": privacy})
     prepared = prepare_one(own.data, market)
-    _codes(own, prepared, words, directory)
-    write_atomic(RunDirectory(directory).head(market), arrays_bytes(head.to_arrays()))
-    joined = _judged(own, prepared, head)
-    write_json(directory / RESULT, asdict(joined))
+    told(prepared)
+    usable = prepared.usable()
+    enter_without_bound(own, directory, prepared)
+    joined = _judged(own, usable, head)
+    try:
+        with new_directory(directory) as made:
+            _codes(own, prepared, words, made)
+            write_atomic(RunDirectory(made).head(market), arrays_bytes(head.to_arrays()))
+            write_json(made / RESULT, asdict(joined))
+    except OSError as error:
+        raise RunDirectoryError(f"{directory}: cannot be written: {error.strerror}; choose another --out") from error
     return joined
-
-
-def _place(data: DataConfig, market: str) -> dict[str, object]:
-    """Where the new market's rows are: all that the federation's data section does not know."""
-    if data.synthetic is not None:
-        return {"synthetic": data.synthetic, "markets": {}, "root": None}
-    return {"synthetic": None, "markets": {market: data.markets[market]}, "root": data.root}
 
 
 def _judged(config: Config, prepared: PreparedMarket, head: Head) -> Joined:
