@@ -162,6 +162,7 @@ class _Privacy(_Closed):
     catalogue: dict[str, _Catalogue]
     evaluation: _Evaluation
     markets: dict[str, Any]  # compared with what the ledgers give, field by field
+    across_markets: dict[str, Any] | None = None  # and this with what the plans give
 
 
 class _Metrics(_Closed):
