@@ -60,8 +60,8 @@ class LedgerStated(SignedPart):
     lines: int = Field(ge=1)
     head: Digest = Field(description="hash of the last line; it fixes all lines before it")
     data: str | None = Field(
-        description="the rows, by a hash under a key of the privacy account: it names them to the key's owner alone; "
-        "null: nothing commits to them"
+        description="the rows, by a hash under a key of the run that its owner alone can make again: of two runs it "
+        "does not say whether their rows are the same; null: nothing commits to them"
     )
     seeded: bool = Field(description="whether any noise came from a known seed")
     exact: bool = Field(description="whether all noise was integers of an exact law, added to integer sums")

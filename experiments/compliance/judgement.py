@@ -37,7 +37,8 @@ ASSUMPTIONS = [
     "nobody has rows in several markets, unless figures of such a person are claimed: the unit is a user of one "
     "market; what markets state of the same person composes, and a noise that is one for all of them is moved by each; "
     "user ids are compared where one process holds all rows, and between organisations nobody compares them",
-    "runs on other copies of the data, or under a privacy account that this one has not heard of, are not known to it",
+    "runs on other copies of the data under another name of the market, or under a privacy account that this one has "
+    "not heard of, are not known to it",
 ]
 _NOT_GUARANTEED = [
     "the profile view: a user's own codes, embedding and scores are computed from that user's rows, and unprotected",

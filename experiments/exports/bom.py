@@ -26,7 +26,7 @@ BOM_FILE = "bom.cdx.json"
 _MODEL = re.compile(r"models/[^/]+/([a-z]+)-(\d+)\.pt")
 _CODE = ("commit", "code")  # in the environment, beside versions
 _PREFIX = "fedmm-secure"  # of the names of properties
-_KEYED = "the rows, by a hash under a key of the market's account: whoever has no key can compare it with nothing"
+_KEYED = "the rows, by a hash under a key of the run, from the market's account: without it nobody can compare it"
 _CARDS: Mapping[str, Mapping[str, Any]] = {
     QUANTIZER: {
         "approach": {"type": "unsupervised"},

@@ -144,7 +144,7 @@ def _rows(evidence: Evidence, market: str, prepared: PreparedMarket, key: Accoun
     elif evidence.config.catalogue != "discovered" and prepared.market.n_items != size.items:
         yield f"the rows have {prepared.market.n_items} items, it was opened with {size.items}"
     elif evidence.config.data.synthetic is not None or key is not None:
-        if data_fingerprint(key or PublicData(), prepared) != opening.get("data"):
+        if data_fingerprint(key or PublicData(), str(opening.get("run")), prepared) != opening.get("data"):
             yield "the rows are not those that it was opened on"
     else:
         evidence.notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,7 +122,7 @@ class ReplayingDoor(Door):
     def note(self, release: Release) -> None:
         """Nothing is drawn."""
 
-    def begin(self, release: Release) -> Transaction:
+    def begin(self, release: Release, kept: Iterable[Path] = ()) -> Transaction:
         """The transaction of a release as it was charged, with the key that both coins make."""
         return self.paid(self.recorded.charge(release))
 

@@ -40,7 +40,7 @@ class Line:
     @property
     def place(self) -> Place:
         """Stage and round."""
-        return self.entry.stage, self.entry.round
+        return _of(self.entry)
 
 
 def spending_findings(
@@ -50,7 +50,8 @@ def spending_findings(
 
     Right are, beside the plan itself: notes of earlier runs anywhere; an auditor's coin, at the beginning; further
     attempts of a round, which send the same for a smaller cohort and spend nothing; a round that this market joined in
-    a later attempt, or not at all where the sum says so.
+    a later attempt, or not at all where the sum says so; charges that another course of the run had in hand, which stay
+    counted and are made again.
 
     Args:
         path: the ledger.
@@ -59,15 +60,16 @@ def spending_findings(
         data: fingerprint of the rows that the run was opened on.
         left_out: rounds whose sum lacks this market.
     """
+    given_up = given_up_charges(content)
     walk = _Walk(path, plan, left_out, content)
     for line in entry_lines(content):
         walk.take(line)
     walk.end()
     seeded = plan.config.privacy.noise_seed is not None
-    findings = [*walk.findings, *_transactions(path, content, data=data, left_out=left_out)]
+    findings = [*walk.findings, *_transactions(path, content, given_up, data=data, left_out=left_out)]
     if any(entry.seeded != (seeded and entry.coordinates > 0) for entry in content.entries):
         findings.append(Finding(str(path), "says of its noise that it came from a seed, or did not, against the plan"))
-    return [*findings, *_over_budget(path, content, plan)]
+    return [*findings, *_over_budget(path, content, plan, given_up)]
 
 
 def entry_lines(content: LedgerContent) -> Iterator[Line]:
@@ -76,6 +78,23 @@ def entry_lines(content: LedgerContent) -> Iterator[Line]:
     for number, kind in enumerate(content.kinds, start=1):
         if kind in (CHARGE, NOTE):
             yield Line(number, next(entries), next(charges) if kind == CHARGE else None)
+
+
+def given_up_charges(content: LedgerContent) -> frozenset[int]:
+    """Sequences of charges without a seal that a later course of the run made again, under another key.
+
+    A course begins with a note of what earlier runs spent, the course before among them. What was in hand then is not
+    computed once more: a copy may have been, or the machine is another one. It counts as spent, here and there.
+    """
+    courses = [line.number for line in entry_lines(content) if line.entry.stage == EARLIER_RUNS]
+
+    def made_again(charge: Charge) -> bool:
+        begun = [number for number in courses if number > charge.line]
+        again = (one for one in content.charges if begun and one.line > begun[0])
+        return any(_of(one.entry) == _of(charge.entry) for one in again)
+
+    unsealed = (charge for charge in content.charges if charge.sequence not in content.seals)
+    return frozenset(charge.sequence for charge in unsealed if made_again(charge))
 
 
 def is_note(release: Release) -> bool:
@@ -89,6 +108,7 @@ class _Walk:
     def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place], content: LedgerContent) -> None:
         self.findings: list[Finding] = []
         self._content, self._tossed = content, plan.config.audit.replay is None
+        self._given_up = given_up_charges(content)
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
         self._places = {_place(release): index for index, release in enumerate(self._planned)}
@@ -112,6 +132,8 @@ class _Walk:
         index = self._places.get(line.place)
         if index is None:
             self._report(line, f"{_name(line.place)} is nothing that this configuration releases")
+        elif line.charge is not None and line.charge.sequence in self._given_up and self._of_people:
+            self._given(line, self._planned[index])
         elif index >= self._next:
             self._skip(index)
             self._first(line, self._planned[index])
@@ -159,6 +181,18 @@ class _Walk:
         first = self._plan.of_round(planned.stage, planned.round or 0, self._attempt)
         self._compare(line, again(first, self._attempt))
 
+    def _given(self, line: Line, planned: Release) -> None:
+        """A charge that was made again: as planned itself; the order is that of the ones that were sealed."""
+        attempt = line.entry.attempt
+        if planned.round is None:
+            self._compare(line, planned)
+        elif not _is_attempt(attempt, 0, self._plan.n_markets):
+            self._report(line, f"{_name(line.place)}: attempt {attempt!r} of {self._plan.n_markets}")
+        else:
+            first = self._plan.of_round(planned.stage, planned.round, attempt or 0)
+            spends_nothing = bool(attempt) and line.entry.coordinates == 0 != first.coordinates
+            self._compare(line, again(first, attempt or 0) if spends_nothing else first)
+
     def _compare(self, line: Line, planned: Release) -> None:
         seeded = self._plan.config.privacy.noise_seed is not None
         wanted = planned.entry(self._plan.market, delta=self._plan.delta, seeded=seeded).to_data()
@@ -202,7 +236,9 @@ class _Walk:
         self.findings.append(Finding(f"{self._path}:{line.number}", what))
 
 
-def _transactions(path: Path, content: LedgerContent, *, data: str, left_out: Collection[Place]) -> Iterator[Finding]:
+def _transactions(
+    path: Path, content: LedgerContent, given_up: Collection[int], *, data: str, left_out: Collection[Place]
+) -> Iterator[Finding]:
     """Each charge names the rows that it reads and the key that it draws from, a key of its own, and has its seal."""
     keys: dict[str, int] = {}
     for charge in content.charges:
@@ -219,17 +255,24 @@ def _transactions(path: Path, content: LedgerContent, *, data: str, left_out: Co
         keys.setdefault(charge.key, charge.line)
         seal = content.seals.get(charge.sequence)
         if seal is None:
-            if (entry.stage, entry.round) not in left_out:
+            if (entry.stage, entry.round) not in left_out and charge.sequence not in given_up:
                 yield Finding(where, f"{name}: is charged, and never sealed")
         elif bool(seal.meter) != draws:
             yield Finding(where, f"{name}: its seal {'names no' if draws else 'names'} spare values of noise")
 
 
-def _over_budget(path: Path, content: LedgerContent, plan: SpendingPlan) -> Iterator[Finding]:
-    """ε of the budget's stages, whatever the plan says, by the accountant that the door asks."""
+def _over_budget(
+    path: Path, content: LedgerContent, plan: SpendingPlan, given_up: Collection[int]
+) -> Iterator[Finding]:
+    """ε of the budget's stages, whatever the plan says, by the accountant that the door asks.
+
+    A charge that was given up was of the budget of the course before; what is stated of the run counts it too.
+    """
     if plan.epsilon is None:
         return
-    entries = [entry for entry in content.entries if stage_group(entry.stage) in plan.noise]
+    lines = entry_lines(content)
+    counted = [line.entry for line in lines if line.charge is None or line.charge.sequence not in given_up]
+    entries = [entry for entry in counted if stage_group(entry.stage) in plan.noise]
     if not entries or unaccountable(entries):
         return
     events = [entry.event for entry in entries]
@@ -243,6 +286,10 @@ def _over_budget(path: Path, content: LedgerContent, plan: SpendingPlan) -> Iter
 def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:
     """Stage and round of every sum of a run, in order."""
     return [(release.stage, release.round) for release in plan.releases() if release.round is not None]
+
+
+def _of(entry: Entry) -> Place:
+    return entry.stage, entry.round
 
 
 def _place(release: Release) -> Place:

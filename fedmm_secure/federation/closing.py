@@ -52,7 +52,7 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
             problem = "other markets"
         elif isinstance(account, PrivacyAccount) and not account.path.is_file():
             problem = f"rows that cannot be compared: {account.path} is missing"
-        elif opening.get("data") != data_fingerprint(account, prepared):
+        elif opening.get("data") != data_fingerprint(account, str(opening.get("run")), prepared):
             problem = f"other rows of market {name}"
         if problem:
             raise RunDirectoryError(f"{directory}: holds a finished run of {problem}; choose another directory")

@@ -99,16 +99,17 @@ class Coins:
         asked = config.audit.replay
         return None if asked is None else cls(asked.card, market, run, layout.charges(market))
 
-    def stated(self, opening: Mapping[str, Any], course: int) -> dict[str, Any]:
+    def stated(self, opening: Mapping[str, Any], courses: int) -> dict[str, Any]:
         """What the first line says beside all else: as it stands there, or with a fresh coin.
 
         Raises:
-            CoinError: an old copy of the run's state goes on, as which ``course`` it is.
+            CoinError: another course of the run goes on, and so many ended before: what was in hand is drawn anew.
         """
-        if course:
+        if courses:
             raise CoinError(
-                f"market {self.market}: goes on from an old copy of its state, where noise would be drawn twice over "
-                "from one key; a run that is replayed cannot: start a new one"
+                f"market {self.market}: goes on from an old copy of its state, or on another kind of machine with a "
+                "charge in hand, where noise would be drawn twice over from one key; a run that is replayed cannot: "
+                "start a new one"
             )
         if REPLAY in opening:
             return {REPLAY: opening[REPLAY]}

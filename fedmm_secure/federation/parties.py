@@ -13,7 +13,7 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, enter, foresee
+from fedmm_secure.federation.account import Outlook, Progress, enter, foresee, in_hand, moved
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -210,18 +210,18 @@ def open_federation(
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = enter(account, directory, run, plans[name], prepared, len(ledger.charges))
+        entrance = enter(account, directory, run, plans[name], prepared, Progress.of(ledger))
         coins, catalogue = Coins.of(config, name, run, layout), known_catalogue(config, prepared)
-        toss = {} if coins is None else coins.stated(ledger.opening, entrance.course)
+        toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses)
         toss |= committed_canaries(config, ledger.opening, layout.charges(name))
         ledger.open(commitments(run, plans[name], catalogue, bundle, directory, entrance.data) | toss)
         chain = None if coins is None else coins.chain(ledger, plans[name].delta, layout.coins)
         if coins is not None and chain is None:
             awaited.append(name)
             continue
-        masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
-        course = max(course, entrance.course)
-        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
+        masks[name] = load_masks(name, mask_file(directory, name, entrance.parted), _masked_before(run, ledger))
+        course = max(course, entrance.parted)
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.parted)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(
@@ -234,8 +234,7 @@ def open_federation(
             transcript=transcript,
             own=PrivateRecord(directory, name),
             keys=ReleaseKeys(name, layout.charges(name), config.privacy.noise_seed, chain),
-            data=entrance.data,
-            standing=entrance.standing,
+            entrance=entrance,
         )
         if ledger.closing is None:
             for release in entrance.earlier:
@@ -278,8 +277,10 @@ def look_ahead(
     sizes, run = market_sizes(config, sorted(markets), markets), run_id(layout.state)
     for name, prepared in markets.items():
         path = layout.ledger(name)
-        solved = read_ledger(path).opening.get("noise") if path.is_file() else None
-        found[name] = foresee(account, run, SpendingPlan.of(config, name, sizes, solved), prepared)
+        begun = read_ledger(path) if path.is_file() else None
+        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
+        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals))
+        found[name] = foresee(account, run, plan, prepared, again=again)
     return found
 
 

@@ -42,7 +42,9 @@ class ReleaseKeys:
             key = self._chain.key(_drawn(ledger), self._market, release.identity)
         elif self._noise_seed is not None:
             seeded = NoiseSource.from_seed(self._noise_seed)
-            key = seeded.derive(self._market, *map(str, release.identity)).words(KEY_BYTES // 8).tobytes()
+            drawn = sum(charge.entry.identity == release.identity for charge in ledger.charges)  # and given up
+            again = (str(drawn),) if drawn else ()
+            key = seeded.derive(self._market, *map(str, release.identity), *again).words(KEY_BYTES // 8).tobytes()
         else:
             key = NoiseSource.from_entropy().words(KEY_BYTES // 8).tobytes()
         write_secret(self._path(hashlib.sha256(key).hexdigest()), key, replace=True)
@@ -71,7 +73,7 @@ class ReleaseKeys:
         return key
 
     def erase(self, charge: Charge) -> None:
-        """The charge is sealed."""
+        """The charge is sealed, or given up."""
         erase(self._path(charge.key))
 
     def erase_all(self) -> None:

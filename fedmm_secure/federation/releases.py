@@ -16,6 +16,7 @@ import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, release_counts
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.data.catalogue import Catalogue
@@ -139,10 +140,19 @@ def begin_ctr(federation: Federation, market: str) -> dict[int, Transaction]:
     """
     door, plan = federation.doors[market], federation.plans[market]
     if federation.config.private_ctr:
-        return {seed: door.begin(plan.ctr(seed)) for seed in federation.config.seed}
+        return {
+            seed: door.begin(plan.ctr(seed), _kept_of_ctr(federation, market, seed)) for seed in federation.config.seed
+        }
     for seed in federation.config.seed:
         door.note(plan.raw_ctr(seed))
     return {}
+
+
+def _kept_of_ctr(federation: Federation, market: str, seed: int) -> tuple[Path, ...]:
+    """Where the training of a CTR model leaves what it computed: model, spare values, predictions."""
+    layout = RunDirectory(federation.directory)
+    predictions = Store(layout.kept_predictions(market)).path(f"{CONFIGURED}-{seed}")
+    return layout.ctr(market, seed), layout.meter(market, seed), predictions
 
 
 def private_training(federation: Federation, market: str, begun: Mapping[int, Transaction]) -> PrivateTraining | None:

@@ -1,6 +1,7 @@
 """A market starts from what a federation left, its head and its frozen global codebook, before it is a party of it.
 
-Of the market's own rows the head knows features alone; nothing of the market leaves it.
+Of the market's own rows the head knows features alone; nothing of the market leaves it. What is fitted is fitted to raw
+rows: it has no guarantee, and the account of the rows says so before they are read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config, DataConfig, data_of_newcomer
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.account import enter_without_bound
 from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
 from fedmm_secure.guarantee.head_columns import BINS, NAMES
 from fedmm_secure.heads.examples import market_examples
@@ -29,6 +31,10 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
 RESULT = "joined.json"
+UNBOUNDED = (
+    "trained on the market's raw rows, and chosen by exact figures of them: nothing bounds what models, codes and "
+    "figures say of a user; the privacy account has it as a run without a budget"
+)
 FEDERATION, OWN, BOTH = "federation", "own", "both"
 
 
@@ -43,6 +49,8 @@ class Joined:
             says): the one of largest validation AUC.
         validation: AUC by which it was chosen.
         auc: of the test candidates, the order by counts (``popularity``) among them.
+        epsilon: None: there is no bound.
+        epsilon_note: why.
     """
 
     market: str
@@ -50,6 +58,8 @@ class Joined:
     chosen: str
     validation: dict[str, float]
     auc: dict[str, float]
+    epsilon: None = None
+    epsilon_note: str = UNBOUNDED
 
 
 def join_market(
@@ -58,9 +68,12 @@ def join_market(
     data: DataConfig,
     market: str,
     directory: Path,
+    account: Path | None = None,
     told: Callable[[PreparedMarket], None] = lambda prepared: None,
 ) -> Joined:
     """Fit what a market needs beside the federation's head; leaves models, codes and ``joined.json``.
+
+    It is entered in the account of the market's rows as a run without a budget.
 
     Args:
         run: directory of the federation's finished run.
@@ -68,9 +81,11 @@ def join_market(
         data: where the new market's rows are, and how they are read; the files of no other market are.
         market: its name.
         directory: where the result goes, all of it or nothing; new, or empty.
+        account: the privacy account that its owner names; by default the user's.
         told: what was read of the market's rows, before anything is fitted to them.
 
     Raises:
+        AccountError: the account cannot be read or written; nothing was trained.
         ConfigError: the market is in that run, its rows lack what that run's choices need, or the run is of a kind that
             nobody can join this way.
         DataError: the market's rows cannot be used.
@@ -89,11 +104,13 @@ def join_market(
         raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; choose another --out")
-    own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market)})
+    privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
+    own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market), "privacy": privacy})
     head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
     prepared = prepare_one(own.data, market)
     told(prepared)
-    joined = _judged(own, prepared.usable(), head)
+    enter_without_bound(own, directory, prepared.usable())
+    joined = _judged(own, prepared, head)
     try:
         with new_directory(directory) as made:
             _codes(own, prepared, words, made)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 _DATA = b"fedmm-secure fingerprint of data\0"
+_RUN = b"fedmm-secure key of a run\0"
 _PUBLIC = b"fedmm-secure fingerprint of public data\0"
 
 
@@ -17,11 +18,16 @@ class PublicData:
     Such rows are recognised by a plain hash: a guess at them tells of no person.
     """
 
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
-        """Hash of a data set; of its rows in any order, unless it is ``ordered``."""
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
+        """Hash of a data set; of its rows in any order, unless it is ``ordered``; the same for every ``run``."""
         digest = hashlib.sha256(_PUBLIC)
         _take(digest.update, rows, ordered)
         return digest.hexdigest()
+
+
+def key_of_run(key: bytes, run: str) -> bytes:
+    """A run's own key for what it commits to in public: nobody without the account's key can compare those of two."""
+    return hmac.new(key, _RUN + run.encode(), hashlib.sha256).digest()
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,10 @@ class AccountKey:
 
     key: bytes = field(repr=False)
 
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
         """As the account says it."""
-        return keyed_fingerprint(self.key, rows, ordered=ordered)
+        key = key_of_run(self.key, run) if run else self.key
+        return keyed_fingerprint(key, rows, ordered=ordered)
 
 
 def keyed_fingerprint(key: bytes, rows: Iterable[bytes], *, ordered: bool = False) -> str:

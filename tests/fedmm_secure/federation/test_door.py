@@ -10,6 +10,7 @@ from dp_accounting import dp_event
 
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation import door as door_module
+from fedmm_secure.federation.account import Entrance
 from fedmm_secure.federation.budget import Budget, BudgetExceededError
 from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.private_record import PrivateRecord
@@ -39,7 +40,7 @@ def make_door(tmp_path):
             transcript=Transcript(tmp_path / "transcript"),
             own=PrivateRecord(tmp_path, "d"),
             keys=ReleaseKeys("d", tmp_path / "charges", noise_seed),
-            data="fingerprint",
+            entrance=Entrance("fingerprint", []),
         )
 
     return make
