@@ -104,13 +104,15 @@ def join_market(
         raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; choose another --out")
-    privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
-    own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market), "privacy": privacy})
+    own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market)})
     head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
+    privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
+    own = own.model_copy(update={"privacy": privacy})
     prepared = prepare_one(own.data, market)
     told(prepared)
-    enter_without_bound(own, directory, prepared.usable())
-    joined = _judged(own, prepared, head)
+    usable = prepared.usable()
+    enter_without_bound(own, directory, prepared)
+    joined = _judged(own, usable, head)
     try:
         with new_directory(directory) as made:
             _codes(own, prepared, words, made)
