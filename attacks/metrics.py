@@ -81,6 +81,7 @@ class MembershipMetrics:
     queries: int
 
     def to_json(self) -> dict[str, Any]:
+        """As they are kept in ``attacks.json``: an estimate with its interval for each figure, and the counts."""
         rates = {f"tpr_at_{100 * rate:g}_percent_fpr": asdict(found) for rate, found in self.tpr.items()}
         return {"auc": asdict(self.auc), **rates, "targets": self.targets, "queries": self.queries}
 

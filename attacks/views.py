@@ -47,6 +47,7 @@ class View:
     key: CKKSKey | None = field(default=None, repr=False)
 
     def select(self, kind: str) -> list[Observation]:
+        """What there is of one kind, in the order of the run."""
         return [found for found in self.observations if found.kind == kind]
 
 

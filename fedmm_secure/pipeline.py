@@ -368,6 +368,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Tell the listener that a stage begins, and add up what it takes."""
         self._listener("stage", {"stage": name})
         start = time.perf_counter()
         try:
@@ -377,4 +378,5 @@ class Stopwatch:
             write_json(self._path, self._spent)
 
     def seconds(self) -> dict[str, float]:
+        """Seconds by stage, in the order of their beginnings."""
         return {name: round(value, 3) for name, value in self._spent.items()}

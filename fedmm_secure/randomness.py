@@ -24,10 +24,12 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def numpy_generator(*parts: str | int) -> np.random.Generator:
+    """A generator of public randomness by name: equal for equal parts, independent for others."""
     return np.random.default_rng(derive_seed(*parts))
 
 
 def torch_generator(*parts: str | int) -> torch.Generator:
+    """A generator of public randomness by name: equal for equal parts, independent for others."""
     import torch  # by whoever trains; reading markets and making candidates does without it
 
     return torch.Generator().manual_seed(derive_seed(*parts))

@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from privacy.accounting import accountants
-
-FOLDER = "FEDMM_TEST_ANSWERS"  # in the environment, so that processes started by tests find it
+from tests.session import FOLDER
 
 
 def share_answers() -> None:

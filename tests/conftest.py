@@ -7,14 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
-import typer.main
 from hypothesis import settings
 
-from fedmm_secure.config import Config, config_from_data
-from fedmm_secure.data.prepare import prepare_markets
-from tests import accounting_cache
-from tests.processes import skip_syncs
+from tests.session import FOLDER  # nothing of the product: the process that hands out the tests runs none
 
 STATE = "XDG_STATE_HOME"  # where privacy accounts are by default: never in the home of whoever runs the tests
 
@@ -67,7 +62,7 @@ LONG = (
 # of these, the ones whose single tests, or what a file's tests share, take longest
 FIRST = (
     "test_docs",
-    "experiments/deploy/test_federation_up",
+    "experiments/deploy/test_federation",
     "experiments/assessment/test_attack",
     "experiments/test_real_markets",
     "experiments/reports/test_pages",
@@ -90,30 +85,46 @@ TINY = {
 }
 
 
-def tiny(**sections) -> Config:
+def tiny(**sections):
     """A configuration that runs in seconds; sections are merged into the tiny ones."""
+    from fedmm_secure.config import config_from_data
+
     data = {
         key: {**TINY.get(key, {}), **value} if isinstance(value, dict) else value for key, value in sections.items()
     }
     return config_from_data({**TINY, **data}, source="test")
 
 
-def alone(config: Config, directory: Path) -> Config:
+def alone(config, directory: Path):
     """With an account of the run's own, which knows of no other run: for runs that are to be the same."""
     account = directory.with_name(f"{directory.name}.account")
     return config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
 
 
 def pytest_configure(config):
-    if accounting_cache.FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
+    if FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
         folder = tempfile.mkdtemp(prefix="fedmm-answers-")
-        os.environ[accounting_cache.FOLDER] = folder
+        os.environ[FOLDER] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    accounting_cache.share_answers()
-    folder = tempfile.mkdtemp(prefix="fedmm-state-")
-    os.environ[STATE] = folder  # of fixtures that tests share, and of the processes that they start
+    state = tempfile.mkdtemp(prefix="fedmm-state-")
+    os.environ[STATE] = state  # of fixtures that tests share, and of the processes that they start
     os.environ.pop("FEDMM_ACCOUNT", None)
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(lambda: shutil.rmtree(state, ignore_errors=True))
+
+
+def pytest_collection(session):
+    """Before any module of tests is imported, in the processes that run them."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        return  # this one hands them out
+    import torch
+    import typer.main
+
+    from tests.accounting_cache import share_answers
+    from tests.figure_sketch import sketch_figures
+    from tests.processes import skip_syncs
+
+    share_answers()
+    sketch_figures()
     skip_syncs()
     typer.main.get_command = cache(typer.main.get_command)  # commands are built once, not at every call
     torch.set_num_threads(1)
@@ -121,9 +132,6 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
-    from tests.figure_cache import share_figures  # not in the process that only hands out tests
-
-    share_figures()
     gc.freeze()
     gc.enable()
 
@@ -144,6 +152,8 @@ def _turn(item) -> tuple[int, bool]:
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -167,6 +177,8 @@ def own_state(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_markets():
+    from fedmm_secure.data.prepare import prepare_markets
+
     return prepare_markets(tiny().data)
 
 

@@ -9,13 +9,13 @@ import experiments.deploy.market
 import experiments.reports.sweep
 import experiments.sweep.scheduler  # noqa: F401
 from tests.accounting_cache import share_answers
-from tests.figure_cache import share_figures
+from tests.figure_sketch import sketch_figures
 from tests.processes import skip_syncs
 
 skip_syncs()
 torch.set_num_threads(1)
 torch.optim.Adam([torch.zeros(1)])  # the first optimiser of a process imports for two seconds
 share_answers()
-share_figures()
+sketch_figures()
 gc.freeze()  # what is here stays, in this process and its forks
 gc.enable()

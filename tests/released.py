@@ -5,15 +5,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.pipeline import run_pipeline
-from fedmm_secure.storage import run_directory
-from privacy.aggregation.identities import CARD_FILE, Identity
 from tests.conftest import tiny
-from tests.people import of_people
+
+if TYPE_CHECKING:  # a plugin, which the process that hands out the tests imports too
+    from privacy.aggregation.identities import Identity
 
 RELEASE = {
     "epsilon": 8.0,
@@ -31,8 +30,13 @@ def release_configuration(**privacy):
     return tiny(privacy={**RELEASE, **privacy}, embedding=PRIVATE, ctr=BASELINES)
 
 
-def run_release(directory: Path, settings, signer: Identity | None = None):
+def run_release(directory: Path, settings, signer: "Identity | None" = None):
     """The metrics of a new run, on rows that are taken for somebody's."""
+    from fedmm_secure.data.prepare import prepare_markets
+    from fedmm_secure.pipeline import run_pipeline
+    from fedmm_secure.storage import run_directory
+    from tests.people import of_people
+
     markets = prepare_markets(settings.data)
     settings = of_people(settings)
     account = directory.parent / "privacy.account"  # beside it, wherever the session's other accounts are
@@ -43,6 +47,8 @@ def run_release(directory: Path, settings, signer: Identity | None = None):
 
 def signers_card(run: Path) -> Path:
     """Card of who signed the session's run."""
+    from privacy.aggregation.identities import CARD_FILE
+
     return run.parent / "auditor" / CARD_FILE
 
 
@@ -60,6 +66,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 def _released(folder: Path) -> None:
+    from privacy.aggregation.identities import Identity
+
     auditor = Identity.generate("auditor")
     auditor.save(folder / "auditor")
     run_release(folder / "run", release_configuration(user_codes_epsilon=2.0), auditor)

@@ -24,18 +24,19 @@ SMALL = {
     "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
 }
 
-# in the kernels of the notebooks: no processes of their own, small models, and what accountants answered other tests
+# in the kernels of the notebooks: no processes of their own, small markets and models, and what accountants answered
 STARTUP = f"""
 import sys
 import joblib
 sys.path.append({str(ROOT)!r})
-from fedmm_secure import api
+from fedmm_secure import api, config
 from tests.accounting_cache import share_answers
 from tests.smaller import smaller
 joblib.parallel_config(backend="sequential")
 share_answers()
-read = api.config_from_data
-api.config_from_data = lambda sections, *, source: read(smaller(sections, {SMALL}), source=source)
+_spec, _read = config.SyntheticSpec, api.config_from_data
+config.SyntheticSpec = lambda **sizes: _spec(**{{**sizes, "users": 100, "items": 60}})
+api.config_from_data = lambda sections, *, source: _read(smaller(sections, {SMALL}), source=source)
 """
 
 
@@ -45,14 +46,39 @@ def site(tmp_path_factory):
     out, startup = folder / "site", folder / "profile_default" / "startup" / "tests.py"
     startup.parent.mkdir(parents=True)
     startup.write_text(STARTUP)
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "IPYTHONDIR": str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        patch.setenv("IPYTHONDIR", str(folder))
+        patch.chdir(ROOT)
+        build_site(out)
+    return out
+
+
+def build_site(out):
+    """As ``mkdocs build --strict``, which fails on a warning; no index to search, no processes that wrap lines."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(out), strict=True)
+    config.plugins["material/search"].config["enabled"] = False
+    config.plugins["mkdocstrings"].config["handlers"]["python"]["options"]["line_length"] = 10_000
+    config.plugins.on_startup(command="build", dirty=False)
+    try:
+        build(config)
+    finally:
+        config.plugins.on_shutdown()
+
+
+@pytest.mark.slow
+def test_the_site_is_built_as_readers_build_it(tmp_path):
+    """The command, and notebooks at their own size."""
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900,
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "WARNING -" not in done.stderr
-    return out
+    assert (tmp_path / "site" / "notebooks" / "tour.html").is_file()
 
 
 def text(path):

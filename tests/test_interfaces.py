@@ -14,7 +14,6 @@ PACKAGES = ("attacks", "experiments", "fedmm_secure", "privacy")
 MOST_PARAMETERS, MOST_NESTED, MOST_LINES = 7, 20, 400
 _OPTIONS = "a command: each option is a parameter"
 WIDE = {
-    ("attacks/membership/observations.py", "observe"): "what a pipeline left, of which each view sees another part",
     ("experiments/assessment/attack.py", "attack_run"): "options of fedmm attack, for who calls it from Python",
     ("experiments/assessment/audit.py", "audit"): "options of fedmm audit, for who calls it from Python",
     ("experiments/commands/attack.py", "attack"): _OPTIONS,
@@ -33,7 +32,6 @@ WIDE = {
     ("fedmm_secure/federation/server.py", "__init__"): "public material of a run, by keyword",
     ("fedmm_secure/federation/transcript.py", "add"): "fields of a record, by keyword",
     ("privacy/accounting/account.py", "start"): "what a run says of itself when it begins, by keyword",
-    ("privacy/mechanisms/histograms.py", "noisy_score_histograms"): "a pure function of arrays, noise and bounds",
 }
 _JSON = "to or from JSON"
 LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, and what it is

@@ -104,6 +104,7 @@ class Audit:
 
     @property
     def name(self) -> str:
+        """Stage and game, in one word for files and lines."""
         return f"{self.stage}/{self.kind}".replace(",", "").replace(" ", "-")
 
     def judge(self, played: Sequence[Played]) -> AuditResult:

@@ -50,6 +50,7 @@ class CanaryGradients:
         self._steep = STEEP * clipping_norm
 
     def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Losses of zero; the gradient of each example is that of its canary."""
         index = batch[0]
         gradients = torch.zeros(len(index), len(self.parameters[0]))
         gradients[torch.arange(len(index)), index] = self.sign * self._steep
@@ -199,6 +200,7 @@ class Watcher:
         return len(self._expected)
 
     def __call__(self) -> None:
+        """Read what the step's noised gradients say of the canaries."""
         norm = self._choices.clipping_norm
         noised = _flat([value.grad for value in self._parts if value.grad is not None])
         length = float(self._expected.norm())

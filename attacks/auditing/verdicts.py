@@ -23,6 +23,8 @@ AUDIT_LEVEL = 0.05
 
 
 class AuditVerdict(StrEnum):
+    """What an audit says of a claim; all that it never says is that a claim is proven."""
+
     NOT_REFUTED = "not refuted"
     VIOLATED = "VIOLATED"
 

@@ -46,11 +46,13 @@ class Release:
 
     @property
     def quantizer(self) -> RQVAE:
+        """The RQ-VAE behind the codes; raises ``ValueError`` for a model without codes."""
         if self.trained.coded.quantizer is None:
             raise ValueError("a model without codes publishes none")
         return self.trained.coded.quantizer
 
     def embeddings(self, histories: sparse.csr_array) -> FloatArray:
+        """Embeddings ``(n, dim)`` of histories ``(n, n_items)``."""
         return self.trained.coded.embedding.transform(histories)
 
     def codes(self, histories: sparse.csr_array) -> IntArray:

@@ -23,6 +23,7 @@ class Tally:
 
     @classmethod
     def of(cls, succeeded: NDArray[np.bool_]) -> Tally:
+        """Of each guess ``(n,)``, whether it was right."""
         return cls(int(succeeded.sum()), len(succeeded))
 
     @property

@@ -47,6 +47,7 @@ class Inference:
 
     @cached_property
     def metrics(self) -> MembershipMetrics:
+        """How well the scores tell members from others."""
         return membership_metrics(self.scores, self.member)
 
 

@@ -17,8 +17,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from attacks.membership.queries import Queries
+from attacks.retraining.pipelines import Trained
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
@@ -34,65 +33,36 @@ from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
 
-if TYPE_CHECKING:
-    from attacks.retraining.pipelines import Federated
-
 Observed = dict[str, NDArray[np.float32]]
 RECOMMENDED = 10
 _AT_ONCE = 200_000  # pairs whose features are held in memory together
 
 
-@dataclass(frozen=True)
-class Accounts:
-    """Features of accounts of the adversary's.
-
-    Attributes:
-        copied: an account for each query, which copies the user's other rows.
-        single: accounts with a single item, as the queries plan them.
-    """
-
-    copied: PairFeatures
-    single: PairFeatures
-
-
-def observe(
-    predict: Callable[..., FloatArray],
-    builder: PairFeatures,
-    profiles: IntArray,
-    accounts: Accounts | None,
-    embedding: Embedding,
-    quantizer: RQVAE | None,
-    federated: Federated | None,
-    queries: Queries,
-) -> Observed:
+def observe(trained: Trained, profiles: IntArray, queries: Queries) -> Observed:
     """Observations of a trained pipeline; views that it does not serve are absent.
 
     Args:
-        predict: maps features to click probabilities.
-        builder: features of the market's own users.
+        trained: a model of it, and what that builds on.
         profiles: whose account is shown as that of each user, ``(n_users,)``.
-        accounts: of the adversary's; None where accounts cannot be new.
-        embedding: of the market.
-        quantizer: of the market.
-        federated: global codewords, where there was a federation.
         queries: what is asked.
     """
     users, first = np.unique(queries.user, return_index=True)
-    found = _account(predict, builder, profiles[queries.user], profiles[users], queries, "profile")
-    if accounts is not None:
-        each = np.arange(len(queries.rows))
-        found |= _account(predict, accounts.copied, each, first, queries, "consumer")
-        found["consumer-pairs"] = _pairs(predict, accounts.single, queries)
-        found["row-release"] = np.stack(_row_statistics(embedding, queries), axis=1)
-    if quantizer is not None:
-        projected = np.asarray(embedding.transform(queries.full))
-        found["user-release"] = np.stack(_user_statistics(embedding, quantizer, queries, projected), axis=1)
-    if quantizer is not None and federated is not None:
-        with torch.no_grad():
-            found["latent"] = quantizer.encode(unit_rows(projected)).numpy()
-        found["aggregate"] = federated.aggregate
-        if federated.own is not None:
-            found["own"] = federated.own
+    predict, own = trained.predict, trained.coded
+    found = _account(predict, trained.builder, profiles[queries.user], profiles[users], queries, "profile")
+    if trained.accounts is not None:
+        copied, single = trained.accounts(queries.history), trained.accounts(queries.pairs.accounts)
+        found |= _account(predict, copied, np.arange(len(queries.rows)), first, queries, "consumer")
+        found["consumer-pairs"] = _pairs(predict, single, queries)
+        found["row-release"] = np.stack(_row_statistics(own.embedding, queries), axis=1)
+    if own.quantizer is not None:
+        projected = np.asarray(own.embedding.transform(queries.full))
+        found["user-release"] = np.stack(_user_statistics(own.embedding, own.quantizer, queries, projected), axis=1)
+        if own.federated is not None:
+            with torch.no_grad():
+                found["latent"] = own.quantizer.encode(unit_rows(projected)).numpy()
+            found["aggregate"] = own.federated.aggregate
+            if own.federated.own is not None:
+                found["own"] = own.federated.own
     return {key: np.asarray(value, np.float32) for key, value in found.items()}
 
 

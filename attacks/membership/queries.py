@@ -102,6 +102,9 @@ class Queries:
 
     @classmethod
     def of(cls, prepared: PreparedMarket) -> Queries:
+        """Every training row of a pooled item is asked about; what else accounts hold and are shown follows from public
+        draws.
+        """
         market, train = prepared.market, prepared.split.train
         rows = train[prepared.pool.contains(market.item[train])]
         user, item = market.user[rows], market.item[rows]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.membership.observations import Accounts, Observed, observe, strangers
+from attacks.membership.observations import Observed, observe, strangers
 from attacks.membership.queries import Queries, fair_coins, halve
 from attacks.membership.units import Unit
 from attacks.retraining.pipelines import Retraining, Trained, recipe_by_name
@@ -65,17 +65,12 @@ class ShadowPlan:
         return found
 
     def _observe(self, trained: Trained, queries: Queries) -> Observed:
-        half, own = trained.prepared, trained.coded
+        half = trained.prepared
         profiles = np.arange(half.market.n_users)
         if self.unit == "user":
             known = np.isin(profiles, half.market.user[half.split.train])
             profiles = strangers(queries.full, known, numpy_generator("strangers", half.market.name))
-        accounts = None
-        if trained.accounts is not None:
-            accounts = Accounts(trained.accounts(queries.history), trained.accounts(queries.pairs.accounts))
-        return observe(
-            trained.predict, trained.builder, profiles, accounts, own.embedding, own.quantizer, own.federated, queries
-        )
+        return observe(trained, profiles, queries)
 
 
 def train_shadows(

@@ -65,6 +65,7 @@ class NormBound:
     norm: float
 
     def __call__(self, movements: Sequence[FloatArray]) -> FloatArray:
+        """Movement of the sum's mean, of movements ``(n, *shape)`` that are as long as the bound at most."""
         bounded = [found * min(1.0, self.norm / max(float(np.linalg.norm(found)), 1e-12)) for found in movements]
         return mean(bounded)
 
@@ -81,6 +82,7 @@ class MedianOfGroups:
     size: int = 1
 
     def __call__(self, movements: Sequence[FloatArray]) -> FloatArray:
+        """Movement by the median of the groups' means, of movements ``(n, *shape)``."""
         groups = [movements[start : start + self.size] for start in range(0, len(movements), self.size)]
         if len(groups) > 1 and len(groups[-1]) < self.size:  # a short last group joins the one before
             groups[-2:] = [[*groups[-2], *groups[-1]]]

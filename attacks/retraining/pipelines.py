@@ -133,6 +133,7 @@ class Retraining:
 
     @property
     def prepared(self) -> PreparedMarket:
+        """The attacked market."""
         return self.markets[self.market]
 
     def train(

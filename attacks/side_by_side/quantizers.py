@@ -20,6 +20,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.quantization.build import initial_model, local_model, training_settings
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, Quantized
+from fedmm_secure.quantization.training import TrainingSettings
 from fedmm_secure.randomness import torch_generator
 from privacy.aggregation import FixedPointCodec
 
@@ -32,14 +33,14 @@ class StackedQuantizers:
     """Copies of one RQ-VAE, each on its own rows.
 
     Args:
-        config: the configuration.
+        settings: of the training.
         model: what all copies start from.
         rows: unit rows, ``(copies, n, dim)``, or ``(n, dim)`` where all copies have the same.
         copies: number of copies.
     """
 
-    def __init__(self, config: Config, model: RQVAE, rows: Tensor, copies: int) -> None:
-        self._settings = training_settings(config)
+    def __init__(self, settings: TrainingSettings, model: RQVAE, rows: Tensor, copies: int) -> None:
+        self._settings = settings
         self._rows, self._shape = rows, model.shape
         self._stack = SideBySide([model] * copies, learning_rate=self._settings.learning_rate)
 
@@ -49,6 +50,7 @@ class StackedQuantizers:
         return self._stack.parameters[CODEWORDS].detach()
 
     def set_codewords(self, values: Tensor) -> None:
+        """Give every model its global codewords, ``(n_models, n_codes, dim)``."""
         self.codewords.copy_(values)
 
     def train_round(self, generator: torch.Generator) -> None:
@@ -77,7 +79,7 @@ class StackedQuantizers:
 def train_local_together(config: Config, embeddings: Sequence[Embedding], market: str, seed: int) -> list[RQVAE]:
     """``train_local_quantizer`` for several embeddings of one market."""
     model = local_model(config, embeddings[0], seed)
-    stack = StackedQuantizers(config, model, _rows(embeddings), len(embeddings))
+    stack = StackedQuantizers(training_settings(config), model, _rows(embeddings), len(embeddings))
     for round in range(config.federation.rounds):
         stack.train_round(torch_generator("quantizer", market, seed, round))
     return stack.models()
@@ -106,8 +108,9 @@ def federate_together(
         combine: maps the round and the markets' movements, in fixed point, to what all of them apply.
     """
     codec = FixedPointCodec(config.aggregation.clip, config.aggregation.bits)
+    settings = training_settings(config)
     stacks = {
-        name: StackedQuantizers(config, initial_model(config, seed), _rows(found), copies)
+        name: StackedQuantizers(settings, initial_model(config, seed), _rows(found), copies)
         for name, found in embeddings.items()
     }
     for round in range(config.federation.rounds):

@@ -44,6 +44,7 @@ class Attacked:
 
     @property
     def prepared(self) -> PreparedMarket:
+        """The attacked market."""
         return self.markets[self.market]
 
     @cached_property
@@ -82,4 +83,5 @@ class Attacked:
         return int(found["choice"])
 
     def rng(self, name: str) -> np.random.Generator:
+        """The generator of one attack by its name: results do not depend on which others ran."""
         return numpy_generator("attack", name, self.market)

@@ -84,6 +84,7 @@ class Audited:
 
     @property
     def market(self) -> str:
+        """The market whose plan is audited."""
         return self.plan.market
 
     @property
@@ -201,6 +202,7 @@ def result_key(planned: Audit, nonce: bytes) -> str:
 
 
 def violations(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that contradict a claim."""
     return [result for result in found if result["verdict"] == AuditVerdict.VIOLATED]
 
 

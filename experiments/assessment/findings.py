@@ -48,6 +48,7 @@ class AttackRow:
 
     @property
     def beyond(self) -> bool:
+        """Whether the result is more than the guarantee admits."""
         return self.verdict is Verdict.BEYOND
 
 

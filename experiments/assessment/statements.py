@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from experiments.assessment.records import ATTACKS
 from experiments.assessment.signatures import Signature, SignedPart, check_signature, make_signature
-from experiments.verification.schemas import Digest
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.lines import canonical_json

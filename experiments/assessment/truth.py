@@ -27,6 +27,7 @@ class Truth:
 
     @property
     def codes(self) -> Codes:
+        """Codes of the market's users and items by its final model."""
         return assign_codes(self.quantizer, self.embedding.user_factors_, self.embedding.item_factors_)
 
     def released(self) -> Released:

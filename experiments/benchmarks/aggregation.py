@@ -64,6 +64,7 @@ class AggregationCost:
 
 
 def codebook_length(settings: Config) -> int:
+    """Numbers in the global codebook of a configuration."""
     return int(settings.quantizer.global_codes * settings.quantizer.latent_dim)
 
 

@@ -59,6 +59,7 @@ def attack(
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm attack``."""
     identity = read_signer(keys, passphrase_file)
     units: list[Unit] = [known for known in UNITS if not unit or known in unit]
     unknown = sorted(set(unit or ()) - set(UNITS))
@@ -94,6 +95,7 @@ def attack(
 
 
 def print_attacks(found: Found) -> None:
+    """What attacks found, as tables."""
     console = wide_console()
     for name, attack in ATTACKS.items():
         results = attack.leading(found.get(name, []))

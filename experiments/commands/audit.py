@@ -56,6 +56,7 @@ def audit(
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm audit``."""
     if keys is not None and (faults or not Path(source).is_dir()):
         raise ConfigError("--sign goes with the audit of a run's plan: what is signed is a statement about its ledgers")
     if nonce is not None and not _NONCE.fullmatch(nonce):

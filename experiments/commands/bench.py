@@ -31,6 +31,7 @@ def aggregation(
     repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench aggregation``."""
     settings = resolve(config, overrides or [])
     from experiments.benchmarks.aggregation import codebook_length, measure_aggregation  # the encryption
 
@@ -78,6 +79,7 @@ def noise(
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench noise``."""
     from experiments.benchmarks.noise import measure_noise  # what trains
 
     with TaskProgress("measuring", quiet=as_json):
@@ -109,6 +111,7 @@ def shadows(
     repetitions: Annotated[int, typer.Option(min=2, help="Repetitions, both ways in each.")] = 3,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench shadows``."""
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is not None:
         raise ConfigError(f"{config}: pipelines with privacy.epsilon are trained one by one; leave it out")
@@ -145,6 +148,7 @@ def join(
     workers: WorkersOption = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm bench join``."""
     settings = resolve(config, overrides or [])
     if settings.head.trees == 0:
         raise ConfigError("head.trees is 0: no head is fitted; add --set head.trees=80")

@@ -26,6 +26,7 @@ def budget(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm budget``."""
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is None:
         raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")

@@ -38,6 +38,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Write the table and a figure here.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm compare``."""
     if len(runs) < 2:
         raise ConfigError("compare needs at least two runs")
     from experiments.presentation.drawing import write_drawing

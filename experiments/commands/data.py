@@ -29,6 +29,7 @@ def data_info(
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm data info``."""
     settings = resolve(config, overrides or [])
     from experiments.runs.markets import market_summary, reading_lines  # brings the readers of tables
     from fedmm_secure.data.prepare import prepare_markets
@@ -60,6 +61,7 @@ def data_check(
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
     overrides: SetOption = None,
 ) -> None:
+    """``fedmm data check``."""
     settings = resolve(config, overrides or [])
     from experiments.runs.markets import check_markets, reading_lines  # brings the readers of tables
 
@@ -89,6 +91,7 @@ def data_synthesize(
     seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Write over files that hold something else.")] = False,
 ) -> None:
+    """``fedmm data synthesize``."""
     from experiments.runs.markets import synthesize_files  # brings the writers of tables
 
     spec = SyntheticSpec(markets=markets, users=users, items=items, seed=seed)

@@ -39,7 +39,7 @@ LifetimeOption = Annotated[float, typer.Option("--for", min=1, help="Seconds aft
 
 
 @deploy_app.callback()
-def private_files(context: typer.Context) -> None:
+def _private_files(context: typer.Context) -> None:
     """What these commands and their processes write is for their owner alone."""
     previous = os.umask(0o077)
     context.call_on_close(lambda: os.umask(previous))
@@ -59,6 +59,7 @@ def up(
     runs: Annotated[int, typer.Option(min=1, help="Runs that each market agrees to.")] = 1,
     lifetime: LifetimeOption = HOUR,
 ) -> None:
+    """``fedmm deploy up``."""
     there = directory.exists() and any(directory.iterdir())
     settings = None if there else resolve(config, overrides or [])
     from experiments.deploy.homes import Homes, prepare_homes  # what plans the aggregation
@@ -88,6 +89,7 @@ def submit_run(
     run: Annotated[str, typer.Option(help="Id of a run to go on with, after its server was stopped.")] = "",
     wait: Annotated[float, typer.Option(min=1, help="Seconds that the server waits for markets.")] = 120.0,
 ) -> None:
+    """``fedmm deploy run``."""
     flower_tool("flwr")
     from experiments.deploy import control  # Flower is an extra
     from experiments.deploy.homes import Homes
@@ -113,6 +115,7 @@ def register(
     nodes: Annotated[list[Path], typer.Argument(metavar="NODE.pub...", help="Public keys of SuperNodes.")],
     port: Annotated[int, typer.Option(help="Port of the SuperLink on the loopback.")] = SUPERLINK_PORT,
 ) -> None:
+    """``fedmm deploy register``."""
     flower_tool("flwr")
     from experiments.deploy import control  # Flower is an extra
 
@@ -132,6 +135,7 @@ def sign(
     keys: KeysOption,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm deploy sign``."""
     flower_tool("flwr")
     from experiments.deploy.signed_app import sign_app  # Flower is an extra
 
@@ -153,6 +157,7 @@ def trust(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="File for flower-supernode --trusted-entities.")],
     keys: KeysOption,
 ) -> None:
+    """``fedmm deploy trust``."""
     flower_tool("flwr")
     from experiments.deploy.signed_app import write_trusted  # Flower is an extra
 
@@ -175,6 +180,7 @@ def market(
         bool, typer.Option("--group-socket", help="Let the process's group use the socket.")
     ] = False,
 ) -> None:
+    """``fedmm deploy market``."""
     passphrase = read_passphrase(passphrase_file)
     from experiments.deploy.market import run_market  # what trains
 
@@ -193,6 +199,7 @@ def certificates(
     days: Annotated[int, typer.Option(min=1, help="Days until they expire.")] = 365,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that markets reach.")] = FLEET_PORT,
 ) -> None:
+    """``fedmm deploy certificates``."""
     names = nodes or []
     make_certificates(out, hosts, names, days)
     write_server_proxy(out / SERVER, listen=f"0.0.0.0:{port}")
@@ -215,6 +222,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the federation.")] = Path("deploy-demo"),
     lifetime: LifetimeOption = HOUR,
 ) -> None:
+    """``fedmm deploy demo``."""
     settings = resolve(config, overrides or [])
     from experiments.deploy import control  # Flower is an extra
     from experiments.deploy.federation import federation_up
@@ -251,6 +259,7 @@ def simulate_markets(
     workers: Annotated[int, typer.Option(min=1, help="Markets that work at the same time.")] = 2,
     lifetime: LifetimeOption = HOUR,
 ) -> None:
+    """``fedmm deploy simulate``."""
     settings = resolve(config, overrides or [])
     from experiments.deploy.homes import prepare_homes  # what trains, and with it Flower
     from experiments.deploy.simulation import simulate

@@ -80,6 +80,7 @@ def init(
         _choices("discovered", "declared", help="Public items without files: found privately, or you vouch for all."),
     ] = None,
 ) -> None:
+    """``fedmm init``."""
     if out.exists() and not force:
         raise ConfigError(f"{out}: is there already; --force writes over it, --out names another file")
     from experiments.first_run.configuration import FirstChoices, configuration_text, split_catalogues  # reads tables

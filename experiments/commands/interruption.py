@@ -39,6 +39,7 @@ class InterruptibleGroup(TyperGroup):
     """The commands; an interruption of any ends with how to go on."""
 
     def invoke(self, ctx: Context) -> Any:
+        """As click's, with signals that end it as an interrupt does."""
         try:
             with interruptible():
                 return super().invoke(ctx)

@@ -33,6 +33,7 @@ def join(
     out: Annotated[Path | None, typer.Option(help="Where the result goes; default: runs/<time>-<market>.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm join``."""
     settings = resolve(config, overrides or [])
     from fedmm_secure.joining.join import join_market  # what trains
 

@@ -61,6 +61,7 @@ def join(
     ] = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys join``."""
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     admitted = dict(_admitted(text) for text in admit or [])
     identity = own_identity(directory, name, passphrase)
@@ -91,6 +92,7 @@ def init(
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys init``."""
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     if (keys / BUNDLE_FILE).exists():
         raise KeyFileError(f"{keys}: belongs to a federation already; use rotate for a new key")
@@ -130,6 +132,7 @@ def rotate(
     overrides: SetOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys rotate``."""
     directory = KeyDirectory(keys)
     identity, current = directory.identity(read_passphrase(passphrase_file)), directory.bundle()
     if identity.card.name != current.founder:
@@ -178,6 +181,7 @@ def show(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Key directory or public file.")],
     passphrase_file: PassphraseOption = None,
 ) -> None:
+    """``fedmm keys show``."""
     if not path.is_dir():
         _print_file(path)
         return
@@ -206,6 +210,7 @@ def explain(
     markets: Annotated[int | None, typer.Option(min=1, help="Number of markets; default: the configuration's.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm keys explain``."""
     settings = resolve(config, overrides or [])
     n_markets = markets or settings.data.n_markets
     for key, sized in (

@@ -55,13 +55,16 @@ class LazyGroup(TyperGroup):
         self._loaded: dict[str, click.Command] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in the order of ``entries``; nothing is imported."""
         return list(self.commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, imported when it is asked for; None where there is none of this name."""
         if cmd_name in self.entries and cmd_name not in self._loaded:
             self._loaded[cmd_name] = self.entries[cmd_name].load(cmd_name)
         return self._loaded.get(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, of their summaries alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])

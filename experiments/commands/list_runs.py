@@ -22,6 +22,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds run directories.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm runs``."""
     with TaskProgress("reading runs", quiet=as_json):
         found = list_runs(folder)
     if as_json:

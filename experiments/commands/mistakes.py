@@ -20,6 +20,7 @@ class Misuse(click.ClickException):
     exit_code = USAGE
 
     def show(self, file: IO[Any] | None = None) -> None:
+        """Print the mistake as one line."""
         say(one_line(f"fedmm: {self.message}"), error=True)
 
 
@@ -27,10 +28,12 @@ class PlainSpokenGroup(TyperGroup):
     """The commands; a misuse of any is told on one line."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As click's; a mistake in the arguments is a ``Misuse``."""
         with _in_one_line():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """As click's; a mistake of the user's is a ``Misuse``."""
         with _in_one_line():
             return super().invoke(ctx)
 

@@ -23,6 +23,7 @@ class Argument(TyperArgument):
         self.help = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Name and help, with brackets as they were written."""
         name, text = super().get_help_record(ctx) or ("", "")
         return name, _unescaped(text)
 
@@ -31,6 +32,7 @@ class Option(TyperOption):
     """An option whose help is as it is to be read."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Name and help, with brackets as they were written; None for a hidden one."""
         record = super().get_help_record(ctx)
         return None if record is None else (record[0], _unescaped(record[1]))
 

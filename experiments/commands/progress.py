@@ -216,6 +216,7 @@ class RunProgress(TaskProgress):
     """The stages of a run as they begin, with loss and the ε spent so far."""
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Show an event of the run's log."""
         run = f"{fields['run']}: " if "run" in fields else ""
         if event == "stage":
             self.begin(run + _STAGES[fields["stage"]])

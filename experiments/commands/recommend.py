@@ -41,6 +41,7 @@ def recommend(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm recommend``."""
     if not user and history is None:
         raise ConfigError("recommend to whom? name them with --user, or give rows of new ones with --history")
     with examining(run), TaskProgress("ranking items", quiet=as_json):

@@ -72,8 +72,16 @@ def report(
             help="Card of somebody whose closings and evidence count, its fingerprint compared with its owner; repeat.",
         ),
     ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE",
+            help="Write nothing but the tables of a sweep of methods, into a Markdown page, between two marks.",
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of compliance reports.")] = False,
 ) -> None:
+    """``fedmm report``."""
     if schema:
         say(schema_text(), end="")
         return
@@ -88,8 +96,13 @@ def report(
             raise ConfigError(
                 "--max-epsilon, --max-delta and --declare-sole-run go with --compliance, --registry and --bom"
             )
-        _write_page(run, trust or [], account)
+        if into is None:
+            _write_page(run, trust or [], account)
+        else:
+            _write_tables(run, into)
         return
+    if into is not None:
+        raise ConfigError("--into goes with the page of a sweep alone")
     if is_sweep(run):
         raise ConfigError(f"{run}: a compliance report is about one run; give one of {run / 'cells'}")
     max_epsilon = _limit(run, max_epsilon, compliance)
@@ -143,6 +156,15 @@ def _write_page(run: Path, trust: Sequence[Path], account: Path | None) -> None:
         else:
             path = write_report(run, [read_card(card).fingerprint for card in trust])
     say(path)
+
+
+def _write_tables(run: Path, page: Path) -> None:
+    if not is_sweep(run):
+        raise ConfigError(f"{run}: no sweep: --into takes the tables of one whose blocks are methods")
+    from experiments.reports.methods import put_tables  # what compares runs
+
+    put_tables(run, page)
+    say(page)
 
 
 def _limit(run: Path, max_epsilon: float | None, compliance: bool) -> float:

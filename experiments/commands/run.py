@@ -52,6 +52,7 @@ def run(
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm run``."""
     if config_argument and config:
         raise ConfigError("give the configuration once: as an argument or with --config")
     name = config_argument or config

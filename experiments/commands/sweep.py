@@ -51,6 +51,7 @@ def sweep(
     quiet: Quiet = False,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm sweep``."""
     if retry and not resume:
         raise ConfigError("--retry goes with --resume --out DIR")
     grid, changes = _asked(grid_argument, overrides or [], seeds, out, resume)

@@ -72,6 +72,7 @@ def verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
+    """``fedmm verify``."""
     if path.is_file():
         if server is not None or signer is not None:
             raise ConfigError(f"{path}: --server and --signer are for run directories")

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 
 from experiments.assessment.records import Verdict
 from experiments.assessment.signatures import Signature, SignedPart
-from experiments.verification.schemas import Digest
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
+from fedmm_secure.storage.digests import Digest
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"

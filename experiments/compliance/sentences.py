@@ -19,6 +19,7 @@ def _traits(document: Document) -> Traits:
 
 
 def in_clear(document: Document) -> bool:
+    """Whether the server reads single updates."""
     return _traits(document).server_reads_updates
 
 
@@ -36,10 +37,12 @@ def _by_bound(document: Document, bounded: bool) -> dict[str, set[str]]:
 
 
 def bounded_stages(document: Document) -> dict[str, set[str]]:
+    """By stage with a privacy bound, the mechanisms that ledgers name."""
     return _by_bound(document, True)
 
 
 def mechanisms(document: Document) -> str:
+    """Each stage's mechanism, and which stages have none."""
     found, without = bounded_stages(document), list(_by_bound(document, False))
     parts = [f"{stage}: {' or '.join(sorted(texts)) or 'not named in a ledger'}" for stage, texts in found.items()]
     text = f"{'; '.join(parts)}." if parts else "None: no stage has a mechanism."
@@ -51,12 +54,14 @@ def mechanisms(document: Document) -> str:
 
 
 def noised(document: Document) -> str:
+    """Which stages add noise, and which do not."""
     found, without = bounded_stages(document), list(_by_bound(document, False))
     text = f"Noise by a mechanism: {', '.join(found)}." if found else "No stage adds noise."
     return f"{text} None: {', '.join(without)}." if found and without else text
 
 
 def server(document: Document) -> str:
+    """What the server is trusted with."""
     kind = document.run.aggregation
     if in_clear(document):
         return f"The server with every market's updates: it reads them in the clear ({kind})."
@@ -64,6 +69,7 @@ def server(document: Document) -> str:
 
 
 def sums(document: Document) -> str:
+    """What markets add up, with noise and without."""
     found = bounded_stages(document)
     noisy = [stage for stage in document.run.summed if stage in found]
     exact = [stage for stage in document.run.summed if stage not in found]
@@ -79,6 +85,7 @@ def sums(document: Document) -> str:
 
 
 def second_accountant(document: Document) -> str:
+    """What may be said of a second accountant; the end of a sentence."""
     if any(figure.epsilon is None for figure in claimed(document)):
         return "nothing bounds some claimed figure."
     if not document.verification.verified:
@@ -87,6 +94,7 @@ def second_accountant(document: Document) -> str:
 
 
 def beside(document: Document) -> str:
+    """The baselines that were trained, too; the end of a sentence, or nothing."""
     baselines = document.run.baselines
     return f", beside {', '.join(baselines)}" if baselines else ""
 
@@ -124,11 +132,13 @@ def measures(document: Document) -> list[str]:
 
 
 def user_codes(document: Document) -> str:
+    """Whether users' codes are published."""
     randomised = [market for market in document.markets.values() if USER_CODES in market.mechanisms]
     return "User codes are published randomised alone." if randomised else "User codes stay inside."
 
 
 def account(document: Document) -> str:
+    """Whether, and where, the runs on these data add up."""
     if document.run.synthetic:
         return "The rows are generated and nobody's: no privacy account holds them."
     if any(market.all_runs.runs is None for market in document.markets.values()):
@@ -137,6 +147,7 @@ def account(document: Document) -> str:
 
 
 def advantage(document: Document) -> str:
+    """For which views the figures bound an attacker's advantage."""
     by_view: dict[str, list[float | None]] = {}
     for figure in claimed(document):
         by_view.setdefault(figure.view, []).append(figure.epsilon)
@@ -147,6 +158,7 @@ def advantage(document: Document) -> str:
 
 
 def noise(document: Document) -> str:
+    """Where the noise comes from."""
     if not bounded_stages(document):
         return "No stage adds noise that bounds anything."
     if all(market.ledger.exact for market in document.markets.values()):
@@ -158,6 +170,7 @@ def noise(document: Document) -> str:
 
 
 def audits(document: Document) -> str:
+    """What the audits that count came to."""
     verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
     if not verdicts:
         return "No audit of the code counts."
@@ -193,10 +206,12 @@ def attacks(document: Document) -> str:
 
 
 def capital(text: str) -> str:
+    """Text with its first letter in upper case."""
     return f"{text[0].upper()}{text[1:]}"
 
 
 def sentence(text: str) -> str:
+    """Text as a sentence of its own."""
     return f"{capital(text)}."
 
 

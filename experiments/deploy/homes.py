@@ -41,10 +41,12 @@ class Homes:
 
     @property
     def server(self) -> Path:
+        """Home of the server."""
         return self.root / "server"
 
     @property
     def tls(self) -> Path:
+        """Folder of the certificates."""
         return self.root / "tls"
 
     def network(self, party: str) -> Path:
@@ -52,10 +54,12 @@ class Homes:
         return self.tls / party
 
     def market(self, name: str) -> Path:
+        """Home of a market."""
         return self.root / "markets" / name
 
     @property
     def markets(self) -> list[str]:
+        """Names of the markets, in order; raises ``RunDirectoryError`` where there is no federation."""
         folder = self.root / "markets"
         if not folder.is_dir():
             raise RunDirectoryError(f"{self.root}: no federation here; start one with fedmm deploy up")

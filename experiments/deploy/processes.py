@@ -45,6 +45,9 @@ class Processes:
     _watcher: subprocess.Popen[bytes] | None = None
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a command in a group of its own, with its output in a log of its owner's; ``environment`` adds to this
+        process's.
+        """
         self._watch()
         self.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.logs / f"{name}.log").open("ab") as log:
@@ -59,6 +62,7 @@ class Processes:
             )
 
     def log(self, name: str) -> str:
+        """What a process has written so far; empty before it begins."""
         path = self.logs / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
@@ -72,6 +76,7 @@ class Processes:
             time.sleep(_PAUSE)
 
     def ended(self, name: str) -> bool:
+        """Whether a process that was started here is over."""
         return self.running[name].poll() is not None
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:

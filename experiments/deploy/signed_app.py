@@ -55,6 +55,7 @@ class SignedApp:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the app's bytes, in hex."""
         return hashlib.sha256(self.content).hexdigest()
 
     def verify(self, card: Card) -> None:
@@ -62,6 +63,7 @@ class SignedApp:
         card.verify(self.signature, _signed_text(self.content, self.signed_at))
 
     def save(self, folder: Path) -> None:
+        """Write the app, and its signature beside it."""
         write_atomic(folder / APP_FILE, self.content)
         fields = {"signer": self.signer, "signed_at": self.signed_at, "signature": self.signature.hex()}
         write_json(folder / SIGNATURE_FILE, fields)

@@ -16,6 +16,8 @@ class _Section(BaseModel):
 
 
 class Basic(_Section):
+    """What was released, and by whom."""
+
     name: str
     data_curators: list[str] = Field(min_length=1)
     intended_use: str
@@ -28,17 +30,23 @@ class Basic(_Section):
 
 
 class Variant(_Section):
+    """Which differential privacy, over which data."""
+
     variant_name: Literal["Pure DP", "Approximate DP", "Zero-concentrated DP", "Renyi DP", "Custom"]
     data_domain: str
     unprotected_quantities: str
 
 
 class PrivacyParameters(_Section):
+    """(ε, δ)."""
+
     epsilon: float = Field(ge=0)
     delta: float = Field(ge=0, lt=1)
 
 
 class PrivacyLoss(_Section):
+    """The privacy unit, and what it may lose."""
+
     privacy_unit: str
     privacy_unit_details: str
     privacy_parameters: PrivacyParameters
@@ -46,6 +54,8 @@ class PrivacyLoss(_Section):
 
 
 class DeploymentModel(_Section):
+    """Who holds the data, who adds the noise, and how often."""
+
     model_name: Literal["Local", "Central", "Shuffle", "Federated", "Varies"]
     model_name_details: str
     actors: str
@@ -58,23 +68,31 @@ class DeploymentModel(_Section):
 
 
 class Accounting(_Section):
+    """What composes, and what is post-processing."""
+
     post_processing: str
     composition: str
 
 
 class Implementation(_Section):
+    """The mechanisms, and what was chosen before them."""
+
     preprocessing_and_hyperparameter_tuning: str
     mechanisms: str
     justification: str
 
 
 class Administrative(_Section):
+    """Where the entry comes from."""
+
     sources: str
     notes: str
     registry_authors: list[str] = Field(min_length=1)
 
 
 class Deployment(_Section):
+    """The whole entry."""
+
     basic: Basic
     dp_variant: Variant
     privacy_loss: PrivacyLoss

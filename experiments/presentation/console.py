@@ -96,6 +96,7 @@ class PlainConsole(Console):
         highlight: bool | None = None,
         highlighter: Any = None,
     ) -> Text:
+        """As rich's, of text without anything that a terminal acts on."""
         return super().render_str(
             printable(text),
             style=style,

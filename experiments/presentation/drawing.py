@@ -83,9 +83,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def write_drawing(directory: Path, drawing: Drawing) -> None:
     """Write ``<name>.svg``, ``<name>.png`` and the figure's numbers, ``<name>.csv``."""
     write_atomic(directory / f"{drawing.name}.svg", svg_text(drawing.figure).encode())
-    buffer = io.BytesIO()
-    drawing.figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
-    write_atomic(directory / f"{drawing.name}.png", buffer.getvalue())
+    write_atomic(directory / f"{drawing.name}.png", _png(drawing.figure))
     write_atomic(directory / f"{drawing.name}.csv", _csv(drawing))
 
 
@@ -99,6 +97,12 @@ def _svg(figure: Figure, **ground: Any) -> str:
     _lay_out(figure)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, **ground)
+    return buffer.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -13,7 +13,9 @@ T = TypeVar("T")
 class Display(Protocol):
     """Shows how far a step has come."""
 
-    def update(self, label: str, done: int, total: int | None, note: str = "") -> None: ...
+    def update(self, label: str, done: int, total: int | None, note: str = "") -> None:
+        """Show that ``done`` of ``total`` steps are over; ``total`` is None where it is not known."""
+        ...
 
 
 _OPEN: ContextVar[Display | None] = ContextVar("display", default=None)

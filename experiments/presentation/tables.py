@@ -93,6 +93,7 @@ class Facts:
         self.rows: list[tuple[str, str]] = []
 
     def add_row(self, head: str, text: str) -> None:
+        """Add a line: what it is about, and what there is to say."""
         self.rows.append((one_line(head), _shortened(text)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:

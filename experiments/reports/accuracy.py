@@ -32,6 +32,7 @@ class Comparison:
 
     @property
     def outcome(self) -> PairedOutcome:
+        """Won, lost or undecided."""
         return outcome(self.gain)
 
 

@@ -58,6 +58,7 @@ class Finished:
 
     @property
     def budget(self) -> float | None:
+        """ε of each market; None without one."""
         return self.config.privacy.epsilon
 
     @property

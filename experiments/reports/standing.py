@@ -31,6 +31,7 @@ class StandingLine:
 
     @property
     def brief(self) -> str:
+        """The text where room is scarce."""
         return self.short or self.text
 
 
@@ -40,6 +41,7 @@ def named(markets: Sequence[str]) -> str:
 
 
 def verification_line(examined: Examination) -> StandingLine:
+    """Whether a run was verified, as one line."""
     count = len(examined.findings)
     if count:
         return StandingLine(f"not verified: {count} finding{'s' if count > 1 else ''}", "bad")

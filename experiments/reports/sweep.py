@@ -14,12 +14,13 @@ from experiments.presentation.drawing import write_drawing
 from experiments.presentation.page import write_page
 from experiments.presentation.steps import track
 from experiments.presentation.text import WHO
+from experiments.reports.methods import cells_of, method_tables, write_tables
 from experiments.reports.run import Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import MOST_READ, expand, planned_cells
 from experiments.sweep.scheduler import Sweep, read_grid
-from experiments.sweep.summary import accuracy, grouped, macro_summary, markets_of, value_text
+from experiments.sweep.summary import accuracy, as_methods, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
 from fedmm_secure.errors import RunDirectoryError
@@ -65,9 +66,11 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
         again = command_text("sweep", "--resume", "--out", directory)
         raise RunDirectoryError(f"{directory}: no cell has finished ({again})")
     frame = collect(sweep) if frame is None else frame
-    drawings = sweep_drawings(frame, sweep.grid.axes)
+    drawings = sweep_drawings(as_methods(sweep, frame), sweep.grid.axes)
     for drawing in drawings:
         write_drawing(directory / FIGURES, drawing)
+    tables = method_tables(sweep, frame)
+    write_tables(directory, sweep.grid.title or directory.resolve().name, tables)
     checks = {cell.name: sweep.findings(cell) for cell in track("cells read", finished)}
     return write_page(
         directory / PAGE_FILE,
@@ -83,8 +86,10 @@ def write_sweep_report(sweep: Sweep, frame: pd.DataFrame | None = None, account:
         failures=sweep.failures(),
         other_code=sweep.other_code(),
         summary=macro_summary(sweep, frame).to_dict("records"),
-        by_market=_by_market(sweep, frame),
+        by_market=_by_market(sweep, as_methods(sweep, frame)),
         markets=markets_of(frame),
+        methods=tables,
+        cells_of=cells_of,
         attacks=_attacks(frame, sweep.grid.axes),
         spent=_spent(sweep, account),
         who=WHO,

@@ -87,12 +87,13 @@ def _section(values: Mapping[str, Any], model: str) -> Mapping[str, Any]:
 
 
 def _paired(run: Path, first: Path, market: str, model: str) -> Interval:
-    candidates, ours = _predictions(run, market, model)
-    _, theirs = _predictions(first, market, model)
+    candidates, ours = predictions_of(run, market, model)
+    _, theirs = predictions_of(first, market, model)
     return paired_auc_difference(candidates, ours, theirs, rng=numpy_generator("compare", market, model))
 
 
-def _predictions(run: Path, market: str, model: str) -> tuple[Candidates, list[FloatArray]]:
+def predictions_of(run: Path, market: str, model: str) -> tuple[Candidates, list[FloatArray]]:
+    """A run's test candidates in a market, and a model's probabilities, one array a seed."""
     directory, name = ForeignDirectory(run), RunDirectory().predictions(market).as_posix()
     if not directory.has(name):
         raise RunDirectoryError(f"{run / name}: missing; differences are computed from predictions")

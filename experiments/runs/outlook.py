@@ -18,6 +18,7 @@ class OutlookListener:
         self._limit = limit
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Warn at the one event that says what accounts hold."""
         text = refusal(fields["markets"], self._limit) if event == EVENT else None
         if text is not None:
             say(one_line(f"warning: {text}"), error=True)

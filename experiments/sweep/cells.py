@@ -99,6 +99,7 @@ def read_failure(directory: Path) -> str:
 
 
 def error_text(error: BaseException) -> str:
+    """What is kept of why a cell failed; a mistake of the user's is its own text."""
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 

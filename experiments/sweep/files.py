@@ -10,4 +10,5 @@ DONE_FILE, FAILURE_FILE = "cell.json", "failure.json"
 
 
 def is_sweep(directory: Path) -> bool:
+    """Whether a directory is a sweep's."""
     return (directory / GRID_FILE).is_file()

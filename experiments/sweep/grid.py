@@ -22,6 +22,7 @@ from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.errors import ConfigError
 
 GRIDS_FOLDER, MARKETS = "grids", "markets"
+METHOD = "method"  # axis of the blocks' names
 MOST_CELLS = 100_000
 MOST_AXES = 32
 MOST_READ = 500  # cells of somebody else's sweep, for each of which a configuration is made
@@ -50,6 +51,15 @@ class AttackPlan(Section):
 class GridBlock(Section):
     """Cells that differ in their axes alone: the product of the axes' values."""
 
+    method: str | None = Field(
+        None, description="what its cells are: with a name for every block, a page has tables of methods by markets"
+    )
+    model: str = Field(
+        CONFIGURED, description="which model of its cells the method is; the configured one brings baselines"
+    )
+    against: str | None = Field(
+        None, description="method that differences are from; by default that of the first block"
+    )
     base: str | None = Field(None, description="instead of the grid's base")
     set: dict[str, Any] = Field(default_factory=dict, description="keys and values of every cell of the block")
     axes: dict[str, list[Any]] = Field(default_factory=dict, description="by key, the values that cells take")
@@ -59,6 +69,8 @@ class GridBlock(Section):
         for key, values in self.axes.items():
             if not values:
                 raise ValueError(f"axes: {key} has no values")
+        if METHOD in self.axes or METHOD in self.set:
+            raise ValueError("method is not an axis; it is the name of a block")
         if "seed" in self.axes or "seed" in self.set:
             raise ValueError("seed is not an axis; use the grid's seeds")
         return self
@@ -78,6 +90,14 @@ class SweepGrid(Section):
     def _consistent(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: the same seed twice")
+        if len({block.method is None for block in self.blocks}) > 1:
+            raise ValueError("blocks: method: name all blocks or none")
+        names = {block.method for block in self.blocks}
+        if None in names and any(block.model != CONFIGURED for block in self.blocks):
+            raise ValueError("blocks: model: goes with method, the name of the block")
+        for block in self.blocks:
+            if block.against is not None and block.against not in names:
+                raise ValueError(f"blocks: against: no method {block.against}")
         if len(self.axes) > MOST_AXES:
             raise ValueError(f"more than {MOST_AXES} axes")
         return self
@@ -85,7 +105,8 @@ class SweepGrid(Section):
     @property
     def axes(self) -> list[str]:
         """Keys that cells differ in, in order of appearance."""
-        return list(dict.fromkeys(key for block in self.blocks for key in block.axes))
+        named = [METHOD] if self.blocks[0].method is not None else []
+        return named + list(dict.fromkeys(key for block in self.blocks for key in block.axes))
 
 
 @dataclass(frozen=True)
@@ -184,7 +205,8 @@ def planned_cells(grid: SweepGrid) -> int:
 def _points(block: GridBlock) -> list[dict[str, Any]]:
     """All combinations of the values of its axes, the last axis by name moving first."""
     names = sorted(block.axes)
-    return [dict(zip(names, values, strict=True)) for values in product(*(block.axes[name] for name in names))]
+    named = {} if block.method is None else {METHOD: block.method}
+    return [{**named, **dict(zip(names, values, strict=True))} for values in product(*(block.axes[n] for n in names))]
 
 
 def _cell(
@@ -198,6 +220,7 @@ def _cell(
     label = _label(grid.axes, point, seed)
     values = {**grid.set, **block.set, **point, "seed": seed}
     markets = values.pop(MARKETS, None)
+    values.pop(METHOD, None)
     try:
         config = resolve(block.base or grid.base, overrides, values, bases)
         config = config if markets is None else _with_markets(config, markets)

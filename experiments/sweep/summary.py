@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.sweep.grid import METHOD
 from experiments.sweep.scheduler import Sweep
 from experiments.sweep.table import MACRO, collect
 from fedmm_secure.config.choices import CONFIGURED
@@ -49,6 +50,18 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "runs", "mean", "low", "high"])
 
 
+def as_methods(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with each block's method in the place of its cells' own model, where the method is another model."""
+    models = {block.method: block.model for block in sweep.grid.blocks if block.model != CONFIGURED}
+    if not models:
+        return frame
+    method = frame[METHOD].map(models).astype("string")
+    left = ~(method.notna() & (frame["model"] == CONFIGURED)).fillna(False)
+    found = frame[left].copy()
+    found.loc[(found["model"] == method[left]).fillna(False), "model"] = CONFIGURED
+    return found
+
+
 def accuracy(frame: pd.DataFrame, *, model: str = CONFIGURED, market: str = MACRO) -> pd.DataFrame:
     """The rows of test AUC of one model in one market."""
     wanted = (frame["metric"] == "auc") & (frame["model"] == model) & (frame["market"] == market) & frame["view"].isna()
@@ -66,7 +79,7 @@ def macro_summary(sweep: Sweep, frame: pd.DataFrame | None = None) -> pd.DataFra
 
     ``auc`` is None where no run has one, bounds where there is no interval.
     """
-    frame = collect(sweep) if frame is None else frame
+    frame = as_methods(sweep, collect(sweep) if frame is None else frame)
     axes = sweep.grid.axes
     rows: list[dict[str, Any]] = []
     for point, cells in grouped(frame, axes):

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.verification.evidence import Evidence
 from experiments.verification.platform import same_machine
 from fedmm_secure.guarantee.statement import STATED_DIGITS, stated
-from fedmm_secure.storage.encoding import Array
+from privacy.arrays import Array
 
 ULPS = 16  # units in the last place that a short computation may be away on another machine: five bits
 _STATED_APART = 100.0 * 10.0**-STATED_DIGITS  # relative; a stated figure may be one of as many

@@ -46,10 +46,11 @@ from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
 from fedmm_secure.results.artefacts import CODE_COLUMNS
-from fedmm_secure.storage.encoding import Array, array_bytes, arrays_bytes, nested, tensors_bytes
+from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, nested, tensors_bytes
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
+from privacy.arrays import Array
 from privacy.foreign import ForeignFileError, read_bytes
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_of_gram
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedmm_secure.config import Config
+from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.provenance import PACKAGES
 
 _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,40}$")]
 Stage = Literal[
     "budget",

@@ -38,6 +38,7 @@ class Line:
 
     @property
     def place(self) -> Place:
+        """Stage and round."""
         return self.entry.stage, self.entry.round
 
 

@@ -107,6 +107,7 @@ class Planned:
 
     @classmethod
     def of(cls, evidence: Evidence) -> Planned:
+        """What the plans of an evidence's markets let one expect."""
         plans = evidence.plans
         return cls(
             evidence.bundle.markets,

@@ -112,6 +112,7 @@ class ItemCounts:
         return np.asarray(np.clip(self.moments / self.time_weight / counts, -1.0, 1.0))
 
     def to_arrays(self) -> Arrays:
+        """As they are published."""
         found = {"values": self.values, "noise": np.array(self.noise)}
         if self.moments is None:
             return found
@@ -119,6 +120,7 @@ class ItemCounts:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> ItemCounts:
+        """And back."""
         found = cls(arrays["values"], float(arrays["noise"]))
         if "moments" not in arrays:
             return found
@@ -198,6 +200,7 @@ class DPSVDEmbedding:
 
     @property
     def uses_gram(self) -> bool:
+        """Whether one noisy Gram matrix is released, and no subspace iteration."""
         return self.choices.uses_gram(len(self.counts.values))
 
     def set_factors(self, found: PrivateFactors, train: sparse.csr_array) -> DPSVDEmbedding:

@@ -28,6 +28,8 @@ BaselineName = Literal[
 ]
 FieldName = Literal["pooled", "fedavg", "fedprox", "ditto", "fedrep"]  # of these, what markets train together
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
+CodeLayer = Literal["global", "local"]
+CodeOrigin = Literal["federated", "local"]
 FeatureGroup = Literal[
     "user_id", "item_id", "user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "shared"
 ]
@@ -67,6 +69,7 @@ MODELS: Mapping[ModelKind, ModelTraits] = {
     "finalmlp": _PUBLIC_NETWORK,
 }
 
+CODE_LAYERS: tuple[CodeLayer, ...] = get_args(CodeLayer)
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
 CODE_GROUPS = frozenset({"user_codes", "item_codes", "code_affinity"})
 PRIVATE_GROUPS = frozenset(

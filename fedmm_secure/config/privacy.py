@@ -28,6 +28,7 @@ class PrivateEmbeddingConfig(Section):
     iterations: int = Field(4, ge=1, le=50, description="subspace: iterations, each a release")
 
     def uses_gram(self, n_items: int) -> bool:
+        """Whether one noisy Gram matrix of so many items is released, and no subspace iteration."""
         return self.method == "gram" or (self.method == "auto" and min(self.max_items, n_items) <= GRAM_LIMIT)
 
 

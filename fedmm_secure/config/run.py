@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
+    CODE_LAYERS,
     FIELD_BASELINES,
     MAX_SUMS,
     MIN_COHORT,
@@ -249,6 +250,10 @@ class Config(Section):
                 "privacy.protect: release: ctr.features: recency needs privacy.contribution.reference_date, the public "
                 "date from which times count"
             )
+        if ctr.codes == "local":
+            return "privacy.protect: release: ctr.codes: local would train codes on raw rows; leave it out"
+        if set(ctr.layers) != set(CODE_LAYERS):
+            return "privacy.protect: release: ctr.layers: a released model sees both"
         if ctr.training != "cross-fit":
             return "privacy.protect: release needs ctr.training: cross-fit"
         if ctr.dropout:

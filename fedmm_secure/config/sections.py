@@ -11,12 +11,15 @@ from pydantic import Field, field_validator, model_validator
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
+    CODE_LAYERS,
     LARGE_SHARE,
     MIN_COHORT,
     MISSING,
     MODELS,
     BadRows,
     BaselineName,
+    CodeLayer,
+    CodeOrigin,
     FeatureGroup,
     ModelKind,
     Negatives,
@@ -315,6 +318,10 @@ class CTRConfig(Section):
         ("user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"),
         description="what the model sees of a user and an item",
     )
+    codes: CodeOrigin = Field(
+        "federated", description="with layer 1 of all markets, or from codebooks that the market trained alone"
+    )
+    layers: tuple[CodeLayer, ...] = Field(CODE_LAYERS, min_length=1, description="layers whose codes the model sees")
     training: Literal["cross-fit", "in-sample"] = Field(
         "cross-fit", description="features of a training row are computed without it, or with it"
     )
@@ -322,6 +329,12 @@ class CTRConfig(Section):
     refit: bool = Field(True, description="after early stopping, refit on training and validation rows")
     average_local: bool = Field(
         False, description="average log-odds with those of a second model, on codes that the market trained alone"
+    )
+    keep_own_below: int = Field(
+        1000,
+        ge=0,
+        description="data.shared_items and average_local: with fewer users, a public number, a market averages a third "
+        "model, which sees nothing of other markets",
     )
     tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
     baselines: tuple[BaselineName, ...] = Field(
@@ -340,6 +353,8 @@ class CTRConfig(Section):
             raise ValueError("ctr.features must name at least one group")
         if self.average_local and not CODE_GROUPS & set(self.features):
             raise ValueError("ctr.average_local: needs codes among ctr.features: two models would be the same")
+        if self.average_local and self.codes == "local":
+            raise ValueError("ctr.average_local: needs ctr.codes: federated: both models would have codes of their own")
         if self.training == "cross-fit":
             if "user_id" in self.features:
                 raise ValueError("ctr.features: user_id cannot be cross-fitted; use ctr.training: in-sample")

@@ -23,6 +23,7 @@ class Bags:
     mask: Tensor
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Categories, numbers, labels and mask, one row a user: what a step of DP-SGD takes."""
         return self.categories, self.numbers, self.label, self.mask
 
 

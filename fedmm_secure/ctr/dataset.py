@@ -87,6 +87,7 @@ class ExampleSource:
 
 
 def labelled(builder: PairFeatures, candidates: Candidates) -> Labelled:
+    """Candidates with their features."""
     return Labelled(builder(candidates.user, candidates.item), candidates.label)
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.config.choices import CODE_GROUPS, FEATURE_GROUPS, FeatureGroup
+from fedmm_secure.config.choices import CODE_GROUPS, CODE_LAYERS, FEATURE_GROUPS, CodeLayer, FeatureGroup
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes, one_hot
 
@@ -41,9 +41,13 @@ class FeatureSchema:
 class PairFeatures(Protocol):
     """Turns (user, item) pairs into model inputs."""
 
-    def schema(self) -> FeatureSchema: ...
+    def schema(self) -> FeatureSchema:
+        """What its inputs are made of."""
+        ...
 
-    def __call__(self, user: IntArray, item: IntArray) -> Features: ...
+    def __call__(self, user: IntArray, item: IntArray) -> Features:
+        """Inputs ``(n, …)`` of pairs of users ``(n,)`` and items ``(n,)``."""
+        ...
 
 
 class FeatureHistory(Protocol):
@@ -54,13 +58,21 @@ class FeatureHistory(Protocol):
     matrix: sparse.csr_array
     user_count: FloatArray
 
-    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, logarithms of its item's and its user's rows."""
+        ...
 
-    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, scores by collaborative filtering, by their names."""
+        ...
 
-    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, how old its item's rows and its user's are, by name."""
+        ...
 
-    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]: ...
+    def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Of each pair ``(n,)``, what other markets of a shared catalogue know of the item, by name."""
+        ...
 
     def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
         """How much more than by chance users of a code meet items of a code ``(n_codes, n_codes)``; None if unknown."""
@@ -75,6 +87,7 @@ class FeatureBuilder:
         history: what features are computed from.
         codes: codes of users and items, needed by the code groups.
         n_codes: sizes of the global and the local codebook.
+        layers: those whose codes are features.
     """
 
     def __init__(
@@ -83,14 +96,18 @@ class FeatureBuilder:
         history: FeatureHistory,
         codes: Codes | None = None,
         n_codes: tuple[int, int] = (0, 0),
+        layers: Sequence[CodeLayer] = CODE_LAYERS,
     ) -> None:
         if codes is None and CODE_GROUPS & set(groups):
             raise ValueError("code features need codes")
         self.groups = tuple(group for group in FEATURE_GROUPS if group in groups)
         self._history, self._codes, self._n_codes = history, codes, n_codes
-        self._affinity = _CodeAffinity(history, codes, n_codes) if "code_affinity" in groups and codes else None
+        self._layers = [index for index, layer in enumerate(CODE_LAYERS) if layer in layers]
+        affine = "code_affinity" in groups and codes is not None
+        self._affinity = _CodeAffinity(history, codes, n_codes, self._layers) if affine and codes is not None else None
 
     def schema(self) -> FeatureSchema:
+        """Categories and numbers of the groups that were asked for."""
         sizes: dict[str, int] = {}
         if "user_id" in self.groups:
             sizes["user_id"] = self._history.n_users
@@ -98,7 +115,7 @@ class FeatureBuilder:
             sizes["item_id"] = self._history.n_items
         for side in ("user", "item"):
             if f"{side}_codes" in self.groups:
-                sizes |= {f"{side}_global_code": self._n_codes[0], f"{side}_local_code": self._n_codes[1]}
+                sizes |= {f"{side}_{CODE_LAYERS[layer]}_code": self._n_codes[layer] for layer in self._layers}
         none = np.zeros(0, dtype=np.int64)
         return FeatureSchema(tuple(sizes), tuple(sizes.values()), tuple(self._numbers(none, none)))
 
@@ -111,9 +128,9 @@ class FeatureBuilder:
             categories.append(item)
         if self._codes is not None:
             if "user_codes" in self.groups:
-                categories += list(self._codes.user[user].T)
+                categories += list(self._codes.user[user][:, self._layers].T)
             if "item_codes" in self.groups:
-                categories += list(self._codes.item[item].T)
+                categories += list(self._codes.item[item][:, self._layers].T)
         numbers = list(self._numbers(user, item).values())
         return Features(
             np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64),
@@ -133,19 +150,20 @@ class FeatureBuilder:
 class _CodeAffinity:
     """How a user's history, and users of the same global code, relate to an item's codes."""
 
-    def __init__(self, history: FeatureHistory, codes: Codes, n_codes: tuple[int, int]) -> None:
+    def __init__(self, history: FeatureHistory, codes: Codes, n_codes: tuple[int, int], layers: Sequence[int]) -> None:
         self._history, self._codes = history, codes
-        self._seen = [(history.matrix @ one_hot(codes.item[:, layer], n_codes[layer])).toarray() for layer in (0, 1)]
-        self._lift = history.code_lift(codes, self._seen[0])
+        self._seen = {
+            layer: (history.matrix @ one_hot(codes.item[:, layer], n_codes[layer])).toarray() for layer in layers
+        }
+        self._lift = history.code_lift(codes, self._seen[0]) if 0 in layers else None
 
     def __call__(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
-        first, second = self._codes.item[item, 0], self._codes.item[item, 1]
-        seen = self._seen[0][user, first]
-        found = {
-            "same_global_code": seen,
-            "same_local_code": self._seen[1][user, second],
-            "same_global_code_share": seen / np.maximum(self._history.user_count[user], 1.0),
-        }
+        found: dict[str, FloatArray] = {}
+        for layer, counts in self._seen.items():
+            found[f"same_{CODE_LAYERS[layer]}_code"] = counts[user, self._codes.item[item, layer]]
+        if 0 in self._seen:
+            share = found["same_global_code"] / np.maximum(self._history.user_count[user], 1.0)
+            found["same_global_code_share"] = share
         if self._lift is not None:
-            found["code_lift"] = self._lift[self._codes.user[user, 0], first]
+            found["code_lift"] = self._lift[self._codes.user[user, 0], self._codes.item[item, 0]]
         return found

@@ -39,6 +39,7 @@ class Clock:
 
     @classmethod
     def of(cls, market: Market) -> Clock:
+        """First and last time of a market; a clock that stands still where there are none."""
         if not market.has_time or not market.n_rows:
             return cls(0.0, np.inf, 0.0, 0.0)
         start, last = float(market.time.min()), float(market.time.max())
@@ -73,6 +74,7 @@ class History:
         self._elsewhere = None if shared is None else _Elsewhere(shared, market, rows)
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """Exact ones, of the rows that it was made of."""
         return {
             "item_count": np.log1p(self.item_count[item]),
             "user_count": np.log1p(self.user_count[user]),
@@ -236,6 +238,7 @@ class Scores:
     item_factors: FloatArray
 
     def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
+        """By name, scores ``(n,)`` of pairs of users and items; ``user_count`` is of all users."""
         column = np.searchsorted(self.pool.items, item)
         users, items = self.user_factors[user], self.item_factors[item]
         products = users * items
@@ -291,9 +294,11 @@ class AccountHistory:
         self._shared: SharedScores | None = None
 
     def counts(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """The item's of the market, the user's of the account."""
         return {"item_count": np.log1p(self._fitted.item_count[item]), "user_count": np.log1p(self.user_count[user])}
 
     def scores(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """By the market's models, of the accounts' rows."""
         if self._scores is None:
             self._scores = self._fitted.score_models().on(self.matrix)
         return self._scores(user, item, self.user_count)
@@ -305,9 +310,11 @@ class AccountHistory:
         return self._scores.of_pool(user)
 
     def recency(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """The item's of the market, the user's of the account."""
         return self._fitted.recency_at(self._active.last[user], self._active.mean[user], item)
 
     def shared(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
+        """What the others know of the item, for the accounts' rows and times."""
         found = self._fitted.elsewhere
         times = met_elsewhere(found.statistics, self._active.last_day[user], self._active.mean_day[user], item)
         if self._shared is None:

@@ -93,15 +93,19 @@ def train_market(
         found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
             write_atomic(layout.ctr(name, seed, MODELS[recipe.kind].suffix), found["model"].tobytes())
-        if recipe.average_local:
-            write_atomic(layout.quantizer(name, seed, kind="own"), found["own"].tobytes())
+        codes = quantizer(recipe, seed)
+        if recipe.name == CONFIGURED and recipe.codes == "local" and codes is not None:
+            write_atomic(layout.quantizer(name, seed, kind="own"), tensors_bytes(codes.state_dict()))
+        for kind in bench.beside(recipe):
+            write_atomic(layout.quantizer(name, seed, kind=kind), found[kind].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def fitted(bench: MarketTrainer, recipe: Recipe, seed: int, choice: int) -> dict[str, np.ndarray]:
         model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
         found = {PROBABILITY: bench.predict(model, builder)}
-        if recipe.average_local:
-            found["own"] = np.frombuffer(tensors_bytes(bench.own_quantizer(seed).state_dict()), dtype=np.uint8)
+        for kind in bench.beside(recipe):
+            state = bench.own_quantizer(kind, seed).state_dict()
+            found[kind] = np.frombuffer(tensors_bytes(state), dtype=np.uint8)
         if recipe.name == CONFIGURED:
             found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
         return found

@@ -24,7 +24,7 @@ from fedmm_secure.ctr.metrics import CONFIDENCE, Interval
 from fedmm_secure.data.candidates import Candidates
 from fedmm_secure.data.market import FloatArray, IntArray, Market
 from fedmm_secure.guarantee.score_bins import LOG_ODDS, contribution
-from privacy.mechanisms.histograms import ScoreHistograms, noisy_score_histograms
+from privacy.mechanisms.histograms import ScoredExamples, ScoreHistograms, noisy_score_histograms
 from privacy.mechanisms.randomness import NoiseSource
 
 _CLEAR = 4.0  # standard deviations by which a number of candidates has to stand above its noise
@@ -118,10 +118,8 @@ def release_histograms(
     first positive and the first ``per_positive`` negatives count.
     """
     log_odds = np.stack([_log_odds(probability) for probability in probabilities])
-    label, most = candidates.label.astype(np.int64), contribution(per_positive)
-    return noisy_score_histograms(
-        candidates.user, label, log_odds, LOG_ODDS, most, noise_multiplier, noise, spare=spare
-    )
+    examples = ScoredExamples(candidates.user, candidates.label.astype(np.int64), log_odds)
+    return noisy_score_histograms(examples, LOG_ODDS, contribution(per_positive), noise_multiplier, noise, spare=spare)
 
 
 def _log_odds(probability: FloatArray) -> FloatArray:

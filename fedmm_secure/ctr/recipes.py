@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from fedmm_secure.config import BaselineName, Config
-from fedmm_secure.config.choices import CONFIGURED, FeatureGroup, ModelKind
+from fedmm_secure.config.choices import CODE_LAYERS, CONFIGURED, CodeLayer, CodeOrigin, FeatureGroup, ModelKind
 
 
 @dataclass(frozen=True)
@@ -19,21 +18,25 @@ class Recipe:
         features: feature groups.
         cross_fit: whether features of training rows are computed without them.
         codes: which quantizer its codes come from, None for none.
-        average_local: whether a second model, on codes that the market trained alone, is averaged with it.
+        layers: of the quantizer whose codes are features.
+        average_local: whether a second model, on codes that the market trained alone, is averaged with it, and in a
+            small market that shares a catalogue a third, which sees nothing of other markets.
     """
 
     name: str
     kind: ModelKind
     features: tuple[FeatureGroup, ...]
     cross_fit: bool
-    codes: Literal["federated", "local"] | None
+    codes: CodeOrigin | None
+    layers: tuple[CodeLayer, ...] = CODE_LAYERS
     average_local: bool = False
 
 
 def configured_recipe(config: Config) -> Recipe:
     """The model of ``ctr`` in the configuration."""
     cross_fit = config.ctr.training == "cross-fit"
-    return Recipe(CONFIGURED, config.ctr.model, config.ctr.features, cross_fit, "federated", config.ctr.average_local)
+    ctr = config.ctr
+    return Recipe(CONFIGURED, ctr.model, ctr.features, cross_fit, ctr.codes, ctr.layers, ctr.average_local)
 
 
 def baseline_recipe(name: BaselineName) -> Recipe | None:

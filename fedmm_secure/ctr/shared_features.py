@@ -53,6 +53,7 @@ class SharedScores:
     factors: FloatArray
 
     def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
+        """By name, scores ``(n,)`` of pairs of users and items; ``user_count`` is of all users."""
         column = self.shared.column[item]
         known = (column >= 0).astype(np.float64)
         products = self.users[user] * self.factors[column] * known[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -29,12 +29,15 @@ from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
+from fedmm_secure.storage.layout import QuantizerKind
 
 
 class AccountFeatures(Protocol):
     """Features of accounts, by their binary histories ``(n, n_items)`` and by when they were active."""
 
-    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures: ...
+    def __call__(self, accounts: sparse.csr_array, active: Activity | None = None) -> PairFeatures:
+        """Builds features of the accounts, by their row; ``active`` says when they were."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Fit:
     builder: PairFeatures
 
     def run(self) -> None:
+        """Fit the model."""
         self.model.fit(self.source, self.validation, self.refit)
 
 
@@ -56,7 +60,7 @@ class MarketTrainer:
 
     def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
         self.prepared, self.embedding, self.config = prepared, embedding, config
-        self.own_quantizers: dict[int, RQVAE] = {}
+        self.own_quantizers: dict[tuple[QuantizerKind, int], RQVAE] = {}
         market, train = prepared.market, prepared.split.train
         # what others know is not of these rows: it is the same whichever of them a history holds
         shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
@@ -77,11 +81,10 @@ class MarketTrainer:
     def prepare_fit(self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: Choices) -> Fit:
         """An unfitted model with its training, validation and refit examples."""
         split = self.prepared.split
-        own = self.own_quantizer(seed) if recipe.average_local else None
-        full = self.inputs(recipe, quantizer, own)
+        full = self.inputs(recipe, quantizer, seed)
         builders: list[tuple[IntArray, PairFeatures]] = [(split.train, full)]
         if recipe.cross_fit:
-            builders = [(rows, self.inputs(recipe, quantizer, own, history)) for rows, history in self._folds]
+            builders = [(rows, self.inputs(recipe, quantizer, seed, history)) for rows, history in self._folds]
         seed = derive_seed("ctr", self.prepared.market.name, seed)
         fresh = family_of(recipe.kind).draws_each_epoch
         source = self._source(builders, split.train, seed, fresh)
@@ -107,12 +110,13 @@ class MarketTrainer:
         """What tuning chooses from; the first is the configured choice."""
         return family_of(kind).grid(self.config.ctr)
 
-    def own_quantizer(self, seed: int) -> RQVAE:
+    def own_quantizer(self, kind: QuantizerKind, seed: int) -> RQVAE:
         """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""
-        if seed not in self.own_quantizers:
-            name = self.prepared.market.name
-            self.own_quantizers[seed] = train_local_quantizer(self.config, self.own_embedding, name, seed)
-        return self.own_quantizers[seed]
+        if (kind, seed) not in self.own_quantizers:
+            name, drawn = self.prepared.market.name, seed if kind == "own" else derive_seed(kind, seed)
+            found = train_local_quantizer(self.config, self.own_embedding, name, drawn)
+            self.own_quantizers[kind, seed] = found
+        return self.own_quantizers[kind, seed]
 
     @cached_property
     def own_embedding(self) -> Embedding:
@@ -122,13 +126,29 @@ class MarketTrainer:
         return SVDEmbedding(self.config.embedding.dim).fit(self.history.matrix)
 
     def inputs(
-        self, recipe: Recipe, quantizer: RQVAE | None, own: RQVAE | None, history: History | None = None
+        self, recipe: Recipe, quantizer: RQVAE | None, seed: int, history: History | None = None
     ) -> PairFeatures:
-        """Features from a history; with the market's ``own`` codes, those of both models of an average."""
+        """Features from a history: those of all models of an average, where one is configured."""
         found = self.builder(recipe, quantizer, history)
-        if own is None:
-            return found
-        return JoinedFeatures([found, self.builder(recipe, own, history, self.own_embedding)])
+        members = [
+            self.builder(alone, self.own_quantizer(kind, seed), history, self.own_embedding)
+            for kind, alone in self.beside(recipe).items()
+        ]
+        return JoinedFeatures([found, *members]) if members else found
+
+    def beside(self, recipe: Recipe) -> dict[QuantizerKind, Recipe]:
+        """What is averaged with a recipe, each on codes that the market trained alone.
+
+        In a small market that shares a catalogue its own model altogether is among them, which sees nothing of other
+        markets. What is small is said of the number of users, which is public.
+        """
+        if not recipe.average_local:
+            return {}
+        found: dict[QuantizerKind, Recipe] = {"own": recipe}
+        if "shared" in recipe.features and self.prepared.market.n_users < self.config.ctr.keep_own_below:
+            features = tuple(group for group in recipe.features if group != "shared")
+            found["own-alone"] = replace(recipe, features=features)
+        return found
 
     def builder(
         self,
@@ -143,7 +163,7 @@ class MarketTrainer:
             return FeatureBuilder(recipe.features, history)
         codes = assign_codes(quantizer, embedding.transform(history.matrix), embedding.item_factors_)
         shape = quantizer.shape
-        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+        return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes), recipe.layers)
 
     def accounts(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> AccountFeatures:
         """Makes features of accounts that the market's rows need not know: items and lift are encoded once.
@@ -158,10 +178,13 @@ class MarketTrainer:
                 recipe.features, AccountHistory(self.history, accounts, active=active)
             )
         found = self._accounts(recipe, quantizer, self.embedding)
-        if not recipe.average_local:
+        members = [
+            self._accounts(alone, self.own_quantizer(kind, seed), self.own_embedding)
+            for kind, alone in self.beside(recipe).items()
+        ]
+        if not members:
             return found
-        own = self._accounts(recipe, self.own_quantizer(seed), self.own_embedding)
-        return lambda accounts, active=None: JoinedFeatures([found(accounts, active), own(accounts, active)])
+        return lambda accounts, active=None: JoinedFeatures([member(accounts, active) for member in (found, *members)])
 
     def _accounts(self, recipe: Recipe, quantizer: RQVAE, embedding: Embedding) -> AccountFeatures:
         shape = quantizer.shape
@@ -173,7 +196,8 @@ class MarketTrainer:
             own = assign_codes(quantizer, embedding.transform(accounts), embedding.item_factors_[:0])
             codes = Codes(own.user, trained.item)
             history = AccountHistory(self.history, accounts, lift, active)
-            return FeatureBuilder(recipe.features, history, codes, (shape.global_codes, shape.local_codes))
+            sizes = shape.global_codes, shape.local_codes
+            return FeatureBuilder(recipe.features, history, codes, sizes, recipe.layers)
 
         return build
 

@@ -36,6 +36,7 @@ class Pool:
     test_share: float
 
     def contains(self, item: IntArray) -> NDArray[np.bool_]:
+        """Which items ``(n,)`` are in the pool."""
         return np.isin(item, self.items)
 
 
@@ -110,9 +111,11 @@ class Simulated:
     rng: np.random.Generator
 
     def uniforms(self, count: int) -> FloatArray:
+        """``count`` numbers in [0, 1)."""
         return np.asarray(self.rng.random(count))
 
     def integers(self, bound: int, count: int) -> IntArray:
+        """``count`` integers from 0 to ``bound``, exclusive."""
         return np.asarray(self.rng.integers(bound, size=count))
 
 

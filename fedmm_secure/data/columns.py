@@ -39,6 +39,7 @@ class Encoded:
 
     @classmethod
     def of(cls, column: pa.Array) -> Encoded:
+        """The distinct values of a column, and which of them each row has."""
         if pa.types.is_dictionary(column.type):  # as the file has it: rows may be few, unused words many
             picked = cls.of(column.indices)
             inner = cls.of(column.dictionary.take(picked.values))

@@ -59,14 +59,17 @@ class Market:
 
     @property
     def n_users(self) -> int:
+        """Users, those without rows too."""
         return len(self.user_ids)
 
     @property
     def n_items(self) -> int:
+        """Items of the catalogue, those without rows too."""
         return len(self.item_ids)
 
     @property
     def n_rows(self) -> int:
+        """Interactions."""
         return len(self.user)
 
 

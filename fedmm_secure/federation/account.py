@@ -17,6 +17,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.places import account_beside
+from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
@@ -243,7 +244,7 @@ def planned_spending(run: str, plan: SpendingPlan) -> Spending:
     releases = list(plan.releases())
     return Spending(
         run,
-        plan.views(),
+        observed_by_view(plan),
         sum(release.coordinates for release in releases),
         sum(release.extra_delta for release in releases),
         plan.n_markets,

@@ -131,6 +131,7 @@ class AggregationPlan:
 
     @property
     def value_bound(self) -> int:
+        """Largest absolute value of an update, in units."""
         return max(int(2**self.codec.bits), self.wide_bound)
 
     @property
@@ -140,6 +141,7 @@ class AggregationPlan:
 
     @property
     def masked(self) -> bool:
+        """Whether single updates are hidden from who can open sums."""
         return TRAITS[self.kind].hides_single_updates
 
     @property
@@ -208,6 +210,7 @@ class AggregationPlan:
         return fields | ({"ckks": asdict(self.parameters)} if self.parameters else {})
 
     def generate_key(self) -> SharedKey:
+        """A fresh key that all markets share."""
         return SharedKey.generate(self.parameters)
 
     def server(self) -> ServerAggregator:

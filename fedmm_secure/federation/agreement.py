@@ -87,6 +87,7 @@ class Agreement:
 
     @property
     def ended(self) -> bool:
+        """Whether the market has left the run, for good."""
         return ended_file(self.directory, self.market).exists()
 
     def require_open(self) -> None:

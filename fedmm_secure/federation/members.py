@@ -48,16 +48,21 @@ class MeteredMarket:
     bundle: Bundle
 
     def ready(self, cohort: tuple[str, ...]) -> None:
+        """Raises ``KeyBurnedError`` or ``KeyExhaustedError`` before anything is computed, and what the protection
+        itself raises.
+        """
         self.directory.refuse_burned(self.bundle)
         self.directory.check_allowance(self.bundle, 1)
         self.inner.ready(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Count one more use of the key, then protect; raises ``KeyBurnedError`` or ``KeyExhaustedError``."""
         self.directory.refuse_burned(self.bundle)
         self.directory.use(self.bundle)
         return self.inner.protect(values, binding)
 
     def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        """Open a sum; raises ``KeyBurnedError``."""
         self.directory.refuse_burned(self.bundle)
         return self.inner.reveal(aggregate, binding)
 

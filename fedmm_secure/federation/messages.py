@@ -135,6 +135,7 @@ class Hello:
     configuration: bytes
 
     def to_bytes(self) -> bytes:
+        """Mask key and configuration hash, one after the other."""
         return self.mask_key + self.configuration
 
     @classmethod

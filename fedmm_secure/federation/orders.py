@@ -57,6 +57,7 @@ class Order:
 
     @property
     def place(self) -> Place:
+        """Stage and round."""
         return self.stage, self.round
 
 
@@ -95,6 +96,7 @@ class Start:
         return [(stage, round) for stage, rounds in self.stages for round in range(rounds)]
 
     def to_bytes(self) -> bytes:
+        """Canonical JSON: equal for equal runs."""
         stages = [list(stage) for stage in self.stages]
         return canonical_json({"configuration": self.configuration.hex(), "stages": stages})
 
@@ -117,6 +119,7 @@ class Statement:
     history: bytes
 
     def header(self, run: str, market: str, parameters: str) -> Header:
+        """Header of the message that states it."""
         order = self.order
         return Header(
             "statement", run, order.stage, order.round, order.attempt, market, parameters, tuple(order.cohort)

@@ -95,6 +95,7 @@ class Federation:
         return {name: self.account.fingerprint(found.whole.test.columns()) for name, found in markets.items()}
 
     def entries(self, market: str) -> list[Entry]:
+        """What a market's ledger holds, in order."""
         return self.doors[market].ledger.entries
 
     @property

@@ -25,7 +25,9 @@ from fedmm_secure.data.prepare import PreparedMarket, WholeMarket, within
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, totals
 from fedmm_secure.federation.transactions import Result, Transaction
+from fedmm_secure.guarantee.noisy_figures import evaluation_release
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.randomised_codes import user_codes_release
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, EVALUATION, USER_CODES, seed_stage
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -177,7 +179,7 @@ def release_test_figures(
         own = {seed: models[name] for seed, models in quantizers.items()}
         draw = partial(_test_histograms, federation, prepared, embeddings[name], own)
         keep = private_store(federation.directory, name).path(EVALUATION)
-        kept = read_arrays(federation.doors[name].perform(federation.plans[name].evaluation(), draw, keep))
+        kept = read_arrays(federation.doors[name].perform(evaluation_release(federation.plans[name]), draw, keep))
         found[name] = histograms_from_arrays(kept)
     return found
 
@@ -236,7 +238,7 @@ def publish_user_codes(
         store = private_store(federation.directory, name)
         for seed in federation.config.seed:
             draw = partial(_randomised, federation, embeddings[name], quantizers[seed][name])
-            release = federation.plans[name].user_codes(seed)
+            release = user_codes_release(federation.plans[name], seed)
             federation.doors[name].perform(release, draw, store.path(release.stage))
 
 

@@ -52,6 +52,7 @@ class Request:
     aggregate: bytes = b""
 
     def to_bytes(self) -> bytes:
+        """As JSON, without what is empty."""
         fields: dict[str, Any] = {"step": self.step, "run": self.run}
         for name in ("start", "aggregate"):
             if getattr(self, name):
@@ -99,6 +100,7 @@ class Reply:
     absent: str = ""
 
     def to_bytes(self) -> bytes:
+        """As JSON: one of the things that a market may answer."""
         fields: dict[str, Any] = {"absent": self.absent}
         if self.message:
             fields = {"message": encode_bytes(self.message)}

@@ -64,13 +64,19 @@ class Placed(Protocol):
     """A release, or an entry of a ledger, by its place in a run."""
 
     @property
-    def stage(self) -> str: ...
+    def stage(self) -> str:
+        """Stage of the run."""
+        ...
 
     @property
-    def round(self) -> int | None: ...
+    def round(self) -> int | None:
+        """Round; None for what belongs to none."""
+        ...
 
     @property
-    def attempt(self) -> int | None: ...
+    def attempt(self) -> int | None:
+        """Attempt of the round; None for what belongs to none."""
+        ...
 
 
 class RepeatedRecordError(MessageError):

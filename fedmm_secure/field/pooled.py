@@ -25,7 +25,7 @@ MARKET = "market"
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a market's categories stand among those of all.
 
     Attributes:
@@ -43,16 +43,18 @@ class Place:
         return Features(np.stack(columns, axis=1), found.numbers)
 
     def examples(self, found: Labelled) -> Labelled:
+        """Of the market, as the model of all markets takes them."""
         return Labelled(self.features(found.features), found.label)
 
 
 class PlacedFeatures:
     """Features of a market's pairs, as the model of all markets takes them."""
 
-    def __init__(self, builder: PairFeatures, place: Place, schema: FeatureSchema) -> None:
+    def __init__(self, builder: PairFeatures, place: Placement, schema: FeatureSchema) -> None:
         self._builder, self._place, self._schema = builder, place, schema
 
     def schema(self) -> FeatureSchema:
+        """That of all markets."""
         return self._schema
 
     def __call__(self, user: IntArray, item: IntArray) -> Features:
@@ -81,7 +83,7 @@ def pool(
                 codes[name].append(sizes[field] + np.arange(schema.cardinalities[field]))
                 sizes[field] += schema.cardinalities[field]
     schema = FeatureSchema((*first.category_names, MARKET), (*sizes, len(fits)), first.number_names)
-    places = {name: Place(number, tuple(codes[name])) for number, name in enumerate(fits)}
+    places = {name: Placement(number, tuple(codes[name])) for number, name in enumerate(fits)}
     sources = ExampleSource([partial(_draw, fit.source, places[name]) for name, fit in fits.items()])
     refits = [partial(_draw, fit.refit, places[name]) for name, fit in fits.items() if fit.refit is not None]
     valid = ExampleSource([partial(_valid, fit, places[name]) for name, fit in fits.items()]).draw(0)
@@ -94,11 +96,11 @@ def pool(
     }
 
 
-def _draw(source: ExampleSource, place: Place, epoch: int) -> Labelled:
+def _draw(source: ExampleSource, place: Placement, epoch: int) -> Labelled:
     return place.examples(source.draw(epoch))
 
 
-def _valid(fit: Fit, place: Place, epoch: int) -> Labelled:
+def _valid(fit: Fit, place: Placement, epoch: int) -> Labelled:
     return place.examples(fit.validation)
 
 

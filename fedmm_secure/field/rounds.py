@@ -64,6 +64,7 @@ class Participant:
 
     @property
     def n_examples(self) -> int:
+        """Examples that it trains on: its weight in the mean."""
         return self._sent.n_examples
 
     @property

@@ -1,13 +1,19 @@
-"""Tensors that a published model has, by its configuration: names, shapes, types."""
+"""What publications are to hold, by the configuration: tensors by name, shape and type, and values in range."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
 
-from fedmm_secure.config import Config
-from fedmm_secure.guarantee.published_arrays import Expected
+import numpy as np
 
+from fedmm_secure.config import Config
+from fedmm_secure.config.sections import QuantizerConfig
+from privacy.arrays import Array
+from privacy.mechanisms.grid import Grid
+
+Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
+OFF_GRID = "values are not multiples of the public grid's step: no discrete noise was added to them"
 # numbers of a pair that each feature group of a released model has
 NUMBERS_OF_GROUP: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
 WORDS = "global_codebook.codewords"
@@ -65,3 +71,18 @@ def cardinalities(config: Config, n_items: int) -> list[int]:
     codes = [quantizer.global_codes, quantizer.local_codes]
     sides = len({"user_codes", "item_codes"} & features)
     return ([n_items] if "item_id" in features else []) + codes * sides
+
+
+def codes_problem(codes: Array, quantizer: QuantizerConfig) -> str | None:
+    """What is wrong with pairs of codes ``(n, 2)``; None if nothing."""
+    if not ((codes >= 0) & (codes < [quantizer.global_codes, quantizer.local_codes])).all():
+        return "codes are out of range"
+    return None
+
+
+def on_grid(values: Array, grid: Grid) -> bool:
+    """Whether all values are multiples of a grid's step, to the last bit."""
+    if not np.isfinite(values).all():
+        return False
+    integers = np.rint(values / grid.step)
+    return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))

@@ -8,12 +8,12 @@ from functools import lru_cache
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
     CTR,
     EMBEDDING,
-    EVALUATION,
     QUANTIZER,
     SHARED_COUNTS,
     SHARED_GRAM,
@@ -74,9 +74,7 @@ def planned_stages(config: Config, n_items: int) -> list[PlannedStage]:
     stages.append(PlannedStage(QUANTIZER, shares.quantizer, steps, privacy.quantizer.sampling_rate))
     if config.private_ctr:
         stages.append(PlannedStage(CTR, shares.ctr, repetitions * privacy.ctr.steps, privacy.ctr.sampling_rate))
-    if shares.evaluation is not None:
-        stages.append(PlannedStage(EVALUATION, shares.evaluation))
-    return stages
+    return stages + [planned for own in OWN_STAGES.values() if (planned := own.planned(config)) is not None]
 
 
 def extra_delta_share(config: Config) -> float:

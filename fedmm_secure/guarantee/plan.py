@@ -6,7 +6,6 @@ the door charges its releases, and nothing else may be charged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +23,9 @@ from fedmm_secure.config import Config
 from fedmm_secure.guarantee.coordinates import most_ctr_parameters, quantizer_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
+from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plannable import check_epsilon
 from fedmm_secure.guarantee.releases import Release, small_cohort_remark, unprotected
-from fedmm_secure.guarantee.score_bins import N_BINS
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
@@ -35,7 +34,6 @@ from fedmm_secure.guarantee.stages import (
     CTR,
     DECRYPTED_VIEWS,
     EMBEDDING,
-    EVALUATION,
     HEAD,
     ITEM_CODES,
     MODEL,
@@ -46,15 +44,12 @@ from fedmm_secure.guarantee.stages import (
     SHARED_COUNTS,
     SHARED_GRAM,
     SUMMED,
-    USER_CODES,
     is_summed,
     seed_stage,
 )
 from privacy.accounting.budget import PlannedStage
 from privacy.accounting.events import OneNoiseDpEvent
 from privacy.accounting.ledger import stage_group
-from privacy.mechanisms.events import randomised_response_event
-from privacy.mechanisms.histograms import LABELS
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.partition_selection import PartitionSelection
 
@@ -125,6 +120,7 @@ class SpendingPlan:
 
     @property
     def size(self) -> MarketSize:
+        """Public size of the market."""
         return self.sizes[self.market]
 
     def sends_gradient(self, round: int) -> bool:
@@ -133,10 +129,12 @@ class SpendingPlan:
 
     @property
     def n_markets(self) -> int:
+        """Markets of the federation."""
         return len(self.sizes)
 
     @property
     def epsilon(self) -> float | None:
+        """ε of the market; None without DP."""
         return self.config.privacy.epsilon
 
     @cached_property
@@ -156,20 +154,6 @@ class SpendingPlan:
     def total(self) -> DpEvent:
         """All stages together."""
         return ComposedDpEvent([self.stage_event(name) for name in self.stages])
-
-    def views(self) -> dict[str, DpEvent]:
-        """What each view will have observed once a run is over, upstream stages included."""
-        raw: DpEvent = NonPrivateDpEvent()
-        if not self.stages:
-            return dict.fromkeys(DECRYPTED_VIEWS, raw)
-        market_own = (CTR, EVALUATION)
-        upstream = [self.stage_event(name) for name in self.stages if name not in market_own]
-        if not self.config.private_embedding:
-            upstream.append(raw)
-        models = [self.stage_event(name) for name in self.stages if name in market_own] or [raw]
-        # distributed noise is whole in whatever colluders can open: masks hide every part of it
-        federated, everything = ComposedDpEvent(upstream), ComposedDpEvent([*upstream, *models])
-        return {"market": federated, "collusion": federated, "consumer": everything, "release": everything}
 
     # releases, in the order in which a run makes them
 
@@ -195,13 +179,15 @@ class SpendingPlan:
                 yield self.item_codes(seed)
         if self.refines:
             yield self.refinement()
-        if config.privacy.user_codes_epsilon is not None:
-            for seed in config.seed:
-                yield self.user_codes(seed)
+        yield from self._own_releases(after_models=False)
         for seed in config.seed:
             yield self.ctr(seed) if config.private_ctr else self.raw_ctr(seed)
-        if EVALUATION in self.noise:
-            yield self.evaluation()
+        yield from self._own_releases(after_models=True)
+
+    def _own_releases(self, *, after_models: bool) -> Iterator[Release]:
+        for stage in OWN_STAGES.values():
+            if stage.after_models == after_models:
+                yield from stage.releases(self)
 
     @property
     def refines(self) -> bool:
@@ -235,12 +221,14 @@ class SpendingPlan:
         )
 
     def counts(self) -> Release:
+        """How many users have each item, and where they are used the times; one vector of a user's, of L2 norm 1."""
         event, times = GaussianDpEvent(self.noise[COUNTS]), self.config.times_counted
         mechanism = "noisy item counts and times, one vector" if times else "noisy item counts"
         coordinates = self.size.items * (2 if times else 1) + ENOUGH
         return Release(COUNTS, mechanism, event, 1.0, self._published, self._items_from, coordinates=coordinates)
 
     def embedding(self) -> Release:
+        """Item factors, which users are embedded by."""
         if self.config.data.shared_items:
             mechanism = "post-processing: eigenvectors of the Gram matrix of all markets"
             return Release(EMBEDDING, mechanism, NoOpDpEvent(), None, self._published, (COUNTS, SHARED_GRAM))
@@ -256,6 +244,7 @@ class SpendingPlan:
         return Release(EMBEDDING, mechanism, event, 1.0, self._published, (COUNTS,), coordinates=coordinates)
 
     def raw_embedding(self) -> Release:
+        """Item factors of raw rows, which nothing bounds."""
         mechanism = f"none: {self.config.embedding.kind} on raw interactions"
         upstream = (*self._items_from, *(SUMMED if self.config.data.shared_items else ()))
         return Release(EMBEDDING, mechanism, NonPrivateDpEvent(), None, (), upstream)
@@ -339,27 +328,12 @@ class SpendingPlan:
         return self._free(seed_stage(MODEL, seed), "post-processing: RQ-VAE", seed)
 
     def item_codes(self, seed: int) -> Release:
+        """Codes of the items: post-processing of the model and of the item factors."""
         return self._free(seed_stage(ITEM_CODES, seed), "post-processing: item codes", seed)
 
     def _free(self, stage: str, mechanism: str, seed: int) -> Release:
         upstream = (EMBEDDING, seed_stage(QUANTIZER, seed))
         return Release(stage, mechanism, NoOpDpEvent(), None, RELEASED, upstream)
-
-    def user_codes(self, seed: int) -> Release:
-        """User codes, each pair of codes randomised as one of ``n_global · n_local`` values."""
-        quantizer, epsilon = self.config.quantizer, self.config.privacy.user_codes_epsilon
-        if epsilon is None:
-            raise ValueError("no user codes are published")
-        return Release(
-            seed_stage(USER_CODES, seed),
-            "k-ary randomised response on each user's pair of codes",
-            randomised_response_event(epsilon, quantizer.global_codes * quantizer.local_codes),
-            None,
-            audience=("profile",),
-            depends_on=(EMBEDDING, seed_stage(QUANTIZER, seed)),
-            remark="local: protects a change of the user's own rows",
-            coordinates=self.size.users + ENOUGH,
-        )
 
     def refinement(self) -> Release:
         """The market's own codes, refined on raw rows against the frozen global codebook; they stay inside."""
@@ -385,16 +359,3 @@ class SpendingPlan:
         upstream = REFINEMENT if self.refines else EMBEDDING
         what = f"{self.config.ctr.model} on raw interactions; stays in the market"
         return unprotected(seed_stage(CTR, seed), what, upstream, seed_stage(QUANTIZER, seed))
-
-    def evaluation(self) -> Release:
-        """Histograms of the released models' scores by label, of which the test figures are made."""
-        repetitions = len(self.config.seed)
-        return Release(
-            EVALUATION,
-            "noisy histograms of test scores by label",
-            GaussianDpEvent(self.noise[EVALUATION]),  # one mechanism for all models together
-            math.sqrt(2.0 * repetitions),  # in positives: one of them, and negatives that weigh as much, for each model
-            audience=("consumer", "release"),
-            depends_on=(COUNTS, *(seed_stage(CTR, seed) for seed in self.config.seed)),
-            coordinates=repetitions * LABELS * N_BINS + ENOUGH,
-        )

@@ -14,27 +14,32 @@ import numpy as np
 
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.data.catalogue import Catalogue, fits_on_a_line
-from fedmm_secure.guarantee.expected_arrays import cardinalities, ctr_arrays, model_arrays
+from fedmm_secure.guarantee.expected_arrays import (
+    OFF_GRID,
+    Expected,
+    cardinalities,
+    codes_problem,
+    ctr_arrays,
+    model_arrays,
+    on_grid,
+)
+from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.published_arrays import Expected, PublicationError, read_numpy, read_tensors
-from fedmm_secure.guarantee.score_bins import N_BINS, contribution
+from fedmm_secure.guarantee.published_arrays import PublicationError, read_numpy, read_tensors
 from fedmm_secure.guarantee.shared_sums import gram_items
 from fedmm_secure.guarantee.stages import (
     CATALOGUE,
     COUNTS,
     CTR,
     EMBEDDING,
-    EVALUATION,
     ITEM_CODES,
     MODEL,
     PUBLISHING,
-    USER_CODES,
 )
-from fedmm_secure.storage.encoding import Array
 from privacy.accounting.ledger import stage_group
+from privacy.arrays import Array
 from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 
 EIGEN_ERROR = 1e-11  # of the largest eigenvalue; on a machine of the run's kind verification compares every bit
 _UNREADABLE = (
@@ -50,9 +55,6 @@ _UNREADABLE = (
     SyntaxError,
     pickle.UnpicklingError,
 )
-
-
-OFF_GRID = "values are not multiples of the public grid's step: no discrete noise was added to them"
 
 
 @dataclass
@@ -103,13 +105,8 @@ class Publications:
             return {**found, **times} if self.plan.config.times_counted else found
         if group == ITEM_CODES:
             return {"codes": ((self._items, 2), "int64")}
-        if group == USER_CODES:
-            return {"codes": ((self.plan.size.users, 2), "int64")}
-        if group == EVALUATION:
-            return {
-                "counts": ((len(self.plan.config.seed), LABELS, N_BINS), "float64"),
-                "noise": ((LABELS,), "float64"),
-            }
+        if group in OWN_STAGES:
+            return OWN_STAGES[group].expected(self.plan)
         if self.plan.config.data.shared_items:
             return self._shared_embedding
         chosen = len(self.embedding().items_)
@@ -152,7 +149,8 @@ class Publications:
 
     def _value_problem(self, group: str, found: Mapping[str, Array]) -> str | None:
         """What can be said of values: they lie where the mechanism puts them, and constants are those of the plan."""
-        quantizer = self.plan.config.quantizer
+        if group in OWN_STAGES:
+            return OWN_STAGES[group].problem(self.plan, found)
         if group == COUNTS:
             multiplier = self.plan.noise[COUNTS]
             if float(found["noise"]) != multiplier:
@@ -171,27 +169,12 @@ class Publications:
             return "the items are not those that the published counts choose"
         if group == EMBEDDING and "gram" in found:
             return _gram_problem(found, self.plan.noise[EMBEDDING])
-        if group in (ITEM_CODES, USER_CODES):
-            codes = found["codes"]
-            if not ((codes >= 0) & (codes < [quantizer.global_codes, quantizer.local_codes])).all():
-                return "codes are out of range"
-        if group == EVALUATION:
-            return self._histogram_problem(found["counts"], found["noise"])
+        if group == ITEM_CODES:
+            return codes_problem(found["codes"], self.plan.config.quantizer)
         if group == CTR:
             sizes = cardinalities(self.plan.config, self._items)
             if not np.array_equal(found["network.offsets"], np.cumsum([0, *sizes])[:-1]):
                 return "offsets of the embedding tables are not those of its features"
-        return None
-
-    def _histogram_problem(self, counts: Array, noise: Array) -> str | None:
-        multiplier, models = self.plan.noise[EVALUATION], len(self.plan.config.seed)
-        most = contribution(self.plan.config.data.negatives_per_positive)
-        if tuple(noise.tolist()) != noise_of(multiplier, models, most):
-            return f"says noise {noise.tolist()}, which is not that of the multiplier {multiplier:g}"
-        weights = grid_weights(multiplier, models, most)[:, None]
-        integers = np.rint(counts * weights)
-        if not np.isfinite(counts).all() or not np.array_equal(integers / weights, counts):
-            return OFF_GRID
         return None
 
 
@@ -231,11 +214,3 @@ def read_items(data: bytes, count: int) -> Array:
     if len(found) != count:
         raise PublicationError(f"holds {len(found)} items, where everything else has {count}")
     return found.items
-
-
-def on_grid(values: Array, grid: Grid) -> bool:
-    """Whether all values are multiples of a grid's step, to the last bit."""
-    if not np.isfinite(values).all():
-        return False
-    integers = np.rint(values / grid.step)
-    return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedmm_secure.foreign.archives import stored_members
 from fedmm_secure.foreign.formats import unpickle_tensors
-from fedmm_secure.storage.encoding import Array
+from fedmm_secure.guarantee.expected_arrays import Expected
+from privacy.arrays import Array
 from privacy.foreign import ForeignFileError
 
-Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
 _OVERHEAD, _OVERHEAD_EACH = 4096, 512  # bytes of a file beside its arrays, and beside each of them
 
 

@@ -36,6 +36,7 @@ class Examples:
 
     @property
     def label(self) -> FloatArray:
+        """Labels ``(n,)``: 1 for rows, 0 for drawn items."""
         return self.candidates.label
 
     def __len__(self) -> int:

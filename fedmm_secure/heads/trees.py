@@ -42,6 +42,7 @@ class Head:
 
     @property
     def depth(self) -> int:
+        """Decisions on the way to a leaf."""
         return int(self.value.shape[1]).bit_length() - 1
 
     def log_odds(self, bins: Bins) -> FloatArray:
@@ -65,6 +66,7 @@ class Head:
         return np.asarray(node - (2**depth - 1))
 
     def to_arrays(self) -> Arrays:
+        """As it is kept, and published."""
         return {
             "feature": self.feature,
             "last_left": self.last_left,
@@ -74,6 +76,7 @@ class Head:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
+        """And back."""
         return cls(arrays["feature"], arrays["last_left"], arrays["value"], float(arrays["prior"]))
 
 
@@ -109,6 +112,7 @@ class HeadGrower:
 
     @property
     def done(self) -> bool:
+        """Whether every level of every tree is grown."""
         return self._level == self.choices.rounds
 
     @property

@@ -57,16 +57,20 @@ class CodebookGradient:
             self._values = (2.0 * back[:, :, None] * (words[None] - x[:, None])).flatten(1)
 
     def rows(self) -> Tensor:
+        """All that the gradients follow from, ``(n, dim + 1)``."""
         return torch.cat([self._values, self.squares()[:, None]], dim=1)
 
     def squares(self) -> Tensor:
+        """Squared norms ``(n,)``."""
         return self._values.square().sum(dim=1)
 
     def cut(self, per_unit: Tensor) -> Tensor:
+        """See ``LayerGradient.cut``: each example moves one codeword, by its own integers."""
         self._values = (self._values * per_unit[:, None]).trunc()
         return self.squares()
 
     def total(self, kept: Tensor) -> list[Tensor]:
+        """The one sum, of the codebook's shape."""
         values = torch.where(kept[:, None], self._values, 0.0)
         if self._at is None:
             return [values.sum(dim=0)]

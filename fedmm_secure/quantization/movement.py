@@ -36,9 +36,11 @@ class SharedSteps:
         self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
+        """The optimiser's."""
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What ``state_dict`` gave."""
         self._optimizer.load_state_dict(state)
 
 

@@ -55,6 +55,7 @@ class Quantized:
     entropy: Tensor
 
     def total(self, weights: LossWeights) -> Tensor:
+        """Weighted losses ``(n,)``, each of its own row."""
         loss = self.reconstruction + weights.codebook * self.codebook + weights.commitment * self.commitment
         return loss - weights.entropy * self.entropy if weights.entropy else loss
 

@@ -144,12 +144,14 @@ class QuantizerTrainer:
         self._shared.apply(total, unit)
 
     def state_dict(self) -> dict[str, Any]:
+        """Everything that training goes on from, but for its private randomness."""
         state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
         if self._private_trainer is not None:
             state |= {"noised": self._noised.state_dict(), "shared": self._shared.state_dict()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What ``state_dict`` gave."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._private_trainer is not None:

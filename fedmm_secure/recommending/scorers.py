@@ -42,7 +42,9 @@ class Scorer(Protocol):
     """
 
     @property
-    def candidates(self) -> IntArray: ...
+    def candidates(self) -> IntArray:
+        """Items that may be recommended, ascending."""
+        ...
 
     def on(self, accounts: Market) -> Score:
         """Click probabilities of pairs of these accounts and candidates, by index."""
@@ -73,6 +75,7 @@ class TrainedScorer:
             self._features = [found.accounts() for found in self._models]
 
     def on(self, accounts: Market) -> Score:
+        """Scores of accounts by the market's own model; raises ``DataError`` where their times are of another kind."""
         if accounts.has_time and accounts.calendar != self._market.calendar:
             unit = "dates" if self._market.calendar else "numbers, or none"
             raise DataError(f"history: the times of market {self._market.name} are {unit}; give the same")
@@ -122,6 +125,7 @@ class ReleasedScorer:
         self._models = [self._model(published, seed) for seed in config.seed]
 
     def on(self, accounts: Market) -> Score:
+        """Scores of accounts by what was published; raises ``DataError`` where their times are of another kind."""
         rows = np.arange(accounts.n_rows)
         dated = bool({"shared", "recency"} & set(self._config.ctr.features)) and accounts.has_time
         if dated and not accounts.calendar:
@@ -170,9 +174,11 @@ class Published:
         return read_record(self._folder, self._records[stage])
 
     def arrays(self, stage: str) -> Arrays:
+        """A publication's arrays; raises ``ForeignFileError`` on anything else."""
         return parse_arrays(self.data(stage), self._folder / stage)
 
     def tensors(self, stage: str) -> dict[str, Any]:
+        """A publication's tensors; raises ``ForeignFileError`` on anything else."""
         found: dict[str, Any] = unpickle_tensors(self.data(stage), self._folder / stage)
         return found
 

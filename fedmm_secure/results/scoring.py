@@ -110,8 +110,7 @@ class TrainedCTR:
 
     def builder(self) -> PairFeatures:
         """Features of the market's users, from their training rows."""
-        own = self.bench.own_quantizer(self.seed) if self.recipe.average_local else None
-        return self.bench.inputs(self.recipe, self.quantizer, own)
+        return self.bench.inputs(self.recipe, self.quantizer, self.seed)
 
     def accounts(self) -> AccountFeatures:
         """Features of accounts that the market's rows need not know."""
@@ -123,11 +122,11 @@ def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int)
     name = prepared.market.name
     embedding, quantizer = _load_codes(run, config, prepared, seed)
     bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
-    if recipe.average_local:
-        path = RunDirectory(run).quantizer(name, seed, kind="own")
-        bench.own_quantizers[seed] = load_quantizer(path, run, config, bench.own_embedding)
-    own, choices = bench.own_quantizers.get(seed), bench.grid(recipe.kind)[0]
-    model = untrained(recipe.kind, bench.inputs(recipe, quantizer, own), choices, derive_seed("ctr", name, seed))
+    for kind in bench.beside(recipe):
+        path = RunDirectory(run).quantizer(name, seed, kind=kind)
+        bench.own_quantizers[kind, seed] = load_quantizer(path, run, config, bench.own_embedding)
+    choices = bench.grid(recipe.kind)[0]
+    model = untrained(recipe.kind, bench.inputs(recipe, quantizer, seed), choices, derive_seed("ctr", name, seed))
     path = _existing(RunDirectory(run).ctr(name, seed, MODELS[recipe.kind].suffix))
     model.read(read_bytes(path, below=run), path)
     return TrainedCTR(model, bench, recipe, quantizer, seed)
@@ -139,7 +138,11 @@ def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) 
     path = layout.quantizer(name, seed, kind="refined")
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
-    return embedding, load_quantizer(path if refined else layout.quantizer(name, seed), run, config, embedding)
+    if config.ctr.codes == "local":
+        path = layout.quantizer(name, seed, kind="own")
+    elif not refined:
+        path = layout.quantizer(name, seed)
+    return embedding, load_quantizer(path, run, config, embedding)
 
 
 def _load_model(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:

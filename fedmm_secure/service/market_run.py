@@ -108,10 +108,12 @@ class MarketRun:
 
     @property
     def agreement(self) -> Agreement:
+        """What the market has agreed to."""
         (door,) = self.federation.doors.values()
         return door.agreement
 
     def hello(self, start: bytes) -> bytes:
+        """The market's signed answer to a start, with its mask key."""
         (message,) = introduce(self.federation, start).values()
         return message
 

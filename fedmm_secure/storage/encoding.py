@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[Any]
+from privacy.arrays import Array
 
 
 def array_bytes(values: Array) -> bytes:

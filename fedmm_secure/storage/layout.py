@@ -20,8 +20,8 @@ _ATTACKS, _AUDIT = "attacks", "audit"
 MARKET_FOLDERS = (CODES, _MODELS, PREDICTIONS, PRIVATE)  # with a file or a folder for each market
 
 
-# of the federation; refined without DP; trained by the market alone
-QuantizerKind = Literal["quantizer", "refined", "own"]
+# of the federation; refined without DP; trained by the market alone, and once more for a model that sees no others
+QuantizerKind = Literal["quantizer", "refined", "own", "own-alone"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class RunDirectory:
         return self.path / _MODELS / market
 
     def quantizer(self, market: str, seed: int, *, kind: QuantizerKind = "quantizer") -> Path:
-        """An RQ-VAE; beside it one that was refined without DP, and one that the market trained alone."""
+        """An RQ-VAE; beside it one that was refined without DP, and those that the market trained alone."""
         return self.models(market) / f"{kind}-{seed}.pt"
 
     def ctr(self, market: str, seed: int, suffix: str = "pt") -> Path:

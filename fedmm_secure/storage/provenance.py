@@ -65,6 +65,7 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

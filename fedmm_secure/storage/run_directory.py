@@ -177,6 +177,7 @@ class Log:
         self.lost = 0  # lines since the last one that was written
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Append an event, with the time."""
         line = {"time": round(time.time(), 3), "event": event, **fields}
         if self.lost:
             line["lost"] = self.lost

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from privacy.accounting.events import GaussianSteps, gaussian_steps
 from privacy.accounting.losses import COARSE, FINE, ROUGH, SeveralTimes, composed_losses, fitting_interval
-from privacy.accounting.random_variables import composed_epsilon_of
 
 Accountant = Callable[[Sequence[DpEvent], float], float]
 
@@ -102,6 +101,8 @@ def _pld_deltas(steps: _Steps, epsilons: tuple[float, ...], interval: float) -> 
 def _prv_epsilon(steps: tuple[tuple[tuple[float, float], int], ...], delta: float) -> float:
     if not steps:
         return 0.0
+    from privacy.accounting.random_variables import composed_epsilon_of  # Opacus, and with it torch
+
     # how large ε is says how exactly it is asked for, and has no part in the answer
     about = group_pld_epsilon(_once_each(dict(steps)), delta, interval=ROUGH)
     return composed_epsilon_of(dict(steps), delta, error=max(1e-3, PRV_RELATIVE_ERROR * about))

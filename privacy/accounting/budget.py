@@ -49,6 +49,7 @@ class PlannedStage:
         return replace(self, steps=self.steps // repetitions)
 
     def event(self, noise_multiplier: float) -> DpEvent:
+        """All of the stage's mechanisms at a noise multiplier."""
         if self.sampling_rate >= 1.0:
             return dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(noise_multiplier), self.steps)
         return dp_sgd_event(noise_multiplier, self.sampling_rate, self.steps)

@@ -58,10 +58,14 @@ class Drawn(Protocol):
     """What composition needs to know of a release, or of a run, beside its event."""
 
     @property
-    def coordinates(self) -> int: ...
+    def coordinates(self) -> int:
+        """Values of the noise that were drawn, at most."""
+        ...
 
     @property
-    def extra_delta(self) -> float: ...
+    def extra_delta(self) -> float:
+        """δ beside that of the noise."""
+        ...
 
 
 def coarsely(events: Sequence[DpEvent], delta: float) -> float:

@@ -80,6 +80,7 @@ class Entry:
         return self.stage, self.round, self.attempt
 
     def to_data(self) -> dict[str, Any]:
+        """JSON-ready form."""
         data = dict(vars(self))
         data["event"] = event_to_data(self.event)
         data["view_events"] = {view: event_to_data(event) for view, event in self.view_events.items()}
@@ -88,6 +89,9 @@ class Entry:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Entry:
+        """The entry of its JSON form; raises ``UnknownEventError``, ``KeyError`` or ``TypeError`` on anything
+        malformed.
+        """
         fields = dict(data)
         fields["event"] = event_from_data(fields["event"])
         fields["view_events"] = {view: event_from_data(found) for view, found in fields["view_events"].items()}
@@ -120,6 +124,7 @@ class Charge:
 
     @property
     def line(self) -> int:
+        """Number of its line in the ledger, from 1."""
         return self.sequence + 1
 
 

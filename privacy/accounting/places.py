@@ -74,6 +74,7 @@ class RecordedHead:
             raise ValueError(f"has no {error}") from error
 
     def write(self, head: ChainHead) -> None:
+        """Take down how far the account has come."""
         write_atomic(self.path, json_text(asdict(head)).encode())
 
 

@@ -111,6 +111,7 @@ class Course:
 
     @property
     def entered(self) -> Entered:
+        """What the run spends, and for which market."""
         return Entered(self.spending, self.market)
 
 

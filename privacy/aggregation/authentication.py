@@ -75,6 +75,7 @@ class SumTags:
 
     @property
     def limbs(self) -> int:
+        """Vectors of small integers that one tag travels in."""
         return limb_count(self.limb_bits, self.prime)
 
     def tag(self, values: IntVector, binding: Binding, market: str, run_keys: bytes, share: int) -> int:
@@ -137,9 +138,11 @@ class AuthenticatedMarket:
         self.carrier, self.tags, self.masks = carrier, tags, masks
 
     def ready(self, cohort: tuple[str, ...]) -> None:
+        """Raises ``AggregationError`` for a cohort with a market whose mask key is not known here."""
         self.masks.others(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Values and the limbs of their tag, carried as one vector."""
         tags, masks = self.tags, self.masks
         if values.shape != (tags.length,) or not tags.in_range(values):
             raise AggregationError(f"{tags.length} values within ±{tags.prime.value // 2} were expected")
@@ -151,6 +154,9 @@ class AuthenticatedMarket:
         return protected
 
     def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        """The sum whose tag is the sum of the cohort's tags; every other one raises ``ForgedSumError``, after the same
+        work.
+        """
         tags, problem = self.tags, None
         try:
             opened = self.carrier.reveal(aggregate)

@@ -96,10 +96,14 @@ class ServerAggregator(Protocol):
     """
 
     @property
-    def update_bytes(self) -> int: ...
+    def update_bytes(self) -> int:
+        """Exact size of a protected vector."""
+        ...
 
     @property
-    def aggregate_bytes(self) -> int: ...
+    def aggregate_bytes(self) -> int:
+        """Exact size of a sum over the whole cohort."""
+        ...
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         """Sum protected payloads without opening them; raises ``AggregationError`` on any bad one."""

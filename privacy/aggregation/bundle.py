@@ -68,6 +68,7 @@ class Bundle:
 
     @property
     def markets(self) -> tuple[str, ...]:
+        """Names of all parties but the server, in order."""
         return tuple(sorted(name for name in self.cards if name != SERVER))
 
     @property
@@ -77,6 +78,7 @@ class Bundle:
 
     @cached_property
     def signed_text(self) -> bytes:
+        """What the founder signs: all of it."""
         return _bundle_text(
             self.epoch,
             self.founder,
@@ -94,9 +96,11 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
+        """Short hash of what is signed, for people to compare."""
         return fingerprint(self.signed_text)
 
     def to_json(self) -> dict[str, Any]:
+        """As it is written to ``bundle.json``."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod

@@ -31,6 +31,7 @@ class CKKSMarket:
         self._key = self._ring.load_key(key.secret)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Ciphertexts of the packed values, each with a key of its own order."""
         parameters = self.parameters
         if values.shape != (parameters.length,):
             raise AggregationError(f"shape {values.shape} where ({parameters.length},) was expected")
@@ -44,6 +45,7 @@ class CKKSMarket:
         return b"".join(framed)
 
     def reveal(self, aggregate: bytes) -> IntVector:
+        """The decrypted and unpacked sum."""
         opened = np.concatenate(
             [
                 self._ring.decrypt(self._key, first, seeds)
@@ -67,9 +69,11 @@ class CKKSServer:
         self._modulus = modulus(parameters)
 
     def check(self, payload: bytes) -> None:
+        """Raises ``AggregationError`` unless the payload is ciphertexts of these parameters."""
         self._read(payload)
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
+        """Ciphertexts added up, at most a cohort's; raises ``AggregationError`` on any bad one."""
         if not 0 < len(payloads) <= self.parameters.cohort:
             raise AggregationError(f"{len(payloads)} payloads where 1 to {self.parameters.cohort} add exactly")
         vectors = [self._read(payload) for payload in payloads]

@@ -23,6 +23,7 @@ class FixedPointCodec:
 
     @property
     def scale(self) -> float:
+        """Units of one."""
         return float(2**self.bits) / self.clip
 
     def encode(self, values: NDArray[np.floating]) -> IntVector:

@@ -70,6 +70,7 @@ class Card:
 
     @property
     def fingerprint(self) -> str:
+        """Short hash of name and keys, for people to compare."""
         return fingerprint(_card_text(self.name, self.signing, self.sealing))
 
 
@@ -83,6 +84,7 @@ class Identity:
 
     @classmethod
     def generate(cls, name: str) -> Identity:
+        """A party of this name with fresh keys."""
         return cls._from_keys(name, Ed25519PrivateKey.generate(), X25519PrivateKey.generate())
 
     @classmethod
@@ -92,6 +94,7 @@ class Identity:
         return cls(Card(name, *public, proof), signing, sealing)
 
     def sign(self, data: bytes) -> bytes:
+        """Ed25519 signature, 64 bytes."""
         return self._signing.sign(data)
 
     def save(self, directory: Path, passphrase: bytes | None = None) -> None:

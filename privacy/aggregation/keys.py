@@ -54,12 +54,17 @@ class KeyDirectory:
 
     @property
     def has_identity(self) -> bool:
+        """Whether a party's keys and card are here."""
         return (self.path / IDENTITY_FILE).exists() and (self.path / CARD_FILE).exists()
 
     def identity(self, passphrase: bytes | None = None) -> Identity:
+        """The party's keys; raises ``KeyFileError`` where they are missing, readable by others, or locked by another
+        passphrase.
+        """
         return Identity.load(self.path, passphrase)
 
     def bundle(self) -> Bundle:
+        """The federation's bundle; raises ``KeyFileError`` where there is none."""
         return read_bundle(self.path / BUNDLE_FILE)
 
     def key(self, identity: Identity, bundle: Bundle) -> SharedKey:

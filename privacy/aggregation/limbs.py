@@ -32,6 +32,7 @@ class LimbCarrier:
     bits: int
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Values in base ``2^bits``, one vector for each digit, carried together."""
         if values.shape != (self.length,):
             raise AggregationError(f"shape {values.shape} where ({self.length},) was expected")
         parts, rest = [], values
@@ -41,5 +42,6 @@ class LimbCarrier:
         return self.inner.protect(np.concatenate([*parts, rest]), binding)
 
     def reveal(self, aggregate: bytes) -> IntVector:
+        """Sums of the digits, put together again."""
         sums = self.inner.reveal(aggregate).reshape(self.limbs, self.length)
         return np.asarray(sum(part << self.bits * place for place, part in enumerate(sums)), dtype=np.int64)

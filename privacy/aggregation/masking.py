@@ -184,10 +184,12 @@ class MaskedMarket:
         self._bound, self._bits = value_bound, bits
 
     def ready(self, cohort: tuple[str, ...]) -> None:
+        """Raises ``AggregationError`` for a cohort in which the market, or a partner to hide behind, is missing."""
         self.masks.partners(cohort)
         self._inner.ready(cohort)
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """Values under pairwise masks, which cancel in the sum over the whole cohort alone."""
         if self._bound is not None and np.abs(values).max(initial=0) > self._bound:
             raise AggregationError(f"a value exceeds ±{self._bound}: the sum could wrap")
         vector = sha256(values.astype("<i8").tobytes()).digest()
@@ -195,6 +197,7 @@ class MaskedMarket:
         return self._inner.protect(_centred(values.astype(np.uint64) + mask, self._bits), binding)
 
     def reveal(self, aggregate: bytes, binding: Binding) -> IntVector:
+        """The sum, from residues to signed integers."""
         return _centred(self._inner.reveal(aggregate, binding).astype(np.uint64), self._bits)
 
 

@@ -28,6 +28,7 @@ class MersennePrime:
 
     @property
     def value(self) -> int:
+        """The prime itself."""
         return int(2**self.exponent - 1)
 
     def of_words(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from privacy.aggregation.base import AggregationError
 
@@ -72,23 +73,7 @@ class CKKSParameters:
         Raises:
             AggregationError: none are.
         """
-        if min(length, cohort, value_bound) < 1:
-            raise AggregationError("length, cohort and value bound must be at least 1")
-        scale_bits = _scale_bits(cohort)
-        found: list[CKKSParameters] = []
-        for degree in MAX_MODULUS_BITS:
-            for packed in range(1, 9):
-                candidate = cls(length, cohort, value_bound, degree, 0, scale_bits, packed)
-                bits = max(MIN_PRIME_BITS, math.ceil(candidate._needed_modulus_bits()))
-                candidate = cls(length, cohort, value_bound, degree, bits, scale_bits, packed)
-                if not candidate.problems():
-                    found.append(candidate)
-        if not found:
-            raise AggregationError(
-                f"no 128-bit secure CKKS parameters add {cohort} values within ±{value_bound} exactly: "
-                "lower aggregation.bits or the number of markets"
-            )
-        return min(found, key=lambda one: (one.update_bytes + one.aggregate_bytes, one.degree))
+        return _least_traffic(length, cohort, value_bound)
 
     def problems(self) -> list[str]:
         """What keeps these parameters from being exact or secure; empty if nothing does."""
@@ -113,6 +98,7 @@ class CKKSParameters:
 
     @property
     def base(self) -> int:
+        """Base of the digits that values are packed in."""
         return 2 * self.digit_bound + 1
 
     @property
@@ -175,3 +161,24 @@ def _scale_bits(cohort: int) -> int:
     by_margin = math.log2(2.0 ** (MARGIN_BITS + 1) * ERROR_STD * math.sqrt(cohort))
     by_bound = math.log2(cohort * ERROR_BOUND / (0.5 - _MAX_TRANSFORM_SHARE))
     return math.ceil(max(by_margin, by_bound + 2**-10))
+
+
+@lru_cache(maxsize=1024)  # whoever opens messages asks for those of one federation, again and again
+def _least_traffic(length: int, cohort: int, value_bound: int) -> CKKSParameters:
+    if min(length, cohort, value_bound) < 1:
+        raise AggregationError("length, cohort and value bound must be at least 1")
+    scale_bits = _scale_bits(cohort)
+    found: list[CKKSParameters] = []
+    for degree in MAX_MODULUS_BITS:
+        for packed in range(1, 9):
+            candidate = CKKSParameters(length, cohort, value_bound, degree, 0, scale_bits, packed)
+            bits = max(MIN_PRIME_BITS, math.ceil(candidate._needed_modulus_bits()))
+            candidate = CKKSParameters(length, cohort, value_bound, degree, bits, scale_bits, packed)
+            if not candidate.problems():
+                found.append(candidate)
+    if not found:
+        raise AggregationError(
+            f"no 128-bit secure CKKS parameters add {cohort} values within ±{value_bound} exactly: "
+            "lower aggregation.bits or the number of markets"
+        )
+    return min(found, key=lambda one: (one.update_bytes + one.aggregate_bytes, one.degree))

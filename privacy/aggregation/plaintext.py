@@ -26,11 +26,13 @@ class PlaintextMarket:
     length: int
 
     def protect(self, values: IntVector, binding: Binding) -> bytes:
+        """The values as they are, 8 bytes each."""
         if values.shape != (self.length,):
             raise AggregationError(f"shape {values.shape} where ({self.length},) was expected")
         return values.astype(WIRE_TYPE).tobytes()
 
     def reveal(self, aggregate: bytes) -> IntVector:
+        """The sum as it is."""
         return read_plaintext(aggregate, self.length)
 
 
@@ -52,13 +54,16 @@ class PlaintextServer:
 
     @property
     def update_bytes(self) -> int:
+        """8 bytes a value."""
         return self.length * WIRE_TYPE.itemsize
 
     @property
     def aggregate_bytes(self) -> int:
+        """As many as an update has."""
         return self.update_bytes
 
     def check(self, payload: bytes) -> None:
+        """Raises ``AggregationError`` for a value, or a norm, beyond its bound."""
         values = read_plaintext(payload, self.length)
         if values.min(initial=0) < -self.value_bound or values.max(initial=0) > self.value_bound:
             raise AggregationError(f"a value is outside ±{self.value_bound}")
@@ -69,6 +74,7 @@ class PlaintextServer:
                 raise AggregationError(f"a norm of {norm:.6g} is above {self.norm_bound:.6g}")
 
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
+        """The sum in the clear; raises ``AggregationError`` where there is nothing to add, or a bad payload."""
         if not payloads:
             raise AggregationError("nothing to aggregate")
         total = np.sum([read_plaintext(payload, self.length) for payload in payloads], axis=0)

@@ -18,6 +18,7 @@ class CKKSKey:
 
     @classmethod
     def generate(cls, parameters: CKKSParameters) -> CKKSKey:
+        """A fresh secret of a ring."""
         from privacy.aggregation.seal import Ring  # whoever keeps, opens or names a key does without the library
 
         return cls(Ring(parameters).generate_key())
@@ -49,6 +50,7 @@ class SharedKey:
         return cls(os.urandom(TAG_KEY_BYTES), None if parameters is None else CKKSKey.generate(parameters))
 
     def to_bytes(self) -> bytes:
+        """Tag key, and behind it the ring's secret where there is one."""
         return self.tag + (b"" if self.ckks is None else self.ckks.secret)
 
     @classmethod

@@ -75,11 +75,13 @@ class ParameterSplit:
 
     @classmethod
     def of(cls, parameters: Sequence[nn.Parameter], shared: Sequence[nn.Parameter]) -> ParameterSplit:
+        """Parameters in their order, those that are handed out last."""
         handed = set(map(id, shared))
         return cls(tuple(parameter for parameter in parameters if id(parameter) not in handed), tuple(shared))
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
+        """All of them, in the order of a sum."""
         return self.local + self.shared
 
     @property
@@ -101,7 +103,9 @@ class ClippedSums(Protocol):
     """
 
     @property
-    def largest_block(self) -> int: ...
+    def largest_block(self) -> int:
+        """Examples that are held in memory at a time, at most."""
+        ...
 
     def rows(self, block: Batch) -> Tensor:
         """All that an example's integers follow from, ``(size, …)``: which slots of a block treat examples alike."""
@@ -125,9 +129,11 @@ class DenseSums:
         self._units = torch.empty(min(block, max(1, _CACHED // size)), size, dtype=torch.float64)
 
     def rows(self, block: Batch) -> Tensor:
+        """The gradients themselves."""
         return gradient_rows(self._gradients, block)
 
     def add(self, block: Batch, slots: Tensor, total: IntArray) -> tuple[float, int]:
+        """See ``ClippedSums.add``; a few slots at a time."""
         self._clear()
         losses = self._gradients(block)
         filled = torch.zeros(self._block, dtype=torch.bool)

@@ -36,7 +36,9 @@ class LayerGradient(Protocol):
     """
 
     @property
-    def parameters(self) -> Sequence[nn.Parameter]: ...
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """The layer's."""
+        ...
 
     def rows(self) -> Tensor:
         """All that the gradients follow from, ``(n, …)``."""
@@ -75,16 +77,20 @@ class LinearGradient:
         self._left = outgoing.double()
 
     def rows(self) -> Tensor:
+        """Inputs, gradients of the outputs, and squared norms, ``(n, d + m + 1)``."""
         return torch.cat([self._right * self._unit[:, None], self._left, self.squares()[:, None]], dim=1)
 
     def squares(self) -> Tensor:
+        """Squared norms ``(n,)``: of an outer product, the product of its factors'."""
         return self._left.square().sum(dim=1) * (self._lengths * self._unit.square())
 
     def cut(self, per_unit: Tensor) -> Tensor:
+        """See ``LayerGradient.cut``: one factor is cut, the other is a whole number of units already."""
         self._left = (self._left * (per_unit * self._unit)[:, None]).trunc()
         return self._left.square().sum(dim=1) * self._lengths
 
     def total(self, kept: Tensor) -> Sequence[Tensor]:
+        """Sums for weight and bias, each as one product of matrices."""
         # each product is at most an example's norm, below 2^27, and there are fewer than 2^26 examples
         whole = torch.where(kept[:, None], self._left, 0.0).T @ self._right
         weight = self.parameters[0]
@@ -148,10 +154,12 @@ class FactoredSums:
             start += parameter.numel()
 
     def rows(self, block: Batch) -> Tensor:
+        """Losses, and what each layer's gradients follow from."""
         losses, layers = self._gradients(block)
         return torch.cat([losses.double()[:, None], *(layer.rows() for layer in layers)], dim=1)
 
     def add(self, block: Batch, slots: Tensor, total: IntArray) -> tuple[float, int]:
+        """See ``ClippedSums.add``; no gradient is written out."""
         losses, layers = self._gradients(block)
         norms, fit = self._cut(layers)
         kept = torch.zeros(self._block, dtype=torch.bool)

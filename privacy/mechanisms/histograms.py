@@ -61,22 +61,42 @@ class ScoreHistograms:
     spare: IntArray
 
 
-def bounded_counts(
-    user: IntArray, label: IntArray, scores: FloatArray, edges: FloatArray, most: Contribution
-) -> IntArray:
+@dataclass(frozen=True)
+class ScoredExamples:
+    """What is counted.
+
+    Attributes:
+        user: whose example it is, ``(n,)``.
+        label: 0 or 1, ``(n,)``.
+        scores: ``(n_models, n)``; one that is not a number falls into the last bin.
+
+    Raises:
+        ValueError: scores do not fit the examples, or a label is neither 0 nor 1.
+    """
+
+    user: IntArray
+    label: IntArray
+    scores: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.scores.ndim != 2 or not self.scores.shape[1] == len(self.user) == len(self.label):
+            raise ValueError("one user, one label and one score for each model and example are expected")
+        if not np.isin(self.label, (0, 1)).all():
+            raise ValueError("labels of 0 and 1 are expected")
+
+
+def bounded_counts(examples: ScoredExamples, edges: FloatArray, most: Contribution) -> IntArray:
     """Counts ``(n_models, 2, n_bins)`` of scores by label; of a user's, the first ones up to ``most`` of each label.
 
     Which of a user's examples are counted follows from the order of that user's own, so a user who comes or goes
     changes nothing of what others contribute.
 
     Args:
-        user: whose example it is, ``(n,)``.
-        label: 0 or 1, ``(n,)``.
-        scores: ``(n_models, n)``; one that is not a number falls into the last bin.
+        examples: in the order in which a user's own count.
         edges: public, ascending, ``(n_bins - 1,)``; the outer bins are open.
         most: what a user contributes at most.
     """
-    n_bins = len(edges) + 1
+    user, label, scores, n_bins = examples.user, examples.label, examples.scores, len(edges) + 1
     kept = np.zeros(len(user), dtype=bool)
     for value, limit in ((0, most.negatives), (1, most.positives)):
         own = np.flatnonzero(label == value)
@@ -92,9 +112,7 @@ def bounded_counts(
 
 
 def noisy_score_histograms(
-    user: IntArray,
-    label: IntArray,
-    scores: FloatArray,
+    examples: ScoredExamples,
     edges: FloatArray,
     most: Contribution,
     noise_multiplier: float,
@@ -111,20 +129,18 @@ def noisy_score_histograms(
     released before: the scores of a model that was trained without privacy carry other users' rows.
 
     Raises:
-        ValueError: scores do not fit the examples, a label is neither 0 nor 1, edges do not ascend, or the noise is so
-            large that a count would be less than a grid unit.
+        ValueError: edges do not ascend, or the noise is so large that a count would be less than a grid unit.
     """
-    if scores.ndim != 2 or scores.shape[1] != len(user) or len(label) != len(user):
-        raise ValueError("one user, one label and one score for each model and example are expected")
-    if not np.isin(label, (0, 1)).all() or not (np.diff(edges) > 0).all():
-        raise ValueError("labels are 0 or 1, and edges ascend")
-    levels, weights = Grid.of(noise_multiplier).levels, grid_weights(noise_multiplier, len(scores), most)
-    counts = bounded_counts(user, label.astype(np.int64), scores, edges, most)
+    if not (np.diff(edges) > 0).all():
+        raise ValueError("edges have to ascend")
+    n_models, levels = len(examples.scores), Grid.of(noise_multiplier).levels
+    weights = grid_weights(noise_multiplier, n_models, most)
+    counts = bounded_counts(examples, edges, most)
     # int64 holds the sum of 2^32 users: each moves an entry by less than 2^31, the square root of the grid's bound
     total = counts * weights[:, None]
     drawn = noise.discrete_gaussian(total.size + spare, levels=levels)
     noisy = total + drawn[: total.size].reshape(total.shape)
-    return ScoreHistograms(noisy / weights[:, None], noise_of(noise_multiplier, len(scores), most), drawn[total.size :])
+    return ScoreHistograms(noisy / weights[:, None], noise_of(noise_multiplier, n_models, most), drawn[total.size :])
 
 
 def grid_weights(noise_multiplier: float, n_models: int, most: Contribution) -> IntArray:

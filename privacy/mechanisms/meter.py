@@ -53,6 +53,7 @@ class MeterFinding:
 
     @property
     def alarm(self) -> bool:
+        """Whether the test rejects that the noise is as stated."""
         return self.p_value < self.level
 
 

@@ -28,9 +28,13 @@ class PerExampleGradients(Protocol):
     """Sets ``grad_sample`` of every parameter ``(n, *shape)`` for a block; returns losses ``(n,)``."""
 
     @property
-    def parameters(self) -> Sequence[nn.Parameter]: ...
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """Those that the gradients are of, in order."""
+        ...
 
-    def __call__(self, batch: Batch, /) -> Tensor: ...
+    def __call__(self, batch: Batch, /) -> Tensor:
+        """Losses ``(n,)`` of a block, whose gradients stand in ``grad_sample`` then."""
+        ...
 
 
 class FunctionalGradients:
@@ -49,6 +53,7 @@ class FunctionalGradients:
         self._differentiate = grad_and_value(one)
 
     def __call__(self, batch: Batch) -> Tensor:
+        """See ``PerExampleGradients``."""
         axes = (None, *(0 for _ in batch))
         detached = {name: parameter.detach() for name, parameter in self._named.items()}
         gradients, losses = vmap(self._differentiate, in_dims=axes)(detached, *batch)

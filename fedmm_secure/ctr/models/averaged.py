@@ -1,8 +1,8 @@
-"""Two models of one market, averaged in log-odds: one on the federation's codes, one on codes that it trained alone.
+"""Models of one market, averaged in log-odds: one on the federation's codes, one on codes that it trained alone.
 
-Both see the same other features. Where the shared space says little of a market's own taste, the second holds; where
-it says much, the first does; their errors are not the same. Nothing is chosen, so nothing is spent and no validation
-row is asked.
+Both see the same other features; a third, in small markets, sees nothing of other markets. Where the shared space says
+little of a market's own taste, its own codes hold; where it says much, the first does; their errors are not the same.
+Nothing is chosen, so nothing is spent and no validation row is asked.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class JoinedFeatures:
         self._builders = tuple(builders)
 
     def schema(self) -> FeatureSchema:
+        """One schema of all builders, in order."""
         return joined(self.schemas)
 
     @property
@@ -82,6 +83,7 @@ class AveragedModel(CTRModel):
 
     @property
     def kept_as(self) -> Format:
+        """As its members are."""
         return self.members[0].kept_as
 
     def state_dict(self) -> dict[int, Any]:
@@ -89,6 +91,7 @@ class AveragedModel(CTRModel):
         return {index: member.state_dict() for index, member in enumerate(self.members)}
 
     def load_state_dict(self, state: dict[int, Any]) -> None:
+        """Each member's state, by its place."""
         for index, member in enumerate(self.members):
             member.load_state_dict(state[index])
 

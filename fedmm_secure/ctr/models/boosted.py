@@ -73,6 +73,7 @@ class BoostedModel(CTRModel):
         self.schema, self.choices, self.seed = schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
+        """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
         train = source.draw(0)
         self.trees_ = self._classifier(self.choices.max_iterations, stop=True)
         self.trees_.fit(
@@ -90,6 +91,7 @@ class BoostedModel(CTRModel):
         return self
 
     def predict(self, features: Features) -> FloatArray:
+        """Click probabilities ``(n,)``."""
         return np.asarray(self.trees_.predict_proba(self._matrix(features))[:, 1])
 
     def state_dict(self) -> HistGradientBoostingClassifier:
@@ -97,6 +99,7 @@ class BoostedModel(CTRModel):
         return self.trees_
 
     def load_state_dict(self, state: HistGradientBoostingClassifier) -> None:
+        """Take fitted trees."""
         self.trees_ = state
 
     def _classifier(self, iterations: int, *, stop: bool) -> HistGradientBoostingClassifier:

@@ -40,6 +40,7 @@ class FieldAttention(nn.Module):
         self.query, self.key, self.value, self.rest = (linear(dim, dim, generator, bias=False) for _ in range(4))
 
     def forward(self, fields: Tensor) -> Tensor:
+        """Fields ``(n, n_fields, dim)`` to fields of the same shape."""
         query, key, value = (
             layer(fields).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
@@ -66,6 +67,7 @@ class TwoStreams(nn.Module):
         nn.init.xavier_uniform_(self.form, generator=generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs ``(n, width)`` to logits ``(n,)``."""
         gates = 2.0 * torch.sigmoid(self.gates)
         one, other = self.first(inputs * gates[0]), self.second(inputs * gates[1])
         halves = (stream.unflatten(1, (self.heads, -1)) for stream in (one, other))

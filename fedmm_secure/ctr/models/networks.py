@@ -64,6 +64,7 @@ class NeuralCTR(nn.Module):
         self.head = linear(before + (0 if kind == "deepfm" else width), 1, generator)
 
     def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
+        """Logits ``(n,)`` of categories ``(n, n_fields)`` and numbers ``(n, n_numbers)``."""
         index = categories + self.offsets  # type: ignore[operator]
         logit = self.first(index).sum((1, 2)) + numbers @ self.first_numbers + self.bias
         if self.kind == "logistic":

@@ -53,12 +53,14 @@ class NeuralModel(CTRModel):
         self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
+        """Train until the validation AUC falls; on all rows as many epochs again, where there is ``refit``."""
         self._train(source, validation, self.choices.max_epochs)
         if refit is not None:
             self._train(refit, None, self.epochs_)
         return self
 
     def predict(self, features: Features) -> FloatArray:
+        """Click probabilities ``(n,)``."""
         categories, numbers = self.tensors(features)
         self.network_.eval()
         with torch.no_grad():

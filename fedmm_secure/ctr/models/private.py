@@ -111,6 +111,7 @@ class PrivateCTR(ClickModel):
         return found
 
     def standardise(self, features: Features) -> Features:
+        """Features whose numbers are centred, scaled and clipped by what the pseudo-users say."""
         scaled = (features.numbers - self._centre) / self._spread
         return Features(features.categories, np.clip(scaled, -LARGEST_NUMBER, LARGEST_NUMBER))
 
@@ -146,6 +147,7 @@ class PrivateCTR(ClickModel):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What ``state_dict`` gave."""
         self.network.load_state_dict(state["network"])
         self._centre, self._spread = state["centre"].numpy(), state["spread"].numpy()
 

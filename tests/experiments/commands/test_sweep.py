@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from experiments.reports.methods import method_tables
 from experiments.reports.sweep import open_sweep
+from experiments.runs.comparison import compare_runs
 from experiments.sweep import scheduler
 from experiments.sweep.cells import cell_status, start_worker
 from experiments.sweep.summary import macro_summary
@@ -112,6 +114,78 @@ def test_the_report_says_what_all_cells_together_spend(swept, monkeypatch):
     spent = _spent(sweep, account)
     assert (spent["market"]["runs"], spent["market"]["unbounded"]) == (2, 0)
     assert single < spent["market"]["epsilon"] < 2 * single
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory):
+    """Two methods at two points, one run each."""
+    folder = tmp_path_factory.mktemp("methods")
+    negatives = {"data.negatives": ["uniform", "popularity"]}
+    blocks = [
+        {"method": "codes", "against": "counts", "axes": negatives},
+        {"method": "counts", "against": "codes", "set": {"ctr.features": ["counts"]}, "axes": negatives},
+        {"method": "by count", "model": "popularity", "set": {"ctr.features": ["counts"]}, "axes": negatives},
+    ]
+    grid = write_grid(folder, title="Two methods", blocks=blocks, seeds=[0], set={"ctr.model": "logistic"})
+    assert call("sweep", grid, "--out", folder / "out", "--quiet") == 0
+    return folder / "out"
+
+
+def test_blocks_with_names_are_methods_of_which_a_page_has_tables(methods):
+    sweep = open_sweep(methods)
+    tables = method_tables(sweep, collect(sweep))
+    assert [table.title for table in tables] == ["data.negatives uniform", "data.negatives popularity"]
+    cells = {(cell.axes["method"], cell.axes["data.negatives"]): sweep.path(cell) for cell in sweep.cells}
+    for table, negatives in zip(tables, ("uniform", "popularity"), strict=True):
+        assert [row.name for row in table.rows] == ["codes", "popularity", "counts", "by count"]
+        first, popularity, counts, same = table.rows
+        assert (same.auc, same.against) == (popularity.auc, "codes")
+        run = cells["codes", negatives]
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert first.auc == {market: values["auc"] for market, values in metrics["markets"].items()}
+        assert first.macro.mean == metrics["macro"]["auc"]
+        assert popularity.auc["m1"] == metrics["markets"]["m1"]["baselines"]["popularity"]["auc"]
+        sent = metrics["communication"]
+        assert first.traffic["up"] == sent["bytes_up"] / sent["rounds"]
+        assert (popularity.traffic, first.epsilon["market"], popularity.against) == (None, "∞", "counts")
+        assert first.differences["m1"].mean == -counts.differences["m1"].mean
+        (compared,) = [
+            row for row in compare_runs([run, cells["counts", negatives]]) if row.market == "m2" and row.difference
+        ]
+        assert counts.differences["m2"].mean == pytest.approx(compared.difference.mean)
+        means = [counts.differences[market].mean for market in ("m0", "m1", "m2")]
+        assert counts.differences["macro"].mean == pytest.approx(np.mean(means))
+    by_count = [row for row in macro_summary(sweep).to_dict("records") if row["method"] == "by count"]
+    assert [row["auc"] for row in by_count] == [table.rows[-1].macro.mean for table in tables]
+    page = (methods / "report.html").read_text()
+    assert "<td>counts</td><td>codes</td>" in page
+    assert f"{tables[0].rows[0].macro.mean:.3f}" in page
+
+
+def test_tables_go_into_a_page_between_their_marks(methods, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- tables of: Two methods -->\nold\n<!-- end of tables -->\nafter\n")
+    assert call("report", methods, "--into", page) == 0
+    text = page.read_text()
+    assert text.startswith(
+        "before\n<!-- tables of: Two methods -->\n| test AUC, data.negatives uniform | m0 | m1 | m2 |"
+    )
+    assert text.endswith("\n<!-- end of tables -->\nafter\n")
+    assert "old" not in text
+    assert "| difference, data.negatives popularity | from |" in text
+    assert "| popularity | counts |" in text
+    before = page.read_text()
+    assert call("report", methods, "--into", page) == 0
+    assert page.read_text() == before
+    page.write_text("no marks")
+    status, _, err = fedmm(capsys, "report", methods, "--into", page)
+    assert (status, "has no place for the tables" in err) == (2, True)
+
+
+def test_a_sweep_without_methods_has_no_tables(swept, tmp_path, capsys):
+    assert method_tables(open_sweep(swept), collect(open_sweep(swept))) == []
+    status, _, err = fedmm(capsys, "report", swept, "--into", tmp_path / "page.md")
+    assert (status, "where the grid's blocks have names" in err) == (2, True)
 
 
 def test_resuming_a_finished_sweep_runs_nothing(swept, capsys):

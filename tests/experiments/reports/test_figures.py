@@ -1,5 +1,6 @@
 import re
 import xml.etree.ElementTree as ET
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -7,15 +8,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.presentation import drawing as presentation
-from experiments.presentation.drawing import PALETTE, Drawing, inline, styled, svg_text, write_drawing
+from experiments.presentation.drawing import PALETTE, Drawing, inline, styled, write_drawing
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.table import SCHEMA
-from tests.figure_cache import drawn_anew, drawn_once
+from tests.figure_sketch import drawn, sketch
 
 
 @pytest.fixture(autouse=True)
-def no_cache():
-    with drawn_anew():
+def no_sketches():
+    with drawn():
         yield
 
 
@@ -40,14 +41,21 @@ def test_a_figure_stands_beside_its_numbers(tmp_path):
     ET.fromstring(before)
 
 
-def test_what_tests_keep_of_drawn_figures_is_what_is_drawn():
-    """The cache of the test session: the same figure is the same text, any other is drawn."""
-    other = drawing()
-    other.figure.axes[0].set_xlabel("other")
-    found = [drawn_once(found.figure, transparent=True) for found in (drawing(), drawing(), other)]
-    assert found == [presentation._svg(found.figure, transparent=True) for found in (drawing(), drawing(), other)]
-    assert found[0] != found[2]
-    assert drawn_once(other.figure, facecolor="white") == svg_text(other.figure)
+def test_sketches_are_the_same_of_the_same_figure_alone_and_hold_its_texts_and_marks():
+    """What other tests have in place of figures."""
+    label, data, colour, bar = (drawing().figure for _ in range(4))
+    label.axes[0].set_xlabel("other")
+    data.axes[0].lines[0].set_ydata([1, np.nextafter(2, 3)])
+    colour.axes[0].lines[0].set_color("black")
+    bar.axes[0].bar([0], [1])
+    found = [sketch(figure, facecolor="white") for figure in (drawing().figure, label, data, colour, bar)]
+    assert found[0] == sketch(drawing().figure, facecolor="white") != sketch(drawing().figure, transparent=True)
+    assert len(set(found)) == 5
+    with patch.object(presentation, "_svg", sketch):
+        html = str(inline(drawing()))
+    assert "<title>&lt;b&gt;note&lt;/b&gt;</title>" in html
+    assert "x &lt; y" in html
+    ET.fromstring(found[0])
 
 
 def test_a_figure_in_a_page_is_well_formed_escaped_and_takes_the_pages_ink():

@@ -12,6 +12,7 @@ from experiments.reports.run import run_page
 from experiments.verification.run import Examination
 from tests.command_line import call
 from tests.conftest import TINY
+from tests.figure_sketch import drawn
 from tests.people import as_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -51,17 +52,20 @@ def pages(tmp_path_factory):
     }  # fmt: skip
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
     out = folder / "sweep"
-    assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
+    with drawn():
+        assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
     run = next((out / "cells").glob("*epsilon-8*"))
     rows = ("--data", folder / "markets", "--market", "m0")
     which = ("--attack", "inversion", "--attack", "membership", "--shadows", 4)
     assert call("attack", run, *rows, *which, "--quiet") == 0
-    assert call("report", run) == 0
-    call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
     plain = next((out / "cells").glob("*epsilon-none*"))
-    (folder / "plain.html").write_text(unverified_page(plain))
-    with patch("experiments.reports.run.MANY_MARKETS", 2), patch("experiments.reports.run_figures.MANY_MARKETS", 2):
-        (folder / "many.html").write_text(unverified_page(run))
+    many = patch("experiments.reports.run.MANY_MARKETS", 2), patch("experiments.reports.run_figures.MANY_MARKETS", 2)
+    with drawn():
+        assert call("report", run) == 0
+        call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
+        (folder / "plain.html").write_text(unverified_page(plain))
+        with many[0], many[1]:
+            (folder / "many.html").write_text(unverified_page(run))
     return {
         "run": run / "report.html",
         "plain": folder / "plain.html",

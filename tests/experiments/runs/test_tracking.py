@@ -1,4 +1,6 @@
 import json
+import math
+from contextlib import ExitStack
 
 import pytest
 import yaml
@@ -34,22 +36,72 @@ def test_tensorboard_gets_the_curves_of_the_log(config_file, tmp_path):
     assert "m0/epsilon-market" not in found.Tags()["scalars"]  # no guarantee, no number
 
 
-def test_mlflow_gets_parameters_and_metrics(config_file, tmp_path, monkeypatch):
+EVENTS = [
+    ("started", {"config": {"quantizer": {"global_codes": 8}, "seed": [0]}}),
+    ("stage", {"stage": "quantizer"}),
+    ("round", {"seed": 0, "round": 1, "loss": 0.5, "epsilon": None, "markets": {"m0": {"loss": math.inf, "snr": 2.0}}}),
+    ("round", {"seed": 0, "round": 2, "loss": 0.25, "epsilon": 3.5, "markets": {"m0": {"loss": 0.75, "snr": None}}}),
+    (
+        "finished",
+        {
+            "macro": {"auc": 0.75, "baselines": {"popularity": {"auc": None}}},
+            "markets": {"m0": {"auc": 0.75, "logloss": 0.5}},
+            "privacy": {"markets": {"m0": {"market": {"epsilon": 3.5}, "release": {"epsilon": None}}}},
+        },
+    ),
+]
+
+
+def in_tensorboard(directory):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(directory / "tensorboard")).Reload()
+    assert "quantizer.global_codes: 8" in str(found.Tensors("configuration/text_summary")[0].tensor_proto)
+    return {(tag, point.value, point.step) for tag in found.Tags()["scalars"] for point in found.Scalars(tag)}
+
+
+def in_mlflow(directory):
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs(["0"])
+    assert (run.info.run_name, run.info.status) == (directory.name, "FINISHED")
+    assert run.data.params["quantizer.global_codes"] == "8"
+    history = (client.get_metric_history(run.info.run_id, name) for name in run.data.metrics)
+    return {(point.key, point.value, point.step) for points in history for point in points}
+
+
+READERS = {"mlflow": in_mlflow, "tensorboard": in_tensorboard}
+ONE_NAME_EACH = sorted({tracker.follow: name for name, tracker in reversed(tracking.TRACKERS.items())}.values())
+
+
+def test_every_tracker_is_read_back():
+    assert READERS.keys() == set(ONE_NAME_EACH)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_tracker_keeps_the_configuration_and_every_number_that_is_one(name, tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)
-    out = tmp_path / "run"
-    change = ["--set", "privacy.epsilon=8"]
-    assert call("run", config_file, "--out", out, "--quiet", *change, "--track", "mlflow") == 0
-    (run,) = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["0"])
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert run.data.params["quantizer.global_codes"] == "8"
-    assert run.data.metrics["macro/auc"] == pytest.approx(metrics["macro"]["auc"])
-    stated = metrics["privacy"]["markets"]["m0"]["market"]["epsilon"]
-    assert run.data.metrics["m0/epsilon-market"] == pytest.approx(stated)
-    assert run.info.status == "FINISHED"
+    run = tmp_path / "run"
+    with ExitStack() as stack:
+        (listener,) = tracking.open_trackers([name, name], run, stack)
+        for event, fields in EVENTS:
+            listener(event, fields)
+    assert READERS[name](run) == {
+        ("seed-0/loss", 0.5, 1),
+        ("seed-0/m0/snr", 2.0, 1),
+        ("seed-0/loss", 0.25, 2),
+        ("seed-0/epsilon", 3.5, 2),
+        ("seed-0/m0/loss", 0.75, 2),
+        ("macro/auc", 0.75, 0),
+        ("m0/auc", 0.75, 0),
+        ("m0/logloss", 0.5, 0),
+        ("m0/epsilon-market", 3.5, 0),
+    }
 
 
 def test_callbacks_of_the_api_are_told_in_order(tmp_path):

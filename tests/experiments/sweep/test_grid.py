@@ -56,6 +56,13 @@ def test_the_name_changes_with_the_configuration_and_with_nothing_else(base, tmp
     assert same.config.privacy.account == tmp_path / "account"
 
 
+def test_a_block_s_name_is_an_axis_and_cells_of_equal_configurations_stay_apart(base):
+    found = expand(grid(base, blocks=[{"method": "a"}, {"method": "b, the same"}]))
+    assert [cell.axes for cell in found] == [{"method": "a"}, {"method": "b, the same"}]
+    assert found[1].name.startswith("method-b--the-same_seed-0_")
+    assert expand(grid(base, blocks=[{"method": "a"}, {"method": "b"}]), there=[found[0].name]) == found[:1]
+
+
 def test_equal_configurations_are_one_cell(base):
     assert len(expand(grid(base, blocks=[{"axes": {"quantizer.global_codes": [8, 8]}}]))) == 1
 
@@ -73,6 +80,10 @@ def test_markets_choose_among_those_of_the_base():
         ({"blocks": [{"axes": {"quantizer.global_cods": [4]}}]}, "did you mean 'global_codes'"),
         ({"blocks": [{"axes": {"quantizer.global_codes": []}}]}, "has no values"),
         ({"blocks": [{"axes": {"seed": [1]}}]}, "use the grid's seeds"),
+        ({"blocks": [{"set": {"method": "a"}}]}, "it is the name of a block"),
+        ({"blocks": [{"method": "a", "against": "b"}]}, "against: no method b"),
+        ({"blocks": [{"model": "popularity"}]}, "goes with method"),
+        ({"blocks": [{"method": "a"}, {}]}, "name all blocks or none"),
         ({"seed": [1]}, "did you mean 'seeds'"),
         ({"seeds": [1, 1]}, "twice"),
         ({"attacks": {"names": ["membrship"]}}, "unknown attack membrship"),
@@ -98,5 +109,5 @@ def test_shipped_grids_expand(name):
 
 
 def test_the_grids_that_were_promised_ship():
-    promised = "accuracy-vs-epsilon codebook-size markets-2-3-4-7 negatives aggregators leave-one-market-out"
+    promised = "accuracy-vs-epsilon codebook-size markets-2-3-4-7 negatives aggregators leave-one-market-out results"
     assert set(promised.split()) <= set(shipped_grids())

@@ -7,6 +7,7 @@ from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent
 
 from experiments.verification.spending import entry_lines, is_note, rounds_of, spending_findings
 from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
@@ -116,7 +117,7 @@ def test_noisy_test_figures_come_last_and_read_every_model():
     assert found.depends_on == ("counts", "ctr/0", "ctr/1")
     assert found.audience == ("consumer", "release")
     assert found.coordinates == 2 * 2 * 34 + 1500
-    views = plan(shares={"evaluation": 0.1}).views()
+    views = observed_by_view(plan(shares={"evaluation": 0.1}))
     assert views["consumer"] == views["release"]
     assert len(views["release"].events) == len(views["market"].events) + 2  # the models, and this
 

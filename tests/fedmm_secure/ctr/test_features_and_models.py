@@ -16,6 +16,7 @@ from fedmm_secure.ctr.models.networks import NeuralCTR
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel
 from fedmm_secure.ctr.recipes import configured_recipe
 from fedmm_secure.ctr.trainer import MarketTrainer
+from fedmm_secure.quantization.build import local_model
 from fedmm_secure.quantization.codes import Codes
 from tests.conftest import tiny
 
@@ -152,6 +153,31 @@ def test_the_factorisation_machine_term_is_the_sum_over_pairs():
     fields = [table[2], table[3 + 1], 0.5 * vectors[0], -1.5 * vectors[1]]
     expected = sum(fields[i] @ fields[j] for i in range(4) for j in range(i + 1, 4))
     torch.testing.assert_close(network(categories, numbers)[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_layer_that_is_left_out_is_no_column(tiny_markets):
+    prepared = tiny_markets["m0"]
+    embedding = fit_embedding(prepared, EmbeddingConfig(dim=8))
+    found = {}
+    for layers in (["global", "local"], ["global"], ["local"]):
+        config = tiny(ctr={"layers": layers})
+        bench = MarketTrainer(prepared, embedding, config)
+        builder = bench.builder(configured_recipe(config), local_model(config, embedding, 0))
+        found["+".join(layers)] = builder.schema(), builder(prepared.test.user, prepared.test.item)
+    whole, features = found["global+local"]
+    for layer, other in (("global", "local"), ("local", "global")):
+        schema, alone = found[layer]
+        kept = [name for name in whole.category_names if other not in name]
+        assert list(schema.category_names) == kept
+        np.testing.assert_array_equal(
+            alone.categories, features.categories[:, [whole.category_names.index(name) for name in kept]]
+        )
+        dropped = {f"same_{other}_code"} | ({"same_global_code_share", "code_lift"} if other == "global" else set())
+        kept = [name for name in whole.number_names if name not in dropped]
+        assert list(schema.number_names) == kept
+        np.testing.assert_array_equal(
+            alone.numbers, features.numbers[:, [whole.number_names.index(name) for name in kept]]
+        )
 
 
 def test_attention_between_fields_is_that_of_the_paper_field_by_field():

@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from fedmm_secure.ctr.metrics import _RankedScores, evaluate, paired_auc_difference, seed_interval
+from fedmm_secure.ctr.metrics import (
+    _RankedScores,
+    auc_difference,
+    evaluate,
+    holm,
+    paired_auc_difference,
+    seed_interval,
+)
 from fedmm_secure.data.candidates import Candidates
 
 
@@ -48,6 +55,42 @@ def test_a_better_model_has_a_gain_whose_interval_excludes_zero():
     assert found.low > 0
     nothing = paired_auc_difference(candidates, [noise], [noise], rng=rng)
     assert nothing.mean == nothing.low == nothing.high == 0.0
+
+
+def test_the_error_in_closed_form_is_what_the_bootstrap_over_users_finds():
+    candidates, noise = random_candidates(3, n_users=300)
+    rng = np.random.default_rng(0)
+    ours = [0.6 * candidates.label + noise + 0.1 * rng.random(len(noise)) for _ in range(2)]
+    theirs = [0.4 * candidates.label + rng.random(len(noise)).round(1) for _ in range(2)]
+    found = auc_difference(candidates, ours, theirs)
+    drawn = paired_auc_difference(candidates, ours, theirs, resamples=2000, rng=rng)
+    assert found.mean == pytest.approx(drawn.mean, abs=1e-12)
+    half = (drawn.high - drawn.low) / 2  # 2,000 resamples: its quantiles are good to some 4 %
+    assert (found.interval.high - found.interval.low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_of_users_with_one_candidate_each_it_is_delongs_variance_pair_by_pair():
+    rng = np.random.default_rng(1)
+    label = np.array([1.0] * 8 + [0.0] * 11)
+    one, other = rng.random(19).round(1), rng.random(19).round(1)
+    candidates = Candidates(np.arange(19), np.arange(19), label)
+
+    def parts(scores):
+        wins = np.array([[(p > n) + 0.5 * (p == n) for n in scores[8:]] for p in scores[:8]], dtype=float)
+        return wins.mean(), wins.mean(axis=1), wins.mean(axis=0)
+
+    (a, a10, a01), (b, b10, b01) = parts(one), parts(other)
+    variance = np.square(a10 - b10 - (a - b)).sum() / 8**2 + np.square(a01 - b01 - (a - b)).sum() / 11**2
+    found = auc_difference(candidates, [one], [other])
+    assert found.mean == pytest.approx(a - b)
+    assert found.error == pytest.approx(np.sqrt(variance * 19 / 18))
+    assert auc_difference(candidates, [one], [one]).p == 1.0
+
+
+def test_holm_corrects_as_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():

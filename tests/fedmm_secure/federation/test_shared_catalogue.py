@@ -1,10 +1,14 @@
 """Sums over a catalogue that markets share: exact integers by every aggregator, noise once, one space everywhere."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from experiments.deploy.homes import prepare_homes
 from fedmm_secure.collaborative.shared import COLUMNS
+from fedmm_secure.ctr.recipes import configured_recipe
+from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import DAY
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.shared_items import shared_catalogue, shared_positions
@@ -19,7 +23,10 @@ from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_sums import shared_sums
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM
-from fedmm_secure.pipeline import sum_over_markets
+from fedmm_secure.pipeline import run_pipeline, sum_over_markets
+from fedmm_secure.quantization.build import initial_model, local_model
+from fedmm_secure.results.scoring import load_trained
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.accountants import pld_epsilon
 from privacy.aggregation.base import Binding
 from privacy.mechanisms.discrete_gaussian import scale
@@ -106,6 +113,40 @@ def test_a_market_is_left_with_what_the_others_know(federations, markets):
         assert found.count[found.position[item]] == len(days)
         if days:
             assert found.day[found.position[item]] == pytest.approx(np.mean(days))
+
+
+@pytest.mark.parametrize(("below", "members"), [(81, 3), (80, 2)])
+def test_a_small_market_keeps_a_model_that_sees_nothing_of_others(below, members, federations, markets):
+    config, prepared = settings(ctr={"average_local": True, "keep_own_below": below}), markets["m0"]
+    assert prepared.market.n_users == 80
+    bench = MarketTrainer(prepared, shared_svd(totals(federations["masked-ckks"]), prepared), config)
+    recipe, quantizer = configured_recipe(config), initial_model(config, 0)
+    own = local_model(config, bench.own_embedding, 1)
+    bench.own_quantizers |= {("own", 0): local_model(config, bench.own_embedding, 2), ("own-alone", 0): own}
+    inputs = bench.inputs(recipe, quantizer, 0)
+    sees_others = [any(name.startswith("shared") for name in schema.number_names) for schema in inputs.schemas]
+    assert sees_others == [True, True, False][:members]
+    accounts = bench.accounts(recipe, quantizer, 0)(bench.history.matrix)
+    assert accounts.schemas == inputs.schemas
+    pairs = prepared.test.user, prepared.test.item
+    alone = MarketTrainer(prepared, bench.own_embedding, tiny(data={**DATA, "shared_items": False}))
+    separate = alone.builder(configured_recipe(alone.config), own)(*pairs)
+    same = np.array_equal(inputs(*pairs).numbers[:, -separate.numbers.shape[1] :], separate.numbers)
+    assert same == (members == 3)  # the third is, to the last bit, the model that the market has without the others
+
+
+def test_a_run_leaves_all_models_of_the_average(markets, tmp_path):
+    config = settings(
+        "plaintext", ctr={"model": "logistic", "average_local": True, "baselines": []}, federation={"rounds": 1}
+    )
+    run_pipeline(config, markets, tmp_path / "run")
+    found = load_trained(tmp_path / "run", config, markets["m0"], 0)
+    assert len(found.model.members) == 3
+    own, alone = (found.bench.own_quantizers[kind, 0].state_dict() for kind in ("own", "own-alone"))
+    assert not torch.equal(own["global_codebook.codewords"], alone["global_codebook.codewords"])
+    kept = pd.read_parquet(RunDirectory(tmp_path / "run").predictions("m0"))
+    predicted = found.model.predict(found.builder()(kept["user"].to_numpy(), kept["item"].to_numpy()))
+    np.testing.assert_allclose(predicted, kept["fedmm/0"], rtol=1e-12)
 
 
 def test_items_have_one_place_in_all_markets(federations, markets):

@@ -13,10 +13,10 @@ from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.guarantee.expected_arrays import ctr_arrays, model_arrays
+from fedmm_secure.guarantee.expected_arrays import ctr_arrays, model_arrays, on_grid
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.publications import Publications, on_grid
+from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.guarantee.published_arrays import PublicationError, read_numpy, read_tensors
 from fedmm_secure.quantization.build import initial_model
 from fedmm_secure.quantization.codes import Codes

@@ -26,6 +26,7 @@ def fitted(directory, **sections):
         {"seed": [0, 1]},
         {"ctr": {"model": "dcnv2", "average_local": True}},
         {"ctr": {"average_local": True}},
+        {"ctr": {"model": "logistic", "codes": "local", "layers": ["local"], "baselines": []}},
         {"privacy": {"epsilon": 8}},
         {"privacy": {"epsilon": 8, "protect": "release"}, "ctr": {"baselines": ["popularity"]}},
         {"embedding": {"kind": "lightgcn", "epochs": 1}},

@@ -38,12 +38,6 @@ def test_pld_and_prv_agree_within_one_percent(noise, rate, steps, delta):
     assert pld_epsilon(events, delta) == pytest.approx(prv_epsilon(events, delta), rel=0.01)
 
 
-def test_composition_is_below_the_sum_and_above_each_part():
-    part = dp_sgd_event(1.0, 0.1, 50)
-    one, four = pld_epsilon([part], 1e-5), pld_epsilon([part] * 4, 1e-5)
-    assert one < four < 4 * one
-
-
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
 def test_solved_noise_meets_the_budget_and_barely(epsilon):
     def make(noise):
@@ -55,24 +49,9 @@ def test_solved_noise_meets_the_budget_and_barely(epsilon):
     assert finely([make(noise / 2)], 1e-4) > epsilon  # half the noise breaks the claim
 
 
-def test_one_part_without_privacy_makes_everything_unbounded():
-    events = [dp_sgd_event(1.0, 0.1, 10), dp_event.NonPrivateDpEvent()]
-    assert pld_epsilon(events, 1e-5) == math.inf
-    assert prv_epsilon(events, 1e-5) == math.inf
-
-
-def test_zero_noise_is_not_private():
-    assert pld_epsilon([dp_sgd_event(0.0, 0.1, 1)], 1e-5) == math.inf
-
-
 def test_sampling_a_composition_is_not_taken_for_composed_samplings():
     inner = dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(1.0), 10)
     assert gaussian_steps(dp_event.PoissonSampledDpEvent(0.1, inner)) is None
-
-
-def test_nothing_costs_nothing():
-    assert pld_epsilon([dp_event.NoOpDpEvent()], 1e-5) == 0.0
-    assert prv_epsilon([dp_event.NoOpDpEvent()], 1e-5) == 0.0
 
 
 def test_events_survive_the_way_to_json_and_back():

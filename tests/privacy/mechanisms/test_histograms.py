@@ -8,7 +8,7 @@ from scipy import stats
 
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.histograms import Contribution, bounded_counts, noisy_score_histograms
+from privacy.mechanisms.histograms import Contribution, ScoredExamples, bounded_counts, noisy_score_histograms
 from privacy.mechanisms.randomness import NoiseSource
 
 EDGES = np.array([0.0])
@@ -23,7 +23,7 @@ class Silent:
 
 def integers(user, label, scores, most, noise_multiplier):
     """The sums in grid units."""
-    found = noisy_score_histograms(user, label, scores, EDGES, most, noise_multiplier, Silent())
+    found = noisy_score_histograms(ScoredExamples(user, label, scores), EDGES, most, noise_multiplier, Silent())
     units = scale(Grid.of(noise_multiplier).levels) / np.array(found.noise)
     return found.counts * units[:, None]
 
@@ -59,10 +59,10 @@ def test_a_user_who_leaves_takes_along_own_counts_alone():
         n = int(rng.integers(1, 60))
         user, label = rng.integers(0, 6, n), rng.integers(0, 2, n)
         scores, edges = rng.normal(size=(2, n)), np.array([-1.0, 0.0, 1.0])
-        everyone = bounded_counts(user, label, scores, edges, most)
+        everyone = bounded_counts(ScoredExamples(user, label, scores), edges, most)
         own = user == user[0]
-        alone = bounded_counts(user[own], label[own], scores[:, own], edges, most)
-        others = bounded_counts(user[~own], label[~own], scores[:, ~own], edges, most)
+        alone = bounded_counts(ScoredExamples(user[own], label[own], scores[:, own]), edges, most)
+        others = bounded_counts(ScoredExamples(user[~own], label[~own], scores[:, ~own]), edges, most)
         np.testing.assert_array_equal(everyone, alone + others)
         assert (alone.sum(axis=2) <= [most.negatives, most.positives]).all()
 
@@ -71,14 +71,15 @@ def test_counts_are_those_of_numpy_where_nobody_has_too_many():
     rng = np.random.default_rng(1)
     user, label, scores = np.arange(500), rng.integers(0, 2, 500), rng.normal(size=(1, 500))
     edges = np.linspace(-2, 2, 9)
-    found = bounded_counts(user, label, scores, edges, Contribution(1, 4))
+    found = bounded_counts(ScoredExamples(user, label, scores), edges, Contribution(1, 4))
     for value in (0, 1):
         expected, _ = np.histogram(scores[0, label == value], np.concatenate([[-np.inf], edges, [np.inf]]))
         np.testing.assert_array_equal(found[0, value], expected)
 
 
 def test_a_score_that_is_not_a_number_moves_no_more_than_any_other():
-    found = bounded_counts(np.array([0, 0]), np.array([0, 1]), np.array([[np.nan, np.inf]]), EDGES, Contribution(1, 1))
+    examples = ScoredExamples(np.array([0, 0]), np.array([0, 1]), np.array([[np.nan, np.inf]]))
+    found = bounded_counts(examples, EDGES, Contribution(1, 1))
     assert found.tolist() == [[[0, 1], [0, 1]]]
 
 
@@ -87,7 +88,12 @@ def test_the_noise_has_the_stated_size():
     n, most = 10_000, Contribution(1, 4)
     edges = np.arange(n - 1, dtype=np.float64)
     found = noisy_score_histograms(
-        np.array([0]), np.array([1]), np.array([[0.5]]), edges, most, 3.0, NoiseSource.from_seed(4), spare=n
+        ScoredExamples(np.array([0]), np.array([1]), np.array([[0.5]])),
+        edges,
+        most,
+        3.0,
+        NoiseSource.from_seed(4),
+        spare=n,
     )
     assert found.noise == pytest.approx([3.0 * np.sqrt(2) * 4, 3.0 * np.sqrt(2)], rel=1e-3)
     limits = stats.chi2.ppf([5e-7 / 3, 1 - 5e-7 / 3], n) / n
@@ -107,9 +113,12 @@ def test_the_noise_has_the_stated_size():
     ],
 )
 def test_what_does_not_fit_is_refused(label, scores, edges):
-    arrays = np.array([0, 1]), np.array(label), np.array(scores), np.array(edges)
+    def histograms():
+        examples = ScoredExamples(np.array([0, 1]), np.array(label), np.array(scores))
+        return noisy_score_histograms(examples, np.array(edges), Contribution(1, 1), 1.0, Silent())
+
     with pytest.raises(ValueError, match=r"expected|ascend"):
-        noisy_score_histograms(*arrays, Contribution(1, 1), 1.0, Silent())
+        histograms()
 
 
 def test_a_contribution_of_nothing_and_noise_beyond_the_grid_are_refused():
