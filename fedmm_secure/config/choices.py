@@ -57,7 +57,7 @@ class ModelTraits:
 
 
 # 255: of HistGradientBoostingClassifier
-_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
+_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="npz")
 _NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
 _PUBLIC_NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY")
 MODELS: Mapping[ModelKind, ModelTraits] = {

@@ -12,19 +12,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import skops.io
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from experiments.deploy.key_plans import plan_for
 from experiments.runs import tracking
 from experiments.runs.markets import reading_lines
 from fedmm_secure.config import DataConfig, MarketFile, config_from_data
-from fedmm_secure.ctr.features import FeatureSchema
-from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
 from fedmm_secure.data import loaders
 from fedmm_secure.data.faults import BadRowsError
 from fedmm_secure.data.prepare import prepare
@@ -209,23 +204,6 @@ def test_what_a_run_costs_its_reader_is_bounded(sections):
 
 
 # -- models of others --------------------------------------------------------------------------------------------------
-
-
-@broken
-@pytest.mark.parametrize("child", [0, 2**31], ids=["a cycle, which never ends", "memory of others, a crash"])
-def test_trees_that_lead_elsewhere_are_not_walked(tmp_path, child):
-    """``fedmm recommend RUN`` ended with SIGSEGV, or not at all: scikit-learn follows what a node says."""
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, 2))
-    trees = HistGradientBoostingClassifier(max_iter=2).fit(features, features[:, 0] > 0)
-    for (predictor,) in trees._predictors:
-        nodes = predictor.nodes.copy()
-        nodes["is_leaf"][0], nodes["left"][0], nodes["right"][0] = 0, child, child
-        predictor.nodes = nodes
-    with pytest.raises(ForeignFileError):
-        BoostedModel(FeatureSchema((), (), ("a", "b")), BoostedChoices(), 0).read(
-            skops.io.dumps(trees), tmp_path / "ctr-0.skops"
-        )
 
 
 @broken
