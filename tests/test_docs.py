@@ -43,7 +43,7 @@ api.config_from_data = lambda sections, *, source: _read(smaller(sections, {SMAL
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    out, startup = folder / "site", folder / "profile_default" / "startup" / "tests.py"
+    out, startup = folder / "site", folder / "profile_default" / "startup" / "small.py"
     startup.parent.mkdir(parents=True)
     startup.write_text(STARTUP)
     with pytest.MonkeyPatch.context() as patch:
@@ -87,6 +87,7 @@ def text(path):
 
 def test_the_notebooks_ran(site):
     tour, own = (text(site / "notebooks" / f"{name}.html") for name in ("tour", "own-data"))
+    assert re.search(r"'m0': \((\d+), 60,", html.unescape(tour))[1] == "100"  # on the small markets
     assert "claimed epsilon 1, the ledger gives" in tour  # the edited figure was found
     shares = dict(re.findall(r"'(\w*-?ckks)', 'collusion[^']*'\): (\d\.\d)", html.unescape(tour)))
     assert shares == {"ckks": "1.0", "masked-ckks": "0.0"}

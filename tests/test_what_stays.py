@@ -7,6 +7,7 @@ version, and keeps reading the old one.
 
 import zipfile
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +15,7 @@ import pytest
 from dp_accounting import dp_event
 
 from experiments.verification.evidence import read_configuration, read_evidence
+from fedmm_secure.federation import canaries, coins, noise_chain
 from fedmm_secure.federation.messages import Header, MessageKind, unpack
 from fedmm_secure.guarantee import stages
 from fedmm_secure.storage.layout import RunDirectory
@@ -64,6 +66,10 @@ LAYOUT = {
     "audits": "audit",
     "state": "state",
 }
+
+FIRST_LINK = "73b7a5f8ea1e9e8a8ec1ee4fdeecc7fe8c407f3d78e52e415ac8edc24ac8379b"
+RELEASE_KEY = "1f42e894f71a4a8e3465f6956e0070a89e397514c1b4fe7cc197a39a75399cc6"
+NEXT_LINK = "447632cb13ba6c22c4ef2f37340e6d9f047c956f4229d551fdf71e8a5ee10e0d"
 
 
 @pytest.mark.parametrize(("data", "event"), EVENTS, ids=[data["kind"] for data, _ in EVENTS])
@@ -140,3 +146,12 @@ def test_its_messages_say_what_they_said(old_run):
     assert len(payload) > 0
     kinds = {path.name.split("-")[1] for path in folder.rglob("*.bin")}
     assert kinds == {*KINDS, "publication", "meter", "sum"}
+
+
+def test_a_run_with_an_auditor_keeps_its_words():
+    """Stage of the second line, and what first and last lines add."""
+    assert (coins.COINS, coins.REPLAY, canaries.CANARIES) == ("auditors-coin", "replay", "canaries")
+    assert coins.coin_text("m0", "run", "aa") == b'fedmm-secure coin\0{"market":"m0","opening":"aa","run":"run"}'
+    assert coins.first_link(b"c" * 32, b"s" * 64, "m0", "run").hex() == FIRST_LINK
+    assert noise_chain.release_key(b"l" * 32, "m0", ("quantizer/0", 1, 0)).hex() == RELEASE_KEY
+    assert next(islice(noise_chain.links(b"l" * 32), 1, None)).hex() == NEXT_LINK

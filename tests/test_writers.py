@@ -13,6 +13,7 @@ OPEN = {
     "fedmm_secure/federation/shared_catalogue.py": "reads sums of its own run again",
     "fedmm_secure/service/market_service.py": "what was agreed on before a run began",
     "experiments/deploy/server.py": "the server's",
+    "experiments/verification/replay.py": "a replay's, which is thrown away",
 }
 # who adds to one
 ADD = {
@@ -20,6 +21,7 @@ ADD = {
     "fedmm_secure/federation/door.py": "what leaves a market, and sums that come back",
     "fedmm_secure/federation/private_record.py": "what the door charged and nobody else sees",
     "fedmm_secure/federation/server.py": "what passes the server",
+    "experiments/verification/replay.py": "sums of the run, for the replay of what follows from them",
 }
 
 

@@ -23,39 +23,18 @@ from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR, bag_loss
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
+from privacy.mechanisms.canary_gradients import CanaryGradients
 from privacy.mechanisms.clipped_sums import AUTOMATIC_STABILITY
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
-STEEP = 1e3  # clipping norms of a canary's gradient before it is clipped
 SPARE = 2  # values of the noise in the open, as in the pipeline; the adversary of these games has no use for them
 _SINGLE = 1e-4  # of a clipping norm: what single precision, and a stabilised norm, may do to a canary's gradient
 LONG = 1e3  # length of a crafted embedding; that of others is 1
 CODEBOOK_SHAPE = (5, 4)  # codes and dimensions of the audited model's global codebook
 # latents of any length, so that a codebook's gradient can be as steep as any other
 AUDITED = QuantizerShape(8, 8, CODEBOOK_SHAPE[1], global_codes=CODEBOOK_SHAPE[0], local_codes=3, normalise_latent=False)
-
-
-class CanaryGradients:
-    """Examples whose gradients are chosen: example ``i`` has a steep gradient in coordinate ``i`` alone.
-
-    Coordinates get independent noise and examples are sampled independently, so one training run plays one game for
-    each coordinate. ``sign`` turns round from one round to the next: noise that repeats itself then cancels.
-    """
-
-    def __init__(self, canaries: int, clipping_norm: float) -> None:
-        self.parameters: Sequence[nn.Parameter] = [nn.Parameter(torch.zeros(canaries))]
-        self.sign = 1.0
-        self._steep = STEEP * clipping_norm
-
-    def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Losses of zero; the gradient of each example is that of its canary."""
-        index = batch[0]
-        gradients = torch.zeros(len(index), len(self.parameters[0]))
-        gradients[torch.arange(len(index)), index] = self.sign * self._steep
-        self.parameters[0].grad_sample = gradients  # type: ignore[attr-defined]
-        return torch.zeros(len(index))
 
 
 def observed(

@@ -20,6 +20,7 @@ import pandas as pd
 
 from attacks.auditing.audit import FEWEST_CANARIES, Audit, AuditProgress, plan_audits, play
 from attacks.auditing.faults import FAULTS, Fault
+from attacks.auditing.run_canaries import Measured
 from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict
 from experiments.assessment.figures import draw_audit
 from experiments.assessment.statements import (
@@ -77,10 +78,12 @@ class Audited:
     Attributes:
         plan: the market's, from a configuration; or planned again from a run's, which verified.
         run: the run's directory; None where there is none.
+        measured: what canaries of the run itself showed, where it has any.
     """
 
     plan: SpendingPlan
     run: Path | None = None
+    measured: tuple[Measured, ...] = ()
 
     @property
     def market(self) -> str:
@@ -119,7 +122,7 @@ def _of_run(run: Path, market: str | None) -> Audited:
     plans = examined.plans
     name = choose_market(market, {found: plan.size.users for found, plan in plans.items()})
     _check_budget(plans[name].config, str(run))
-    return Audited(plans[name], run)
+    return Audited(plans[name], run, tuple(examined.measured.get(name, ())))
 
 
 def _check_budget(config: Config, source: str) -> None:

@@ -79,8 +79,6 @@ class Attack:
             ``about``.
         over: what the intervals of its results are taken over.
         figure: ``module:function`` that draws its results into files of a given path, where there is one.
-        with_budget: whether runs with a budget admit it.
-        retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
         says: what a result says in words; by default its verdict on a guarantee.
     """
 
@@ -99,8 +97,6 @@ class Attack:
     tpr: str | None = None
     same: tuple[str, ...] = ()
     figure: str | None = None
-    with_budget: bool = True
-    retrains: bool = False
     says: Callable[[AttackResult], str] = verdict_text
 
     def make(self, attacked: Attacked) -> list[dict[str, Any]]:
@@ -261,7 +257,7 @@ _MEMBERSHIP = Attack(
     name="membership",
     title="membership inference",
     prior_knowledge="all rows of the market, but not which of them were trained on",
-    views=("server", "market", "consumer", "release", "profile"),
+    views=("server", "market", "collusion", "consumer", "release", "profile"),
     path="experiments.assessment.membership:infer_membership",
     about=("market", "target", "view", "attack", "unit"),
     columns=(
@@ -282,7 +278,6 @@ _MEMBERSHIP = Attack(
     chance=0.5,
     tpr="tpr_at_1_percent_fpr",
     same=("market", "target", "unit", "view"),
-    retrains=True,
 )
 _POISONING = Attack(
     name="poisoning",
@@ -306,8 +301,6 @@ _POISONING = Attack(
     over="the other markets",
     chance=0.0,
     same=("market", "defence"),
-    with_budget=False,
-    retrains=True,
 )
 
 
@@ -322,12 +315,12 @@ def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_score
         name=name,
         title=f"{title} (GDPR Recital 26, WP216, EDPB Opinion 28/2024, ISO/IEC 27559)",
         prior_knowledge=prior_knowledge,
-        views=("release and profile", by_scores),
+        views=("release and profile", "release", by_scores),
         path=f"experiments.assessment.disclosure:{path}",
-        about=("market", "target", "published", "attack"),
+        about=("market", "target", "source", "attack"),
         columns=(
             _MARKET,
-            _text("published", "published"),
+            _text("published", "source"),
             _ATTACK,
             _text("attacks", "users"),
             _estimate("succeed", "success"),
@@ -336,12 +329,11 @@ def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_score
             _estimate("risk", "risk"),
             _estimate("over the prior", "over_prior"),
         ),
-        tried=f"{title} in {{market}}, from {{published}}: {{attack}}",
+        tried=f"{title} in {{market}}, from {{source}}: {{attack}}",
         measure="share of attacks",
         success="success",
         over="attacks on two releases of this market",
         chance="prior",
-        retrains=True,
         says=_disclosed,
     )
 
@@ -358,7 +350,7 @@ _RISKS = (
     _disclosure(
         "inference",
         "inference",
-        "half of the user's rows; what is popular",
+        "half of the user's rows, or who left between two releases; what is popular",
         "infer_other_items",
         "consumer",
     ),
@@ -366,7 +358,30 @@ _RISKS = (
 RISKS = tuple(risk.name for risk in _RISKS)
 """What regulators ask of whatever is published about people."""
 
+_EXTRACTION = Attack(
+    name="extraction",
+    title="extraction of the model",
+    prior_knowledge="the catalogue; how popular each item is",
+    views=("consumer",),
+    path="experiments.assessment.extraction:copy_models",
+    about=("market", "target", "accounts", "budget"),
+    columns=(
+        _MARKET,
+        _text("target", "target"),
+        _text("accounts", "accounts"),
+        _text("items asked of each", "budget"),
+        _text("queries", "queries"),
+        _estimate("rank correlation", "fidelity"),
+        _number("popularity", "prior"),
+    ),
+    tried="a copy of {target} in {market}: {accounts} accounts, {budget} items asked of each",
+    measure="rank correlation",
+    success="fidelity",
+    over="accounts of users whom the model does not know",
+    chance="prior",
+)
+
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack
-    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _POISONING)
+    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _EXTRACTION, _POISONING)
 }

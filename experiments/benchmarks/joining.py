@@ -14,10 +14,12 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import Interval, paired_auc_difference, seed_interval
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
+from fedmm_secure.federation.account import enter_without_bound
 from fedmm_secure.heads.examples import head_examples, market_examples, some_users
 from fedmm_secure.heads.own import own_head
 from fedmm_secure.heads.trees import Bins, Head, HeadGrower, fit_head
 from fedmm_secure.randomness import numpy_generator
+from fedmm_secure.storage.run_directory import default_directory
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 RESAMPLES = 200
@@ -77,9 +79,12 @@ def measure_joining(
     """The learning curve of each market, left out of the federation in turn; ids are never compared.
 
     The federation's head is what markets that add histograms would have: sums of integers do not depend on where
-    examples are (``heads.trees``), so it is fitted in one place here.
+    examples are (``heads.trees``), so it is fitted in one place here. What is printed are exact figures of raw rows,
+    which a later choice may rest on: each market's account has it as a run without a budget.
     """
     markets = prepare_markets(config.data)
+    for prepared in markets.values():
+        enter_without_bound(config, default_directory("joining"), prepared)
     largest = sorted(markets, key=lambda name: -markets[name].market.n_rows)
     drawn = {share: range(draws if share < 1 else 1) for share in sorted(set(shares))}
     places = [(name, share, draw) for name in largest for share in reversed(drawn) for draw in drawn[share]]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,13 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
 
+if TYPE_CHECKING:
+    from attacks.auditing.run_canaries import Measured
+
 AUDIT_HELP = (
     "Try to refute that the code keeps a guarantee: canaries against every stage, and all of them together, at the "
     "noise that a configuration plans, or that a verified run did. An audit of code: what a run drew, its noise meter "
-    "says (fedmm verify).\n\n"
+    "says (fedmm verify), and its canaries, where it has any.\n\n"
     "Results stand in a folder of yours; with --sign they are put beside the run too, and count in a compliance "
     "report.\n\n"
     "Exit status 1 if a claim is refuted or the run does not verify; with --faults, if fewer than nine in ten are "
@@ -92,6 +95,8 @@ def audit(
         _print_faults(found)
     else:
         _print_audit(audited.market, found)
+        if audited.measured:
+            _print_measured(audited.market, audited.measured)
         if folder is not None:
             say(f"in {folder / audited.market}")
     if faults:
@@ -121,6 +126,19 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
         "sees: had ε been this or more, the audit would have detected it with 95 % power; bounds: below which ε is not,"
     )
     say("at 95 %: f-DP / Steinke et al.; needed: canaries that see ε at twice the claim, and noise at .9")
+
+
+def _print_measured(market: str, measured: Sequence[Measured]) -> None:
+    table = Table("stage", "noise / stated", "a user's weight / stated", "claimed ε", "bounds", "canaries")
+    for one in measured:
+        ratios = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in (one.noise, one.weight)]
+        result = one.result
+        rest = ["-", "-", "0"]
+        if result is not None:
+            bounds = f"{result.low_fdp:.2f} / {result.low_one_run:.2f}"
+            rest = [epsilon_text(result.claimed), bounds, str(result.canaries)]
+        table.add_row(one.stage, *ratios, *rest)
+    wide_console().print(f"canaries of the run itself, market {market}", table)
 
 
 def _print_faults(found: list[dict[str, Any]]) -> None:

@@ -18,7 +18,8 @@ from fedmm_secure.storage.run_directory import default_directory, examining, rea
 
 JOIN_HELP = (
     "Let a market start from a finished run of others: their head, which never saw its rows, and their frozen global "
-    "codebook. Nothing leaves the market. What it then serves is chosen by its validation rows. "
+    "codebook. Nothing leaves the market. What it then serves is chosen by its validation rows; it has no guarantee, "
+    "and is entered in the privacy account as a run without a budget. "
     "The run must have grown a head: --set head.trees=80, without a budget. To become a party of a "
     "deployed federation: fedmm keys rotate --with.\n\n"
     "Example: fedmm join runs/six-markets xmarket --market jp --out runs/jp"
@@ -39,7 +40,7 @@ def join(
 
     directory = out or default_directory(market)
     with examining(run), TaskProgress("joining", quiet=as_json):
-        found = join_market(run, read_foreign_config(run), settings.data, market, directory)
+        found = join_market(run, read_foreign_config(run), settings.data, market, directory, settings.privacy.account)
     if as_json:
         say_json(asdict(found))
         return
@@ -48,3 +49,4 @@ def join(
         table.add_row(name, figure_text(found.validation.get(name)), figure_text(auc))
     wide_console().print(table)
     say(f"chosen by validation: {found.chosen}", f"models and codes  {directory}")
+    say(f"no guarantee: {found.epsilon_note}")

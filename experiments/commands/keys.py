@@ -14,6 +14,8 @@ from experiments.presentation.console import one_line, say, say_json, wide_conso
 from experiments.presentation.tables import Table
 from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.coin_book import enter_tosses
+from fedmm_secure.federation.coins import asked_tosses, write_answers
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.bundle import (
     BUNDLE_FILE,
@@ -244,6 +246,32 @@ def explain(
             f"degree {parameters.degree}, 128-bit security\n"
             "(Homomorphic Encryption Standard 2018, ternary secret; one bit less at degree 2048)."
         )
+
+
+@keys_app.command(
+    "coins",
+    short_help="Toss coins for a run that you replay.",
+    help="An auditor's part of a run with audit.replay: a coin for each ledger that has its first line alone, of which "
+    "the run's noise is made; and how often coins were asked for on the same rows before.\n\n"
+    "Example: fedmm keys coins runs/x --keys keys/auditor --out coins.json; then: fedmm run --resume --out runs/x "
+    "--coins coins.json",
+)
+def coins(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one with its ledger/ alone.")],
+    keys: KeysOption,
+    out: Annotated[Path, typer.Option(help="File for the coins, to be handed back.")] = Path("coins.json"),
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """``fedmm keys coins``."""
+    identity = KeyDirectory(keys).identity(read_passphrase(passphrase_file))
+    tosses = asked_tosses(run, identity)
+    before = enter_tosses(keys, tosses)
+    write_answers(out, identity, tosses)
+    for toss in tosses:
+        say(one_line(f"{toss.market:<12} run {toss.run[:12]}, first line {toss.opening[:16]}"))
+        if before[toss.market]:
+            say(one_line(f"  coins were tossed for {before[toss.market]} other first lines on these rows: ask why"))
+    say(f"coins        {out}")
 
 
 def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:

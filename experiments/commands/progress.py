@@ -208,6 +208,7 @@ _STAGES = {  # of the pipeline, as its stopwatch names them; where steps are tol
     "field": "baselines that markets train together",
     "ctr": CTR_STEP,
     "evaluation": "evaluation figures",
+    "tasks": "further tasks",
     "metrics": "metrics",
 }
 

@@ -16,8 +16,9 @@ from experiments.runs.configuration import QUICKSTART, resolve, shipped
 from experiments.runs.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.coins import hand_in
 from fedmm_secure.storage import run_directory
-from fedmm_secure.storage.layout import CONFIG_FILE
+from fedmm_secure.storage.layout import CONFIG_FILE, RunDirectory
 from privacy.aggregation.keys import KeyDirectory
 
 RUN_HELP = (
@@ -46,6 +47,10 @@ def run(
         ),
     ] = None,
     passphrase_file: PassphraseOption = None,
+    coins: Annotated[
+        Path | None,
+        typer.Option(help="With --resume, in a run with audit.replay: the auditor's coins (fedmm keys coins)."),
+    ] = None,
     track: Annotated[
         list[str] | None, typer.Option(help=f"Follow the run in a tracker too: {', '.join(TRACKERS)}; repeat.")
     ] = None,
@@ -57,6 +62,10 @@ def run(
         raise ConfigError("give the configuration once: as an argument or with --config")
     name = config_argument or config
     directory, settings = _run_directory(name, overrides or [], out, resume)
+    if coins is not None:
+        if not resume or settings.audit.replay is None:
+            raise ConfigError("--coins goes with --resume, in a run whose configuration has audit.replay")
+        hand_in(coins, RunDirectory(directory).coins)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     from experiments.first_run.quickstart import is_quickstart, run_quickstart
     from experiments.reports.run import write_report

@@ -11,12 +11,18 @@ import typer
 
 from experiments.commands.options import FINDING, JsonFlag
 from experiments.commands.progress import TaskProgress
+from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.presentation.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import judging
+from privacy.accounting.fingerprints import AccountKey
 from privacy.aggregation.identities import read_card
+from privacy.aggregation.keys import KeyDirectory
+from privacy.files import read_secret
+from privacy.foreign import held_still
 
 if TYPE_CHECKING:
+    from experiments.verification.replay import Replay
     from experiments.verification.run import Examination
     from privacy.accounting.ledger_check import Finding
 
@@ -47,7 +53,8 @@ VERIFY_HELP = (
     "Check a run: its ledgers against the plan of its configuration, every record, array and signature, ε by two "
     "accountants, and the noise by its spare values; or a compliance report, as JSON, page or DSSE envelope: its "
     "signature, its digests, and the run that it is about.\n\n"
-    "Example: fedmm verify runs/x --signer card.json; fedmm verify compliance.html --run runs/x --card card.json"
+    "Example: fedmm verify runs/x --signer card.json; fedmm verify runs/x --replay keys/auditor --data markets; "
+    "fedmm verify compliance.html --run runs/x --card card.json"
 )
 
 
@@ -70,12 +77,31 @@ def verify(
         Path | None,
         typer.Option(help="Of a report: the privacy account that holds its run; default: yours on this machine."),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEYS",
+            help="Of a run with audit.replay: the auditor's key directory; draws every release again with the rows, "
+            "and says which differ.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --replay: the folder of the markets' files, as they handed them over.")
+    ] = None,
+    account_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --replay: the key beside a market's privacy account: shows that the rows are those that the "
+            "run was opened on."
+        ),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """``fedmm verify``."""
     if path.is_file():
-        if server is not None or signer is not None:
-            raise ConfigError(f"{path}: --server and --signer are for run directories")
+        if server is not None or signer is not None or replay is not None:
+            raise ConfigError(f"{path}: --server, --signer and --replay are for run directories")
         with judging(path):
             with TaskProgress("verifying", quiet=as_json):
                 stated, findings = check_report(path, run, card, account)
@@ -83,18 +109,30 @@ def verify(
         raise typer.Exit(FINDING if findings else 0)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
+    if replay is None and (data is not None or account_key is not None or passphrase_file is not None):
+        raise ConfigError("--data, --account-key and --passphrase-file go with --replay")
     if not path.is_dir():
         raise ConfigError(f"{path}: neither a run directory nor a report: there is no such file; is the name right?")
     from experiments.reports.run import page_findings  # the accountants and what reads models
     from experiments.verification.run import CHECKS, examine_run
+    from fedmm_secure.federation.coins import REPLAY
 
-    with judging(path):
+    with judging(path), held_still(path):
         with TaskProgress("verifying", quiet=as_json):
-            examined = examine_run(path, server, None if signer is None else read_card(signer))
+            brought = None if replay is None else _brought(replay, passphrase_file, data, account_key)
+            examined = examine_run(path, server, None if signer is None else read_card(signer), brought)
             on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
         findings, notes = [*examined.findings, *on_page], [*_notes(examined), *about_page]
-        _tell(path, ", ".join(CHECKS), findings, notes, examined.to_data(), as_json)
+        checked = [*CHECKS, *([] if brought is None else [REPLAY])]
+        _tell(path, ", ".join(checked), findings, notes, examined.to_data(), as_json)
     raise typer.Exit(FINDING if findings else 0)
+
+
+def _brought(keys: Path, passphrase_file: Path | None, data: Path | None, account_key: Path | None) -> Replay:
+    from experiments.verification.replay import Replay
+
+    auditor = KeyDirectory(keys).identity(read_passphrase(passphrase_file))
+    return Replay(auditor, data, None if account_key is None else AccountKey(read_secret(account_key)))
 
 
 def check_report(
@@ -132,7 +170,10 @@ def _notes(examined: Examination) -> list[str]:
     by_text: dict[str, list[str]] = {}
     for market, signature in examined.signatures.items():
         by_text.setdefault(signature.text, []).append(market)
-    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + list(examined.notes)
+    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + [
+        *examined.notes,
+        *(f"not checked: {text}" for text in examined.unchecked),
+    ]
 
 
 def _tell(

@@ -16,7 +16,7 @@ from fedmm_secure.storage.digests import Digest
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:6"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:7"
 EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
@@ -60,8 +60,8 @@ class LedgerStated(SignedPart):
     lines: int = Field(ge=1)
     head: Digest = Field(description="hash of the last line; it fixes all lines before it")
     data: str | None = Field(
-        description="the rows, by a hash under a key of the privacy account: it names them to the key's owner alone; "
-        "null: nothing commits to them"
+        description="the rows, by a hash under a key of the run that its owner alone can make again: of two runs it "
+        "does not say whether their rows are the same; null: nothing commits to them"
     )
     seeded: bool = Field(description="whether any noise came from a known seed")
     exact: bool = Field(description="whether all noise was integers of an exact law, added to integer sums")
@@ -212,6 +212,10 @@ class RunStated(SignedPart):
     baselines: list[str] = Field(description="models that the run's own report shows beside the configured one")
     summed: list[str] = Field(description="stages in which markets add something up")
     smallest_cohort: int = Field(ge=1, description="fewest markets whose updates are added up")
+    replay_auditor: str | None = Field(
+        description="fingerprint of the card whose owner draws all noise of the run again, and can take it away; null: "
+        "nobody's"
+    )
 
     @field_validator("claimed_views")
     @classmethod
@@ -227,13 +231,14 @@ class Verification(SignedPart):
     verified: bool
     findings: list[str]
     checked: list[str]
+    unchecked: list[str] = Field(description="what could not be held to the plan on the machine of the report")
 
 
 class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[6] = 6
+    version: Literal[7] = 7
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

@@ -18,7 +18,7 @@ from experiments.compliance.document import (
     MarketStated,
     VerdictStated,
 )
-from experiments.presentation.text import worst
+from experiments.presentation.text import PERSON, worst
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.aggregation.kinds import TRAITS, Traits
@@ -37,7 +37,8 @@ ASSUMPTIONS = [
     "nobody has rows in several markets, unless figures of such a person are claimed: the unit is a user of one "
     "market; what markets state of the same person composes, and a noise that is one for all of them is moved by each; "
     "user ids are compared where one process holds all rows, and between organisations nobody compares them",
-    "runs on other copies of the data, or under a privacy account that this one has not heard of, are not known to it",
+    "runs on other copies of the data under another name of the market, or under a privacy account that this one has "
+    "not heard of, are not known to it",
 ]
 _NOT_GUARANTEED = [
     "the profile view: a user's own codes, embedding and scores are computed from that user's rows, and unprotected",
@@ -53,6 +54,9 @@ NOISY_EVALUATION = (
     "test figures (AUC and LogLoss) come from noisy histograms, within the guarantee; none of private rows is exact"
 )
 ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
+OPEN_NOISE = (
+    "against the auditor who may replay the run, and whoever gets that auditor's key, no figure of this report holds"
+)
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
@@ -73,6 +77,8 @@ def not_guaranteed(document: Document) -> list[str]:
     found = [] if document.run.private_evaluation else [EXACT_EVALUATION]
     if document.run.one_noise:
         found.append(SEVERAL_MARKETS)
+    if document.run.replay_auditor is not None:
+        found.append(f"{OPEN_NOISE}: {document.run.replay_auditor}")
     return [*found, ATTACK_SUCCESS, *_NOT_GUARANTEED]
 
 
@@ -127,7 +133,7 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
 
 
-ONE_USER, PERSON = "a user of one market, with all rows there", "a person, with all rows in all markets"
+ONE_USER = "a user of one market, with all rows there"
 
 
 @dataclass(frozen=True)
@@ -337,7 +343,7 @@ def _irrefutable(document: Document) -> list[str]:
 
 
 def _open(document: Document) -> list[str]:
-    found = []
+    found = [f"not checked: {text}" for text in document.verification.unchecked]
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
         what = "nothing has tried to refute that the code keeps what is claimed there"

@@ -162,9 +162,15 @@ def noise(document: Document) -> str:
     if not bounded_stages(document):
         return "No stage adds noise that bounds anything."
     if all(market.ledger.exact for market in document.markets.values()):
+        auditor = document.run.replay_auditor
+        key = (
+            "a 256-bit key of the operating system"
+            if auditor is None
+            else f"a key of 256 bits that the market and the auditor {auditor} tossed, and that this auditor knows"
+        )
         return (
             "All noise is integers of an exact law (discrete Gaussian, randomised response) from a stream cipher with "
-            "a 256-bit key of the operating system, added to sums of integers: its digits tell nothing of a summand."
+            f"{key}, added to sums of integers: its digits tell nothing of a summand."
         )
     return "Some noise is not from an exact integer mechanism: the digits of what is released can tell who took part."
 

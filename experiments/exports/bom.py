@@ -13,9 +13,10 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from experiments.compliance.document import Document, MarketStated
-from experiments.compliance.judgement import PERSON, ClaimedFigure, claimed, claimed_text
+from experiments.compliance.judgement import ClaimedFigure, claimed, claimed_text
 from experiments.compliance.questions import NIST, answer
 from experiments.compliance.signing import signed_bytes
+from experiments.presentation.text import PERSON
 from fedmm_secure.guarantee.stages import CTR, QUANTIZER
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.files import write_atomic
@@ -25,7 +26,7 @@ BOM_FILE = "bom.cdx.json"
 _MODEL = re.compile(r"models/[^/]+/([a-z]+)-(\d+)\.pt")
 _CODE = ("commit", "code")  # in the environment, beside versions
 _PREFIX = "fedmm-secure"  # of the names of properties
-_KEYED = "the rows, by a hash under a key of the market's account: whoever has no key can compare it with nothing"
+_KEYED = "the rows, by a hash under a key of the run, from the market's account: without it nobody can compare it"
 _CARDS: Mapping[str, Mapping[str, Any]] = {
     QUANTIZER: {
         "approach": {"type": "unsupervised"},

@@ -36,17 +36,19 @@ from experiments.reports.standing import (
     broken,
     headlines,
     left_out,
+    open_noise,
     signature_lines,
     verification_line,
 )
 from experiments.verification.run import Examination, examine_run
+from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
 from fedmm_secure.storage.layout import LOG_FILE, PAGE_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
 from privacy.files import write_atomic
-from privacy.foreign import ForeignDirectory
+from privacy.foreign import ForeignDirectory, reading_once
 
 MAX_PAGE_BYTES = 64 * 2**20
 _TITLE = re.compile(r"<title>FedMM run ([\w.-]{1,100})</title>")
@@ -59,6 +61,7 @@ MARKS = {  # of a comparison: no colour alone says it
 }
 
 
+@reading_once
 def write_report(directory: Path, trusted: Collection[str] = (), examined: Examination | None = None) -> Path:
     """Write ``report.html`` into a finished run's directory.
 
@@ -118,7 +121,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     rows, budget = attack_rows(read_attacks(directory)), config.privacy.epsilon is not None
     baselines = comparable_baselines(config, list(metrics["macro"]["baselines"]))
     others = [baseline for baseline in metrics["macro"]["baselines"] if baseline not in baselines]
-    comparison, views = best_of(metrics, baselines), view_lines(config, statements)
+    comparison, views = best_of(metrics, baselines), view_lines(config, metrics["privacy"])
     seeded = any(found["seeded"] for found in statements.values())
     private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
     standing = [
@@ -130,6 +133,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     summary = [
         *_generated(config.data.synthetic is not None),
         *_privacy_points(budget, views, seeded),
+        *_open_to(config),
         *_accuracy_points(comparison),
         *standing,
         attacked,
@@ -157,6 +161,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         no_budget=NO_BUDGET,
         view_lines=views,
         views=ALL_VIEWS,
+        persons=metrics["privacy"].get("across_markets"),
         who=WHO,
         earlier=max(line.earlier for line in views),
         epsilons=[
@@ -218,6 +223,13 @@ def _privacy_points(budget: bool, views: Sequence[ViewLine], seeded: bool) -> li
     return found + (
         [StandingLine("noise from a known seed: a test, its numbers guarantee nothing", "bad")] if seeded else []
     )
+
+
+def _open_to(config: Config) -> list[StandingLine]:
+    """Who can take all noise away."""
+    if config.audit.replay is None:
+        return []
+    return [StandingLine(open_noise(config.audit.replay.card), "open")]
 
 
 def _accuracy_points(comparison: Comparison | None) -> list[StandingLine]:

@@ -20,7 +20,7 @@ from experiments.presentation.tables import Facts, Table
 from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
 from experiments.reports.accuracy import Comparison, best_of, comparable_baselines
 from experiments.reports.privacy import CIPHERTEXTS_ONLY, view_lines
-from experiments.reports.standing import signature_lines
+from experiments.reports.standing import open_noise, signature_lines
 from experiments.verification.run import Examination
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS, has_sums
@@ -135,18 +135,27 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
         who = "the server, other markets" if run.config.aggregation.traits.server_reads_updates else "other markets"
         return [("no DP", [f"nothing bounds what {who}, and whoever gets scores or models, learn of a user: {_NO_DP}"])]
     delta = max(found["market"]["delta"] for found in run.statements.values())
-    views = view_lines(run.config, run.statements)
+    views = view_lines(run.config, run.metrics["privacy"])
     lines: dict[str, list[str]] = {}
     for view in views:
         who = f"{view.who} ({view.note}: ciphertexts, and no key)" if view.note == CIPHERTEXTS_ONLY else view.who
         lines.setdefault("no bound" if view.epsilon is None else epsilon_text(view.epsilon), []).append(who)
     found = [(f"ε at δ {delta_text(delta)}", [f"{epsilon}: {'; '.join(who)}" for epsilon, who in lines.items()])]
+    persons: dict[str, list[str]] = {}
+    for view in views:
+        if view.person:
+            persons.setdefault(view.person, []).append(view.who)
+    if persons:
+        texts = [f"{epsilon}: {'; '.join(who)}" for epsilon, who in persons.items()]
+        found.append(("a person", [*texts, "with rows in all markets; above: a user of one"]))
     earlier = [view for view in views if view.earlier]
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
     if has_sums(run.config):
         found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
+    if run.config.audit.replay is not None:
+        found.append(("open to", [open_noise(run.config.audit.replay.card)]))
     return [*found, *_conditional(run)]
 
 

@@ -13,6 +13,7 @@ from experiments.compliance.evidence import WeighedStatement
 from experiments.compliance.judgement import UNCOUNTED, weak_stages
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
+from privacy.aggregation.identities import Card
 
 Colour = Literal["good", "open", "bad"]
 VIOLATED = "VIOLATED"
@@ -46,6 +47,11 @@ def verification_line(examined: Examination) -> StandingLine:
     if count:
         return StandingLine(f"not verified: {count} finding{'s' if count > 1 else ''}", "bad")
     return StandingLine("verified", "good")
+
+
+def open_noise(card: Card) -> str:
+    """Who can take all noise of a run away."""
+    return f"no bound against {card.name}, {card.fingerprint}, who may replay the run and knows all of its noise"
 
 
 def signature_lines(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from experiments.assessment.records import ATTACKS, Verdict, verdict_of
 from experiments.assessment.statements import Results, read_attacks
+from experiments.presentation.text import PERSON
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.config.choices import CONFIGURED
@@ -81,6 +82,11 @@ def _rows(run: Path) -> Iterator[_Row]:
                     yield {"market": market, "model": model, "metric": metric, "value": values[metric]}
             for metric, value in (values.get("communication") or {}).items():
                 yield {"market": market, "model": model, "metric": metric, "value": value}
+        further = {f"pool_{key}": value for key, value in (found.get("ranking") or {}).items()}
+        further |= {f"auc_of_{n}_rows": value for n, value in (found.get("short_histories") or {}).items()}
+        for metric, value in further.items():
+            if value is not None:
+                yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
         for metric, value in found.get("quantizer", {}).items():
             yield {"market": market, "model": CONFIGURED, "metric": metric, "value": value}
     for market, views in metrics["privacy"]["markets"].items():
@@ -90,6 +96,10 @@ def _rows(run: Path) -> Iterator[_Row]:
             about = {"market": market, "view": view, "unit": guarantee["unit"]}
             yield {**about, "metric": "epsilon", "value": epsilon}
             yield {**about, "metric": "delta", "value": guarantee["delta"]}
+    persons = metrics["privacy"].get("across_markets", {"epsilon": {}})
+    for view, epsilon in persons["epsilon"].items():
+        about = {"market": MACRO, "view": view, "unit": PERSON}
+        yield {**about, "metric": "epsilon", "value": math.inf if epsilon is None else epsilon}
     for metric in ("bytes_up", "bytes_down", "rounds"):
         yield {"metric": metric, "value": metrics["communication"][metric]}
     yield from attack_metrics(read_attacks(run))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from experiments.verification.evidence import Evidence
+from fedmm_secure.federation.canaries import CANARIES
 from fedmm_secure.federation.closing import (
     closing_text,
     file_digests,
@@ -65,8 +66,9 @@ def _signer(market: str, evidence: Evidence, content: LedgerContent) -> Card | N
     if content.closing is None:
         return None
     closing = dict(content.closing)
-    if set(closing) != _FIELDS:
-        raise ValueError(f"holds {', '.join(sorted(closing))}, where {', '.join(sorted(_FIELDS))} are expected")
+    fields = _FIELDS | ({CANARIES} if evidence.config.audit.canaries else set())
+    if set(closing) != fields:
+        raise ValueError(f"holds {', '.join(sorted(closing))}, where {', '.join(sorted(fields))} are expected")
     card, signature = Card(**closing.pop("card")), bytes.fromhex(closing.pop("signature"))
     card.verify(signature, closing_text(market, str(content.opening.get("run")), content.previous, closing))
     return card

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
@@ -35,6 +35,9 @@ from privacy.accounting.ledger_check import Finding, broken_ledger
 from privacy.aggregation.bundle import BUNDLE_FILE, Bundle, read_bundle
 from privacy.errors import InputError
 from privacy.foreign import ForeignDirectory, ForeignFileError, is_inside
+
+if TYPE_CHECKING:
+    from attacks.auditing.run_canaries import Measured
 
 MAX_TRANSCRIPT_BYTES = 2**32  # of all messages together, each of which is read a few times
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -106,7 +109,9 @@ class Evidence:
         own: by market, what it recorded for itself; those that are shown.
         plans: by market, what the configuration makes of the sizes that a ledger was opened with; filled in when the
             opening lines are checked.
-        notes: what checks have to say beside findings: what they could not look at.
+        measured: by market, what canaries of the run showed; filled in where it has any.
+        notes: what checks have to say beside findings.
+        unchecked: what they could not look at.
     """
 
     directory: Path
@@ -119,7 +124,9 @@ class Evidence:
     messages: Messages
     own: Mapping[str, Messages] = field(default_factory=dict)
     plans: dict[str, SpendingPlan] = field(default_factory=dict)
+    measured: dict[str, list[Measured]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
     @property
     def aggregation(self) -> AggregationPlan:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.verification.canaries import Without, opened_canaries
 from experiments.verification.evidence import Evidence
 from experiments.verification.messages import integers
 from experiments.verification.transcript import ByKey
@@ -49,7 +50,8 @@ class MeterReading:
 def noise_findings(evidence: Evidence) -> list[Finding]:
     """Noise that is missing, or not what the ledgers state."""
     readings = list(_readings(evidence))
-    level = METER_LEVEL / (len(readings) + 1)  # one more: whether any two of them share noise
+    share = METER_LEVEL / 2 if evidence.config.audit.canaries else METER_LEVEL  # canaries have the other half
+    level = share / (len(readings) + 1)  # one more: whether any two of them share noise
     findings = list(_shared(evidence, readings, level))
     for reading in readings:
         where = f"{evidence.messages.directory} market {reading.market}, {reading.group}"
@@ -82,6 +84,7 @@ def _readings(evidence: Evidence) -> Iterator[MeterReading]:
             continue  # said where plans are made
         parts: dict[str, list[IntVector]] = {stage_group(found.stage): [] for found in plan.releases() if found.draws}
         missing: dict[str, list[str]] = {group: [] for group in parts}
+        noise_of = Without(plan, opened_canaries(evidence, market))
         for charge in ledger.charges:
             entry, group = charge.entry, stage_group(charge.entry.stage)
             if entry.coordinates <= 0 or group not in parts or charge.sequence not in ledger.seals:
@@ -93,7 +96,7 @@ def _readings(evidence: Evidence) -> Iterator[MeterReading]:
                 found = "no" if data is None else f"{len(data) / 8:g}"
                 missing[group].append(f"{at}: {found} spare values where {planned} are planned")
             else:
-                parts[group].append(integers(data))
+                parts[group].append(noise_of(entry, integers(data)))
         for group, values in parts.items():
             joined = np.concatenate(values) if values else np.zeros(0, np.int64)
             nothing = [] if len(joined) or missing[group] else ["no spare values at all"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.presentation.steps import tell_step
+from experiments.verification.canaries import canary_findings
 from experiments.verification.closing import ClosingSignature, closing_findings, not_shown, signature_of
 from experiments.verification.evidence import Evidence, irregular, read_configuration, read_evidence
 from experiments.verification.figures import figure_findings
@@ -19,12 +20,15 @@ from experiments.verification.messages import (
     rounds_without,
     server_findings,
 )
-from experiments.verification.meter import noise_findings
+from experiments.verification.meter import METER_LEVEL, noise_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
 from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
+from experiments.verification.replay import Replay, refuse_another_auditor, replay_findings
 from experiments.verification.spending import Place, spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
+from fedmm_secure.federation.canaries import CANARIES
+from fedmm_secure.federation.coins import REPLAY
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.storage.provenance import code_version
@@ -32,6 +36,10 @@ from fedmm_secure.storage.run_directory import MALFORMED
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
+from privacy.foreign import reading_once
+
+if TYPE_CHECKING:
+    from attacks.auditing.run_canaries import Measured
 
 # Every check, and what it looks at; reports print these words.
 CHECKS: Mapping[str, str] = {
@@ -59,12 +67,16 @@ class Examination:
         signatures: by market, who signed its ledger's last line, where that signature holds.
         plans: by market, what its configuration makes of its sizes: to be relied on where there are no findings.
         notes: what a reader should know beside them.
+        unchecked: what could not be held to the plan here; a report leaves it open.
+        measured: by market, what canaries of the run showed, where it has any.
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
     signatures: Mapping[str, ClosingSignature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
     plans: Mapping[str, SpendingPlan] = field(default_factory=dict)
+    measured: Mapping[str, Sequence[Measured]] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[Finding]:
@@ -77,8 +89,12 @@ class Examination:
         return self.checks.keys() >= CHECKS.keys()
 
     def to_data(self) -> dict[str, Any]:
-        """Signatures and notes, for machines."""
-        return {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
+        """Signatures, notes, what was not checked and what canaries showed, for machines."""
+        signatures = {name: vars(found) for name, found in self.signatures.items()}
+        data = {"signatures": signatures, "notes": list(self.notes), "unchecked": list(self.unchecked)}
+        if not self.measured:
+            return data
+        return data | {"canaries": {name: [asdict(one) for one in found] for name, found in self.measured.items()}}
 
 
 def verify_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> list[Finding]:
@@ -86,7 +102,10 @@ def verify_run(directory: Path, server: Path | None = None, signer: Card | None 
     return examine_run(directory, server, signer).findings
 
 
-def examine_run(directory: Path, server: Path | None = None, signer: Card | None = None) -> Examination:
+@reading_once
+def examine_run(
+    directory: Path, server: Path | None = None, signer: Card | None = None, replay: Replay | None = None
+) -> Examination:
     """Check a run from what its directory holds; nothing is changed, executed, or followed out of it.
 
     A market of a deployed run has its own ledger and messages alone. ``state/`` is no evidence, and not opened.
@@ -98,11 +117,14 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
         server: of a deployed run, the server's directory, whose aggregates are added up again too.
         signer: the card that must have signed every ledger's last line; None accepts any signature that holds, and
             ``Examination.signatures`` says whose.
+        replay: what an auditor brings to draw all releases again; that is a check of its own then.
 
     Raises:
-        InputError: no configuration, or not a finished run.
+        InputError: no configuration, or not a finished run; or a replay by another auditor than it names.
     """
     config, metrics = read_configuration(directory)
+    if replay is not None:
+        refuse_another_auditor(directory, config, replay)
     links = irregular(directory)
     if links:
         return Examination({"files": tuple(links)})
@@ -111,10 +133,12 @@ def examine_run(directory: Path, server: Path | None = None, signer: Card | None
     if evidence is None:
         return Examination({name: tuple(found) for name, found in checks.items()})
     with one_thread():
-        _Course(evidence, checks, server, signer).run()
+        _Course(evidence, checks, server, signer, replay).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
     found_by_check = {name: tuple(found) for name, found in checks.items()}
-    return Examination(found_by_check, signatures, _notes(evidence), evidence.plans)
+    return Examination(
+        found_by_check, signatures, _notes(evidence), tuple(evidence.unchecked), evidence.plans, evidence.measured
+    )
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:
@@ -141,6 +165,7 @@ class _Course:
     checks: dict[str, list[Finding]]
     server: Path | None
     signer: Card | None
+    replay: Replay | None = None
 
     def run(self) -> None:
         evidence = self.evidence
@@ -162,10 +187,15 @@ class _Course:
         self._check("test figures", lambda: figure_findings(evidence, published))
         self._check("models and codes", lambda: artefact_findings(evidence, published, opened))
         self._check("noise meter", lambda: noise_findings(evidence))
+        if evidence.config.audit.canaries:
+            self._check(CANARIES, lambda: list(canary_findings(evidence, METER_LEVEL / 2)))
         self._check("closing line", lambda: closing_findings(evidence, self.signer))
+        if self.replay is not None:
+            replay = self.replay
+            self._check(REPLAY, lambda: replay_findings(evidence, replay))
 
     def _check(self, name: str, check: Callable[[], list[Finding]]) -> None:
-        if name not in CHECKS:
+        if name not in {*CHECKS, CANARIES, REPLAY}:
             raise KeyError(name)
         found = self.checks.setdefault(name, [])
         tell_step("checks", len(self.checks) - 1, len(CHECKS), name)

@@ -28,6 +28,7 @@ Stage = Literal[
     "ctr",
     "field",
     "evaluation",
+    "tasks",
     "metrics",
 ]
 
@@ -84,6 +85,21 @@ class _Reading(_Closed):
     last: Instant | None
 
 
+class _Ranked(_Closed):
+    ndcg10: float
+    recall10: float
+    popularity_ndcg10: float
+    popularity_recall10: float
+
+
+class _Ranking(_Ranked):
+    users: int
+    items: int
+
+
+_Length = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+
+
 class _Market(_BySeed):
     n_rows: int
     n_users: int
@@ -96,6 +112,8 @@ class _Market(_BySeed):
     skipped_rows: int
     reading: _Reading | None = None  # without a budget alone
     candidates: Digest | None
+    ranking: _Ranking | None = None
+    short_histories: dict[_Length, float | None] | None = None
     baselines: dict[str, _Baseline]
     quantizer: _Quantizer
 
@@ -111,6 +129,8 @@ class _MacroBaseline(_Scores):
 
 
 class _Macro(_Scores):
+    ranking: _Ranked | None = None
+    short_histories: dict[_Length, float | None] | None = None
     baselines: dict[str, _MacroBaseline]
 
 
@@ -142,12 +162,14 @@ class _Privacy(_Closed):
     catalogue: dict[str, _Catalogue]
     evaluation: _Evaluation
     markets: dict[str, Any]  # compared with what the ledgers give, field by field
+    across_markets: dict[str, Any] | None = None  # and this with what the plans give
 
 
 class _Metrics(_Closed):
     privacy: _Privacy
     communication: _Communication
     seconds: dict[Stage, float]
+    memory: dict[Stage, int] = {}  # earlier runs do not say
 
 
 class _Exact(_Metrics):
@@ -185,8 +207,9 @@ def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str
         return
     if set(found.privacy.catalogue) != set(found.markets):
         yield "privacy.catalogue: is not of the markets that it has figures of"
-    if config.privacy.epsilon is not None and found.seconds:
-        yield "seconds: says how long stages took, which no budget pays for"
+    for name, told in (("seconds", found.seconds), ("memory", found.memory)):
+        if config.privacy.epsilon is not None and told:
+            yield f"{name}: says what stages took, which no budget pays for"
     known = {*config.ctr.baselines, _PUBLISHED_CODES}
     for name, market in found.markets.items():
         baselines = market.baselines.values() if isinstance(market, _Market) else ()

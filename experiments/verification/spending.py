@@ -9,6 +9,7 @@ from typing import Any
 
 from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
+from fedmm_secure.federation.coins import COINS, coin_note, is_coin
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
@@ -39,7 +40,7 @@ class Line:
     @property
     def place(self) -> Place:
         """Stage and round."""
-        return self.entry.stage, self.entry.round
+        return _of(self.entry)
 
 
 def spending_findings(
@@ -47,9 +48,10 @@ def spending_findings(
 ) -> list[Finding]:
     """Where a ledger is not that of its plan.
 
-    Right are, beside the plan itself: notes of earlier runs anywhere; further attempts of a round, which send the same
-    for a smaller cohort and spend nothing; a round that this market joined in a later attempt, or not at all where the
-    sum says so.
+    Right are, beside the plan itself: notes of earlier runs anywhere; an auditor's coin, at the beginning; further
+    attempts of a round, which send the same for a smaller cohort and spend nothing; a round that this market joined in
+    a later attempt, or not at all where the sum says so; charges that another course of the run had in hand, which stay
+    counted and are made again.
 
     Args:
         path: the ledger.
@@ -58,15 +60,16 @@ def spending_findings(
         data: fingerprint of the rows that the run was opened on.
         left_out: rounds whose sum lacks this market.
     """
-    walk = _Walk(path, plan, left_out)
+    given_up = given_up_charges(content)
+    walk = _Walk(path, plan, left_out, content)
     for line in entry_lines(content):
         walk.take(line)
     walk.end()
     seeded = plan.config.privacy.noise_seed is not None
-    findings = [*walk.findings, *_transactions(path, content, data=data, left_out=left_out)]
+    findings = [*walk.findings, *_transactions(path, content, given_up, data=data, left_out=left_out)]
     if any(entry.seeded != (seeded and entry.coordinates > 0) for entry in content.entries):
         findings.append(Finding(str(path), "says of its noise that it came from a seed, or did not, against the plan"))
-    return [*findings, *_over_budget(path, content, plan)]
+    return [*findings, *_over_budget(path, content, plan, given_up)]
 
 
 def entry_lines(content: LedgerContent) -> Iterator[Line]:
@@ -77,6 +80,23 @@ def entry_lines(content: LedgerContent) -> Iterator[Line]:
             yield Line(number, next(entries), next(charges) if kind == CHARGE else None)
 
 
+def given_up_charges(content: LedgerContent) -> frozenset[int]:
+    """Sequences of charges without a seal that a later course of the run made again, under another key.
+
+    A course begins with a note of what earlier runs spent, the course before among them. What was in hand then is not
+    computed once more: a copy may have been, or the machine is another one. It counts as spent, here and there.
+    """
+    courses = [line.number for line in entry_lines(content) if line.entry.stage == EARLIER_RUNS]
+
+    def made_again(charge: Charge) -> bool:
+        begun = [number for number in courses if number > charge.line]
+        again = (one for one in content.charges if begun and one.line > begun[0])
+        return any(_of(one.entry) == _of(charge.entry) for one in again)
+
+    unsealed = (charge for charge in content.charges if charge.sequence not in content.seals)
+    return frozenset(charge.sequence for charge in unsealed if made_again(charge))
+
+
 def is_note(release: Release) -> bool:
     """Whether a planned release is noted, not charged: what is raw and belongs to no round stays in the market."""
     return isinstance(release.event, NonPrivateDpEvent) and release.round is None
@@ -85,8 +105,10 @@ def is_note(release: Release) -> bool:
 class _Walk:
     """Compares the lines of a ledger with the plan, one after the other."""
 
-    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place]) -> None:
+    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place], content: LedgerContent) -> None:
         self.findings: list[Finding] = []
+        self._content, self._tossed = content, plan.config.audit.replay is None
+        self._given_up = given_up_charges(content)
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
         self._places = {_place(release): index for index, release in enumerate(self._planned)}
@@ -103,9 +125,15 @@ class _Walk:
             self._noted = True
             self._earlier_runs(line)
             return
+        if line.entry.stage == COINS and not self._tossed:
+            self._tossed = True
+            self._coin(line)
+            return
         index = self._places.get(line.place)
         if index is None:
             self._report(line, f"{_name(line.place)} is nothing that this configuration releases")
+        elif line.charge is not None and line.charge.sequence in self._given_up and self._of_people:
+            self._given(line, self._planned[index])
         elif index >= self._next:
             self._skip(index)
             self._first(line, self._planned[index])
@@ -117,6 +145,8 @@ class _Walk:
 
     def end(self) -> None:
         self._skip(len(self._planned))
+        if not self._tossed:
+            self.findings.append(Finding(str(self._path), "no line holds the coin of the auditor who is to replay it"))
         if not self._noted and self._of_people:
             self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
 
@@ -151,6 +181,18 @@ class _Walk:
         first = self._plan.of_round(planned.stage, planned.round or 0, self._attempt)
         self._compare(line, again(first, self._attempt))
 
+    def _given(self, line: Line, planned: Release) -> None:
+        """A charge that was made again: as planned itself; the order is that of the ones that were sealed."""
+        attempt = line.entry.attempt
+        if planned.round is None:
+            self._compare(line, planned)
+        elif not _is_attempt(attempt, 0, self._plan.n_markets):
+            self._report(line, f"{_name(line.place)}: attempt {attempt!r} of {self._plan.n_markets}")
+        else:
+            first = self._plan.of_round(planned.stage, planned.round, attempt or 0)
+            spends_nothing = bool(attempt) and line.entry.coordinates == 0 != first.coordinates
+            self._compare(line, again(first, attempt or 0) if spends_nothing else first)
+
     def _compare(self, line: Line, planned: Release) -> None:
         seeded = self._plan.config.privacy.noise_seed is not None
         wanted = planned.entry(self._plan.market, delta=self._plan.delta, seeded=seeded).to_data()
@@ -159,6 +201,17 @@ class _Walk:
             if _spelled(found[name]) != _spelled(wanted[name]):
                 what = f"{name} is {_spelled(found[name])}, planned is {_spelled(wanted[name])}"
                 self._report(line, f"{_name(line.place)}: {what}")
+
+    def _coin(self, line: Line) -> None:
+        """The auditor's coin comes before anything is charged, and is of this ledger's first line."""
+        asked, opening, coin = self._plan.config.audit.replay, self._content.opening, line.entry.remark or ""
+        run, hashed = str(opening.get("run")), self._content.opening_hash
+        if line.charge is not None or self._next:
+            self._report(line, "is a coin where none is tossed any more")
+        elif asked is None or not is_coin(asked.card, coin, self._plan.market, run, hashed):
+            self._report(line, "is no coin of the auditor whom the configuration names, for this first line")
+        else:
+            self._compare(line, coin_note(coin))
 
     def _earlier_runs(self, line: Line) -> None:
         """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""
@@ -183,7 +236,9 @@ class _Walk:
         self.findings.append(Finding(f"{self._path}:{line.number}", what))
 
 
-def _transactions(path: Path, content: LedgerContent, *, data: str, left_out: Collection[Place]) -> Iterator[Finding]:
+def _transactions(
+    path: Path, content: LedgerContent, given_up: Collection[int], *, data: str, left_out: Collection[Place]
+) -> Iterator[Finding]:
     """Each charge names the rows that it reads and the key that it draws from, a key of its own, and has its seal."""
     keys: dict[str, int] = {}
     for charge in content.charges:
@@ -200,17 +255,24 @@ def _transactions(path: Path, content: LedgerContent, *, data: str, left_out: Co
         keys.setdefault(charge.key, charge.line)
         seal = content.seals.get(charge.sequence)
         if seal is None:
-            if (entry.stage, entry.round) not in left_out:
+            if (entry.stage, entry.round) not in left_out and charge.sequence not in given_up:
                 yield Finding(where, f"{name}: is charged, and never sealed")
         elif bool(seal.meter) != draws:
             yield Finding(where, f"{name}: its seal {'names no' if draws else 'names'} spare values of noise")
 
 
-def _over_budget(path: Path, content: LedgerContent, plan: SpendingPlan) -> Iterator[Finding]:
-    """ε of the budget's stages, whatever the plan says, by the accountant that the door asks."""
+def _over_budget(
+    path: Path, content: LedgerContent, plan: SpendingPlan, given_up: Collection[int]
+) -> Iterator[Finding]:
+    """ε of the budget's stages, whatever the plan says, by the accountant that the door asks.
+
+    A charge that was given up was of the budget of the course before; what is stated of the run counts it too.
+    """
     if plan.epsilon is None:
         return
-    entries = [entry for entry in content.entries if stage_group(entry.stage) in plan.noise]
+    lines = entry_lines(content)
+    counted = [line.entry for line in lines if line.charge is None or line.charge.sequence not in given_up]
+    entries = [entry for entry in counted if stage_group(entry.stage) in plan.noise]
     if not entries or unaccountable(entries):
         return
     events = [entry.event for entry in entries]
@@ -224,6 +286,10 @@ def _over_budget(path: Path, content: LedgerContent, plan: SpendingPlan) -> Iter
 def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:
     """Stage and round of every sum of a run, in order."""
     return [(release.stage, release.round) for release in plan.releases() if release.round is not None]
+
+
+def _of(entry: Entry) -> Place:
+    return entry.stage, entry.round
 
 
 def _place(release: Release) -> Place:

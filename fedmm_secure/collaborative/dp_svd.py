@@ -21,6 +21,7 @@ from fedmm_secure.storage.files import Arrays
 from privacy.mechanisms.counts import merged, noisy_counts, row_norms, scaled
 from privacy.mechanisms.dp_svd import PrivateFactors, factors_by_gram, factors_by_subspace_iteration
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 CLEAR = 3.0  # times its noise: a count below it says little of when
 COUNT_FLOOR = 1.0  # counts below it, or below twice their noise, do not make an item's weight any larger
@@ -135,7 +136,7 @@ def release_counts(
     noise: NoiseSource,
     *,
     times: bool = False,
-    spare: int = 0,
+    spare: int | Spare = 0,
 ) -> ItemCounts:
     """Noisy counts of a market's rows: one Gaussian mechanism, ``spare`` values of its noise included.
 
@@ -185,7 +186,7 @@ class DPSVDEmbedding:
         self._weight[self.items_] = weight
 
     def release(
-        self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+        self, train: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int | Spare = 0
     ) -> PrivateFactors:
         """The private step: factors of the chosen items, ``iterations`` Gaussian mechanisms (one by Gram matrix).
 
@@ -196,7 +197,8 @@ class DPSVDEmbedding:
         rank = min(self.choices.dim, len(self.items_))
         if self.uses_gram:
             return factors_by_gram(rows, rank, noise_multiplier, noise, spare=spare)
-        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=spare)
+        left = Spare.of(spare).count  # a canary would have to be in every iteration's product: there is none
+        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=left)
 
     @property
     def uses_gram(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fedmm_secure.config.audit import AuditConfig
 from fedmm_secure.config.run import Config
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
@@ -62,6 +63,8 @@ def configuration_hash(config: Config) -> bytes:
     """Hash of all that the parties must agree on: everything but where data, accounts and processors are."""
     fields = config.model_dump(mode="json", exclude={"workers": True, "device": True, "data": {"markets", "root"}})
     fields["privacy"].pop("account")
+    if config.audit == AuditConfig():  # runs from before there was such a section keep their hash
+        fields.pop("audit")
     return hashlib.sha256(canonical_json(fields)).digest()
 
 

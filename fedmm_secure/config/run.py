@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedmm_secure.config.audit import AuditConfig
 from fedmm_secure.config.base import Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
@@ -20,6 +21,7 @@ from fedmm_secure.config.choices import (
     SUMS_OF_SHARED_ITEMS,
     CatalogueKind,
 )
+from fedmm_secure.config.comparison import EvaluationConfig, FieldConfig
 from fedmm_secure.config.privacy import GRAM_LIMIT, PrivacyConfig
 from fedmm_secure.config.sections import (
     AggregationConfig,
@@ -27,7 +29,6 @@ from fedmm_secure.config.sections import (
     DataConfig,
     EmbeddingConfig,
     FederationConfig,
-    FieldConfig,
     HeadConfig,
     QuantizerConfig,
 )
@@ -49,7 +50,9 @@ class Config(Section):
     aggregation: AggregationConfig = AggregationConfig()
     ctr: CTRConfig = CTRConfig()
     head: HeadConfig = HeadConfig()
+    audit: AuditConfig = AuditConfig()
     field: FieldConfig = FieldConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +120,7 @@ class Config(Section):
             raise ValueError(f"ctr.model: {self.ctr.model} takes at most {most} codes a layer, not {largest}")
         problem = self._aggregation_problem(n_markets) or self._privacy_problem(n_markets) or self._catalogue_problem()
         problem = problem or self._shared_items_problem() or self._head_problem() or self._field_problem()
+        problem = problem or self._evaluation_problem()
         if problem:
             raise ValueError(problem)
         return self
@@ -170,6 +174,18 @@ class Config(Section):
             return "field.features: shared needs data.shared_items: true"
         return None
 
+    def _evaluation_problem(self) -> str | None:
+        asked = [name for name, value in self.evaluation if value]
+        if not asked:
+            return None
+        if self.private_evaluation:
+            return f"evaluation.{asked[0]}: an exact figure of test rows, which privacy.shares.evaluation rules out"
+        if self.data.label != "click":
+            return f"evaluation.{asked[0]} needs data.label: click"
+        if "user_id" in self.ctr.features:
+            return f"evaluation.{asked[0]}: ctr.features has user_id, and such a model knows no other rows of a user"
+        return None
+
     def _catalogue_problem(self) -> str | None:
         privacy, chosen = self.privacy, self.privacy.catalogue
         if self.data.synthetic is not None and chosen in ("file", "declared"):
@@ -197,6 +213,12 @@ class Config(Section):
 
     def _privacy_problem(self, n_markets: int) -> str | None:
         privacy, ctr = self.privacy, self.ctr
+        if self.audit.replay is not None and (privacy.epsilon is None or privacy.noise_seed is not None):
+            return (
+                "audit.replay needs privacy.epsilon, and no privacy.noise_seed: there is no secret noise to draw again"
+            )
+        if self.audit.canaries and privacy.epsilon is None:
+            return "audit.canaries needs privacy.epsilon: there is no noise to measure"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"

@@ -95,7 +95,7 @@ class MarketFile(Section):
 class SyntheticSpec(Section):
     """Parameters of the generator; sizes are per market."""
 
-    markets: int = Field(3, ge=1, le=100, description="number of markets")
+    markets: int = Field(3, ge=1, le=1000, description="number of markets")
     users: int = Field(400, ge=20, description="users in a market")
     items: int = Field(200, ge=20, description="items in a market")
     shared_items: int = Field(0, ge=0, description="of these, items that all markets have, under the same ids")
@@ -362,21 +362,4 @@ class CTRConfig(Section):
                 raise ValueError("ctr.cross_fit: hold out at least one row per user")
         if MODELS[self.model].most_categories is not None and {"user_id", "item_id"} & set(self.features):
             raise ValueError(f"ctr.model: {self.model} does not take user_id or item_id; a network does")
-        return self
-
-
-class FieldConfig(Section):
-    """The networks of the baselines that markets train together: pooled, fedavg, fedprox, ditto, fedrep."""
-
-    model: ModelKind = Field("deepfm", description="a network; its sizes are those of ctr")
-    features: tuple[FeatureGroup, ...] = Field(
-        ("user_id", "item_id"), description="what it sees; without user_id, examples are cross-fitted. No codes"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if MODELS[self.model].most_categories is not None:
-            raise ValueError(f"field.model: {self.model} has no weights that could be averaged; choose a network")
-        if not self.features or CODE_GROUPS & set(self.features):
-            raise ValueError("field.features: name groups without codes, such as user_id and item_id")
         return self

@@ -77,6 +77,8 @@ class ExampleSource:
     def draw(self, epoch: int) -> Labelled:
         """Examples of one epoch."""
         drawn = [part(epoch) for part in self._parts]
+        if len(drawn) == 1:
+            return drawn[0]
         return Labelled(
             Features(
                 np.concatenate([part.features.categories for part in drawn]),
@@ -102,19 +104,13 @@ def training_part(
     make_rng: Callable[[int], np.random.Generator],
     fresh: bool,
 ) -> Callable[[int], Labelled]:
-    """Positives at ``rows``, with negatives outside the rows ``touched``; drawn anew each epoch if ``fresh``."""
+    """Positives at ``rows``, with negatives outside the rows ``touched``: others in each epoch if ``fresh``."""
     keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
     positives = rows[pool.contains(market.item[rows])]
-    kept: list[Labelled] = []
 
     def draw(epoch: int) -> Labelled:
-        if kept and not fresh:
-            return kept[0]
         user, item = market.user[positives], market.item[positives]
-        drawn = with_negatives(user, item, pool, keys, market.n_items, per_positive, Simulated(make_rng(epoch)))
-        examples = labelled(builder, drawn)
-        if not fresh:
-            kept.append(examples)
-        return examples
+        draws = Simulated(make_rng(epoch if fresh else 0))
+        return labelled(builder, with_negatives(user, item, pool, keys, market.n_items, per_positive, draws))
 
     return draw

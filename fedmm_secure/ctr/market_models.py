@@ -16,7 +16,8 @@ from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED, FIELD_BASELINES, MODELS
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
-from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
+from fedmm_secure.ctr.models.base import predict_pairs
+from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining, ReleasedCTR
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
 from fedmm_secure.ctr.trainer import MarketTrainer
@@ -74,13 +75,11 @@ def train_market(
         if private_training is None:
             raise TypeError("a released model needs noise")
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
-        trained = private.train(quantizers[seed], seed, private_training)
-        write_atomic(private_training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
-        write_atomic(layout.ctr(name, seed), trained.model.write())
-        found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
+        trained = train_released(private, quantizers[seed], seed, private_training, layout.ctr(name, seed))
+        found = {PROBABILITY: predict_pairs(trained.model, trained.builder, user, item)}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
-            found[PUBLISHED] = trained.model.predict(features(user, item))
+            found[PUBLISHED] = predict_pairs(trained.model, features, user, item)
         return found
 
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
@@ -169,6 +168,16 @@ def train_market(
         predictions[PUBLISHED] = [kept[PUBLISHED] for kept in kept_by_seed]
         names.append(PUBLISHED)
     return name, {model: [prepared.complete(found) for found in predictions[model]] for model in names}
+
+
+def train_released(
+    private: PrivateTrainer, quantizer: RQVAE, seed: int, training: PrivateTraining, path: Path
+) -> ReleasedCTR:
+    """Train the model of one seed, and keep it in ``path`` and its spare sums where ``training`` says."""
+    trained = private.train(quantizer, seed, training)
+    write_atomic(training.meters[seed], trained.steps.spare.astype("<i8").tobytes())
+    write_atomic(path, trained.model.write())
+    return trained
 
 
 def _named(score: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:

@@ -177,13 +177,14 @@ class _RankedScores:
     """AUC under sample weights, the sorting done once."""
 
     def __init__(self, label: FloatArray, score: FloatArray) -> None:
-        _, self._level = np.unique(score, return_inverse=True)
-        self._positive = label > 0
-        self._n = int(self._level.max()) + 1
+        _, level = np.unique(score, return_inverse=True)
+        self._positive, self._negative = np.flatnonzero(label > 0), np.flatnonzero(label <= 0)
+        self._of_positive, self._of_negative = level[self._positive], level[self._negative]
+        self._n = int(level.max()) + 1
 
     def auc(self, weight: FloatArray) -> float:
-        pos = np.bincount(self._level, np.where(self._positive, weight, 0.0), minlength=self._n)
-        neg = np.bincount(self._level, np.where(self._positive, 0.0, weight), minlength=self._n)
+        pos = np.bincount(self._of_positive, weight[self._positive], minlength=self._n)
+        neg = np.bincount(self._of_negative, weight[self._negative], minlength=self._n)
         below = np.cumsum(neg) - neg
         total = pos.sum() * neg.sum()
         return float((pos * (below + 0.5 * neg)).sum() / total) if total > 0 else float("nan")

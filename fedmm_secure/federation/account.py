@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dp_accounting.dp_event import ComposedDpEvent, NoOpDpEvent
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
@@ -22,15 +22,43 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.accounting.account import PrivacyAccount, heard_of
+from fedmm_secure.storage.provenance import computing_kind
+from privacy.accounting.account import PrivacyAccount, RunState, heard_of
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.fingerprints import AccountKey, PublicData
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
-from privacy.accounting.ledger import read_ledger
+from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
 from privacy.accounting.spendings import Spending
 from privacy.files import write_json
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run's ledger had come when the run goes on.
+
+    Attributes:
+        lines: that it has.
+        charges: releases that it has charged.
+        seals: results that it has sealed.
+        in_hand: line of the last charge that draws randomness and has no seal, from 0; -1 where there is none.
+    """
+
+    lines: int = 0
+    charges: int = 0
+    seals: int = 0
+    in_hand: int = -1
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Progress:
+        """Of a ledger as it stands."""
+        return cls(ledger.length, len(ledger.charges), len(ledger.seals), in_hand(ledger.charges, ledger.seals))
+
+
+def in_hand(charges: Iterable[Charge], seals: Mapping[int, Seal]) -> int:
+    """Line of the last charge that draws randomness and has no seal; -1 where there is none."""
+    return max((charge.sequence for charge in charges if charge.key and charge.sequence not in seals), default=-1)
 
 
 @dataclass(frozen=True)
@@ -38,17 +66,25 @@ class Entrance:
     """What a market knows once its account has let a run in.
 
     Attributes:
-        data: fingerprint of every row, with rating and time, and of what was read of its file; keyed, unless the rows
-            are nobody's.
+        data: fingerprint of every row, with rating and time, and of what was read of its file; under a key of the run,
+            unless the rows are nobody's.
         earlier: notes of what other runs spent on the same data.
-        course: 0, and one more for each time that an old copy of the run's state was resumed.
-        standing: where each charge is taken down; None for a rehearsal, and where nobody's rows are spent on.
+        parted: 0, and one more for each time that an old copy of the run's state was resumed.
+        inherited: how many lines the ledger had before this course of the run began: charges among them without a seal
+            belong to the course before, and are given up here.
+        standing: where each charge and seal is taken down; None for a rehearsal, and where nobody's rows are spent on.
     """
 
     data: str
     earlier: list[Release]
-    course: int = 0
+    parted: int = 0
+    inherited: int = 0
     standing: Standing | None = None
+
+    @property
+    def courses(self) -> int:
+        """Courses of the run that ended before this one began: 0 where it has gone on as it was begun."""
+        return max(len(self.earlier) - 1, 0)
 
 
 @dataclass(frozen=True)
@@ -71,13 +107,16 @@ class Standing:
     """A run's place in its account, as long as it is started nowhere else."""
 
     account: PrivacyAccount
-    fingerprint: str
     run: str
     nonce: str = field(repr=False)
 
     def charging(self, charges: int) -> AbstractContextManager[None]:
         """Hold the account while the ``charges``-th release is charged; raises ``AccountError`` where it may not be."""
-        return self.account.charging(self.fingerprint, self.run, self.nonce, charges)
+        return self.account.charging(self.run, self.nonce, charges)
+
+    def sealing(self, seals: int, digest: str) -> AbstractContextManager[None]:
+        """The same while the ``seals``-th result is sealed."""
+        return self.account.sealing(self.run, self.nonce, seals, digest)
 
 
 def account_of(config: Config, directory: Path, *, home: bool = False) -> PrivacyAccount | PublicData:
@@ -119,60 +158,107 @@ def enter(
     run: str,
     plan: SpendingPlan,
     prepared: PreparedMarket,
-    charges: int,
+    progress: Progress,
 ) -> Entrance:
     """What a market knows once a run was let in; ``None`` lets in a rehearsal, whose results are thrown away."""
     if account is None:
         return Entrance("", [])
     if isinstance(account, PublicData):
-        return Entrance(data_fingerprint(account, prepared), [])
-    return enter_account(account, directory, run, plan, prepared, charges)
+        return Entrance(data_fingerprint(account, run, prepared), [])
+    return enter_account(account, directory, run, plan, prepared, progress)
 
 
 def enter_account(
-    account: PrivacyAccount, directory: Path, run: str, plan: SpendingPlan, prepared: PreparedMarket, charges: int
+    account: PrivacyAccount, directory: Path, run: str, plan: SpendingPlan, prepared: PreparedMarket, progress: Progress
 ) -> Entrance:
-    """Enter a start of a run whose ledger has charged so many releases, before it spends anything.
+    """Enter a start of a run whose ledger has come so far, before it spends anything.
 
     The nonce of each start is kept before it is entered, as one that may have been, and again after: whenever the
-    process is killed, the state knows the account's latest nonce, unless another copy of the state went on.
+    process is killed, the state knows the account's latest nonce, unless another copy of the state went on. Which
+    courses the state has gone through is kept after: a kill in between leaves one that it does not know, and so one
+    that begins.
+
+    A charge in hand is computed once more under its key, which is the same computation only on the same kind of
+    machine. On another one the rest of the run is entered as a course of its own, which charges and draws anew.
     """
     market = prepared.whole.market
-    path = _state_file(directory, market.name)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": {}}
+    path, here = _state_file(directory, market.name), computing_kind()
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": []}
     rows = _pairs(market)
-    fingerprint, nonce = account.fingerprint(rows), secrets.token_hex(16)
-    elsewhere = heard_of(account.others, rows)
-    known = list(kept["nonces"])
-    write_json(path, {**kept, "nonces": [*known, nonce]})
-    started = account.start(
-        fingerprint,
-        planned_spending(run, plan),
-        known=known,
-        nonce=nonce,
-        market=market.name,
-        charges=charges,
+    state = RunState(
+        nonce=secrets.token_hex(16),
+        known=list(kept["nonces"]),
         begun=bool(kept["courses"]),
-        elsewhere=elsewhere,
+        charges=progress.charges,
+        seals=progress.seals,
+        moved=moved(directory, market.name, progress.in_hand),
+    )
+    write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
+    elsewhere = heard_of(account.others, rows, market.name)
+    started = account.start(
+        account.fingerprint(rows), planned_spending(run, plan), state, market=market.name, elsewhere=elsewhere
     )
     courses = kept["courses"]
-    if started.again or not courses:
-        courses = {**courses, str(len(courses)): {name: len(found) for name, found in started.known.items()}}
-    write_json(path, {"nonces": [nonce], "courses": courses})
-    # the runs before each course of this one, as they were when it began: notes never change
-    notes = [_note(_counted(account, started.known, counts)) for counts in courses.values()]
+    if started.course not in [one["id"] for one in courses]:
+        parted = courses[-1]["parted"] + started.parted if courses else 0
+        courses = [*courses, {"id": started.course, "lines": progress.lines, "parted": parted}]
+    write_json(path, {"nonces": [state.nonce], "courses": courses, "machine": here})
     return Entrance(
-        data_fingerprint(account, prepared), notes, len(courses) - 1, Standing(account, fingerprint, run, nonce)
+        data_fingerprint(account, run, prepared),
+        # the runs before each course of this one, as they were when it began: notes never change
+        [_note(started.before[one["id"]]) for one in courses if one["id"] in started.before],
+        courses[-1]["parted"],
+        courses[-1]["lines"],
+        Standing(account, run, state.nonce),
     )
 
 
-def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket) -> Outlook:
-    """What the account will say of a run that is about to begin or to go on; enters nothing."""
+def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarket) -> None:
+    """Enter what trains on a market's rows, outside of a federation's run, without a budget; before it trains.
+
+    No later report on these rows then claims a bound. What is nobody's is entered nowhere.
+
+    Args:
+        config: where the rows are, and which account the user names.
+        directory: where the result goes.
+        prepared: the market.
+
+    Raises:
+        AccountError: the account cannot be read or written.
+    """
+    account, rows = account_of(config, directory), _pairs(prepared.whole.market)
+    if isinstance(account, PublicData):
+        return
+    raw: DpEvent = NonPrivateDpEvent()
+    spending = Spending(secrets.token_hex(16), dict.fromkeys(DECRYPTED_VIEWS, raw), markets=1)
+    market = prepared.whole.market.name
+    elsewhere = heard_of(account.others, rows, market)
+    state = RunState(secrets.token_hex(16))
+    account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
+
+
+def moved(directory: Path, market: str, last: int) -> bool:
+    """Whether a charge is in hand, the ``last`` in its ledger, that was made on a machine of another kind."""
+    path = _state_file(directory, market)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    of_this_course = bool(kept.get("courses")) and last >= kept["courses"][-1]["lines"]
+    return of_this_course and kept.get("machine") != computing_kind()
+
+
+def foresee(
+    account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket, *, again: bool = False
+) -> Outlook:
+    """What the account will say of a run that is about to begin or to go on; enters nothing.
+
+    ``again``: with a charge in hand that is not redone here, so that the rest is another course.
+    """
     own = planned_spending(run, plan)
-    rows = _pairs(prepared.whole.market)
+    market = prepared.whole.market
+    rows = _pairs(market)
     here = [one for one in (account, *account.others) if one.path.is_file()]
-    known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows) if here else []
-    earlier = [spending for spending in known if spending.run != own.run]
+    known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
+    courses = [spending for spending in known if spending.run == own.run]
+    earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
     claimed = [view for view in CLAIMS[plan.config.privacy.protect] if view in DECRYPTED_VIEWS]
     unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
     if unbounded or plan.epsilon is None:
@@ -182,18 +268,10 @@ def foresee(account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: Pre
     return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
 
 
-def _counted(account: PrivacyAccount, known: Mapping[str, list[Spending]], counts: Mapping[str, int]) -> list[Spending]:
-    gone = [name for name, count in counts.items() if len(known.get(name, ())) < count]
-    if gone:
-        raise AccountError(
-            f"{account.path}: an account whose runs were counted when this one began is gone (its key has the hash "
-            f"{gone[0][:16]}): restore it, or start a new run"
-        )
-    return [found for name, count in sorted(counts.items()) for found in known[name][:count]]
+def data_fingerprint(account: PrivacyAccount | PublicData | AccountKey, run: str, prepared: PreparedMarket) -> str:
+    """Hash of every row, with rating and time, and of their order, under a key of the run that the account's gives.
 
-
-def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMarket) -> str:
-    """Hash, under the account's key, of every row, with rating and time, and of their order.
+    It stands in the run's ledger, which is handed out: of two runs it does not say whether any row changed between.
 
     The latest of two rows of one time is the one that comes last.
     """
@@ -202,7 +280,7 @@ def data_fingerprint(account: PrivacyAccount | PublicData, prepared: PreparedMar
     pairs = zip(_pairs(market), rest, strict=True)
     rows = [pair + _encoded(repr(rating), repr(time)) for pair, (rating, time) in pairs]
     read = [] if market.reading is None else [_encoded("read") + market.reading.line]
-    return account.fingerprint([*rows, *read], ordered=True)
+    return account.fingerprint([*rows, *read], ordered=True, run=run)
 
 
 def _pairs(market: Market) -> list[bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmm_secure.federation.canaries import RunCanaries
 from fedmm_secure.federation.door import Door
 from fedmm_secure.federation.messages import Header
 from fedmm_secure.federation.round_client import RoundClient
@@ -21,6 +22,7 @@ from fedmm_secure.randomness import torch_generator
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.dp_sgd import NoisedSteps
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ClientPlan:
         warm_up_rounds: first rounds, in which DP training reads no user row.
         spending: what its releases spend.
         norm: largest Euclidean norm of an update, None where nothing bounds it.
+        canaries: in spare coordinates of the noised steps, if any.
     """
 
     market: str
@@ -42,6 +45,13 @@ class ClientPlan:
     warm_up_rounds: int
     spending: SpendingPlan
     norm: float | None = None
+    canaries: RunCanaries | None = None
+
+    def spare(self, count: int, round: int) -> Spare:
+        """Spare coordinates of each of a round's steps."""
+        if self.canaries is None or not count:
+            return Spare(count)
+        return self.canaries.spare(count, self.spending, self.stage, round)
 
 
 class MarketClient(RoundClient):
@@ -67,10 +77,14 @@ class MarketClient(RoundClient):
         if self.spending.sends_gradient(round):
             if source is None:
                 raise ValueError("a part of the noise needs randomness")
-            return self.trainer.gradient_round(generator, source)
-        steps = self.trainer.train_round(generator, warm_up=round < self.plan.warm_up_rounds, noise=source)
+            return self.trainer.gradient_round(generator, source, self._spare(round))
+        warm_up = round < self.plan.warm_up_rounds
+        steps = self.trainer.train_round(generator, warm_up=warm_up, noise=source, spare=self._spare(round))
         movement = (self._codebook() - self._start).ravel().astype(np.float64)
         return steps, self.door.channel.codec.encode(self._bounded(movement))
+
+    def _spare(self, round: int) -> Spare:
+        return self.plan.spare(0 if self.trainer.private is None else self.trainer.private.spare, round)
 
     def _bounded(self, delta: np.ndarray) -> np.ndarray:
         """Scale down to the norm that all markets agreed on; after the noise, so that it is post-processing."""

@@ -20,6 +20,7 @@ from fedmm_secure.config import Config, configuration_hash
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
+from fedmm_secure.federation.canaries import CANARIES, kept_nonce
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.private_record import commitment, committed, make_salt, private_name, read_salt
 from fedmm_secure.federation.transcript import Record
@@ -51,7 +52,7 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
             problem = "other markets"
         elif isinstance(account, PrivacyAccount) and not account.path.is_file():
             problem = f"rows that cannot be compared: {account.path} is missing"
-        elif opening.get("data") != data_fingerprint(account, prepared):
+        elif opening.get("data") != data_fingerprint(account, str(opening.get("run")), prepared):
             problem = f"other rows of market {name}"
         if problem:
             raise RunDirectoryError(f"{directory}: holds a finished run of {problem}; choose another directory")
@@ -78,6 +79,8 @@ def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, 
                 "transcript": transcript_digest(federation.transcript.records),
                 "lines": door.ledger.length + 1,
             }
+            nonce = kept_nonce(door.ledger.opening, RunDirectory(directory).charges(market))
+            statement |= {} if nonce is None else {CANARIES: nonce.hex()}
             signer = federation.signers[market]
             text = closing_text(market, federation.run, door.ledger.head, statement)
             door.close({**statement, "card": asdict(signer.card), "signature": signer.sign(text).hex()})

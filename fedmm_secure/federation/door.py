@@ -3,15 +3,16 @@
 **A release is a transaction.** ``begin`` checks all that can be checked, refuses what the budget does not allow, makes
 the key of the release's randomness and writes the *charge*; only then may private rows be read. What was computed is
 kept, then the *seal* with its digest is written, then the key is erased, and only then is anything sent. A crash
-leaves a charge without a seal: it is redone with the same key and the same data, which is the same computation and
-not a second one. So computations with distinct keys never outnumber charges: a crash can over-count, never
-under-count.
+leaves a charge without a seal: it is redone with the same key and the same data on the same kind of machine, which is
+the same computation and not a second one. So computations with distinct keys never outnumber charges: a crash can
+over-count, never under-count. Nor does one key have two results: the account lets one process seal, and one result;
+what another course of the run had in hand is charged anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ import numpy as np
 from dp_accounting.dp_event import NoOpDpEvent
 
 from fedmm_secure.errors import LostResultError
-from fedmm_secure.federation.account import Standing
+from fedmm_secure.federation.account import Entrance
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
 from fedmm_secure.federation.messages import Header, MessageError, pack
 from fedmm_secure.federation.orders import Order, Place
 from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.transactions import Result, Transaction
 from fedmm_secure.federation.transcript import METER, OWN_UPDATE, PUBLICATION, SUM, UPDATE, Transcript
 from fedmm_secure.guarantee.releases import Release
@@ -34,8 +36,8 @@ from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerError
 from privacy.aggregation import Binding, FixedPointCodec, ForgedSumError, MarketAggregator
 from privacy.aggregation.base import IntVector
 from privacy.aggregation.identities import Identity
-from privacy.files import KeyFileError, erase, read_secret, write_atomic, write_secret
-from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
+from privacy.files import KeyFileError, write_atomic
+from privacy.mechanisms.randomness import NoiseSource
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,9 @@ class Door:
         wide: the same by stage, for those whose updates have another length.
         agreement: what all markets of the run have agreed to.
         transcript: what each party sees.
-        keys: directory for keys of releases in hand.
-        data: keyed fingerprint of the market's rows.
-        noise_seed: for tests: keys follow from it, which is unfit for compliance.
-        standing: the run's place in its privacy account, where each charge is taken down; None for a rehearsal.
+        keys: of the randomness of releases in hand.
+        entrance: how the run's privacy account let it in: the fingerprint of the rows, where charges and seals are
+            taken down, and which charges a course before this one made; None for a rehearsal.
     """
 
     def __init__(
@@ -88,10 +89,8 @@ class Door:
         agreement: Agreement,
         transcript: Transcript,
         own: PrivateRecord,
-        keys: Path,
-        data: str = "",
-        noise_seed: int | None = None,
-        standing: Standing | None = None,
+        keys: ReleaseKeys,
+        entrance: Entrance | None = None,
         wide: Mapping[str, Channel] | None = None,
     ) -> None:
         self.market = market
@@ -99,8 +98,7 @@ class Door:
         self.budget = budget
         self.channel, self.agreement, self._wide = channel, agreement, dict(wide or {})
         self._transcript, self.own = transcript, own
-        self._keys, self._data, self._noise_seed = keys, data, noise_seed
-        self._standing = standing
+        self._keys, self._entrance = keys, entrance or Entrance("", [])
 
     def note(self, release: Release) -> None:
         """Enter a stage that draws nothing and stays in the market, but is built upon; once a stage."""
@@ -108,40 +106,65 @@ class Door:
         if entry not in self.ledger.entries:
             self.ledger.note(entry)
 
-    def begin(self, release: Release) -> Transaction:
+    def begin(self, release: Release, kept: Iterable[Path] = ()) -> Transaction:
         """Charge a release, or find its charge; private rows may be read for it when this returns.
+
+        Args:
+            release: what it is.
+            kept: files in which its result is kept; what stands there without a charge is of one that was given up,
+                and goes.
 
         Raises:
             BudgetExceededError: the budget does not allow it; nothing was written.
             LostResultError: it was charged, and the key of its randomness is gone.
             RunEndedError: the run has ended here.
+            AccountError: the run was started elsewhere since.
         """
         self.agreement.require_open()
-        for charge in self.ledger.charges:
-            if charge.entry.identity == release.identity:
-                if charge.entry != self._entry(release):
-                    raise LedgerError(f"{self.ledger.path}:{charge.line}: charged as another release than is asked for")
-                if charge.sequence not in self.ledger.seals:
-                    with self._charging(len(self.ledger.charges)):
-                        pass  # it may have been interrupted between the ledger and the account
-                return self._transaction(charge)
+        before = [charge for charge in self.ledger.charges if charge.entry.identity == release.identity]
+        for charge in filter(self.stands, before):
+            if charge.entry != self._entry(release):
+                raise LedgerError(f"{self.ledger.path}:{charge.line}: charged as another release than is asked for")
+            if charge.sequence not in self.ledger.seals:
+                with self._charging(len(self.ledger.charges)):
+                    pass  # it may have been interrupted between the ledger and the account
+            return self._transaction(charge)
         self.ledger.ready()
-        self.budget.refuse_overspending(self.ledger.entries, self._entry(release))
+        self.budget.refuse_overspending(self._of_this_course(), self._entry(release))
+        for path in kept:
+            path.unlink(missing_ok=True)
+        for charge in before:
+            self._keys.erase(charge)
         # ledger first, account second: rows are read after both, so the account never knows of fewer than were read for
         with self._charging(len(self.ledger.charges) + 1):
-            key = self._make_key(release)
+            key = self._keys.make(release, self.ledger)
             digest = hashlib.sha256(key).hexdigest() if key else ""
-            reads_rows = self._data if not isinstance(release.event, NoOpDpEvent) else ""
+            reads_rows = self._entrance.data if not isinstance(release.event, NoOpDpEvent) else ""
             charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
+            self._keys.charged(self.ledger)
         return Transaction(charge, None, key)
 
+    def _of_this_course(self) -> list[Entry]:
+        """Entries that the budget is held against: what was given up is stated as spent, and of the course before."""
+        given_up = [id(charge.entry) for charge in self.ledger.charges if not self.stands(charge)]
+        return [entry for entry in self.ledger.entries if id(entry) not in given_up]
+
     def _charging(self, charges: int) -> AbstractContextManager[None]:
-        return nullcontext() if self._standing is None else self._standing.charging(charges)
+        standing = self._entrance.standing
+        return nullcontext() if standing is None else standing.charging(charges)
+
+    def stands(self, charge: Charge) -> bool:
+        """Whether a charge is of this course, or was sealed: what was in hand when another began is not redone.
+
+        A copy of it may be computed elsewhere, or it was begun on a machine that rounds otherwise: two results of one
+        key differ by nothing but what they are of. It stays charged, and is charged anew under another key.
+        """
+        return charge.sequence in self.ledger.seals or charge.sequence >= self._entrance.inherited
 
     def charged(self, stage: str, round: int) -> Transaction | None:
         """The first transaction of a round, which paid for its training; None if there is none yet."""
         for charge in self.ledger.charges:
-            if (charge.entry.stage, charge.entry.round) == (stage, round):
+            if (charge.entry.stage, charge.entry.round) == (stage, round) and self.stands(charge):
                 return self._transaction(charge)
         return None
 
@@ -149,10 +172,15 @@ class Door:
         seal = self.ledger.seals.get(charge.sequence)
         if seal is not None:
             return Transaction(charge, seal.digest)
-        return Transaction(charge, None, self._key_of(charge))
+        return Transaction(charge, None, self._keys.of(charge, self.ledger.path))
 
     def seal(self, transaction: Transaction, digest: str, meter: IntVector | None = None) -> None:
-        """Say what a charge was spent on, and erase its key; the result has been kept before."""
+        """Say what a charge was spent on, and erase its key; the result has been kept before.
+
+        Raises:
+            AccountError: the run was started elsewhere since, or the account knows of another result.
+            LostResultError: it was sealed with another one.
+        """
         data = b"" if meter is None else meter.astype("<i8").tobytes()
         if transaction.digest is not None:
             if transaction.digest != digest:
@@ -160,8 +188,11 @@ class Door:
                     f"{self.ledger.path}:{transaction.charge.line}: sealed with another result than is there now"
                 )
         else:
-            self.ledger.seal(transaction.charge, digest, hashlib.sha256(data).hexdigest() if data else "")
-        erase(self._key_path(transaction.charge.key))
+            standing = self._entrance.standing
+            # account first, ledger second: what a ledger has sealed may be out, and no copy may seal another result
+            with nullcontext() if standing is None else standing.sealing(len(self.ledger.seals) + 1, digest):
+                self.ledger.seal(transaction.charge, digest, hashlib.sha256(data).hexdigest() if data else "")
+        self._keys.erase(transaction.charge)
         if data:
             self._record(transaction.charge.entry, METER, data, "release")
 
@@ -177,8 +208,8 @@ class Door:
             BudgetExceededError: the budget does not allow it.
             LostResultError: it was sealed, and the file is gone or changed.
         """
-        transaction = self.begin(release)
         meter_file = keep.with_name(f"{keep.name}.meter")
+        transaction = self.begin(release, (keep, meter_file))
         if transaction.digest is None and not keep.is_file():
             found = compute(transaction.source)
             if found.meter is not None:
@@ -338,43 +369,14 @@ class Door:
         """The ledger's last line; keys of what was charged and never finished are erased."""
         if self.ledger.closing is None:
             self.ledger.close(statement)
-        for path in self._keys.glob("*.key"):
-            erase(path)
+        self._keys.erase_all()
 
     def spent(self) -> float:
         """ε that the budget's stages have spent so far, rounded up a little; ``inf`` without DP."""
         return self.budget.spent(self.ledger.entries)
 
     def _entry(self, release: Release) -> Entry:
-        return release.entry(self.market, delta=self.budget.delta, seeded=self._noise_seed is not None)
-
-    def _make_key(self, release: Release) -> bytes | None:
-        """A fresh key, on the disk before the charge that names its hash."""
-        if not release.draws:
-            return None
-        if self._noise_seed is None:
-            source = NoiseSource.from_entropy()
-        else:
-            source = NoiseSource.from_seed(self._noise_seed).derive(self.market, *map(str, release.identity))
-        key = source.words(KEY_BYTES // 8).tobytes()
-        write_secret(self._key_path(hashlib.sha256(key).hexdigest()), key, replace=True)
-        return key
-
-    def _key_of(self, charge: Charge) -> bytes | None:
-        if not charge.key:
-            return None
-        path = self._key_path(charge.key)
-        key = read_secret(path) if path.exists() else b""
-        if hashlib.sha256(key).hexdigest() != charge.key:
-            raise LostResultError(
-                f"{path}: the key that line {charge.line} of {self.ledger.path} was charged for is gone; what it "
-                "would draw cannot be drawn again: restore it, or start a new run"
-            )
-        return key
-
-    def _key_path(self, digest: str) -> Path:
-        """A key's file has its hash for a name: that of one charge never takes the place of another's."""
-        return self._keys / f"{digest[:32]}.key"
+        return release.entry(self.market, delta=self.budget.delta, seeded=self._keys.seeded)
 
     def _record(self, release: Release | Entry, kind: str, data: bytes, visible_to: str, receivers: int = 0) -> None:
         self._transcript.add_release(

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, enter, foresee
+from fedmm_secure.federation.account import Outlook, Progress, enter, foresee, in_hand, moved
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
+from fedmm_secure.federation.canaries import RunCanaries, committed_canaries, run_canaries
 from fedmm_secure.federation.client import ClientPlan, MarketClient
+from fedmm_secure.federation.coins import Coins, CoinsAwaitedError
 from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.members import Membership, MeteredMarket, load_masks, local_ceremony
+from fedmm_secure.federation.opening import commitments, known_catalogue
 from fedmm_secure.federation.orders import Start
 from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.guarantee.mechanisms import dp_sgd
@@ -33,8 +35,7 @@ from fedmm_secure.guarantee.stages import QUANTIZER, scheduled, seed_stage
 from fedmm_secure.quantization.build import make_trainer
 from fedmm_secure.quantization.training import PartOfNoise, PrivateSettings
 from fedmm_secure.storage.files import remove_unfinished
-from fedmm_secure.storage.layout import ENVIRONMENT_FILE, RunDirectory
-from fedmm_secure.storage.provenance import code_version
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
@@ -43,6 +44,7 @@ from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
 from privacy.aggregation.identities import Identity
 from privacy.files import erase, write_atomic, write_json
 from privacy.mechanisms.meter import spare_coordinates
+from privacy.mechanisms.spare import Spare
 
 
 def run_id(state: Path) -> str:
@@ -70,6 +72,7 @@ class Federation:
         signers: by market of this process, who signs the ledger's last line.
         course: 0, and one more for each time that an old copy of the run's state was resumed.
         account: where the run is entered, or what stands for it where the rows are nobody's; None for a rehearsal.
+        canaries: by market, where the configuration asks for any.
     """
 
     config: Config
@@ -84,6 +87,12 @@ class Federation:
     signers: Mapping[str, Identity] = field(repr=False)
     course: int = 0
     account: PrivacyAccount | PublicData | None = None
+    canaries: Mapping[str, RunCanaries] = field(default_factory=dict)
+
+    def spare(self, market: str, count: int, stage: str) -> Spare:
+        """Spare coordinates of a release, with its canaries if there are any."""
+        found = self.canaries.get(market)
+        return Spare(count) if found is None else found.spare(count, self.plans[market], stage)
 
     def commitments(self, markets: Mapping[str, PreparedMarket]) -> dict[str, str]:
         """Keyed hash of each market's test candidates: equal for two runs of one account that ranked the same ones.
@@ -177,6 +186,7 @@ def open_federation(
 
     Raises:
         LedgerError: the run was begun with another configuration, on other data, or by other code.
+        CoinsAwaitedError: its ledgers are open, and an auditor's coins are not there yet.
     """
     remove_unfinished(directory)
     layout, server = RunDirectory(directory), None
@@ -194,17 +204,24 @@ def open_federation(
     check_bundle(bundle, plan, first.directory.path)
     write_json(layout.transcript / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(layout.transcript)
-    doors, masks, plans, course = {}, {}, {}, 0
+    doors, masks, plans, course, awaited = {}, {}, {}, 0, list[str]()
     for name, prepared in markets.items():
         member, ledger = members[name], Ledger(layout.ledger(name))
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = enter(account, directory, run, plans[name], prepared, len(ledger.charges))
-        ledger.open(commitments(run, plans[name], _known_catalogue(config, prepared), bundle, directory, entrance.data))
-        masks[name] = load_masks(name, mask_file(directory, name, entrance.course), _masked_before(run, ledger))
-        course = max(course, entrance.course)
-        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.course)
+        entrance = enter(account, directory, run, plans[name], prepared, Progress.of(ledger))
+        coins, catalogue = Coins.of(config, name, run, layout), known_catalogue(config, prepared)
+        toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses)
+        toss |= committed_canaries(config, ledger.opening, layout.charges(name))
+        ledger.open(commitments(run, plans[name], catalogue, bundle, directory, entrance.data) | toss)
+        chain = None if coins is None else coins.chain(ledger, plans[name].delta, layout.coins)
+        if coins is not None and chain is None:
+            awaited.append(name)
+            continue
+        masks[name] = load_masks(name, mask_file(directory, name, entrance.parted), _masked_before(run, ledger))
+        course = max(course, entrance.parted)
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.parted)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(
@@ -216,16 +233,18 @@ def open_federation(
             agreement=agreement,
             transcript=transcript,
             own=PrivateRecord(directory, name),
-            keys=layout.charges(name),
-            data=entrance.data,
-            noise_seed=config.privacy.noise_seed,
-            standing=entrance.standing,
+            keys=ReleaseKeys(name, layout.charges(name), config.privacy.noise_seed, chain),
+            entrance=entrance,
         )
         if ledger.closing is None:
             for release in entrance.earlier:
                 doors[name].note(release)
+    if awaited and config.audit.replay is not None:
+        raise CoinsAwaitedError(directory, config.audit.replay.card, awaited)
     signers = {name: signer or members[name].identity for name in markets}
-    return Federation(config, directory, run, bundle, doors, masks, plans, transcript, server, signers, course, account)
+    canaries = run_canaries(config, run, {name: door.ledger for name, door in doors.items()}, layout)
+    parties = (bundle, doors, masks, plans, transcript, server, signers)
+    return Federation(config, directory, run, *parties, course, account, canaries)
 
 
 def _channel(plan: AggregationPlan, member: Membership, bundle: Bundle, run: str, masks: PairwiseMasks) -> Channel:
@@ -258,8 +277,10 @@ def look_ahead(
     sizes, run = market_sizes(config, sorted(markets), markets), run_id(layout.state)
     for name, prepared in markets.items():
         path = layout.ledger(name)
-        solved = read_ledger(path).opening.get("noise") if path.is_file() else None
-        found[name] = foresee(account, run, SpendingPlan.of(config, name, sizes, solved), prepared)
+        begun = read_ledger(path) if path.is_file() else None
+        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
+        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals))
+        found[name] = foresee(account, run, plan, prepared, again=again)
     return found
 
 
@@ -291,34 +312,6 @@ def market_sizes(
         if found.setdefault(name, own) != own:
             raise ConfigError(f"market {name}: the federation's bundle states {found[name]}, the data have {own}")
     return {name: found.get(name, UNKNOWN) for name in names}
-
-
-def _known_catalogue(config: Config, prepared: PreparedMarket) -> dict[str, Any]:
-    return {"kind": config.catalogue} if config.catalogue == "discovered" else prepared.catalogue.stated()
-
-
-def commitments(
-    run: str, plan: SpendingPlan, catalogue: Mapping[str, Any], bundle: Bundle, directory: Path, data: str
-) -> dict[str, Any]:
-    """What a ledger's first line commits to: all that a run is given."""
-    environment = directory / ENVIRONMENT_FILE
-    return {
-        "run": run,
-        "market": plan.market,
-        "configuration": configuration_hash(plan.config).hex(),
-        "data": data,
-        "synthetic": plan.config.data.synthetic is not None,  # nobody's rows, which no account knows of
-        "users": plan.size.users,
-        "items": plan.size.items,
-        "catalogue": dict(catalogue),
-        "delta": plan.delta,
-        "noise": dict(plan.noise),
-        "sizes": {name: asdict(size) for name, size in plan.sizes.items()},
-        "federation": bundle.digest,
-        "code": code_version(),
-        "environment": hashlib.sha256(environment.read_bytes()).hexdigest() if environment.is_file() else "",
-        "seeded": plan.config.privacy.noise_seed is not None,
-    }
 
 
 def mask_file(directory: Path, market: str, course: int = 0) -> Path:
@@ -354,6 +347,7 @@ def make_clients(
             warm_up_rounds=config.federation.warm_up_rounds,
             spending=federation.plans[name],
             norm=config.aggregation.norm,
+            canaries=federation.canaries.get(name),
         )
         private = _private_settings(federation.plans[name])
         trainer = make_trainer(config, embedding, seed, private, extra_rows.get(name))

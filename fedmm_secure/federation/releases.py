@@ -16,6 +16,7 @@ import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, release_counts
+from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
 from fedmm_secure.data.catalogue import Catalogue
@@ -39,6 +40,7 @@ from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 def discover_catalogues(
@@ -76,7 +78,8 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
 
     def draw_counts(noise: NoiseSource) -> Result:
         choices, times = config.privacy.contribution, config.times_counted
-        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=ENOUGH)
+        spare = federation.spare(market.name, ENOUGH, COUNTS)
+        found = release_counts(market, train, choices, plan.noise[COUNTS], noise, times=times, spare=spare)
         return Result(arrays_bytes(found.to_arrays()), found.spare)
 
     counts = ItemCounts.from_arrays(read_arrays(door.perform(plan.counts(), draw_counts, store.path(COUNTS))))
@@ -86,7 +89,9 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
-        spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
+        spare: int | Spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
+        if embedding.uses_gram:  # subspace iteration has noise alone in spare coordinates
+            spare = federation.spare(market.name, ENOUGH, EMBEDDING)
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
@@ -135,10 +140,19 @@ def begin_ctr(federation: Federation, market: str) -> dict[int, Transaction]:
     """
     door, plan = federation.doors[market], federation.plans[market]
     if federation.config.private_ctr:
-        return {seed: door.begin(plan.ctr(seed)) for seed in federation.config.seed}
+        return {
+            seed: door.begin(plan.ctr(seed), _kept_of_ctr(federation, market, seed)) for seed in federation.config.seed
+        }
     for seed in federation.config.seed:
         door.note(plan.raw_ctr(seed))
     return {}
+
+
+def _kept_of_ctr(federation: Federation, market: str, seed: int) -> tuple[Path, ...]:
+    """Where the training of a CTR model leaves what it computed: model, spare values, predictions."""
+    layout = RunDirectory(federation.directory)
+    predictions = Store(layout.kept_predictions(market)).path(f"{CONFIGURED}-{seed}")
+    return layout.ctr(market, seed), layout.meter(market, seed), predictions
 
 
 def private_training(federation: Federation, market: str, begun: Mapping[int, Transaction]) -> PrivateTraining | None:
@@ -148,7 +162,10 @@ def private_training(federation: Federation, market: str, begun: Mapping[int, Tr
     plan = federation.plans[market]
     return PrivateTraining(
         noise_multiplier=plan.noise[CTR],
-        spare=spare_coordinates(plan.stages[CTR].steps),
+        spares={
+            seed: federation.spare(market, spare_coordinates(plan.stages[CTR].steps), plan.ctr(seed).stage)
+            for seed in begun
+        },
         keys={seed: found.key for seed, found in begun.items() if found.digest is None},
         meters={seed: _ctr_meter(federation.directory, market, seed) for seed in begun},
         seeded=federation.config.privacy.noise_seed is not None,

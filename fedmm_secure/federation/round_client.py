@@ -111,6 +111,7 @@ class RoundClient(ABC):
                 values, meter = self._computed(order.round, first)
                 self._pending = {
                     "round": order.round,
+                    "charge": first.charge.sequence,
                     "values": torch.from_numpy(values),
                     "meter": None if meter is None else torch.from_numpy(meter),
                     "attempt": None,
@@ -182,6 +183,19 @@ class RoundClient(ABC):
         self.take(message)
         return self.settle()
 
+    # -- again, for an auditor -----------------------------------------------------------------------------------------
+
+    def replay(self, paid: Transaction, header: Header, total: IntVector) -> tuple[IntVector, IntVector | None]:
+        """Compute a round's update and its spare values again, send nothing, and go on with the sum that was taken."""
+        found = self._computed(header.round, paid)
+        self.follow(header, total)
+        return found
+
+    def follow(self, header: Header, total: IntVector) -> None:
+        """Go on with the sum ``(length,)`` of a round that this market was not in."""
+        self._move(header, total)
+        self.next_round = header.round + 1
+
     # -- kept state ----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -191,12 +205,27 @@ class RoundClient(ABC):
         self._load()
 
     def _keep(self, pending: dict[str, Any]) -> None:
+        """The update in hand, and what it moved, beside the state that the round began with."""
         self._pending = pending
-        self._save()
+        write_atomic(self._pending_file, torch_bytes({**self._kept(), "pending": pending}))
 
     def _save(self) -> None:
-        state = {**self._kept(), "next_round": self.next_round, "pending": self._pending}
-        write_atomic(self._state_file, torch_bytes(state))
+        write_atomic(self._state_file, torch_bytes({**self._kept(), "next_round": self.next_round}))
+        self._pending_file.unlink(missing_ok=True)  # of a round before, if it is still there
+
+    @property
+    def _pending_file(self) -> Path:
+        return self._state_file.with_suffix(".pending.pt")
+
+    def _in_hand(self) -> dict[str, Any] | None:
+        """What ``_keep`` kept of the round that this market is in, if it was computed for a charge that stands."""
+        if not self._pending_file.exists():
+            return None
+        kept: dict[str, Any] = torch.load(self._pending_file, weights_only=True)
+        pending = kept["pending"]
+        paid = self.door.charged(*self.place)
+        ours = paid is not None and (pending["round"], pending["charge"]) == (self.next_round, paid.charge.sequence)
+        return kept if ours else None
 
     def _restore(self) -> None:
         """After a failure, the state that was kept last; before anything else happens."""
@@ -207,5 +236,6 @@ class RoundClient(ABC):
     def _load(self) -> None:
         state = torch.load(self._state_file, weights_only=True)
         self.next_round = state["next_round"]
-        self._pending = state["pending"]
-        self._take_up(state)
+        kept = self._in_hand()
+        self._pending = None if kept is None else kept["pending"]
+        self._take_up(state if kept is None else kept)

@@ -1,6 +1,7 @@
 """A market starts from what a federation left, its head and its frozen global codebook, before it is a party of it.
 
-Of the market's own rows the head knows features alone; nothing of the market leaves it.
+Of the market's own rows the head knows features alone; nothing of the market leaves it. What is fitted is fitted to raw
+rows: it has no guarantee, and the account of the rows says so before they are read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config, DataConfig
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.account import enter_without_bound
 from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
 from fedmm_secure.guarantee.head_columns import BINS, NAMES
 from fedmm_secure.heads.examples import market_examples
@@ -28,6 +30,10 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
 RESULT = "joined.json"
+UNBOUNDED = (
+    "trained on the market's raw rows, and chosen by exact figures of them: nothing bounds what models, codes and "
+    "figures say of a user; the privacy account has it as a run without a budget"
+)
 FEDERATION, OWN, BOTH = "federation", "own", "both"
 
 
@@ -42,6 +48,8 @@ class Joined:
             says): the one of largest validation AUC.
         validation: AUC by which it was chosen.
         auc: of the test candidates, the order by counts (``popularity``) among them.
+        epsilon: None: there is no bound.
+        epsilon_note: why.
     """
 
     market: str
@@ -49,10 +57,16 @@ class Joined:
     chosen: str
     validation: dict[str, float]
     auc: dict[str, float]
+    epsilon: None = None
+    epsilon_note: str = UNBOUNDED
 
 
-def join_market(run: Path, config: Config, data: DataConfig, market: str, directory: Path) -> Joined:
+def join_market(
+    run: Path, config: Config, data: DataConfig, market: str, directory: Path, account: Path | None = None
+) -> Joined:
     """Fit what a market needs beside the federation's head; leaves models, codes and ``joined.json``.
+
+    It is entered in the account of the market's rows as a run without a budget.
 
     Args:
         run: directory of the federation's finished run.
@@ -60,8 +74,10 @@ def join_market(run: Path, config: Config, data: DataConfig, market: str, direct
         data: where the new market's rows are; the files of no other market are read.
         market: its name.
         directory: where the result goes; new, or empty.
+        account: the privacy account that its owner names; by default the user's.
 
     Raises:
+        AccountError: the account cannot be read or written; nothing was trained.
         ConfigError: the market is in that run, or the run is of a kind that nobody can join this way.
         DataError: the market's rows cannot be used.
         RunDirectoryError: the run has no head, or the directory is taken.
@@ -80,8 +96,11 @@ def join_market(run: Path, config: Config, data: DataConfig, market: str, direct
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; choose another --out")
     head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
-    own = config.model_copy(update={"data": config.data.model_copy(update=_place(data, market))})
+    place = config.data.model_copy(update=_place(data, market))
+    privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
+    own = config.model_copy(update={"data": place, "privacy": privacy})
     prepared = prepare_one(own.data, market)
+    enter_without_bound(own, directory, prepared)
     _codes(own, prepared, words, directory)
     write_atomic(RunDirectory(directory).head(market), arrays_bytes(head.to_arrays()))
     joined = _judged(own, prepared, head)

@@ -19,6 +19,7 @@ from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps, SharedGr
 from privacy.mechanisms.factored_sums import FactoredGradients, LinearGradient, Rule
 from privacy.mechanisms.per_example import BatchLoss
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,16 @@ class QuantizerTrainer:
             self._shared = SharedSteps(codewords, private.learning_rate)
 
     def train_round(
-        self, generator: torch.Generator, *, warm_up: bool, noise: NoiseSource | None = None
+        self,
+        generator: torch.Generator,
+        *,
+        warm_up: bool,
+        noise: NoiseSource | None = None,
+        spare: Spare | None = None,
     ) -> NoisedSteps:
         """One round of local training; a warm-up round reads no user row under DP, any other needs the round's noise.
+
+        ``spare`` sums of each step as in ``PrivateSettings``, by default, without canaries.
 
         ``generator`` shuffles rows: those that cost no budget or, without DP, all.
         """
@@ -116,15 +124,25 @@ class QuantizerTrainer:
             return _unnoised(loss)
         if noise is None:
             raise ValueError("a round on users' rows needs noise")
-        return self.private_steps(self.private.steps, noise)
+        return self.private_steps(self.private.steps, noise, spare=spare)
 
-    def private_steps(self, count: int, noise: NoiseSource, after: Callable[[], None] | None = None) -> NoisedSteps:
+    def private_steps(
+        self,
+        count: int,
+        noise: NoiseSource,
+        after: Callable[[], None] | None = None,
+        *,
+        spare: Spare | None = None,
+    ) -> NoisedSteps:
         """Noised steps alone; ``after`` follows each, while the noised gradients are there to be read."""
         if self._private_trainer is None or self.private is None:
             raise ValueError("noised steps need DP-SGD")
-        return self._private_trainer.steps(self._users, count, noise, after, spare=self.private.spare)
+        found = Spare(self.private.spare) if spare is None else spare
+        return self._private_trainer.steps(self._users, count, noise, after, spare=found)
 
-    def gradient_round(self, generator: torch.Generator, noise: NoiseSource) -> tuple[NoisedSteps, IntArray]:
+    def gradient_round(
+        self, generator: torch.Generator, noise: NoiseSource, spare: Spare | None = None
+    ) -> tuple[NoisedSteps, IntArray]:
         """One noised step on the local parameters; returns the noised gradient sum of the global codebook as well.
 
         The sum ``(n_codes · latent_dim,)`` is of integers, in units of ``PartOfNoise.step``, and carries this market's
@@ -136,7 +154,7 @@ class QuantizerTrainer:
         self._epochs(self._free, generator)
         with torch.no_grad():
             codewords.copy_(start)
-        found = self.private_steps(1, noise)
+        found = self.private_steps(1, noise, spare=spare)
         return found, found.shared[0]
 
     def apply_gradient(self, total: IntArray, unit: float) -> None:

@@ -20,7 +20,7 @@ from fedmm_secure.data.prepare import PreparedMarket, prepare_one, within
 from fedmm_secure.errors import DataError
 from fedmm_secure.guarantee.stages import CATALOGUE
 from fedmm_secure.recommending.accounts import accounts_of_rows, block, known_accounts, rows_of_frame
-from fedmm_secure.recommending.scorers import Published, ReleasedScorer, Scorer, TrainedScorer
+from fedmm_secure.results.scorers import Published, ReleasedScorer, Scorer, TrainedScorer
 from fedmm_secure.results.scoring import MarketScorer
 from fedmm_secure.storage.run_directory import read_config
 

@@ -161,6 +161,11 @@ class RunDirectory:
         return self.state / "charges" / market
 
     @property
+    def coins(self) -> Path:
+        """Coins of the auditor who is to replay the run, as they were handed in."""
+        return self.state / "coins.json"
+
+    @property
     def masks(self) -> Path:
         """Folder of the keys of pairwise masks."""
         return self.state / "masks"

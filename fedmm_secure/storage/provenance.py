@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -25,6 +27,11 @@ PACKAGES = (
 )
 _SOURCES = ("fedmm_secure", "privacy")  # what computes results, and the libraries that they rest on
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
+_TELLING = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")  # of /proc/cpuinfo
+_STEERING = (  # variables by which libraries choose other kernels, or share work out otherwise
+    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
+    "OPENBLAS_CORETYPE", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -50,6 +57,38 @@ def machine() -> dict[str, str]:
 
     vectors = torch.backends.cpu.get_cpu_capability()
     return {"system": platform.system(), "processor": platform.machine(), "vectors": vectors}
+
+
+def computing_kind() -> str:
+    """Hash of all that the last bits of a computation may hang on here: libraries, processor, vector units, threads.
+
+    A charge in hand is computed once more where this is the same. It is finer than ``machine``, which says what a
+    reader has to have: here a difference that may be none costs a charge, and one that is overlooked a guarantee.
+    """
+    found = {
+        **machine(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libc": platform.libc_ver(),
+        "features": _processor_features(),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "steered": {name: os.environ.get(name) for name in _STEERING},
+    }
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _processor_features() -> list[str]:
+    """What linear algebra chooses its kernels by: maker, model and flags, or the processor's name where none are told.
+
+    Every core of a machine is taken for one of the first core's kind.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
+    except OSError:
+        return [platform.processor()]
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    chosen = {name.strip(): value for name, value in told.items() if name.strip() in _TELLING}
+    return [f"{name}: {' '.join(sorted(value.split()))}" for name, value in sorted(chosen.items())]
 
 
 @cache

@@ -19,16 +19,39 @@ from typing import Any
 
 from privacy.accounting.account_file import AccountError, AccountFile, Body, digest_of
 from privacy.accounting.events import UnknownEventError
-from privacy.accounting.fingerprints import keyed_fingerprint
+from privacy.accounting.fingerprints import key_of_run, keyed_fingerprint
 from privacy.accounting.places import ChainHead
 from privacy.accounting.spendings import (
+    Course,
     Elsewhere,
     Entered,
     OfData,
     Spending,
+    of_same_data,
     spent_to_data,
     unite,
 )
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run's own files say of it when it starts or goes on.
+
+    Attributes:
+        nonce: a fresh one, which the files hold already.
+        known: nonces that were entered, or may have been.
+        begun: whether an account has let the run in before.
+        charges: releases that its ledger has charged.
+        seals: results that its ledger has sealed.
+        moved: whether it goes on on a machine that may not compute a charge in hand as the machine did that made it.
+    """
+
+    nonce: str
+    known: Collection[str] = ()
+    begun: bool = False
+    charges: int = 0
+    seals: int = 0
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,32 +59,41 @@ class Started:
     """What the account answers to a start or a resumption.
 
     Attributes:
-        known: what other runs on the same data spend that were entered before, here or, as far as this account has ever
-            heard, elsewhere: by the identity of the account that they were entered in, in an order that stays.
-        again: whether the run had gone on elsewhere since the state that it is resumed from: what it does from here on
-            is another run, and was entered as one.
+        course: which of the run's courses goes on from here, by the nonce that it was entered with.
+        before: by course of the run, up to this one, what runs spend that were known when it was entered, here or, as
+            far as this account had ever heard, elsewhere.
+        again: whether this course was entered now, and the run had others before.
+        parted: whether, when it was entered, another state of the run may have sent what this one does not know of.
     """
 
-    known: Mapping[str, list[Spending]]
+    course: str
+    before: Mapping[str, list[Spending]]
     again: bool
+    parted: bool
 
     @property
     def earlier(self) -> list[Spending]:
-        """All of them."""
-        return [one for found in self.known.values() for one in found]
+        """Of the course that goes on."""
+        return self.before[self.course]
 
 
 class PrivacyAccount:
-    """An append-only file, a line for each start of a run on a data set and for each release that it charges.
+    """An append-only file, a line for each start of a run on a market's data and for each charge and seal.
 
     Each start enters a nonce, which the run keeps beside its state. A resumption names the nonces it knows, and how
-    many releases its ledger has charged; if the account's latest nonce is among them, and the account knows of no more
-    charges, the same course goes on. Whatever else is resumed, a copy that was made earlier or a ledger that was lost,
-    draws noise of its own from there on, and is charged as another run. A process whose run was started elsewhere in
-    the meantime may charge nothing any more.
+    many releases its ledger has charged and sealed; if the account's latest nonce is among them, and the account knows
+    of no more, the same course goes on. Whatever else is resumed, a copy that was made earlier or a ledger that was
+    lost, draws noise of its own from there on, and is charged as another run; so is a charge in hand that another kind
+    of machine would compute otherwise. A process whose run was started elsewhere in the meantime may charge and seal
+    nothing any more.
+
+    A seal stands here before it stands in the ledger, with its digest. A ledger that lacks the last one (a kill between
+    the two) may seal that result, and no other: what is drawn from one key has one result.
 
     A start also takes down what other accounts held of the data at that time, as far as this one does not know it: what
     a run counts as earlier, its account knows too, wherever that was entered.
+
+    Which runs are on the same data is told by the market's name, and by its rows (``spendings.of_same_data``).
 
     Attributes:
         path: the file.
@@ -78,11 +110,14 @@ class PrivacyAccount:
         """Hash of the account's key: the same for each copy of it, wherever it lies."""
         return digest_of(self._file.key())
 
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False) -> str:
-        """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``."""
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
+        """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``.
+
+        That of a ``run`` has a key of its own: those of two runs do not say whether their rows are the same.
+        """
         with self._file.locked():
             key = self._file.begun()
-        return keyed_fingerprint(key, rows, ordered=ordered)
+        return keyed_fingerprint(key_of_run(key, run) if run else key, rows, ordered=ordered)
 
     def require_known(self) -> None:
         """Refuse a file that this machine never wrote as an account; see ``AccountFile.require_known``."""
@@ -92,12 +127,9 @@ class PrivacyAccount:
         self,
         fingerprint: str,
         spending: Spending,
+        state: RunState,
         *,
-        known: Collection[str],
-        nonce: str,
         market: str = "",
-        charges: int = 0,
-        begun: bool = False,
         elsewhere: Elsewhere | None = None,
     ) -> Started:
         """Enter a start of a run, before it spends anything.
@@ -105,11 +137,8 @@ class PrivacyAccount:
         Args:
             fingerprint: of the data.
             spending: what the run will have spent when it is over.
-            known: nonces that the state says were entered, or may have been.
-            nonce: a fresh one, which the state holds already.
+            state: what the run's own files say of it.
             market: whose data they are, by the name that it has in the run.
-            charges: releases that the run's ledger has charged.
-            begun: whether the state says that an account has let the run in before.
             elsewhere: what runs on the same data spend that other accounts hold.
 
         Raises:
@@ -117,49 +146,79 @@ class PrivacyAccount:
         """
         with self._file.locked():
             key = self._file.begun()
-            held, head = self._read(fingerprint, key)
-            courses = held.courses
-            mine = [one for one in courses if one.spending.run == spending.run and one.market in (market, None)]
-            if begun and not mine:
+            lines, head = self._file.bodies(key)
+            held = self._held(of_same_data(lines, market, [fingerprint]))
+            mine = [one for one in held.courses if one.entered.is_of(spending.run, market)]
+            if state.begun and not mine:
                 raise AccountError(
                     f"{self.path}: does not hold run {spending.run}, which was begun under another account, or on "
                     "other data: name that account in privacy.account, or start a new run"
                 )
-            going_on = next((one for one in mine if one.nonce in known and one.charges <= charges), None)
+            going_on = next((one for one in mine if _goes_on(one, state)), None)
+            course = None if state.moved else going_on  # that goes on as it is
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
-            line |= {"nonce": nonce, "charges": charges}
-            if going_on is None:
-                line |= spent_to_data(spending)
+            line |= {"nonce": state.nonce, "charges": state.charges}
+            if course is None:
+                parted = bool(mine) and (going_on is None or going_on.parted or going_on.seals > state.seals)
+                line |= {"seals": state.seals, "parted": parted, **spent_to_data(spending)}
             else:
-                line["follows"] = going_on.nonce
+                line["follows"], parted = course.nonce, course.parted
             if elsewhere is not None and (heard := held.unheard(elsewhere, digest_of(key))):
                 line["elsewhere"] = heard
             self._file.append(key, head, line)
-            before = list(courses if going_on is None else courses[: courses.index(going_on)])
-            held.take(line)
-        found = {identity: [one.spending for one in entered] for identity, entered in held.elsewhere.items()}
-        return Started(
-            {**found, digest_of(key): [course.spending for course in before]}, again=going_on is None and bool(mine)
-        )
+        lines, found = [*lines, (head.lines + 1, line)], state.nonce if course is None else course.first
+        before = {one: self._before(lines, one) for one in [*(one.first for one in mine), found]}
+        return Started(found, before, again=bool(mine) and course is None, parted=parted)
+
+    def _before(self, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:
+        """What was known when a course was entered, itself left out: the same whenever it is asked."""
+        entered = next(index for index, (_, body) in enumerate(lines) if _enters(body) and body["nonce"] == course)
+        body = lines[entered][1]
+        held = self._held(of_same_data(lines[:entered], str(body.get("market") or ""), [str(body["fingerprint"])]))
+        held.hear(body)
+        return [one.spending for _, found in sorted(held.known("").items()) for one in found]
 
     @contextmanager
-    def charging(self, fingerprint: str, run: str, nonce: str, charges: int) -> Iterator[None]:
+    def charging(self, run: str, nonce: str, charges: int) -> Iterator[None]:
         """Hold the account while a ledger charges a release, its ``charges``-th, and take it down.
 
         Raises:
             AccountError: the run was started elsewhere since the start with this nonce.
         """
         with self._file.locked():
-            key = self._file.begun()
-            held, head = self._read(fingerprint, key)
-            course = next((one for one in held.courses if (one.spending.run, one.nonce) == (run, nonce)), None)
-            if course is None:
-                raise AccountError(
-                    f"{self.path}: run {run} was started elsewhere since; this process may charge nothing"
-                )
+            key, head, course, line = self._course(run, nonce, "charge")
             yield
             if course.charges < charges:
-                self._file.append(key, head, {"fingerprint": fingerprint, "run": run, "at": nonce, "charges": charges})
+                self._file.append(key, head, {**line, "charges": charges})
+
+    @contextmanager
+    def sealing(self, run: str, nonce: str, seals: int, digest: str) -> Iterator[None]:
+        """Take down a seal, the run's ``seals``-th, and hold the account while the ledger does.
+
+        Raises:
+            AccountError: the run was started elsewhere since the start with this nonce, or has sealed another result.
+        """
+        with self._file.locked():
+            key, head, course, line = self._course(run, nonce, "seal")
+            if course.seals < seals:
+                sealed = {"charges": course.charges, "seals": seals, "sealed": digest}
+                self._file.append(key, head, {**line, **sealed})
+            elif (course.seals, course.sealed) != (seals, digest):
+                raise AccountError(
+                    f"{self.path}: run {run} has sealed another result here: go on where that was, or start a new run"
+                )
+            yield
+
+    def _course(self, run: str, nonce: str, what: str) -> tuple[bytes, ChainHead, Course, Body]:
+        """A course that this process may go on with, and what a line of it begins with; for who holds the lock."""
+        key = self._file.begun()
+        lines, head = self._file.bodies(key)
+        own = [(number, body) for number, body in lines if body.get("run") == run]
+        course = next((one for one in self._held(own).courses if one.nonce == nonce), None)
+        if course is None:
+            raise AccountError(f"{self.path}: run {run} was started elsewhere since; this process may {what} nothing")
+        fingerprint = next(body["fingerprint"] for _, body in own if body.get("nonce") == nonce)
+        return key, head, course, {"fingerprint": fingerprint, "run": run, "at": nonce}
 
     def spendings(self, fingerprint: str) -> list[Spending]:
         """What all runs on a data set spend, in the order in which they were entered; a run that was resumed from an
@@ -171,8 +230,8 @@ class PrivacyAccount:
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        held, _ = self._read(fingerprint, self._file.key())
-        return [course.spending for course in held.courses]
+        lines, _ = self._file.bodies(self._file.key())
+        return [course.spending for course in self._held(of_same_data(lines, "", [fingerprint])).courses]
 
     def spendings_of(self, run: str, market: str) -> list[Spending]:
         """What all runs spend on the data that a run was entered with for a market; see ``spendings``.
@@ -188,56 +247,44 @@ class PrivacyAccount:
         if not found:
             raise AccountError(f"{self.path}: does not hold this run of market {market}")
         for other in self.others:
-            known, _ = other._held_with(run, market, names.get(other.identity, ()))
+            known, _ = other._held_with(run, market, names.get(other.identity, set()))
             unite(found, known)
         return [one.spending for entered in found.values() for one in entered]
 
-    def spent_on(self, rows: Sequence[bytes]) -> list[Spending]:
-        """What all runs spend on rows that this account or one of ``others`` holds or has heard of, each once.
+    def spent_on(self, rows: Sequence[bytes], market: str = "") -> list[Spending]:
+        """What all runs spend on rows, or a market, that this account or one of ``others`` has heard of, each once.
 
         Begins no account. See ``spendings_of`` for who has no rows.
 
         Raises:
             AccountError: as ``spendings``.
         """
-        found = heard_of((self, *self.others), rows).known
+        found = heard_of((self, *self.others), rows, market).known
         return [one.spending for entered in found.values() for one in entered]
 
-    def known_on(self, rows: Sequence[bytes]) -> Elsewhere:
-        """What runs spend on rows, of this account and of those that it has heard of; see ``spendings``."""
+    def known_on(self, rows: Sequence[bytes], market: str = "") -> Elsewhere:
+        """What runs spend on rows or a market, of this account and of those that it has heard of; see ``spendings``."""
         key = self._file.key()
-        fingerprint = keyed_fingerprint(key, rows)
-        held, _ = self._read(fingerprint, key)
-        return Elsewhere(held.known(digest_of(key)), {**held.names, digest_of(key): fingerprint})
+        fingerprint, identity = keyed_fingerprint(key, rows), digest_of(key)
+        held = self._held(of_same_data(self._file.bodies(key)[0], market, [fingerprint]))
+        return Elsewhere(held.known(identity), {**_latest(held.names), identity: fingerprint})
 
     def _held_with(
-        self, run: str, market: str, named: Collection[str] = ()
+        self, run: str, market: str, named: Collection[str] | None = None
     ) -> tuple[dict[str, list[Entered]], dict[str, set[str]]]:
-        """What is known of all data that a run was entered with, here or elsewhere, or that is ``named``; empty if of
-        none. And how other accounts name those data."""
+        """What is known of all data that a run was entered with, here or elsewhere; empty if of none. And how other
+        accounts name those data. Where data are ``named``, the run need not be held."""
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
         key = self._file.key()
-        of_data: dict[str, list[tuple[int, Body]]] = {}
-        for number, body in self._file.bodies(key)[0]:
-            of_data.setdefault(str(body.get("fingerprint")), []).append((number, body))
-        found: dict[str, list[Entered]] = {}
-        names: dict[str, set[str]] = {}
-        for fingerprint, bodies in of_data.items():
-            held = self._held(bodies)
-            known = held.known(digest_of(key))
-            if fingerprint in named or any(one.is_of(run, market) for runs in known.values() for one in runs):
-                for identity, entered in known.items():
-                    found.setdefault(identity, []).extend(entered)
-                for identity, name in held.names.items():
-                    names.setdefault(identity, set()).add(name)
-        return found, names
+        lines, _ = self._file.bodies(key)
+        prints = {str(body.get("fingerprint")) for _, body in lines if _is_of(body, run, market)}
+        if not prints and named is None:
+            return {}, {}
+        held = self._held(of_same_data(lines, market, prints | set(named or ())))
+        return held.known(digest_of(key)), held.names
 
-    def _read(self, fingerprint: str, key: bytes) -> tuple[OfData, ChainHead]:
-        bodies, head = self._file.bodies(key)
-        return self._held((number, body) for number, body in bodies if body.get("fingerprint") == fingerprint), head
-
-    def _held(self, bodies: Iterable[tuple[int, Body]]) -> OfData:
+    def _held(self, bodies: Iterable[tuple[int, Mapping[str, Any]]]) -> OfData:
         found = OfData()
         for number, body in bodies:
             try:
@@ -247,12 +294,34 @@ class PrivacyAccount:
         return found
 
 
-def heard_of(accounts: Iterable[PrivacyAccount], rows: Sequence[bytes]) -> Elsewhere:
-    """What several accounts know of rows, each run of each account once."""
+def _is_of(body: Mapping[str, Any], run: str, market: str) -> bool:
+    """Whether a line enters a run, or took down that another account had."""
+    told = [one for found in body.get("elsewhere", {}).values() for one in found["runs"]]
+    entered = [body] if _enters(body) else []
+    return any(one["run"] == run and one.get("market") in (market, None) for one in [*entered, *told])
+
+
+def _enters(body: Mapping[str, Any]) -> bool:
+    """Whether a line enters a course of a run."""
+    return "events" in body
+
+
+def _goes_on(course: Course, state: RunState) -> bool:
+    """Whether a state is that of a course: none knows of more than the other, but for a seal in between."""
+    return course.nonce in state.known and course.charges <= state.charges and course.seals <= state.seals + 1
+
+
+def _latest(names: Mapping[str, set[str]]) -> dict[str, str]:
+    """One name for each account: all of them lead to the same data."""
+    return {identity: min(found) for identity, found in names.items()}
+
+
+def heard_of(accounts: Iterable[PrivacyAccount], rows: Sequence[bytes], market: str = "") -> Elsewhere:
+    """What several accounts know of rows, or of a market, each run of each account once."""
     known: dict[str, list[Entered]] = {}
     names: dict[str, str] = {}
     for account in accounts:
-        found = account.known_on(rows)
+        found = account.known_on(rows, market)
         unite(known, found.known)
         names |= found.names
     return Elsewhere(known, names)

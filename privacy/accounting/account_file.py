@@ -15,6 +15,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,41 @@ class AccountError(InputError):
     """An account that cannot be read or written; names file and line."""
 
 
+@dataclass
+class _Checked:
+    """The beginning of an account that was found to be as it was written.
+
+    Attributes:
+        key: of the account.
+        size: of the beginning, in bytes.
+        digest: over them.
+        bodies: what each line after the first says, with its number.
+        heads: HMAC of each line.
+    """
+
+    key: bytes = field(repr=False)
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    bodies: list[tuple[int, Body]] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> ChainHead:
+        return ChainHead(len(self.heads), self.heads[-1] if self.heads else _GENESIS)
+
+    def take(self, raw: bytes, body: Body, mac: str) -> None:
+        """One more line."""
+        self.size += len(raw)
+        self.digest.update(raw)
+        self.heads.append(mac)
+        if len(self.heads) > 1:
+            self.bodies.append((len(self.heads), body))
+
+    def copy(self) -> _Checked:
+        """To go on with: what is found wrong later leaves this as it is."""
+        return _Checked(self.key, self.size, self.digest.copy(), self.bodies[:], self.heads[:])
+
+
 class AccountFile:
     """Lines of an account, and the key beside them.
 
@@ -44,6 +80,7 @@ class AccountFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._key_path = path.with_name(f"{path.name}.key")
+        self._checked = _Checked(b"")
 
     def require_known(self) -> None:
         """Refuse a file that this machine never wrote as an account, such as one that somebody laid there; no change.
@@ -135,11 +172,11 @@ class AccountFile:
         Raises:
             AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
         """
-        bodies: list[tuple[int, Body]] = []
-        head = ChainHead(0, _GENESIS)
-        for number, raw in enumerate(content.splitlines(keepends=True), start=1):
+        found = self._unchanged(content, key)
+        for number, raw in enumerate(content[found.size :].splitlines(keepends=True), start=len(found.heads) + 1):
             if not raw.endswith(b"\n"):
                 break  # its sync never returned, so that start spent nothing
+            head = found.head
             try:
                 line: dict[str, Any] = json.loads(raw)
                 fields = {name: line[name] for name in ("sequence", "previous", "body")}
@@ -156,17 +193,21 @@ class AccountFile:
                     f"{self.path}:{number}: not as it was written, or lines before it are missing, or {self._key_path} "
                     "is another account's key: restore both from a backup"
                 )
-            head = ChainHead(head.lines + 1, mac)
-            if number == 1:
-                if body != {"version": _VERSION, "key": digest_of(key)}:
-                    raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
-            else:
-                bodies.append((number, body))
-            if last_seen is not None and last_seen.lines == head.lines and last_seen != head:
-                raise AccountError(f"{self.path}:{number}: {_OLDER}")
+            if number == 1 and body != {"version": _VERSION, "key": digest_of(key)}:
+                raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
+            found.take(raw, body, mac)
+        head, self._checked = found.head, found
         if last_seen is not None and last_seen.lines > head.lines:
             raise AccountError(f"{self.path}: has {head.lines} of {last_seen.lines} lines: {_OLDER}")
-        return bodies, head
+        if last_seen is not None and last_seen.lines and found.heads[last_seen.lines - 1] != last_seen.mac:
+            raise AccountError(f"{self.path}:{last_seen.lines}: {_OLDER}")
+        return found.bodies[:], head
+
+    def _unchanged(self, content: bytes, key: bytes) -> _Checked:
+        """What was checked before, where the file still begins with it: an account is read at every charge and seal."""
+        kept = self._checked
+        same = kept.key == key and hashlib.sha256(content[: kept.size]).digest() == kept.digest.digest()
+        return kept.copy() if same else _Checked(key)
 
     def bodies(self, key: bytes) -> tuple[list[tuple[int, Body]], ChainHead]:
         """What each line says, with its number, and where the last one stands; raises ``AccountError``."""

@@ -156,6 +156,7 @@ class LedgerContent:
         kinds: kind of each line.
         head: hash of the last line.
         previous: hash of the line before it.
+        opening_hash: hash of the first line; empty where there is none yet.
     """
 
     opening: Mapping[str, Any]
@@ -166,6 +167,7 @@ class LedgerContent:
     kinds: tuple[str, ...]
     head: str
     previous: str
+    opening_hash: str = ""
 
     @property
     def released(self) -> frozenset[str]:
@@ -188,12 +190,14 @@ class Ledger:
         self.opening: Mapping[str, Any] = {}
         self.closing: Mapping[str, Any] | None = None
         self.head, self.length, self._failed, self._size = GENESIS, 0, False, 0
+        self.opening_hash = ""
         if path.exists():
             drop_torn_tail(path)
             self._size = path.stat().st_size
             found = read_ledger(path)
             self.entries, self.charges, self.seals = list(found.entries), list(found.charges), dict(found.seals)
             self.opening, self.closing = found.opening, found.closing
+            self.opening_hash = found.opening_hash
             self.head, self.length = found.head, len(found.kinds)
 
     def open(self, commitments: Mapping[str, Any]) -> None:
@@ -208,7 +212,7 @@ class Ledger:
                     raise LedgerError(f"{self.path}:1: the run was opened with another {name.replace('_', ' ')}")
             return
         self._append(OPEN, {"commitments": dict(commitments)})
-        self.opening = dict(commitments)
+        self.opening, self.opening_hash = dict(commitments), self.head
 
     def charge(self, entry: Entry, *, data: str = "", key: str = "") -> Charge:
         """Pay for a release; what it reads may be read when this returns."""
@@ -287,6 +291,7 @@ class _Reader:
         self._seals: dict[int, Seal] = {}
         self._kinds: list[str] = []
         self._head = self._previous = GENESIS
+        self._opening_hash = ""
 
     def content(self) -> LedgerContent:
         return LedgerContent(
@@ -298,6 +303,7 @@ class _Reader:
             tuple(self._kinds),
             self._head,
             self._previous,
+            self._opening_hash,
         )
 
     def take(self, raw: bytes) -> None:
@@ -322,6 +328,7 @@ class _Reader:
             raise LedgerError(f"{where}: {problem}")
         self._kinds.append(kind)
         self._previous, self._head = self._head, head
+        self._opening_hash = self._opening_hash or head
 
     def _keep(self, kind: str, body: Mapping[str, Any], sequence: int) -> str | None:
         """Take in a line; what is wrong with its place, if anything."""

@@ -12,6 +12,8 @@ from dp_accounting.dp_event import DpEvent
 from privacy.accounting.events import event_from_data, event_to_data
 from privacy.accounting.lines import canonical_json
 
+Line = tuple[int, Mapping[str, Any]]  # of an account: its number, and what it says
+
 
 @dataclass(frozen=True)
 class Spending:
@@ -99,15 +101,29 @@ def unite(known: dict[str, list[Entered]], found: Known) -> None:
 
 @dataclass
 class Course:
-    """One course of a run: its spending, the nonce of its latest start, the market, and how many releases it charged.
+    """One course of a run, as it was entered and as far as it has come.
 
-    Lines of an earlier version name no market.
+    Lines of an earlier version name no market, and count no seals.
+
+    Attributes:
+        spending: of the run.
+        first: nonce of the start that entered it, by which it is known.
+        nonce: of its latest start.
+        market: by the name that it has in the run.
+        charges: how many releases it has charged.
+        seals: how many results it has sealed.
+        sealed: digest of the last of them.
+        parted: whether, when it was entered, another state of the run may have sent what this one does not know of.
     """
 
     spending: Spending
+    first: str
     nonce: str
     market: str | None = None
     charges: int = 0
+    seals: int = 0
+    sealed: str = ""
+    parted: bool = False
 
     @property
     def entered(self) -> Entered:
@@ -117,23 +133,28 @@ class Course:
 
 @dataclass
 class OfData:
-    """What an account holds of one data set.
+    """What lines of an account say, taken in one after the other.
 
     Attributes:
         courses: of runs that were entered here.
         elsewhere: what starts took down of other accounts.
-        names: how other accounts name the same data: their fingerprints, by identity.
+        names: how other accounts name the same rows: their fingerprints, by identity.
     """
 
     courses: list[Course] = field(default_factory=list)
     elsewhere: dict[str, list[Entered]] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, set[str]] = field(default_factory=dict)
 
     def take(self, body: Mapping[str, Any]) -> None:
         """Take a line in."""
         enter_line(self.courses, body)
+        self.hear(body)
+
+    def hear(self, body: Mapping[str, Any]) -> None:
+        """What a line took down of other accounts."""
         for identity, found in body.get("elsewhere", {}).items():
-            self.names |= {} if found["data"] is None else {str(identity): str(found["data"])}
+            if found["data"] is not None:
+                self.names.setdefault(str(identity), set()).add(str(found["data"]))
             self.elsewhere.setdefault(str(identity), []).extend(map(Entered.from_data, found["runs"]))
 
     def known(self, identity: str) -> dict[str, list[Entered]]:
@@ -146,7 +167,7 @@ class OfData:
         for other in sorted((elsewhere.known.keys() | elsewhere.names.keys()) - {identity}):
             runs = entered_beyond(self.elsewhere.get(other, ()), elsewhere.known.get(other, ()))
             name = elsewhere.names.get(other)
-            if runs or name not in (None, self.names.get(other)):
+            if runs or (name is not None and name not in self.names.get(other, ())):
                 found[other] = {"data": name, "runs": [one.to_data() for one in runs]}
         return found
 
@@ -164,12 +185,37 @@ class Elsewhere:
     names: Mapping[str, str]
 
 
+def of_same_data(bodies: Iterable[Line], market: str, fingerprints: Iterable[str]) -> list[Line]:
+    """Lines of all data that a market's name or some fingerprints lead to, in their order.
+
+    A market that keeps its name is the same market, whatever became of its rows; the same rows are the same data,
+    whatever the market is called now. So names lead to rows, and rows to names, until nothing is added. A line of an
+    earlier version, which names no market, is found by its rows alone.
+    """
+    lines = list(bodies)
+    names, prints = {market} - {""}, set(fingerprints)
+    grew = True
+    while grew:
+        before = len(names), len(prints)
+        for _, body in lines:
+            if body.get("market") in names or body.get("fingerprint") in prints:
+                names |= {body["market"]} if body.get("market") else set()
+                prints.add(str(body.get("fingerprint")))
+        grew = (len(names), len(prints)) != before
+    return [(number, body) for number, body in lines if body.get("fingerprint") in prints]
+
+
 def enter_line(found: list[Course], body: Mapping[str, Any]) -> None:
     """Take a line into the courses before it."""
     run, charges = body["run"], int(body["charges"])
+    seals, sealed = int(body.get("seals", 0)), str(body.get("sealed", ""))
     if "events" in body:
-        found.append(Course(spending_from_data(body), str(body["nonce"]), body.get("market"), charges))
+        nonce, parted = str(body["nonce"]), bool(body.get("parted", False))
+        market = body.get("market")
+        found.append(Course(spending_from_data(body), nonce, nonce, market, charges, seals, sealed, parted))
         return
     at = body["at"] if "at" in body else body["follows"]
     course = next(one for one in found if (one.spending.run, one.nonce) == (run, at))
     course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
+    if seals > course.seals:
+        course.seals, course.sealed = seals, sealed

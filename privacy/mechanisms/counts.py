@@ -10,6 +10,7 @@ from scipy import sparse
 from privacy.arrays import FloatArray, IntArray
 from privacy.mechanisms.grid import Grid, sums_of_rows
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class NoisyCounts:
 
     Attributes:
         values: ``(n_items,)``, multiples of the grid's step.
-        spare: ``(spare,)``, noise alone, in grid units.
+        spare: ``(spare,)``, noise and canaries alone, in grid units.
     """
 
     values: FloatArray
@@ -66,14 +67,22 @@ def integer_rows(rows: sparse.csr_array, grid: Grid) -> sparse.csr_array:
     return sparse.csr_array((cut.data * np.repeat(kept, np.diff(cut.indptr)), cut.indices, cut.indptr), shape=cut.shape)
 
 
-def noisy_counts(rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0) -> NoisyCounts:
+def noisy_counts(
+    rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int | Spare = 0
+) -> NoisyCounts:
     """Column sums ``(n_items,)`` of rows clipped to norm 1, plus discrete Gaussian noise of ``noise_multiplier``.
 
     L2 sensitivity 1, exactly: adding or removing one user moves the integer sum by that user's integers, whose squared
     norm is at most the grid's bound.
     """
-    grid = Grid.of(noise_multiplier)
+    grid, side, n = Grid.of(noise_multiplier), Spare.of(spare), rows.shape[1]
     # int64 holds the sum of 2^32 users: each moves an entry by less than 2^31
-    total = np.asarray(integer_rows(rows, grid).sum(axis=0, dtype=np.int64)).ravel()
-    drawn, left = noise.gaussian_with_spare(len(total), spare, levels=grid.levels)
-    return NoisyCounts(grid.real(total + drawn), left)
+    total = np.asarray(integer_rows(side.beside(rows), grid).sum(axis=0, dtype=np.int64)).ravel()
+    drawn, left = noise.gaussian_with_spare(n, side.count, levels=grid.levels)
+    return NoisyCounts(grid.real(total[:n] + drawn), total[n:] + left)
+
+
+def canary_counts(noise_multiplier: float, spare: Spare) -> IntArray:
+    """What canaries add to the spare values ``(spare,)`` of noisy counts, in grid units."""
+    nobody = sparse.csr_array((0, 0))
+    return np.asarray(integer_rows(spare.beside(nobody), Grid.of(noise_multiplier)).sum(axis=0, dtype=np.int64)).ravel()

@@ -16,6 +16,7 @@ from dp_accounting.dp_event import DpEvent
 from torch import Tensor, nn
 
 from privacy.arrays import IntArray
+from privacy.mechanisms.canary_gradients import CanarySums
 from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, ParameterSplit
 from privacy.mechanisms.clipping import Clipping
 from privacy.mechanisms.discrete_gaussian import scale
@@ -24,6 +25,7 @@ from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, padded
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
+from privacy.mechanisms.spare import Spare
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class NoisedSteps:
 
     Attributes:
         statistics: private.
-        spare: ``(steps, spare)``, noised sums of parameters that no example reaches, in grid units; public.
+        spare: ``(steps, spare)``, noised sums of parameters that no user reaches, in grid units; public.
         shared: ``(steps, size)``, noised sums of the shared group in units of its step; private until enough parties'
             are added up. Empty without such a group.
     """
@@ -150,7 +152,7 @@ class DPSGDTrainer:
             raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
         self._split = ParameterSplit.of(gradients.parameters, [] if shared is None else [shared.parameter])
         shared_step = shared.step if shared else self._grid.step
-        clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
+        clip = self._clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
         kind = FactoredSums if isinstance(gradients, FactoredGradients) else DenseSums
         self._expected = choices.expected_batch(n_examples)
         self._block = choices.block(n_examples, kind.largest_block)
@@ -164,26 +166,29 @@ class DPSGDTrainer:
         noise: NoiseSource,
         after: Callable[[], None] | None = None,
         *,
-        spare: int = 0,
+        spare: int | Spare = 0,
     ) -> NoisedSteps:
         """Take ``count`` steps on Poisson samples of ``examples (n_examples, …)``; ``after`` follows each step.
 
         ``noise`` serves these steps alone: the same source gives the same noise again. ``spare`` noised sums a step are
-        those of parameters that do not exist.
+        those of parameters that do not exist, or that canaries alone reach.
         """
+        side = Spare.of(spare)
+        canaries = CanarySums(self._clip, side.count) if side.sampling is not None else None
+        sampled = side.samples(self.choices.sampling_rate, count)
         parts = examples if isinstance(examples, tuple) else (examples,)
         if self._slots is None:
             self._slots = equal_slots(self._sums.rows, parts, self._block)
         drawn, coins = noise.derive("noise"), noise.derive("sampling")
         losses, clipped, seen, signal = 0.0, 0, 0, 0.0
         spares, handed = [], []
-        for _ in range(count):
+        for step in range(count):
             chosen = self._sample(coins, len(parts[0]))
             total, found, over = self._sum(parts, chosen)
             losses, clipped, seen = losses + found, clipped + over, seen + len(chosen)
             signal += float(np.square(total.astype(np.float64)).sum())
-            values, left = drawn.gaussian_with_spare(len(total), spare, levels=self._grid.levels)
-            spares.append(left)
+            values, left = drawn.gaussian_with_spare(len(total), side.count, levels=self._grid.levels)
+            spares.append(left if canaries is None else left + canaries.of(sampled[step]))
             handed.append((total + values)[self._split.n_local :])
             self._set_gradients((total + values)[: self._split.n_local])
             self._optimizer.step()
@@ -192,7 +197,7 @@ class DPSGDTrainer:
             self._optimizer.zero_grad()
         ratio = math.sqrt(signal / max(count * self._split.size, 1)) / scale(self._grid.levels)
         statistics = StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
-        return NoisedSteps(statistics, np.reshape(spares, (count, spare)), np.reshape(handed, (count, -1)))
+        return NoisedSteps(statistics, np.reshape(spares, (count, side.count)), np.reshape(handed, (count, -1)))
 
     def _sample(self, coins: NoiseSource, n_examples: int) -> Tensor:
         """Positions of a Poisson sample: each example by its own coin, tossed anew for every step."""
@@ -219,3 +224,11 @@ class DPSGDTrainer:
             part = gradient[start : start + parameter.numel()]
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
             start += parameter.numel()
+
+
+def canary_steps(choices: DPSGD, steps: int, spare: Spare) -> IntArray:
+    """What canaries add to the spare values ``(steps, spare)`` of noised steps, in grid units."""
+    grid = Grid.of(choices.noise_multiplier, choices.clipping_norm)
+    bound = math.floor((scale(grid.levels) / choices.noise_multiplier) ** 2)
+    sums = CanarySums(Clip(choices.clipping_norm, choices.clipping, grid.step, grid.step, 1, bound), spare.count)
+    return np.stack([sums.of(sampled) for sampled in spare.samples(choices.sampling_rate, steps)])

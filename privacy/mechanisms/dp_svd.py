@@ -17,6 +17,7 @@ from privacy.arrays import FloatArray, IntArray
 from privacy.mechanisms.counts import clip_rows, integer_rows, merged
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 GRAM_LEVELS = 3  # a row has the square root of the grid's resolution: thousands of units with three levels, 16 with two
 _BLOCK_ENTRIES = 2**22  # of users' products that are held at a time
@@ -44,9 +45,11 @@ class PrivateFactors:
 
 
 def noisy_gram(
-    rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+    rows: sparse.csr_array, noise_multiplier: float, noise: NoiseSource, *, spare: int | Spare = 0
 ) -> tuple[FloatArray, IntArray]:
     """``XᵀX + (Z + Zᵀ)/2`` of rows ``(n_users, n_items)`` clipped to norm 1, and the spare values ``(spare,)``.
+
+    A canary's item is met with no other, so that its part of the matrix is one entry of the diagonal.
 
     ``Z`` is discrete Gaussian of ``noise_multiplier``, on every entry. Frobenius sensitivity 1, exactly: one user's
     integers ``z`` add ``z zᵀ`` of norm ``‖z‖²``, which is within the grid's bound. Making the released matrix symmetric
@@ -55,19 +58,37 @@ def noisy_gram(
     Raises:
         ValueError: more users than an exact sum of 62 bits has room for.
     """
-    grid = Grid.of(noise_multiplier, levels=GRAM_LEVELS)
+    grid, side, n = Grid.of(noise_multiplier, levels=GRAM_LEVELS), Spare.of(spare), rows.shape[1]
     roots = grid.of_products()
-    if rows.shape[0] * roots.squared_bound >= 2**62:  # what an entry of the sum may reach
+    if (rows.shape[0] + side.crowd) * roots.squared_bound >= 2**62:  # what an entry of the sum may reach
         raise ValueError(f"{rows.shape[0]} users at a noise multiplier of {noise_multiplier} leave 62 bits")
-    integers = integer_rows(rows, roots)
+    integers, canaries = _split(integer_rows(side.beside(rows), roots), n)
     gram = np.asarray((integers.T @ integers).todense(), dtype=np.int64)
-    drawn, left = noise.gaussian_with_spare(gram.size, spare, levels=grid.levels)
+    drawn, left = noise.gaussian_with_spare(gram.size, side.count, levels=grid.levels)
     noisy = gram + drawn.reshape(gram.shape)
-    return grid.real(noisy + noisy.T) / 2.0, left  # integers are added: what is released lies on half the grid exactly
+    # integers are added: what is released lies on half the grid exactly
+    return grid.real(noisy + noisy.T) / 2.0, _diagonal(canaries) + left
+
+
+def canary_gram(noise_multiplier: float, spare: Spare) -> IntArray:
+    """What canaries add to the spare values ``(spare,)`` of a noisy Gram matrix, in grid units."""
+    roots = Grid.of(noise_multiplier, levels=GRAM_LEVELS).of_products()
+    return _diagonal(integer_rows(spare.beside(sparse.csr_array((0, 0))), roots))
+
+
+def _split(integers: sparse.csr_array, n: int) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """The first ``n`` columns, and the others: no row has entries in both."""
+    columns = sparse.csc_array(integers)
+    return sparse.csr_array(columns[:, :n]), sparse.csr_array(columns[:, n:])
+
+
+def _diagonal(integers: sparse.csr_array) -> IntArray:
+    """Of ``XᵀX`` of rows ``(n_users, n)`` with one entry each: all of it."""
+    return np.asarray(integers.power(2).sum(axis=0, dtype=np.int64)).ravel()
 
 
 def factors_by_gram(
-    rows: sparse.csr_array, rank: int, noise_multiplier: float, noise: NoiseSource, *, spare: int = 0
+    rows: sparse.csr_array, rank: int, noise_multiplier: float, noise: NoiseSource, *, spare: int | Spare = 0
 ) -> PrivateFactors:
     """Eigenvectors of the noisy Gram matrix: one Gaussian mechanism. Memory grows with ``n_items²``."""
     noisy, left = noisy_gram(rows, noise_multiplier, noise, spare=spare)

@@ -12,9 +12,9 @@ from functools import partial
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent
 
-from fedmm_secure.federation.account import account_of, enter_account, spent_on_same_data
+from fedmm_secure.federation.account import Progress, account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
-from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError, AccountFile, digest_of
 from privacy.accounting.places import RecordedHead, recorded_head
 from privacy.accounting.spendings import Spending
@@ -31,8 +31,8 @@ def spending(run, sigma=1.0):
 def started(account, run, sigma=1.0):
     """The runs before it."""
     print_ = account.fingerprint(ROWS)
-    found = account.start(print_, spending(run, sigma), known=(), nonce=f"{run}'s")
-    with account.charging(print_, run, f"{run}'s", 1):
+    found = account.start(print_, spending(run, sigma), RunState(f"{run}'s"))
+    with account.charging(run, f"{run}'s", 1):
         pass
     return [earlier.run for earlier in found.earlier]
 
@@ -175,7 +175,7 @@ def test_ids_that_run_into_each_other_are_other_rows(tiny_markets, tmp_path):
         one = replace(market, user_ids=ids[0], item_ids=ids[1], user=market.user * 0, item=market.item * 0)
         changed = replace(prepared, whole=replace(prepared.whole, market=one))
         plan = open_federation(config, tiny_markets, tmp_path / f"plan-{len(prints)}", account=None).plans["m0"]
-        prints.append(enter_account(account, tmp_path / f"run-{len(prints)}", "r", plan, changed, 0).data)
+        prints.append(enter_account(account, tmp_path / f"run-{len(prints)}", "r", plan, changed, Progress()).data)
     assert joined[0] == joined[1]  # the attack works on joined ids
     assert prints[0] != prints[1]
 
@@ -195,13 +195,12 @@ class FileFirst(AccountFile):
 def busy(account, monkeypatch):
     """Whenever a reader is about to look how far the account had come, another run charges."""
     honest, charges = RecordedHead.read, iter(range(2, 100))
-    print_ = account.fingerprint(ROWS)
     inside = []
 
     def read(recorded):
         if not inside:
             inside.append(True)
-            with account.charging(print_, "second", "second's", next(charges)):
+            with account.charging("second", "second's", next(charges)):
                 pass
             inside.pop()
         return honest(recorded)
@@ -227,7 +226,7 @@ def test_a_charge_between_the_two_looks_is_counted(account, monkeypatch):
     def state(reader, key):
         seen = recorded_head(digest_of(key)).read()
         monkeypatch.setattr(AccountFile, "_state", honest)
-        account.start(print_, spending("third"), known=(), nonce="third's")
+        account.start(print_, spending("third"), RunState("third's"))
         return reader.path.read_bytes(), key, seen
 
     monkeypatch.setattr(AccountFile, "_state", state)

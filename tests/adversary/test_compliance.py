@@ -51,7 +51,8 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
              "shared_users": "refused", "one_noise": False, "synthetic": False,
-             "baselines": [], "summed": ["quantizer"], "smallest_cohort": 3}  # fmt: skip
+             "baselines": [], "summed": ["quantizer"], "smallest_cohort": 3,
+             "replay_auditor": None}  # fmt: skip
     said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
@@ -78,7 +79,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
         across_markets=AcrossMarkets(markets=1, epsilon=dict.fromkeys(VIEWS, across), delta=delta, problem=None),
-        verification=Verification(verified=True, findings=[], checked=[]),
+        verification=Verification(verified=True, findings=[], checked=[], unchecked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=[],

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
-from fedmm_secure.ctr.features import Features, FeatureSchema
-from fedmm_secure.data.market import FloatArray
+from fedmm_secure.ctr.features import PAIRS, Features, FeatureSchema, PairFeatures
+from fedmm_secure.data.market import FloatArray, IntArray
 from privacy.foreign import ForeignFileError
 
 
@@ -87,6 +89,12 @@ class ClickModel(ABC):
             self.load_state_dict(state)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ForeignFileError(f"{where}: another model: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def predict_pairs(model: ClickModel, builder: PairFeatures, user: IntArray, item: IntArray) -> FloatArray:
+    """Click probabilities ``(n,)`` of pairs, some at a time: features of all would be the largest array of a run."""
+    parts = [slice(start, start + PAIRS) for start in range(0, max(len(user), 1), PAIRS)]
+    return np.concatenate([model.predict(builder(user[part], item[part])) for part in parts])
 
 
 class CTRModel(ClickModel):

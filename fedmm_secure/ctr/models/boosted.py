@@ -85,22 +85,19 @@ class BoostedModel(CTRModel):
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
         """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
-        train = source.draw(0)
-        first = self._classifier(self.choices.max_iterations, stop=True)
-        first.fit(
-            self._matrix(train.features),
-            train.label,
-            X_val=self._matrix(validation.features),
-            y_val=validation.label,
-        )
-        self.trees_ = Trees.of(first)
+        grown = self._classifier(self.choices.max_iterations, stop=True)
+        grown = self._grow(grown, source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
+        self.trees_, self.iterations_ = Trees.of(grown), int(grown.n_iter_)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
-        self.iterations_ = int(first.n_iter_)
         if refit is not None:
-            everything = refit.draw(0)
-            again = self._classifier(self.iterations_, stop=False)
-            self.trees_ = Trees.of(again.fit(self._matrix(everything.features), everything.label))
+            self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), refit.draw(0)))
         return self
+
+    def _grow(
+        self, trees: HistGradientBoostingClassifier, examples: Labelled, **validation: FloatArray
+    ) -> HistGradientBoostingClassifier:
+        """Fit trees; examples are held no longer."""
+        return trees.fit(self._matrix(examples.features), examples.label, **validation)
 
     def predict(self, features: Features) -> FloatArray:
         """Click probabilities ``(n,)``."""
@@ -136,6 +133,8 @@ class BoostedModel(CTRModel):
 
     @staticmethod
     def _matrix(features: Features) -> FloatArray:
+        if not features.categories.shape[1]:
+            return features.numbers
         return np.concatenate([features.categories.astype(np.float64), features.numbers], axis=1)
 
 

@@ -24,6 +24,7 @@ from fedmm_secure.storage.encoding import tensors_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, NoisedSteps
 from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 
 PRETRAIN_EPOCHS = 6
 
@@ -85,7 +86,7 @@ class PrivateCTR(ClickModel):
         noise: NoiseSource,
         observe: Callable[[], None] = lambda: None,
         *,
-        spare: int = 0,
+        spare: int | Spare = 0,
     ) -> NoisedSteps:
         """DP-SGD on bags whose numbers are standardised; the average of the later iterates is post-processing.
 

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from attacks.disclosure.risk import Risk
+from attacks.extraction.surrogate import Extraction
 from attacks.inversion.assignments import UsageInference
 from attacks.inversion.deltas import DeltaRecovery
 from attacks.inversion.reconstruction import HistoryRecovery, Reconstruction
@@ -32,6 +33,7 @@ SCORED = {  # what scores each attack
     "singling-out": Risk,
     "linkability": Risk,
     "inference": Risk,
+    "extraction": Extraction,
     "poisoning": Damage,
 }
 ADDED = Attack(

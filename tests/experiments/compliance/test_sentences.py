@@ -4,6 +4,7 @@ import pytest
 
 from experiments.assessment.records import RISKS
 from experiments.compliance.document import AttackStated, EvidenceStated
+from experiments.compliance.judgement import not_guaranteed
 from experiments.compliance.questions import EDPB, GDPR, ISO, NIST, WP216, answer_questions
 from tests.adversary.test_compliance import document
 
@@ -63,6 +64,14 @@ def test_findings_and_missing_accounts_are_not_passed_over():
     assert "verification without findings" not in said[MEASURES]
     assert "no privacy account" in said[ISO, "governance"]
     assert "No privacy account" in answers(document(runs={"runs": None}))[ISO, "governance"]
+
+
+def test_an_auditor_who_knows_all_noise_is_named_among_what_is_not_covered():
+    card = "0123 4567"
+    found = document(run={"replay_auditor": card})
+    assert any(text.endswith(card) and "no figure of this report holds" in text for text in not_guaranteed(found))
+    assert card in answers(found)[NIST, "side channels"]
+    assert not any("auditor" in text for text in not_guaranteed(document()))
 
 
 def test_the_three_risks_are_answered_by_what_counts():

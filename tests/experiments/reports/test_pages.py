@@ -47,7 +47,14 @@ def pages(tmp_path_factory):
                 "axes": {"privacy.protect": ["release"], "privacy.epsilon": [4, 8]},
                 "set": {"ctr.baselines": ["popularity", "noisy-popularity"]},
             },
-            {"axes": {"privacy.epsilon": [None]}, "set": {"ctr.baselines": ["popularity"]}},
+            {
+                "axes": {"privacy.epsilon": [None]},
+                "set": {
+                    "ctr.baselines": ["popularity"],
+                    "evaluation.ranked_users": 20,
+                    "evaluation.short_histories": [1, 2],
+                },
+            },
         ],
     }  # fmt: skip
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))

@@ -1,17 +1,20 @@
 """A ledger against its plan, on ledgers made of the plan and changed: no pipeline runs."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent
 
 from experiments.verification.spending import entry_lines, is_note, rounds_of, spending_findings
+from fedmm_secure.config.audit import AuditConfig, CardConfig
+from fedmm_secure.federation.coins import coin_note, coin_text
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
 from privacy.accounting.ledger import Ledger, read_ledger
+from privacy.aggregation.identities import Identity
 from tests.conftest import tiny
 from tests.people import of_people
 
@@ -366,3 +369,57 @@ def test_a_note_of_earlier_runs_says_what_their_noise_was_drawn_from(written):
     for release in planned(written):
         written.add(release)
     assert written.findings() == []
+
+
+@pytest.fixture
+def replayed(tmp_path):
+    """A ledger of a run that an auditor may replay, and the auditor's coin for its first line."""
+    auditor = Identity.generate("auditor")
+    config = plan().config.model_copy(update={"audit": AuditConfig(replay=CardConfig(**asdict(auditor.card)))})
+    written = Written(tmp_path / "m0.jsonl", replace(plan(), config=config), earlier=False)
+    run = str(written.ledger.opening.get("run"))
+    return written, coin_note(auditor.sign(coin_text("m0", run, written.ledger.opening_hash)).hex())
+
+
+def test_the_auditors_coin_comes_before_anything_is_charged(replayed):
+    written, coin = replayed
+    written.note(coin)
+    written.note(EARLIER)
+    for release in planned(written):
+        written.add(release)
+    assert written.findings() == []
+    written.note(coin)
+    assert written.findings() == [
+        f"m0.jsonl:{written.ledger.length}: auditors-coin is nothing that this configuration releases"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"remark": "00" * 64}, "is no coin of the auditor whom the configuration names, for this first line"),
+        ({"remark": None}, "is no coin of the auditor whom the configuration names, for this first line"),
+        ({"mechanism": "rows"}, 'mechanism is "rows", planned is'),
+    ],
+)
+def test_another_coin_or_more_than_a_coin_is_found(replayed, changed, said):
+    written, coin = replayed
+    written.note(coin, **changed)
+    written.note(EARLIER)
+    for release in planned(written):
+        written.add(release)
+    (found,) = written.findings()
+    assert said in found
+    assert found.startswith("m0.jsonl:2: ")
+
+
+def test_a_coin_that_comes_late_or_not_at_all_is_found(replayed):
+    written, coin = replayed
+    written.note(EARLIER)
+    first, *others = planned(written)
+    written.add(first)
+    for release in others:
+        written.add(release)
+    assert written.findings() == ["m0.jsonl: no line holds the coin of the auditor who is to replay it"]
+    written.note(coin)
+    assert written.findings() == [f"m0.jsonl:{written.ledger.length}: is a coin where none is tossed any more"]

@@ -10,9 +10,11 @@ from dp_accounting import dp_event
 
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.federation import door as door_module
+from fedmm_secure.federation.account import Entrance
 from fedmm_secure.federation.budget import Budget, BudgetExceededError
 from fedmm_secure.federation.door import Channel, Door
 from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.transactions import Result
 from fedmm_secure.federation.transcript import Transcript, read_index
 from fedmm_secure.guarantee.releases import Release
@@ -37,9 +39,8 @@ def make_door(tmp_path):
             agreement=agreement("d", tmp_path),
             transcript=Transcript(tmp_path / "transcript"),
             own=PrivateRecord(tmp_path, "d"),
-            keys=tmp_path / "charges",
-            data="fingerprint",
-            noise_seed=noise_seed,
+            keys=ReleaseKeys("d", tmp_path / "charges", noise_seed),
+            entrance=Entrance("fingerprint", []),
         )
 
     return make

@@ -12,7 +12,7 @@ from fedmm_secure import FedMM, api, predict, recommend
 from fedmm_secure.data.prepare import load_markets, prepare_one
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.recommending import recommend as module
-from fedmm_secure.recommending.scorers import ReleasedScorer
+from fedmm_secure.results.scorers import ReleasedScorer
 from fedmm_secure.results.scoring import MarketScorer
 from fedmm_secure.storage.run_directory import read_config
 from tests.command_line import fedmm

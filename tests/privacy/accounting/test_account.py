@@ -7,7 +7,7 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.places import users_account
@@ -29,7 +29,7 @@ class Copy:
     def start(self):
         nonce = f"{self.run} {id(self)} {len(self.known)} {len(lines(self.account))}"
         self.known.append(nonce)
-        return self.account.start(self.account.fingerprint(ROWS), spending(self.run), known=self.known, nonce=nonce)
+        return self.account.start(self.account.fingerprint(ROWS), spending(self.run), RunState(nonce, self.known))
 
     def copied(self):
         return Copy(self.account, self.run, self.known)
@@ -51,7 +51,7 @@ def account(tmp_path):
 def test_runs_on_the_same_data_add_up_and_others_do_not(account):
     other = account.fingerprint([*ROWS, b"carol\x1fi1"])
     assert Copy(account, "a").start().earlier == []
-    assert account.start(other, spending("b"), known=(), nonce="n").earlier == []
+    assert account.start(other, spending("b"), RunState("n")).earlier == []
     earlier = Copy(account, "c").start().earlier
     assert [found.run for found in earlier] == ["a"]
     events = [found.events["market"] for found in [*earlier, spending("c")]]
@@ -151,7 +151,7 @@ def test_a_line_that_follows_nothing_is_named(account):
     key = account.path.with_name("privacy.account.key").read_bytes()
     body = json.loads(lines(account)[1])["body"]
     del body["events"]
-    account._file.append(key, account._read("", key)[1], {**body, "follows": "a nonce that nobody entered"})
+    account._file.append(key, account._file.bodies(key)[1], {**body, "follows": "a nonce that nobody entered"})
     with pytest.raises(AccountError, match=r"privacy.account:3: not a line"):
         charged(account)
 
@@ -177,7 +177,7 @@ def test_an_account_of_an_earlier_version_is_refused_and_stays(account):
 def test_a_run_that_another_account_let_in_is_not_let_in_as_new(account):
     print_ = account.fingerprint(ROWS)
     with pytest.raises(AccountError, match="was begun under another account"):
-        account.start(print_, spending("a"), known=["n0"], nonce="n1", begun=True)
+        account.start(print_, spending("a"), RunState("n1", ["n0"], begun=True))
     assert len(lines(account)) == 1
 
 

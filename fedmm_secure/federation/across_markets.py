@@ -1,0 +1,65 @@
+"""What a run spends on a person who has rows in all markets, where ids are declared to be the same people's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedmm_secure.config import Config
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.account import planned_spending
+from fedmm_secure.guarantee.multipliers import UNKNOWN
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
+from fedmm_secure.guarantee.statement import stated
+from privacy.accounting.groups import NotKnownError, joint_spending
+
+
+def states_persons(config: Config) -> bool:
+    """Whether a run has two units: a user of one market, and a person, who may have rows in all of them."""
+    return config.privacy.epsilon is not None and config.data.shared_users == "composed"
+
+
+@dataclass(frozen=True)
+class AcrossMarkets:
+    """What one run spends on a person who has rows in all its markets.
+
+    Attributes:
+        markets: how many.
+        delta: the largest of a market.
+        epsilon: by claimed view; None: unbounded, or not known.
+        problem: why it is not known; None where it is.
+    """
+
+    markets: int
+    delta: float
+    epsilon: dict[str, float | None]
+    problem: str | None = None
+
+
+def across_markets(plans: Mapping[str, SpendingPlan]) -> AcrossMarkets:
+    """Of one run alone, by its plans.
+
+    A market of a deployment knows the sizes of all, and with them every market's plan.
+
+    Args:
+        plans: of the markets that are here, at least one.
+    """
+    first = next(iter(plans.values()))
+    config, sizes = first.config, first.sizes
+    views = [view for view in CLAIMS[config.privacy.protect] if view in DECRYPTED_VIEWS]
+    unknown: dict[str, float | None] = dict.fromkeys(views)
+    if any(size == UNKNOWN for name, size in sizes.items() if name not in plans):
+        problem = "the federation's bundle does not state the sizes of its markets"
+        return AcrossMarkets(len(sizes), first.delta, unknown, problem)
+    try:
+        whole = {name: plans.get(name) or SpendingPlan.of(config, name, sizes) for name in sizes}
+        spendings = {name: [planned_spending("", plan)] for name, plan in whole.items()}
+        delta = max(plan.delta for plan in whole.values())
+        found = {view: joint_spending(spendings, view).epsilon(delta) for view in views}
+    except (ConfigError, NotKnownError) as error:
+        return AcrossMarkets(len(sizes), first.delta, unknown, str(error))
+    return AcrossMarkets(
+        len(sizes), delta, {view: None if math.isinf(one) else stated(one) for view, one in found.items()}
+    )

@@ -1,0 +1,52 @@
+"""What canaries add to the spare sums of a plan's releases: exactly, by the code of each mechanism."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedmm_secure.guarantee.mechanisms import dp_sgd
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
+from privacy.accounting.ledger import stage_group
+from privacy.arrays import IntArray
+from privacy.mechanisms.counts import canary_counts
+from privacy.mechanisms.dp_sgd import DPSGD, canary_steps
+from privacy.mechanisms.dp_svd import canary_gram
+from privacy.mechanisms.spare import Spare
+
+
+@dataclass(frozen=True)
+class SpareSums:
+    """Spare sums of one release, and the canaries in them.
+
+    Attributes:
+        values: in grid units, ``(steps, count)``; one step where nothing is repeated.
+        spare: the coordinates.
+    """
+
+    values: IntArray
+    spare: Spare
+
+
+def has_canaries(plan: SpendingPlan, stage: str) -> bool:
+    """Whether a stage has canaries in its spare coordinates."""
+    group = stage_group(stage)
+    if group == EMBEDDING:
+        return plan.config.embedding.private.uses_gram(plan.size.items)
+    return group in (COUNTS, QUANTIZER, CTR)
+
+
+def canary_sums(plan: SpendingPlan, stage: str, spare: Spare, steps: int) -> IntArray:
+    """What canaries add to spare sums ``(steps, count)`` of one release, in grid units."""
+    group = stage_group(stage)
+    if group == COUNTS:
+        return canary_counts(plan.noise[group], spare)[None, :]
+    if group == EMBEDDING:
+        return canary_gram(plan.noise[group], spare)[None, :]
+    return canary_steps(noised_steps(plan, group), steps, spare)
+
+
+def noised_steps(plan: SpendingPlan, group: str) -> DPSGD:
+    """DP-SGD of a stage, as planned."""
+    privacy = plan.config.privacy
+    return dp_sgd(privacy.quantizer if group == QUANTIZER else privacy.ctr, plan.noise[group])
