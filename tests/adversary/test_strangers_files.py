@@ -5,8 +5,6 @@ Each test says what has to hold. Those that are marked do not hold yet: they are
 
 import datetime as dt
 import json
-import os
-import threading
 import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,8 +27,6 @@ from fedmm_secure.federation.transcript import Transcript, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.joining.join import _place
 from fedmm_secure.storage.run_directory import begin
-from privacy.accounting.account import PrivacyAccount
-from privacy.accounting.account_file import AccountError
 from privacy.foreign import ForeignFileError
 from tests.command_line import call
 from tests.conftest import TINY, tiny
@@ -136,50 +132,6 @@ def test_rows_of_new_users_are_read_as_the_market_s_own_are(tmp_path, monkeypatc
     options = ("--market", "a", "--history", str(tmp_path / "new.csv"), "--data", str(tmp_path))
     call("recommend", str(tmp_path / "run"), *options)
     assert tuple(asked.get("missing", ())) == ("", "-")
-
-
-# -- privacy accounts of others ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def account(tmp_path):
-    """An account with its first line, as somebody hands it out."""
-    found = PrivacyAccount(tmp_path / "privacy.account")
-    found.fingerprint([b"row"])
-    return found
-
-
-@broken
-def test_an_account_whose_key_is_a_pipe_ends_in_a_line(account):
-    """Whoever opened it waited for ever: accounts were not read by the loader of what others wrote."""
-    path = account.path.with_name("privacy.account.key")
-    path.unlink()
-    os.mkfifo(path)
-    said = []
-
-    def read():
-        try:
-            account.spendings("0")
-        except AccountError as error:
-            said.append(str(error))
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    reader.join(3)
-    waits = reader.is_alive()
-    if waits:
-        os.close(os.open(path, os.O_WRONLY))  # let it go
-        reader.join(3)
-    assert not waits
-    assert len(said) == 1
-
-
-@broken
-def test_an_account_that_is_nested_without_end_ends_in_a_line(account):
-    with account.path.open("ab") as file:
-        file.write(b"[" * 100_000 + b"]" * 100_000 + b"\n")
-    with pytest.raises(AccountError):
-        account.spendings("0")
 
 
 # -- configurations of others ------------------------------------------------------------------------------------------
