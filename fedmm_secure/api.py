@@ -82,13 +82,14 @@ class FedMM:
 
         Raises:
             ConfigError: a section has an unknown or ill-typed key.
-            DataError: a market is too small, or two were read from files of the same rows.
+            DataError: a market is too small to train or measure anything, or two were read from files of the same rows.
         """
         self.config_ = config = self._config(markets)
         self._scorers: dict[str, MarketScorer] = {}
         self._recommenders: dict[str, Recommender] = {}
         refuse_same(same_rows([replace(market, name=name) for name, market in sorted(markets.items())], {}))
-        self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
+        prepared = {name: prepare(market, config.data).usable() for name, market in sorted(markets.items())}
+        self._prepared = prepared
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
         if not (self.directory_ / CONFIG_FILE).is_file():  # one that was killed goes on
             begin(self.directory_, config)

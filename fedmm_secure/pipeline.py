@@ -28,7 +28,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
-from fedmm_secure.federation.across_markets import across_markets, states_persons
+from fedmm_secure.federation.across_markets import stated_guarantees
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
 from fedmm_secure.federation.head_client import HeadClient
@@ -51,13 +51,12 @@ from fedmm_secure.field.compare import train_field, wanted
 from fedmm_secure.field.rounds import Traffic
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
-from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
 from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe
-from fedmm_secure.results.tasks import macro_of, tasks_of
+from fedmm_secure.results.tasks import add_tasks
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
@@ -170,14 +169,9 @@ def conclude(
             metrics["macro"]["baselines"][name]["communication"] = asdict(sent)
     if config.evaluation != EvaluationConfig():
         with clock.stage("tasks"):
-            further = {name: tasks_of(config, prepared, directory) for name, prepared in markets.items()}
-        for name, found in further.items():
-            metrics["markets"][name] |= found
-        metrics["macro"] |= macro_of(list(further.values()))
+            add_tasks(metrics, config, markets, directory)
     with clock.stage("metrics"):
-        metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
-        if states_persons(config):
-            metrics["privacy"]["across_markets"] = asdict(across_markets(federation.plans))
+        metrics["privacy"] |= stated_guarantees(federation, markets)
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
     # what a stage took depends on its rows: under a budget that stays in the market, in ``state/``

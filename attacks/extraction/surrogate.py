@@ -68,7 +68,7 @@ def extract(
     for accounts, budget in ((n, n // 50), (n, n // 10), (n // 10, n), (n, n)):
         accounts, budget = max(accounts, 1), max(budget, 1)
         seen = _chosen(n, accounts, budget, rng)
-        found = _fidelity(answer(complete(np.where(seen, table, np.nan)), held), truth)
+        found = _fidelity(nearest_answer(complete(np.where(seen, table, np.nan)), held), truth)
         yield Extraction(accounts, budget, accounts * budget, len(truth), mean_estimate(found), mean_estimate(prior))
 
 
@@ -97,7 +97,7 @@ def complete(table: FloatArray) -> FloatArray:
     return np.asarray(filled + column)
 
 
-def answer(table: FloatArray, held: sparse.csr_array) -> FloatArray:
+def nearest_answer(table: FloatArray, held: sparse.csr_array) -> FloatArray:
     """Scores of all items for accounts ``(n, n_pool)``: the mean of their items' rows."""
     size = np.maximum(np.asarray(held.sum(axis=1)).reshape(-1, 1), 1.0)
     return np.asarray(held @ table / size)

@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Answers:
+class HandlerAnswers:
     """What a fitted model said: a score of each pair ``(k,)``, and embeddings of all users, if it has any."""
 
     scores: FloatArray
@@ -75,7 +75,7 @@ class Handler:
             f"process of its own, {self.limits.seconds} s and {self.limits.memory / 2**30:g} GiB; that is no sandbox."
         )
 
-    def ask(self, market: Market, rows: IntArray, users: IntArray, items: IntArray) -> Answers:
+    def ask(self, market: Market, rows: IntArray, users: IntArray, items: IntArray) -> HandlerAnswers:
         """Fit on some rows of a market, score pairs, embed all users.
 
         Raises:
@@ -101,7 +101,7 @@ class Handler:
             embeddings = _read(folder / "embeddings.npy", self.limits.memory)
             if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != market.n_users):
                 raise HandlerError(f"{self.path}: ended without an embedding of each user")
-            return Answers(scores, embeddings)
+            return HandlerAnswers(scores, embeddings)
 
     def _run(self, job: Path) -> None:
         limits = self.limits

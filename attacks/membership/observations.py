@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from attacks.membership.queries import Queries
-from attacks.retraining.pipelines import Trained
+from attacks.retraining.pipelines import Trained, logit
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
@@ -51,32 +51,25 @@ def observe(trained: Trained, profiles: IntArray, queries: Queries) -> Observed:
     """
     users, first = np.unique(queries.user, return_index=True)
     predict, own = trained.predict, trained.coded
-    served = partial(_scores, predict, trained.builder)
-    found = observe_account(served, profiles[queries.user], profiles[users], queries, "profile")
+    score = partial(_scores, predict, trained.builder)
+    found = observe_account(score, profiles[queries.user], profiles[users], queries, "profile")
     if trained.accounts is not None:
-        each = np.arange(len(queries.rows))
-        copied = partial(_scores, predict, trained.accounts(queries.history))
-        found |= observe_account(copied, each, first, queries, "consumer")
+        score = partial(_scores, predict, trained.accounts(queries.history))
+        found |= observe_account(score, np.arange(len(queries.rows)), first, queries, "consumer")
         found["consumer-pairs"] = _pairs(predict, trained.accounts(queries.pairs.accounts), queries)
         found["row-release"] = np.stack(_row_statistics(own.embedding, queries), axis=1)
     if own.quantizer is not None:
         projected = np.asarray(own.embedding.transform(queries.full))
         found["user-release"] = np.stack(_user_statistics(own.embedding, own.quantizer, queries, projected), axis=1)
-    if own.quantizer is not None and own.federated is not None:
-        without = np.asarray(own.embedding.transform(queries.history))
-        with torch.no_grad():
-            found["latent"] = own.quantizer.encode(unit_rows(projected)).numpy()
-            found["row-latent"] = own.quantizer.encode(unit_rows(without)).numpy()
-        found["aggregate"] = own.federated.aggregate
-        if own.federated.rest is not None:
-            found["rest"] = own.federated.rest
+        if own.federated is not None:
+            without = np.asarray(own.embedding.transform(queries.history))
+            with torch.no_grad():
+                found["latent"] = own.quantizer.encode(unit_rows(projected)).numpy()
+                found["row-latent"] = own.quantizer.encode(unit_rows(without)).numpy()
+            found["aggregate"] = own.federated.aggregate
+            if own.federated.rest is not None:
+                found["rest"] = own.federated.rest
     return {key: np.asarray(value, np.float32) for key, value in found.items()}
-
-
-def logit(probability: FloatArray) -> FloatArray:
-    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
-    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
 def strangers(full: sparse.csr_array, known: NDArray[np.bool_], rng: np.random.Generator) -> IntArray:

@@ -74,6 +74,12 @@ def without_users(prepared: PreparedMarket, kept: NDArray[np.bool_]) -> Prepared
     )
 
 
+def logit(probability: FloatArray) -> FloatArray:
+    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
+    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
 @dataclass(frozen=True)
 class Trained:
     """One model of one pipeline.
@@ -104,8 +110,7 @@ class Trained:
         account, item = np.repeat(np.arange(n), len(items)), np.tile(items, n)
         parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
         shown = np.concatenate([self.predict(build(account[part], item[part])) for part in parts])
-        clipped = np.clip(shown, 1e-9, 1 - 1e-9)
-        return np.asarray(np.log(clipped) - np.log1p(-clipped)).reshape(n, len(items))
+        return logit(shown).reshape(n, len(items))
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,11 @@ class Retraining:
                     MarketTrainer(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
                 ]
                 yield recipe.name, self._exact(recipe, benches, coded, seed, together=together)
+
+    def coded(self, halves: Sequence[PreparedMarket], seed: int) -> list[Coded]:
+        """What a federation leaves the market with, on each of its halves."""
+        raw = [self._raw(half) for half in halves]
+        return self._quantizers("federated", halves, raw, seed, together=True)
 
     def model(self, coded: Coded, seed: int) -> Trained:
         """The first target, trained on all rows of the market with codes that are given."""

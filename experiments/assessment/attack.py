@@ -18,7 +18,8 @@ from attacks.membership.shadow import Progress
 from attacks.membership.units import UNITS, Unit
 from attacks.retraining.pipelines import recipe_by_name
 from experiments.assessment.attacked import Attacked
-from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, Attack
+from experiments.assessment.record import Attack
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.assessment.statements import Results, add_statement, attacks_file, make_statement
 from experiments.presentation.steps import track
 from experiments.runs.configuration import readers_data

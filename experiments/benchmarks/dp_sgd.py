@@ -18,7 +18,7 @@ from torch.func import functional_call, grad, vmap
 
 from attacks.metrics import Estimate, mean_estimate
 from experiments.presentation.steps import track
-from fedmm_secure.data.market import IntArray
+from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from fedmm_secure.randomness import torch_generator
@@ -31,7 +31,7 @@ HOOKS, GHOST, FUNCTIONAL = "Opacus, hooks", "Opacus, ghost clipping", "torch.fun
 RATE = 0.2  # of Poisson samples
 SHAPE = QuantizerShape(input_dim=8, global_codes=32, local_codes=32)  # of the shipped configurations
 STEPS = 4  # of each way in a repetition
-Step = Callable[[], None]
+_Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,11 @@ def measure_steps(batch: int, repetitions: int) -> list[StepCost]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ways = _ways(batch)
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for repetition in track("repetitions", range(-1, repetitions)):
-            for way, step in ways.items():
-                start = time.process_time()
-                for _ in range(STEPS):
-                    step()
-                if repetition >= 0:
-                    seconds[way].append((time.process_time() - start) / STEPS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Opacus' hooks
+            taken = _measured(_ways(batch), repetitions)
     finally:
         torch.set_num_threads(before)
-    taken = {way: np.array(values) for way, values in seconds.items()}
     found = []
     for way, own in taken.items():
         ratio = mean_estimate(own / taken[ORDINARY])
@@ -80,21 +73,32 @@ def measure_steps(batch: int, repetitions: int) -> list[StepCost]:
     return found
 
 
-def _ways(batch: int) -> Mapping[str, Step]:
+def _measured(ways: Mapping[str, _Step], repetitions: int) -> dict[str, FloatArray]:
+    """Seconds of a step ``(repetitions,)``, by way."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for repetition in track("repetitions", range(-1, repetitions)):
+        for way, step in ways.items():
+            start = time.process_time()
+            for _ in range(STEPS):
+                step()
+            if repetition >= 0:
+                seconds[way].append((time.process_time() - start) / STEPS)
+    return {way: np.array(values) for way, values in seconds.items()}
+
+
+def _ways(batch: int) -> Mapping[str, _Step]:
     generator = torch_generator("bench-rows")
     rows = nn.functional.normalize(torch.randn(round(batch / RATE), SHAPE.input_dim, generator=generator), dim=1)
     choices = DPSGD(1.0, 1.0, RATE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Opacus' hooks
-        return {
-            ORDINARY: _ordinary(rows, batch, passes=1),
-            PASSES: _ordinary(rows, batch, passes=2),
-            NO_NOISE: _ours(rows, choices, _Silence.from_entropy()),
-            OURS: _ours(rows, choices, NoiseSource.from_entropy()),
-            GHOST: _ghost(rows, choices),
-            HOOKS: _hooks(rows, choices),
-            FUNCTIONAL: _functional(rows, choices),
-        }
+    return {
+        ORDINARY: _ordinary(rows, batch, passes=1),
+        PASSES: _ordinary(rows, batch, passes=2),
+        NO_NOISE: _ours(rows, choices, _Silence.from_entropy()),
+        OURS: _ours(rows, choices, NoiseSource.from_entropy()),
+        GHOST: _ghost(rows, choices),
+        HOOKS: _hooks(rows, choices),
+        FUNCTIONAL: _functional(rows, choices),
+    }
 
 
 class _Silence(NoiseSource):
@@ -116,7 +120,7 @@ def _losses(model: Callable[..., object], rows: Tensor) -> Tensor:
     return model(rows, weights.soft_temperature).total(weights)  # type: ignore[attr-defined, no-any-return]
 
 
-def _ordinary(rows: Tensor, batch: int, *, passes: int) -> Step:
+def _ordinary(rows: Tensor, batch: int, *, passes: int) -> _Step:
     model, generator = _model(), torch_generator("bench-ordinary")
     optimizer = torch.optim.Adam(model.parameters())
 
@@ -130,7 +134,7 @@ def _ordinary(rows: Tensor, batch: int, *, passes: int) -> Step:
     return step
 
 
-def _ours(rows: Tensor, choices: DPSGD, source: NoiseSource) -> Step:
+def _ours(rows: Tensor, choices: DPSGD, source: NoiseSource) -> _Step:
     trainer = QuantizerTrainer(_model(), rows, rows[:0], TrainingSettings(), PrivateSettings(choices, 1))
 
     def step() -> None:
@@ -143,7 +147,7 @@ def _sampled(rows: Tensor, choices: DPSGD, generator: torch.Generator) -> Tensor
     return rows[torch.rand(len(rows), generator=generator) < choices.sampling_rate]
 
 
-def _hooks(rows: Tensor, choices: DPSGD) -> Step:
+def _hooks(rows: Tensor, choices: DPSGD) -> _Step:
     generator, wrapped = torch_generator("bench-opacus"), GradSampleModule(_model(), loss_reduction="sum")
     optimizer = DPOptimizer(
         torch.optim.Adam(wrapped.parameters()),
@@ -162,7 +166,7 @@ def _hooks(rows: Tensor, choices: DPSGD) -> Step:
     return step
 
 
-def _ghost(rows: Tensor, choices: DPSGD) -> Step:
+def _ghost(rows: Tensor, choices: DPSGD) -> _Step:
     generator = torch_generator("bench-ghost")
     wrapped = GradSampleModuleFastGradientClipping(
         _model(), loss_reduction="sum", max_grad_norm=choices.clipping_norm, use_ghost_clipping=True
@@ -185,7 +189,7 @@ def _ghost(rows: Tensor, choices: DPSGD) -> Step:
     return step
 
 
-def _functional(rows: Tensor, choices: DPSGD) -> Step:
+def _functional(rows: Tensor, choices: DPSGD) -> _Step:
     model, generator = _model(), torch_generator("bench-functional")
     parameters = dict(model.named_parameters())
     optimizer = torch.optim.Adam(parameters.values())

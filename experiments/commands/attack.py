@@ -10,7 +10,8 @@ import typer
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
-from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, RISKS, verdict_of
+from experiments.assessment.record import verdict_of
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, RISKS
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer

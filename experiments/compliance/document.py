@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from experiments.assessment.records import Verdict
+from experiments.assessment.record import Verdict
 from experiments.assessment.signatures import Signature, SignedPart
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS

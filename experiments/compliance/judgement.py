@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attacks.auditing import AIM
-from experiments.assessment.records import Verdict
+from experiments.assessment.record import Verdict
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,

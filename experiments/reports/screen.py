@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from experiments.assessment.findings import Found
-from experiments.assessment.records import Verdict, verdict_of, verdict_text
+from experiments.assessment.record import Verdict, verdict_of, verdict_text
 from experiments.presentation.console import PlainConsole, one_line, say
 from experiments.presentation.tables import Facts, Table
 from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.assessment.records import ATTACKS, Verdict, verdict_of
+from experiments.assessment.record import Verdict, verdict_of
+from experiments.assessment.records import ATTACKS
 from experiments.assessment.statements import Results, read_attacks
 from experiments.presentation.text import PERSON
 from experiments.sweep.grid import axis_text

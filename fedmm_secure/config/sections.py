@@ -213,6 +213,10 @@ class DataConfig(Section):
         return tuple(sorted(self.markets) or [f"m{number}" for number in generated])
 
 
+# of DataConfig, what only whoever has the rows can say: where they are, and how they are read
+READING_KEYS = ("root", "markets", "synthetic", "on_bad_rows", "missing", "large_share")
+
+
 class EmbeddingConfig(Section):
     """Collaborative-filtering embeddings; ``dp-svd`` is the default where privacy.epsilon is set."""
 

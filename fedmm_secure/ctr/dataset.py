@@ -79,13 +79,15 @@ class ExampleSource:
         drawn = [part(epoch) for part in self._parts]
         if len(drawn) == 1:
             return drawn[0]
-        return Labelled(
-            Features(
-                np.concatenate([part.features.categories for part in drawn]),
-                np.concatenate([part.features.numbers for part in drawn]),
-            ),
-            np.concatenate([part.label for part in drawn]),
-        )
+        label = np.concatenate([part.label for part in drawn])
+        categories = np.concatenate([part.features.categories for part in drawn])
+        numbers = np.empty((len(label), drawn[0].features.numbers.shape[1]))
+        end = len(label)
+        while drawn:  # the last first: a part is held no longer than until it has been copied
+            part = drawn.pop()
+            numbers[end - len(part) : end] = part.features.numbers
+            end -= len(part)
+        return Labelled(Features(categories, numbers), label)
 
 
 def labelled(builder: PairFeatures, candidates: Candidates) -> Labelled:

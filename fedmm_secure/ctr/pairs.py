@@ -25,7 +25,7 @@ def sums_of_pairs(
         column: likewise.
     """
     found, length = np.zeros(len(user), dtype=np.float32), np.diff(histories.indptr)[user]
-    for start, stop in blocks(length, _AT_A_TIME):
+    for start, stop in slices_by_weight(length, _AT_A_TIME):
         own, of_block = length[start:stop], user[start:stop]
         ends = np.cumsum(own)
         pair = np.repeat(np.arange(stop - start), own)
@@ -43,7 +43,7 @@ def entries(matrix: sparse.csr_array, row: IntArray, column: IntArray) -> FloatA
     return np.asarray(matrix[row, column], dtype=np.float64)
 
 
-def blocks(weight: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
+def slices_by_weight(weight: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
     """Ranges of places ``(n,)`` whose weights add up to ``most`` or less, or of a single one that is heavier."""
     ends, bounds = np.cumsum(weight, dtype=np.int64), [0]
     while bounds[-1] < len(weight):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from attacks.extraction.surrogate import answer, complete, extract
+from attacks.extraction.surrogate import complete, extract, nearest_answer
 
 ITEMS, USERS = 100, 60
 
@@ -49,4 +49,4 @@ def test_holes_of_a_table_of_low_rank_are_filled():
 def test_an_account_is_answered_by_the_mean_of_its_items():
     held = sparse.csr_array(np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
     table = np.arange(9.0).reshape(3, 3)
-    assert answer(table, held).tolist() == [[1.5, 2.5, 3.5], [6.0, 7.0, 8.0]]
+    assert nearest_answer(table, held).tolist() == [[1.5, 2.5, 3.5], [6.0, 7.0, 8.0]]

@@ -16,8 +16,10 @@ from attacks.inversion.deltas import DeltaRecovery
 from attacks.inversion.reconstruction import HistoryRecovery, Reconstruction
 from attacks.metrics import MembershipMetrics
 from attacks.poisoning.evaluate import Damage
+from attacks.properties.worlds import PropertyInference
 from experiments.assessment.findings import attack_rows, beyond_bounds
-from experiments.assessment.records import ATTACKS, Attack, Column, Verdict
+from experiments.assessment.record import Attack, Column, Verdict
+from experiments.assessment.records import ATTACKS
 from experiments.assessment.statements import ResultStatement, merge
 from experiments.commands.attack import print_attacks
 from experiments.sweep.table import attack_metrics
@@ -34,6 +36,7 @@ SCORED = {  # what scores each attack
     "linkability": Risk,
     "inference": Risk,
     "extraction": Extraction,
+    "property": PropertyInference,
     "poisoning": Damage,
 }
 ADDED = Attack(

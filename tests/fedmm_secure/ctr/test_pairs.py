@@ -7,7 +7,7 @@ from fedmm_secure.ctr import pairs
 from fedmm_secure.ctr.bags import make_bags
 from fedmm_secure.ctr.dataset import Labelled
 from fedmm_secure.ctr.features import Features
-from fedmm_secure.ctr.pairs import blocks, sums_of_pairs
+from fedmm_secure.ctr.pairs import slices_by_weight, sums_of_pairs
 
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 2**21])
@@ -24,10 +24,10 @@ def test_scores_of_pairs_are_those_of_the_whole_product_to_the_last_bit(monkeypa
 
 def test_blocks_cover_everything_and_hold_no_more_than_asked():
     weight = np.array([3, 0, 9, 2, 2, 2, 0, 40, 1])
-    found = blocks(weight, 6)
+    found = slices_by_weight(weight, 6)
     assert [place for start, stop in found for place in range(start, stop)] == list(range(len(weight)))
     assert all(weight[start:stop].sum() <= 6 or stop == start + 1 for start, stop in found)
-    assert blocks(weight[:0], 6) == []
+    assert slices_by_weight(weight[:0], 6) == []
 
 
 def test_bags_are_the_same_however_examples_are_cut_into_parts():
