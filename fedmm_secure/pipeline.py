@@ -28,6 +28,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_users import refuse_shared_users
 from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.across_markets import stated_guarantees
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
 from fedmm_secure.federation.head_client import HeadClient
@@ -50,16 +51,16 @@ from fedmm_secure.field.compare import train_field, wanted
 from fedmm_secure.field.rounds import Traffic
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, SUMMED, seed_stage
-from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
 from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe
-from fedmm_secure.results.tasks import macro_of, tasks_of
+from fedmm_secure.results.tasks import add_tasks
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.memory import PeakMemory
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.aggregation.identities import Identity
 from privacy.files import write_json
@@ -168,16 +169,14 @@ def conclude(
             metrics["macro"]["baselines"][name]["communication"] = asdict(sent)
     if config.evaluation != EvaluationConfig():
         with clock.stage("tasks"):
-            further = {name: tasks_of(config, prepared, directory) for name, prepared in markets.items()}
-        for name, found in further.items():
-            metrics["markets"][name] |= found
-        metrics["macro"] |= macro_of(list(further.values()))
+            add_tasks(metrics, config, markets, directory)
     with clock.stage("metrics"):
-        metrics["privacy"]["markets"] = {name: guarantees(config, federation.entries(name)) for name in markets}
+        metrics["privacy"] |= stated_guarantees(federation, markets)
         metrics["communication"] = communication(federation.transcript.records, config.federation.rounds)
     save_predictions(directory, markets, predictions)
-    # how long a stage took depends on its rows: under a budget that stays in the market, in ``state/``
-    metrics["seconds"] = {} if config.privacy.epsilon is not None else clock.seconds()
+    # what a stage took depends on its rows: under a budget that stays in the market, in ``state/``
+    told = config.privacy.epsilon is None
+    metrics["seconds"], metrics["memory"] = (clock.seconds(), clock.memory()) if told else ({}, {})
     metrics = close_ledgers(federation, metrics)
     listener("finished", metrics)
     return metrics
@@ -368,11 +367,15 @@ def _frozen(model: RQVAE) -> RQVAE:
 
 
 class Stopwatch:
-    """Seconds spent in each stage, added up over resumed runs; the listener is told of each as it begins."""
+    """Seconds spent in each stage, and the most memory that all its processes had; over resumed runs.
+
+    The listener is told of each stage as it begins.
+    """
 
     def __init__(self, state: Path, listener: Listener = lambda event, fields: None) -> None:
-        self._path, self._listener = state / "seconds.json", listener
+        self._state, self._listener = state, listener
         self._spent: dict[str, float] = Store(state).json("seconds", dict)
+        self._held = PeakMemory(Store(state).json("memory", dict))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -380,10 +383,16 @@ class Stopwatch:
         self._listener("stage", {"stage": name})
         start = time.perf_counter()
         try:
-            yield
+            with self._held.during(name):
+                yield
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - start
-            write_json(self._path, self._spent)
+            write_json(self._state / "seconds.json", self._spent)
+            write_json(self._state / "memory.json", self._held.largest)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of this process and those that it started, by stage."""
+        return dict(self._held.largest)
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, in the order of their beginnings."""

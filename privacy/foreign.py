@@ -8,18 +8,24 @@ never changes anything. Every refusal is one line.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from privacy.errors import InputError
 
+_Rest = ParamSpec("_Rest")
+_Found = TypeVar("_Found")
 MAX_BYTES = 2**30  # of one file; no run writes a larger one
 MAX_TEXT_BYTES = 16 * 2**20  # of a file that is parsed as a whole
 MAX_LINES_BYTES = 64 * 2**20  # of one that is parsed line by line
@@ -60,9 +66,52 @@ def read_bytes(path: Path, limit: int = MAX_BYTES, *, below: Path | None = None)
             raise ForeignFileError(f"{path}: not a regular file")
         if found.st_size > limit:
             raise ForeignFileError(f"{path}: too large: {found.st_size} bytes, at most {limit} are read")
-        return _read(path, descriptor, limit)
+        data = _read(path, descriptor, limit)
     finally:
         os.close(descriptor)
+    _compare(path, data)
+    return data
+
+
+_seen: ContextVar[tuple[str, dict[str, bytes]] | None] = ContextVar("files read below a directory", default=None)
+
+
+@contextmanager
+def held_still(directory: Path) -> Iterator[None]:
+    """Whoever can write into a directory while it is read cannot show one reader this and the next one that.
+
+    Inside, a file below the directory that is read twice and is not the same is refused: what was verified is what is
+    stated. Within another such block for the same directory, that one goes on.
+    """
+    root, outer = os.path.join(os.path.abspath(directory), ""), _seen.get()
+    if outer is not None and outer[0] == root:
+        yield
+        return
+    token = _seen.set((root, {}))
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+
+
+def reading_once(read: Callable[Concatenate[Path, _Rest], _Found]) -> Callable[Concatenate[Path, _Rest], _Found]:
+    """A function of a directory, which is ``held_still`` meanwhile."""
+
+    @wraps(read)
+    def reading(directory: Path, /, *args: _Rest.args, **kwargs: _Rest.kwargs) -> _Found:
+        with held_still(directory):
+            return read(directory, *args, **kwargs)
+
+    return reading
+
+
+def _compare(path: Path, data: bytes) -> None:
+    seen, name = _seen.get(), os.path.abspath(path)
+    if seen is None or not name.startswith(seen[0]):
+        return
+    digest = hashlib.sha256(data).digest()
+    if seen[1].setdefault(name, digest) != digest:
+        raise ForeignFileError(f"{path}: was changed while the run was read: have nobody write there, and try again")
 
 
 def _read(path: Path, descriptor: int, limit: int) -> bytes:

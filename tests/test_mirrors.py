@@ -18,6 +18,7 @@ TOGETHER = {  # tests of what no single module does, and what that is
     "experiments/test_real_markets.py": "runs on real markets",
     "experiments/test_release.py": "runs of a kind, from configuration to verification",
     "experiments/test_secrets.py": "runs under an operator's environment",
+    "experiments/verification/test_replay_ways.py": "runs of every kind, drawn again by their auditor",
     "experiments/verification/test_shared_catalogue.py": "runs of a kind, with every manipulation of their sums",
     "fedmm_secure/collaborative/test_embeddings.py": "what all embeddings are good for",
     "fedmm_secure/ctr/test_features_and_models.py": "features into models",

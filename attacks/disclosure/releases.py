@@ -21,7 +21,6 @@ from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
 
 EPSILON = 8.0  # of randomised codes, where a run publishes none
-_AT_ONCE = 200_000  # pairs whose features are held in memory together
 
 
 @dataclass(frozen=True)
@@ -86,16 +85,7 @@ def _of_embeddings(release: Release, histories: sparse.csr_array, items: IntArra
 
 
 def _of_scores(release: Release, histories: sparse.csr_array, items: IntArray) -> FloatArray:
-    """Logits of the scores that accounts with these histories are shown."""
-    trained = release.trained
-    if trained.accounts is None:
-        raise ValueError("a model with user ids scores no new account")
-    build, n = trained.accounts(histories), histories.shape[0]
-    account, item = np.repeat(np.arange(n), len(items)), np.tile(items, n)
-    parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
-    shown = np.concatenate([trained.predict(build(account[part], item[part])) for part in parts])
-    clipped = np.clip(shown, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped)).reshape(n, len(items))
+    return release.trained.scores(histories, items)
 
 
 CODES, RANDOMISED, EMBEDDINGS, SCORES = "codes", "randomised codes", "embeddings", "scores"

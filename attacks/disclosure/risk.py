@@ -55,7 +55,7 @@ class Risk:
     """What a kind of published thing discloses in one way.
 
     Attributes:
-        published: what was published.
+        source: what was published.
         attack: its name.
         users: users attacked.
         success: share of attacks on users of the release that succeed, Wilson's interval.
@@ -65,7 +65,7 @@ class Risk:
         over_prior: ``(success - prior) / (1 - prior)``: beyond what was known beforehand.
     """
 
-    published: str
+    source: str
     attack: str
     users: int
     success: Estimate
@@ -75,12 +75,12 @@ class Risk:
     over_prior: Estimate
 
     @classmethod
-    def of(cls, published: str, attack: str, outcomes: Iterable[Outcome]) -> Risk:
+    def of(cls, source: str, attack: str, outcomes: Iterable[Outcome]) -> Risk:
         """From attacks on several releases, whose users are not the same."""
         first, *others = outcomes
         total = sum(others, first)
         return cls(
-            published,
+            source,
             attack,
             total.attack.tries,
             total.attack.rate,

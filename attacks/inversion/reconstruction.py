@@ -180,17 +180,18 @@ def recover_histories(
     scale = max(float(affinity.std()), 1e-12)
     weight = np.log1p(np.maximum(popularity, 0.0))
     prior = np.broadcast_to(weight, affinity.shape)
-    base = _precision(prior, history[kept])
+    base = precision(prior, history[kept])
     found = []
     for name, score in (("codes", affinity), ("codes and popularity", affinity / scale + weight)):
-        hits = _precision(score, history[kept])
+        hits = precision(score, history[kept])
         found.append(
             HistoryRecovery(name, int(kept.sum()), mean_estimate(hits), mean_estimate(base), mean_estimate(hits - base))
         )
     return found
 
 
-def _precision(score: NDArray[np.float64], history: NDArray[np.bool_]) -> FloatArray:
+def precision(score: NDArray[np.float64], history: NDArray[np.bool_]) -> FloatArray:
+    """Share of the ``_TOP`` items that score highest that are in each history."""
     top = np.argsort(-score, axis=1, kind="stable")[:, :_TOP]
     return np.asarray(np.take_along_axis(history, top, axis=1).mean(1))
 

@@ -72,12 +72,7 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
         if weights:
             accounts = units.account(shown, "consumer") if "consumer" in shown else []
             yield units.inference(target, "release", "white box", units.combined([*accounts, *weights]))
-        if shadows.unit == "user" and "latent" in shown:
-            latent = shown["latent"].astype(np.float64)[:, units.users]
-            for key, seen_by in (("aggregate", "market"), ("own", shadows.opened_by)):
-                if key in shown and seen_by is not None:
-                    scores = codebook_attack(latent, shown[key].astype(np.float64), units.member)
-                    yield units.inference(target, seen_by, "codebook", scores)
+        yield from units.codebooks(target, shown)
 
 
 class _Units:
@@ -127,6 +122,35 @@ class _Units:
         else:
             found = shown["user-release"][:, self.users] if "user-release" in shown else None
         return [] if found is None else [ratios(found.astype(np.float64), self.member)]
+
+    def codebooks(self, target: str, shown: Shown) -> Iterator[Inference]:
+        """What global codewords tell: the sum of all markets, and what is left of it without those who collude.
+
+        A single market takes out its own movement. Where single updates are opened, the target's own is what is left
+        once all others are out.
+        """
+        if "latent" not in shown:
+            return
+        latent = shown["latent"].astype(np.float64)
+        without = None
+        if self.shadows.unit == "interaction":
+            latent, without = latent[:, self.shadows.queries.user], shown["row-latent"].astype(np.float64)
+        else:
+            latent = latent[:, self.users]
+
+        def found(view: str, attack: str, words: NDArray[np.float32]) -> Inference:
+            scores = codebook_attack(latent, words.astype(np.float64), self.member, without)
+            return self.inference(target, view, attack, scores)
+
+        yield found("market", "codebook", shown["aggregate"])
+        if "rest" not in shown:
+            return
+        rest, n_markets = shown["rest"], shown["rest"].shape[1] + 1
+        yield found("market", "codebook, without its own", rest[:, 0])
+        for colluding in sorted({(n_markets - 1) // 2, n_markets - 1} - {0, 1}):
+            yield found("collusion", f"codebook, {colluding} of {n_markets} markets", rest[:, colluding - 1])
+        if self.shadows.opened_by is not None:
+            yield found(self.shadows.opened_by, "codebook", rest[:, -1])
 
     def combined(self, evidence: list[ShadowEvidence]) -> Confidences:
         return multi_query(evidence, self.member, self.known)

@@ -10,13 +10,15 @@
 - ``…-context``: what else the account is shown: the mean score of a few items, of items near the queried one, and how
   many of the former rank below it.
 - ``…-recommended``: the items that rank first for a user's account.
-- ``latent``, ``aggregate``, ``own``: what a codebook-based attack needs: where the pipeline's encoder puts each user,
-  and the global codewords after the last round, of all markets and of this one alone.
+- ``latent``, ``row-latent``, ``aggregate``, ``rest``: what a codebook-based attack needs: where the pipeline's encoder
+  puts each user, and each row's user without the row; the global codewords after the last round, and what is left of
+  them by the number of markets that take their own movements out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from attacks.membership.queries import Queries
-from attacks.retraining.pipelines import Trained
+from attacks.retraining.pipelines import Trained, logit
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
@@ -34,6 +36,7 @@ from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE
 
 Observed = dict[str, NDArray[np.float32]]
+Confidence = Callable[[IntArray, IntArray], FloatArray]
 RECOMMENDED = 10
 _AT_ONCE = 200_000  # pairs whose features are held in memory together
 
@@ -48,28 +51,25 @@ def observe(trained: Trained, profiles: IntArray, queries: Queries) -> Observed:
     """
     users, first = np.unique(queries.user, return_index=True)
     predict, own = trained.predict, trained.coded
-    found = _account(predict, trained.builder, profiles[queries.user], profiles[users], queries, "profile")
+    score = partial(_scores, predict, trained.builder)
+    found = observe_account(score, profiles[queries.user], profiles[users], queries, "profile")
     if trained.accounts is not None:
-        copied, single = trained.accounts(queries.history), trained.accounts(queries.pairs.accounts)
-        found |= _account(predict, copied, np.arange(len(queries.rows)), first, queries, "consumer")
-        found["consumer-pairs"] = _pairs(predict, single, queries)
+        score = partial(_scores, predict, trained.accounts(queries.history))
+        found |= observe_account(score, np.arange(len(queries.rows)), first, queries, "consumer")
+        found["consumer-pairs"] = _pairs(predict, trained.accounts(queries.pairs.accounts), queries)
         found["row-release"] = np.stack(_row_statistics(own.embedding, queries), axis=1)
     if own.quantizer is not None:
         projected = np.asarray(own.embedding.transform(queries.full))
         found["user-release"] = np.stack(_user_statistics(own.embedding, own.quantizer, queries, projected), axis=1)
         if own.federated is not None:
+            without = np.asarray(own.embedding.transform(queries.history))
             with torch.no_grad():
                 found["latent"] = own.quantizer.encode(unit_rows(projected)).numpy()
+                found["row-latent"] = own.quantizer.encode(unit_rows(without)).numpy()
             found["aggregate"] = own.federated.aggregate
-            if own.federated.own is not None:
-                found["own"] = own.federated.own
+            if own.federated.rest is not None:
+                found["rest"] = own.federated.rest
     return {key: np.asarray(value, np.float32) for key, value in found.items()}
-
-
-def logit(probability: FloatArray) -> FloatArray:
-    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
-    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))
 
 
 def strangers(full: sparse.csr_array, known: NDArray[np.bool_], rng: np.random.Generator) -> IntArray:
@@ -145,28 +145,18 @@ def _scores(predict: Callable[..., FloatArray], builder: PairFeatures, account: 
     return logit(np.concatenate([np.zeros(0), *(predict(builder(account[part], item[part])) for part in parts)]))
 
 
-def _account(
-    predict: Callable[..., FloatArray],
-    builder: PairFeatures,
-    accounts: IntArray,
-    of_users: IntArray,
-    queries: Queries,
-    view: str,
+def observe_account(
+    score: Confidence, accounts: IntArray, of_users: IntArray, queries: Queries, view: str
 ) -> dict[str, FloatArray]:
     """What the accounts are shown: the queried item, what surrounds it, and what comes first.
 
     Args:
-        predict: maps features to click probabilities.
-        builder: features of the accounts.
+        score: confidence in each pair of an account and an item.
         accounts: the account of each query.
         of_users: one account for each user that has queries, in the order of users.
         queries: what is asked.
         view: its name.
     """
-
-    def score(account: IntArray, item: IntArray) -> FloatArray:
-        return _scores(predict, builder, account, item)
-
     own = score(accounts, queries.item)
     near = score(np.repeat(accounts, queries.near.shape[1]), queries.near[queries.item].ravel())
     near = near.reshape(len(own), -1).mean(1)

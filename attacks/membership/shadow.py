@@ -95,7 +95,7 @@ def train_shadows(
     size = 1 if retraining.trains_alone else min(GROUP, -(-n_shadows // retraining.config.workers))
     groups = [range(start, min(start + size, n_shadows)) for start in range(0, n_shadows, size)]
     federated = any(recipe_by_name(retraining.config, target).codes == "federated" for target in retraining.targets)
-    if federated and not retraining.config.private_embedding:
+    if federated and not retraining.trains_alone:
         _ = retraining.other_embeddings  # fitted here once; they travel to the workers with the plan
     tasks = (
         joblib.delayed(_keep)(store, folder, group, plan, member[group.start : group.stop], queries)

@@ -57,26 +57,42 @@ def recommended_items(
     return among
 
 
-def codebook_attack(latent: NDArray[np.float64], codewords: NDArray[np.float64], member: MemberMatrix) -> Confidences:
-    """Membership of users from global codewords: a user pulls a codeword towards where the encoder puts that user.
+def codebook_attack(
+    latent: NDArray[np.float64],
+    codewords: NDArray[np.float64],
+    member: MemberMatrix,
+    without: NDArray[np.float64] | None = None,
+) -> Confidences:
+    """Membership from global codewords: a user pulls a codeword towards where the encoder puts that user.
 
     The adversary does not have the target's encoder: where it would put a user is the mean over the shadow
-    pipelines, which start from the same public initialisation.
+    pipelines, which start from the same public initialisation. A row moves where its user is put: what counts is how
+    much nearer to a codeword that is with the row than without it.
 
     Args:
-        latent: of each user under each pipeline's encoder, ``(n_models, n_users, latent_dim)``.
+        latent: of each user, or each row's user, under each pipeline's encoder, ``(n_models, n_units, latent_dim)``.
         codewords: that the view shows, ``(n_models, n_codes, latent_dim)``.
-        member: ``(n_models, n_users)``.
+        member: ``(n_models, n_units)``.
+        without: of rows, where the user would be put without the row, of the shape of ``latent``.
     """
+    places = [latent] if without is None else [latent, without]
     scores = np.empty(member.shape)
     for targets, shadows in blocks(len(latent)):
-        total = latent[shadows].sum(0)  # a target's encoder stays out, and so does each shadow's own
+        totals = [place[shadows].sum(0) for place in places]  # a target's encoder stays out
+
+        def nearness(index: int, centres: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+            near = [-_nearest(centre, codewords[index]) for centre in centres]
+            return near[0] if len(near) == 1 else near[0] - near[1]
+
         others = max(len(shadows) - 1, 1)
-        seen = [-_nearest((total - latent[shadow]) / others, codewords[shadow]) for shadow in shadows]
+        seen = []
+        for shadow in shadows:  # and so does each shadow's own
+            centres = [(total - place[shadow]) / others for total, place in zip(totals, places, strict=True)]
+            seen.append(nearness(shadow, centres))
         score = fit_effects(normal_scores(np.stack(seen)), member[shadows])
         for target in targets:
-            nearness = -_nearest(total / len(shadows), codewords[target])
-            scores[target] = score(normal_scores(nearness[None])[0])
+            found = nearness(target, [total / len(shadows) for total in totals])
+            scores[target] = score(normal_scores(found[None])[0])
     return scores
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attacks.retraining.federations import BOOST, Tamper
 from fedmm_secure.data.market import FloatArray
 
-BOOST = 10.0
-Tamper = Callable[[FloatArray, FloatArray, int], FloatArray]
 Defence = Callable[[Sequence[FloatArray]], FloatArray]
 
 

@@ -6,21 +6,21 @@ inference, and the users left out of a risk's control group.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from attacks.retraining.federations import Coded, Federated, embed_again, federate, without_colluders
 from attacks.side_by_side.ctr import fit_together
 from attacks.side_by_side.quantizers import Movements, federate_together, mean_movement, train_local_together
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED, BaselineName
 from fedmm_secure.ctr.features import PairFeatures
@@ -30,15 +30,14 @@ from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.candidates import Candidates
-from fedmm_secure.data.market import FloatArray
+from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.guarantee.mechanisms import dp_sgd
-from fedmm_secure.guarantee.stages import CTR
-from fedmm_secure.pipeline import embed_markets, refine, train_federated
+from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING
 from fedmm_secure.quantization.build import train_local_quantizer
-from fedmm_secure.quantization.rqvae import RQVAE
 from privacy.mechanisms.randomness import NoiseSource
+
+_AT_ONCE = 200_000  # pairs whose features are held in memory together
 
 
 def recipe_by_name(config: Config, name: str) -> Recipe:
@@ -51,23 +50,6 @@ def recipe_by_name(config: Config, name: str) -> Recipe:
         known = ", ".join([CONFIGURED, *trained])
         raise ValueError(f"{name} cannot be attacked through shadow pipelines; choose from {known}")
     return recipe
-
-
-@dataclass(frozen=True)
-class Federated:
-    """Global codewords after the last round: of all markets, and as the market's own update left them."""
-
-    aggregate: FloatArray
-    own: FloatArray | None
-
-
-@dataclass(frozen=True)
-class Coded:
-    """What CTR models of one pipeline build on."""
-
-    embedding: Embedding
-    quantizer: RQVAE | None = None
-    federated: Federated | None = None
 
 
 def without_rows(prepared: PreparedMarket, kept: NDArray[np.bool_]) -> PreparedMarket:
@@ -92,6 +74,12 @@ def without_users(prepared: PreparedMarket, kept: NDArray[np.bool_]) -> Prepared
     )
 
 
+def logit(probability: FloatArray) -> FloatArray:
+    """Confidence in a click: the logit of its probability, which is nearly normal over models."""
+    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
 @dataclass(frozen=True)
 class Trained:
     """One model of one pipeline.
@@ -109,6 +97,20 @@ class Trained:
     predict: Callable[..., FloatArray]
     builder: PairFeatures
     accounts: Callable[[sparse.csr_array], PairFeatures] | None
+
+    def scores(self, histories: sparse.csr_array, items: IntArray) -> FloatArray:
+        """Logits ``(n, k)`` of what accounts with histories ``(n, n_items)`` are shown of items ``(k,)``.
+
+        Raises:
+            ValueError: accounts cannot be new.
+        """
+        if self.accounts is None:
+            raise ValueError("a model with user ids scores no new account")
+        build, n = self.accounts(histories), histories.shape[0]
+        account, item = np.repeat(np.arange(n), len(items)), np.tile(items, n)
+        parts = [slice(start, start + _AT_ONCE) for start in range(0, len(account), _AT_ONCE)]
+        shown = np.concatenate([self.predict(build(account[part], item[part])) for part in parts])
+        return logit(shown).reshape(n, len(items))
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Retraining:
                 but for rounding, batch boundaries and dropout.
         """
         recipes = [recipe_by_name(self.config, name) for name in self.targets]
-        raw = [fit_embedding(half, self.config.embedding) for half in halves]
+        raw = [self._raw(half) for half in halves]
         quantizers = {
             kind: self._quantizers(kind, halves, raw, seed, together=together)
             for kind in {recipe.codes for recipe in recipes} - {None}
@@ -163,6 +165,46 @@ class Retraining:
                     MarketTrainer(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
                 ]
                 yield recipe.name, self._exact(recipe, benches, coded, seed, together=together)
+
+    def coded(self, halves: Sequence[PreparedMarket], seed: int) -> list[Coded]:
+        """What a federation leaves the market with, on each of its halves."""
+        raw = [self._raw(half) for half in halves]
+        return self._quantizers("federated", halves, raw, seed, together=True)
+
+    def model(self, coded: Coded, seed: int) -> Trained:
+        """The first target, trained on all rows of the market with codes that are given."""
+        recipe = recipe_by_name(self.config, self.targets[0])
+        if recipe.name == CONFIGURED and self.config.private_ctr:
+            return self._private(self.prepared, coded, seed)
+        bench = MarketTrainer(self.prepared, coded.embedding, self.config)
+        return self._exact(recipe, [bench], [coded], seed, together=False)[0]
+
+    def embed(self, half: PreparedMarket) -> Embedding:
+        """The embedding of the market with fewer rows, as the run releases it: with a budget under noise of its own."""
+        config, noise = self.config, NoiseSource.from_entropy()
+        if config.data.shared_items:
+            return embed_again(self.fresh_noise, {**self.markets, self.market: half}, self.noise, raw=False)[
+                self.market
+            ]
+        if not config.private_embedding:
+            return fit_embedding(half, config.embedding)
+        spent, matrix = self.noise[self.market], history_matrix(half.market, half.split.train)
+        choices, times = config.privacy.contribution, config.times_counted
+        counts = release_counts(
+            half.market, half.split.train, choices, spent[COUNTS], noise.derive("counts"), times=times
+        )
+        embedding = DPSVDEmbedding(counts, config.embedding.private)
+        return embedding.set_factors(embedding.release(matrix, spent[EMBEDDING], noise.derive("factors")), matrix)
+
+    def _raw(self, half: PreparedMarket) -> Embedding:
+        """The embedding of the market's rows that stays inside."""
+        if self.config.data.shared_items:
+            return self._shared(half, raw=True)
+        return fit_embedding(half, self.config.embedding)
+
+    def _shared(self, half: PreparedMarket, *, raw: bool) -> Embedding:
+        markets = {**self.markets, self.market: half}
+        return embed_again(self.fresh_noise, markets, self.noise, raw=raw)[self.market]
 
     def _exact(
         self, recipe: Recipe, benches: Sequence[MarketTrainer], coded: Sequence[Coded], seed: int, *, together: bool
@@ -189,7 +231,7 @@ class Retraining:
         quantizer = own.quantizer
         if quantizer is None:
             raise ValueError("a released model needs codes")
-        bench = PrivateTrainer(half, own.embedding, self._fresh_noise)
+        bench = PrivateTrainer(half, own.embedding, self.fresh_noise)
         choices = dp_sgd(self.config.privacy.ctr, self.noise[self.market][CTR])
         trained = bench.train_with(quantizer, seed, choices, NoiseSource.from_entropy())
 
@@ -209,11 +251,11 @@ class Retraining:
 
     @property
     def trains_alone(self) -> bool:
-        """Whether each pipeline is trained by itself: noise is drawn for one at a time."""
-        return self.config.privacy.epsilon is not None
+        """Whether each pipeline is trained by itself: noise, and sums over a catalogue, are of one at a time."""
+        return self.config.privacy.epsilon is not None or self.config.data.shared_items
 
     @property
-    def _fresh_noise(self) -> Config:
+    def fresh_noise(self) -> Config:
         """The configuration without a noise seed: a seed that the adversary shared would give the noise away."""
         return self.config.model_copy(update={"privacy": self.config.privacy.model_copy(update={"noise_seed": None})})
 
@@ -237,37 +279,26 @@ class Retraining:
         last: dict[str, FloatArray] = {}
 
         def combine(round: int, movements: Movements) -> FloatArray:
-            applied = mean_movement(round, movements)
-            last["gap"] = movements[self.market] - applied
-            return applied
+            last["rest"] = without_colluders(movements, self.market)
+            return mean_movement(round, movements)
 
         embeddings = {name: raw if name == self.market else [self.other_embeddings[name]] for name in self.markets}
         stacks = federate_together(self.config, embeddings, seed, copies=len(raw), combine=combine)
         words = stacks[self.market].codewords.numpy()
         return [
-            Coded(embedding, model, Federated(aggregate, aggregate + gap))
-            for embedding, model, aggregate, gap in zip(
-                raw, stacks[self.market].models(), words, last["gap"], strict=True
+            Coded(embedding, model, Federated(aggregate, aggregate + rest))
+            for embedding, model, aggregate, rest in zip(
+                raw, stacks[self.market].models(), words, last["rest"].swapaxes(0, 1), strict=True
             )
         ]
 
     def _federate(self, half: PreparedMarket, raw: Embedding, seed: int) -> Coded:
         """A whole federation, the other markets as in the run; what the market's own models build on."""
-        markets = {**self.markets, self.market: half}
-        # plaintext sums give bit-identical codebooks, faster; not admitted for distributed noise
-        kind = self.config.aggregation.kind if self.config.privacy.distributed_noise else "plaintext"
-        aggregation = self.config.aggregation.model_copy(update={"kind": kind, "rotate_after": None})
-        config = self._fresh_noise.model_copy(update={"seed": (seed,), "aggregation": aggregation})
-        with tempfile.TemporaryDirectory(prefix="fedmm-shadow-") as scratch:
-            federation = open_federation(config, markets, Path(scratch), noise=self.noise)
-            if config.private_embedding:
-                embeddings = embed_markets(federation, markets)
-            else:
-                embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
-            models = train_federated(federation, seed, embeddings)
-            words = models[self.market].global_codebook.codewords.detach().numpy().copy()
-            embeddings, quantizers = refine(federation, markets, embeddings, {seed: models})
-        return Coded(embeddings[self.market], quantizers[seed][self.market], Federated(words, None))
+        markets, config = {**self.markets, self.market: half}, self.fresh_noise
+        embeddings = None
+        if not (config.private_embedding or config.data.shared_items):
+            embeddings = {name: raw if name == self.market else self.other_embeddings[name] for name in markets}
+        return federate(config, markets, self.noise, seed, embeddings)[self.market]
 
 
 def _fit_all(fits: Sequence[Fit], *, together: bool) -> None:

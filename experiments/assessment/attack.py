@@ -18,12 +18,13 @@ from attacks.membership.shadow import Progress
 from attacks.membership.units import UNITS, Unit
 from attacks.retraining.pipelines import recipe_by_name
 from experiments.assessment.attacked import Attacked
-from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, Attack
+from experiments.assessment.record import Attack
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.assessment.statements import Results, add_statement, attacks_file, make_statement
 from experiments.presentation.steps import track
 from experiments.runs.configuration import readers_data
 from experiments.runs.markets import choose_market
-from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.config import DataConfig
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
@@ -50,7 +51,7 @@ def attack_run(
 
     Args:
         run: a finished run's directory.
-        attacks: names out of ``ATTACKS``; by default all that the run admits.
+        attacks: names out of ``ATTACKS``; by default all.
         market: the market under attack; by default the one with the fewest users.
         targets: models for membership inference.
         units: what membership is asked about.
@@ -65,13 +66,13 @@ def attack_run(
         All results that the run directory now holds.
 
     Raises:
-        ConfigError: unknown attack, market or target, or an attack that the run does not admit.
+        ConfigError: unknown attack, market or target.
         RunDirectoryError: not a finished run.
     """
     config, metrics = read_foreign_config(run), read_metrics(run)
     config = config.model_copy(update={"workers": workers or min(config.workers, os.cpu_count() or 1)})
     market = choose_market(market, {name: values["n_users"] for name, values in metrics["markets"].items()})
-    chosen = _chosen(attacks, config)
+    chosen = _chosen(attacks)
     for target in targets:
         try:
             recipe_by_name(config, target)
@@ -105,22 +106,12 @@ def attack_run(
     return found
 
 
-def _chosen(names: Sequence[str] | None, config: Config) -> list[Attack]:
-    """The attacks of ``--attack``; by default all that the run admits."""
-    private, shared = config.privacy.epsilon is not None, config.data.shared_items
-    if names is None:
-        admitted = [attack for attack in ATTACKS.values() if attack.with_budget or not private]
-        return [attack for attack in admitted if not (shared and attack.retrains)]
-    for name in names:
+def _chosen(names: Sequence[str] | None) -> list[Attack]:
+    """The attacks of ``--attack``; by default all."""
+    for name in names or ():
         if name not in ATTACKS:
             raise ConfigError(f"--attack {name}: choose from {', '.join(ATTACKS)}")
-        if private and not ATTACKS[name].with_budget:
-            raise ConfigError(f"--attack {name}: measured on runs without privacy.epsilon; this run has one")
-        if shared and ATTACKS[name].retrains:
-            raise ConfigError(
-                f"--attack {name}: trains markets again, without the sums of a shared catalogue that this run has"
-            )
-    return [ATTACKS[name] for name in names]
+    return list(ATTACKS.values()) if names is None else [ATTACKS[name] for name in names]
 
 
 def _write_table(path: Path, found: Results) -> None:

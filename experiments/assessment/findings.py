@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.assessment.records import ATTACKS, Attack, Verdict, verdict_of, verdict_text
+from experiments.assessment.record import Attack, Verdict, verdict_of, verdict_text
+from experiments.assessment.records import ATTACKS
 
 Found = Mapping[str, Sequence[dict[str, Any]]]
 

@@ -16,7 +16,7 @@ from attacks.membership.shadow import ShadowPlan, ShadowScores, train_shadows
 from attacks.membership.units import Unit
 from experiments.assessment.attacked import Attacked
 from experiments.assessment.figures import draw_roc
-from experiments.assessment.records import Verdict
+from experiments.assessment.record import Verdict
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage.files import write_parquet
 from fedmm_secure.storage.layout import RunDirectory

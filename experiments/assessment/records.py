@@ -6,135 +6,12 @@ path: what makes an attack is imported when it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
+from experiments.assessment.record import Attack, AttackResult, Column, verdict_text
 from experiments.presentation.text import estimate_text
-from privacy.accounting.text import epsilon_text
 
-if TYPE_CHECKING:
-    from experiments.assessment.attacked import Attacked
-
-AttackResult = Mapping[str, Any]
 DEFAULT_SHADOWS = 16
-
-
-class Verdict(StrEnum):
-    """What a result says of the guarantee that it was held against."""
-
-    WITHIN = "within"
-    BEYOND = "BEYOND"
-    IRREFUTABLE = "cannot be refuted"
-
-
-def verdict_of(result: AttackResult) -> Verdict | None:
-    """None where there was no guarantee to hold the result against."""
-    bound = result.get("bound")
-    return None if bound is None else Verdict(bound["verdict"])
-
-
-def verdict_text(result: AttackResult) -> str:
-    """The verdict, and what the same targets would have seen."""
-    verdict = verdict_of(result)
-    if verdict is None:
-        return "no bound"
-    bound = result["bound"]
-    if verdict is Verdict.BEYOND:
-        return f"BEYOND ε {epsilon_text(bound['epsilon'])}"
-    if verdict is Verdict.IRREFUTABLE:
-        return f"ε {epsilon_text(bound['epsilon'])} cannot be refuted by {bound['targets']} targets"
-    return f"within; would have detected ε ≥ {bound['detects']:.1f} with 95 % power"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the command's table: its heading, and how a result fills it."""
-
-    heading: str
-    cell: Callable[[AttackResult], str]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One kind of attack on a finished run.
-
-    Attributes:
-        name: as in ``fedmm attack --attack``, and as its results are kept.
-        title: of its results.
-        prior_knowledge: what its adversary knows before it sees anything.
-        views: what its adversary may see.
-        path: ``module:function`` that makes it: an ``Attacked`` to its results, plain data.
-        about: keys of a result that say what it is about; a later result about the same replaces it.
-        columns: of the command's table.
-        tried: of a result, what was tried on whom; a format string.
-        measure: what success is measured by.
-        success: key of the estimate of it.
-        chance: what guessing reaches, or the key of what a prior alone reaches; None where it says nothing.
-        tpr: key of the true-positive rate at 1 % false positives, where there is one.
-        same: keys of results that try the same; the most successful of them comes first for readers. By default
-            ``about``.
-        over: what the intervals of its results are taken over.
-        figure: ``module:function`` that draws its results into files of a given path, where there is one.
-        with_budget: whether runs with a budget admit it.
-        retrains: whether it trains markets again by themselves, without what they summed over a shared catalogue.
-        says: what a result says in words; by default its verdict on a guarantee.
-    """
-
-    name: str
-    title: str
-    prior_knowledge: str
-    views: tuple[str, ...]
-    path: str
-    about: tuple[str, ...]
-    columns: tuple[Column, ...]
-    tried: str
-    measure: str
-    success: str
-    over: str
-    chance: float | str | None = None
-    tpr: str | None = None
-    same: tuple[str, ...] = ()
-    figure: str | None = None
-    with_budget: bool = True
-    retrains: bool = False
-    says: Callable[[AttackResult], str] = verdict_text
-
-    def make(self, attacked: Attacked) -> list[dict[str, Any]]:
-        """Its results on a run."""
-        results: Sequence[dict[str, Any]] = resolve_name(self.path)(attacked)
-        return [{**result, "prior_knowledge": self.prior_knowledge} for result in results]
-
-    def draw(self, path: Path, results: Sequence[AttackResult]) -> None:
-        """Draw its results, where it has a figure of them; ``path`` without its ending."""
-        if self.figure is not None:
-            resolve_name(self.figure)(path, results)
-
-    def leading(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What readers see first: the most successful of each kind, and whatever is beyond a guarantee."""
-        strongest = self.strongest(results)
-        return [result for result in results if result in strongest or verdict_of(result) is Verdict.BEYOND]
-
-    def strongest(self, results: Sequence[dict[str, Any]], keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Of results that try the same, the most successful; what ``keys`` say, by default those of the record."""
-        best: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for result in results:
-            about = tuple(result.get(key) for key in keys or self.same or self.about)
-            if about not in best or self.succeeded(result) > self.succeeded(best[about]):
-                best[about] = result
-        return list(best.values())
-
-    def succeeded(self, result: AttackResult) -> float:
-        """How successful a result is."""
-        return float(result[self.success]["value"])
-
-    def guessed(self, result: AttackResult) -> float | None:
-        """What guessing, or a prior alone, reaches."""
-        chance = result[self.chance] if isinstance(self.chance, str) else self.chance
-        return float(chance["value"]) if isinstance(chance, Mapping) else chance
 
 
 def _text(heading: str, key: str) -> Column:
@@ -261,7 +138,7 @@ _MEMBERSHIP = Attack(
     name="membership",
     title="membership inference",
     prior_knowledge="all rows of the market, but not which of them were trained on",
-    views=("server", "market", "consumer", "release", "profile"),
+    views=("server", "market", "collusion", "consumer", "release", "profile"),
     path="experiments.assessment.membership:infer_membership",
     about=("market", "target", "view", "attack", "unit"),
     columns=(
@@ -282,7 +159,6 @@ _MEMBERSHIP = Attack(
     chance=0.5,
     tpr="tpr_at_1_percent_fpr",
     same=("market", "target", "unit", "view"),
-    retrains=True,
 )
 _POISONING = Attack(
     name="poisoning",
@@ -306,8 +182,6 @@ _POISONING = Attack(
     over="the other markets",
     chance=0.0,
     same=("market", "defence"),
-    with_budget=False,
-    retrains=True,
 )
 
 
@@ -322,12 +196,12 @@ def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_score
         name=name,
         title=f"{title} (GDPR Recital 26, WP216, EDPB Opinion 28/2024, ISO/IEC 27559)",
         prior_knowledge=prior_knowledge,
-        views=("release and profile", by_scores),
+        views=("release and profile", "release", by_scores),
         path=f"experiments.assessment.disclosure:{path}",
-        about=("market", "target", "published", "attack"),
+        about=("market", "target", "source", "attack"),
         columns=(
             _MARKET,
-            _text("published", "published"),
+            _text("published", "source"),
             _ATTACK,
             _text("attacks", "users"),
             _estimate("succeed", "success"),
@@ -336,12 +210,11 @@ def _disclosure(name: str, title: str, prior_knowledge: str, path: str, by_score
             _estimate("risk", "risk"),
             _estimate("over the prior", "over_prior"),
         ),
-        tried=f"{title} in {{market}}, from {{published}}: {{attack}}",
+        tried=f"{title} in {{market}}, from {{source}}: {{attack}}",
         measure="share of attacks",
         success="success",
         over="attacks on two releases of this market",
         chance="prior",
-        retrains=True,
         says=_disclosed,
     )
 
@@ -358,7 +231,7 @@ _RISKS = (
     _disclosure(
         "inference",
         "inference",
-        "half of the user's rows; what is popular",
+        "half of the user's rows, or who left between two releases; what is popular",
         "infer_other_items",
         "consumer",
     ),
@@ -366,7 +239,55 @@ _RISKS = (
 RISKS = tuple(risk.name for risk in _RISKS)
 """What regulators ask of whatever is published about people."""
 
+_EXTRACTION = Attack(
+    name="extraction",
+    title="extraction of the model",
+    prior_knowledge="the catalogue; how popular each item is",
+    views=("consumer",),
+    path="experiments.assessment.extraction:copy_models",
+    about=("market", "target", "accounts", "budget"),
+    columns=(
+        _MARKET,
+        _text("target", "target"),
+        _text("accounts", "accounts"),
+        _text("items asked of each", "budget"),
+        _text("queries", "queries"),
+        _estimate("rank correlation", "fidelity"),
+        _number("popularity", "prior"),
+    ),
+    tried="a copy of {target} in {market}: {accounts} accounts, {budget} items asked of each",
+    measure="rank correlation",
+    success="fidelity",
+    over="accounts of users whom the model does not know",
+    chance="prior",
+)
+
+_PROPERTY = Attack(
+    name="property",
+    title="inference of a property of the market",
+    prior_knowledge="the market's users, but not which share of them is in it",
+    views=("market", "release"),
+    path="experiments.assessment.properties:infer_properties",
+    about=("market", "view", "property"),
+    columns=(_MARKET, _VIEW, _text("property", "property"), _text("worlds", "worlds"), _estimate("told", "accuracy")),
+    tried="many or few in {market}: {property}",
+    measure="share of worlds told apart",
+    success="accuracy",
+    over="worlds, each trained by itself",
+    chance=0.5,
+)
+
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack
-    for attack in (_INVERSION, _RECONSTRUCTION, _USAGE, _HISTORIES, _MEMBERSHIP, *_RISKS, _POISONING)
+    for attack in (
+        _INVERSION,
+        _RECONSTRUCTION,
+        _USAGE,
+        _HISTORIES,
+        _MEMBERSHIP,
+        *_RISKS,
+        _EXTRACTION,
+        _PROPERTY,
+        _POISONING,
+    )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ import typer
 
 from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
-from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, RISKS, verdict_of
+from experiments.assessment.record import verdict_of
+from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, RISKS
 from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
@@ -34,7 +36,7 @@ def attack(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attack", help=f"Attack to make, default all that the run admits: {', '.join(ATTACKS)}."),
+        typer.Option("--attack", help=f"Attack to make, default all: {', '.join(ATTACKS)}."),
     ] = None,
     risks: Annotated[
         bool,
@@ -49,6 +51,19 @@ def attack(
         list[str] | None, typer.Option(help=f"What membership is asked about, default both: {', '.join(UNITS)}.")
     ] = None,
     shadows: Annotated[int, typer.Option(min=4, help="Shadow pipelines.")] = DEFAULT_SHADOWS,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Attack somebody else's model instead, which fit and score in this file make; RUN, or a configuration "
+            "in its place, names the rows. The code in it is run.",
+        ),
+    ] = None,
+    model_seconds: Annotated[int, typer.Option(min=1, help="Of --model: seconds for one fit.")] = 300,
+    model_gib: Annotated[float, typer.Option(min=0.1, help="Of --model: GiB of address space for one fit.")] = 8.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Of --model: folder of what is found; default: attacks-<name of FILE>.")
+    ] = None,
     workers: WorkersOption = None,
     data: Annotated[
         Path | None,
@@ -65,6 +80,21 @@ def attack(
     unknown = sorted(set(unit or ()) - set(UNITS))
     if unknown:
         raise ConfigError(f"--unit {unknown[0]}: choose from {', '.join(UNITS)}")
+    if model is not None:
+        if attacks or risks or target or keys:
+            raise ConfigError(
+                "--model: is attacked in every way that there is; drop --attack, --risks, --target, --sign"
+            )
+        asked = ForeignModel(model, model_seconds, model_gib, out or Path(f"attacks-{model.stem}"))
+        found, place = _attack_foreign(
+            asked, rows=(str(run), data, market), units=units, shadows=shadows, workers=workers, quiet=quiet or as_json
+        )
+        if as_json:
+            say_json(found)
+        else:
+            print_attacks(found, str(place))
+            say(f"\nresults  {place}")
+        return
     # what follows loads torch, which takes seconds
     from experiments.assessment.attack import attack_run
     from experiments.reports.run import write_report
@@ -94,8 +124,41 @@ def attack(
     raise typer.Exit(FINDING if beyond else 0)
 
 
-def print_attacks(found: Found) -> None:
-    """What attacks found, as tables."""
+@dataclass(frozen=True)
+class ForeignModel:
+    """What ``--model`` and its options say."""
+
+    path: Path
+    seconds: int
+    gib: float
+    out: Path
+
+
+def _attack_foreign(
+    model: ForeignModel,
+    rows: tuple[str, Path | None, str | None],
+    units: list[Unit],
+    shadows: int,
+    workers: int | None,
+    quiet: bool,
+) -> tuple[Found, Path]:
+    """What attacks on somebody else's model found, and the file of it."""
+    # what follows loads torch, which takes seconds
+    from attacks.handlers.handler import Handler, Limits
+    from experiments.assessment.foreign import attack_model, rows_of, write_found
+
+    handler = Handler(model.path, Limits(model.seconds, int(model.gib * 2**30)))
+    say(handler.warning, error=True)
+    with RunProgress(quiet=quiet) as progress:
+        prepared = rows_of(*rows)
+        found = attack_model(
+            handler, prepared, units, shadows, workers, lambda done, total: progress.update("models", done, total)
+        )
+    return found, write_found(model.out, handler, prepared, found)
+
+
+def print_attacks(found: Found, kept: str = "attacks/attacks.json") -> None:
+    """Print what readers see first of each attack; ``kept`` is where all of it is."""
     console = wide_console()
     for name, attack in ATTACKS.items():
         results = attack.leading(found.get(name, []))
@@ -108,5 +171,5 @@ def print_attacks(found: Found) -> None:
         some = f", the strongest of each kind; {others} weaker ones" if others else ""
         if others and any(verdict_of(result) is not None for result in found[name]):
             some += ", none of them beyond a guarantee,"
-        where = " are in attacks/attacks.json" if others else ""
+        where = f" are in {kept}" if others else ""
         console.print(f"{attack.title}{some}{where}; mean and 95 % interval over {attack.over}", table)

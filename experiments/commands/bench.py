@@ -13,7 +13,7 @@ from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say, say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.presentation.text import difference_text, estimate_text, figure_text, interval_text
-from experiments.runs.configuration import SYNTHETIC, resolve
+from experiments.runs.configuration import QUICKSTART, SYNTHETIC, resolve
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.storage import run_directory
 from privacy.accounting.text import epsilon_text
@@ -72,31 +72,54 @@ def aggregation(
 
 @bench_app.command(
     "noise",
-    short_help="Cost of noise and of a DP-SGD step.",
-    help="Draws a second on one core, and what a DP-SGD step of the RQ-VAE costs, beside PyTorch's generator and "
-    "Opacus.\n\nExample: fedmm bench noise --batch 1024",
+    short_help="Cost of exact noise.",
+    help="Draws a second on one core, beside PyTorch's generator.\n\nExample: fedmm bench noise --draws 10000000",
 )
 def noise(
     draws: Annotated[int, typer.Option(min=1000, help="Draws of a repetition.")] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=8, help="Expected batch of a step.")] = 1024,
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
     """``fedmm bench noise``."""
-    from experiments.benchmarks.noise import measure_noise  # what trains
+    from experiments.benchmarks.noise import measure_noise  # what draws
 
     with TaskProgress("measuring", quiet=as_json):
-        found = measure_noise(draws, batch, repeat)
+        found = measure_noise(draws, repeat)
     if as_json:
         say_json([asdict(cost) for cost in found])
         return
-    table = Table("what", "way", "seconds", "rate", "slower")
+    table = Table("way", "seconds", "rate", "slower")
     for cost in found:
-        table.add_row(
-            cost.what, cost.way, *(estimate_text(asdict(one)) for one in (cost.seconds, cost.rate, cost.slower))
-        )
-    wide_console().print(f"{draws} draws; steps on batches of {batch}; one core, {repeat} repetitions", table)
-    say("rate: million draws, or steps, a second; slower: against the first way, in the same repetition")
+        table.add_row(cost.way, *(estimate_text(asdict(one)) for one in (cost.seconds, cost.rate, cost.slower)))
+    wide_console().print(f"{draws} draws, one core, {repeat} repetitions", table)
+    say("rate: million draws a second; slower: against the first way, in the same repetition")
+
+
+@bench_app.command(
+    "dp-sgd",
+    short_help="Cost of a DP-SGD step.",
+    help="A DP-SGD step of the RQ-VAE on one core against one without privacy, beside Opacus' hooks, its ghost "
+    "clipping, and torch.func.\n\nExample: fedmm bench dp-sgd --batch 1024",
+)
+def dp_sgd(
+    batch: Annotated[int, typer.Option(min=8, help="Rows of a step, on average.")] = 1024,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench dp-sgd``."""
+    from experiments.benchmarks.dp_sgd import measure_steps  # what trains
+
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_steps(batch, repeat)
+    if as_json:
+        say_json({"bench": "dp-sgd", "rows": [asdict(cost) for cost in found]})
+        return
+    table = Table("step", "ms", "slower")
+    for cost in found:
+        slower = estimate_text({"value": cost.ratio, "low": cost.low, "high": cost.high})
+        table.add_row(cost.what, f"{1000 * cost.seconds.value:.1f}", slower)
+    wide_console().print(f"steps on batches of {batch}, one core, {repeat} repetitions", table)
+    say("slower: than a step without privacy, in the same repetition; mean and 95 % interval")
 
 
 @bench_app.command(
@@ -174,6 +197,50 @@ def join(
         ahead = "with all of them" if one.crossing is None else f"up to {one.crossing:.0f} of its own"
         ahead = "nowhere" if one.crossing == 0 else ahead
         say(f"{one.market:<6} {one.users} users; the federation's head is ahead {ahead}")
+
+
+@bench_app.command(
+    "scale",
+    short_help="How cost grows with users, items, markets, codes.",
+    help="Time and memory of whole runs on generated markets: users, items, markets and codes doubled in turn; every "
+    "run in a fresh process.\n\nExample: fedmm bench scale --axis users --from users=4000 --doublings 3",
+)
+def scale(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = QUICKSTART,
+    overrides: SetOption = None,
+    axis: Annotated[list[str] | None, typer.Option(help="What is doubled; repeat. Default: all four.")] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="AXIS=SIZE",
+            help="Smallest size; repeat. Default: users 1000, items 200, markets 3, codes 16.",
+        ),
+    ] = None,
+    doublings: Annotated[int, typer.Option(min=1, max=12, help="How often each is doubled.")] = 2,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all sizes in each.")] = 2,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench scale``."""
+    from experiments.benchmarks.scale import SMALLEST, measure_scale, smallest  # what trains
+
+    for name in axis or ():
+        if name not in SMALLEST:
+            raise ConfigError(f"--axis {name}: one of {', '.join(SMALLEST)}")
+    base = smallest(start or [])
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_scale(config, overrides or [], base, axis or list(SMALLEST), doublings, repeat)
+    if as_json:
+        say_json({"bench": "scale", "rows": [asdict(curve) for curve in found]})
+        return
+    table = Table("what", "size", "seconds", "MB", "exponent", "of the last doubling", "of memory")
+    for curve in found:
+        for point in curve.points:
+            table.add_row(curve.what, str(point.size), f"{point.seconds.value:.1f}", f"{point.memory.value / 1e6:.0f}")
+        whole = estimate_text({"value": curve.ratio, "low": curve.low, "high": curve.high})
+        table.add_row(curve.what, "", "", "", whole, *(estimate_text(asdict(e)) for e in (curve.last, curve.memory)))
+    wide_console().print(table)
+    say("seconds: processor time of a whole run; MB: the most that its process had; exponent: cost grows as size to it")
 
 
 @bench_app.command(

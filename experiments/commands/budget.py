@@ -9,8 +9,8 @@ import typer
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say_json, wide_console
-from experiments.presentation.steps import track
 from experiments.presentation.tables import Table, say_folded
+from experiments.presentation.text import person_text
 from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.text import delta_text, epsilon_text
@@ -30,14 +30,13 @@ def budget(
     settings = resolve(config, overrides or [])
     if settings.privacy.epsilon is None:
         raise ConfigError(f"{config}: privacy.epsilon is not set, so there is no budget to plan")
-    from experiments.runs.budget import market_budget  # the accountants: not to refuse a configuration
+    from experiments.runs.budget import run_budget  # the accountants: not to refuse a configuration
     from fedmm_secure.data.prepare import load_markets
     from fedmm_secure.guarantee.plannable import range_text
 
     with TaskProgress("reading markets", quiet=as_json):
         markets = load_markets(settings.data)
-        planned = track("markets planned", markets)
-        found = {market.name: market_budget(settings, market, len(markets)) for market in planned}
+        found = run_budget(settings, markets)
     if as_json:
         say_json(found)
     else:
@@ -59,7 +58,12 @@ def _print_budget(found: dict[str, dict[str, Any]], ranges: dict[str, str]) -> N
     for market, plan in found.items():
         small = ", ".join(plan["too_small_for"]) or "-"
         table.add_row(market, *(epsilon_text(plan["views"][view]) for view in views), small)
+    across = next(iter(found.values())).get("across_markets")
+    if across is not None:
+        table.add_row("one person in all", *(person_text(across, view) for view in views), "")
     console.print(table)
+    if across is not None and across["problem"] is not None:
+        say_folded(f"Of a person in all markets nothing is known: {across['problem']}")
     say_folded("SNR: at best, from public sizes; below 1 the market is too small for the stage to tell anything")
     each = ", ".join(f"{market} {text}" for market, text in ranges.items())
     same = next(iter(ranges.values())) if len(set(ranges.values())) == 1 else None

@@ -85,7 +85,7 @@ def data_check(
 )
 def data_synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write <market>.csv and <market>.items.txt into.")],
-    markets: Annotated[int, typer.Option(min=1, max=100, help="Markets to generate.")] = 3,
+    markets: Annotated[int, typer.Option(min=1, max=1000, help="Markets to generate.")] = 3,
     users: Annotated[int, typer.Option(min=20, help="Users of each market.")] = 1000,
     items: Annotated[int, typer.Option(min=20, help="Items of each market.")] = 120,
     seed: Annotated[int, typer.Option(help="Of the generator; the quickstart's is 0.")] = 1,

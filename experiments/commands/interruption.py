@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: how to go on is said, whatever was interrupted, and its workers end; exit status 130."""
+"""Ctrl-C, SIGTERM and SIGHUP, and memory that runs out: how to go on is said, whatever it was, and its workers end.
+
+The exit status is 130 where somebody stopped it, and 1 where memory did.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typer.core import TyperGroup
 
 from experiments.deploy.processes import interruptible
 from experiments.presentation.console import command_text, one_line, say
+from privacy.errors import StoppedError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 GoOn = Callable[[], str | None]
@@ -25,6 +29,10 @@ def resumable(go_on: GoOn) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interruption(go_on()) from None
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise MemoryShortageError(error, go_on()) from error
 
 
 class Interruption(KeyboardInterrupt):
@@ -33,6 +41,33 @@ class Interruption(KeyboardInterrupt):
     def __init__(self, command: str | None) -> None:
         super().__init__()
         self.command = command
+
+
+class MemoryShortageError(StoppedError):
+    """What a command or one of its processes asked for was more than the machine, or a limit, had left.
+
+    Args:
+        error: what was raised.
+        command: that goes on; None where it is run again.
+    """
+
+    def __init__(self, error: BaseException, command: str | None) -> None:
+        what = " ".join(str(error).split())[:200]
+        told = f"out of memory{f' ({what})' if what else ''}: free some (a run with workers: 1 needs less)"
+        super().__init__(f"{told}; {_next(command)}")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an allocation failed here, or a process that worked for this one was killed, as for want of memory."""
+    if isinstance(error, MemoryError):
+        return True
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which nobody loads to ask
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's
+
+
+def _next(command: str | None) -> str:
+    return f"go on with: {command}" if command else f"run it again with: {command_text(*sys.argv[1:])}"
 
 
 class InterruptibleGroup(TyperGroup):
@@ -45,6 +80,9 @@ class InterruptibleGroup(TyperGroup):
                 return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
             command = interruption.command if isinstance(interruption, Interruption) else None
-            text = f"go on with: {command}" if command else f"run it again with: {command_text(*sys.argv[1:])}"
-            say(one_line(f"fedmm: stopped; {text}"), error=True)
+            say(one_line(f"fedmm: stopped; {_next(command)}"), error=True)
             raise typer.Exit(INTERRUPTED) from None
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            raise MemoryShortageError(error, None) from error

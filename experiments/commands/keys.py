@@ -14,8 +14,6 @@ from experiments.presentation.console import one_line, say, say_json, wide_conso
 from experiments.presentation.tables import Table
 from experiments.runs.configuration import resolve
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.coin_book import enter_tosses
-from fedmm_secure.federation.coins import asked_tosses, write_answers
 from privacy.aggregation.authentication import TAG_PRIME
 from privacy.aggregation.bundle import (
     BUNDLE_FILE,
@@ -263,6 +261,9 @@ def coins(
     passphrase_file: PassphraseOption = None,
 ) -> None:
     """``fedmm keys coins``."""
+    from fedmm_secure.federation.coin_book import enter_tosses  # ledgers, and with them the accountants
+    from fedmm_secure.federation.coins import asked_tosses, write_answers
+
     identity = KeyDirectory(keys).identity(read_passphrase(passphrase_file))
     tosses = asked_tosses(run, identity)
     before = enter_tosses(keys, tosses)

@@ -16,7 +16,6 @@ from experiments.runs.configuration import QUICKSTART, resolve, shipped
 from experiments.runs.tracking import TRACKERS
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError, RunDirectoryError
-from fedmm_secure.federation.coins import hand_in
 from fedmm_secure.storage import run_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, RunDirectory
 from privacy.aggregation.keys import KeyDirectory
@@ -65,6 +64,8 @@ def run(
     if coins is not None:
         if not resume or settings.audit.replay is None:
             raise ConfigError("--coins goes with --resume, in a run whose configuration has audit.replay")
+        from fedmm_secure.federation.coins import hand_in  # the accountants: not to refuse a configuration
+
         hand_in(coins, RunDirectory(directory).coins)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
     from experiments.first_run.quickstart import is_quickstart, run_quickstart

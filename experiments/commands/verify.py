@@ -19,6 +19,7 @@ from privacy.accounting.fingerprints import AccountKey
 from privacy.aggregation.identities import read_card
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import read_secret
+from privacy.foreign import held_still
 
 if TYPE_CHECKING:
     from experiments.verification.replay import Replay
@@ -116,7 +117,7 @@ def verify(
     from experiments.verification.run import CHECKS, examine_run
     from fedmm_secure.federation.coins import REPLAY
 
-    with judging(path):
+    with judging(path), held_still(path):
         with TaskProgress("verifying", quiet=as_json):
             brought = None if replay is None else _brought(replay, passphrase_file, data, account_key)
             examined = examine_run(path, server, None if signer is None else read_card(signer), brought)
@@ -169,7 +170,10 @@ def _notes(examined: Examination) -> list[str]:
     by_text: dict[str, list[str]] = {}
     for market, signature in examined.signatures.items():
         by_text.setdefault(signature.text, []).append(market)
-    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + list(examined.notes)
+    return [f"{', '.join(markets)}: {text}" for text, markets in by_text.items()] + [
+        *examined.notes,
+        *(f"not checked: {text}" for text in examined.unchecked),
+    ]
 
 
 def _tell(

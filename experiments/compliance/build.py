@@ -48,11 +48,12 @@ from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_g
 from privacy.accounting.places import state_folder
 from privacy.accounting.spendings import Spending, spent_to_data
 from privacy.errors import InputError
-from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, read_bytes
+from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, read_bytes, reading_once
 
 _PENDING = VerdictStated(compliant=False, reasons=["not judged yet"], open=[])
 
 
+@reading_once
 def build_document(
     directory: Path, declarations: Declarations, *, created: str | None = None, account: Path | None = None
 ) -> Document:
@@ -116,7 +117,12 @@ def build_document(
         verdict=_PENDING,
         markets=markets,
         across_markets=_across_markets(known_runs, config, directory, statements, claimed, declarations),
-        verification=Verification(verified=not findings, findings=findings, checked=list(CHECKS.values())),
+        verification=Verification(
+            verified=not findings,
+            findings=findings,
+            checked=list(CHECKS.values()),
+            unchecked=[_without_paths(text, known_runs, directory) for text in examination.unchecked],
+        ),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=ASSUMPTIONS,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from experiments.assessment.records import Verdict
+from experiments.assessment.record import Verdict
 from experiments.assessment.signatures import Signature, SignedPart
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
@@ -16,7 +16,7 @@ from fedmm_secure.storage.digests import Digest
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:6"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:7"
 EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
@@ -231,13 +231,14 @@ class Verification(SignedPart):
     verified: bool
     findings: list[str]
     checked: list[str]
+    unchecked: list[str] = Field(description="what could not be held to the plan on the machine of the report")
 
 
 class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[6] = 6
+    version: Literal[7] = 7
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

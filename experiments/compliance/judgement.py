@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attacks.auditing import AIM
-from experiments.assessment.records import Verdict
+from experiments.assessment.record import Verdict
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -18,7 +18,7 @@ from experiments.compliance.document import (
     MarketStated,
     VerdictStated,
 )
-from experiments.presentation.text import worst
+from experiments.presentation.text import PERSON, worst
 from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.aggregation.kinds import TRAITS, Traits
@@ -132,7 +132,7 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
 
 
-ONE_USER, PERSON = "a user of one market, with all rows there", "a person, with all rows in all markets"
+ONE_USER = "a user of one market, with all rows there"
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ def _irrefutable(document: Document) -> list[str]:
 
 
 def _open(document: Document) -> list[str]:
-    found = []
+    found = [f"not checked: {text}" for text in document.verification.unchecked]
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
     if unaudited:
         what = "nothing has tried to refute that the code keeps what is claimed there"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.assessment.records import RISKS, Verdict
+from experiments.assessment.record import Verdict
+from experiments.assessment.records import RISKS
 from experiments.compliance.document import AttackStated, Document
 from experiments.compliance.judgement import claimed, counted_attacks, counted_audits
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, HEAD, QUANTIZER, SUMMED, USER_CODES

@@ -13,9 +13,10 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from experiments.compliance.document import Document, MarketStated
-from experiments.compliance.judgement import PERSON, ClaimedFigure, claimed, claimed_text
+from experiments.compliance.judgement import ClaimedFigure, claimed, claimed_text
 from experiments.compliance.questions import NIST, answer
 from experiments.compliance.signing import signed_bytes
+from experiments.presentation.text import PERSON
 from fedmm_secure.guarantee.stages import CTR, QUANTIZER
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.files import write_atomic

@@ -12,7 +12,6 @@ import yaml
 
 from experiments.compliance.document import Document
 from experiments.compliance.judgement import (
-    PERSON,
     claimed,
     claimed_text,
     claimed_unit,
@@ -33,7 +32,7 @@ from experiments.exports.registry_record import (
     RegistryRecord,
     Variant,
 )
-from experiments.presentation.text import catalogue_lines, worst
+from experiments.presentation.text import PERSON, catalogue_lines, worst
 from fedmm_secure.errors import RunDirectoryError
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.files import write_atomic

@@ -22,6 +22,9 @@ WHO: Mapping[str, str] = {
 }  # who has each view, for readers
 
 
+PERSON = "a person, with all rows in all markets"  # a unit, beside the user of one market
+
+
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts names as people do.
 
@@ -93,5 +96,15 @@ def catalogue_lines(kinds: Mapping[str, str]) -> list[str]:
 
 
 def epsilon_over_markets(metrics: Mapping[str, Any], view: str) -> float | None:
-    """Of a run's markets; None where one is unbounded."""
-    return worst(found[view]["epsilon"] for found in metrics["privacy"]["markets"].values())
+    """Of the worst market, or of a person in all of them where ids are the same people's; None where unbounded."""
+    privacy = metrics["privacy"]
+    of_users = [found[view]["epsilon"] for found in privacy["markets"].values()]
+    persons = privacy.get("across_markets", {}).get("epsilon", {})
+    return worst([*of_users, persons[view]] if view in persons else of_users)
+
+
+def person_text(across: Mapping[str, Any], view: str) -> str:
+    """ε of a person with rows in all markets; empty where the view has none."""
+    if view not in across["epsilon"]:
+        return ""
+    return epsilon_text(across["epsilon"][view]) if across["problem"] is None else "not known"

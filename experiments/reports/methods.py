@@ -204,7 +204,7 @@ def put_tables(directory: Path, page: Path) -> None:
         )
     tables = read_bytes(file, MAX_TEXT_BYTES, below=directory).decode("utf-8")
     first = tables.partition("\n")[0]
-    text = page.read_text(encoding="utf-8")
+    text = read_bytes(page, MAX_TEXT_BYTES).decode("utf-8")
     before, found, rest = text.partition(first + "\n")
     _, ended, after = rest.partition(_LAST + "\n")
     if not found or not ended:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.presentation.text import WHO, worst
+from experiments.presentation.text import WHO, person_text, worst
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, DECRYPTED_VIEWS
 
@@ -32,6 +32,7 @@ class ViewLine:
         broken: whether the run claims a bound that it does not have.
         together: ε together with earlier runs on the same data, of the worst market; None is unbounded.
         earlier: how many earlier runs there were, in the market with most of them.
+        person: ε of a person with rows in all markets, this run alone, as text; empty where there is no such unit.
     """
 
     view: str
@@ -41,16 +42,19 @@ class ViewLine:
     broken: bool
     together: float | None
     earlier: int
+    person: str = ""
 
 
-def view_lines(config: Config, statements: Mapping[str, Any]) -> list[ViewLine]:
+def view_lines(config: Config, privacy: Mapping[str, Any]) -> list[ViewLine]:
     """A line for each view, in the order of the views.
 
     Args:
         config: of the run.
-        statements: guarantees by market, as in the metrics.
+        privacy: guarantees by market, and of a person in all of them, as in the metrics.
     """
-    return [_line(config, view, statements) for view in ALL_VIEWS]
+    across = privacy.get("across_markets", {"epsilon": {}})
+    lines = [_line(config, view, privacy["markets"]) for view in ALL_VIEWS]
+    return [replace(line, person=person_text(across, line.view)) for line in lines]
 
 
 def _line(config: Config, view: str, statements: Mapping[str, Any]) -> ViewLine:

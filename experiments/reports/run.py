@@ -48,7 +48,7 @@ from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read
 from privacy.accounting.ledger import LedgerError, read_ledger
 from privacy.accounting.ledger_check import Finding
 from privacy.files import write_atomic
-from privacy.foreign import ForeignDirectory
+from privacy.foreign import ForeignDirectory, reading_once
 
 MAX_PAGE_BYTES = 64 * 2**20
 _TITLE = re.compile(r"<title>FedMM run ([\w.-]{1,100})</title>")
@@ -61,6 +61,7 @@ MARKS = {  # of a comparison: no colour alone says it
 }
 
 
+@reading_once
 def write_report(directory: Path, trusted: Collection[str] = (), examined: Examination | None = None) -> Path:
     """Write ``report.html`` into a finished run's directory.
 
@@ -120,7 +121,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
     rows, budget = attack_rows(read_attacks(directory)), config.privacy.epsilon is not None
     baselines = comparable_baselines(config, list(metrics["macro"]["baselines"]))
     others = [baseline for baseline in metrics["macro"]["baselines"] if baseline not in baselines]
-    comparison, views = best_of(metrics, baselines), view_lines(config, statements)
+    comparison, views = best_of(metrics, baselines), view_lines(config, metrics["privacy"])
     seeded = any(found["seeded"] for found in statements.values())
     private_figures = all(found["stages"].get(EVALUATION) for found in statements.values())
     standing = [
@@ -160,6 +161,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         no_budget=NO_BUDGET,
         view_lines=views,
         views=ALL_VIEWS,
+        persons=metrics["privacy"].get("across_markets"),
         who=WHO,
         earlier=max(line.earlier for line in views),
         epsilons=[

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from experiments.assessment.findings import Found
-from experiments.assessment.records import Verdict, verdict_of, verdict_text
+from experiments.assessment.record import Verdict, verdict_of, verdict_text
 from experiments.presentation.console import PlainConsole, one_line, say
 from experiments.presentation.tables import Facts, Table
 from experiments.presentation.text import WHO, difference_text, estimate_text, figure_text, interval_text
@@ -135,12 +135,19 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
         who = "the server, other markets" if run.config.aggregation.traits.server_reads_updates else "other markets"
         return [("no DP", [f"nothing bounds what {who}, and whoever gets scores or models, learn of a user: {_NO_DP}"])]
     delta = max(found["market"]["delta"] for found in run.statements.values())
-    views = view_lines(run.config, run.statements)
+    views = view_lines(run.config, run.metrics["privacy"])
     lines: dict[str, list[str]] = {}
     for view in views:
         who = f"{view.who} ({view.note}: ciphertexts, and no key)" if view.note == CIPHERTEXTS_ONLY else view.who
         lines.setdefault("no bound" if view.epsilon is None else epsilon_text(view.epsilon), []).append(who)
     found = [(f"ε at δ {delta_text(delta)}", [f"{epsilon}: {'; '.join(who)}" for epsilon, who in lines.items()])]
+    persons: dict[str, list[str]] = {}
+    for view in views:
+        if view.person:
+            persons.setdefault(view.person, []).append(view.who)
+    if persons:
+        texts = [f"{epsilon}: {'; '.join(who)}" for epsilon, who in persons.items()]
+        found.append(("a person", [*texts, "with rows in all markets; above: a user of one"]))
     earlier = [view for view in views if view.earlier]
     if earlier:
         texts = [f"{epsilon_text(view.together)}: {view.who}" for view in earlier]

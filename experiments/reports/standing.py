@@ -8,7 +8,7 @@ from typing import Literal
 
 from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
-from experiments.assessment.records import Verdict
+from experiments.assessment.record import Verdict
 from experiments.compliance.evidence import WeighedStatement
 from experiments.compliance.judgement import UNCOUNTED, weak_stages
 from experiments.verification.closing import ClosingSignature

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+from experiments.presentation.steps import track
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import Market
+from fedmm_secure.federation.across_markets import across_markets, states_persons
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.plannable import plannable_epsilon
@@ -26,7 +29,23 @@ HOPELESS = 1.0
 PlannedBudget = dict[str, Any]
 
 
-def market_budget(config: Config, market: Market, n_markets: int) -> PlannedBudget:
+def run_budget(config: Config, markets: Sequence[Market]) -> dict[str, PlannedBudget]:
+    """Of each market; where ids are the same people's, also ``across_markets``: of a person with rows in all."""
+    found = {market.name: market_budget(config, market, markets) for market in track("markets planned", markets)}
+    if not states_persons(config):
+        return found
+    sizes = _sizes(config, markets)
+    persons = asdict(across_markets({market.name: SpendingPlan.of(config, market.name, sizes) for market in markets}))
+    return {name: plan | {"across_markets": persons} for name, plan in found.items()}
+
+
+def _sizes(config: Config, markets: Sequence[Market]) -> dict[str, MarketSize]:
+    """Public ones; how many items are yet to be discovered is private."""
+    discovered = config.catalogue == "discovered"
+    return {market.name: MarketSize(market.n_users, 0 if discovered else market.n_items) for market in markets}
+
+
+def market_budget(config: Config, market: Market, markets: Sequence[Market]) -> PlannedBudget:
     """ε by stage and view, noise multipliers and signal-to-noise ratios of one market.
 
     Signal-to-noise is what the stage could reach at best. Counts: an item of average popularity, over the noise.
@@ -34,10 +53,14 @@ def market_budget(config: Config, market: Market, n_markets: int) -> PlannedBudg
     gradients agree, over the noise's norm. None where it depends on rows, or on items that are yet to be discovered:
     how many those are is private, so nothing here may follow from it. Those of sums over a shared catalogue
     depend on the users of all markets.
+
+    Args:
+        config: of the run.
+        market: one of the ``markets``.
+        markets: all of them.
     """
-    others = {f"market {number}": MarketSize(0, 0) for number in range(1, n_markets)}
     items = None if config.catalogue == "discovered" else market.n_items
-    plan = SpendingPlan.of(config, market.name, {market.name: MarketSize(market.n_users, items or 0), **others})
+    plan = SpendingPlan.of(config, market.name, _sizes(config, markets))
     noise, stages = plan.noise, plan.stages
     entries, accountant = planned_entries(plan), planning_accountant(config.privacy.epsilon or 1.0)
     ratios = _signal_to_noise(config, market.n_users, items, noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket, market_paths, prepare_markets, sizes
 from fedmm_secure.data.same_rows import same_files, same_rows
-from fedmm_secure.data.synthetic import synthesize
+from fedmm_secure.data.synthetic import synthesize_one
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
 from privacy.files import PUBLIC_MODE, write_atomic
+
+_ROWS = 2**18  # that are written at a time
 
 
 def market_summary(prepared: Mapping[str, PreparedMarket]) -> dict[str, dict[str, Any]]:
@@ -85,19 +87,11 @@ def synthesize_files(spec: SyntheticSpec, out: Path, *, force: bool = False) -> 
     """
     files: dict[str, MarketFile] = {}
     texts: dict[Path, bytes] = {}
-    for planted in synthesize(spec):
-        market = planted.market
-        frame = pd.DataFrame(
-            {
-                "user": market.user_ids[market.user],
-                "item": market.item_ids[market.item],
-                "rating": market.rating.astype(int),
-                "time": pd.to_datetime(market.time).strftime("%Y-%m-%d"),
-            }
-        )
+    for index in range(spec.markets):
+        market = synthesize_one(spec, index).market
         columns = {"user": "user", "item": "item", "rating": "rating", "time": "time"}
         path, catalogue = Path(f"{market.name}.csv"), Path(f"{market.name}.items.txt")
-        texts[out / path] = frame.to_csv(index=False, lineterminator="\n").encode()
+        texts[out / path] = b"".join(_lines(market))
         texts[out / catalogue] = "".join(f"{item}\n" for item in market.item_ids).encode()
         files[market.name] = MarketFile(path=path, catalogue=catalogue, **columns)
     try:
@@ -105,6 +99,21 @@ def synthesize_files(spec: SyntheticSpec, out: Path, *, force: bool = False) -> 
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
     return files
+
+
+def _lines(market: Market) -> Iterator[bytes]:
+    """A market's rows as CSV, some at a time: their texts one by one would be several times as large."""
+    for start in range(0, market.n_rows, _ROWS):
+        some = slice(start, start + _ROWS)
+        frame = pd.DataFrame(
+            {
+                "user": market.user_ids[market.user[some]],
+                "item": market.item_ids[market.item[some]],
+                "rating": market.rating[some].astype(int),
+                "time": pd.to_datetime(market.time[some]).strftime("%Y-%m-%d"),
+            }
+        )
+        yield frame.to_csv(index=False, header=start == 0, lineterminator="\n").encode()
 
 
 def _write_files(texts: Mapping[Path, bytes], *, force: bool) -> None:

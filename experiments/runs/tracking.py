@@ -137,6 +137,9 @@ def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float,
             for view in ("market", "release"):
                 if views[view]["epsilon"] is not None:  # no number stands for a missing guarantee
                     yield f"{market}/epsilon-{view}", float(views[view]["epsilon"]), 0
+        for view, epsilon in fields["privacy"].get("across_markets", {"epsilon": {}})["epsilon"].items():
+            if epsilon is not None:
+                yield f"person-in-all-markets/epsilon-{view}", float(epsilon), 0
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.assessment.records import ATTACKS, Verdict, verdict_of
+from experiments.assessment.record import Verdict, verdict_of
+from experiments.assessment.records import ATTACKS
 from experiments.assessment.statements import Results, read_attacks
+from experiments.presentation.text import PERSON
 from experiments.sweep.grid import axis_text
 from experiments.sweep.scheduler import Sweep
 from fedmm_secure.config.choices import CONFIGURED
@@ -95,6 +97,10 @@ def _rows(run: Path) -> Iterator[_Row]:
             about = {"market": market, "view": view, "unit": guarantee["unit"]}
             yield {**about, "metric": "epsilon", "value": epsilon}
             yield {**about, "metric": "delta", "value": guarantee["delta"]}
+    persons = metrics["privacy"].get("across_markets", {"epsilon": {}})
+    for view, epsilon in persons["epsilon"].items():
+        about = {"market": MACRO, "view": view, "unit": PERSON}
+        yield {**about, "metric": "epsilon", "value": math.inf if epsilon is None else epsilon}
     for metric in ("bytes_up", "bytes_down", "rounds"):
         yield {"metric": metric, "value": metrics["communication"][metric]}
     yield from attack_metrics(read_attacks(run))

@@ -109,8 +109,9 @@ class Evidence:
         own: by market, what it recorded for itself; those that are shown.
         plans: by market, what the configuration makes of the sizes that a ledger was opened with; filled in when the
             opening lines are checked.
-        notes: what checks have to say beside findings: what they could not look at.
         measured: by market, what canaries of the run showed; filled in where it has any.
+        notes: what checks have to say beside findings.
+        unchecked: what they could not look at.
     """
 
     directory: Path
@@ -123,8 +124,9 @@ class Evidence:
     messages: Messages
     own: Mapping[str, Messages] = field(default_factory=dict)
     plans: dict[str, SpendingPlan] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     measured: dict[str, list[Measured]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
     @property
     def aggregation(self) -> AggregationPlan:

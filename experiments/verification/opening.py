@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from experiments.runs.differences import differences
 from experiments.verification.equality import same_values
 from experiments.verification.evidence import Evidence, ledger_file, sections
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.across_markets import across_markets, states_persons
 from fedmm_secure.federation.canaries import stated_canaries
 from fedmm_secure.federation.coins import stated_toss
 from fedmm_secure.federation.opening import commitments
@@ -189,7 +191,20 @@ def statement_findings(evidence: Evidence) -> list[Finding]:
             if epsilon is None or type(epsilon) in (int, float):
                 claims[view] = epsilon
         findings += check_claims(path, content.entries, claims)
-    return [*findings, *_against_statements(evidence, claimed)]
+    return [*findings, *_against_statements(evidence, claimed), *_across_markets(evidence)]
+
+
+def _across_markets(evidence: Evidence) -> list[Finding]:
+    """What the metrics say of a person with rows in all markets, from the plans."""
+    if not evidence.plans:
+        return []  # what no plan can be made of is among the findings
+    expected = asdict(across_markets(evidence.plans)) if states_persons(evidence.config) else {}
+    said = sections(evidence.metrics, "privacy").get("across_markets") or {}
+    where = str(evidence.directory / METRICS_FILE)
+    return [
+        Finding(where, f"privacy.across_markets.{field}: says {found!r:.100}, the plans give {wanted!r:.100}")
+        for field, wanted, found in differences(expected, said, same=same_values(evidence))
+    ]
 
 
 def _against_statements(evidence: Evidence, claimed: Mapping[str, Any]) -> list[Finding]:

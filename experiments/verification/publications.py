@@ -60,26 +60,30 @@ _ORDER = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, USER_CODES, CTR)
 _CODES_THAT_MAY_DIFFER = 0.01
 # Directions that noise alone tells apart turn with the last bit of a rounding, and so does what is made of them.
 _SPECTRAL = {"factors", "eigenvalues"}
+_TURNED = 1e-8  # of the largest: how far, at most, on another machine
 
 
 def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list[Finding]]:
     """By market, what it published, and what is wrong with it."""
     found = {market: Publications(plan) for market, plan in evidence.plans.items()}
     records = [one for one in evidence.shown() if one[1].kind == PUBLICATION and one[1].sender in found]
-    findings, differing = list[Finding](), list[Finding]()
+    findings, differing = list[Finding](), list[Finding]()  # the latter of files that PyTorch writes
     for messages, record in sorted(records, key=lambda one: _rank(stage_group(one[1].stage))):
         problem = found[record.sender].problem(record.stage, messages.content[record.file])
         if problem:
             findings.append(Finding(messages.where(record), problem))
         elif not _as_written(found[record.sender], record.stage, messages.content[record.file]):
-            differing.append(Finding(messages.where(record), "holds bytes that its arrays do not need"))
+            by_torch = stage_group(record.stage) in (MODEL, CTR)
+            (differing if by_torch else findings).append(
+                Finding(messages.where(record), "holds bytes that its arrays do not need")
+            )
     for market, publications in found.items():
         findings += [*_follows(evidence, market, publications), *_found_items(evidence, market, publications)]
     if same_libraries(evidence):
         findings += differing
     elif differing:
-        evidence.notes.append(
-            f"{len(differing)} publications are written otherwise than the libraries here, of other versions than the "
+        evidence.unchecked.append(
+            f"{len(differing)} models are written otherwise than the libraries here, of other versions than the "
             "run's, write them: that they hold nothing beside their arrays was not checked"
         )
     return found, findings
@@ -118,7 +122,7 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
             if differing > (0 if same_machine(evidence) else _CODES_THAT_MAY_DIFFER):
                 yield Finding(f"{evidence.messages.directory} {seed_stage(ITEM_CODES, seed)}", what)
             elif differing:
-                evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+                evidence.unchecked.append(f"{what} on this machine, which is not of the run's kind")
 
 
 def _of_the_gram(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
@@ -134,14 +138,20 @@ def _of_the_gram(evidence: Evidence, market: str, publications: Publications) ->
 def _differing(
     evidence: Evidence, gives: str, wanted: Mapping[str, Array], read: Mapping[str, Array]
 ) -> Iterator[Finding]:
-    """Arrays that are not what they follow from; spectra are told apart by noise alone elsewhere, and noted."""
+    """Arrays that are not what they follow from; on a machine of another kind, last digits of spectra are noted."""
     exact = same_machine(evidence)
     wrong = [name for name in wanted if not same_arrays(wanted[name], read[name], exact=exact)]
     what = f"{', '.join(wrong)}: not what {gives}"
-    if wrong and (exact or not set(wrong) <= _SPECTRAL):
+    if wrong and (exact or not all(name in _SPECTRAL and _turned(wanted[name], read[name]) for name in wrong)):
         yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
     elif wrong:
-        evidence.notes.append(f"{what} on this machine, which is not of the run's kind")
+        evidence.unchecked.append(f"{what} on this machine, which is not of the run's kind")
+
+
+def _turned(wanted: Array, read: Array) -> bool:
+    """Whether a spectrum is another's but for what rounding may come to."""
+    room = _TURNED * float(np.abs(wanted).max(initial=0.0))
+    return wanted.shape == read.shape and bool((np.abs(wanted - read) <= room).all())
 
 
 def _of_the_sums(evidence: Evidence, market: str, publications: Publications) -> Iterator[Finding]:
@@ -167,7 +177,7 @@ def _positions(evidence: Evidence, market: str, position: IntArray) -> Iterator[
     stated = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("sha256")
     wanted = public_positions(evidence.config.data, market, stated, position)
     if wanted is None:
-        evidence.notes.append(
+        evidence.unchecked.append(
             f"market {market}: where its items are in the shared catalogue was not checked: files of the owner's list "
             "them, which do not come with the run"
         )

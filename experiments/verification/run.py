@@ -36,6 +36,7 @@ from fedmm_secure.storage.run_directory import MALFORMED
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
 from privacy.aggregation.identities import Card
+from privacy.foreign import reading_once
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
@@ -66,12 +67,14 @@ class Examination:
         signatures: by market, who signed its ledger's last line, where that signature holds.
         plans: by market, what its configuration makes of its sizes: to be relied on where there are no findings.
         notes: what a reader should know beside them.
+        unchecked: what could not be held to the plan here; a report leaves it open.
         measured: by market, what canaries of the run showed, where it has any.
     """
 
     checks: Mapping[str, tuple[Finding, ...]]
     signatures: Mapping[str, ClosingSignature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
     plans: Mapping[str, SpendingPlan] = field(default_factory=dict)
     measured: Mapping[str, Sequence[Measured]] = field(default_factory=dict)
 
@@ -86,8 +89,9 @@ class Examination:
         return self.checks.keys() >= CHECKS.keys()
 
     def to_data(self) -> dict[str, Any]:
-        """Signatures, notes and what canaries showed, for machines."""
-        data = {"signatures": {name: vars(found) for name, found in self.signatures.items()}, "notes": list(self.notes)}
+        """Signatures, notes, what was not checked and what canaries showed, for machines."""
+        signatures = {name: vars(found) for name, found in self.signatures.items()}
+        data = {"signatures": signatures, "notes": list(self.notes), "unchecked": list(self.unchecked)}
         if not self.measured:
             return data
         return data | {"canaries": {name: [asdict(one) for one in found] for name, found in self.measured.items()}}
@@ -98,6 +102,7 @@ def verify_run(directory: Path, server: Path | None = None, signer: Card | None 
     return examine_run(directory, server, signer).findings
 
 
+@reading_once
 def examine_run(
     directory: Path, server: Path | None = None, signer: Card | None = None, replay: Replay | None = None
 ) -> Examination:
@@ -131,7 +136,9 @@ def examine_run(
         _Course(evidence, checks, server, signer, replay).run()
     signatures = {market: found[0] for market in evidence.ledgers if (found := signature_of(evidence, market))}
     found_by_check = {name: tuple(found) for name, found in checks.items()}
-    return Examination(found_by_check, signatures, _notes(evidence), evidence.plans, evidence.measured)
+    return Examination(
+        found_by_check, signatures, _notes(evidence), tuple(evidence.unchecked), evidence.plans, evidence.measured
+    )
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:

@@ -164,12 +164,14 @@ class _Privacy(_Closed):
     catalogue: dict[str, _Catalogue]
     evaluation: _Evaluation
     markets: dict[str, Any]  # compared with what the ledgers give, field by field
+    across_markets: dict[str, Any] | None = None  # and this with what the plans give
 
 
 class _Metrics(_Closed):
     privacy: _Privacy
     communication: _Communication
     seconds: dict[Stage, float]
+    memory: dict[Stage, int] = {}  # earlier runs do not say
 
 
 class _Exact(_Metrics):
@@ -207,8 +209,9 @@ def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str
         return
     if set(found.privacy.catalogue) != set(found.markets):
         yield "privacy.catalogue: is not of the markets that it has figures of"
-    if config.privacy.epsilon is not None and found.seconds:
-        yield "seconds: says how long stages took, which no budget pays for"
+    for name, told in (("seconds", found.seconds), ("memory", found.memory)):
+        if config.privacy.epsilon is not None and told:
+            yield f"{name}: says what stages took, which no budget pays for"
     known = {*config.ctr.baselines, _PUBLISHED_CODES}
     for name, market in found.markets.items():
         baselines = market.baselines.values() if isinstance(market, _Market) else ()

@@ -95,7 +95,7 @@ class MarketFile(Section):
 class SyntheticSpec(Section):
     """Parameters of the generator; sizes are per market."""
 
-    markets: int = Field(3, ge=1, le=100, description="number of markets")
+    markets: int = Field(3, ge=1, le=1000, description="number of markets")
     users: int = Field(400, ge=20, description="users in a market")
     items: int = Field(200, ge=20, description="items in a market")
     shared_items: int = Field(0, ge=0, description="of these, items that all markets have, under the same ids")

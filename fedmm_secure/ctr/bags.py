@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,30 +27,38 @@ class Bags:
         return self.categories, self.numbers, self.label, self.mask
 
 
-def make_bags(n_users: int, width: int, parts: Sequence[tuple[IntArray, Labelled]]) -> Bags:
-    """Gather examples by user; parts are (user of each example ``(n,)``, examples).
+def make_bags(n_users: int, width: int, parts: Iterable[tuple[IntArray, Labelled]]) -> Bags:
+    """Gather examples by user; parts are (user of each example ``(n,)``, examples), one held at a time.
 
     A bag holds its user's first ``width`` examples and no others, so that nothing of one user reaches another's
     gradient. Every user has a bag, an empty one if need be: which users have examples is private.
+
+    Raises:
+        ValueError: there are no parts, from which to know what an example looks like.
     """
-    user = np.concatenate([users for users, _ in parts])
-    categories = np.concatenate([examples.features.categories for _, examples in parts])
-    numbers = np.concatenate([examples.features.numbers for _, examples in parts])
-    label = np.concatenate([examples.label for _, examples in parts])
-    order = np.argsort(user, kind="stable")
-    user, categories, numbers, label = user[order], categories[order], numbers[order], label[order]
-    count = np.bincount(user, minlength=n_users)
-    slot = np.arange(len(user)) - (np.cumsum(count) - count)[user]
-    kept = slot < width
-    user, slot = user[kept], slot[kept]
-    bags = Bags(
-        torch.zeros(n_users, width, categories.shape[1], dtype=torch.int64),
-        torch.zeros(n_users, width, numbers.shape[1]),
+    bags, taken = None, np.zeros(n_users, dtype=np.int64)
+    for user, examples in parts:
+        bags = bags or _empty(n_users, width, examples)
+        order = np.argsort(user, kind="stable")
+        own, count = user[order], np.bincount(user, minlength=n_users)
+        slot = (taken - np.cumsum(count) + count)[own] + np.arange(len(own))
+        taken += count
+        kept = slot < width
+        own, slot, order = own[kept], slot[kept], order[kept]
+        bags.categories[own, slot] = torch.from_numpy(examples.features.categories[order])
+        bags.numbers[own, slot] = torch.from_numpy(examples.features.numbers[order].astype(np.float32))
+        bags.label[own, slot] = torch.from_numpy(examples.label[order].astype(np.float32))
+        bags.mask[own, slot] = 1.0
+    if bags is None:
+        raise ValueError("bags of no examples")
+    return bags
+
+
+def _empty(n_users: int, width: int, like: Labelled) -> Bags:
+    categories, numbers = like.features.categories.shape[1], like.features.numbers.shape[1]
+    return Bags(
+        torch.zeros(n_users, width, categories, dtype=torch.int64),
+        torch.zeros(n_users, width, numbers),
         torch.zeros(n_users, width),
         torch.zeros(n_users, width),
     )
-    bags.categories[user, slot] = torch.from_numpy(categories[kept])
-    bags.numbers[user, slot] = torch.from_numpy(numbers[kept].astype(np.float32))
-    bags.label[user, slot] = torch.from_numpy(label[kept].astype(np.float32))
-    bags.mask[user, slot] = 1.0
-    return bags

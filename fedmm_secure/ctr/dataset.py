@@ -77,13 +77,17 @@ class ExampleSource:
     def draw(self, epoch: int) -> Labelled:
         """Examples of one epoch."""
         drawn = [part(epoch) for part in self._parts]
-        return Labelled(
-            Features(
-                np.concatenate([part.features.categories for part in drawn]),
-                np.concatenate([part.features.numbers for part in drawn]),
-            ),
-            np.concatenate([part.label for part in drawn]),
-        )
+        if len(drawn) == 1:
+            return drawn[0]
+        label = np.concatenate([part.label for part in drawn])
+        categories = np.concatenate([part.features.categories for part in drawn])
+        numbers = np.empty((len(label), drawn[0].features.numbers.shape[1]))
+        end = len(label)
+        while drawn:  # the last first: a part is held no longer than until it has been copied
+            part = drawn.pop()
+            numbers[end - len(part) : end] = part.features.numbers
+            end -= len(part)
+        return Labelled(Features(categories, numbers), label)
 
 
 def labelled(builder: PairFeatures, candidates: Candidates) -> Labelled:
@@ -102,19 +106,13 @@ def training_part(
     make_rng: Callable[[int], np.random.Generator],
     fresh: bool,
 ) -> Callable[[int], Labelled]:
-    """Positives at ``rows``, with negatives outside the rows ``touched``; drawn anew each epoch if ``fresh``."""
+    """Positives at ``rows``, with negatives outside the rows ``touched``: others in each epoch if ``fresh``."""
     keys = pair_keys(market.user[touched], market.item[touched], market.n_items)
     positives = rows[pool.contains(market.item[rows])]
-    kept: list[Labelled] = []
 
     def draw(epoch: int) -> Labelled:
-        if kept and not fresh:
-            return kept[0]
         user, item = market.user[positives], market.item[positives]
-        drawn = with_negatives(user, item, pool, keys, market.n_items, per_positive, Simulated(make_rng(epoch)))
-        examples = labelled(builder, drawn)
-        if not fresh:
-            kept.append(examples)
-        return examples
+        draws = Simulated(make_rng(epoch if fresh else 0))
+        return labelled(builder, with_negatives(user, item, pool, keys, market.n_items, per_positive, draws))
 
     return draw

@@ -14,8 +14,13 @@ import numpy as np
 from scipy import sparse
 
 from fedmm_secure.config.choices import CODE_GROUPS, CODE_LAYERS, FEATURE_GROUPS, CodeLayer, FeatureGroup
+from fedmm_secure.ctr.pairs import entries
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import Codes, one_hot
+from privacy.mechanisms.counts import merged
+
+PAIRS = 2**16  # whose features are held at a time, where those of all are not needed at once
+_COMPUTED = 2**14  # whose features are computed at a time: factors on the way are several times as large
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class FeatureHistory(Protocol):
         """Of each pair ``(n,)``, what other markets of a shared catalogue know of the item, by name."""
         ...
 
-    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+    def code_lift(self, codes: Codes, seen: sparse.csr_array) -> FloatArray | None:
         """How much more than by chance users of a code meet items of a code ``(n_codes, n_codes)``; None if unknown."""
         ...
 
@@ -131,10 +136,14 @@ class FeatureBuilder:
                 categories += list(self._codes.user[user][:, self._layers].T)
             if "item_codes" in self.groups:
                 categories += list(self._codes.item[item][:, self._layers].T)
-        numbers = list(self._numbers(user, item).values())
+        names = self.schema().number_names
+        numbers = np.zeros((len(user), len(names)))
+        for start in range(0, len(user), _COMPUTED):
+            some = slice(start, start + _COMPUTED)
+            for column, values in enumerate(self._numbers(user[some], item[some]).values()):
+                numbers[some, column] = values
         return Features(
-            np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64),
-            np.stack(numbers, axis=1).astype(np.float64) if numbers else np.zeros((len(user), 0)),
+            np.stack(categories, axis=1) if categories else np.zeros((len(user), 0), dtype=np.int64), numbers
         )
 
     def _numbers(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
@@ -152,15 +161,13 @@ class _CodeAffinity:
 
     def __init__(self, history: FeatureHistory, codes: Codes, n_codes: tuple[int, int], layers: Sequence[int]) -> None:
         self._history, self._codes = history, codes
-        self._seen = {
-            layer: (history.matrix @ one_hot(codes.item[:, layer], n_codes[layer])).toarray() for layer in layers
-        }
+        self._seen = {layer: merged(history.matrix @ one_hot(codes.item[:, layer], n_codes[layer])) for layer in layers}
         self._lift = history.code_lift(codes, self._seen[0]) if 0 in layers else None
 
     def __call__(self, user: IntArray, item: IntArray) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}
         for layer, counts in self._seen.items():
-            found[f"same_{CODE_LAYERS[layer]}_code"] = counts[user, self._codes.item[item, layer]]
+            found[f"same_{CODE_LAYERS[layer]}_code"] = entries(counts, user, self._codes.item[item, layer])
         if 0 in self._seen:
             share = found["same_global_code"] / np.maximum(self._history.user_count[user], 1.0)
             found["same_global_code_share"] = share

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from fedmm_secure.collaborative.neighbours import COSINE_SHRINKAGE, EASE_REGULARISATION, cosine_weights, ease_weights
 from fedmm_secure.collaborative.shared import SharedStatistics, days
 from fedmm_secure.collaborative.svd import SVDEmbedding
+from fedmm_secure.ctr.pairs import sums_of_pairs
 from fedmm_secure.ctr.shared_features import SVD_RANKS, SharedScoreModels, SharedScores, met_elsewhere
 from fedmm_secure.data.candidates import Pool
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
@@ -158,12 +158,12 @@ class History:
 
     def account_lift(self, codes: Codes, n_codes: int) -> FloatArray | None:
         """``code_lift`` of the history's own rows, by the codes of its users and items."""
-        return self.code_lift(codes, (self.matrix @ one_hot(codes.item[:, 0], n_codes)).toarray())
+        return self.code_lift(codes, sparse.csr_array(self.matrix @ one_hot(codes.item[:, 0], n_codes)))
 
-    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+    def code_lift(self, codes: Codes, seen: sparse.csr_array) -> FloatArray | None:
         """From all users' rows; ``seen (n_users, n_codes)`` counts the item codes in each user's history."""
         users = one_hot(codes.user[:, 0], seen.shape[1])
-        joint = np.asarray(users.T @ seen)
+        joint = np.asarray((users.T @ seen).todense())
         expected = np.outer(joint.sum(1), joint.sum(0)) / max(joint.sum(), 1.0)
         return np.asarray(np.log((joint + AFFINITY_PRIOR) / (expected + AFFINITY_PRIOR)))
 
@@ -223,38 +223,45 @@ class ScoreModels:
     def on(self, history: sparse.csr_array) -> Scores:
         """Scores of users with histories ``(n_users, n_items)``."""
         pooled = sparse.csr_array(history[:, self.pool.items])
-        ease, cosine = (np.asarray(pooled @ weights, np.float32) for weights in (self.ease, self.cosine))
-        return Scores(self.pool, ease, cosine, self.svd.transform(history), self.svd.item_factors_)
+        return Scores(self, pooled, self.svd.transform(history))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores ``(n_users, n_pool)`` of EASE and item-kNN, and factors of SVD."""
+    """Scores of users by models, computed for the pairs that are asked for: those of all would be users times items.
 
-    pool: Pool
-    ease: NDArray[np.float32]
-    cosine: NDArray[np.float32]
+    Attributes:
+        models: what scores.
+        pooled: the users' histories over the items of the pool, ``(n_users, n_pool)``.
+        user_factors: of SVD, ``(n_users, dim)``.
+    """
+
+    models: ScoreModels
+    pooled: sparse.csr_array
     user_factors: FloatArray
-    item_factors: FloatArray
 
     def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
         """By name, scores ``(n,)`` of pairs of users and items; ``user_count`` is of all users."""
-        column = np.searchsorted(self.pool.items, item)
-        users, items = self.user_factors[user], self.item_factors[item]
+        models = self.models
+        column = np.searchsorted(models.pool.items, item)
+        users, items = self.user_factors[user], models.svd.item_factors_[item]
         products = users * items
         found: dict[str, Any] = {f"svd{rank}": products[:, :rank].sum(1) for rank in SVD_RANKS}
         norms = np.linalg.norm(users[:, :32], axis=1) * np.linalg.norm(items[:, :32], axis=1)
         # of a vector that is rounding noise there is no direction
         found["svd32_cosine"] = np.where(norms > 1e-9, found["svd32"] / np.maximum(norms, 1e-9), 0.0)
-        found["ease"] = self.ease[user, column]
-        found["knn"] = self.cosine[user, column]
+        found["ease"] = sums_of_pairs(self.pooled, models.ease, user, column)
+        found["knn"] = sums_of_pairs(self.pooled, models.cosine, user, column)
         found["knn_mean"] = found["knn"] / np.maximum(user_count[user], 1.0)
         return found
 
     def of_pool(self, user: IntArray) -> dict[str, FloatArray]:
         """Scores ``(n, n_pool)`` of all items of the pool."""
-        svd = self.user_factors[user, :32] @ self.item_factors[self.pool.items, :32].T
-        return {"ease": self.ease[user].astype(np.float64), "knn": self.cosine[user].astype(np.float64), "svd32": svd}
+        models, pooled = self.models, sparse.csr_array(self.pooled[user])
+        # rounded as the scores of single pairs are
+        ease, knn = (np.asarray(pooled @ weights, np.float32) for weights in (models.ease, models.cosine))
+        svd = self.user_factors[user, :32] @ models.svd.item_factors_[models.pool.items, :32].T
+        return {"ease": ease.astype(np.float64), "knn": knn.astype(np.float64), "svd32": svd}
 
 
 @dataclass(frozen=True)
@@ -324,6 +331,6 @@ class AccountHistory:
             self._shared = found.score_models().on(histories)
         return times | self._shared(user, item, self.user_count)
 
-    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+    def code_lift(self, codes: Codes, seen: sparse.csr_array) -> FloatArray | None:
         """From the market's rows: accounts change nothing."""
         return self._lift

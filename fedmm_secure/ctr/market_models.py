@@ -16,6 +16,7 @@ from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED, FIELD_BASELINES, MODELS
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
+from fedmm_secure.ctr.models.base import predict_pairs
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining, ReleasedCTR
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
@@ -75,10 +76,10 @@ def train_market(
             raise TypeError("a released model needs noise")
         private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
         trained = train_released(private, quantizers[seed], seed, private_training, layout.ctr(name, seed))
-        found = {PROBABILITY: trained.model.predict(trained.builder(user, item))}
+        found = {PROBABILITY: predict_pairs(trained.model, trained.builder, user, item)}
         if published_user_codes is not None:
             features = private.builder(quantizers[seed], user_codes=published_user_codes[seed])
-            found[PUBLISHED] = trained.model.predict(features(user, item))
+            found[PUBLISHED] = predict_pairs(trained.model, features, user, item)
         return found
 
     def trained(recipe: Recipe, seed: int) -> dict[str, np.ndarray]:

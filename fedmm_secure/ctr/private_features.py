@@ -180,6 +180,6 @@ class PrivateHistory:
             "when_since_last_squared": (when - last) ** 2,
         }
 
-    def code_lift(self, codes: Codes, seen: FloatArray) -> FloatArray | None:
+    def code_lift(self, codes: Codes, seen: sparse.csr_array) -> FloatArray | None:
         """None: it would add up rows of all users."""
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_use
 from fedmm_secure.config import Config, ContributionConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
-from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.features import PAIRS, FeatureBuilder
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PRETRAIN_EPOCHS, PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
@@ -68,6 +68,17 @@ class ReleasedCTR:
     model: PrivateCTR
     builder: FeatureBuilder
     steps: NoisedSteps
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Row numbers that become examples, those that their features come from (None: all of training), those that users
+    touched: negatives are none of these.
+    """
+
+    rows: IntArray
+    kept: IntArray | None
+    touched: IntArray
 
 
 class PrivateTrainer:
@@ -163,20 +174,29 @@ class PrivateTrainer:
         A bag depends on its user's rows, on private releases and on negatives drawn independently for each row. They
         are as secret as the noise: with a public seed, removing one user would shift the draws of others.
         """
-        market, split, config = self.prepared.market, self.prepared.split, self.config
-        depth = config.privacy.ctr.rows_per_user
-        folds = latest_folds(market, split.train, depth)
-        jobs = [(fold.held_out, self._history(fold.kept), split.train) for fold in folds]
+        data, jobs = self.config.data, self._jobs()
+        width = len(jobs) * (1 + (data.negatives_per_positive if data.label == "click" else 0))
+        return make_bags(self.prepared.market.n_users, width, self._examples(jobs, model, quantizer, noise))
+
+    def _jobs(self) -> list[_Job]:
+        split, config = self.prepared.split, self.config
+        folds = latest_folds(self.prepared.market, split.train, config.privacy.ctr.rows_per_user)
+        jobs = [_Job(fold.held_out, fold.kept, split.train) for fold in folds]
         if config.ctr.refit:
-            jobs.append((split.valid, self.history, np.concatenate([split.train, split.valid])))
-        parts = []
-        for part, (rows, history, touched) in enumerate(jobs):
-            candidates = self._candidates(rows, touched, noise.derive("negatives", part))
-            found = labelled(self.builder(quantizer, history), candidates)
-            standardised = Labelled(model.standardise(found.features), found.label)
-            parts.append((candidates.user, standardised))
-        width = len(jobs) * (1 + (config.data.negatives_per_positive if config.data.label == "click" else 0))
-        return make_bags(market.n_users, width, parts)
+            jobs.append(_Job(split.valid, None, np.concatenate([split.train, split.valid])))
+        return jobs
+
+    def _examples(
+        self, jobs: Sequence[_Job], model: PrivateCTR, quantizer: RQVAE, noise: NoiseSource
+    ) -> Iterator[tuple[IntArray, Labelled]]:
+        """Users, and their standardised examples, some pairs at a time."""
+        for part, job in enumerate(jobs):
+            builder = self.builder(quantizer, None if job.kept is None else self._history(job.kept))
+            candidates = self._candidates(job.rows, job.touched, noise.derive("negatives", part))
+            for start in range(0, max(len(candidates), 1), PAIRS):
+                some = slice(start, start + PAIRS)
+                user, item, label = candidates.user[some], candidates.item[some], candidates.label[some]
+                yield user, Labelled(model.standardise(builder(user, item)), label)
 
     def _candidates(self, rows: IntArray, touched: IntArray, draws: Draws) -> Candidates:
         market, data = self.prepared.market, self.config.data

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from fedmm_secure.collaborative.neighbours import COSINE_SHRINKAGE, EASE_REGULARISATION, cosine_of, ease_of
 from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.collaborative.shared_svd import shared_factors
 from fedmm_secure.collaborative.svd import normalised
+from fedmm_secure.ctr.pairs import sums_of_pairs
 from fedmm_secure.data.market import FloatArray, IntArray
 
 SVD_RANKS = (8, 16, 32, 64)
@@ -37,32 +37,35 @@ class SharedScoreModels:
 
     def on(self, histories: sparse.csr_array) -> SharedScores:
         """Scores of users with histories ``(n_users, n)``."""
-        ease, cosine = (np.asarray(histories @ weights, np.float32) for weights in (self.ease, self.cosine))
-        users = np.asarray(normalised(histories, self.weight) @ self.factors)
-        return SharedScores(self.shared, ease, cosine, users, self.factors)
+        return SharedScores(self, histories, np.asarray(normalised(histories, self.weight) @ self.factors))
 
 
 @dataclass(frozen=True)
 class SharedScores:
-    """Scores ``(n_users, n)`` between users of a market and items of the matrix; 0 for an item outside."""
+    """Scores between users of a market and items of the matrix, of the pairs that are asked for; 0 for an item outside.
 
-    shared: SharedStatistics
-    ease: NDArray[np.float32]
-    cosine: NDArray[np.float32]
+    Attributes:
+        models: what scores.
+        histories: of the users, over the items of the matrix, ``(n_users, n)``.
+        users: their factors, ``(n_users, dim)``.
+    """
+
+    models: SharedScoreModels
+    histories: sparse.csr_array
     users: FloatArray
-    factors: FloatArray
 
     def __call__(self, user: IntArray, item: IntArray, user_count: FloatArray) -> dict[str, FloatArray]:
         """By name, scores ``(n,)`` of pairs of users and items; ``user_count`` is of all users."""
-        column = self.shared.column[item]
+        models, factors = self.models, self.models.factors
+        column = models.shared.column[item]
         known = (column >= 0).astype(np.float64)
-        products = self.users[user] * self.factors[column] * known[:, None]
+        products = self.users[user] * factors[column] * known[:, None]
         found: dict[str, FloatArray] = {"shared_known": known}
         found |= {f"shared_svd{rank}": products[:, :rank].sum(axis=1) for rank in SVD_RANKS}
-        norms = np.linalg.norm(self.users[user, :32], axis=1) * np.linalg.norm(self.factors[column, :32], axis=1)
+        norms = np.linalg.norm(self.users[user, :32], axis=1) * np.linalg.norm(factors[column, :32], axis=1)
         found["shared_svd32_cosine"] = found["shared_svd32"] / np.maximum(norms, 1e-12)
-        found["shared_ease"] = self.ease[user, column] * known
-        found["shared_knn"] = self.cosine[user, column] * known
+        found["shared_ease"] = sums_of_pairs(self.histories, models.ease, user, column) * known
+        found["shared_knn"] = sums_of_pairs(self.histories, models.cosine, user, column) * known
         found["shared_knn_mean"] = found["shared_knn"] / np.maximum(user_count[user], 1.0)
         return found
 

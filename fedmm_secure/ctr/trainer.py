@@ -19,7 +19,7 @@ from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_f
 from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
 from fedmm_secure.ctr.histories import AccountHistory, Activity, History
 from fedmm_secure.ctr.models.averaged import JoinedFeatures
-from fedmm_secure.ctr.models.base import Choices, CTRModel
+from fedmm_secure.ctr.models.base import Choices, CTRModel, predict_pairs
 from fedmm_secure.ctr.models.build import family_of, untrained
 from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.candidates import like_candidates
@@ -99,7 +99,7 @@ class MarketTrainer:
     def predict(self, model: CTRModel, builder: PairFeatures) -> FloatArray:
         """Click probabilities of the test candidates."""
         test = self.prepared.test
-        return model.predict(builder(test.user, test.item))
+        return predict_pairs(model, builder, test.user, test.item)
 
     def tune(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> int:
         """Index in the recipe's grid of the choices with the best validation AUC."""

@@ -23,7 +23,7 @@ from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.market import FloatArray, IntArray, Market, restrict
 from fedmm_secure.data.same_rows import refuse_same, same_files, same_rows
 from fedmm_secure.data.splits import Split, global_date, leave_last_out
-from fedmm_secure.data.synthetic import synthesize
+from fedmm_secure.data.synthetic import synthesize, synthesize_one
 from fedmm_secure.errors import DataError
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.digests import arrays_digest
@@ -149,7 +149,7 @@ def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:
 def prepare_one(config: DataConfig, name: str) -> PreparedMarket:
     """Load, or generate, and prepare one market; the files of no other are read."""
     if config.synthetic is not None:
-        return prepare(synthesize(config.synthetic)[config.names.index(name)].market, config)
+        return prepare(synthesize_one(config.synthetic, config.names.index(name)).market, config)
     return prepare(load_one_market(config, name), config)
 
 

@@ -167,8 +167,9 @@ class Publications:
             return _position_problem(found["position"], self.plan.config.data.shared_size)
         if group == EMBEDDING and not np.array_equal(found["items"], self.embedding().items_):
             return "the items are not those that the published counts choose"
-        if group == EMBEDDING and "gram" in found:
-            return _gram_problem(found, self.plan.noise[EMBEDDING])
+        if group == EMBEDDING:
+            of_gram = _gram_problem(found, self.plan.noise[EMBEDDING]) if "gram" in found else None
+            return of_gram or _basis_problem(found["factors"])
         if group == ITEM_CODES:
             return codes_problem(found["codes"], self.plan.config.quantizer)
         if group == CTR:
@@ -191,6 +192,15 @@ def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
     scale = max(1.0, float(np.abs(found["eigenvalues"]).max(initial=0.0)))
     if not np.allclose(gram @ factors, factors * found["eigenvalues"], rtol=0.0, atol=EIGEN_ERROR * scale):
         return "its factors are not eigenvectors of its co-occurrence"
+    if (np.diff(found["eigenvalues"]) > 0).any():
+        return "its eigenvalues do not descend"
+    return None
+
+
+def _basis_problem(factors: Array) -> str | None:
+    """Factors are orthonormal: vectors of other lengths would be eigenvectors of anything."""
+    if not np.allclose(factors.T @ factors, np.eye(factors.shape[1]), rtol=0.0, atol=EIGEN_ERROR):
+        return "its factors are not orthonormal"
     return None
 
 

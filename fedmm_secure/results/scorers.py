@@ -13,6 +13,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.features import FeatureBuilder
+from fedmm_secure.ctr.models.base import predict_pairs
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
@@ -86,7 +87,9 @@ class TrainedScorer:
             (found.model, features(matrix, found.bench.history.activity(accounts)))
             for found, features in zip(self._models, self._features, strict=True)
         ]
-        return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
+        return lambda user, item: np.mean(
+            [predict_pairs(model, builder, user, item) for model, builder in parts], axis=0
+        )
 
     def _by_user_id(self, accounts: Market) -> Score:
         """A user's embedding was trained with the user's rows: there is none of anybody else."""
@@ -99,7 +102,7 @@ class TrainedScorer:
         index = np.array([self._users[name] for name in accounts.user_ids], dtype=np.int64)
         parts = [(found.model, builder) for found, builder in zip(self._models, self._builders, strict=True)]
         return lambda user, item: np.mean(
-            [model.predict(builder(index[user], item)) for model, builder in parts], axis=0
+            [predict_pairs(model, builder, index[user], item) for model, builder in parts], axis=0
         )
 
 
@@ -136,7 +139,9 @@ class ReleasedScorer:
         latest = latest_items(accounts.user, accounts.item, accounts.n_users)
         history = PrivateHistory(self._embedding, history_matrix(accounts, rows), latest, active)
         parts = [(model, self._builder(quantizer, history)) for model, quantizer in self._models]
-        return lambda user, item: np.mean([model.predict(builder(user, item)) for model, builder in parts], axis=0)
+        return lambda user, item: np.mean(
+            [predict_pairs(model, builder, user, item) for model, builder in parts], axis=0
+        )
 
     def _builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
         users = self._embedding.transform(history.matrix)

@@ -14,7 +14,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import MODELS
 from fedmm_secure.ctr.features import PairFeatures
-from fedmm_secure.ctr.models.base import ClickModel, CTRModel
+from fedmm_secure.ctr.models.base import ClickModel, CTRModel, predict_pairs
 from fedmm_secure.ctr.models.build import untrained
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, configured_recipe
@@ -65,7 +65,7 @@ class MarketScorer:
         known = self._prepared.pool.contains(item)
         found = np.full(len(item), np.nan)
         if known.any():
-            scores = [model.predict(builder(user[known], item[known])) for model, builder in self._models]
+            scores = [predict_pairs(model, builder, user[known], item[known]) for model, builder in self._models]
             found[known] = np.mean(scores, axis=0)
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,14 @@ class Ranking:
     recall10: float
     popularity_ndcg10: float
     popularity_recall10: float
+
+
+def add_tasks(metrics: dict[str, Any], config: Config, markets: Mapping[str, PreparedMarket], directory: Path) -> None:
+    """Put the figures of further tasks into a run's metrics, by market and over all."""
+    further = {name: tasks_of(config, prepared, directory) for name, prepared in markets.items()}
+    for name, found in further.items():
+        metrics["markets"][name] |= found
+    metrics["macro"] |= macro_of(list(further.values()))
 
 
 def tasks_of(config: Config, prepared: PreparedMarket, run: Path) -> TaskFigures:

@@ -7,6 +7,7 @@ a message. Who checks a publication writes what was read of it again, and compar
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,18 +17,35 @@ from torch import Tensor
 
 from privacy.arrays import Array
 
+_NPY = b"\x93NUMPY\x01\x00"
+_ALIGNED = 64  # bytes that a header's length is a multiple of
+_GROWTH = 21  # digits that a header has room for, should its array grow
+
 
 def array_bytes(values: Array) -> bytes:
-    """One array as a file."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(values, order="C"))
-    return buffer.getvalue()
+    """One array as a file: what ``numpy.save`` writes, byte for byte, whatever its version.
+
+    Raises:
+        ValueError: an array of objects or of structures.
+    """
+    values = np.array(values, order="C")
+    if values.dtype.hasobject or values.dtype.names:
+        raise ValueError(f"not an array of numbers or text: {values.dtype}")
+    shape = "".join(f"{size}, " for size in values.shape).rstrip(" ") if values.ndim == 1 else str(values.shape)[1:-1]
+    header = f"{{'descr': '{values.dtype.str}', 'fortran_order': False, 'shape': ({shape}), }}"
+    header += " " * (_GROWTH - len(str(values.shape[0])) if values.ndim else 0)
+    before = len(_NPY) + 2
+    header += " " * (-(before + len(header) + 1) % _ALIGNED) + "\n"
+    return _NPY + len(header).to_bytes(2, "little") + header.encode("ascii") + values.tobytes()
 
 
 def arrays_bytes(arrays: Mapping[str, Array]) -> bytes:
-    """Named arrays as a file, by name."""
+    """Named arrays as a file, by name: what ``numpy.savez`` writes, byte for byte, whatever its version."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.array(arrays[name], order="C") for name in sorted(arrays)})  # type: ignore[arg-type]
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                member.write(array_bytes(arrays[name]))
     return buffer.getvalue()
 
 

@@ -16,7 +16,8 @@ from attacks.membership.scores import lira_online
 from attacks.metrics import SHARED_SHADOWS, membership_metrics, proportion, true_positives_at
 from experiments.assessment.findings import attack_rows, beyond_bounds
 from experiments.assessment.membership import membership_result
-from experiments.assessment.records import ATTACKS, Verdict
+from experiments.assessment.record import Verdict
+from experiments.assessment.records import ATTACKS
 from experiments.compliance.evidence import WeighedStatement
 from experiments.reports.standing import attack_line, headlines
 from experiments.sweep.table import attack_metrics

@@ -79,7 +79,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
         markets={"m": market},
         across_markets=AcrossMarkets(markets=1, epsilon=dict.fromkeys(VIEWS, across), delta=delta, problem=None),
-        verification=Verification(verified=True, findings=[], checked=[]),
+        verification=Verification(verified=True, findings=[], checked=[], unchecked=[]),
         evidence=[found.stated for found in evidence],
         attacks=[attack for found in evidence for attack in found.attacks],
         assumptions=[],

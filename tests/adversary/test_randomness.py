@@ -99,6 +99,7 @@ PUBLIC = {
     "collaborative/pseudo_users": "drawn from private releases: post-processing",
     "ctr/dataset": "cross-fitting and negatives of models that stay in the market",
     "ctr/metrics": "bootstrap of evaluation figures",
+    "ctr/models/interactions": "initial values, which read no row",
     "ctr/models/networks": "initial values, which read no row",
     "ctr/models/private": "initial values and batches of pseudo-users: post-processing",
     "ctr/private_trainer": "pseudo-users: post-processing",
@@ -108,6 +109,7 @@ PUBLIC = {
     "data/prepare": "candidates of the evaluation",
     "data/synthetic": "invented markets",
     "federation/client": "order of rows that cost no budget",
+    "field/pooled": "without DP: order of rows of a comparison",
     "heads/examples": "negatives of models that stay in the market, and which users a curve draws",
     "heads/own": "the seed of a model that stays in the market",
     "heads/features": "which pairs a market compares with; features stay in the market",
@@ -118,6 +120,7 @@ PUBLIC = {
     "quantization/training": "order of rows that cost no budget; without DP, of all",
     "results/scoring": "the name of a seed whose model is loaded",
     "results/metrics": "bootstrap of evaluation figures",
+    "results/tasks": "which users a task of the evaluation ranks for",
 }
 
 

@@ -32,8 +32,9 @@ MAY_FORMAT = {
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_a_budget_that_leaves_out_delta_spent_elsewhere(share):
     config = release_configuration(catalogue="discovered", discovery={"items_per_user": 8, "delta_share": share})
-    market = load_markets(config.data)[0]
-    printed = market_budget(config, market, 3)["views"]["release"]
+    markets = load_markets(config.data)
+    market = markets[0]
+    printed = market_budget(config, market, markets)["views"]["release"]
     sizes = {name: MarketSize(market.n_users if name == "m0" else 0, 0) for name in ("m0", "m1", "m2")}
     plan = SpendingPlan.of(config, "m0", sizes).with_items(market.n_items)  # as a ledger has it
     entries = [release.entry("m0", delta=plan.delta, seeded=False) for release in plan.releases()]

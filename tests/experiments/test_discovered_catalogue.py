@@ -170,7 +170,8 @@ def test_its_owner_cannot_state_other_items(released, tmp_path, name):
 def test_a_budget_says_that_the_number_of_items_is_not_known(tmp_path, capsys):
     """And plans the noise that the run is then opened with, whatever the rows hold."""
     config = settings(tmp_path, "release")
-    found = market_budget(config, load_markets(config.data)[0], 3)
+    markets = load_markets(config.data)
+    found = market_budget(config, markets[0], markets)
     assert found["items"] is None
     assert found["stages"][CATALOGUE]["signal_to_noise"] is None
     assert found["stages"]["counts"]["signal_to_noise"] is None

@@ -45,10 +45,10 @@ def test_three_small_markets_reach_what_the_documentation_says(configuration, tm
     assert popularity == pytest.approx({"in": 0.802, "jp": 0.695, "mx": 0.843}, abs=0.03)
 
 
-def test_a_released_model_of_two_small_markets_keeps_its_budget_and_beats_noisy_counts(configuration, tmp_path):
+def test_a_released_model_of_three_small_markets_keeps_its_budget_and_beats_noisy_counts(configuration, tmp_path):
     baselines = "ctr.baselines=[noisy-popularity]"
     config = configuration("xmarket-release", ["workers=1", "federation.rounds=5", baselines])
-    markets = {name: config.data.markets[name] for name in ("in", "mx")}
+    markets = {name: config.data.markets[name] for name in SMALL}
     config = config.model_copy(update={"data": config.data.model_copy(update={"markets": markets})})
     metrics = run(config, tmp_path / "run")
     assert verify_run(tmp_path / "run") == []

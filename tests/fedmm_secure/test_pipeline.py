@@ -19,12 +19,12 @@ def run(directory, config):
 
 
 def comparable(metrics):
-    """Everything but clock readings, and what is keyed by the account that a run is entered in."""
+    """Everything but what stages took, and what is keyed by the account that a run is entered in."""
     markets = {
         name: {key: value for key, value in values.items() if key != "candidates"}
         for name, values in metrics["markets"].items()
     }
-    return {key: value for key, value in metrics.items() if key != "seconds"} | {"markets": markets}
+    return {key: value for key, value in metrics.items() if key not in ("seconds", "memory")} | {"markets": markets}
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
-from fedmm_secure.ctr.features import Features, FeatureSchema
-from fedmm_secure.data.market import FloatArray
+from fedmm_secure.ctr.features import PAIRS, Features, FeatureSchema, PairFeatures
+from fedmm_secure.data.market import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class ClickModel(ABC):
     def read(self, data: bytes, where: Path) -> None:
         """Be the model of a file that ``write`` made; raises ``ForeignFileError`` where it made none."""
         self.load_state_dict(self.kept_as.unpack(data, where))
+
+
+def predict_pairs(model: ClickModel, builder: PairFeatures, user: IntArray, item: IntArray) -> FloatArray:
+    """Click probabilities ``(n,)`` of pairs, some at a time: features of all would be the largest array of a run."""
+    parts = [slice(start, start + PAIRS) for start in range(0, max(len(user), 1), PAIRS)]
+    return np.concatenate([model.predict(builder(user[part], item[part])) for part in parts])
 
 
 class CTRModel(ClickModel):

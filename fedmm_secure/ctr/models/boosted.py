@@ -74,21 +74,18 @@ class BoostedModel(CTRModel):
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
         """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
-        train = source.draw(0)
         self.trees_ = self._classifier(self.choices.max_iterations, stop=True)
-        self.trees_.fit(
-            self._matrix(train.features),
-            train.label,
-            X_val=self._matrix(validation.features),
-            y_val=validation.label,
-        )
+        self._grow(source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
         self.iterations_ = int(self.trees_.n_iter_)
         if refit is not None:
-            everything = refit.draw(0)
             self.trees_ = self._classifier(self.iterations_, stop=False)
-            self.trees_.fit(self._matrix(everything.features), everything.label)
+            self._grow(refit.draw(0))
         return self
+
+    def _grow(self, examples: Labelled, **validation: FloatArray) -> None:
+        """Fit the trees; examples are held no longer."""
+        self.trees_.fit(self._matrix(examples.features), examples.label, **validation)
 
     def predict(self, features: Features) -> FloatArray:
         """Click probabilities ``(n,)``."""
@@ -118,6 +115,8 @@ class BoostedModel(CTRModel):
 
     @staticmethod
     def _matrix(features: Features) -> FloatArray:
+        if not features.categories.shape[1]:
+            return features.numbers
         return np.concatenate([features.categories.astype(np.float64), features.numbers], axis=1)
 
 

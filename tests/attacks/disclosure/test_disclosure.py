@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from attacks.disclosure.differencing import difference
 from attacks.disclosure.inference import infer_items
 from attacks.disclosure.linkability import find, link
 from attacks.disclosure.releases import (
@@ -139,9 +140,22 @@ def test_releases_of_a_market_leave_the_others_out(tiny_markets):
     assert published(releases["local-ids"][0]) == [EMBEDDINGS]  # ids score no account, and no code is read
     single = single_out(releases["fedmm"])
     inferred = infer_items(releases["fedmm"], np.random.default_rng(0))
-    assert [risk.published for risk in single] == [risk.published for risk in inferred] == published(first)
+    assert [risk.source for risk in single] == [risk.source for risk in inferred] == published(first)
     again = released_again(replace(retraining, targets=("fedmm",)), first, 1)["fedmm"]
     linked = link(releases["fedmm"], again, np.random.default_rng(0))
     assert len(linked) == 8
     assert all(0 <= risk.success.value <= 1 for risk in (*single, *inferred, *linked))
-    assert next(risk for risk in single if risk.published == EMBEDDINGS).success.value > 0.5
+    assert next(risk for risk in single if risk.source == EMBEDDINGS).success.value > 0.5
+
+
+def test_who_leaves_between_two_releases_is_found_unless_there_is_noise(tiny_markets):
+    """The control is somebody who stays: of whom nothing is found either way."""
+    none = {name: {} for name in tiny_markets}
+    plain = difference(Retraining(tiny(), tiny_markets, "m0", (), {}, none), np.random.default_rng(0))
+    assert plain.risk.low > 0.2
+    assert plain.control.value < plain.success.value
+    config = tiny(embedding={"private": {"dim": 4}}, privacy={"epsilon": 4.0, "protect": "release"})
+    noise = {name: {"counts": 2.0, "embedding": 2.0} for name in tiny_markets}
+    noised = difference(Retraining(config, tiny_markets, "m0", (), {}, noise), np.random.default_rng(0))
+    assert noised.success.value < plain.success.value / 2
+    assert noised.risk.value < 0.25

@@ -143,8 +143,10 @@ def test_every_view_of_users_is_attacked(tiny_markets, tmp_path):
     views = {(inference.view, inference.attack) for inference in found}
     # under ckks single updates are opened by the server with a market, not by the server alone
     assert {view for view, _ in views} == {"profile", "consumer", "release", "market", "collusion"}
-    masked = {inference.view for inference in infer(replace(shadows, opened_by=None))}
-    assert masked == {"profile", "consumer", "release", "market"}
+    masked = {(inference.view, inference.attack) for inference in infer(replace(shadows, opened_by=None))}
+    assert views - masked == {("collusion", "codebook")}
+    assert ("collusion", "codebook, 2 of 3 markets") in masked  # the sum less all others', whoever adds it up
+    assert {attack for view, attack in views if view == "market"} == {"codebook", "codebook, without its own"}
     assert {("consumer", "recommendations"), ("market", "codebook"), ("release", "white box")} <= views
     assert {attack for view, attack in views if view == "consumer"} >= {"single-item accounts", "multi-query LiRA"}
     users = len(np.unique(Queries.of(tiny_markets["m0"]).user))

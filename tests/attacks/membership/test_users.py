@@ -46,3 +46,17 @@ def test_codewords_that_follow_a_user_give_membership_away():
     assert auc(codebook_attack(encoders, words, member), member) > 0.6
     alone = np.broadcast_to(rng.normal(size=(1, 20, 3)), (n_models, 20, 3)) + 0.01 * rng.normal(size=(n_models, 20, 3))
     assert auc(codebook_attack(encoders, alone, member), member) == pytest.approx(0.5, abs=0.05)
+
+
+def test_codewords_that_follow_a_row_give_the_row_away():
+    """A row moves where its user is put, a little: the difference between with and without counts, not the place."""
+    n_models, n_rows = 16, 200
+    member, rng = coins(n_models, n_rows, 2)
+    without = np.broadcast_to(rng.normal(size=(n_rows, 3)), (n_models, n_rows, 3))
+    latent = without + 0.3 * rng.normal(size=(1, n_rows, 3))
+    for moved, holds in (
+        (member, lambda found: found > 0.6),
+        (coins(n_models, n_rows, 3)[0], lambda found: found < 0.54),
+    ):
+        words = np.where(moved[:, :, None], latent, without) + 0.1 * rng.normal(size=(n_models, n_rows, 3))
+        assert holds(auc(codebook_attack(latent, words, member, without), member))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from attacks.poisoning.evaluate import HONEST, poison
+from attacks.poisoning.evaluate import HONEST, UNDEFENDED, poison, poison_under_masks
 from attacks.poisoning.strategies import (
     BOOST,
     STRATEGIES,
@@ -14,7 +14,10 @@ from attacks.poisoning.strategies import (
     scaling,
     sign_flip,
 )
+from attacks.retraining.federations import federate
+from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.guarantee.multipliers import plan_noise
 from tests.conftest import tiny
 from tests.faults import LEAST
 
@@ -77,7 +80,51 @@ def test_collapse_takes_the_others_codes_and_a_defence_gives_them_back():
         assert found["collapse", defence].agreement > 2 * undefended.agreement
 
 
-def test_a_private_federation_is_refused():
-    config = tiny(privacy={"epsilon": 4.0})
-    with pytest.raises(ValueError, match=r"without privacy\.epsilon"):
-        poison(config, prepare_markets(config.data), "m0")
+PRIVATE = {"epsilon": 8.0, "protect": "federation", "quantizer": {"steps_per_round": 1}}
+
+
+@pytest.mark.parametrize("distributed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_with_a_budget_and_masks_one_market_can_still_take_the_codes(distributed):
+    """Nobody can bound what cannot be seen; noise alone moves codes too, and stands beside it."""
+    config = tiny(
+        privacy={**PRIVATE, "distributed_noise": distributed},
+        aggregation={"kind": "masked-ckks"},
+        federation={"rounds": 4, "warm_up_rounds": 1},
+        ctr=LEAST,
+        workers=1,
+    )
+    markets = prepare_markets(config.data)
+    noise = {
+        name: plan_noise(config, found.market.n_items, config.privacy.delta_for(found.market.n_users))
+        for name, found in markets.items()
+    }
+    found = {damage.strategy: damage for damage in poison_under_masks(config, markets, "m0", noise)}
+    assert set(found) == {HONEST, *STRATEGIES}
+    assert {(damage.defence, damage.victims) for damage in found.values()} == {(UNDEFENDED, 2)}
+    assert all(0.3 < damage.auc.value < 1.0 and 1 <= damage.codes <= 8 for damage in found.values())
+    assert found["collapse"].agreement < found[HONEST].agreement - 0.3
+    assert found["collapse"].codes < found[HONEST].codes + 1
+    with pytest.raises(ValueError, match="poison_under_masks"):
+        poison(config, markets, "m0")
+
+
+def test_a_malicious_market_sends_what_its_strategy_says_within_the_format():
+    """A federation whose other markets move nothing but their honest movements: the sum differs by the tampering."""
+    config = tiny(federation={"rounds": 1}, aggregation={"clip": 0.05})
+    markets = prepare_markets(config.data)
+    embeddings = {name: fit_embedding(found, config.embedding) for name, found in markets.items()}
+    noise = {name: {} for name in markets}
+    sent = []
+
+    def far(movement, codewords, cohort):
+        sent.append(cohort)
+        return movement + 100.0
+
+    honest, tampered = (
+        federate(config, markets, noise, 0, embeddings, malicious)["m1"].federated.aggregate
+        for malicious in ({}, {"m0": far})
+    )
+    assert sent == [3]
+    moved = tampered - honest
+    assert (moved > 0.0).all()
+    assert (moved <= 2 * 0.05 / 3 + 1e-6).all()  # from the honest movement to the clip, over three markets

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from attacks.membership.scores import SCORES
+from attacks.metrics import Estimate
+from attacks.poisoning.evaluate import Damage
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
 from experiments.assessment.statements import read_attacks
@@ -109,10 +111,16 @@ def test_risks_are_the_three_that_regulators_name(plain_run, capsys):
     assert made.call_args.kwargs["attacks"] == ["usage", "singling-out", "linkability", "inference"]
 
 
-def test_poisoning_is_refused_where_it_is_not_measured(private_run, capsys):
-    status, _, err = fedmm(capsys, "attack", private_run, "--attack", "poisoning")
-    assert status == 2
-    assert "without privacy.epsilon" in err
+def test_poisoning_a_private_run_has_no_defence(private_run, copied, capsys):
+    run = copied(private_run)
+    damage = Damage("collapse", "sum under masks", *[Estimate(0.5, 0.4, 0.6)] * 2, 3.0, 0.1, 2)
+    with patch("experiments.assessment.poisoning.poison_under_masks", return_value=[damage]) as played:
+        status, out, _ = fedmm(capsys, "attack", run, "--attack", "poisoning", "--market", "m0")
+    assert status == 0
+    assert "collapse" in out
+    config, _, attacker, noise = played.call_args.args
+    assert (config.privacy.noise_seed, attacker) == (None, "m0")
+    assert all(multipliers["quantizer"] > 0 for multipliers in noise.values())
 
 
 def test_an_attack_beyond_its_bound_fails_the_command(private_run, copied, capsys):

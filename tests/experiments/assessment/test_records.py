@@ -10,13 +10,16 @@ from unittest.mock import patch
 import pytest
 
 from attacks.disclosure.risk import Risk
+from attacks.extraction.surrogate import Extraction
 from attacks.inversion.assignments import UsageInference
 from attacks.inversion.deltas import DeltaRecovery
 from attacks.inversion.reconstruction import HistoryRecovery, Reconstruction
 from attacks.metrics import MembershipMetrics
 from attacks.poisoning.evaluate import Damage
+from attacks.properties.worlds import PropertyInference
 from experiments.assessment.findings import attack_rows, beyond_bounds
-from experiments.assessment.records import ATTACKS, Attack, Column, Verdict
+from experiments.assessment.record import Attack, Column, Verdict
+from experiments.assessment.records import ATTACKS
 from experiments.assessment.statements import ResultStatement, merge
 from experiments.commands.attack import print_attacks
 from experiments.sweep.table import attack_metrics
@@ -32,6 +35,8 @@ SCORED = {  # what scores each attack
     "singling-out": Risk,
     "linkability": Risk,
     "inference": Risk,
+    "extraction": Extraction,
+    "property": PropertyInference,
     "poisoning": Damage,
 }
 ADDED = Attack(

@@ -17,8 +17,8 @@ MARKETS = ("m0", "m1", "m2")
 
 def plan(**privacy):
     settings = tiny(privacy={"epsilon": 4.0, **privacy})
-    market = load_markets(settings.data)[0]
-    return settings, market, market_budget(settings, market, 3)
+    markets = load_markets(settings.data)
+    return settings, markets[0], market_budget(settings, markets[0], markets)
 
 
 @pytest.mark.parametrize("protect", ["federation", "release"])
@@ -37,7 +37,8 @@ def test_the_plan_is_what_a_run_would_spend(protect):
 
 def test_raw_embeddings_leave_every_view_unbounded():
     settings = tiny(privacy={"epsilon": 4.0}, embedding={"kind": "svd"})
-    found = market_budget(settings, load_markets(settings.data)[0], 3)
+    markets = load_markets(settings.data)
+    found = market_budget(settings, markets[0], markets)
     assert set(found["views"].values()) == {None}
     assert set(found["stages"]) == {"quantizer"}
 

@@ -1,17 +1,25 @@
 """Ctrl-C, wherever it comes, ends with status 130 and a command that goes on."""
 
+import json
 import os
 import re
+import resource
 import shlex
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import yaml
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import experiments
 import experiments.first_run.quickstart  # binds what is replaced here: not for the first time while it is
 from tests.command_line import fedmm
+from tests.conftest import tiny
 
 ROOM = Path(experiments.__file__).parent
 SOURCES = sorted(ROOM.rglob("*.py"))
@@ -101,3 +109,47 @@ def test_the_shell_completes(monkeypatch, capsys):
     monkeypatch.setenv("COMP_CWORD", "1")
     status, out, _ = fedmm(capsys)
     assert (status, out.split()) == (0, ["verify"])
+
+
+@contextmanager
+def little_memory(more):
+    """A real limit of this process's address space, ``more`` bytes above what it has."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this kernel does not tell how large a process is")
+def test_a_run_that_runs_out_of_memory_says_so_and_goes_on_to_the_same_result(monkeypatch, tmp_path, capsys):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tiny(ctr={"baselines": ["popularity"]}).model_dump(mode="json")))
+    assert fedmm(capsys, "run", config, "--out", tmp_path / "whole", "--quiet")[0] == 0
+    command = ["run", config, "--out", tmp_path / "short", "--quiet"]
+    for need in (lambda *_: np.ones(2**28), lambda *_: torch.ones(2**29)):  # 2 GB each
+        with monkeypatch.context() as patch, little_memory(2**30):
+            patch.setattr("fedmm_secure.ctr.market_models.MarketTrainer", need)
+            status, _, err = fedmm(capsys, *command)
+        (line,) = err.splitlines()
+        assert status == 1
+        assert line.startswith("fedmm: out of memory (")
+        command = shlex.split(line.split("go on with: fedmm ")[1])
+    assert fedmm(capsys, *command)[0] == 0
+    whole, short = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "short"))
+    assert short["macro"] == whole["macro"]
+
+
+def test_a_worker_that_is_killed_and_other_errors(monkeypatch, capsys):
+    def killed(*_, **__):
+        raise TerminatedWorkerError("A worker process was unexpectedly terminated")
+
+    monkeypatch.setattr("experiments.commands.list_runs.list_runs", killed)
+    status, _, err = fedmm(capsys, "runs", "mine")
+    assert status == 1
+    assert err.endswith("free some (a run with workers: 1 needs less); run it again with: fedmm runs mine\n")
+    monkeypatch.setattr("experiments.commands.list_runs.list_runs", lambda *_: int("bug"))
+    with pytest.raises(ValueError, match="bug"):
+        fedmm(capsys, "runs", "mine")

@@ -16,7 +16,7 @@ def config(protect):
 
 def test_each_view_says_the_worst_market_and_what_earlier_runs_add():
     statements = {"a": statement(3.0, together=5.0, earlier=2), "b": statement(4.0)}
-    lines = {line.view: line for line in view_lines(config("release"), statements)}
+    lines = {line.view: line for line in view_lines(config("release"), {"markets": statements})}
     assert (lines["market"].epsilon, lines["market"].together, lines["market"].earlier) == (4.0, 5.0, 2)
     assert (lines["server"].epsilon, lines["server"].note, lines["server"].earlier) == (0.0, CIPHERTEXTS_ONLY, 0)
     assert (lines["profile"].note, lines["profile"].broken) == (OWN_DATA, False)
@@ -25,7 +25,7 @@ def test_each_view_says_the_worst_market_and_what_earlier_runs_add():
 
 def test_an_unbounded_view_is_told_from_one_that_is_claimed():
     inside = {"a": statement(3.0, consumer=None, release=None)}
-    lines = {line.view: line for line in view_lines(config("federation"), inside)}
+    lines = {line.view: line for line in view_lines(config("federation"), {"markets": inside})}
     assert (lines["release"].note, lines["release"].broken) == (NOT_PROTECTED, False)
-    lines = {line.view: line for line in view_lines(config("release"), inside)}
+    lines = {line.view: line for line in view_lines(config("release"), {"markets": inside})}
     assert (lines["release"].note, lines["release"].broken) == (NO_BOUND, True)

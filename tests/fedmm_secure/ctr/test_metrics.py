@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
+from fedmm_secure.ctr import metrics
 from fedmm_secure.ctr.metrics import (
     _RankedScores,
     auc_difference,
@@ -57,7 +58,7 @@ def test_a_better_model_has_a_gain_whose_interval_excludes_zero():
     assert nothing.mean == nothing.low == nothing.high == 0.0
 
 
-def test_the_error_in_closed_form_is_what_the_bootstrap_over_users_finds():
+def test_the_error_in_closed_form_is_what_the_bootstrap_over_users_finds(monkeypatch):
     candidates, noise = random_candidates(3, n_users=300)
     rng = np.random.default_rng(0)
     ours = [0.6 * candidates.label + noise + 0.1 * rng.random(len(noise)) for _ in range(2)]
@@ -67,6 +68,8 @@ def test_the_error_in_closed_form_is_what_the_bootstrap_over_users_finds():
     assert found.mean == pytest.approx(drawn.mean, abs=1e-12)
     half = (drawn.high - drawn.low) / 2  # 2,000 resamples: its quantiles are good to some 4 %
     assert (found.interval.high - found.interval.low) / 2 == pytest.approx(half, rel=0.15)
+    monkeypatch.setattr(metrics, "MOST_RESAMPLED", 299)  # of more users nobody draws one
+    assert paired_auc_difference(candidates, ours, theirs, rng=None) == found.interval
 
 
 def test_of_users_with_one_candidate_each_it_is_delongs_variance_pair_by_pair():

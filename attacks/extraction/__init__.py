@@ -1,0 +1,1 @@
+"""Copies of a model that answers queries, made from its answers."""

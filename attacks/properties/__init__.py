@@ -1,0 +1,1 @@
+"""What models tell of a market as a whole."""
