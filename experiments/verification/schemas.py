@@ -63,8 +63,10 @@ class _Quantizer(_Closed):
     reconstruction_error: float
     global_used: float
     global_perplexity: float
+    global_overlap: float | None = None  # earlier runs do not say it
     local_used: float
     local_perplexity: float
+    local_overlap: float | None = None
 
 
 Instant = Annotated[str, Field(pattern=r"^[0-9T:.eE+-]{1,40}Z?$")]

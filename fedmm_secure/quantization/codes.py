@@ -26,10 +26,13 @@ class Codes:
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """Use of one layer: codes that occur, and perplexity ``exp(entropy)`` of their frequencies."""
+    """Use of one layer: codes that occur, perplexity ``exp(entropy)`` of their frequencies, which is the layer's
+    effective size, and overlap, the chance that two rows have the same code.
+    """
 
     used: int
     perplexity: float
+    overlap: float
 
 
 def unit_rows(factors: FloatArray) -> torch.Tensor:
@@ -78,7 +81,7 @@ def codebook_use(codes: NDArray[np.int64], n_codes: int) -> CodebookUse:
     """Use of one layer by codes ``(n,)``."""
     share = np.bincount(codes, minlength=n_codes) / max(len(codes), 1)
     share = share[share > 0]
-    return CodebookUse(len(share), float(np.exp(-(share * np.log(share)).sum())))
+    return CodebookUse(len(share), float(np.exp(-(share * np.log(share)).sum())), float(np.square(share).sum()))
 
 
 @torch.no_grad()

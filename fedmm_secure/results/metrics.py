@@ -176,7 +176,7 @@ def _quantizer_metrics(
         **{
             f"{layer}_{field}": float(np.mean([getattr(found[index], field) for found in each]))
             for index, layer in ((1, "global"), (2, "local"))
-            for field in ("used", "perplexity")
+            for field in ("used", "perplexity", "overlap")
         },
     }
 

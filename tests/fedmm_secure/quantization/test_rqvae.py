@@ -112,8 +112,10 @@ def test_use_and_perplexity_of_known_codes():
     found = codebook_use(np.array([0, 0, 1, 1]), 8)
     assert found.used == 2
     assert found.perplexity == pytest.approx(2.0)
+    assert found.overlap == pytest.approx(0.5)
     skewed = codebook_use(np.array([0] * 99 + [1]), 8)
     assert 1.0 < skewed.perplexity < 1.1
+    assert skewed.overlap == pytest.approx(0.99**2 + 0.01**2)
 
 
 def test_unit_rows_keeps_zero_rows():
