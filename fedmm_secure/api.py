@@ -82,13 +82,14 @@ class FedMM:
 
         Raises:
             ConfigError: a section has an unknown or ill-typed key.
-            DataError: a market is too small, or two were read from files of the same rows.
+            DataError: a market is too small to train or measure anything, or two were read from files of the same rows.
         """
         self.config_ = config = self._config(markets)
         self._scorers: dict[str, MarketScorer] = {}
         self._recommenders: dict[str, Recommender] = {}
         refuse_same(same_rows([replace(market, name=name) for name, market in sorted(markets.items())], {}))
-        self._prepared = prepared = {name: prepare(market, config.data) for name, market in sorted(markets.items())}
+        prepared = {name: prepare(market, config.data).usable() for name, market in sorted(markets.items())}
+        self._prepared = prepared
         self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
         if not (self.directory_ / CONFIG_FILE).is_file():  # one that was killed goes on
             begin(self.directory_, config)
@@ -132,7 +133,8 @@ class FedMM:
         if market not in self._recommenders:
             data = self._prepared.get(market)
             self._recommenders[market] = Recommender(self.directory_, self.config_, market, data)
-        return self._recommenders[market](users, k, None if history is None else rows_of_frame(history))
+        rows = None if history is None else rows_of_frame(history, self.config_.data.missing)
+        return self._recommenders[market](users, k, rows)
 
     def codes(self, market: str) -> pd.DataFrame:
         """Codes of a market's users and items: ``id, global_code, local_code, kind, seed``."""

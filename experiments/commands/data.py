@@ -40,7 +40,8 @@ def data_info(
     if as_json:
         for name, found in prepared.items():
             reading = found.whole.market.reading
-            summary[name]["reading"] = None if reading is None else asdict(reading)
+            read = None if reading is None else {**asdict(reading), "outside_catalogue": found.rows_outside}
+            summary[name]["reading"] = read
         say_json(summary)
         return
     columns = list(next(iter(summary.values())))
@@ -74,7 +75,9 @@ def data_check(
         say(one_line(problem), error=True)
     if problems:
         raise typer.Exit(USAGE)
-    say(f"{config}: all markets are fit to use")
+    advised = [name for name, found in fit.items() if found.whole.market.advice]
+    look = f"; look at what is said of {', '.join(advised)}" if advised else ""
+    say(f"{config}: all markets are fit to use{look}")
 
 
 @data_app.command(

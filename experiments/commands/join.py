@@ -11,7 +11,7 @@ import typer
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say, say_json, wide_console
-from experiments.presentation.tables import Table
+from experiments.presentation.tables import Table, say_folded
 from experiments.presentation.text import figure_text
 from experiments.runs.configuration import resolve
 from fedmm_secure.storage.run_directory import default_directory, examining, read_foreign_config
@@ -36,14 +36,25 @@ def join(
 ) -> None:
     """``fedmm join``."""
     settings = resolve(config, overrides or [])
+    from experiments.runs.markets import reading_lines  # brings the readers of tables
     from fedmm_secure.joining.join import join_market  # what trains
 
-    directory = out or default_directory(market)
+    directory, read = out or default_directory(market), list[str]()
     with examining(run), TaskProgress("joining", quiet=as_json):
-        found = join_market(run, read_foreign_config(run), settings.data, market, directory, settings.privacy.account)
+        found = join_market(
+            run,
+            read_foreign_config(run),
+            settings.data,
+            market,
+            directory,
+            settings.privacy.account,
+            lambda prepared: read.extend(reading_lines(prepared)),
+        )
     if as_json:
         say_json(asdict(found))
         return
+    for line in read:
+        say_folded(f"{market}: {line}")
     table = Table(f"market {found.market}, {found.users} users", "validation AUC", "test AUC")
     for name, auc in found.auc.items():
         table.add_row(name, figure_text(found.validation.get(name)), figure_text(auc))

@@ -12,7 +12,6 @@ from experiments.commands.progress import TaskProgress
 from experiments.presentation.console import say_json, wide_console
 from experiments.presentation.tables import Table
 from experiments.runs.configuration import readers_data
-from fedmm_secure.config import Config, MarketFile
 from fedmm_secure.errors import ConfigError, DataError
 from fedmm_secure.storage.run_directory import examining, read_foreign_config
 
@@ -47,11 +46,11 @@ def recommend(
     with examining(run), TaskProgress("ranking items", quiet=as_json):
         config = read_foreign_config(run)
         config = config.model_copy(update={"data": readers_data(config.data, data)})
-        from fedmm_secure.data.loaders import load_rows
+        from fedmm_secure.data.prepare import load_history
         from fedmm_secure.recommending.recommend import Recommender
 
         recommender = Recommender(run, config, market)
-        rows = None if history is None else load_rows(_columns(config, market, history), market)
+        rows = None if history is None else load_history(config.data, market, history)
         if rows is not None and not recommender.knows_any(rows):
             raise DataError(f"{history}: no row of --history names an item of {market}; is it another market's file?")
         users = user or ([] if rows is None else list(map(str, rows.user_ids)))
@@ -64,11 +63,3 @@ def recommend(
     for line in records:
         table.add_row(line["user"], str(line["rank"]), line["item"], f"{line['score']:.4f}", str(line["history"]))
     wide_console().print(table)
-
-
-def _columns(config: Config, market: str, path: Path) -> MarketFile:
-    """The columns of a file of rows: those of the market's own file; of a generated market, as fedmm data writes it."""
-    own = config.data.markets.get(market)
-    if own is None:
-        return MarketFile(path=path, user="user", item="item", time="time")
-    return own.model_copy(update={"path": path, "catalogue": None, "rating": None})

@@ -121,7 +121,7 @@ def decide_pool(markets: Mapping[str, Market], answers: Answers) -> tuple[int, d
 def _prepared(markets: Mapping[str, Market], least: int) -> dict[str, PreparedMarket]:
     placeholder = {name: MarketFile(path=Path(name)) for name in markets}
     config = DataConfig.model_validate({"markets": placeholder, "min_item_train": least})
-    return {name: prepare(market, config) for name, market in markets.items()}
+    return {name: prepare(market, config).usable() for name, market in markets.items()}
 
 
 def decide_catalogue(prepared: Mapping[str, PreparedMarket], answers: Answers, epsilon: float) -> Discovery:

@@ -62,10 +62,15 @@ def reading_lines(prepared: PreparedMarket) -> list[str]:
     if found is None:
         return []
     lines = [
-        f"{found.lines} lines: {found.rows} rows kept, {found.bad} bad ({found.missing} of them with a field missing), "
+        f"{found.lines} lines: {found.rows} rows, {found.bad} bad ({found.missing} of them with a field missing), "
         f"{found.merged} merged into a later row, {found.header} header, {found.blank} blank",
         f"{found.users} users, {found.items} items; {found.largest_user} rows at most of one user",
     ]
+    if market.catalogue is not None:
+        inside, outside = prepared.market.n_rows, prepared.rows_outside
+        lines.insert(
+            1, f"{inside} of the rows are of items in the catalogue and used, {outside} of others and left out"
+        )
     if found.first is not None:
         lines.append(f"from {found.first} to {found.last}" + (" (UTC)" if market.calendar else ", plain numbers"))
     return [*lines, *(f"look: {advice}" for advice in market.advice)]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedmm_secure.config.audit import AuditConfig
 from fedmm_secure.config.run import Config
+from fedmm_secure.config.sections import READING_KEYS, DataConfig
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
 from privacy.accounting.lines import canonical_json
@@ -57,6 +58,21 @@ def foreign_config(directory: Path, name: str) -> Config:
     config = config_from_data(data, source=str(path))
     privacy = config.privacy.model_copy(update={"account": None})
     return config.model_copy(update={"privacy": privacy, "data": config.data.model_copy(update={"root": None})})
+
+
+def data_of_newcomer(federation: DataConfig, own: DataConfig, market: str) -> DataConfig:
+    """A federation's choices for the rows of one more market, which are read as its own configuration says.
+
+    Raises:
+        ConfigError: they cannot be had of these rows.
+    """
+    reading = {key: getattr(own, key) for key in READING_KEYS}
+    if own.markets:
+        reading["markets"] = {market: own.markets[market]}
+    try:
+        return DataConfig.model_validate({**dict(federation), **reading})
+    except ValidationError as error:
+        raise ConfigError(f"market {market} cannot join: {_first_problem(error)}") from error
 
 
 def configuration_hash(config: Config) -> bytes:

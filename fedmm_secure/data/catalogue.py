@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fedmm_secure.config.choices import SHIPPED, CatalogueKind, is_shipped
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.file_kinds import FileKindError, refuse_other_kinds
 from fedmm_secure.foreign.growth import GrowthError, Unzipped
 from privacy.arrays import IntArray
 
@@ -105,11 +106,12 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as raw:
             data = Unzipped(raw).read_all()
+        refuse_other_kinds(data)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8 text; convert it first") from error
-    except GrowthError as error:
+    except (GrowthError, FileKindError) as error:
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error

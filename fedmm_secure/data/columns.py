@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedmm_secure.config.choices import TimeUnit
 from fedmm_secure.data.faults import Faults, Mask
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.data.times import PER_UNIT, ParsedTimes, is_text, parse_times
+from fedmm_secure.data.times import PER_UNIT, REACH, ParsedTimes, is_text, parse_times
 from fedmm_secure.errors import DataError
 
 _EXPECTED: dict[TimeUnit | None, str] = {
@@ -142,7 +142,7 @@ def read_times(
     faults.mark(found.rows(absent, null=True), lambda row: _none("time", found.text(row)), missing=True)
     faults.mark(
         found.rows(parsed.outside, null=False),
-        lambda row: f"time {found.text(row)!r} is outside 1677-09-22 to 2262-04-10, which nanoseconds in 64 bits reach",
+        lambda row: f"time {found.text(row)!r} is {REACH}",
     )
     faults.mark(found.rows(~parsed.ok, null=True), lambda row: f"time {found.text(row)!r} is {_EXPECTED[unit]}")
     if textual and unit is None and not numbers:

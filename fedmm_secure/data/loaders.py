@@ -18,6 +18,7 @@ import numpy as np
 
 from fedmm_secure.config import MarketFile
 from fedmm_secure.config.choices import LARGE_SHARE, MISSING, BadRows
+from fedmm_secure.data.advice import advice_on_catalogue, advice_on_ids, advice_on_lone_rows
 from fedmm_secure.data.catalogue import read_catalogue
 from fedmm_secure.data.columns import Encoded, global_codes, read_ids, read_ratings, read_times
 from fedmm_secure.data.faults import BadRowsError
@@ -61,10 +62,10 @@ def load_market(
     found, rows, header = _read(file, name, on_bad_rows, missing)
     market = index_market(name, rows, source=str(file.path), catalogue=catalogue)
     reading = found.reading(rows, market, header=header)
-    return replace(market, reading=reading, advice=tuple(_advice(file, rows, found, large_share)))
+    return replace(market, reading=reading, advice=tuple(_advice(file, rows, found, market, large_share)))
 
 
-def load_rows(file: MarketFile, name: str, *, on_bad_rows: BadRows = "error", missing: Sequence[str] = MISSING) -> Rows:
+def load_rows(file: MarketFile, name: str, *, on_bad_rows: BadRows, missing: Sequence[str]) -> Rows:
     """Interactions of a file, read as ``load_market`` reads them; there may be few.
 
     Raises:
@@ -86,6 +87,8 @@ def _read(file: MarketFile, name: str, on_bad_rows: BadRows, missing: Sequence[s
             if source.text is not None:
                 found.lines = source.text.line
         found.blank += source.blank
+        if not found.n_good and source.text is not None:
+            source.text.refuse_other_kinds()
     if found.n_bad and on_bad_rows == "error":
         assert found.first_bad is not None
         line, fault = found.first_bad
@@ -193,16 +196,12 @@ def _earlier(known: int | None, lines: IntArray) -> int | None:
     return int(lines[0]) if known is None and len(lines) else known
 
 
-def _advice(file: MarketFile, rows: Rows, found: _Found, large_share: float) -> Iterator[str]:
-    n = len(rows.user)
-    for what, index, ids in (("user", rows.user, rows.user_ids), ("item", rows.item, rows.item_ids)):
-        counts = np.bincount(index)
-        for large in np.flatnonzero(counts > large_share * n):
-            share = f"{counts[large]} of {n} rows ({100 * counts[large] / n:.0f} %)"
-            yield f"{what} {str(ids[large])[:100]!r} holds {share}; if this is no {what}, add it to data.missing"
-        blanks = sum(str(identifier) != str(identifier).strip() for identifier in ids.tolist())
-        if blanks:
-            yield f"{blanks} {what} ids start or end with a blank, which is part of them"
+def _advice(file: MarketFile, rows: Rows, found: _Found, market: Market, large_share: float) -> Iterator[str]:
+    yield from advice_on_ids(rows, large_share)
+    if file.time is None and file.rating is None:  # with them, what is no row is a bad one
+        yield from advice_on_lone_rows(rows)
+    if market.catalogue is not None:
+        yield from advice_on_catalogue(market, market.catalogue)
     if rows.time is not None and file.time_unit is None and found.first_number is not None:
         middle = float(np.abs(np.median(rows.time)))
         unit = next((unit for unit, low, high in _MAGNITUDES if low <= middle < high), "number")
@@ -241,7 +240,7 @@ def _open(file: MarketFile, name: str, stack: ExitStack) -> _Source:
     if any(isinstance(column, str) for column in file.roles.values()):
         refuse_duplicates(where, names)
     positions = _positions(file, name, names, line)
-    blocks = text.blocks(positions, replace(dialect, width=len(names)))
+    blocks = text.blocks(positions, replace(dialect, width=len(names)), line)
     return _Source(blocks, header=1, blank=blank, text=text)
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fedmm_secure.data.faults import Faults
+from fedmm_secure.data.int96 import Int96Seconds, int96_columns
 from fedmm_secure.data.text import Block, refuse_columns, refuse_duplicates
 from fedmm_secure.errors import DataError
 from fedmm_secure.foreign.growth import refuse_cells
@@ -114,10 +115,15 @@ class ParquetRows:
                 raise DataError(
                     f"{self.path}: pages of {rows} rows unpack to more than {MAX_BATCH_BYTES} bytes; write smaller ones"
                 )
+            old = int96_columns(self._file) & set(names)
+            seconds = Int96Seconds(self._source, old, rows)
             for batch in self._file.iter_batches(batch_size=rows, columns=names, use_threads=False):
-                n = batch.num_rows
+                n, faults = batch.num_rows, Faults(batch.num_rows)
                 columns = {role: _plain(batch.column(self.names[at])) for role, at in positions.items()}
-                yield Block(np.arange(before + 1, before + n + 1), columns, Faults(n), 0)
+                for role, at in positions.items():
+                    if self.names[at] in old:
+                        columns[role] = seconds.without_others(self.names[at], columns[role], faults)
+                yield Block(np.arange(before + 1, before + n + 1), columns, faults, 0)
                 before += n
         except (OSError, ValueError, LookupError, pa.ArrowException) as error:
             raise self._refusal(error) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmm_secure.config import DataConfig
+from fedmm_secure.config import DataConfig, MarketFile
 from fedmm_secure.data.candidates import (
     Candidates,
     Pool,
@@ -19,8 +19,8 @@ from fedmm_secure.data.candidates import (
     like_candidates,
 )
 from fedmm_secure.data.catalogue import Catalogue
-from fedmm_secure.data.loaders import load_market
-from fedmm_secure.data.market import FloatArray, IntArray, Market, restrict
+from fedmm_secure.data.loaders import load_market, load_rows
+from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, restrict
 from fedmm_secure.data.same_rows import refuse_same, same_files, same_rows
 from fedmm_secure.data.splits import Split, global_date, leave_last_out
 from fedmm_secure.data.synthetic import synthesize, synthesize_one
@@ -79,6 +79,17 @@ class PreparedMarket:
         """Index in the catalogue of the item of each candidate of ``whole.test``, ``(n,)``; -1 outside."""
         return self.catalogue.index(self.whole.market.item_ids)[self.whole.test.item]
 
+    def usable(self) -> PreparedMarket:
+        """The same; raises ``DataError`` where it is ``lacking``: for whoever tells nobody but the rows' owner."""
+        if self.lacking:
+            raise DataError(self.lacking)
+        return self
+
+    @property
+    def rows_outside(self) -> int:
+        """Rows of items that the catalogue does not have; private, for their owner's eyes alone."""
+        return self.whole.market.n_rows - self.market.n_rows
+
     def complete(self, probability: FloatArray) -> FloatArray:
         """Predictions of ``whole.test (n,)`` from those of ``test``.
 
@@ -122,6 +133,22 @@ def load_one_market(config: DataConfig, name: str) -> Market:
     )
 
 
+def load_history(config: DataConfig, name: str, path: Path) -> Rows:
+    """Rows of users of a market in another file, of which there may be few, read as the market's own file is.
+
+    The columns are that file's; of a generated market, those that ``fedmm data synthesize`` writes.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    own = config.markets.get(name)
+    if own is None:
+        file = MarketFile(path=path, user="user", item="item", time="time")
+    else:
+        file = own.model_copy(update={"path": path, "catalogue": None, "rating": None})
+    return load_rows(file, name, on_bad_rows=config.on_bad_rows, missing=config.missing)
+
+
 def stated_catalogue(market: Market) -> Catalogue:
     """The catalogue that came with a market's rows; without one, the items found in them, declared to be public."""
     return market.catalogue or Catalogue("declared", market.item_ids)
@@ -139,11 +166,7 @@ def prepare_markets(config: DataConfig) -> dict[str, PreparedMarket]:
     refuse_same(same_files(files))
     markets = _whole_markets(config)
     refuse_same(same_rows(markets, files))
-    found = {market.name: prepare(market, config) for market in markets}
-    for prepared in found.values():
-        if prepared.lacking:
-            raise DataError(prepared.lacking)
-    return found
+    return {market.name: prepare(market, config).usable() for market in markets}
 
 
 def prepare_one(config: DataConfig, name: str) -> PreparedMarket:

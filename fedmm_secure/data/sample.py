@@ -12,6 +12,7 @@ import pyarrow as pa
 from fedmm_secure.data.parquet import ParquetRows
 from fedmm_secure.data.text import Dialect, TextFile, TooManyColumnsError, split_header
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.file_kinds import FileKindError, refuse_other_kinds
 from fedmm_secure.foreign.growth import GrowthError, Unzipped
 
 SAMPLE_BYTES = 2**18
@@ -64,14 +65,11 @@ def first_bytes(path: Path) -> bytes:
             source = Unzipped(raw)
             data = source.read(SAMPLE_BYTES)
             more = bool(source.read(1))
-    except GrowthError as error:
+        refuse_other_kinds(data)
+    except (GrowthError, FileKindError) as error:
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if data[:4] == b"PAR1":
-        raise DataError(f"{path}: is a Parquet file; rename it to end in .parquet")
-    if data[:4] in (b"PK\x03\x04", b"\x28\xb5\x2f\xfd"):
-        raise DataError(f"{path}: is a ZIP or Zstandard file; unpack it, or save it as CSV, gzip or Parquet")
     return data[: data.rfind(b"\n") + 1] if more and b"\n" in data else data
 
 

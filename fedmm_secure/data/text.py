@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fedmm_secure.data.faults import Faults, Mask
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign.file_kinds import HEAD_BYTES, FileKindError, refuse_other_kinds
 from fedmm_secure.foreign.growth import GrowthError, Unzipped, refuse_cells
 from privacy.arrays import IntArray
 
@@ -79,6 +80,7 @@ class TextFile:
         self.line = 0  # lines read so far
         self._binary = Unzipped(raw)
         self._carry = self._read().removeprefix(codecs.BOM_UTF8)
+        self._head = self._carry[:HEAD_BYTES]
 
     def header(self) -> tuple[str, int]:
         """The first line that is not blank, and how many blank ones come before; empty at the end of the file.
@@ -86,6 +88,7 @@ class TextFile:
         Raises:
             DataError: it is no text, or holds what no header does.
         """
+        self.refuse_other_kinds()
         blank = at = 0  # what is before that is done with, and cut off once
         while True:
             while (end := self._carry.find(b"\n", at)) < 0 and len(self._carry) - at <= MAX_ROW_BYTES:
@@ -118,31 +121,45 @@ class TextFile:
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text; convert it first") from error
 
-    def blocks(self, positions: Mapping[str, int], dialect: Dialect) -> Iterator[Block]:
-        """All rows that are left, of the columns at some positions."""
+    def refuse_other_kinds(self) -> None:
+        """Raises ``DataError`` where this begins as a file does that is no text."""
+        try:
+            refuse_other_kinds(self._head)
+        except FileKindError as error:
+            raise DataError(f"{self.path}: {error}") from error
+
+    def blocks(self, positions: Mapping[str, int], dialect: Dialect, header: str | None = None) -> Iterator[Block]:
+        """All rows that are left, of the columns at some positions; a line that is the header again is a bad one."""
+        again = None if header is None else header.encode()
         for data in self._lines():
             try:
                 refuse_cells(self.line + data.count(b"\n"), len(positions), self._binary.size)
             except GrowthError as error:
                 raise DataError(f"{self.path}: {error}") from error
-            block, lines = _block(data, self.line, positions, dialect)
+            block, lines = _block(data, self.line, positions, dialect, again)
             self.line += lines
             yield block
 
     def _lines(self) -> Iterator[bytes]:
-        """Whole lines, each with its end, some megabytes at a time."""
-        carry = self._carry
-        while data := self._read():
+        """Whole lines, each with its end, some megabytes at a time; one that is too long is a bad one in their place.
+
+        Of a line whose end has not been read no more is kept than a row may have.
+        """
+        data, rest = self._carry, b""
+        self._carry = b""
+        while True:
             cut = data.rfind(b"\n") + 1
             if cut:
-                yield carry + data[:cut]
-                carry = data[cut:]
-            else:
-                carry += data
-            if len(carry) > MAX_ROW_BYTES and b"\n" not in carry:
-                carry = _TOO_LONG
-        if carry:
-            yield carry if carry.endswith(b"\n") else carry + b"\n"
+                yield rest + data[:cut]
+                rest = b""
+            rest += data[cut:]
+            if len(rest) > MAX_ROW_BYTES:
+                rest = _TOO_LONG
+            data = self._read()
+            if not data:
+                break
+        if rest:
+            yield rest + b"\n"
 
     def _read(self) -> bytes:
         try:
@@ -186,7 +203,9 @@ def refuse_duplicates(where: Path | str, names: Sequence[str]) -> None:
         first.setdefault(name, position)
 
 
-def _block(data: bytes, before: int, positions: Mapping[str, int], dialect: Dialect) -> tuple[Block, int]:
+def _block(
+    data: bytes, before: int, positions: Mapping[str, int], dialect: Dialect, header: bytes | None
+) -> tuple[Block, int]:
     text = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(text == _NEWLINE)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -201,6 +220,9 @@ def _block(data: bytes, before: int, positions: Mapping[str, int], dialect: Dial
     blank = _blank(text, starts, stops, count)
     faults = Faults(n_lines)
     faults.bad |= blank  # no rows, whatever is marked below
+    if header is not None and header in data:
+        again = _equal_to(header, text, starts, stops)
+        faults.mark(again, lambda _: "is the header again; are these several files in one?")
     _mark_bytes(data, starts, ends, stops, faults)
     if len(quotes):
         _mark_quotes(text, quotes, separators, starts, stops, faults)
@@ -214,6 +236,17 @@ def _block(data: bytes, before: int, positions: Mapping[str, int], dialect: Dial
         columns[role] = _field(text, left, right, quoted=len(quotes) > 0)
     fields = int(np.bincount(count[kept] + 1).argmax()) if len(kept) else 0
     return Block(kept + before + 1, columns, _of_rows(faults, kept), int(blank.sum()), fields), n_lines
+
+
+def _equal_to(line: bytes, text: Bytes, starts: IntArray, stops: IntArray) -> Mask:
+    """Which lines are one line, with or without the byte order mark that begins a file."""
+    found = np.zeros(len(starts), dtype=bool)
+    for wanted in (line, codecs.BOM_UTF8 + line):
+        as_long = np.flatnonzero(stops - starts == len(wanted))
+        for part in np.array_split(as_long, 1 + len(as_long) * len(wanted) // BLOCK_BYTES):
+            held = text[starts[part][:, None] + np.arange(len(wanted))]
+            found[part] = (held == np.frombuffer(wanted, dtype=np.uint8)).all(axis=1)
+    return found
 
 
 def _outside(separators: IntArray, quotes: IntArray, starts: IntArray) -> Mask:

@@ -22,7 +22,9 @@ from privacy.arrays import IntArray
 
 PER_UNIT: dict[TimeUnit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 DAY_SECONDS = 86_400
+REACH = "outside 1677-09-22 to 2262-04-10, which nanoseconds in 64 bits reach"
 _LARGEST = 2**63 - 1
+REACH_SECONDS = _LARGEST // 10**9 - 1  # to either side of 1970
 _WIDTH = 48  # longest text of a time
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS_BEFORE = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334])

@@ -6,6 +6,7 @@ rows: it has no guarantee, and the account of the rows says so before they are r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from fedmm_secure.collaborative.build import fit_embedding
-from fedmm_secure.config import Config, DataConfig
+from fedmm_secure.config import Config, DataConfig, data_of_newcomer
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.account import enter_without_bound
@@ -25,7 +26,7 @@ from fedmm_secure.heads.trees import Head
 from fedmm_secure.quantization.build import model_for, refine_quantizer
 from fedmm_secure.results.artefacts import save_codes, save_quantizer
 from fedmm_secure.storage.encoding import arrays_bytes
-from fedmm_secure.storage.files import write_atomic, write_json
+from fedmm_secure.storage.files import new_directory, write_atomic, write_json
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.foreign import ForeignFileError, read_bytes
 
@@ -62,7 +63,13 @@ class Joined:
 
 
 def join_market(
-    run: Path, config: Config, data: DataConfig, market: str, directory: Path, account: Path | None = None
+    run: Path,
+    config: Config,
+    data: DataConfig,
+    market: str,
+    directory: Path,
+    account: Path | None = None,
+    told: Callable[[PreparedMarket], None] = lambda prepared: None,
 ) -> Joined:
     """Fit what a market needs beside the federation's head; leaves models, codes and ``joined.json``.
 
@@ -71,14 +78,16 @@ def join_market(
     Args:
         run: directory of the federation's finished run.
         config: of that run; its choices hold here too.
-        data: where the new market's rows are; the files of no other market are read.
+        data: where the new market's rows are, and how they are read; the files of no other market are.
         market: its name.
-        directory: where the result goes; new, or empty.
+        directory: where the result goes, all of it or nothing; new, or empty.
         account: the privacy account that its owner names; by default the user's.
+        told: what was read of the market's rows, before anything is fitted to them.
 
     Raises:
         AccountError: the account cannot be read or written; nothing was trained.
-        ConfigError: the market is in that run, or the run is of a kind that nobody can join this way.
+        ConfigError: the market is in that run, its rows lack what that run's choices need, or the run is of a kind that
+            nobody can join this way.
         DataError: the market's rows cannot be used.
         RunDirectoryError: the run has no head, or the directory is taken.
     """
@@ -95,24 +104,23 @@ def join_market(
         raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; choose another --out")
+    own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market)})
     head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
-    place = config.data.model_copy(update=_place(data, market))
     privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
-    own = config.model_copy(update={"data": place, "privacy": privacy})
+    own = own.model_copy(update={"privacy": privacy})
     prepared = prepare_one(own.data, market)
+    told(prepared)
+    usable = prepared.usable()
     enter_without_bound(own, directory, prepared)
-    _codes(own, prepared, words, directory)
-    write_atomic(RunDirectory(directory).head(market), arrays_bytes(head.to_arrays()))
-    joined = _judged(own, prepared, head)
-    write_json(directory / RESULT, asdict(joined))
+    joined = _judged(own, usable, head)
+    try:
+        with new_directory(directory) as made:
+            _codes(own, prepared, words, made)
+            write_atomic(RunDirectory(made).head(market), arrays_bytes(head.to_arrays()))
+            write_json(made / RESULT, asdict(joined))
+    except OSError as error:
+        raise RunDirectoryError(f"{directory}: cannot be written: {error.strerror}; choose another --out") from error
     return joined
-
-
-def _place(data: DataConfig, market: str) -> dict[str, object]:
-    """Where the new market's rows are: all that the federation's data section does not know."""
-    if data.synthetic is not None:
-        return {"synthetic": data.synthetic, "markets": {}, "root": None}
-    return {"synthetic": None, "markets": {market: data.markets[market]}, "root": data.root}
 
 
 def _judged(config: Config, prepared: PreparedMarket, head: Head) -> Joined:

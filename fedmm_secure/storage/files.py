@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from fedmm_secure.foreign.formats import parse_arrays
-from privacy.files import PRIVATE_MODE, PUBLIC_MODE, json_bytes, write_atomic, write_json
+from privacy.files import (
+    PRIVATE_MODE,
+    PUBLIC_MODE,
+    json_bytes,
+    private_folder,
+    sync_directory,
+    write_atomic,
+    write_json,
+)
 from privacy.foreign import parse_json, read_bytes
 
 __all__ = [
@@ -22,6 +33,7 @@ __all__ = [
     "Arrays",
     "Store",
     "json_bytes",
+    "new_directory",
     "remove_unfinished",
     "torch_bytes",
     "write_atomic",
@@ -34,6 +46,26 @@ def remove_unfinished(directory: Path) -> None:
     """Remove what a killed ``write_atomic`` left below a directory that this process alone writes to."""
     for path in directory.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A folder to write into that is ``directory`` once all of it is there; until then, or else, nothing is.
+
+    Raises:
+        OSError: it cannot be made; also where there is something of that name that is no empty directory.
+    """
+    directory = directory.resolve()
+    private_folder(directory.parent)
+    unfinished = directory.with_name(f".{directory.name[:100]}.{secrets.token_hex(8)}.tmp")
+    unfinished.mkdir(mode=0o700)
+    try:
+        yield unfinished
+        unfinished.replace(directory)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync_directory(directory.parent)
 
 
 def torch_bytes(value: Any) -> bytes:

@@ -378,7 +378,7 @@ def test_files_that_cannot_be_read_right_are_refused_in_one_line(cases, monkeypa
 def test_large_ids_beside_a_null_are_48_users(cases, monkeypatch, capsys):
     status, out, _ = check(monkeypatch, capsys, "bigid-null.yaml")
     assert status == 0
-    assert "m0: 144 lines: 143 rows kept, 1 bad (1 of them with a field missing)" in out
+    assert "m0: 144 lines: 143 rows, 1 bad (1 of them with a field missing)" in out
     assert "m0: 48 users" in out
 
 
