@@ -73,7 +73,7 @@ CLASSES = (
     Class(
         PRIVATE,
         rf"state/.*|private/.*|codes/{NAME}\.parquet|predictions/{NAME}\.parquet|log\.jsonl|tensorboard/.*"
-        rf"|models/{NAME}/(quantizer|refined|ctr)-\d+\.(pt|skops)|failure\.json|cell\.json"
+        rf"|models/{NAME}/(quantizer|refined|ctr)-\d+\.(pt|npz)|failure\.json|cell\.json"
         r"|attacks/(scores|shadows)/.*",
         "`private/`, `state/`, `codes/`, `predictions/`, `log.jsonl`, `tensorboard/`, all other `models/`, "
         "`cell.json`, `failure.json`, `attacks/scores/`, `attacks/shadows/`",

@@ -20,6 +20,7 @@ READERS = sorted(
         "fedmm_secure/federation/transcript.py",
         "fedmm_secure/results/*.py",
         "fedmm_secure/storage/run_directory.py",
+        "privacy/accounting/*.py",
     )
     for path in ROOT.glob(pattern)
 )

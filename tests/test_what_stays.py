@@ -99,7 +99,7 @@ def test_models_keep_their_files():
     names = RunDirectory()
     assert names.quantizer("m0", 3).as_posix() == "models/m0/quantizer-3.pt"
     assert names.quantizer("m0", 3, kind="refined").as_posix() == "models/m0/refined-3.pt"
-    assert (names.ctr("m0", 3).name, names.ctr("m0", 3, "skops").name) == ("ctr-3.pt", "ctr-3.skops")
+    assert (names.ctr("m0", 3).name, names.ctr("m0", 3, "npz").name) == ("ctr-3.pt", "ctr-3.npz")
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,9 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
             inner.append((f"{prefix}{name}", nested[0], nested[1]))
             continue
         default = "required" if field.default is PydanticUndefined and field.default_factory is None else _text(field)
-        rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {default} | {field.description or ''} |")
+        rows.append(
+            f"| `{prefix}{name}` | {_type(field.annotation)}{_limits(field)} | {default} | {field.description or ''} |"
+        )
     if rows:
         title = prefix.removesuffix(".") or "top level"
         yield f"\n## {title}\n\n{(model.__doc__ or '').splitlines()[0] if model.__doc__ else ''}\n"
@@ -144,6 +146,18 @@ def _type(annotation: Any) -> str:
     if str(origin) == "typing.Annotated" or hasattr(annotation, "__metadata__"):
         return _type(parts[0])
     return getattr(annotation, "__name__", str(annotation))
+
+
+def _limits(field: Any) -> str:
+    """The bounds of a number, or of how many a list holds."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "at least", "max_length": "at most"}
+    found = [
+        f"{sign} {value:,}"
+        for part in field.metadata
+        for key, sign in signs.items()
+        if (value := getattr(part, key, None)) is not None
+    ]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _text(field: Any) -> str:

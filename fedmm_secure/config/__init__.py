@@ -18,7 +18,8 @@ from fedmm_secure.config.privacy import (
     PrivateEmbeddingConfig,
 )
 from fedmm_secure.config.run import Config
-from fedmm_secure.config.sections import DataConfig, EmbeddingConfig, HeadConfig, MarketFile, SyntheticSpec
+from fedmm_secure.config.sections import DataConfig, EmbeddingConfig, HeadConfig, MarketFile
+from fedmm_secure.config.synthetic import SyntheticSpec
 
 __all__ = [
     "MIN_COHORT",

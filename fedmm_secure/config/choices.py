@@ -57,7 +57,7 @@ class ModelTraits:
 
 
 # 255: of HistGradientBoostingClassifier
-_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="skops")
+_TREES = ModelTraits("fedmm_secure.ctr.models.boosted:FAMILY", most_categories=255, suffix="npz")
 _NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY", trains_privately=True)
 _PUBLIC_NETWORK = ModelTraits("fedmm_secure.ctr.models.neural:FAMILY")
 MODELS: Mapping[ModelKind, ModelTraits] = {
@@ -82,6 +82,8 @@ CONFIGURED = "fedmm"  # among models and baselines: the one that the configurati
 MIN_COHORT = 3
 SUMS_OF_SHARED_ITEMS = 2  # counts, then co-occurrence
 MAX_SUMS = 10_000  # rounds over all seeds of a run
+MAX_PASSES = 100_000  # over a market's rows, in all rounds and seeds of a run
+MOST_PAIRS, MOST_ROWS = 10**11, 10**8  # of markets that are generated: a million users, 30,000 items, 30 rows each
 LARGE_SHARE = 0.1
 MISSING = (
     "", "NULL", "Null", "null", "NaN", "nan", "NAN", "NA", "N/A", "n/a", "<NA>", "#N/A", "\\N",

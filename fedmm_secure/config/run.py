@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fedmm_secure.config.audit import AuditConfig
-from fedmm_secure.config.base import Section
+from fedmm_secure.config.base import LARGEST_SEED, Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
     CODE_LAYERS,
     FIELD_BASELINES,
+    MAX_PASSES,
     MAX_SUMS,
     MIN_COHORT,
     MODELS,
@@ -33,11 +34,13 @@ from fedmm_secure.config.sections import (
     QuantizerConfig,
 )
 
+Seed = Annotated[int, Field(ge=-LARGEST_SEED, le=LARGEST_SEED)]
+
 
 class Config(Section):
     """Everything that determines a run."""
 
-    seed: tuple[int, ...] = Field(
+    seed: tuple[Seed, ...] = Field(
         (0,), min_length=1, max_length=100, description="one repetition of training for each seed"
     )
     device: Literal["cpu"] = Field("cpu", description="where models train")
@@ -135,6 +138,9 @@ class Config(Section):
             )
         if protected > MAX_SUMS:  # whoever verifies a run plans all of them, before he knows whose run it is
             return f"federation.rounds: {protected} rounds over all seeds, of at most {MAX_SUMS}"
+        passes = self.federation.rounds * self.federation.local_epochs * len(self.seed)
+        if passes > MAX_PASSES:
+            return f"federation.local_epochs: {passes} passes over the rows in all, of at most {MAX_PASSES}"
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
         return None

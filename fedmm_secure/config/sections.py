@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedmm_secure.config.base import Section
+from fedmm_secure.config.base import LARGEST_SEED, Section
 from fedmm_secure.config.choices import (
     CODE_GROUPS,
     CODE_LAYERS,
+    FEATURE_GROUPS,
     LARGE_SHARE,
     MIN_COHORT,
     MISSING,
@@ -28,8 +29,11 @@ from fedmm_secure.config.choices import (
     is_shipped,
 )
 from fedmm_secure.config.privacy import PrivateEmbeddingConfig
+from fedmm_secure.config.synthetic import SyntheticSpec
 from privacy.aggregation.kinds import TRAITS, Traits
 from privacy.names import NAME_RULE, is_name
+
+Column = Annotated[int, Field(le=10_000)]  # by position
 
 
 class MarketFile(Section):
@@ -39,10 +43,10 @@ class MarketFile(Section):
     """
 
     path: Path = Field(description="delimited text (`.csv`, `.tsv`, `.txt`; gzip too) or `.parquet`, in any case")
-    user: str | int = Field("userId", description="column of user ids, by name or by position from 0")
-    item: str | int = Field("itemId", description="column of item ids")
-    rating: str | int | None = Field(None, description="column of ratings")
-    time: str | int | None = Field(None, description="column of times; without it the order of the file counts")
+    user: str | Column = Field("userId", description="column of user ids, by name or by position from 0")
+    item: str | Column = Field("itemId", description="column of item ids")
+    rating: str | Column | None = Field(None, description="column of ratings")
+    time: str | Column | None = Field(None, description="column of times; without it the order of the file counts")
     time_unit: TimeUnit | None = Field(
         None,
         description="of `time`: `iso`, or what numbers count from 1970 in UTC; `number`: their order alone counts. By "
@@ -54,7 +58,10 @@ class MarketFile(Section):
     quoting: bool = Field(True, description='whether `"` around a field encloses it, on its own line')
     header: bool = Field(True, description="whether the first line names the columns")
     width: int | None = Field(
-        None, ge=2, description="fields of a row where there is no header; by default at least those that are mapped"
+        None,
+        ge=2,
+        le=1000,
+        description="fields of a row where there is no header; by default at least those that are mapped",
     )
     catalogue: Path | None = Field(None, description="file of public item ids, one a line; or `shipped:FOLDER/NAME`")
 
@@ -92,44 +99,13 @@ class MarketFile(Section):
         return self.model_copy(update={"path": root / self.path, "catalogue": catalogue})
 
 
-class SyntheticSpec(Section):
-    """Parameters of the generator; sizes are per market."""
-
-    markets: int = Field(3, ge=1, le=1000, description="number of markets")
-    users: int = Field(400, ge=20, description="users in a market")
-    items: int = Field(200, ge=20, description="items in a market")
-    shared_items: int = Field(0, ge=0, description="of these, items that all markets have, under the same ids")
-    mean_interactions: float = Field(12.0, ge=4.0, description="mean interactions of a user")
-    shared_prototypes: int = Field(8, ge=2, description="item prototypes common to all markets")
-    local_prototypes: int = Field(4, ge=2, description="item prototypes of one market alone")
-    shared_strength: float = Field(3.0, ge=0, description="log-odds that shared taste adds")
-    local_strength: float = Field(1.5, ge=0, description="log-odds that local taste adds")
-    popularity_exponent: float = Field(0.7, ge=0, description="Zipf exponent of item popularity")
-    activity_spread: float = Field(0.6, ge=0, description="log-normal spread of user activity")
-    seed: int = Field(0, description="seed of the generator")
-
-    @model_validator(mode="after")
-    def _some_of_them(self) -> Self:
-        if self.shared_items > self.items:
-            raise ValueError(f"shared_items: {self.shared_items} of {self.items} items")
-        return self
-
-    @property
-    def catalogue_size(self) -> int:
-        """Items of all markets together."""
-        return self.shared_items + self.markets * (self.items - self.shared_items)
-
-    def item_ids(self, index: int) -> list[str]:
-        """Ids of a market's items, the shared ones first."""
-        own = range(self.shared_items, self.items)
-        return [f"i{item:05d}" for item in range(self.shared_items)] + [f"m{index}-i{item:05d}" for item in own]
-
-
 class SharedCatalogue(Section):
     """A public list of items, the same for all markets: size and hash are a part of what the markets agree on."""
 
-    files: tuple[Path, ...] = Field(min_length=1, description="one item id a line; a name in several counts once")
-    size: int = Field(ge=1, description="items of all files together")
+    files: tuple[Path, ...] = Field(
+        min_length=1, max_length=1000, description="one item id a line; a name in several counts once"
+    )
+    size: int = Field(ge=1, le=10_000_000, description="items of all files together")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of their ids, sorted, one a line")
 
 
@@ -147,7 +123,9 @@ class DataConfig(Section):
     )
     shared_catalogue: SharedCatalogue | None = Field(None, description="the public items of all markets together")
     on_bad_rows: BadRows = Field("error", description="refuse a file with bad rows, or leave them out")
-    missing: tuple[str, ...] = Field(MISSING, description="spellings of a field in which there is nothing: a bad row")
+    missing: tuple[str, ...] = Field(
+        MISSING, max_length=1000, description="spellings of a field in which there is nothing: a bad row"
+    )
     large_share: float = Field(
         LARGE_SHARE, gt=0, le=1, description="`fedmm data` names every id that holds more than this share of the rows"
     )
@@ -155,11 +133,15 @@ class DataConfig(Section):
         "leave-last-out", description="test rows: each user's last one, or those after a date"
     )
     label: Literal["click", "like"] = Field("click", description="what is positive: any row, or a rating that is high")
-    like_threshold: float = Field(4.0, description="rating from which a row counts as liked")
-    min_item_train: int = Field(5, ge=1, description="training interactions that put an item into the pool")
+    like_threshold: float = Field(4.0, ge=-1e6, le=1e6, description="rating from which a row counts as liked")
+    min_item_train: int = Field(
+        5, ge=1, le=1_000_000, description="training interactions that put an item into the pool"
+    )
     negatives: Negatives = Field("uniform", description="evenly from the pool, or in proportion to training rows")
     negatives_per_positive: int = Field(4, ge=1, le=1000, description="negatives beside each positive")
-    candidate_seed: int = Field(0, description="seed of the evaluation candidates, the same for every model")
+    candidate_seed: int = Field(
+        0, ge=-LARGEST_SEED, le=LARGEST_SEED, description="seed of the evaluation candidates, the same for every model"
+    )
 
     @field_validator("markets", mode="before")
     @classmethod
@@ -229,8 +211,8 @@ class EmbeddingConfig(Section):
         1200, ge=10, le=2000, description="data.shared_items: items of largest summed count in the summed Gram matrix"
     )
     layers: int = Field(2, ge=1, le=8, description="lightgcn: propagation steps")
-    epochs: int = Field(60, ge=1, description="lightgcn: passes over the interactions")
-    learning_rate: float = Field(0.01, gt=0, description="lightgcn: step size")
+    epochs: int = Field(60, ge=1, le=1000, description="lightgcn: passes over the interactions")
+    learning_rate: float = Field(0.01, gt=0, le=100, description="lightgcn: step size")
 
 
 class QuantizerConfig(Section):
@@ -239,28 +221,31 @@ class QuantizerConfig(Section):
     global_codes: int = Field(64, ge=2, le=65536, description="codewords of layer 1, learned by all markets")
     local_codes: int = Field(64, ge=2, le=65536, description="codewords of layer 2, each market's own")
     latent_dim: int = Field(16, ge=2, le=1024, description="length of a codeword")
-    hidden_dim: int = Field(64, ge=2, description="width of encoder and decoder")
+    hidden_dim: int = Field(64, ge=2, le=4096, description="width of encoder and decoder")
     normalise_latent: bool = Field(True, description="quantise directions: keeps codebooks from collapsing")
-    global_radius: float = Field(1.0, gt=0, description="norm of initial global codewords")
-    local_radius: float = Field(0.5, gt=0, description="norm of initial local codewords")
-    commitment: float = Field(0.25, ge=0, description="weight of the pull of latents towards their codewords")
-    entropy: float = Field(0.0, ge=0, description="weight of the entropy of soft assignments")
-    temperature: float = Field(0.2, gt=0, description="temperature of soft assignments")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam's step size, without DP")
-    batch_size: int = Field(256, ge=1, description="rows in a batch, without DP")
+    global_radius: float = Field(1.0, gt=0, le=1e6, description="norm of initial global codewords")
+    local_radius: float = Field(0.5, gt=0, le=1e6, description="norm of initial local codewords")
+    commitment: float = Field(0.25, ge=0, le=1e6, description="weight of the pull of latents towards their codewords")
+    entropy: float = Field(0.0, ge=0, le=1e6, description="weight of the entropy of soft assignments")
+    temperature: float = Field(0.2, gt=0, le=1e6, description="temperature of soft assignments")
+    learning_rate: float = Field(3e-3, gt=0, le=100, description="Adam's step size, without DP")
+    batch_size: int = Field(256, ge=1, le=1_000_000, description="rows in a batch, without DP")
 
 
 class FederationConfig(Section):
     """Rounds of global-codebook aggregation."""
 
     rounds: int = Field(20, ge=1, le=10_000, description="sums of the markets' movements")
-    local_epochs: int = Field(3, ge=1, description="passes over the rows in one round")
-    warm_up_rounds: int = Field(0, ge=0, description="first rounds, which under DP train on item rows alone")
+    local_epochs: int = Field(3, ge=1, le=1000, description="passes over the rows in one round")
+    warm_up_rounds: int = Field(0, ge=0, le=10_000, description="first rounds, which under DP train on item rows alone")
     allow_small_cohort: bool = Field(
         False, description=f"aggregate fewer than {MIN_COHORT} markets, whose updates then show through the sum"
     )
     round_timeout: float | None = Field(
-        None, gt=0, description="seconds that a market may take for an update before the round goes on without it"
+        None,
+        gt=0,
+        le=1e7,
+        description="seconds that a market may take for an update before the round goes on without it",
     )
 
 
@@ -270,12 +255,15 @@ class AggregationConfig(Section):
     kind: Literal["plaintext", "ckks", "masked-ckks"] = Field(
         "masked-ckks", description="ckks: a server that colludes with one market opens every single update"
     )
-    clip: float = Field(4.0, gt=0, description="largest movement of one coordinate in a round")
+    clip: float = Field(4.0, gt=0, le=1e6, description="largest movement of one coordinate in a round")
     bits: int = Field(20, ge=4, le=30, description="fixed-point bits of that movement")
     norm: float | None = Field(
-        None, gt=0, description="largest Euclidean norm of one market's update; a larger one is scaled down to it"
+        None,
+        gt=0,
+        le=1e9,
+        description="largest Euclidean norm of one market's update; a larger one is scaled down to it",
     )
-    rotate_after: int | None = Field(None, ge=1, description="rounds that one shared key may protect")
+    rotate_after: int | None = Field(None, ge=1, le=10**9, description="rounds that one shared key may protect")
 
     @property
     def traits(self) -> Traits:
@@ -284,6 +272,7 @@ class AggregationConfig(Section):
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class HeadConfig(Section):
@@ -292,14 +281,16 @@ class HeadConfig(Section):
     trees: int = Field(0, ge=0, le=1000, description="boosted trees; 0: no head is fitted")
     depth: int = Field(4, ge=1, le=6, description="levels of a tree, each a round in which markets add their sums")
     learning_rate: float = Field(0.15, gt=0, le=1, description="share of its value that a leaf adds")
-    l2: float = Field(1.0, gt=0, description="shrinks a leaf with few examples")
+    l2: float = Field(1.0, gt=0, le=1e9, description="shrinks a leaf with few examples")
     shares: tuple[Share, ...] = Field(
         (0.02, 0.1, 0.4, 1.0),
         min_length=1,
         max_length=20,
         description="users that a market takes itself to know, in turn",
     )
-    least_weight: float = Field(4.0, gt=0, description="least sum of second derivatives on either side of a split")
+    least_weight: float = Field(
+        4.0, gt=0, le=1e9, description="least sum of second derivatives on either side of a split"
+    )
 
     @property
     def rounds(self) -> int:
@@ -320,12 +311,15 @@ class CTRConfig(Section):
     model: ModelKind = Field("boosted", description="boosted trees, logistic regression, or a network")
     features: tuple[FeatureGroup, ...] = Field(
         ("user_codes", "item_codes", "code_affinity", "scores", "counts", "recency"),
+        max_length=len(FEATURE_GROUPS),
         description="what the model sees of a user and an item",
     )
     codes: CodeOrigin = Field(
         "federated", description="with layer 1 of all markets, or from codebooks that the market trained alone"
     )
-    layers: tuple[CodeLayer, ...] = Field(CODE_LAYERS, min_length=1, description="layers whose codes the model sees")
+    layers: tuple[CodeLayer, ...] = Field(
+        CODE_LAYERS, min_length=1, max_length=2, description="layers whose codes the model sees"
+    )
     training: Literal["cross-fit", "in-sample"] = Field(
         "cross-fit", description="features of a training row are computed without it, or with it"
     )
@@ -337,19 +331,22 @@ class CTRConfig(Section):
     keep_own_below: int = Field(
         1000,
         ge=0,
+        le=10**9,
         description="data.shared_items and average_local: with fewer users, a public number, a market averages a third "
         "model, which sees nothing of other markets",
     )
     tune: bool = Field(False, description="choose among a few hyper-parameters by validation AUC")
     baselines: tuple[BaselineName, ...] = Field(
-        ("popularity", "svd", "local-ids", "boosted-scores"), description="models on the same candidates"
+        ("popularity", "svd", "local-ids", "boosted-scores"), max_length=50, description="models on the same candidates"
     )
     dim: int = Field(16, ge=1, le=512, description="neural: embedding size")
-    hidden: tuple[int, ...] = Field((64, 32), description="neural: widths of the perceptron")
+    hidden: tuple[Width, ...] = Field((64, 32), max_length=8, description="neural: widths of the perceptron")
     dropout: float = Field(0.2, ge=0, lt=1, description="neural: share of units left out in training")
-    learning_rate: float = Field(1e-2, gt=0, description="neural: Adam's step size")
-    batch_size: int = Field(4096, ge=1, description="neural: examples in a batch, at most; fewer in small markets")
-    max_epochs: int = Field(20, ge=1, description="neural: early stopping comes first, as a rule")
+    learning_rate: float = Field(1e-2, gt=0, le=100, description="neural: Adam's step size")
+    batch_size: int = Field(
+        4096, ge=1, le=1_000_000, description="neural: examples in a batch, at most; fewer in small markets"
+    )
+    max_epochs: int = Field(20, ge=1, le=1000, description="neural: early stopping comes first, as a rule")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,4 +1,4 @@
-"""Zip archives as ``torch.save``, ``numpy.savez`` and skops write them: nothing compressed, and one way to read them.
+"""Zip archives as ``torch.save`` and ``numpy.savez`` write them: nothing compressed, and one way to read them.
 
 A zip file may be read in more than one way: a second central directory, a comment that holds a record of its end, bytes
 before the first member, a member that is there twice or overlaps another. One reader checks it then, and another one,

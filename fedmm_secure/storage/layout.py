@@ -104,7 +104,7 @@ class RunDirectory:
         return self.models(market) / f"{kind}-{seed}.pt"
 
     def ctr(self, market: str, seed: int, suffix: str = "pt") -> Path:
-        """A CTR model: ``pt`` for tensors, ``skops`` for trees."""
+        """A CTR model: ``pt`` for tensors, ``npz`` for trees."""
         return self.models(market) / f"ctr-{seed}.{suffix}"
 
     def head(self, market: str) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import hmac
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -19,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from privacy.accounting.account_lines import body_problem, parse_line
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.accounting.places import ChainHead, RecordedHead, recorded_head
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_secret
+from privacy.foreign import ForeignFileError, lines_of, read_bytes
 
 _KEY_BYTES = 32
+_MOST_BYTES = 2**28  # of an account: a million charges
 _VERSION = 2
 _GENESIS = "0" * 64
 _LINE = b"fedmm-secure privacy account line\0"
@@ -120,21 +122,23 @@ class AccountFile:
     def key(self) -> bytes:
         """The key beside the file; raises ``AccountError`` where it is gone."""
         try:
-            key = self._key_path.read_bytes()
-        except FileNotFoundError:
+            key = read_bytes(self._key_path, 2 * _KEY_BYTES)
+        except ForeignFileError as error:
+            if self._key_path.exists():
+                raise AccountError(str(error)) from error
             raise AccountError(
                 f"{self._key_path}: is gone, and without it {self.path} tells of no data what was spent on it: restore "
                 "it from a backup; if it is lost for good, keep the account as a record and name another in "
                 "privacy.account, which will not know of the runs before"
             ) from None
-        except OSError as error:
-            raise AccountError(f"{self._key_path}: cannot be read: {error.strerror}") from error
         if len(key) != _KEY_BYTES:
             raise AccountError(f"{self._key_path}: {len(key)} bytes where a key has {_KEY_BYTES}")
         return key
 
     def append(self, key: bytes, head: ChainHead, body: Mapping[str, Any]) -> None:
         """One more line, once it is on disk; for who holds the lock. ``head`` is where the account was read to."""
+        if head.lines and (problem := body_problem(body)):
+            raise AccountError(f"{self.path}: cannot hold what the run would enter: {problem}")
         fields = {"sequence": head.lines, "previous": head.mac, "body": body}
         mac = _mac(key, fields)
         seen = recorded_head(digest_of(key))
@@ -152,7 +156,13 @@ class AccountFile:
         how far the account has come. So the file is never behind what was noted before.
         """
         last_seen = self._last_seen(recorded_head(digest_of(key)))
-        return self.path.read_bytes(), key, last_seen
+        return self._content(), key, last_seen
+
+    def _content(self) -> bytes:
+        try:
+            return read_bytes(self.path, _MOST_BYTES)
+        except ForeignFileError as error:
+            raise AccountError(str(error)) from error
 
     def _last_seen(self, head: RecordedHead) -> ChainHead | None:
         """How far the machine saw the account come; None where it has seen nothing of it."""
@@ -173,19 +183,16 @@ class AccountFile:
             AccountError: a line was edited, inserted or left out, or the machine has seen a later state of the account.
         """
         found = self._unchanged(content, key)
-        for number, raw in enumerate(content[found.size :].splitlines(keepends=True), start=len(found.heads) + 1):
-            if not raw.endswith(b"\n"):
-                break  # its sync never returned, so that start spent nothing
-            head = found.head
+        for _, raw in lines_of(content[found.size :], self.path):  # of a torn one the sync never returned
+            head, number = found.head, len(found.heads) + 1
             try:
-                line: dict[str, Any] = json.loads(raw)
+                line = parse_line(raw, f"line {number}")
                 fields = {name: line[name] for name in ("sequence", "previous", "body")}
-                mac = _mac(key, fields)
-                body = dict(line["body"])
-                holds = hmac.compare_digest(str(line["mac"]), mac)
-            except (ValueError, KeyError, TypeError) as error:
+                mac, body = _mac(key, fields), line["body"]
+                holds = hmac.compare_digest(line["mac"].encode(), mac.encode())
+            except (ForeignFileError, ValueError) as error:
                 raise AccountError(
-                    f"{self.path}:{number}: not a line of a privacy account of this version: {error!r}; keep the file "
+                    f"{self.path}:{number}: not a line of a privacy account of this version: {error}; keep the file "
                     "as a record, and name another in privacy.account, which will not know of its runs"
                 ) from error
             if not holds or (line["sequence"], line["previous"]) != (head.lines, head.mac):
@@ -195,6 +202,8 @@ class AccountFile:
                 )
             if number == 1 and body != {"version": _VERSION, "key": digest_of(key)}:
                 raise AccountError(f"{self.path}:1: does not say that this is an account of this version and key")
+            if number > 1 and (problem := body_problem(body)):
+                raise AccountError(f"{self.path}:{number}: says what no run enters: {problem}")
             found.take(raw, body, mac)
         head, self._checked = found.head, found
         if last_seen is not None and last_seen.lines > head.lines:

@@ -14,6 +14,10 @@ from typing import Any
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 
+# What accountants are asked: beyond it no run has use for an answer, and none comes in bounded time and memory.
+_NOISE_MULTIPLIERS = (1e-2, 1e7)
+_MOST_STEPS = 10**8
+
 
 class UnknownEventError(ValueError):
     """An event kind that the ledger does not carry."""
@@ -70,7 +74,10 @@ def event_from_data(data: Mapping[str, Any]) -> DpEvent:
             case "no-op":
                 return dp_event.NoOpDpEvent()
             case "gaussian":
-                return dp_event.GaussianDpEvent(float(data["noise_multiplier"]))
+                noise = float(data["noise_multiplier"])
+                if not noise >= 0:
+                    raise UnknownEventError(f"noise multiplier {noise} is negative")
+                return dp_event.GaussianDpEvent(noise)
             case "randomised-response":
                 return dp_event.RandomizedResponseDpEvent(float(data["noise"]), int(data["values"]))
             case "poisson-sampled":
@@ -125,6 +132,15 @@ def gaussian_steps(event: DpEvent) -> GaussianSteps | None:
             return total
         case OneNoiseDpEvent():
             return gaussian_steps(event.event)
+    return None
+
+
+def event_problem(event: DpEvent) -> str | None:
+    """Why no accountant should be asked about an event that somebody else wrote; None if one may be."""
+    for (noise_multiplier, rate), count in (gaussian_steps(event) or {}).items():
+        within = _NOISE_MULTIPLIERS[0] <= noise_multiplier <= _NOISE_MULTIPLIERS[1] and 0 < rate <= 1
+        if not (within and 1 <= count <= _MOST_STEPS):
+            return f"an event of noise multiplier {noise_multiplier:g}, {count} times: out of bounds"
     return None
 
 

@@ -10,15 +10,13 @@ from pathlib import Path
 from dp_accounting.dp_event import DpEvent
 
 from privacy.accounting.accountants import finely, pld_epsilon, prv_epsilon
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.events import event_problem
 from privacy.accounting.guarantees import composed_epsilon, view_entries
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger, stage_group
 from privacy.accounting.text import epsilon_text
 
 RELATIVE_AGREEMENT = 0.01
-# What accountants are asked: beyond it no run has use for an answer, and none comes in bounded time and memory.
-_NOISE_MULTIPLIERS = (1e-2, 1e7)
-_MOST_STEPS, _MOST_COORDINATES = 10**8, 10**15
+_MOST_COORDINATES = 10**15
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,6 @@ def _problem(entry: Entry) -> str | None:
     if not (0 < entry.delta < 1 and 0 <= entry.extra_delta < 1 and 0 <= entry.coordinates <= _MOST_COORDINATES):
         return f"{entry.stage}: delta {entry.delta:g} or its coordinates are out of all bounds"
     for event in (entry.event, *entry.view_events.values()):
-        for (noise_multiplier, rate), count in (gaussian_steps(event) or {}).items():
-            within = _NOISE_MULTIPLIERS[0] <= noise_multiplier <= _NOISE_MULTIPLIERS[1] and 0 < rate <= 1
-            if not (within and 1 <= count <= _MOST_STEPS):
-                return f"{entry.stage}: an event of noise multiplier {noise_multiplier:g}, {count} times: out of bounds"
+        if problem := event_problem(event):
+            return f"{entry.stage}: {problem}"
     return None

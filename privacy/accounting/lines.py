@@ -10,6 +10,7 @@ from typing import Any
 
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, sync_directory
+from privacy.foreign import read_bytes
 from privacy.json_text import json_text
 
 
@@ -58,9 +59,9 @@ def append_line(path: Path, line: bytes, *, after: int | None = None) -> None:
 def drop_torn_tail(path: Path) -> None:
     """Cut an incomplete last line: its sync never returned, so what it stands for never happened.
 
-    For the one who goes on writing alone: readers leave a file as it is.
+    For the one who goes on writing alone: readers leave a file as it is. Raises ``ForeignFileError`` where it is none.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     if content and not content.endswith(b"\n"):
         with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)

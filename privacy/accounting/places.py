@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from privacy.files import open_private, private_folder, write_atomic
+from privacy.foreign import MAX_TEXT_BYTES, ForeignFileError, json_object, read_bytes
 from privacy.json_text import json_text
 
 ACCOUNT_FILE = "privacy.account"
@@ -65,11 +65,13 @@ class RecordedHead:
         Raises:
             ValueError: what it has seen cannot be read.
         """
-        try:
-            found = json.loads(self.path.read_bytes())
-            return ChainHead(int(found["lines"]), str(found["mac"]))
-        except FileNotFoundError:
+        if not self.path.exists():
             return None
+        try:
+            found = json_object(read_bytes(self.path, MAX_TEXT_BYTES), self.path)
+            return ChainHead(int(found["lines"]), str(found["mac"]))
+        except ForeignFileError as error:
+            raise ValueError(str(error)) from error
         except (KeyError, TypeError) as error:
             raise ValueError(f"has no {error}") from error
 

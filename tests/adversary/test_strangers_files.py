@@ -3,27 +3,17 @@
 Each test says what has to hold. Those that are marked do not hold yet: they are strict, so that a mend is noticed.
 """
 
-import json
-import os
-import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import skops.io
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from experiments.deploy.key_plans import plan_for
 from experiments.runs import tracking
-from fedmm_secure.ctr.features import FeatureSchema
-from fedmm_secure.ctr.models.boosted import BoostedChoices, BoostedModel
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.transcript import Transcript, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
-from privacy.accounting.account import PrivacyAccount
-from privacy.accounting.account_file import AccountError
 from privacy.foreign import ForeignFileError
 from tests.command_line import call
 from tests.conftest import tiny
@@ -31,89 +21,7 @@ from tests.conftest import tiny
 broken = pytest.mark.xfail(strict=True, raises=(AssertionError, RecursionError, pytest.fail.Exception))
 
 
-# -- privacy accounts of others ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def account(tmp_path):
-    """An account with its first line, as somebody hands it out."""
-    found = PrivacyAccount(tmp_path / "privacy.account")
-    found.fingerprint([b"row"])
-    return found
-
-
-@broken
-def test_an_account_whose_key_is_a_pipe_ends_in_a_line(account):
-    """Whoever opened it waited for ever: accounts were not read by the loader of what others wrote."""
-    path = account.path.with_name("privacy.account.key")
-    path.unlink()
-    os.mkfifo(path)
-    said = []
-
-    def read():
-        try:
-            account.spendings("0")
-        except AccountError as error:
-            said.append(str(error))
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    reader.join(3)
-    waits = reader.is_alive()
-    if waits:
-        os.close(os.open(path, os.O_WRONLY))  # let it go
-        reader.join(3)
-    assert not waits
-    assert len(said) == 1
-
-
-@broken
-def test_an_account_that_is_nested_without_end_ends_in_a_line(account):
-    with account.path.open("ab") as file:
-        file.write(b"[" * 100_000 + b"]" * 100_000 + b"\n")
-    with pytest.raises(AccountError):
-        account.spendings("0")
-
-
-# -- configurations of others ------------------------------------------------------------------------------------------
-
-
-@broken
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"data": {"synthetic": {"users": 10**9}}},
-        {"data": {"synthetic": {"items": 10**9}}},
-        {"quantizer": {"hidden_dim": 10**9}},
-        {"ctr": {"hidden": [10**6, 10**6]}},
-        {"federation": {"local_epochs": 10**9}},
-    ],
-    ids=json.dumps,
-)
-def test_what_a_run_costs_its_reader_is_bounded(sections):
-    """``fedmm recommend`` and ``join`` make markets and models of the sizes that a stranger's config.yaml names."""
-    with pytest.raises(ConfigError):
-        tiny(**sections)
-
-
 # -- models of others --------------------------------------------------------------------------------------------------
-
-
-@broken
-@pytest.mark.parametrize("child", [0, 2**31], ids=["a cycle, which never ends", "memory of others, a crash"])
-def test_trees_that_lead_elsewhere_are_not_walked(tmp_path, child):
-    """``fedmm recommend RUN`` ended with SIGSEGV, or not at all: scikit-learn follows what a node says."""
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, 2))
-    trees = HistGradientBoostingClassifier(max_iter=2).fit(features, features[:, 0] > 0)
-    for (predictor,) in trees._predictors:
-        nodes = predictor.nodes.copy()
-        nodes["is_leaf"][0], nodes["left"][0], nodes["right"][0] = 0, child, child
-        predictor.nodes = nodes
-    with pytest.raises(ForeignFileError):
-        BoostedModel(FeatureSchema((), (), ("a", "b")), BoostedChoices(), 0).read(
-            skops.io.dumps(trees), tmp_path / "ctr-0.skops"
-        )
 
 
 @broken

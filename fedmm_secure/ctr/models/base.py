@@ -19,6 +19,7 @@ from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import PAIRS, Features, FeatureSchema, PairFeatures
 from fedmm_secure.data.market import FloatArray, IntArray
+from privacy.foreign import ForeignFileError
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,12 @@ class ClickModel(ABC):
         return self.kept_as.pack(self.state_dict())
 
     def read(self, data: bytes, where: Path) -> None:
-        """Be the model of a file that ``write`` made; raises ``ForeignFileError`` where it made none."""
-        self.load_state_dict(self.kept_as.unpack(data, where))
+        """Be the model of a file that ``write`` made; raises ``ForeignFileError`` where it made none, or another."""
+        state = self.kept_as.unpack(data, where)
+        try:
+            self.load_state_dict(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ForeignFileError(f"{where}: another model: {(str(error).splitlines() or [''])[0][:200]}") from error
 
 
 def predict_pairs(model: ClickModel, builder: PairFeatures, user: IntArray, item: IntArray) -> FloatArray:

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import skops.io
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from fedmm_secure.config.choices import MODELS, ModelKind
+from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
+from fedmm_secure.ctr.models.tree_arrays import MOST_CATEGORIES, Trees
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.foreign.archives import stored_members
+from fedmm_secure.foreign.formats import parse_arrays
+from fedmm_secure.storage.encoding import arrays_bytes
+from fedmm_secure.storage.files import Arrays
 from privacy.foreign import ForeignFileError
 
-MOST_CATEGORIES = MODELS["boosted"].most_categories or 0
-# what skops may build; node indices of trees are not bounds-checked, so score with runs of your own alone
-_TREES = [
-    "functools.partial",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.utils.validation.check_array",
-]
+_OF = "."  # between the place of an average's member and the name of its array
 
 
-def _unpack(data: bytes, where: Path) -> Any:
-    """Boosted trees as skops wrote them."""
+def _pack(state: Trees | Mapping[int, Trees]) -> bytes:
+    """Trees of a model, or of each member of an average, as a file of plain arrays."""
+    if isinstance(state, Trees):
+        return arrays_bytes(state.to_arrays())
+    return arrays_bytes(
+        {f"{index}{_OF}{name}": array for index, trees in state.items() for name, array in trees.to_arrays().items()}
+    )
+
+
+def _unpack(data: bytes, where: Path) -> Trees | dict[int, Trees]:
+    """And back, from anybody's file: no more is built of it than arrays, whose trees can be walked."""
+    members: dict[str, Arrays] = {}
+    for name, array in parse_arrays(data, where).items():
+        index, _, inner = name.rpartition(_OF)
+        members.setdefault(index, {})[inner] = array
     try:
-        stored_members(data)
-        return skops.io.loads(data, trusted=_TREES)
-    except Exception as error:  # whatever skops stumbles over
+        if members.keys() == {""}:
+            return Trees.from_arrays(members[""])
+        return {int(index): Trees.from_arrays(arrays) for index, arrays in members.items()}
+    except ValueError as error:
         raise ForeignFileError(f"{where}: no trees: {str(error)[:200]}") from error
 
 
-_FORMAT = Format(lambda trees: bytes(skops.io.dumps(trees)), _unpack)
+_FORMAT = Format(_pack, _unpack)
 
 
 @dataclass(frozen=True)
@@ -74,29 +85,36 @@ class BoostedModel(CTRModel):
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
         """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
-        self.trees_ = self._classifier(self.choices.max_iterations, stop=True)
-        self._grow(source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
+        grown = self._classifier(self.choices.max_iterations, stop=True)
+        grown = self._grow(grown, source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
+        self.trees_, self.iterations_ = Trees.of(grown), int(grown.n_iter_)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
-        self.iterations_ = int(self.trees_.n_iter_)
         if refit is not None:
-            self.trees_ = self._classifier(self.iterations_, stop=False)
-            self._grow(refit.draw(0))
+            self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), refit.draw(0)))
         return self
 
-    def _grow(self, examples: Labelled, **validation: FloatArray) -> None:
-        """Fit the trees; examples are held no longer."""
-        self.trees_.fit(self._matrix(examples.features), examples.label, **validation)
+    def _grow(
+        self, trees: HistGradientBoostingClassifier, examples: Labelled, **validation: FloatArray
+    ) -> HistGradientBoostingClassifier:
+        """Fit trees; examples are held no longer."""
+        return trees.fit(self._matrix(examples.features), examples.label, **validation)
 
     def predict(self, features: Features) -> FloatArray:
         """Click probabilities ``(n,)``."""
-        return np.asarray(self.trees_.predict_proba(self._matrix(features))[:, 1])
+        return self.trees_.predict(self._matrix(features))
 
-    def state_dict(self) -> HistGradientBoostingClassifier:
+    def state_dict(self) -> Trees:
         """The fitted trees."""
         return self.trees_
 
-    def load_state_dict(self, state: HistGradientBoostingClassifier) -> None:
-        """Take fitted trees."""
+    def load_state_dict(self, state: Trees) -> None:
+        """Take fitted trees; raises ``ValueError`` where they are of other inputs, or more than a model has."""
+        names, inner = self.schema, state.nodes["is_leaf"] == 0
+        columns = len(names.category_names) + len(names.number_names)
+        if len(state.known) != len(names.category_names) or (state.nodes["feature_idx"][inner] >= columns).any():
+            raise ValueError("trees of other inputs")
+        if len(state.sizes) > self.choices.max_iterations:
+            raise ValueError(f"{len(state.sizes)} trees, and at most {self.choices.max_iterations} are fitted")
         self.trees_ = state
 
     def _classifier(self, iterations: int, *, stop: bool) -> HistGradientBoostingClassifier:

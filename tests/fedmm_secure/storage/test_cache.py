@@ -127,7 +127,7 @@ def test_a_run_with_a_cache_equals_one_without_and_fills_it_once(reference, fill
     for name in reference:
         np.testing.assert_array_equal(reference[name], first[name])
         np.testing.assert_array_equal(reference[name], found[name])
-    models = [(folder / "run" / "models" / "m0" / "ctr-0.skops").read_bytes() for folder in (filled, tmp_path)]
+    models = [(folder / "run" / "models" / "m0" / "ctr-0.npz").read_bytes() for folder in (filled, tmp_path)]
     assert models[0] == models[1]
 
 
