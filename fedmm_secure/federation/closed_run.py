@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.closing import transcript_digest
 from fedmm_secure.federation.private_record import committed, read_salt
-from fedmm_secure.federation.transcript import PUBLICATION, Record, read_index, read_record
+from fedmm_secure.federation.transcript import PUBLICATION, SUM, Record, read_index, read_record
 from fedmm_secure.foreign.formats import parse_arrays, unpickle_tensors
 from fedmm_secure.storage.files import Arrays
 from fedmm_secure.storage.layout import CONFIG_FILE, RunDirectory
@@ -45,10 +46,10 @@ class ClosedRun:
         content = read_ledger(ledger)
         if content.closing is None:
             raise RunDirectoryError(f"{ledger}: is still open; the run has not finished (fedmm run --resume)")
-        self._closing, self._opening = content.closing, content.opening
-        self.bytes(directory / CONFIG_FILE)
+        self._content, self._closing, self._opening = content, content.closing, content.opening
+        self.file(directory / CONFIG_FILE)
 
-    def bytes(self, path: Path) -> bytes:
+    def file(self, path: Path) -> bytes:
         """A file of the run, published or the market's own.
 
         Raises:
@@ -74,10 +75,6 @@ class ClosedRun:
             raise RunDirectoryError(f"{path}: is not what the run's ledger was closed with")
         return data
 
-    def arrays(self, path: Path) -> Arrays:
-        """Arrays of a file; raises as ``bytes``, and ``ForeignFileError`` where it holds anything else."""
-        return parse_arrays(self.bytes(path), path)
-
     def publication(self, stage: str) -> bytes:
         """What the market published of a stage; raises ``RunDirectoryError`` where it published nothing."""
         record = self._publications.get(stage)
@@ -97,6 +94,27 @@ class ClosedRun:
         found: dict[str, Any] = unpickle_tensors(self.publication(stage), self._layout.transcript / stage)
         return found
 
+    def drawn(self, path: Path, stage: str) -> Arrays:
+        """Arrays that the market drew once and keeps, as the ledger has sealed them.
+
+        Raises:
+            ForeignFileError: they cannot be read.
+            RunDirectoryError: no seal of the stage is of them.
+        """
+        data = read_bytes(path, below=self.directory)
+        digest = hashlib.sha256(data).hexdigest()
+        paid = [charge.sequence for charge in self._content.charges if charge.entry.stage == stage]
+        if not any(charge in self._content.seals and self._content.seals[charge].digest == digest for charge in paid):
+            raise RunDirectoryError(f"{path}: is not what the run's ledger has sealed")
+        return parse_arrays(data, path)
+
+    def sums(self, stage: str) -> bytes:
+        """What markets added up in a stage that is one round; raises ``RunDirectoryError`` where there is none."""
+        found = [one for one in self.records if (one.kind, one.stage, one.round) == (SUM, stage, 0)]
+        if not found:
+            raise RunDirectoryError(f"{self._layout.transcript}: has no sum of {stage}")
+        return read_record(self._layout.transcript, max(found, key=lambda one: one.attempt))
+
     @cached_property
     def records(self) -> Sequence[Record]:
         """The run's transcript, as it was closed with; raises ``RunDirectoryError`` where it is another."""
@@ -105,20 +123,23 @@ class ClosedRun:
             raise RunDirectoryError(f"{self._layout.transcript}: is not what the run's ledger was closed with")
         return records
 
-    def refuse_other_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Raises ``RunDirectoryError`` where markets would be generated that are larger than the run's.
-
-        Args:
-            sizes: users and items that the configuration names, by market.
-        """
-        stated = self._opening.get("sizes")
-        for name, size in sizes.items():
-            found = stated.get(name) if isinstance(stated, Mapping) else None
-            if not isinstance(found, list) or len(found) != 2 or any(map(_differ, size, found)):
-                raise RunDirectoryError(
-                    f"{self.directory / CONFIG_FILE}: market {name} would be generated with {size[0]} users and "
-                    f"{size[1]} items, and the ledger says {found}"
-                )
+    def refuse_other_sizes(self, config: Config) -> None:
+        """Raises ``RunDirectoryError`` where a configuration would generate other markets than the run's."""
+        spec, stated = config.data.synthetic, self._opening.get("sizes")
+        if spec is None:
+            return
+        sizes = stated if isinstance(stated, Mapping) else {}
+        same = sizes.keys() == set(config.data.names) and all(
+            isinstance(size, Mapping)
+            and size.get("users") == spec.users
+            and (config.catalogue == "discovered" or size.get("items") == spec.items)
+            for size in sizes.values()
+        )
+        if not same:
+            raise RunDirectoryError(
+                f"{self.directory / CONFIG_FILE}: would generate {spec.markets} markets of {spec.users} users and "
+                f"{spec.items} items, and the ledger says other sizes: {str(dict(sizes))[:200]}"
+            )
 
     @cached_property
     def _publications(self) -> Mapping[str, Record]:
@@ -129,7 +150,3 @@ class ClosedRun:
         named = self._closing.get(of)
         found = named.get(name) if isinstance(named, Mapping) else None
         return found if isinstance(found, str) else None
-
-
-def _differ(configured: int, stated: object) -> bool:
-    return type(stated) is not int or configured != stated

@@ -12,35 +12,11 @@ from experiments.deploy.key_plans import plan_for
 from experiments.runs import tracking
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.transcript import Transcript, read_record
 from fedmm_secure.guarantee.multipliers import MarketSize
-from privacy.foreign import ForeignFileError
 from tests.command_line import call
 from tests.conftest import tiny
 
 broken = pytest.mark.xfail(strict=True, raises=(AssertionError, RecursionError, pytest.fail.Exception))
-
-
-# -- models of others --------------------------------------------------------------------------------------------------
-
-
-@broken
-def test_a_publication_that_was_changed_is_not_scored_with(tmp_path):
-    """``recommend`` read records of the size that the index says, and never compared the hash beside it."""
-    transcript = Transcript(tmp_path)
-    of = {
-        "kind": "publication",
-        "stage": "counts",
-        "round": 0,
-        "sender": "a",
-        "visible_to": ("release",),
-        "receivers": 0,
-    }
-    transcript.add(b"as published", **of)
-    (record,) = transcript.records
-    (tmp_path / record.file).write_bytes(b"as published"[::-1])
-    with pytest.raises(ForeignFileError):
-        read_record(tmp_path, record)
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

@@ -148,7 +148,8 @@ def handed_out(released_run, tmp_path_factory):
     """The session's run as a stranger has it: what was published, the configuration, catalogues, and no rows."""
     folder = tmp_path_factory.mktemp("handed-out")
     run = folder / "run"
-    shutil.copytree(released_run / "transcript", run / "transcript")
+    for part in ("transcript", "ledger"):
+        shutil.copytree(released_run / part, run / part)
     shutil.copy(released_run / "config.yaml", run)
     data = folder / "data"
     data.mkdir()
@@ -198,10 +199,14 @@ def test_the_command_says_what_it_lacks(handed_out, capsys):
         assert err.count("\n") == 1
 
 
-def test_a_run_that_published_nothing_yet_says_so(handed_out, tmp_path):
+def test_a_run_that_has_not_finished_says_so(handed_out, tmp_path):
     run = shutil.copytree(handed_out[0], tmp_path / "run")
-    (run / "transcript" / "index.jsonl").write_text("")
-    with pytest.raises(RunDirectoryError, match="market m0 published no"):
+    ledger = run / "ledger" / "m0.jsonl"
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RunDirectoryError, match="still open"):
+        ReleasedScorer(run, read_config(run), "m0")
+    ledger.unlink()
+    with pytest.raises(RunDirectoryError, match="has market m0 finished"):
         ReleasedScorer(run, read_config(run), "m0")
 
 
