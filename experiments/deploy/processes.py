@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.deploy import orphans
-from experiments.deploy.tools import FLOWER_QUIET
 from privacy.errors import StoppedError
 
 HOME_VARIABLE = "FEDMM_SERVER_HOME"
@@ -56,7 +55,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **FLOWER_QUIET, **environment, MARK_VARIABLE: self.mark},
+                env={**os.environ, **environment, MARK_VARIABLE: self.mark},
                 start_new_session=True,
                 umask=0o077,
             )

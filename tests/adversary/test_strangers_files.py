@@ -3,13 +3,11 @@
 Each test says what has to hold. Those that are marked do not hold yet: they are strict, so that a mend is noticed.
 """
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from experiments.deploy.key_plans import plan_for
-from experiments.runs import tracking
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.guarantee.multipliers import MarketSize
@@ -47,19 +45,3 @@ def test_two_cards_of_one_name_found_no_federation(tmp_path):
     ]
     found = call("keys", "init", "synthetic", "--market", "aa", "--keys", str(tmp_path / "aa"), *cards)
     assert found == 2
-
-
-# -- trackers ----------------------------------------------------------------------------------------------------------
-
-
-@broken
-def test_a_tracker_of_this_machine_asks_nobody_else(tmp_path, monkeypatch):
-    """``--track mlflow`` looked up MLflow's own collector, under an id of the installation that it kept in the home."""
-    utils = pytest.importorskip("mlflow.telemetry.utils")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(utils, "_IS_IN_CI_ENV_OR_TESTING", False)  # a user's machine is neither
-    asked = []
-    monkeypatch.setattr("mlflow.start_run", lambda **_: asked.append(utils.is_telemetry_disabled()) or nullcontext())
-    with tracking.mlflow_tracker(tmp_path):
-        pass
-    assert asked == [True]
