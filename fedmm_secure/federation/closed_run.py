@@ -25,7 +25,63 @@ from privacy.accounting.ledger import read_ledger
 from privacy.foreign import ForeignFileError, read_bytes
 
 
-class ClosedRun:
+class RunFiles:
+    """One market's part of a run as it stands: for the process whose run it is, while it goes on.
+
+    Args:
+        directory: of the run.
+        market: the market.
+    """
+
+    def __init__(self, directory: Path, market: str) -> None:
+        self.directory, self.market = directory, market
+        self._layout = RunDirectory(directory)
+
+    def file(self, path: Path) -> bytes:
+        """A file of the run, published or the market's own; raises ``ForeignFileError`` where it cannot be read."""
+        return read_bytes(path, below=self.directory)
+
+    def drawn(self, path: Path, stage: str) -> Arrays:
+        """Arrays that the market drew once for a stage and keeps; raises ``ForeignFileError``."""
+        return parse_arrays(read_bytes(path, below=self.directory), path)
+
+    def publication(self, stage: str) -> bytes:
+        """What the market published of a stage; raises ``RunDirectoryError`` where it published nothing."""
+        record = self._publications.get(stage)
+        if record is None:
+            raise RunDirectoryError(
+                f"{self._layout.transcript}: market {self.market} published no {stage}; if the run has not finished, "
+                "fedmm run --resume goes on with it"
+            )
+        return read_record(self._layout.transcript, record)
+
+    def published_arrays(self, stage: str) -> Arrays:
+        """A publication's arrays; raises ``ForeignFileError`` on anything else."""
+        return parse_arrays(self.publication(stage), self._layout.transcript / stage)
+
+    def published_tensors(self, stage: str) -> dict[str, Any]:
+        """A publication's tensors; raises ``ForeignFileError`` on anything else."""
+        found: dict[str, Any] = unpickle_tensors(self.publication(stage), self._layout.transcript / stage)
+        return found
+
+    def sums(self, stage: str) -> bytes:
+        """What markets added up in a stage that is one round; raises ``RunDirectoryError`` where there is none."""
+        found = [one for one in self.records if (one.kind, one.stage, one.round) == (SUM, stage, 0)]
+        if not found:
+            raise RunDirectoryError(f"{self._layout.transcript}: has no sum of {stage}")
+        return read_record(self._layout.transcript, max(found, key=lambda one: one.attempt))
+
+    @cached_property
+    def records(self) -> Sequence[Record]:
+        """The run's transcript."""
+        return read_index(self._layout.transcript)
+
+    @cached_property
+    def _publications(self) -> Mapping[str, Record]:
+        return {one.stage: one for one in self.records if (one.kind, one.sender) == (PUBLICATION, self.market)}
+
+
+class ClosedRun(RunFiles):
     """What a finished run left of one market.
 
     Args:
@@ -38,8 +94,7 @@ class ClosedRun:
     """
 
     def __init__(self, directory: Path, market: str) -> None:
-        self.directory, self.market = directory, market
-        self._layout = RunDirectory(directory)
+        super().__init__(directory, market)
         ledger = self._layout.ledger(market)
         if not ledger.is_file():
             raise RunDirectoryError(f"{ledger}: is not there; has market {market} finished (fedmm run --resume)?")
@@ -47,7 +102,8 @@ class ClosedRun:
         if content.closing is None:
             raise RunDirectoryError(f"{ledger}: is still open; the run has not finished (fedmm run --resume)")
         self._content, self._closing, self._opening = content, content.closing, content.opening
-        self.file(directory / CONFIG_FILE)
+        if self._named("files", CONFIG_FILE) is not None or (directory / CONFIG_FILE).is_file():
+            self.file(directory / CONFIG_FILE)
 
     def file(self, path: Path) -> bytes:
         """A file of the run, published or the market's own.
@@ -75,25 +131,6 @@ class ClosedRun:
             raise RunDirectoryError(f"{path}: is not what the run's ledger was closed with")
         return data
 
-    def publication(self, stage: str) -> bytes:
-        """What the market published of a stage; raises ``RunDirectoryError`` where it published nothing."""
-        record = self._publications.get(stage)
-        if record is None:
-            raise RunDirectoryError(
-                f"{self._layout.transcript}: market {self.market} published no {stage}; if the run has not finished, "
-                "fedmm run --resume goes on with it"
-            )
-        return read_record(self._layout.transcript, record)
-
-    def published_arrays(self, stage: str) -> Arrays:
-        """A publication's arrays; raises ``ForeignFileError`` on anything else."""
-        return parse_arrays(self.publication(stage), self._layout.transcript / stage)
-
-    def published_tensors(self, stage: str) -> dict[str, Any]:
-        """A publication's tensors; raises ``ForeignFileError`` on anything else."""
-        found: dict[str, Any] = unpickle_tensors(self.publication(stage), self._layout.transcript / stage)
-        return found
-
     def drawn(self, path: Path, stage: str) -> Arrays:
         """Arrays that the market drew once and keeps, as the ledger has sealed them.
 
@@ -107,13 +144,6 @@ class ClosedRun:
         if not any(charge in self._content.seals and self._content.seals[charge].digest == digest for charge in paid):
             raise RunDirectoryError(f"{path}: is not what the run's ledger has sealed")
         return parse_arrays(data, path)
-
-    def sums(self, stage: str) -> bytes:
-        """What markets added up in a stage that is one round; raises ``RunDirectoryError`` where there is none."""
-        found = [one for one in self.records if (one.kind, one.stage, one.round) == (SUM, stage, 0)]
-        if not found:
-            raise RunDirectoryError(f"{self._layout.transcript}: has no sum of {stage}")
-        return read_record(self._layout.transcript, max(found, key=lambda one: one.attempt))
 
     @cached_property
     def records(self) -> Sequence[Record]:
@@ -140,10 +170,6 @@ class ClosedRun:
                 f"{self.directory / CONFIG_FILE}: would generate {spec.markets} markets of {spec.users} users and "
                 f"{spec.items} items, and the ledger says other sizes: {str(dict(sizes))[:200]}"
             )
-
-    @cached_property
-    def _publications(self) -> Mapping[str, Record]:
-        return {one.stage: one for one in self.records if (one.kind, one.sender) == (PUBLICATION, self.market)}
 
     def _named(self, of: str, name: str) -> str | None:
         """What the last line says of a file; None where it names none."""

@@ -29,7 +29,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import IntArray, history_matrix, interaction_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_items import check_shared_items, shared_positions
-from fedmm_secure.federation.closed_run import ClosedRun
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.federation.parties import Federation, market_sizes
 from fedmm_secure.federation.sum_client import MeteredPart, SumClient
 from fedmm_secure.federation.transcript import SUM
@@ -92,7 +92,7 @@ def totals(federation: Federation) -> Totals:
     return _totals(federation.config, plan.sums, kept)
 
 
-def totals_of_run(run: ClosedRun, config: Config) -> Totals:
+def totals_of_run(run: RunFiles, config: Config) -> Totals:
     """The sums that a run directory holds; raises ``InputError`` where its bundle cannot be read."""
     bundle = read_bundle(RunDirectory(run.directory).transcript / BUNDLE_FILE, below=run.directory)
     sums = shared_sums(config, market_sizes(config, bundle.markets, {}, bundle.sizes))

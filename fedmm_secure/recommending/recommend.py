@@ -119,8 +119,8 @@ class Recommender:
     @cached_property
     def _scorer(self) -> Scorer:
         if self._config.private_ctr:
-            return ReleasedScorer(self._run, self._config, self._market)
-        return TrainedScorer(self._run, self._config, self._prepared)
+            return ReleasedScorer(ClosedRun(self._run, self._market), self._config)
+        return TrainedScorer(ClosedRun(self._run, self._market), self._config, self._prepared)
 
     @cached_property
     def _catalogue(self) -> Catalogue:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ from fedmm_secure.ctr.private_trainer import user_times
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError
-from fedmm_secure.federation.closed_run import ClosedRun
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.federation.releases import factors_from_arrays
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, MODEL, seed_stage
 from fedmm_secure.quantization.build import model_for
@@ -53,7 +52,7 @@ class TrainedScorer:
     """A market's own models, all seeds; they know the market's rows, and stay with it.
 
     Args:
-        run: directory of a finished run.
+        run: what it left of the market.
         config: its configuration.
         prepared: the market's data, that of the run.
 
@@ -61,9 +60,8 @@ class TrainedScorer:
         RunDirectoryError: a model is missing.
     """
 
-    def __init__(self, run: Path, config: Config, prepared: PreparedMarket) -> None:
-        closed = ClosedRun(run, prepared.market.name)
-        self._models = [load_trained(closed, config, prepared, seed) for seed in config.seed]
+    def __init__(self, run: RunFiles, config: Config, prepared: PreparedMarket) -> None:
+        self._models = [load_trained(run, config, prepared, seed) for seed in config.seed]
         self._by_id = "user_id" in config.ctr.features
         self._market = prepared.market
         self.candidates = prepared.pool.items
@@ -110,20 +108,18 @@ class ReleasedScorer:
     All items of the catalogue are candidates: a pool of items that enough users have would be made of exact counts.
 
     Args:
-        run: directory of a run.
+        run: what it published of the market.
         config: its configuration.
-        market: the market's name.
 
     Raises:
         RunDirectoryError: something was not published yet.
     """
 
-    def __init__(self, run: Path, config: Config, market: str) -> None:
-        closed = ClosedRun(run, market)
+    def __init__(self, run: RunFiles, config: Config) -> None:
         self._config = config
-        self._embedding = _embedding(config, closed)
+        self._embedding = _embedding(config, run)
         self.candidates = np.arange(len(self._embedding.counts.values))
-        self._models = [self._model(closed, seed) for seed in config.seed]
+        self._models = [self._model(run, seed) for seed in config.seed]
 
     def on(self, accounts: Market) -> Score:
         """Scores of accounts by what was published; raises ``DataError`` where their times are of another kind."""
@@ -146,7 +142,7 @@ class ReleasedScorer:
         codes, shape = assign_codes(quantizer, users, self._embedding.item_factors_), quantizer.shape
         return FeatureBuilder(self._config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def _model(self, run: ClosedRun, seed: int) -> tuple[PrivateCTR, RQVAE]:
+    def _model(self, run: RunFiles, seed: int) -> tuple[PrivateCTR, RQVAE]:
         quantizer = model_for(self._config, self._embedding)
         quantizer.load_state_dict(run.published_tensors(seed_stage(MODEL, seed)))
         nobody = PrivateHistory(self._embedding, sparse.csr_array((0, len(self.candidates))))
@@ -156,7 +152,7 @@ class ReleasedScorer:
         return model, quantizer
 
 
-def _embedding(config: Config, run: ClosedRun) -> DPSVDEmbedding:
+def _embedding(config: Config, run: RunFiles) -> DPSVDEmbedding:
     counts = ItemCounts.from_arrays(run.published_arrays(COUNTS))
     kept = run.published_arrays(EMBEDDING)
     if config.data.shared_items:

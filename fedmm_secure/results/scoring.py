@@ -22,7 +22,7 @@ from fedmm_secure.ctr.trainer import AccountFeatures, MarketTrainer
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
-from fedmm_secure.federation.closed_run import ClosedRun
+from fedmm_secure.federation.closed_run import ClosedRun, RunFiles
 from fedmm_secure.federation.releases import factors_from_arrays, private_store
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, shared_svd, totals_of_run
 from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
@@ -77,7 +77,7 @@ class MarketScorer:
         return np.array([known[str(name)] for name in names], dtype=np.int64)
 
 
-def load_embedding(run: ClosedRun, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
+def load_embedding(run: RunFiles, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
     """What the rounds worked on, or with ``refined`` what the market's own codes are computed from."""
     if config.data.shared_items and not config.private_embedding:
         return shared_svd(totals_of_run(run, config), prepared)
@@ -92,7 +92,7 @@ def load_embedding(run: ClosedRun, config: Config, prepared: PreparedMarket, *, 
     return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))
 
 
-def load_quantizer(path: Path, run: ClosedRun, config: Config, embedding: Embedding) -> RQVAE:
+def load_quantizer(path: Path, run: RunFiles, config: Config, embedding: Embedding) -> RQVAE:
     """An RQ-VAE as ``save_quantizer`` kept it in a run."""
     model = model_for(config, embedding)
     load_state(model, run.file(_existing(path)), path)
@@ -118,7 +118,7 @@ class TrainedCTR:
         return self.bench.accounts(self.recipe, self.quantizer, self.seed)
 
 
-def load_trained(run: ClosedRun, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
+def load_trained(run: RunFiles, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
     """A CTR model that stays in the market; raises ``RunDirectoryError`` where it is missing."""
     name = prepared.market.name
     embedding, quantizer = _load_codes(run, config, prepared, seed)
@@ -133,7 +133,7 @@ def load_trained(run: ClosedRun, config: Config, prepared: PreparedMarket, seed:
     return TrainedCTR(model, bench, recipe, quantizer, seed)
 
 
-def _load_codes(run: ClosedRun, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+def _load_codes(run: RunFiles, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
     name = prepared.market.name
     layout = RunDirectory(run.directory)
     path = layout.quantizer(name, seed, kind="refined")
@@ -146,7 +146,7 @@ def _load_codes(run: ClosedRun, config: Config, prepared: PreparedMarket, seed: 
     return embedding, load_quantizer(path, run, config, embedding)
 
 
-def _load_model(run: ClosedRun, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:
+def _load_model(run: RunFiles, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:
     if not config.private_ctr:
         trained = load_trained(run, config, prepared, seed)
         return trained.model, trained.builder()

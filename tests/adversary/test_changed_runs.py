@@ -50,7 +50,7 @@ def index_again(run, file):
 
 
 def released(run):
-    return ReleasedScorer(run, read_foreign_config(run), "m0")
+    return ReleasedScorer(ClosedRun(run, "m0"), read_foreign_config(run))
 
 
 def predicted(run):
@@ -112,10 +112,10 @@ def headed_copy(headed_run, tmp_path):
 def test_models_that_were_changed_are_not_scored_with(headed_copy, file):
     path, other = headed_copy / file, headed_copy / file.replace("m0", "m1")
     config, prepared = headed_configuration(), prepare_one(headed_configuration().data, "m0")
-    TrainedScorer(headed_copy, config, prepared)
+    TrainedScorer(ClosedRun(headed_copy, "m0"), config, prepared)
     path.write_bytes(other.read_bytes())  # of the same kind and shape: it loads
     with pytest.raises(RunDirectoryError, match="is not what"):
-        TrainedScorer(headed_copy, config, prepared)
+        TrainedScorer(ClosedRun(headed_copy, "m0"), config, prepared)
 
 
 @pytest.mark.parametrize("salt", [True, False])

@@ -11,6 +11,7 @@ import pytest
 from fedmm_secure import FedMM, api, predict, recommend
 from fedmm_secure.data.prepare import load_markets, prepare_one
 from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.recommending import recommend as module
 from fedmm_secure.results.scorers import ReleasedScorer
 from fedmm_secure.results.scoring import MarketScorer
@@ -204,10 +205,10 @@ def test_a_run_that_has_not_finished_says_so(handed_out, tmp_path):
     ledger = run / "ledger" / "m0.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
     with pytest.raises(RunDirectoryError, match="still open"):
-        ReleasedScorer(run, read_config(run), "m0")
+        ReleasedScorer(ClosedRun(run, "m0"), read_config(run))
     ledger.unlink()
     with pytest.raises(RunDirectoryError, match="has market m0 finished"):
-        ReleasedScorer(run, read_config(run), "m0")
+        ReleasedScorer(ClosedRun(run, "m0"), read_config(run))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
