@@ -133,7 +133,8 @@ class FedMM:
         if market not in self._recommenders:
             data = self._prepared.get(market)
             self._recommenders[market] = Recommender(self.directory_, self.config_, market, data)
-        return self._recommenders[market](users, k, None if history is None else rows_of_frame(history))
+        rows = None if history is None else rows_of_frame(history, self.config_.data.missing)
+        return self._recommenders[market](users, k, rows)
 
     def codes(self, market: str) -> pd.DataFrame:
         """Codes of a market's users and items: ``id, global_code, local_code, kind, seed``."""

@@ -27,6 +27,7 @@ LONG = (
     "adversary/test_malicious_directories",
     "adversary/test_manipulations",
     "adversary/test_memory",
+    "adversary/test_replay",
     "adversary/test_smuggling",
     "adversary/test_transactions",
     "adversary/test_units",

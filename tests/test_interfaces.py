@@ -32,7 +32,6 @@ WIDE = {
     ("fedmm_secure/federation/parties.py", "open_federation"): "what engines differ in, by keyword",
     ("fedmm_secure/federation/server.py", "__init__"): "public material of a run, by keyword",
     ("fedmm_secure/federation/transcript.py", "add"): "fields of a record, by keyword",
-    ("privacy/accounting/account.py", "start"): "what a run says of itself when it begins, by keyword",
 }
 _JSON = "to or from JSON"
 LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, and what it is

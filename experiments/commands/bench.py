@@ -123,6 +123,34 @@ def dp_sgd(
 
 
 @bench_app.command(
+    "all",
+    short_help="What needs no data, in one table.",
+    help="Exact noise, a DP-SGD step and encrypted sums, against each one's first way.\n\n"
+    "Example: fedmm bench all --json",
+)
+def everything(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = SYNTHETIC,
+    overrides: SetOption = None,
+    repeat: Annotated[int, typer.Option(min=3, help="Repetitions, all ways in each.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench all``."""
+    settings = resolve(config, overrides or [])
+    from experiments.benchmarks.everything import measure_everything  # what trains and encrypts
+
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_everything(settings, repeat)
+    if as_json:
+        say_json({"bench": "all", "rows": [asdict(row) for row in found]})
+        return
+    table = Table("bench", "way", "slower")
+    for row in found:
+        table.add_row(row.bench, row.what, estimate_text({"value": row.ratio, "low": row.low, "high": row.high}))
+    wide_console().print(table)
+    say("slower: seconds over those of the bench's first way, in the same repetition; mean and 95 % interval")
+
+
+@bench_app.command(
     "shadows",
     short_help="Shadow pipelines a minute.",
     help="Shadow pipelines a minute: side by side over processes, against a loop of single fits.\n\n"

@@ -261,7 +261,7 @@ def explain(
     "coins",
     short_help="Toss coins for a run that you replay.",
     help="An auditor's part of a run with audit.replay: a coin for each ledger that has its first line alone, of which "
-    "the run's noise is made; and how often coins were asked for on the same rows before.\n\n"
+    "the run's noise is made; and how often a market asked for coins before.\n\n"
     "Example: fedmm keys coins runs/x --keys keys/auditor --out coins.json; then: fedmm run --resume --out runs/x "
     "--coins coins.json",
 )
@@ -282,7 +282,7 @@ def coins(
     for toss in tosses:
         say(one_line(f"{toss.market:<12} run {toss.run[:12]}, first line {toss.opening[:16]}"))
         if before[toss.market]:
-            say(one_line(f"  coins were tossed for {before[toss.market]} other first lines on these rows: ask why"))
+            say(one_line(f"  coins were tossed for {before[toss.market]} other first lines of this market: ask why"))
     say(f"coins        {out}")
 
 

@@ -115,6 +115,7 @@ def verify(
         raise ConfigError(f"{path}: neither a run directory nor a report: there is no such file; is the name right?")
     from experiments.reports.run import page_findings  # the accountants and what reads models
     from experiments.verification.run import CHECKS, examine_run
+    from fedmm_secure.federation.canaries import CANARIES
     from fedmm_secure.federation.coins import REPLAY
 
     with judging(path), held_still(path):
@@ -123,7 +124,7 @@ def verify(
             examined = examine_run(path, server, None if signer is None else read_card(signer), brought)
             on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
         findings, notes = [*examined.findings, *on_page], [*_notes(examined), *about_page]
-        checked = [*CHECKS, *([] if brought is None else [REPLAY])]
+        checked = [*CHECKS, *(name for name in (CANARIES, REPLAY) if name in examined.checks)]
         _tell(path, ", ".join(checked), findings, notes, examined.to_data(), as_json)
     raise typer.Exit(FINDING if findings else 0)
 

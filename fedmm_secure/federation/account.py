@@ -35,7 +35,7 @@ from privacy.files import write_json
 
 
 @dataclass(frozen=True)
-class Progress:
+class SoFar:
     """How far a run's ledger had come when the run goes on.
 
     Attributes:
@@ -51,7 +51,7 @@ class Progress:
     in_hand: int = -1
 
     @classmethod
-    def of(cls, ledger: Ledger) -> Progress:
+    def of(cls, ledger: Ledger) -> SoFar:
         """Of a ledger as it stands."""
         return cls(ledger.length, len(ledger.charges), len(ledger.seals), in_hand(ledger.charges, ledger.seals))
 
@@ -158,7 +158,7 @@ def enter(
     run: str,
     plan: SpendingPlan,
     prepared: PreparedMarket,
-    progress: Progress,
+    progress: SoFar,
 ) -> Entrance:
     """What a market knows once a run was let in; ``None`` lets in a rehearsal, whose results are thrown away."""
     if account is None:
@@ -169,7 +169,12 @@ def enter(
 
 
 def enter_account(
-    account: PrivacyAccount, directory: Path, run: str, plan: SpendingPlan, prepared: PreparedMarket, progress: Progress
+    account: PrivacyAccount,
+    directory: Path,
+    run: str,
+    plan: SpendingPlan,
+    prepared: PreparedMarket,
+    progress: SoFar,
 ) -> Entrance:
     """Enter a start of a run whose ledger has come so far, before it spends anything.
 

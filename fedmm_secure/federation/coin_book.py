@@ -13,7 +13,9 @@ BOOK_FILE = "coins.jsonl"  # beside the auditor's keys
 
 
 def enter_tosses(keys: Path, tosses: Sequence[Toss]) -> dict[str, int]:
-    """Enter what coins are tossed for; returns by market how many other first lines on its rows there were before.
+    """Enter what coins are tossed for; returns by market how many other first lines of it there were before.
+
+    Of two runs nobody but a market can tell whether their rows are the same, so all of them count.
 
     The same line again is no other toss: its coin is the same.
     """
@@ -21,7 +23,7 @@ def enter_tosses(keys: Path, tosses: Sequence[Toss]) -> dict[str, int]:
     known = _read(path)
     before = {}
     for toss in tosses:
-        others = {opening for market, data, opening in known if (market, data) == (toss.market, toss.data)}
+        others = {opening for market, opening in known if market == toss.market}
         before[toss.market] = len(others - {toss.opening})
         if toss.opening not in others:
             fields = {"market": toss.market, "run": toss.run, "data": toss.data, "opening": toss.opening}
@@ -29,8 +31,8 @@ def enter_tosses(keys: Path, tosses: Sequence[Toss]) -> dict[str, int]:
     return before
 
 
-def _read(path: Path) -> list[tuple[str, str, str]]:
+def _read(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     lines = (json_object(raw, f"{path}:{number}") for number, raw in lines_of(read_bytes(path, MAX_LINES_BYTES), path))
-    return [(str(line["market"]), str(line["data"]), str(line["opening"])) for line in lines]
+    return [(str(line["market"]), str(line["opening"])) for line in lines]

@@ -13,7 +13,7 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, Progress, enter, foresee, in_hand, moved
+from fedmm_secure.federation.account import Outlook, SoFar, enter, foresee, in_hand, moved
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -210,7 +210,7 @@ def open_federation(
         # a run that goes on has its noise from the opening line, which all else is compared with
         solved = ledger.opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = enter(account, directory, run, plans[name], prepared, Progress.of(ledger))
+        entrance = enter(account, directory, run, plans[name], prepared, SoFar.of(ledger))
         coins, catalogue = Coins.of(config, name, run, layout), known_catalogue(config, prepared)
         toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses)
         toss |= committed_canaries(config, ledger.opening, layout.charges(name))

@@ -25,20 +25,23 @@ def accounts_of_rows(market: str, rows: Rows, catalogue: Catalogue) -> Market:
     return restrict(index_market(market, rows, source=f"market {market}, history", least_users=1), catalogue)
 
 
-def rows_of_frame(history: pd.DataFrame) -> Rows:
+def rows_of_frame(history: pd.DataFrame, missing: Sequence[str]) -> Rows:
     """Interactions in a table with columns ``user``, ``item`` and, where they have times, ``time``.
 
     Times are dates and times (in UTC, where they say no zone), or integers in the unit of the market's own. Without
-    times the order of the rows counts.
+    times the order of the rows counts. What is ``missing`` in the market's own rows, by their configuration, is here.
 
     Raises:
-        DataError: a column is missing, a field is empty, or times are neither.
+        DataError: a column is missing, a field is empty or says that it is missing, or times are neither.
     """
     for column in _COLUMNS:
         if column not in history:
             raise DataError(f"history: no column {column!r}; it needs user and item, and may have time")
         if history[column].isna().any():
             raise DataError(f"history: a row without {column}")
+        texts = history[column].astype(str).str.strip()
+        for said in texts[texts.isin(missing)].iloc[:1]:
+            raise DataError(f"history: a row without {column}: {said!r} says that it is missing (data.missing)")
     user, user_ids = pd.factorize(history["user"].astype(str), sort=True)
     item, item_ids = pd.factorize(history["item"].astype(str), sort=True)
     time, calendar = (None, False) if TIME not in history else _times(history[TIME])

@@ -67,9 +67,9 @@ def recommend(
         RunDirectoryError: the run has not finished.
     """
     directory = Path(run)
-    return Recommender(directory, read_config(directory), market)(
-        users, k, None if history is None else rows_of_frame(history)
-    )
+    config = read_config(directory)
+    rows = None if history is None else rows_of_frame(history, config.data.missing)
+    return Recommender(directory, config, market)(users, k, rows)
 
 
 class Recommender:

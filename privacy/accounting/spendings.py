@@ -12,7 +12,7 @@ from dp_accounting.dp_event import DpEvent
 from privacy.accounting.events import event_from_data, event_to_data
 from privacy.accounting.lines import canonical_json
 
-Line = tuple[int, Mapping[str, Any]]  # of an account: its number, and what it says
+AccountLine = tuple[int, Mapping[str, Any]]  # of an account: its number, and what it says
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Elsewhere:
     names: Mapping[str, str]
 
 
-def of_same_data(bodies: Iterable[Line], market: str, fingerprints: Iterable[str]) -> list[Line]:
+def of_same_data(bodies: Iterable[AccountLine], market: str, fingerprints: Iterable[str]) -> list[AccountLine]:
     """Lines of all data that a market's name or some fingerprints lead to, in their order.
 
     A market that keeps its name is the same market, whatever became of its rows; the same rows are the same data,

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent
 
-from fedmm_secure.federation.account import Progress, account_of, enter_account, spent_on_same_data
+from fedmm_secure.federation.account import SoFar, account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError, AccountFile, digest_of
@@ -175,7 +175,7 @@ def test_ids_that_run_into_each_other_are_other_rows(tiny_markets, tmp_path):
         one = replace(market, user_ids=ids[0], item_ids=ids[1], user=market.user * 0, item=market.item * 0)
         changed = replace(prepared, whole=replace(prepared.whole, market=one))
         plan = open_federation(config, tiny_markets, tmp_path / f"plan-{len(prints)}", account=None).plans["m0"]
-        prints.append(enter_account(account, tmp_path / f"run-{len(prints)}", "r", plan, changed, Progress()).data)
+        prints.append(enter_account(account, tmp_path / f"run-{len(prints)}", "r", plan, changed, SoFar()).data)
     assert joined[0] == joined[1]  # the attack works on joined ids
     assert prints[0] != prints[1]
 

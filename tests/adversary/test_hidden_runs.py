@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from fedmm_secure.federation.account import (
-    Progress,
+    SoFar,
     _pairs,
     account_of,
     enter_account,
@@ -44,7 +44,7 @@ def enter(tiny_markets, plans):
     def entered(directory, markets=("m0",), account=None):
         account, found = account or account_of(CONFIG, directory), {}
         for name in markets:
-            entrance = enter_account(account, directory, directory.name, plans[name], tiny_markets[name], Progress())
+            entrance = enter_account(account, directory, directory.name, plans[name], tiny_markets[name], SoFar())
             Ledger(directory / "ledger" / f"{name}.jsonl").open({"run": directory.name, "market": name})
             found[name] = int(entrance.earlier[0].remark)
         return found["m0"]
@@ -198,11 +198,11 @@ def test_a_run_that_goes_on_counts_what_it_counted_when_it_began(enter, tmp_path
     enter(tmp_path / "runs" / "later", account=account_of(CONFIG, home, home=True))
     account = account_of(CONFIG, run)
     assert [other.path for other in account.others] == [account_beside(run)]
-    notes = enter_account(account, run, "run", plans["m0"], tiny_markets["m0"], Progress()).earlier
+    notes = enter_account(account, run, "run", plans["m0"], tiny_markets["m0"], SoFar()).earlier
     assert [note.remark for note in notes] == ["1"]
     for path in run.parent.glob("privacy.account*"):
         os.replace(path, tmp_path / path.name)
-    notes = enter_account(account_of(CONFIG, run), run, "run", plans["m0"], tiny_markets["m0"], Progress()).earlier
+    notes = enter_account(account_of(CONFIG, run), run, "run", plans["m0"], tiny_markets["m0"], SoFar()).earlier
     assert [note.remark for note in notes] == ["1"]  # its own account has heard of them
 
 
@@ -223,5 +223,5 @@ def test_what_an_account_has_heard_of_counts_wherever_it_is_asked(enter, tiny_ma
     assert sorted(run.run for run in home.spent_on(rows)) == ["first", "u0", "u1", "u2"]
     assert enter(tmp_path / "home" / "second", account=home) == 4
     assert len(runs_known(home, tmp_path / "home" / "second")) == 5
-    again = enter_account(home, tmp_path / "home" / "second", "second", plans["m0"], tiny_markets["m0"], Progress())
+    again = enter_account(home, tmp_path / "home" / "second", "second", plans["m0"], tiny_markets["m0"], SoFar())
     assert [note.remark for note in again.earlier] == ["4"]  # notes never change

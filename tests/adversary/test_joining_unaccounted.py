@@ -73,6 +73,8 @@ ENTERED = "entered in the account of the rows"
 READING = {
     "experiments/assessment/attack.py": "the owner's: results are exact, in no guarantee, and documented as such",
     "experiments/assessment/audit.py": "sizes; games are played with made-up rows",
+    "experiments/assessment/foreign.py": "the owner's: results are exact, in no guarantee, and documented as such",
+    "experiments/benchmarks/drift.py": ENTERED,
     "experiments/benchmarks/joining.py": ENTERED,
     "experiments/benchmarks/shadows.py": "prints seconds and whether two ways of training agree",
     "experiments/commands/budget.py": "sizes",
@@ -82,6 +84,7 @@ READING = {
     "experiments/first_run/look.py": "the owner's: looks at files, trains nothing",
     "experiments/runs/execution.py": ENTERED,
     "experiments/runs/markets.py": "the owner's: looks at files, trains nothing",
+    "experiments/verification/replay.py": "an auditor's: draws again what was charged, and says where it differs",
     "fedmm_secure/api.py": ENTERED,
     "fedmm_secure/data/prepare.py": "the reader itself",
     "fedmm_secure/joining/join.py": ENTERED,

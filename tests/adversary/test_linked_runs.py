@@ -9,7 +9,7 @@ import numpy as np
 
 from fedmm_secure.data.market import with_rows
 from fedmm_secure.data.prepare import prepare
-from fedmm_secure.federation.account import Progress, _pairs, enter_account
+from fedmm_secure.federation.account import SoFar, _pairs, enter_account
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
 from privacy.accounting.account import PrivacyAccount, RunState
@@ -34,7 +34,7 @@ def by_rows(account, prepared):
 def said(account, folder, run, markets, config):
     """What a run's ledger says of market m0 before anything is drawn: its commitment to the rows, its earlier runs."""
     plan = SpendingPlan.of(config, "m0", market_sizes(config, sorted(markets), markets))
-    found = enter_account(account, folder, run, plan, markets["m0"], Progress())
+    found = enter_account(account, folder, run, plan, markets["m0"], SoFar())
     return found.data, found.earlier[0].remark
 
 

@@ -5,6 +5,7 @@ says that a user is missing became a user.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.first_run.look import decide_pool
@@ -18,6 +19,7 @@ from fedmm_secure.data.questions import UndecidedError
 from fedmm_secure.data.synthetic import synthesize
 from fedmm_secure.errors import ConfigError, DataError, RunDirectoryError
 from fedmm_secure.joining import join
+from fedmm_secure.recommending.accounts import rows_of_frame
 from fedmm_secure.storage.run_directory import begin
 from tests.command_line import fedmm
 from tests.conftest import TINY, tiny
@@ -130,6 +132,15 @@ def test_rows_of_new_users_are_read_as_the_market_s_own_are(own, tmp_path):
     assert "-" not in load_history(own, "jp", file.path).user_ids
     with pytest.raises(TypeError):
         load_rows(file, "jp")  # there is no choice that nobody made
+
+
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_rows_in_a_table_are_held_to_the_same(own, column):
+    rows = pd.DataFrame({"user": ["u1", "u2"], "item": ["i1", "i2"]})
+    rows.loc[1, column] = " - "
+    assert len(rows_of_frame(rows, MISSING).user) == 2
+    with pytest.raises(DataError, match=f"a row without {column}: '-' says that it is missing"):
+        rows_of_frame(rows, own.missing)
 
 
 def test_the_command_reads_them_so(tmp_path, capsys):

@@ -18,7 +18,7 @@ from experiments.compliance.questions import answer_questions
 from experiments.compliance.signing import page, sign
 from experiments.exports.bom import bill_of_materials
 from experiments.exports.registry import RegistryError, registry_record, registry_text
-from fedmm_secure.federation.account import Progress, enter_account
+from fedmm_secure.federation.account import SoFar, enter_account
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import CLAIMS, QUANTIZER, SEVERAL_MARKETS, SHARED_COUNTS, SHARED_GRAM, has_sums
@@ -60,7 +60,7 @@ def enter(account, folder, run, config, markets, names=None):
     sizes = market_sizes(config, sorted(markets), markets)
     plans = {name: SpendingPlan.of(config, name, sizes) for name in names or markets}
     for name, plan in plans.items():
-        enter_account(account, folder, run, plan, markets[name], Progress())
+        enter_account(account, folder, run, plan, markets[name], SoFar())
         Ledger(folder / "ledger" / f"{name}.jsonl").open({"run": run, "market": name})
     return plans
 
