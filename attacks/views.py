@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.closing import read_committed
-from fedmm_secure.federation.private_record import private_name
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.federation.transcript import INDEX, OWN_UPDATE, UPDATE, Record, parse_index, read_index, read_record
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation import CKKSKey
@@ -107,10 +106,10 @@ def _view(run: Path, name: str, markets: tuple[str, ...], tags: set[str]) -> Vie
 
 def _own(run: Path, market: str) -> Iterator[Observation]:
     """A market's own updates, which it keeps to itself, as the run was closed with them."""
-    index = parse_index(read_committed(run, market, INDEX), run / private_name(market, INDEX))
-    for record in index:
+    closed, folder = ClosedRun(run, market), RunDirectory(run).private(market)
+    for record in parse_index(closed.file(folder / INDEX), folder / INDEX):
         if record.kind == OWN_UPDATE:
-            data = read_committed(run, market, record.file)
+            data = closed.file(folder / record.file)
             yield Observation(record.kind, record.stage, record.round, record.sender, data)
 
 

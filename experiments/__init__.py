@@ -1,1 +1,5 @@
 """The command line, configurations, run directories, reports."""
+
+from experiments.silence import silence
+
+silence()

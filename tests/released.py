@@ -79,6 +79,30 @@ def released_run(tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "released", _released) / "run"
 
 
+HEAD = {"trees": 2, "depth": 2, "shares": [0.3, 1.0]}
+
+
+def headed_configuration():
+    """Without a budget, a head of all markets."""
+    return tiny(head=HEAD, federation={"rounds": 1}, ctr={"baselines": []})
+
+
+def _headed(folder: Path) -> None:
+    from fedmm_secure.data.prepare import prepare_markets
+    from fedmm_secure.pipeline import run_pipeline
+    from fedmm_secure.storage import run_directory
+
+    config = headed_configuration()
+    run_directory.create(folder / "run", config)
+    run_pipeline(config, prepare_markets(config.data), folder / "run")
+
+
+@pytest.fixture(scope="session")
+def headed_run(tmp_path_factory) -> Path:
+    """Directory of a run that others join; the processes of a session share it."""
+    return made_once(tmp_path_factory, "headed", _headed) / "run"
+
+
 @pytest.fixture
 def released_copy(released_run, tmp_path) -> Path:
     """A copy of it that may be changed."""

@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[1]
 OPEN = {
     "fedmm_secure/federation/parties.py": "of a run in process, and of a market's own part of a deployed one",
     "fedmm_secure/federation/private_record.py": "a market's own record",
-    "fedmm_secure/federation/shared_catalogue.py": "reads sums of its own run again",
     "fedmm_secure/service/market_service.py": "what was agreed on before a run began",
     "experiments/deploy/server.py": "the server's",
     "experiments/verification/replay.py": "a replay's, which is thrown away",

@@ -28,6 +28,7 @@ from fedmm_secure.config import DataConfig
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.storage.files import Store, write_parquet
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_foreign_config, read_metrics
@@ -78,6 +79,9 @@ def attack_run(
             recipe_by_name(config, target)
         except ValueError as error:
             raise ConfigError(f"--target {error}") from error
+    closed = ClosedRun(run, market)
+    closed.refuse_other_sizes(config)
+    _ = closed.records  # views are read from them
     markets = prepare_markets(data if isinstance(data, DataConfig) else readers_data(config.data, data))
     settings = {"market": market, "targets": list(targets), "units": list(units), "shadows": n_shadows}
     found: Results = {}

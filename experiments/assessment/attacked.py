@@ -18,8 +18,7 @@ from attacks.views import View, collusion_view, market_view, server_view
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.closing import read_committed
-from fedmm_secure.federation.private_record import private_name
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.layout import RunDirectory
@@ -76,10 +75,10 @@ class Attacked:
 
     def _tuned_choice(self, target: str) -> int:
         """Position of what the run chose for a target, as it was closed with; raises where that is not there."""
-        config, file = self.config, RunDirectory().tuned(self.market, target).name
-        if not config.ctr.tune or (target == CONFIGURED and config.private_ctr):
+        if not self.config.ctr.tune or (target == CONFIGURED and self.config.private_ctr):
             return 0
-        found = parse_json(read_committed(self.run, self.market, file), self.run / private_name(self.market, file))
+        path = RunDirectory(self.run).tuned(self.market, target)
+        found = parse_json(ClosedRun(self.run, self.market).file(path), path)
         return int(found["choice"])
 
     def rng(self, name: str) -> np.random.Generator:

@@ -12,6 +12,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.results.scoring import load_embedding, load_quantizer
@@ -37,9 +38,10 @@ class Truth:
 
 def federated_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     """What the rounds worked on and left, for the first seed."""
-    embedding = load_embedding(run, config, prepared, refined=False)
+    closed = ClosedRun(run, prepared.market.name)
+    embedding = load_embedding(closed, config, prepared, refined=False)
     path = RunDirectory(run).quantizer(prepared.market.name, config.seed[0])
-    return Truth(embedding, load_quantizer(path, run, config, embedding))
+    return Truth(embedding, load_quantizer(path, closed, config, embedding))
 
 
 def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
@@ -47,8 +49,9 @@ def own_truth(run: Path, config: Config, prepared: PreparedMarket) -> Truth:
     path = RunDirectory(run).quantizer(prepared.market.name, config.seed[0], kind="refined")
     if not path.is_file():
         return federated_truth(run, config, prepared)
-    embedding = load_embedding(run, config, prepared, refined=True)
-    return Truth(embedding, load_quantizer(path, run, config, embedding))
+    closed = ClosedRun(run, prepared.market.name)
+    embedding = load_embedding(closed, config, prepared, refined=True)
+    return Truth(embedding, load_quantizer(path, closed, config, embedding))
 
 
 def popularity(prepared: PreparedMarket) -> FloatArray:

@@ -15,6 +15,7 @@ from fedmm_secure.data.candidates import Candidates, Simulated, pair_keys, with_
 from fedmm_secure.data.market import FloatArray, IntArray, with_rows
 from fedmm_secure.data.prepare import PreparedMarket, prepare, prepare_markets
 from fedmm_secure.errors import DataError
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.scorers import ReleasedScorer, Scorer, TrainedScorer
@@ -118,9 +119,8 @@ def candidates_of(whole: PreparedMarket, first: PreparedMarket, period: tuple[in
 
 
 def _scorer(run: Path, config: Config, prepared: PreparedMarket) -> Scorer:
-    if config.private_ctr:
-        return ReleasedScorer(run, config, prepared.market.name)
-    return TrainedScorer(run, config, prepared)
+    files = RunFiles(run, prepared.market.name)  # of this process
+    return ReleasedScorer(files, config) if config.private_ctr else TrainedScorer(files, config, prepared)
 
 
 def _point(

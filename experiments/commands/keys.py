@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from privacy.aggregation.bundle import (
     read_invitation,
     write_invitation,
 )
-from privacy.aggregation.identities import CARD_FILE, Identity, read_card
+from privacy.aggregation.identities import CARD_FILE, Card, Identity, read_card
 from privacy.aggregation.keys import KeyDirectory, refuse_few_markets
 from privacy.aggregation.parameters import MARGIN_BITS, MAX_MODULUS_BITS
 from privacy.files import KeyFileError
@@ -96,7 +96,7 @@ def init(
     passphrase, directory = read_passphrase(passphrase_file), KeyDirectory(keys)
     if (keys / BUNDLE_FILE).exists():
         raise KeyFileError(f"{keys}: belongs to a federation already; use rotate for a new key")
-    others = {card.name: card for card in map(read_card, cards)}
+    others = _cards(cards)
     settings = resolve(config, overrides or [])
     markets = sorted({*others, market} - {SERVER})
     stated = dict(_size(text, markets) for text in sizes or [])
@@ -141,7 +141,7 @@ def rotate(
     for name in sorted(leaving):
         if name not in current.markets or name == current.founder:
             raise ConfigError(f"--without {name!a:.80}: one of {', '.join(_others(current))} is expected")
-    come = {card.name: card for card in map(read_card, coming or [])}
+    come = _cards(coming or [])
     for name in come:
         if name in current.cards:
             raise ConfigError(f"--with: {name!a:.80} is a party already; a market that changes its keys is another one")
@@ -165,6 +165,17 @@ def rotate(
         sizes=stated,
     )
     _keep_and_invite(directory, identity, bundle, sealed, {name: card.fingerprint for name, card in come.items()})
+
+
+def _cards(paths: Sequence[Path]) -> dict[str, Card]:
+    """Cards by name; raises ``KeyFileError`` where two have one, for nobody says whose it is."""
+    found: dict[str, tuple[Path, Card]] = {}
+    for path in paths:
+        card = read_card(path)
+        if card.name in found:
+            raise KeyFileError(f"{path}: is a card of {card.name!a:.80}, as {found[card.name][0]} is; give one of them")
+        found[card.name] = path, card
+    return {name: card for name, (_, card) in found.items()}
 
 
 def _others(bundle: Bundle) -> list[str]:

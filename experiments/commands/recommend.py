@@ -18,7 +18,7 @@ from fedmm_secure.storage.run_directory import examining, read_foreign_config
 RECOMMEND_HELP = (
     "The top items of a market for its users, or for new ones whose rows --history holds. What users have met already "
     "is left out; rows of unknown items say nothing. Under protect: release scores come from what the run published "
-    "and from each user's own rows. Ask runs of your own: models without DP are the market's, and trusted.\n\n"
+    "and from each user's own rows. Files that were changed since the run was closed are refused.\n\n"
     "Example: fedmm recommend runs/x --market mx --user A1B2 -k 5"
 )
 

@@ -20,7 +20,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 
 from experiments.deploy.processes import DeploymentError
 from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
-from experiments.deploy.tools import FLOWER_QUIET, LINE, ends_with_parent, flower_tool, search_path
+from experiments.deploy.tools import LINE, ends_with_parent, flower_tool, search_path
 from fedmm_secure.errors import RunDirectoryError
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError, write_atomic
@@ -103,7 +103,7 @@ def flwr(server: Path, timeout: float | None, *arguments: str) -> str:
     Raises:
         DeploymentError: it takes longer than ``timeout`` seconds.
     """
-    environment = {**os.environ, **FLOWER_QUIET, "FLWR_HOME": str(operator_home(server)), "PATH": search_path()}
+    environment = {**os.environ, "FLWR_HOME": str(operator_home(server)), "PATH": search_path()}
     command = [*ends_with_parent(), flower_tool("flwr"), *arguments]
     try:
         found = subprocess.run(

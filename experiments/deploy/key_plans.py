@@ -23,15 +23,19 @@ def plan_of(settings: Config, markets: Sequence[str], sizes: Mapping[str, tuple[
 def plan_for(
     bundle: Bundle, left: Sequence[str], sizes: Mapping[str, tuple[int, int]], config: Config | None
 ) -> AggregationPlan:
-    """The same aggregation for the markets that are left, or have come."""
+    """The same aggregation for the markets that are left, or have come, with their public sizes.
+
+    Raises:
+        ConfigError: it is planned by members or sizes, these are others than the bundle's, and nothing says how.
+    """
     plan = AggregationPlan.from_public(bundle.aggregation)
-    if len(left) == plan.cohort:
+    if sorted(left) == sorted(bundle.markets) and dict(sizes) == dict(bundle.sizes):
         return plan
     if plan.sum_bound is None and not plan.wide:
         return replace(plan, cohort=len(left))
     if config is None:
         what = "sums over all markets are planned" if plan.wide else "distributed noise is sized"
-        raise ConfigError(f"{what} for the markets that take part; give --config CONFIG")
+        raise ConfigError(f"{what} for the markets that take part, by their sizes; give --config CONFIG")
     return plan_of(config, left, sizes)
 
 

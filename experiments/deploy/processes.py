@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from experiments.deploy import orphans
-from experiments.deploy.tools import FLOWER_QUIET
+from experiments.deploy import adopting, orphans
 from privacy.errors import StoppedError
 
 HOME_VARIABLE = "FEDMM_SERVER_HOME"
@@ -35,8 +34,9 @@ class DeploymentError(StoppedError):
 class Processes:
     """Running processes by name, each the leader of a group of its own; their files are for their owner alone.
 
-    All carry a mark in their environment, by which those that left their group are found: Flower detaches some. If this
-    process is killed, a watcher of its own finds and ends them by it.
+    All carry a mark in their environment, by which those that left their group are found: Flower detaches some. Those
+    that lack it descend from one that has it: each command adopts what its descendants leave behind. If this process is
+    killed, a watcher of its own finds and ends them by it.
     """
 
     logs: Path
@@ -52,11 +52,11 @@ class Processes:
         self.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                command,
+                [sys.executable, "-I", adopting.__file__, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **FLOWER_QUIET, **environment, MARK_VARIABLE: self.mark},
+                env={**os.environ, **environment, MARK_VARIABLE: self.mark},
                 start_new_session=True,
                 umask=0o077,
             )

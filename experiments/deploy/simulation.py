@@ -60,7 +60,6 @@ def simulate(homes: Homes, *, workers: int, lifetime: float, say: Callable[[str]
         SIMULATION_VARIABLE: str(homes.root),
         "FLWR_HOME": str(homes.server / "flower"),
         "PATH": search_path(),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then listens on 127.0.0.1 alone, on any system
     }
     command = [*bounded(lifetime), flower_tool("flower-superlink"), "--insecure", "--simulation"]

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from fedmm_secure.errors import ConfigError
 
-# no usage reports and no look-ups of new versions: nothing but the federation's messages leaves
 ADDRESS = "127.0.0.1"  # where the processes of one host listen
-FLOWER_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 KILL_AFTER = 10
 LINE = "fedmm: "  # how lines begin that the server's app prints
 

@@ -6,7 +6,6 @@ what cannot be read is a finding. ``state/`` is the run's memory and no evidence
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -76,21 +75,13 @@ class _Content(Mapping[str, bytes]):
         self._directory, self._records = directory, records
 
     def __getitem__(self, file: str) -> bytes:
-        record = self._records[file]
-        data = read_record(self._directory, record)
-        if not _is_indexed(data, record):
-            raise ForeignFileError(f"{self._directory / file}: has changed while it was read")
-        return data
+        return read_record(self._directory, self._records[file])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
 
     def __len__(self) -> int:
         return len(self._records)
-
-
-def _is_indexed(data: bytes, record: Record) -> bool:
-    return (len(data), hashlib.sha256(data).hexdigest()) == (record.size, record.sha256)
 
 
 @dataclass
@@ -232,18 +223,19 @@ def _read_messages(directory: Path, most: int = MAX_TRANSCRIPT_BYTES) -> tuple[M
             findings.append(Finding(str(directory / INDEX), f"names a file outside: {record.file!r:.200}"))
         elif not has_own_file(record):
             findings.append(Finding(str(directory / record.file), "is in another file than its record says"))
-        elif not _is_indexed(_bytes_of(directory, record) or b"", record):
+        elif not _is_indexed(directory, record):
             findings.append(Finding(str(directory / record.file), "missing, or its bytes do not match the index"))
         else:
             found[record.file] = record
     return Messages(directory, tuple(records), tuple(found.values()), content), findings
 
 
-def _bytes_of(directory: Path, record: Record) -> bytes | None:
+def _is_indexed(directory: Path, record: Record) -> bool:
     try:
-        return read_record(directory, record)
+        read_record(directory, record)
     except ForeignFileError:
-        return None
+        return False
+    return True
 
 
 def sections(metrics: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ from fedmm_secure.config.synthetic import SyntheticSpec
 from privacy.aggregation.kinds import TRAITS, Traits
 from privacy.names import NAME_RULE, is_name
 
-Column = Annotated[int, Field(le=10_000)]  # by position
+Position = Annotated[int, Field(le=10_000)]  # of a column
 
 
 class MarketFile(Section):
@@ -43,10 +43,10 @@ class MarketFile(Section):
     """
 
     path: Path = Field(description="delimited text (`.csv`, `.tsv`, `.txt`; gzip too) or `.parquet`, in any case")
-    user: str | Column = Field("userId", description="column of user ids, by name or by position from 0")
-    item: str | Column = Field("itemId", description="column of item ids")
-    rating: str | Column | None = Field(None, description="column of ratings")
-    time: str | Column | None = Field(None, description="column of times; without it the order of the file counts")
+    user: str | Position = Field("userId", description="column of user ids, by name or by position from 0")
+    item: str | Position = Field("itemId", description="column of item ids")
+    rating: str | Position | None = Field(None, description="column of ratings")
+    time: str | Position | None = Field(None, description="column of times; without it the order of the file counts")
     time_unit: TimeUnit | None = Field(
         None,
         description="of `time`: `iso`, or what numbers count from 1970 in UTC; `number`: their order alone counts. By "

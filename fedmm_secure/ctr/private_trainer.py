@@ -27,7 +27,6 @@ from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
-from privacy.foreign import read_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, NoisedSteps
 from privacy.mechanisms.randomness import NoiseSource
 from privacy.mechanisms.spare import Spare
@@ -120,11 +119,11 @@ class PrivateTrainer:
         found = model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise, spare=spare)
         return ReleasedCTR(model, builder, found)
 
-    def load(self, path: Path, quantizer: RQVAE, seed: int) -> tuple[PrivateCTR, FeatureBuilder]:
+    def load(self, data: bytes, path: Path, quantizer: RQVAE, seed: int) -> tuple[PrivateCTR, FeatureBuilder]:
         """A model as it was kept when its training ended, and the builder of its features."""
         builder = self.builder(quantizer)
         model = self._untrained(builder, self._own_seed(seed))
-        model.read(read_bytes(path), path)
+        model.read(data, path)
         return model, builder
 
     def _own_seed(self, seed: int) -> int:

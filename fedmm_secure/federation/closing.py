@@ -22,7 +22,7 @@ from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
 from fedmm_secure.federation.canaries import CANARIES, kept_nonce
 from fedmm_secure.federation.parties import Federation
-from fedmm_secure.federation.private_record import commitment, committed, make_salt, private_name, read_salt
+from fedmm_secure.federation.private_record import commitment, make_salt
 from fedmm_secure.federation.transcript import Record
 from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import published_models, read_metrics
@@ -30,7 +30,7 @@ from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.files import one_time, write_json
-from privacy.foreign import ForeignFileError, read_bytes
+from privacy.foreign import read_bytes
 
 SHARED_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE)
 
@@ -110,30 +110,6 @@ def private_files(directory: Path, config: Config, market: str) -> list[Path]:
     """Files of a market that are not published: codes, predictions, its own models and record."""
     shown = set(published_models(directory, config, market))
     return [path for path in RunDirectory(directory).own_files(market) if path not in shown]
-
-
-def read_committed(directory: Path, market: str, file: str) -> bytes:
-    """A file that a market keeps to itself, as it was when the run was closed.
-
-    Whoever hands a run on leaves these files out, or may have changed them: what is measured with other ones would be
-    measured of another run.
-
-    Raises:
-        RunDirectoryError: it is not there, or not the one that the ledger's last line commits to.
-        LedgerError: the ledger cannot be read.
-    """
-    name, salt = private_name(market, file), read_salt(directory, market)
-    try:
-        data = read_bytes(directory / name, below=directory)
-    except ForeignFileError as error:
-        raise RunDirectoryError(
-            f"{directory / name}: is not there; it is private, and only the market's own run directory holds it"
-        ) from error
-    closing = read_ledger(RunDirectory(directory).ledger(market)).closing
-    named = {} if closing is None else closing.get("private")
-    if salt is None or not isinstance(named, Mapping) or named.get(name) != committed(salt, name, data):
-        raise RunDirectoryError(f"{directory / name}: is not what the run's ledger was closed with")
-    return data
 
 
 def transcript_digest(records: Iterable[Record]) -> str:

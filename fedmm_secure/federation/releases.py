@@ -35,6 +35,7 @@ from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.encoding import array_bytes, arrays_bytes, read_arrays, tensors_bytes
 from fedmm_secure.storage.files import Arrays, Store
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.foreign import read_bytes
 from privacy.mechanisms.dp_svd import PrivateFactors
 from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
@@ -221,7 +222,7 @@ def _test_histograms(
     probabilities = []
     for seed in config.seed:
         path = RunDirectory(federation.directory).ctr(market.name, seed)
-        model, features = bench.load(path, quantizers[seed], seed)
+        model, features = bench.load(read_bytes(path), path, quantizers[seed], seed)
         probabilities.append(model.predict_alone(features(candidates.user, candidates.item)))
     multiplier = federation.plans[market.name].noise[EVALUATION]
     found = release_histograms(

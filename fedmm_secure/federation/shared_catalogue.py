@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 from scipy import sparse
@@ -29,9 +29,10 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.market import IntArray, history_matrix, interaction_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.data.shared_items import check_shared_items, shared_positions
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.federation.parties import Federation, market_sizes
 from fedmm_secure.federation.sum_client import MeteredPart, SumClient
-from fedmm_secure.federation.transcript import SUM, Transcript
+from fedmm_secure.federation.transcript import SUM
 from fedmm_secure.guarantee.shared_sums import SharedSums, gram_items, shared_sums
 from fedmm_secure.guarantee.stages import SHARED_COUNTS, SHARED_GRAM, SUMMED
 from fedmm_secure.storage.layout import RunDirectory
@@ -86,24 +87,22 @@ class Totals:
 def totals(federation: Federation) -> Totals:
     """The sums that this process has taken."""
     plan = next(iter(federation.plans.values()))
-    return _read_totals(federation.config, plan.sums, federation.transcript)
+    transcript = federation.transcript
+    kept = {stage: transcript.find(kind=SUM, stage=stage, round=0, sender=SERVER) or b"" for stage in SUMMED}
+    return _totals(federation.config, plan.sums, kept)
 
 
-def totals_of_run(directory: Path, config: Config) -> Totals:
+def totals_of_run(run: RunFiles, config: Config) -> Totals:
     """The sums that a run directory holds; raises ``InputError`` where its bundle cannot be read."""
-    transcript = RunDirectory(directory).transcript
-    bundle = read_bundle(transcript / BUNDLE_FILE, below=directory)
+    bundle = read_bundle(RunDirectory(run.directory).transcript / BUNDLE_FILE, below=run.directory)
     sums = shared_sums(config, market_sizes(config, bundle.markets, {}, bundle.sizes))
-    return _read_totals(config, sums, Transcript(transcript))
+    return _totals(config, sums, {stage: run.sums(stage) for stage in SUMMED})
 
 
-def _read_totals(config: Config, sums: SharedSums | None, transcript: Transcript) -> Totals:
+def _totals(config: Config, sums: SharedSums | None, kept: Mapping[str, bytes]) -> Totals:
     if sums is None:
         raise ValueError("nothing is summed over a catalogue in this run")
-    found = {}
-    for stage in SUMMED:
-        data = transcript.find(kind=SUM, stage=stage, round=0, sender=SERVER)
-        found[stage] = np.frombuffer(data or b"", "<i8").astype(np.int64)
+    found = {stage: np.frombuffer(data, "<i8").astype(np.int64) for stage, data in kept.items()}
     return Totals(config, sums, found[SHARED_COUNTS], found[SHARED_GRAM])
 
 

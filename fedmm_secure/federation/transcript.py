@@ -225,12 +225,15 @@ def read_record(directory: Path, record: Record) -> bytes:
     """The bytes of a record of a transcript.
 
     Raises:
-        ForeignFileError: its file is missing, larger than the record says, or not the one that its fields name.
+        ForeignFileError: its file is missing, not the one that its fields name, or holds other bytes than it says.
     """
     path = ForeignDirectory(directory).file(record.file)
     if not has_own_file(record):
         raise ForeignFileError(f"{directory}: {record.file[:200]!r} is another file than its record says")
-    return read_bytes(path, min(max(record.size, 0), MAX_BYTES), below=directory)
+    data = read_bytes(path, min(max(record.size, 0), MAX_BYTES), below=directory)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (record.size, record.sha256):
+        raise ForeignFileError(f"{path}: its bytes do not match the index of the transcript")
+    return data
 
 
 def _record(fields: dict[str, Any]) -> Record:

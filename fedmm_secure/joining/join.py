@@ -18,6 +18,7 @@ from fedmm_secure.config import Config, DataConfig, data_of_newcomer
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.account import enter_without_bound
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
 from fedmm_secure.guarantee.head_columns import BINS, NAMES
 from fedmm_secure.heads.examples import market_examples
@@ -28,7 +29,7 @@ from fedmm_secure.results.artefacts import save_codes, save_quantizer
 from fedmm_secure.storage.encoding import arrays_bytes
 from fedmm_secure.storage.files import new_directory, write_atomic, write_json
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.foreign import ForeignFileError, read_bytes
+from privacy.foreign import ForeignFileError
 
 RESULT = "joined.json"
 UNBOUNDED = (
@@ -152,9 +153,9 @@ def _codes(config: Config, prepared: PreparedMarket, words: dict[int, np.ndarray
 
 
 def _head(run: Path, config: Config) -> Head:
-    path = _first(run, [RunDirectory(run).head(name) for name in config.data.names], "head")
+    path, data = _first(run, config, RunDirectory.head, "head")
     try:
-        head = Head.from_arrays(parse_arrays(read_bytes(path, below=run), path))
+        head = Head.from_arrays(parse_arrays(data, path))
         shape = (config.head.trees, 2**config.head.depth - 1)
         right = head.feature.shape == head.last_left.shape == shape and head.value.shape == (shape[0], shape[1] + 1)
         inside = ((head.feature >= 0) & (head.feature < len(NAMES))).all() and (abs(head.last_left) < BINS).all()
@@ -168,15 +169,17 @@ def _head(run: Path, config: Config) -> Head:
 
 def _global_codebook(run: Path, config: Config, seed: int) -> np.ndarray:
     """Codewords ``(n_codes, dim)``: the same in every market."""
-    path = _first(run, [RunDirectory(run).quantizer(name, seed) for name in config.data.names], "RQ-VAE")
-    tensors = parse_tensors(read_bytes(path, below=run), path)
+    path, data = _first(run, config, lambda layout, market: layout.quantizer(market, seed), "RQ-VAE")
+    tensors = parse_tensors(data, path)
     if "global_codebook.codewords" not in tensors:
         raise ForeignFileError(f"{path}: holds no global codebook")
     return np.asarray(tensors["global_codebook.codewords"].numpy(), dtype=np.float32)
 
 
-def _first(run: Path, paths: list[Path], what: str) -> Path:
-    for path in paths:
+def _first(run: Path, config: Config, path_of: Callable[[RunDirectory, str], Path], what: str) -> tuple[Path, bytes]:
+    """A file that is the same in every market, of the first that has it, as its ledger was closed with it."""
+    for market in config.data.names:
+        path = path_of(RunDirectory(run), market)
         if path.is_file():
-            return path
+            return path, ClosedRun(run, market).file(path)
     raise RunDirectoryError(f"{run}: no {what} of any market; has the run finished (fedmm run --resume)?")

@@ -18,9 +18,10 @@ from fedmm_secure.data.catalogue import Catalogue, read_catalogue
 from fedmm_secure.data.market import FloatArray, Market, Rows
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one, within
 from fedmm_secure.errors import DataError
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.guarantee.stages import CATALOGUE
 from fedmm_secure.recommending.accounts import accounts_of_rows, block, known_accounts, rows_of_frame
-from fedmm_secure.results.scorers import Published, ReleasedScorer, Scorer, TrainedScorer
+from fedmm_secure.results.scorers import ReleasedScorer, Scorer, TrainedScorer
 from fedmm_secure.results.scoring import MarketScorer
 from fedmm_secure.storage.run_directory import read_config
 
@@ -118,8 +119,8 @@ class Recommender:
     @cached_property
     def _scorer(self) -> Scorer:
         if self._config.private_ctr:
-            return ReleasedScorer(self._run, self._config, self._market)
-        return TrainedScorer(self._run, self._config, self._prepared)
+            return ReleasedScorer(ClosedRun(self._run, self._market), self._config)
+        return TrainedScorer(ClosedRun(self._run, self._market), self._config, self._prepared)
 
     @cached_property
     def _catalogue(self) -> Catalogue:
@@ -172,6 +173,8 @@ def prepared_of_run(run: Path, config: Config, market: str, data: PreparedMarket
     Raises:
         DataError: they are not where the run read them.
     """
+    if data is None:
+        ClosedRun(run, market).refuse_other_sizes(config)
     prepared = prepare_one(config.data, market) if data is None else data
     if config.catalogue != "discovered":
         return prepared
@@ -180,4 +183,4 @@ def prepared_of_run(run: Path, config: Config, market: str, data: PreparedMarket
 
 def discovered_catalogue(run: Path, market: str) -> Catalogue:
     """The items that a market discovered, as it published them."""
-    return Catalogue.of("discovered", Published(run, market).data(CATALOGUE).decode().splitlines())
+    return Catalogue.of("discovered", ClosedRun(run, market).publication(CATALOGUE).decode().splitlines())

@@ -21,7 +21,7 @@ from fedmm_secure.storage.encoding import tensors_bytes
 from fedmm_secure.storage.files import write_parquet
 from fedmm_secure.storage.layout import QuantizerKind, RunDirectory
 from privacy.files import write_atomic
-from privacy.foreign import ForeignDirectory, read_bytes
+from privacy.foreign import ForeignDirectory
 
 CODE_COLUMNS = ("id", "global_code", "local_code", "kind", "seed")
 
@@ -35,14 +35,14 @@ def read_codes(directory: Path, name: str, columns: Sequence[str] = CODE_COLUMNS
     return parse_table(ForeignDirectory(directory).bytes(name), directory / name, columns)
 
 
-def load_state(model: torch.nn.Module, path: Path, below: Path) -> None:
-    """Give a model the tensors of a file in a run directory.
+def load_state(model: torch.nn.Module, data: bytes, path: Path) -> None:
+    """Give a model the tensors of a file of a run directory.
 
     Raises:
-        ForeignFileError: no such file, or not tensors.
+        ForeignFileError: not tensors.
         RunDirectoryError: they are those of another model.
     """
-    tensors = parse_tensors(read_bytes(path, below=below), path)
+    tensors = parse_tensors(data, path)
     try:
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -20,17 +19,14 @@ from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.ctr.private_trainer import user_times
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.errors import DataError
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.federation.releases import factors_from_arrays
-from fedmm_secure.federation.transcript import PUBLICATION, Record, read_index, read_record
-from fedmm_secure.foreign.formats import parse_arrays, unpickle_tensors
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, MODEL, seed_stage
 from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.results.scoring import load_trained
-from fedmm_secure.storage.files import Arrays
-from fedmm_secure.storage.layout import RunDirectory
 
 Score = Callable[[IntArray, IntArray], FloatArray]
 
@@ -56,7 +52,7 @@ class TrainedScorer:
     """A market's own models, all seeds; they know the market's rows, and stay with it.
 
     Args:
-        run: directory of a finished run.
+        run: what it left of the market.
         config: its configuration.
         prepared: the market's data, that of the run.
 
@@ -64,7 +60,7 @@ class TrainedScorer:
         RunDirectoryError: a model is missing.
     """
 
-    def __init__(self, run: Path, config: Config, prepared: PreparedMarket) -> None:
+    def __init__(self, run: RunFiles, config: Config, prepared: PreparedMarket) -> None:
         self._models = [load_trained(run, config, prepared, seed) for seed in config.seed]
         self._by_id = "user_id" in config.ctr.features
         self._market = prepared.market
@@ -112,20 +108,18 @@ class ReleasedScorer:
     All items of the catalogue are candidates: a pool of items that enough users have would be made of exact counts.
 
     Args:
-        run: directory of a run.
+        run: what it published of the market.
         config: its configuration.
-        market: the market's name.
 
     Raises:
         RunDirectoryError: something was not published yet.
     """
 
-    def __init__(self, run: Path, config: Config, market: str) -> None:
-        published = Published(run, market)
+    def __init__(self, run: RunFiles, config: Config) -> None:
         self._config = config
-        self._embedding = _embedding(config, published)
+        self._embedding = _embedding(config, run)
         self.candidates = np.arange(len(self._embedding.counts.values))
-        self._models = [self._model(published, seed) for seed in config.seed]
+        self._models = [self._model(run, seed) for seed in config.seed]
 
     def on(self, accounts: Market) -> Score:
         """Scores of accounts by what was published; raises ``DataError`` where their times are of another kind."""
@@ -148,49 +142,19 @@ class ReleasedScorer:
         codes, shape = assign_codes(quantizer, users, self._embedding.item_factors_), quantizer.shape
         return FeatureBuilder(self._config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
-    def _model(self, published: Published, seed: int) -> tuple[PrivateCTR, RQVAE]:
+    def _model(self, run: RunFiles, seed: int) -> tuple[PrivateCTR, RQVAE]:
         quantizer = model_for(self._config, self._embedding)
-        quantizer.load_state_dict(published.tensors(seed_stage(MODEL, seed)))
+        quantizer.load_state_dict(run.published_tensors(seed_stage(MODEL, seed)))
         nobody = PrivateHistory(self._embedding, sparse.csr_array((0, len(self.candidates))))
         ctr = self._config.ctr
         model = PrivateCTR(ctr.model, self._builder(quantizer, nobody).schema(), neural_choices(ctr), seed)
-        model.load_state_dict(published.tensors(seed_stage(CTR, seed)))
+        model.load_state_dict(run.published_tensors(seed_stage(CTR, seed)))
         return model, quantizer
 
 
-class Published:
-    """What one market published, as it stands in a run's transcript."""
-
-    def __init__(self, run: Path, market: str) -> None:
-        self._folder, self._market = RunDirectory(run).transcript, market
-        self._records: Mapping[str, Record] = {
-            record.stage: record
-            for record in read_index(self._folder)
-            if (record.kind, record.sender) == (PUBLICATION, market)
-        }
-
-    def data(self, stage: str) -> bytes:
-        """Bytes of a stage; raises ``RunDirectoryError`` where it published nothing."""
-        if stage not in self._records:
-            raise RunDirectoryError(
-                f"{self._folder}: market {self._market} published no {stage}; if the run has not finished, fedmm run "
-                "--resume goes on with it"
-            )
-        return read_record(self._folder, self._records[stage])
-
-    def arrays(self, stage: str) -> Arrays:
-        """A publication's arrays; raises ``ForeignFileError`` on anything else."""
-        return parse_arrays(self.data(stage), self._folder / stage)
-
-    def tensors(self, stage: str) -> dict[str, Any]:
-        """A publication's tensors; raises ``ForeignFileError`` on anything else."""
-        found: dict[str, Any] = unpickle_tensors(self.data(stage), self._folder / stage)
-        return found
-
-
-def _embedding(config: Config, published: Published) -> DPSVDEmbedding:
-    counts = ItemCounts.from_arrays(published.arrays(COUNTS))
-    kept = published.arrays(EMBEDDING)
+def _embedding(config: Config, run: RunFiles) -> DPSVDEmbedding:
+    counts = ItemCounts.from_arrays(run.published_arrays(COUNTS))
+    kept = run.published_arrays(EMBEDDING)
     if config.data.shared_items:
         return SharedDPSVDEmbedding.from_arrays(counts, config.embedding.private, kept)
     nobody = sparse.csr_array((0, len(counts.values)))

@@ -22,6 +22,7 @@ from fedmm_secure.ctr.trainer import AccountFeatures, MarketTrainer
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.federation.closed_run import ClosedRun, RunFiles
 from fedmm_secure.federation.releases import factors_from_arrays, private_store
 from fedmm_secure.federation.shared_catalogue import shared_dp_svd, shared_svd, totals_of_run
 from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
@@ -29,9 +30,7 @@ from fedmm_secure.quantization.build import model_for
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed
 from fedmm_secure.results.artefacts import load_state
-from fedmm_secure.storage.files import Arrays, Store
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.foreign import read_bytes
 
 
 class MarketScorer:
@@ -43,7 +42,7 @@ class MarketScorer:
         prepared: the market's data, that of the run.
 
     Raises:
-        RunDirectoryError: a model is missing.
+        RunDirectoryError: a model is missing, or not the one that the run was closed with.
     """
 
     def __init__(self, run: Path, config: Config, prepared: PreparedMarket) -> None:
@@ -51,7 +50,8 @@ class MarketScorer:
         market = prepared.market
         self._users = {str(name): index for index, name in enumerate(market.user_ids)}
         self._items = {str(name): index for index, name in enumerate(market.item_ids)}
-        self._models = [_load_model(run, config, prepared, seed) for seed in config.seed]
+        closed = ClosedRun(run, market.name)
+        self._models = [_load_model(closed, config, prepared, seed) for seed in config.seed]
 
     def __call__(self, users: Sequence[str], items: Sequence[str]) -> FloatArray:
         """Click probabilities ``(n,)``, the mean over seeds; NaN for items outside the candidate pool.
@@ -77,24 +77,25 @@ class MarketScorer:
         return np.array([known[str(name)] for name in names], dtype=np.int64)
 
 
-def load_embedding(run: Path, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
+def load_embedding(run: RunFiles, config: Config, prepared: PreparedMarket, *, refined: bool) -> Embedding:
     """What the rounds worked on, or with ``refined`` what the market's own codes are computed from."""
     if config.data.shared_items and not config.private_embedding:
         return shared_svd(totals_of_run(run, config), prepared)
     if refined or not config.private_embedding:
         return fit_embedding(prepared, config.embedding)
-    store = private_store(run, prepared.market.name)
+    store = private_store(run.directory, prepared.market.name)
+    counts = ItemCounts.from_arrays(run.drawn(_existing(store.path(COUNTS)), COUNTS))
     if config.data.shared_items:
-        return shared_dp_svd(totals_of_run(run, config), prepared, ItemCounts.from_arrays(_kept(store, COUNTS)))
-    counts, kept = (_kept(store, name) for name in (COUNTS, EMBEDDING))
-    embedding = DPSVDEmbedding(ItemCounts.from_arrays(counts), config.embedding.private)
+        return shared_dp_svd(totals_of_run(run, config), prepared, counts)
+    kept = run.drawn(_existing(store.path(EMBEDDING)), EMBEDDING)
+    embedding = DPSVDEmbedding(counts, config.embedding.private)
     return embedding.set_factors(factors_from_arrays(kept), history_matrix(prepared.market, prepared.split.train))
 
 
-def load_quantizer(path: Path, run: Path, config: Config, embedding: Embedding) -> RQVAE:
+def load_quantizer(path: Path, run: RunFiles, config: Config, embedding: Embedding) -> RQVAE:
     """An RQ-VAE as ``save_quantizer`` kept it in a run."""
     model = model_for(config, embedding)
-    load_state(model, _existing(path), run)
+    load_state(model, run.file(_existing(path)), path)
     return model
 
 
@@ -117,24 +118,24 @@ class TrainedCTR:
         return self.bench.accounts(self.recipe, self.quantizer, self.seed)
 
 
-def load_trained(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
+def load_trained(run: RunFiles, config: Config, prepared: PreparedMarket, seed: int) -> TrainedCTR:
     """A CTR model that stays in the market; raises ``RunDirectoryError`` where it is missing."""
     name = prepared.market.name
     embedding, quantizer = _load_codes(run, config, prepared, seed)
     bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
     for kind in bench.beside(recipe):
-        path = RunDirectory(run).quantizer(name, seed, kind=kind)
+        path = RunDirectory(run.directory).quantizer(name, seed, kind=kind)
         bench.own_quantizers[kind, seed] = load_quantizer(path, run, config, bench.own_embedding)
     choices = bench.grid(recipe.kind)[0]
     model = untrained(recipe.kind, bench.inputs(recipe, quantizer, seed), choices, derive_seed("ctr", name, seed))
-    path = _existing(RunDirectory(run).ctr(name, seed, MODELS[recipe.kind].suffix))
-    model.read(read_bytes(path, below=run), path)
+    path = _existing(RunDirectory(run.directory).ctr(name, seed, MODELS[recipe.kind].suffix))
+    model.read(run.file(path), path)
     return TrainedCTR(model, bench, recipe, quantizer, seed)
 
 
-def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
+def _load_codes(run: RunFiles, config: Config, prepared: PreparedMarket, seed: int) -> tuple[Embedding, RQVAE]:
     name = prepared.market.name
-    layout = RunDirectory(run)
+    layout = RunDirectory(run.directory)
     path = layout.quantizer(name, seed, kind="refined")
     refined = path.is_file()
     embedding = load_embedding(run, config, prepared, refined=refined)
@@ -145,21 +146,16 @@ def _load_codes(run: Path, config: Config, prepared: PreparedMarket, seed: int) 
     return embedding, load_quantizer(path, run, config, embedding)
 
 
-def _load_model(run: Path, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:
+def _load_model(run: RunFiles, config: Config, prepared: PreparedMarket, seed: int) -> tuple[ClickModel, PairFeatures]:
     if not config.private_ctr:
         trained = load_trained(run, config, prepared, seed)
         return trained.model, trained.builder()
     embedding, quantizer = _load_codes(run, config, prepared, seed)
-    path = _existing(RunDirectory(run).ctr(prepared.market.name, seed))
-    return PrivateTrainer(prepared, embedding, config).load(path, quantizer, seed)
+    path = _existing(RunDirectory(run.directory).ctr(prepared.market.name, seed))
+    return PrivateTrainer(prepared, embedding, config).load(run.file(path), path, quantizer, seed)
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise RunDirectoryError(f"{path}: missing; the run has not finished (fedmm run --resume)")
     return path
-
-
-def _kept(store: Store, name: str) -> Arrays:
-    _existing(store.path(name))
-    return store.arrays(name, dict)

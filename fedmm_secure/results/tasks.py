@@ -16,6 +16,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.ctr.metrics import evaluate
 from fedmm_secure.data.market import FloatArray, IntArray, rank_from_latest, with_rows
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.scorers import ReleasedScorer, Score, Scorer, TrainedScorer
 
@@ -59,7 +60,8 @@ def tasks_of(config: Config, prepared: PreparedMarket, run: Path) -> TaskFigures
     if prepared.lacking or not (choices.ranked_users or choices.short_histories):
         return {}
     private = config.private_ctr
-    scorer = ReleasedScorer(run, config, name) if private else TrainedScorer(run, config, prepared)
+    files = RunFiles(run, name)  # the run goes on
+    scorer = ReleasedScorer(files, config) if private else TrainedScorer(files, config, prepared)
     found: TaskFigures = {}
     if choices.ranked_users:
         rng = numpy_generator("ranked-users", name, config.data.candidate_seed)

@@ -26,6 +26,7 @@ from fedmm_secure.storage.run_directory import read_config, read_foreign_config
 from privacy.files import write_atomic
 from tests.command_line import fedmm
 from tests.conftest import TINY
+from tests.forgery import Forgery
 from tests.malicious import ALIAS_BOMB, ESCAPE, fingerprint, lying_zip, strangers, word_bomb, zip_bomb
 
 SECONDS = 10.0
@@ -131,6 +132,7 @@ def test_data_that_the_run_names_are_not_read(place, capsys):
     content["data"] |= {"synthetic": None, "root": str(outside), "markets": files}
     content["privacy"]["catalogue"] = "declared"
     (run / "config.yaml").write_text(yaml.safe_dump(content))
+    Forgery(run).finish(owner=True)  # whoever made the run closed its ledgers over it
     assert Path(read_config(run).data.root) == outside
     assert read_foreign_config(run).data.root is None
     status, _, err = read(capsys, "attack", run, "--attack", "inversion")
@@ -161,6 +163,7 @@ def test_a_record_with_an_absolute_path_is_not_read(place, rows, capsys):
     record["file"] = str(outside / "precious")
     assert (run / "transcript" / record["file"]).read_text().startswith("precious")  # what joining paths gives
     index.write_text("\n".join([*lines, json.dumps(record)]) + "\n")
+    Forgery(run).finish(owner=True)
     for command in (("report", run), ("attack", run, "--data", rows, "--attack", "inversion")):
         status, _, err = read(capsys, *command)
         assert (status, "names a file outside" in err) == (2, True), command

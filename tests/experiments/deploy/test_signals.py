@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.deploy import orphans, tools
+from experiments.deploy import adopting, orphans, tools
 from experiments.deploy.processes import Processes
 from experiments.deploy.proxies import nginx
 from experiments.deploy.tools import bounded
@@ -189,6 +189,27 @@ def test_what_nothing_bounds_is_found_by_its_mark_when_its_parent_is_killed(tmp_
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert (left == {}) == watched
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_what_drops_its_environment_and_lost_its_parent_is_adopted(tmp_path, monkeypatch, adopted):
+    """``env -i setsid -f``: no mark, no group, no parent. Where nobody adopts it, nothing tells whose it is."""
+    hides = f"echo $$ >{tmp_path}/part; mv {tmp_path}/part {tmp_path}/up; exec sleep 50"
+    processes = Processes(tmp_path / "logs")
+    if not adopted:  # as it was: the command alone
+        same = tmp_path / "same.py"
+        same.write_text("import os, sys; os.execvp(sys.argv[1], sys.argv[1:])")
+        monkeypatch.setattr(adopting, "__file__", str(same))
+    processes.start("x", ["sh", "-c", f"env -i setsid -f sh -c '{hides}'; exec sleep 50"], {})
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    hidden = int((tmp_path / "up").read_text())
+    assert (hidden in processes.survivors()) == adopted  # which is what the watcher sees, too
+    processes.stop_all()
+    lives = Path(f"/proc/{hidden}/environ").exists() and Path(f"/proc/{hidden}/cmdline").read_bytes() != b""
+    if lives:
+        os.kill(hidden, signal.SIGKILL)
+    assert lives != adopted
 
 
 def test_what_writes_over_its_mark_belongs_to_who_started_it(tmp_path):

@@ -14,6 +14,7 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.shared_items import shared_catalogue, shared_positions
 from fedmm_secure.errors import ConfigError, DataError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.federation.messages import unpack
 from fedmm_secure.federation.orders import Order
 from fedmm_secure.federation.parties import market_sizes, open_federation
@@ -140,7 +141,7 @@ def test_a_run_leaves_all_models_of_the_average(markets, tmp_path):
         "plaintext", ctr={"model": "logistic", "average_local": True, "baselines": []}, federation={"rounds": 1}
     )
     run_pipeline(config, markets, tmp_path / "run")
-    found = load_trained(tmp_path / "run", config, markets["m0"], 0)
+    found = load_trained(RunFiles(tmp_path / "run", "m0"), config, markets["m0"], 0)
     assert len(found.model.members) == 3
     own, alone = (found.bench.own_quantizers[kind, 0].state_dict() for kind in ("own", "own-alone"))
     assert not torch.equal(own["global_codebook.codewords"], alone["global_codebook.codewords"])

@@ -19,23 +19,19 @@ from fedmm_secure.guarantee.head_sums import head_bound, head_length
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.heads.examples import head_examples
 from fedmm_secure.heads.trees import SCALE, HeadGrower, fit_head
-from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.layout import RunDirectory
-from fedmm_secure.storage.run_directory import create
 from privacy.accounting.ledger import read_ledger
 from tests.command_line import fedmm
 from tests.conftest import TINY, tiny
+from tests.forgery import Forgery
+from tests.released import HEAD, headed_configuration
 
-HEAD = {"trees": 2, "depth": 2, "shares": [0.3, 1.0]}
-CONFIG = tiny(head=HEAD, federation={"rounds": 1}, ctr={"baselines": []})
+CONFIG = headed_configuration()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("head") / "run"
-    create(directory, CONFIG)
-    run_pipeline(CONFIG, prepare_markets(CONFIG.data), directory)
-    return directory
+def run(headed_run):
+    return headed_run
 
 
 def kept(path):
@@ -153,6 +149,7 @@ def test_who_cannot_join_is_told_in_one_line(run, newcomer, tmp_path, capsys, ma
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     if damage is not None:
         damage(copy)
+        Forgery(copy).finish(owner=True)  # whose head it is closes the ledger over it
     status, _, err = fedmm(capsys, "join", copy, newcomer, "--market", market, "--out", tmp_path / "out")
     assert status == 2
     assert message in err

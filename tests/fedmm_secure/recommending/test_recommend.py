@@ -11,6 +11,7 @@ import pytest
 from fedmm_secure import FedMM, api, predict, recommend
 from fedmm_secure.data.prepare import load_markets, prepare_one
 from fedmm_secure.errors import DataError, RunDirectoryError
+from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.recommending import recommend as module
 from fedmm_secure.results.scorers import ReleasedScorer
 from fedmm_secure.results.scoring import MarketScorer
@@ -148,7 +149,8 @@ def handed_out(released_run, tmp_path_factory):
     """The session's run as a stranger has it: what was published, the configuration, catalogues, and no rows."""
     folder = tmp_path_factory.mktemp("handed-out")
     run = folder / "run"
-    shutil.copytree(released_run / "transcript", run / "transcript")
+    for part in ("transcript", "ledger"):
+        shutil.copytree(released_run / part, run / part)
     shutil.copy(released_run / "config.yaml", run)
     data = folder / "data"
     data.mkdir()
@@ -198,11 +200,15 @@ def test_the_command_says_what_it_lacks(handed_out, capsys):
         assert err.count("\n") == 1
 
 
-def test_a_run_that_published_nothing_yet_says_so(handed_out, tmp_path):
+def test_a_run_that_has_not_finished_says_so(handed_out, tmp_path):
     run = shutil.copytree(handed_out[0], tmp_path / "run")
-    (run / "transcript" / "index.jsonl").write_text("")
-    with pytest.raises(RunDirectoryError, match="market m0 published no"):
-        ReleasedScorer(run, read_config(run), "m0")
+    ledger = run / "ledger" / "m0.jsonl"
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RunDirectoryError, match="still open"):
+        ReleasedScorer(ClosedRun(run, "m0"), read_config(run))
+    ledger.unlink()
+    with pytest.raises(RunDirectoryError, match="has market m0 finished"):
+        ReleasedScorer(ClosedRun(run, "m0"), read_config(run))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

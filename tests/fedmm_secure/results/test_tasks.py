@@ -5,6 +5,7 @@ import pytest
 
 from experiments.verification.schemas import metrics_problems
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.closed_run import RunFiles
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.results.scoring import load_trained
 from fedmm_secure.results.tasks import auc_of_short, macro_of, rank_pool
@@ -98,7 +99,7 @@ def test_a_run_says_what_it_was_asked(tiny_markets, tmp_path, sections):
         assert 0 <= values["ranking"]["ndcg10"] <= values["ranking"]["recall10"] <= 1
         assert set(values["short_histories"]) == {"1", "2"}
     if config.privacy.epsilon is None:
-        scorer = Own(load_trained(tmp_path / "run", config, tiny_markets["m0"], 0))
+        scorer = Own(load_trained(RunFiles(tmp_path / "run", "m0"), config, tiny_markets["m0"], 0))
         expected = rank_pool(scorer, tiny_markets["m0"], 1000, np.random.default_rng(0))
         assert metrics["markets"]["m0"]["ranking"]["ndcg10"] == pytest.approx(expected.ndcg10)
 
