@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -12,6 +11,8 @@ from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
+
+from privacy.json_text import json_text
 
 PACKAGES = (
     "fedmm-secure",
@@ -74,7 +75,7 @@ def computing_kind() -> str:
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "steered": {name: os.environ.get(name) for name in _STEERING},
     }
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(found, sort_keys=True).encode()).hexdigest()
 
 
 def _processor_features() -> list[str]:

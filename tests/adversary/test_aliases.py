@@ -63,7 +63,7 @@ def test_nothing_of_a_transcript_is_kept_but_its_hashes(aliased):
     key = (record.kind, record.stage, record.round, record.attempt, record.sender)
     assert ByKey([messages]).get(key) == DATA
     (directory / record.file).write_bytes(b"y" * len(DATA))
-    with pytest.raises(ForeignFileError, match="has changed"):
+    with pytest.raises(ForeignFileError, match="do not match the index"):
         messages.content[record.file]
 
 
