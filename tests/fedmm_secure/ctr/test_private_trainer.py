@@ -1,6 +1,7 @@
 """The released CTR model: what it may read, user by user, and what catches it reading more."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_labels_from_ratings_train_too(tiny_markets):
 
 
 @pytest.mark.parametrize("kind", ["deepfm", "dcnv2", "logistic"])
-def test_a_score_is_its_pairs_alone_whoever_is_beside_it(tiny_markets, tmp_path, kind):
+def test_a_score_is_its_pairs_alone_whoever_is_beside_it(tiny_markets, kind):
     """To the last bit, of a model read from a file; the plain prediction agrees to rounding."""
     config = tiny(
         privacy={"epsilon": 8.0, "protect": "release"},
@@ -233,8 +234,7 @@ def test_a_score_is_its_pairs_alone_whoever_is_beside_it(tiny_markets, tmp_path,
     prepared = tiny_markets["m0"]
     made = bench(prepared, config)
     trained = made.train_with(QUANTIZER, 0, DPSGD(0.5, 0.3, 0.5), NoiseSource.from_seed(1)).model
-    (tmp_path / "ctr.pt").write_bytes(torch_bytes(trained.state_dict()))
-    model, builder = made.load(tmp_path / "ctr.pt", QUANTIZER, 0)
+    model, builder = made.load(torch_bytes(trained.state_dict()), Path("ctr.pt"), QUANTIZER, 0)
     user, item = prepared.test.user, prepared.test.item
     whole = model.predict_alone(builder(user, item))
     np.testing.assert_allclose(whole, trained.predict(builder(user, item)), rtol=1e-5)
