@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from attacks.metrics import Estimate
@@ -46,4 +47,6 @@ def _row(bench: str, what: str, ratio: Estimate) -> Row:
 
 
 def _inverse(faster: Estimate) -> Estimate:
-    return Estimate(1.0 / faster.value, 1.0 / faster.high, 1.0 / faster.low)
+    """Of an interval that holds 0, which few repetitions may give, nothing bounds the inverse from above."""
+    high = 1.0 / faster.low if faster.low > 0.0 else math.inf
+    return Estimate(1.0 / faster.value, 1.0 / faster.high, high)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.presentation.console import command_text
 from experiments.presentation.text import difference_text, figure_text
 from experiments.runs.comparison import predictions_of
 from experiments.sweep.grid import METHOD, Cell, axis_text
@@ -200,7 +201,7 @@ def put_tables(directory: Path, page: Path) -> None:
     file = directory / TABLES
     if not file.is_file():
         raise ConfigError(
-            f"{file}: missing; fedmm report {directory} writes it where the grid's blocks have names (method)"
+            f"{file}: missing; {command_text('report', directory)} writes it where the grid's blocks have names"
         )
     tables = read_bytes(file, MAX_TEXT_BYTES, below=directory).decode("utf-8")
     first = tables.partition("\n")[0]

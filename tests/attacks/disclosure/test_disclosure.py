@@ -157,5 +157,6 @@ def test_who_leaves_between_two_releases_is_found_unless_there_is_noise(tiny_mar
     config = tiny(embedding={"private": {"dim": 4}}, privacy={"epsilon": 4.0, "protect": "release"})
     noise = {name: {"counts": 2.0, "embedding": 2.0} for name in tiny_markets}
     noised = difference(Retraining(config, tiny_markets, "m0", (), {}, noise), np.random.default_rng(0))
-    assert noised.success.value < plain.success.value / 2
-    assert noised.risk.value < 0.25
+    # noise is drawn anew: about a quarter of 60 users, with a standard deviation of .06
+    assert noised.success.value < plain.success.low
+    assert noised.risk.value < plain.risk.low

@@ -1,6 +1,9 @@
 import json
+import math
 
+from attacks.metrics import Estimate
 from experiments.benchmarks import everything
+from experiments.benchmarks.everything import _inverse
 from tests.command_line import fedmm
 
 
@@ -14,4 +17,9 @@ def test_each_bench_is_held_against_its_first_way(monkeypatch, capsys):
     firsts = {row["bench"]: row for row in reversed(rows)}
     assert list(firsts) == ["aggregation", "dp-sgd", "noise"]
     assert all(row["ratio"] == 1.0 for row in firsts.values())
-    assert all(row["ratio"] > 0 and row["low"] <= row["ratio"] <= row["high"] for row in rows if row["low"] > 0)
+    assert all(row["low"] <= row["ratio"] and (row["high"] is None or row["ratio"] <= row["high"]) for row in rows)
+
+
+def test_an_interval_that_holds_0_has_an_inverse_without_bound():
+    assert _inverse(Estimate(2.0, 1.0, 4.0)) == Estimate(0.5, 0.25, 1.0)
+    assert _inverse(Estimate(2.0, -1.0, 4.0)) == Estimate(0.5, 0.25, math.inf)
