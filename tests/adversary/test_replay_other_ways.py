@@ -11,10 +11,11 @@ from experiments.runs.markets import synthesize_files
 from experiments.verification.replay import Replay
 from experiments.verification.run import examine_run
 from fedmm_secure.config import config_from_data
+from fedmm_secure.federation import in_process
 from fedmm_secure.federation.coin_book import enter_tosses
 from fedmm_secure.federation.coins import Coins, asked_tosses, first_link, noted_coin
 from fedmm_secure.federation.noise_chain import links, release_key
-from fedmm_secure.federation.orders import Order
+from fedmm_secure.federation.orders import Absence, Order
 from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.server import AggregationServer
 from fedmm_secure.federation.transactions import Transaction
@@ -76,7 +77,7 @@ def killed(transaction):
 
 
 def test_a_release_that_was_charged_twice_is_held_to_the_charge_that_was_sealed(auditor, tmp_path, monkeypatch):
-    """The first charge is given up, the second drawn without noise: the replay looks at the first, and compares none."""
+    """The first charge is given up, the second drawn without noise: the replay looks at the first."""
     run = tmp_path / "run"
     settings = somebodys(auditor, tmp_path / "data", run)
     with counts_of_m0(killed), pytest.raises(KilledError):
@@ -162,3 +163,24 @@ def test_a_backup_of_a_run_that_waits_does_not_open_all_noise_of_it(auditor, tmp
     drawing = [charge for charge in content.charges if charge.entry.coordinates]
     found = [hashlib.sha256(release_key(next(chain), "m0", one.entry.identity)).hexdigest() for one in drawing]
     assert found != [charge.key for charge in drawing]
+
+
+def test_a_market_that_misses_a_round_does_not_get_other_noise_for_all_that_follows(auditor, tmp_path):
+    """Links follow the charges that draw: a market alone chooses among as many noises as there are rounds to miss."""
+    data = {"synthetic": {"markets": 5, "users": 40, "items": 30, "mean_interactions": 8}}
+    settings = replayable(auditor, data=data, aggregation={"kind": "ckks"})
+    opened(settings, tmp_path / "opened")
+    tossed(tmp_path / "opened", auditor)
+    honest, found = in_process._statement, []
+    for missed in (None, 1):
+        run = shutil.copytree(tmp_path / "opened", tmp_path / f"missed-{missed}")
+
+        def state(client, order, missed=missed):
+            here = (client.market, order.round) != ("m0", missed)
+            return honest(client, order) if here else Absence("a disk that fails")
+
+        with mock.patch.object(in_process, "_statement", state):
+            gone_on(settings, run)
+        charges = read_ledger(RunDirectory(run).ledger("m0")).charges
+        found.append(next(charge.key for charge in charges if charge.entry.stage == "ctr/0"))
+    assert found[0] == found[1]
