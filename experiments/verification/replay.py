@@ -194,16 +194,20 @@ class _Course:
     findings: list[Finding] = field(default_factory=list)
 
     def run(self) -> list[Finding]:
-        doors = {market: self._door(market) for market in self.recorded}
+        doors, stopped = {market: self._door(market) for market in self.recorded}, False
         try:
             self._stages(doors)
         except (InputError, StoppedError) as error:
+            stopped = True
             self.findings.append(Finding(str(self.evidence.directory), f"replay: stopped: {error}"))
         for market, door in doors.items():
             where = self.evidence.ledger(market)
             for found in door.differences:
                 what = f"replay: {_at(found.charge)}: {found.what}"
                 self.findings.append(Finding(f"{where}:{found.charge.line}", what))
+            for charge in () if stopped else door.left:
+                what = f"replay: {_at(charge)}: is sealed, and nothing that is drawn again stands for it"
+                self.findings.append(Finding(f"{where}:{charge.line}", what))
             if door.unseen:
                 self.evidence.notes.append(
                     f"replay: {market}: {', '.join(sorted(door.unseen))}: not compared but for spare values of noise: "
@@ -273,12 +277,13 @@ class _Course:
             for client in clients:
                 door = client.door
                 assert isinstance(door, ReplayingDoor)
-                charge = door.recorded.first(stage, round)
+                charge = door.recorded.paying(stage, round)
                 if charge is None:
                     client.follow(header, total)
                     continue
                 values, meter = client.replay(door.paid(charge), header, total)
-                door.compare_update(charge, values, meter)
+                for one in door.recorded.sent(stage, round):
+                    door.compare_update(one, values, meter if one == charge else None)
                 sent[client.market] = values
             if set(header.cohort) <= sent.keys():
                 wanted = np.sum([sent[market] for market in header.cohort], axis=0)

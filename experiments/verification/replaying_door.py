@@ -59,16 +59,26 @@ class Recorded:
     shown: bool
 
     def charge(self, release: Release) -> Charge:
-        """Raises ``NotChargedError`` where there is none."""
-        for charge in self.content.charges:
-            if charge.entry.identity == release.identity:
-                return charge
-        raise NotChargedError(f"{release.stage}: was never charged")
+        """What was let out, or else was charged first; raises ``NotChargedError`` where nothing was charged."""
+        found = [charge for charge in self.content.charges if charge.entry.identity == release.identity]
+        if not found:
+            raise NotChargedError(f"{release.stage}: was never charged")
+        return min(found, key=self._without_seal)
 
-    def first(self, stage: str, round: int) -> Charge | None:
+    def paying(self, stage: str, round: int) -> Charge | None:
         """The charge that paid for a round; None where this market was not in it."""
-        found = (one for one in self.content.charges if (one.entry.stage, one.entry.round) == (stage, round))
-        return next(found, None)
+        found = self._of_round(stage, round)
+        return min(found, key=lambda one: (not one.key, self._without_seal(one)), default=None)
+
+    def sent(self, stage: str, round: int) -> list[Charge]:
+        """Sealed charges of a round, one an attempt: all of the same update."""
+        return [charge for charge in self._of_round(stage, round) if not self._without_seal(charge)]
+
+    def _of_round(self, stage: str, round: int) -> list[Charge]:
+        return [charge for charge in self.content.charges if (charge.entry.stage, charge.entry.round) == (stage, round)]
+
+    def _without_seal(self, charge: Charge) -> bool:
+        return charge.sequence not in self.content.seals
 
 
 class NoAggregator:
@@ -118,6 +128,12 @@ class ReplayingDoor(Door):
         self.differences: list[ReplayDifference] = []
         self.compared: set[int] = set()
         self.unseen: set[str] = set()
+
+    @property
+    def left(self) -> list[Charge]:
+        """Sealed charges that were held to nothing."""
+        content = self.recorded.content
+        return [one for one in content.charges if one.sequence in content.seals.keys() - self.compared]
 
     def note(self, release: Release) -> None:
         """Nothing is drawn."""

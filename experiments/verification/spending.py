@@ -20,6 +20,7 @@ from privacy.accounting.text import delta_text, epsilon_text
 from privacy.json_text import json_text
 
 _MOST_NAMED = 20  # of what is missing
+_ONE_COURSE = "and a run that an auditor replays has one course"
 Place = tuple[str, int | None]  # stage and round: what is paid for once
 
 
@@ -51,7 +52,8 @@ def spending_findings(
     Right are, beside the plan itself: notes of earlier runs anywhere; an auditor's coin, at the beginning; further
     attempts of a round, which send the same for a smaller cohort and spend nothing; a round that this market joined in
     a later attempt, or not at all where the sum says so; charges that another course of the run had in hand, which stay
-    counted and are made again.
+    counted and are made again. In a run that an auditor replays there are none: who charges a release twice can choose
+    which of two noises is let out.
 
     Args:
         path: the ledger.
@@ -107,7 +109,8 @@ class _Walk:
 
     def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place], content: LedgerContent) -> None:
         self.findings: list[Finding] = []
-        self._content, self._tossed = content, plan.config.audit.replay is None
+        self._content, self._replayed = content, plan.config.audit.replay is not None
+        self._tossed = not self._replayed
         self._given_up = given_up_charges(content)
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
@@ -122,6 +125,8 @@ class _Walk:
 
     def take(self, line: Line) -> None:
         if line.entry.stage == EARLIER_RUNS and self._of_people:
+            if self._noted and self._replayed:
+                self._report(line, f"begins another course, {_ONE_COURSE}")
             self._noted = True
             self._earlier_runs(line)
             return
@@ -183,6 +188,8 @@ class _Walk:
 
     def _given(self, line: Line, planned: Release) -> None:
         """A charge that was made again: as planned itself; the order is that of the ones that were sealed."""
+        if self._replayed:  # its noise would be chosen among those of both charges
+            self._report(line, f"{_name(line.place)} is given up and charged again, {_ONE_COURSE}")
         attempt = line.entry.attempt
         if planned.round is None:
             self._compare(line, planned)

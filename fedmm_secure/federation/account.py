@@ -189,6 +189,11 @@ def enter_account(
     market = prepared.whole.market
     path, here = _state_file(directory, market.name), computing_kind()
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": []}
+    if progress.lines and not kept["courses"]:
+        raise AccountError(
+            f"{path}: is gone, and the run's ledger of market {market.name} goes on: what it let in "
+            "is not known, and would be drawn twice over from one key: restore the file, or start a new run"
+        )
     rows = _pairs(market)
     state = RunState(
         nonce=secrets.token_hex(16),
@@ -205,7 +210,7 @@ def enter_account(
     )
     courses = kept["courses"]
     if started.course not in [one["id"] for one in courses]:
-        parted = courses[-1]["parted"] + started.parted if courses else 0
+        parted = (courses[-1]["parted"] if courses else 0) + started.parted
         courses = [*courses, {"id": started.course, "lines": progress.lines, "parted": parted}]
     write_json(path, {"nonces": [state.nonce], "courses": courses, "machine": here})
     return Entrance(
