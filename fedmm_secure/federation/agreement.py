@@ -265,7 +265,7 @@ class Agreement:
     # -- insides ------------------------------------------------------------------------------------------------------
 
     def _check(self, order: Order) -> None:
-        problem, most = None, len(self.bundle.markets) - self.min_cohort
+        problem, missing = None, len(self._kept()["hellos"]) - len(order.cohort)
         if order.place != self.place:
             at = "no round" if self.place is None else f"{self.place[0]}, round {self.place[1]}"
             problem = f"asks for {order.stage}, round {order.round}; {at} is next"
@@ -273,8 +273,8 @@ class Agreement:
             problem = f"the cohort {', '.join(order.cohort)} is not one of this market's"
         elif len(order.cohort) < self.min_cohort:
             problem = f"a cohort of {len(order.cohort)}, {self.min_cohort} are needed"
-        elif not 0 <= order.attempt <= most:
-            problem = f"asks for attempt {order.attempt}; each has fewer markets than the one before"
+        elif not 0 <= order.attempt <= missing:  # the attempt is in the key of the noise: nobody is to choose it
+            problem = f"asks for attempt {order.attempt} without {missing}; each has fewer markets than the one before"
         if problem:
             self._refuse(order, problem)
 
