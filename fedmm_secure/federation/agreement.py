@@ -274,7 +274,7 @@ class Agreement:
         elif len(order.cohort) < self.min_cohort:
             problem = f"a cohort of {len(order.cohort)}, {self.min_cohort} are needed"
         elif not 0 <= order.attempt <= missing:  # the attempt is in the key of the noise: nobody is to choose it
-            problem = f"asks for attempt {order.attempt} without {missing}; each has fewer markets than the one before"
+            problem = f"asks for attempt {order.attempt} where {missing} markets are missing; each has fewer markets than the one before"
         if problem:
             self._refuse(order, problem)
 

@@ -176,6 +176,13 @@ def test_other_rows_are_not_those_that_the_run_was_opened_on(honest, tmp_path, m
     assert of(examined, "m1") == ["replay: the rows are not those that it was opened on"]
 
 
+def test_what_is_sealed_and_never_drawn_again_is_named(honest, monkeypatch):
+    monkeypatch.setattr(replays, "publish_user_codes", lambda *_: None)
+    examined = examine_run(honest / "run", replay=Replay(identities(honest)))
+    wanted = "replay: user-codes/0: is sealed, and nothing that is drawn again stands for it"
+    assert [of(examined, market) for market in ("m0", "m1", "m2")] == [[wanted]] * 3
+
+
 def test_another_auditor_replays_nothing(honest):
     with pytest.raises(ConfigError, match="its auditor is auditor"):
         examine_run(honest / "run", replay=Replay(Identity.generate("auditor")))

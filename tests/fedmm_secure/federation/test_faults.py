@@ -213,6 +213,7 @@ STOPPED_BY_ORDERS = {
     "a cohort that is too small": {"cohort": ("m0", "m1")},
     "a market twice": {"cohort": ("m0", "m0", "m1")},
     "an attempt below 0": {"attempt": -1},
+    "an attempt that no missing market explains": {"attempt": 1},
     "an attempt without bound": {"attempt": 4},
 }
 
