@@ -129,7 +129,7 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
 
 
 def _print_measured(market: str, measured: Sequence[Measured]) -> None:
-    table = Table("stage", "noise / stated", "a user's weight / stated", "claimed ε", "bounds", "canaries")
+    table = Table("stage", "noise / stated", "a canary's weight / stated", "claimed ε", "bounds", "canaries")
     for one in measured:
         ratios = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in (one.noise, one.weight)]
         result = one.result

@@ -47,9 +47,14 @@ class FirstChoices:
 def market_names(paths: Sequence[Path]) -> list[str]:
     """A name for each file's market: what its name has that the others' have not.
 
-    Folders' names count where those of the files are the same. What is no name for a market becomes a number.
+    Folders' names count where those of the files are the same. A date is left out where the names tell markets apart
+    without it: next month's file is of the same market, and its privacy account goes by the name. What is no name for a
+    market becomes a number.
     """
     words = [_words(_bare(path)) for path in paths]
+    undated = [_without_date(found) for found in words]
+    if all(undated) and len(set(map(tuple, undated))) == len(paths):
+        words = undated
     if len({tuple(found) for found in words}) < len(paths):
         words = [[*_words(path.absolute().parent.name), *found] for path, found in zip(paths, words, strict=True)]
     names = ["-".join(found) for found in _without_common(words)]
@@ -65,6 +70,12 @@ def _bare(path: Path) -> str:
     name = path.name.lower()
     name = name.removesuffix(".gz")
     return name.rsplit(".", 1)[0] if "." in name[1:] else name
+
+
+def _without_date(words: Sequence[str]) -> list[str]:
+    """Words of a file's name; its numbers are a date's where one of them begins as a year does."""
+    dated = any(re.fullmatch(r"(19|20)\d\d(\d\d){0,2}", word) for word in words)
+    return [word for word in words if not (dated and word.isdigit())]
 
 
 def _words(text: str) -> list[str]:

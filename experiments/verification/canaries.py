@@ -84,7 +84,7 @@ def canary_findings(evidence: Evidence, level: float) -> Iterator[Finding]:
 
 def _text(found: Measured) -> str:
     noise, weight = (f"{one:.3f} [{low:.3f}, {high:.3f}]" for one, low, high in (found.noise, found.weight))
-    text = f"noise {noise} and a user's weight {weight} of what is stated"
+    text = f"noise {noise} and a canary's weight {weight} of what is stated"
     if found.result is None:
         return f"{text}; too few canaries have room to bound ε"
     bounds = f"{found.result.low_fdp:.2f} (f-DP), {found.result.low_one_run:.2f} (Steinke et al.)"

@@ -29,10 +29,8 @@ PACKAGES = (
 _SOURCES = ("fedmm_secure", "privacy")  # what computes results, and the libraries that they rest on
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
 _TELLING = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")  # of /proc/cpuinfo
-_STEERING = (  # variables by which libraries choose other kernels, or share work out otherwise
-    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
-    "OPENBLAS_CORETYPE", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-)  # fmt: skip
+# first words of variables by which libraries choose other kernels, or share work out otherwise
+_STEERING = ("ATEN", "BLIS", "DNNL", "GLIBC_TUNABLES", "GOMP", "GOTO", "KMP", "MKL", "NPY", "OMP", "ONEDNN", "OPENBLAS")
 
 
 def environment() -> dict[str, Any]:
@@ -73,7 +71,7 @@ def computing_kind() -> str:
         "libc": platform.libc_ver(),
         "features": _processor_features(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "steered": {name: os.environ.get(name) for name in _STEERING},
+        "steered": {name: value for name, value in os.environ.items() if name.startswith(_STEERING)},
     }
     return hashlib.sha256(json_text(found, sort_keys=True).encode()).hexdigest()
 

@@ -200,6 +200,11 @@ def test_a_question_is_asked_once_for_files_that_are_alike(monkeypatch, capsys):
         (("日本.csv", "server.csv", "no.csv"), ["market-1", "market-2", "no"]),
         (("a/rows.csv", "b/a/rows.csv"), ["a", "market-2"]),
         (("x" * 300 + ".csv", "y.csv"), ["market-1", "y"]),
+        (("shop-2026-10.csv",), ["shop"]),  # and next month's
+        (("de_20261001.csv", "uk_20261001.csv"), ["de", "uk"]),
+        (("2025.csv", "2026.csv"), ["2025", "2026"]),
+        (("shop-2025.csv", "shop-2026.csv"), ["shop-2025", "shop-2026"]),
+        (("orders 1.csv",), ["orders-1"]),
     ],
 )
 def test_names_are_what_file_names_do_not_share(paths, names):
