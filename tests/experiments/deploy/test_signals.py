@@ -109,7 +109,7 @@ def command(tmp_path):
 def test_a_signal_while_a_federation_starts_leaves_nothing(how, command):
     up = command("up")
     up.wait_for("superlink", "Started server process")
-    up.ends_with_all(how, 40)
+    up.ends_with_all(how, 120)
 
 
 @needs_nginx
