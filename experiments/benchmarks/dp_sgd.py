@@ -147,9 +147,11 @@ def _sampled(rows: Tensor, choices: DPSGD, generator: torch.Generator) -> Tensor
     return rows[torch.rand(len(rows), generator=generator) < choices.sampling_rate]
 
 
-def _hooks(rows: Tensor, choices: DPSGD) -> _Step:
-    generator, wrapped = torch_generator("bench-opacus"), GradSampleModule(_model(), loss_reduction="sum")
-    optimizer = DPOptimizer(
+def _noised(
+    kind: type[DPOptimizer], wrapped: nn.Module, rows: Tensor, choices: DPSGD, generator: torch.Generator
+) -> DPOptimizer:
+    """One of Opacus' optimizers, with the same clipping and noise."""
+    return kind(
         torch.optim.Adam(wrapped.parameters()),
         noise_multiplier=choices.noise_multiplier,
         max_grad_norm=choices.clipping_norm,
@@ -157,6 +159,11 @@ def _hooks(rows: Tensor, choices: DPSGD) -> _Step:
         loss_reduction="mean",
         generator=generator,
     )
+
+
+def _hooks(rows: Tensor, choices: DPSGD) -> _Step:
+    generator, wrapped = torch_generator("bench-opacus"), GradSampleModule(_model(), loss_reduction="sum")
+    optimizer = _noised(DPOptimizer, wrapped, rows, choices, generator)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -171,14 +178,7 @@ def _ghost(rows: Tensor, choices: DPSGD) -> _Step:
     wrapped = GradSampleModuleFastGradientClipping(
         _model(), loss_reduction="sum", max_grad_norm=choices.clipping_norm, use_ghost_clipping=True
     )
-    optimizer = DPOptimizerFastGradientClipping(
-        torch.optim.Adam(wrapped.parameters()),
-        noise_multiplier=choices.noise_multiplier,
-        max_grad_norm=choices.clipping_norm,
-        expected_batch_size=choices.expected_batch(len(rows)),
-        loss_reduction="mean",
-        generator=generator,
-    )
+    optimizer = _noised(DPOptimizerFastGradientClipping, wrapped, rows, choices, generator)
 
     def step() -> None:
         losses = _losses(wrapped, _sampled(rows, choices, generator))

@@ -20,7 +20,7 @@ from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
-from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
+from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS, decrypted_claims
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
 from privacy.accounting.account import PrivacyAccount, RunState, heard_of
@@ -269,7 +269,7 @@ def foresee(
     known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
     courses = [spending for spending in known if spending.run == own.run]
     earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
-    claimed = [view for view in CLAIMS[plan.config.privacy.protect] if view in DECRYPTED_VIEWS]
+    claimed = decrypted_claims(plan.config)
     unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
     if unbounded or plan.epsilon is None:
         return Outlook(len(earlier), len(unbounded), None)

@@ -13,7 +13,7 @@ from fedmm_secure.federation.account import planned_spending
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.guarantee.multipliers import UNKNOWN
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import CLAIMS, DECRYPTED_VIEWS
+from fedmm_secure.guarantee.stages import decrypted_claims
 from fedmm_secure.guarantee.statement import guarantees, stated
 from privacy.accounting.groups import NotKnownError, joint_spending
 
@@ -50,7 +50,7 @@ def across_markets(plans: Mapping[str, SpendingPlan]) -> PersonSpending:
     """
     first = next(iter(plans.values()))
     config, sizes = first.config, first.sizes
-    views = [view for view in CLAIMS[config.privacy.protect] if view in DECRYPTED_VIEWS]
+    views = decrypted_claims(config)
     unknown: dict[str, float | None] = dict.fromkeys(views)
     if any(size == UNKNOWN for name, size in sizes.items() if name not in plans):
         problem = "the federation's bundle does not state the sizes of its markets"

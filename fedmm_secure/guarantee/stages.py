@@ -34,6 +34,11 @@ def is_summed(config: Config, stage: str) -> bool:
     return stage in SUMMED or (stage == QUANTIZER and config.privacy.distributed_noise)
 
 
+def decrypted_claims(config: Config) -> list[str]:
+    """Views that a run claims a bound for, and that hold more than ciphertexts."""
+    return [view for view in CLAIMS[config.privacy.protect] if view in DECRYPTED_VIEWS]
+
+
 def has_sums(config: Config) -> bool:
     """Whether some stage of a run releases one, so that who has accounts in several markets is protected less."""
     return bool(config.data.shared_items) or config.privacy.distributed_noise
