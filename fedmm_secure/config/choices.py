@@ -28,6 +28,8 @@ BaselineName = Literal[
 ]
 FieldName = Literal["pooled", "fedavg", "fedprox", "ditto", "fedrep"]  # of these, what markets train together
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
+DeviceName = Literal["cpu", "cuda"]
+DeviceSetting = Literal["auto", "cpu", "cuda"]
 CodeLayer = Literal["global", "local"]
 CodeOrigin = Literal["federated", "local"]
 FeatureGroup = Literal[

@@ -25,6 +25,7 @@ from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.candidates import like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.devices import chosen_device
 from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -108,7 +109,8 @@ class MarketTrainer:
 
     def grid(self, kind: ModelKind) -> Sequence[Choices]:
         """What tuning chooses from; the first is the configured choice."""
-        return family_of(kind).grid(self.config.ctr)
+        device = chosen_device(self.config.device)
+        return [replace(choices, device=device) for choices in family_of(kind).grid(self.config.ctr)]
 
     def own_quantizer(self, kind: QuantizerKind, seed: int) -> RQVAE:
         """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""

@@ -19,6 +19,7 @@ from privacy.arrays import IntArray
 from privacy.mechanisms.canary_gradients import CanarySums
 from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, ParameterSplit
 from privacy.mechanisms.clipping import Clipping
+from privacy.mechanisms.device_checks import refuse_inexact
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.events import dp_sgd_event
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
@@ -178,6 +179,8 @@ class DPSGDTrainer:
         sampled = side.samples(self.choices.sampling_rate, count)
         parts = examples if isinstance(examples, tuple) else (examples,)
         if self._slots is None:
+            if parts[0].device.type != "cpu":
+                refuse_inexact(parts[0].device, self._block)
             self._slots = equal_slots(self._sums.rows, parts, self._block)
         drawn, coins = noise.derive("noise"), noise.derive("sampling")
         losses, clipped, seen, signal = 0.0, 0, 0, 0.0
@@ -222,7 +225,7 @@ class DPSGDTrainer:
         start = 0
         for parameter in self._split.local:
             part = gradient[start : start + parameter.numel()]
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = part.view_as(parameter).to(parameter)
             start += parameter.numel()
 
 
