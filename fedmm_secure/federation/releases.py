@@ -42,7 +42,6 @@ from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
-from privacy.mechanisms.spare import Spare
 
 
 def discover_catalogues(
@@ -91,9 +90,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
-        spare: int | Spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
-        if embedding.uses_gram:  # subspace iteration has noise alone in spare coordinates
-            spare = federation.spare(market.name, ENOUGH, EMBEDDING)
+        spare = federation.spare(market.name, spare_coordinates(plan.stages[EMBEDDING].steps), EMBEDDING)
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
