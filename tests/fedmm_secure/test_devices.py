@@ -1,5 +1,7 @@
 """A model trains on the device that is configured, and comes back; on a GPU as on the processor."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer
 from fedmm_secure.storage.provenance import computing_kind, machine
 from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.spare import Spare
 from tests.fedmm_secure.ctr.test_models import SCHEMA, examples
 from tests.gpu import needs_gpu
 from tests.privacy.mechanisms.test_factored_sums import clip, gradients, sums, unit_rows
@@ -175,13 +178,28 @@ def test_a_quantizer_is_the_same_on_both_devices_within_tolerance(private):
 
 
 @needs_gpu
+def test_canaries_are_sampled_and_added_up_alike_on_both_devices():
+    """Their integers follow from public numbers, and noise and coins from the stream cipher: both are the same."""
+    found = []
+    for device in ("cpu", "cuda"):
+        choices = PrivateSettings(DPSGD(1.0, 1.0, 0.3), 4)
+        trainer = QuantizerTrainer(
+            RQVAE(SHAPE, generator()), rows(400), rows(90), TrainingSettings(device=device), choices
+        )
+        side = Spare(6, np.array([True, False, True]), crowd=3, sampling=bytes(range(32)))
+        found.append(trainer.private_steps(4, NoiseSource.from_seed(3), spare=side).spare)
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], found[0] * 0)
+
+
+@needs_gpu
 @pytest.mark.parametrize("private", [False, True])
 def test_a_gpu_gives_the_same_bits_again_also_after_a_resume(private):
     once, again = trained("cuda", private)[0], trained("cuda", private)[0]
     assert all(torch.equal(a, b) for a, b in zip(once.model.parameters(), again.model.parameters(), strict=True))
     halfway = trained("cuda", private)[0]
     resumed = trained("cuda", private)[0]
-    resumed.load_state_dict(halfway.state_dict())
+    resumed.load_state_dict(copy.deepcopy(halfway.state_dict()))
     for trainer in (halfway, resumed):
         trainer.train_round(generator(9), warm_up=False, noise=NoiseSource.from_seed(4))
     assert all(torch.equal(a, b) for a, b in zip(halfway.model.parameters(), resumed.model.parameters(), strict=True))
