@@ -17,8 +17,9 @@ import numpy as np
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
-from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
+from fedmm_secure.ctr.private_trainer import PrivateTraining
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
@@ -207,7 +208,7 @@ def _test_histograms(
     noise: NoiseSource,
 ) -> Result:
     config, market = federation.config, prepared.market
-    bench, per_positive = PrivateTrainer(prepared, embedding, config), config.data.negatives_per_positive
+    bench, per_positive = private_trainer(prepared, embedding, config), config.data.negatives_per_positive
     # candidates and noise have streams of their own: how many candidates there are must not shift the noise
     candidates = private_candidates(
         market,
