@@ -13,7 +13,7 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, SoFar, enter, foresee, in_hand, moved
+from fedmm_secure.federation.account import Outlook, SoFar, enter, foresee, in_hand, moved, readers_fingerprint
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -211,16 +211,18 @@ def open_federation(
         solved = ledgers[name].opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
         entrances[name] = enter(account, directory, run, plans[name], prepared, SoFar.of(ledgers[name]))
-    # a kill between two entrances, and a copy then, part some markets' states alone: all go on in the course of these,
-    # with keys that no other copy masks with, for of two copies that use one course's keys one has no market that parted
+    # a kill between two entrances, and a copy then, part some markets' states alone: all go on in the latest course of
+    # any, with its mask keys. Of two copies that have the same ones, the second to enter a market has another course
     course = max((entrance.parted for entrance in entrances.values()), default=0)
     for name, prepared in markets.items():
         member, ledger, entrance = members[name], ledgers[name], entrances[name]
-        coins, catalogue = Coins.of(config, name, run, layout), known_catalogue(config, prepared)
-        toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses)
+        entered, catalogue = account or PublicData(), known_catalogue(config, prepared)
+        coins = Coins.of(config, run, layout.charges(name), entered, member.identity, signer)
+        rows = partial(readers_fingerprint, entered, prepared)
+        toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses, rows)
         toss |= committed_canaries(config, ledger.opening, layout.charges(name))
         ledger.open(commitments(run, plans[name], catalogue, bundle, directory, entrance.data) | toss)
-        chain = None if coins is None else coins.chain(ledger, plans[name].delta, layout.coins)
+        chain = None if coins is None else coins.chain(ledger, plans[name], layout.coins)
         if coins is not None and chain is None:
             awaited.append(name)
             continue
