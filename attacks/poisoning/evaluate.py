@@ -27,8 +27,8 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.recipes import configured_recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import initial_model
@@ -205,7 +205,7 @@ def _aucs(
 ) -> list[tuple[float, int, float]]:
     """By RQ-VAE: test AUC of the configured model on its codes, global codes in use, agreement with the first's."""
     torch.set_num_threads(1)
-    bench, recipe, found = MarketTrainer(prepared, embedding, config), configured_recipe(config), []
+    bench, recipe, found = market_trainer(prepared, embedding, config), configured_recipe(config), []
     choices, honest = bench.grid(recipe.kind)[0], None
     for model in models:
         ctr, builder = bench.train(recipe, model, seed, choices)

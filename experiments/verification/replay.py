@@ -30,8 +30,8 @@ from experiments.verification.platform import same_machine
 from experiments.verification.publications import read_publications
 from experiments.verification.replaying_door import NotChargedError, Recorded, ReplayingDoor
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.market_models import train_released
-from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.account import data_fingerprint, readers_fingerprint
@@ -336,7 +336,7 @@ class _Course:
             begun = begin_ctr(federation, market)
             training = private_training(federation, market, begun)
             assert training is not None
-            private = PrivateTrainer(prepared, embeddings[market], federation.config)
+            private = private_trainer(prepared, embeddings[market], federation.config)
             for seed, models in quantizers.items():
                 tell_step(f"replaying ctr/{seed}", 0, 1, market)
                 train_released(private, models[market], seed, training, layout.ctr(market, seed))

@@ -197,8 +197,7 @@ class DPSVDEmbedding:
         rank = min(self.choices.dim, len(self.items_))
         if self.uses_gram:
             return factors_by_gram(rows, rank, noise_multiplier, noise, spare=spare)
-        left = Spare.of(spare).count  # a canary would have to be in every iteration's product: there is none
-        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=left)
+        return factors_by_subspace_iteration(rows, rank, noise_multiplier, self.choices.iterations, noise, spare=spare)
 
     @property
     def uses_gram(self) -> bool:
