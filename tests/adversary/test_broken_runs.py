@@ -1,4 +1,4 @@
-"""Runs whose DP-SGD is broken in the lines that users go through: their canaries and noise meter show it to a reader."""
+"""Runs whose DP-SGD is broken in the lines that users go through: canaries and noise meter show it to a reader."""
 
 import pytest
 
