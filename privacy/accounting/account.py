@@ -19,7 +19,7 @@ from typing import Any
 
 from privacy.accounting.account_file import AccountError, AccountFile, Body, digest_of
 from privacy.accounting.events import UnknownEventError
-from privacy.accounting.fingerprints import RunKey, key_of, keyed_fingerprint, secret_of_run
+from privacy.accounting.fingerprints import RunKey, fingerprint_key, keyed_fingerprint, secret_of_run
 from privacy.accounting.places import ChainHead
 from privacy.accounting.spendings import (
     Course,
@@ -116,7 +116,7 @@ class PrivacyAccount:
         That of a ``run`` has a key of its own: those of two runs do not say whether their rows are the same. So has
         what is said to a ``reader``, who may compare.
         """
-        return keyed_fingerprint(key_of(self._begun(), run, reader), rows, ordered=ordered)
+        return keyed_fingerprint(fingerprint_key(self._begun(), run, reader), rows, ordered=ordered)
 
     def secret_of_run(self, run: str) -> bytes:
         """What locks a run's secrets in its folder, 32 bytes: who has the folder and not this account opens none."""

@@ -31,7 +31,7 @@ class PublicData:
         return b""
 
 
-def key_of(key: bytes, run: str = "", reader: str = "") -> bytes:
+def fingerprint_key(key: bytes, run: str = "", reader: str = "") -> bytes:
     """The key of what is said of data in public, or to one reader; without either, the account's own.
 
     A run's is for what it commits to in public: nobody without the account's key can compare those of two. A reader's
@@ -68,7 +68,7 @@ class RunKey:
     @classmethod
     def of(cls, key: bytes, run: str, reader: str) -> RunKey:
         """Of an account's key."""
-        return cls(run, reader, key_of(key, run), key_of(key, reader=reader))
+        return cls(run, reader, fingerprint_key(key, run), fingerprint_key(key, reader=reader))
 
     def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "", reader: str = "") -> str:
         """As the account says it.
