@@ -107,7 +107,7 @@ def test_multipliers_of_runs_that_never_were(released_copy):
     events = [{"kind": "gaussian", "noise_multiplier": 1e6 + chunk / 2**18} for chunk in chunks]
     for entry in run.entries("m0"):
         if entry["stage"] == "earlier-runs":
-            entry["view_events"] = dict.fromkeys(entry["view_events"], {"kind": "composed", "events": events})
+            entry["view_events"] = {view: {"kind": "composed", "events": events} for view in entry["view_events"]}
             entry["remark"] = "1"
     run.state_again()
     run.finish(owner=True)

@@ -38,7 +38,8 @@ def in_the_pool_alone(prepared):
 @pytest.mark.xfail(strict=True, reason="works: HIGH, whoever gets predictions of accounts of their own")
 def test_a_released_model_answers_for_every_item_of_the_catalogue(released_run, market):
     wanted = few_rows(market)
-    assert wanted.any() and not wanted.all()
+    assert wanted.any()
+    assert not wanted.all()
     # the attack works: an account of one's own reads off which items have fewer than five rows, one user more or less
     assert np.array_equal(asked_of_all_items(market, in_the_pool_alone(market)), wanted)
     scorer = MarketScorer(released_run, read_config(released_run), market)
