@@ -154,10 +154,10 @@ def ctr(
         return
     table = Table("market", "model", "way", "1,000 samples a second", "faster", "AUC", "ahead")
     for row in found.rows:
-        faster = "–" if row.ratio is None else estimate_text({"value": row.ratio, "low": row.low, "high": row.high})
+        faster = "–" if row.ratio is None else f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
         ahead = "–" if row.ahead is None else difference_text(asdict(row.ahead))
         rate, auc = estimate_text(asdict(row.rate)), interval_text(asdict(row.auc))
-        table.add_row(row.market, row.model, row.way, rate, faster, auc, ahead)
+        table.add_row(row.market, row.model, row.what, rate, faster, auc, ahead)
     wide_console().print(f"one core, {repeat} repetitions", table)
     for library, version in found.versions.items():
         say(f"{library} {version}")

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +49,7 @@ def _lightgbm(order: _Order) -> _Order:
     folder, choices = Path(order["data"]), order["choices"]
     names, columns = list(_fields(folder)), {split: np.load(folder / f"{split}.npz") for split in _SPLITS}
     parts = {split: np.column_stack([found[name] for name in names]) for split, found in columns.items()}
+    grown: list[Any] = []  # a note of each tree, those after the best one included
     started = time.process_time()
     inputs = Dataset(parts["train"], columns["train"]["label"])
     model: Booster = train(
@@ -54,11 +57,11 @@ def _lightgbm(order: _Order) -> _Order:
         inputs,
         choices["most"],
         valid_sets=[Dataset(parts["valid"], columns["valid"]["label"], reference=inputs)],
-        callbacks=[early_stopping(choices["patience"], verbose=False)],
+        callbacks=[grown.append, early_stopping(choices["patience"], verbose=False)],
     )
     seconds = time.process_time() - started
     auc = roc_auc_score(columns["test"]["label"], model.predict(parts["test"], num_threads=1))
-    return {"seconds": seconds, "auc": float(auc), "passes": model.current_iteration()}
+    return {"seconds": seconds, "auc": float(auc), "passes": len(grown)}
 
 
 def _fuxictr(order: _Order) -> _Order:
@@ -95,7 +98,7 @@ class _Ready:
         self._size, self._shuffle = loader.batch_size, shuffle
 
     def __len__(self) -> int:
-        return -(-len(self._all["label"]) // self._size)
+        return math.ceil(len(self._all["label"]) / self._size)
 
     def __iter__(self) -> Any:
         import torch
@@ -220,7 +223,7 @@ def _network(kind: str, folder: Path, choices: _Order) -> Any:
     return {"deepfm": DeepFM, "dcnv2": DCNv2, "autoint": AutoInt, "finalmlp": FinalMLP}[kind]()
 
 
-_TRAINERS = {"FuxiCTR": _fuxictr, "LightGBM": _lightgbm}
+_TRAINERS: dict[str, Callable[[_Order], _Order]] = {"FuxiCTR": _fuxictr, "LightGBM": _lightgbm}
 
 
 def _version(order: _Order) -> _Order:
@@ -229,7 +232,11 @@ def _version(order: _Order) -> _Order:
     return {"version": version(name)}
 
 
-_DONE = {"version": _version, "train": lambda order: _TRAINERS[order["library"]](order)}
+def _train(order: _Order) -> _Order:
+    return _TRAINERS[order["library"]](order)
+
+
+_DONE: dict[str, Callable[[_Order], _Order]] = {"version": _version, "train": _train}
 
 if __name__ == "__main__":
     main()

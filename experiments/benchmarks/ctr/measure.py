@@ -53,7 +53,7 @@ class TrainingCost:
     Attributes:
         market: its name, or ``ALL``.
         model: its kind.
-        way: whose training.
+        what: whose training.
         ratio: samples a second over those of the other library, in the same repetition; None where it is missing.
         low: of its 95 % interval.
         high: likewise.
@@ -64,7 +64,7 @@ class TrainingCost:
 
     market: str
     model: str
-    way: str
+    what: str
     ratio: float | None
     low: float | None
     high: float | None
@@ -274,11 +274,11 @@ def _rows(contests: Sequence[Contest], found: Mapping[tuple[int, str], Sequence[
             aucs = {way: np.mean([[one.auc for one in found[index, way]] for index in chosen], axis=0) for way in ways}
             other = ways[1] if len(ways) > 1 else None
             for way in ways:
-                ratio = None if other is None else mean_estimate(rates[way] / rates[other])
+                faster = None if other is None else mean_estimate(rates[way] / rates[other])
+                ratio = (None, None, None) if faster is None else (faster.value, faster.low, faster.high)
                 ahead = None if other is None else seed_interval(list(aucs[way] - aucs[other]))
-                bounds = (None, None, None) if ratio is None else (ratio.value, ratio.low, ratio.high)
                 rate, auc = mean_estimate(rates[way] / 1000), seed_interval(list(aucs[way]))
-                rows.append(TrainingCost(market, model, way, *bounds, rate, auc, ahead))
+                rows.append(TrainingCost(market, model, way, *ratio, rate, auc, ahead))
     return rows
 
 
