@@ -94,8 +94,9 @@ class _Ready:
     """The examples of a loader of FuxiCTR as tensors in memory: what is left of an epoch is the model's own time."""
 
     def __init__(self, loader: Any, shuffle: bool) -> None:
-        self._all = loader.collate_fn(loader.dataset.darray)
-        self._size, self._shuffle = loader.batch_size, shuffle
+        self._all: dict[str, Any] = loader.collate_fn(loader.dataset.darray)
+        self._size: int = loader.batch_size
+        self._shuffle = shuffle
 
     def __len__(self) -> int:
         return math.ceil(len(self._all["label"]) / self._size)

@@ -275,10 +275,10 @@ def _rows(contests: Sequence[Contest], found: Mapping[tuple[int, str], Sequence[
             other = ways[1] if len(ways) > 1 else None
             for way in ways:
                 faster = None if other is None else mean_estimate(rates[way] / rates[other])
-                ratio = (None, None, None) if faster is None else (faster.value, faster.low, faster.high)
+                ratio, low, high = (None,) * 3 if faster is None else (faster.value, faster.low, faster.high)
                 ahead = None if other is None else seed_interval(list(aucs[way] - aucs[other]))
                 rate, auc = mean_estimate(rates[way] / 1000), seed_interval(list(aucs[way]))
-                rows.append(TrainingCost(market, model, way, *ratio, rate, auc, ahead))
+                rows.append(TrainingCost(market, model, way, ratio, low, high, rate, auc, ahead))
     return rows
 
 

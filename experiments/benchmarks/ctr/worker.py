@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,7 +101,8 @@ class Worker:
         self._process.kill()  # it holds nothing that would have to be written
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
-            _open(stream).close()
+            with suppress(BrokenPipeError):  # what it did not read any more
+                _open(stream).close()
 
 
 def _open(stream: IO[str] | None) -> IO[str]:
