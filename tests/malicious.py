@@ -7,9 +7,11 @@ import json
 import os
 import random
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,7 @@ TEXTS = (
 )
 
 
+@cache
 def zip_bomb() -> bytes:
     """A gigabyte and more of zeros, as arrays and as tensors are packed."""
     buffer = io.BytesIO()
@@ -63,6 +66,7 @@ def zip_bomb() -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def lying_zip() -> bytes:
     """A shape that no bytes fill."""
     buffer = io.BytesIO()
@@ -73,6 +77,7 @@ def lying_zip() -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def word_bomb(columns: tuple[str, ...], rows: int = 10**5, length: int = 10**6) -> bytes:
     """A table that repeats one long word: small as a file, rows times length in memory."""
     word = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * length]))
@@ -105,6 +110,48 @@ def fingerprint(directory: Path) -> dict[str, str]:
     return found
 
 
+Marks = dict[str, tuple[int, ...]]
+
+
+def marks(directory: Path) -> Marks:
+    """What tells that a file below a directory was written, made or replaced, without reading any."""
+    found: Marks = {}
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(directory / below) as entries:
+            for entry in entries:
+                name, status = f"{below}{entry.name}", entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    found[name] = (status.st_mode, status.st_ino)  # times and size follow what is in it
+                    folders.append(f"{name}/")
+                else:
+                    found[name] = (
+                        status.st_mode,
+                        status.st_ino,
+                        status.st_size,
+                        status.st_mtime_ns,
+                        status.st_ctime_ns,
+                    )
+    return found
+
+
+def restore(run: Path, kept: Path, before: Marks) -> None:
+    """Take back what was changed below ``run`` since ``before``, when it was a copy of ``kept``."""
+    after = marks(run)
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    for name in changed:  # a folder comes before what is in it
+        path, source = run / name, kept / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, path)
+        elif source.exists():
+            shutil.copy2(source, path)
+
+
 class Stranger:
     """Changes a run directory at random, from a seed.
 
@@ -120,15 +167,17 @@ class Stranger:
 
     def strike(self) -> None:
         """One change."""
-        files = sorted(path for path in self.run.rglob("*") if path.is_file() and not path.is_symlink())
-        read = [path for path in files if path.relative_to(self.run).parts[0] != "state"]
-        path = self.draw.choice(read)
+        path = self.run / self.draw.choice(sorted(self.files()))
         names = [self.noise, self.noise, self.special, self.text, self.bomb]
         if path.suffix in (".json", ".jsonl", ".yaml"):
             names += [self.field] * 6
         change: Callable[[Path], None] = self.draw.choice(names)
         self.done.append(f"{change.__name__} {path.relative_to(self.run)}")
         change(path)
+
+    def files(self) -> list[str]:
+        """What readers look at: all files but the kept state."""
+        return [n for n, mark in marks(self.run).items() if stat.S_ISREG(mark[0]) and not n.startswith("state/")]
 
     def special(self, path: Path) -> None:
         """Something that is no file, in its place or that of its folder."""
@@ -241,13 +290,13 @@ class Stranger:
 
 @contextmanager
 def strangers(run: Path, outside: Path, seed: int, kept: Path) -> Iterator[Stranger]:
-    """A run that a stranger has changed once to three times; ``kept`` is what it was, and will be again."""
+    """A run that a stranger has changed once to three times; it is a copy of ``kept``, and will be again."""
     stranger = Stranger(run, outside, seed)
+    before = marks(run)
     try:
         for _ in range(stranger.draw.randrange(1, 4)):
-            if any(path.is_file() for path in run.rglob("*")):
+            if stranger.files():
                 stranger.strike()
         yield stranger
     finally:
-        shutil.rmtree(run)
-        shutil.copytree(kept, run)
+        restore(run, kept, before)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fedmm_secure.config.audit import AuditConfig, CardConfig
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.federation.coins import CoinsAwaitedError, asked_tosses, hand_in, write_answers
+from fedmm_secure.federation.coins import CoinsAwaitedError, hand_in
+from fedmm_secure.federation.tosses import asked_tosses, write_answers
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage import run_directory
 from fedmm_secure.storage.layout import RunDirectory

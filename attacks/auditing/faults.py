@@ -29,6 +29,7 @@ from privacy.mechanisms.clipped_sums import DenseSums
 from privacy.mechanisms.factored_sums import FactoredSums, LayerGradient
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
+from privacy.mechanisms.sampling import PoissonSampler
 
 Integers = NDArray[np.int64]
 
@@ -135,8 +136,9 @@ def one_batch() -> Iterator[None]:
     """The first batch, of fixed size, serves every step."""
     drawn: WeakKeyDictionary[dp_sgd.DPSGDTrainer, Tensor] = WeakKeyDictionary()
 
-    def fixed(trainer: dp_sgd.DPSGDTrainer, coins: NoiseSource, n_examples: int) -> Tensor:
+    def fixed(trainer: dp_sgd.DPSGDTrainer, sampler: PoissonSampler) -> Tensor:
         if trainer not in drawn:
+            coins, n_examples = sampler.coins[0]
             size = round(trainer.choices.sampling_rate * n_examples)
             drawn[trainer] = torch.from_numpy(np.sort(np.argsort(coins.words(n_examples))[:size]))
         return drawn[trainer]

@@ -19,18 +19,20 @@ from attacks.auditing.gradients import observed
 from attacks.auditing.laws import Law
 from attacks.auditing.played import Played
 from attacks.auditing.verdicts import AuditResult, AuditVerdict, judge
-from fedmm_secure.guarantee.canary_sums import SpareSums, canary_sums, noised_steps
+from fedmm_secure.guarantee.canary_sums import SpareSums, canary_sums, levels, noised_steps
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, EMBEDDING
 from privacy.accounting.ledger import stage_group
 from privacy.arrays import IntArray
 from privacy.mechanisms.discrete_gaussian import scale
-from privacy.mechanisms.dp_svd import GRAM_LEVELS
+from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.randomness import LEVELS
 from privacy.mechanisms.spare import Spare
 
 FEWEST = 8  # canaries of a stage that are judged
+# shares of a stage's level: of a crowd that is too heavy; of one that is lost on the way, which is sixty deviations too
+# light, so that whatever single canaries show shows nothing; of single canaries
+HEAVY, LIGHT, SINGLE = 0.495, 0.005, 0.5
 _SURE = 0.95
 
 
@@ -46,6 +48,7 @@ class Measured:
         noise: size of the noise over what is stated; canaries' contributions taken off.
         weight: what one canary weighs over what a user may, by the sum of a crowd.
         heavy: p-value of a weight as large as the crowd's, where none is heavier than a user may be.
+        light: p-value of a weight as small, where all are as heavy as is stated.
         level: false-alarm rate of all that is judged here.
         result: of the single canaries; None where too few have room.
     """
@@ -54,14 +57,16 @@ class Measured:
     noise: MeasuredRatio
     weight: MeasuredRatio
     heavy: float
+    light: float
     level: float
     result: AuditResult | None
 
     @property
     def alarm(self) -> str | None:
         """What is refuted, in words; None where nothing is."""
-        if self.heavy < 0.5 * self.level:
-            return f"a user weighs {self.weight[0]:.3f} of what is stated, p = {self.heavy:.2g}"
+        if self.heavy < HEAVY * self.level or self.light < LIGHT * self.level:
+            p_value = min(self.heavy, self.light)
+            return f"a user weighs {self.weight[0]:.3f} of what is stated, p = {p_value:.2g}"
         if self.result is not None and self.result.verdict is AuditVerdict.VIOLATED:
             return f"{self.result.direction}: {self.result.seen}, p = {self.result.p_value:.2g}"
         return None
@@ -84,9 +89,10 @@ def measure(plan: SpendingPlan, sums: Mapping[str, list[SpareSums]], level: floa
         if len(found[0].spare.member) >= FEWEST:
             claim = Claim(tuple(one.event for one in plan.releases() if one.stage == stage and one.draws), plan.delta)
             played, law = single_canaries(plan, stage, found)
-            result = judge(claim, ((1.0, law),), played, level=0.5 * own)
-        noise, (weight, heavy) = noise_alone(plan, stage, found), crowds_weight(plan, stage, found)
-        yield Measured(stage, _size(np.concatenate(noise).ravel(), _scale(stage)), weight, heavy, own, result)
+            result = judge(claim, ((1.0, law),), played, level=SINGLE * own)
+        noise, (weight, heavy, light) = noise_alone(plan, stage, found), crowds_weight(plan, stage, found)
+        size = _size(np.concatenate(noise).ravel(), scale(levels(plan, stage)))
+        yield Measured(stage, size, weight, heavy, light, own, result)
 
 
 def noise_alone(plan: SpendingPlan, stage: str, found: Sequence[SpareSums]) -> list[IntArray]:
@@ -94,15 +100,20 @@ def noise_alone(plan: SpendingPlan, stage: str, found: Sequence[SpareSums]) -> l
     return [one.values - canary_sums(plan, stage, one.spare, len(one.values)) for one in found]
 
 
-def crowds_weight(plan: SpendingPlan, stage: str, found: Sequence[SpareSums]) -> tuple[MeasuredRatio, float]:
-    """A canary's weight over what a user may weigh, by a crowd's sums, and the p-value of one that is so heavy."""
+def crowds_weight(plan: SpendingPlan, stage: str, found: Sequence[SpareSums]) -> tuple[MeasuredRatio, float, float]:
+    """A canary's weight over what a user may weigh, by a crowd's sums; p-values of one so heavy, and so light."""
     crowd = len(found[0].spare.member)
     left = np.concatenate([one[:, crowd] for one in noise_alone(plan, stage, found)])
-    seen, deviation = float(sum(one.values[:, crowd].sum() for one in found)), _scale(stage) * np.sqrt(len(left))
+    seen, deviation = (
+        float(sum(one.values[:, crowd].sum() for one in found)),
+        scale(levels(plan, stage)) * np.sqrt(len(left)),
+    )
     weighed = seen - float(left.sum())
     half = float(stats.norm.ppf(0.5 + _SURE / 2)) * deviation / weighed
     one = 1.0 + float(left.sum()) / weighed
-    return (one, one - half, one + half), float(stats.norm.sf((left.sum() - len(left)) / deviation))
+    rounded = len(left)  # grid units by which sums may differ from the normal law
+    heavy = float(stats.norm.sf((left.sum() - rounded) / deviation))
+    return (one, one - half, one + half), heavy, float(stats.norm.cdf((left.sum() + rounded) / deviation))
 
 
 def single_canaries(plan: SpendingPlan, stage: str, found: Sequence[SpareSums]) -> tuple[Played, Law]:
@@ -110,19 +121,18 @@ def single_canaries(plan: SpendingPlan, stage: str, found: Sequence[SpareSums]) 
     member, group = found[0].spare.member, stage_group(stage)
     sigma, n = plan.noise[group], len(member)
     if group in (COUNTS, EMBEDDING):
-        levels, all_in = (GRAM_LEVELS if group == EMBEDDING else LEVELS), Spare(1, np.ones(1, dtype=bool))
-        grid = Grid.of(sigma, levels=levels)
+        used, all_in = levels(plan, stage), Spare(1, np.ones(1, dtype=bool))
+        grid, steps = Grid.of(sigma, levels=used), len(found[0].values)
         length = float(grid.real(canary_sums(plan, stage, all_in, 1))[0, 0])
-        seen = grid.real(found[0].values[0, :n])
-        return gaussian(seen, member, sigma, length, 2.0 / scale(levels)), Law(sigma)
+        seen = grid.real(found[0].values[:, :n])
+        if steps == 1:
+            return gaussian(seen[0], member, sigma, length, 2.0 / scale(used)), Law(sigma)
+        everybody = DPSGD(sigma, 1.0, 1.0)  # in each of several sums
+        return observed(member, seen.T, everybody, length=length), Law(sigma, steps=steps)
     choices = noised_steps(plan, group)
     grid = Grid.of(sigma, choices.clipping_norm)
     seen = np.concatenate([one.values[:, :n] for one in found]).T * (grid.step / choices.clipping_norm)
     return observed(member, seen, choices), Law(sigma, choices.sampling_rate, seen.shape[1])
-
-
-def _scale(stage: str) -> float:
-    return scale(GRAM_LEVELS if stage_group(stage) == EMBEDDING else LEVELS)
 
 
 def _size(noise: IntArray, stated: float) -> MeasuredRatio:

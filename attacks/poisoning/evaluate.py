@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from attacks.metrics import Estimate, mean_estimate
+from attacks.metrics import Estimate, bounded_estimate
 from attacks.poisoning.strategies import (
     SMALLEST_GROUP,
     STRATEGIES,
@@ -27,8 +27,8 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.recipes import configured_recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.quantization.build import initial_model
@@ -46,7 +46,7 @@ class Damage:
     Attributes:
         strategy: of the attacker; ``none`` is an honest market, with a budget under other noise.
         defence: what joins the movements.
-        auc: mean test AUC of the honest markets' configured model, t interval.
+        auc: mean test AUC of the honest markets' configured model.
         loss: mean AUC lost against honest markets without defence, paired by market.
         codes: mean number of global codes that honest markets' users and items have.
         agreement: mean adjusted Rand index of their global codes with those of the first scenario, all honest.
@@ -143,8 +143,8 @@ def _damages(
         Damage(
             strategy,
             defence,
-            mean_estimate(aucs[:, index]),
-            mean_estimate(aucs[:, 0] - aucs[:, index]),
+            bounded_estimate(aucs[:, index]),
+            bounded_estimate(aucs[:, 0] - aucs[:, index], -1.0),
             float(used[:, index].mean()),
             float(agreement[:, index].mean()),
             len(aucs),
@@ -205,7 +205,7 @@ def _aucs(
 ) -> list[tuple[float, int, float]]:
     """By RQ-VAE: test AUC of the configured model on its codes, global codes in use, agreement with the first's."""
     torch.set_num_threads(1)
-    bench, recipe, found = MarketTrainer(prepared, embedding, config), configured_recipe(config), []
+    bench, recipe, found = market_trainer(prepared, embedding, config), configured_recipe(config), []
     choices, honest = bench.grid(recipe.kind)[0], None
     for model in models:
         ctr, builder = bench.train(recipe, model, seed, choices)

@@ -23,10 +23,10 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED, BaselineName
+from fedmm_secure.ctr.build import market_trainer, private_trainer
 from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.models.neural import NeuralModel
 from fedmm_secure.ctr.private_features import PrivateHistory
-from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.candidates import Candidates
@@ -162,7 +162,7 @@ class Retraining:
                 yield recipe.name, [self._private(half, own, seed) for half, own in zip(halves, coded, strict=True)]
             else:
                 benches = benches or [
-                    MarketTrainer(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
+                    market_trainer(half, embedding, self.config) for half, embedding in zip(halves, raw, strict=True)
                 ]
                 yield recipe.name, self._exact(recipe, benches, coded, seed, together=together)
 
@@ -176,7 +176,7 @@ class Retraining:
         recipe = recipe_by_name(self.config, self.targets[0])
         if recipe.name == CONFIGURED and self.config.private_ctr:
             return self._private(self.prepared, coded, seed)
-        bench = MarketTrainer(self.prepared, coded.embedding, self.config)
+        bench = market_trainer(self.prepared, coded.embedding, self.config)
         return self._exact(recipe, [bench], [coded], seed, together=False)[0]
 
     def embed(self, half: PreparedMarket) -> Embedding:
@@ -231,7 +231,7 @@ class Retraining:
         quantizer = own.quantizer
         if quantizer is None:
             raise ValueError("a released model needs codes")
-        bench = PrivateTrainer(half, own.embedding, self.fresh_noise)
+        bench = private_trainer(half, own.embedding, self.fresh_noise)
         choices = dp_sgd(self.config.privacy.ctr, self.noise[self.market][CTR])
         trained = bench.train_with(quantizer, seed, choices, NoiseSource.from_entropy())
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.commands.coins import coins_app
 from experiments.commands.options import JsonFlag, SetOption
 from experiments.commands.signing import KeysOption, PassphraseOption, read_passphrase
 from experiments.presentation.console import one_line, say, say_json, wide_console
@@ -36,6 +37,8 @@ keys_app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+keys_app.add_typer(coins_app)
 
 SizeOption = Annotated[
     list[str] | None,
@@ -255,35 +258,6 @@ def explain(
             f"degree {parameters.degree}, 128-bit security\n"
             "(Homomorphic Encryption Standard 2018, ternary secret; one bit less at degree 2048)."
         )
-
-
-@keys_app.command(
-    "coins",
-    short_help="Toss coins for a run that you replay.",
-    help="An auditor's part of a run with audit.replay: a coin for each ledger that has its first line alone, of which "
-    "the run's noise is made; and how often a market asked for coins before.\n\n"
-    "Example: fedmm keys coins runs/x --keys keys/auditor --out coins.json; then: fedmm run --resume --out runs/x "
-    "--coins coins.json",
-)
-def coins(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or one with its ledger/ alone.")],
-    keys: KeysOption,
-    out: Annotated[Path, typer.Option(help="File for the coins, to be handed back.")] = Path("coins.json"),
-    passphrase_file: PassphraseOption = None,
-) -> None:
-    """``fedmm keys coins``."""
-    from fedmm_secure.federation.coin_book import enter_tosses  # ledgers, and with them the accountants
-    from fedmm_secure.federation.coins import asked_tosses, write_answers
-
-    identity = KeyDirectory(keys).identity(read_passphrase(passphrase_file))
-    tosses = asked_tosses(run, identity)
-    before = enter_tosses(keys, tosses)
-    write_answers(out, identity, tosses)
-    for toss in tosses:
-        say(one_line(f"{toss.market:<12} run {toss.run[:12]}, first line {toss.opening[:16]}"))
-        if before[toss.market]:
-            say(one_line(f"  coins were tossed for {before[toss.market]} other first lines of this market: ask why"))
-    say(f"coins        {out}")
 
 
 def own_identity(directory: KeyDirectory, name: str, passphrase: bytes | None) -> Identity:

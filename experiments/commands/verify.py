@@ -15,10 +15,8 @@ from experiments.commands.signing import PassphraseOption, read_passphrase
 from experiments.presentation.console import one_line, say, say_json
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import judging
-from privacy.accounting.fingerprints import AccountKey
 from privacy.aggregation.identities import read_card
 from privacy.aggregation.keys import KeyDirectory
-from privacy.files import read_secret
 from privacy.foreign import held_still
 
 if TYPE_CHECKING:
@@ -88,11 +86,12 @@ def verify(
     data: Annotated[
         Path | None, typer.Option(help="With --replay: the folder of the markets' files, as they handed them over.")
     ] = None,
-    account_key: Annotated[
+    run_key: Annotated[
         Path | None,
         typer.Option(
-            help="With --replay: the key beside a market's privacy account: shows that the rows are those that the "
-            "run was opened on."
+            metavar="FILE",
+            help="With --replay: what the rows' owner made of its privacy account's key with fedmm keys run-key: shows "
+            "that the rows are those that the run was opened on.",
         ),
     ] = None,
     passphrase_file: PassphraseOption = None,
@@ -109,8 +108,8 @@ def verify(
         raise typer.Exit(FINDING if findings else 0)
     if run is not None or card is not None or account is not None:
         raise ConfigError(f"{path}: --run, --card and --account are for compliance reports")
-    if replay is None and (data is not None or account_key is not None or passphrase_file is not None):
-        raise ConfigError("--data, --account-key and --passphrase-file go with --replay")
+    if replay is None and (data is not None or run_key is not None or passphrase_file is not None):
+        raise ConfigError("--data, --run-key and --passphrase-file go with --replay")
     if not path.is_dir():
         raise ConfigError(f"{path}: neither a run directory nor a report: there is no such file; is the name right?")
     from experiments.reports.run import page_findings  # the accountants and what reads models
@@ -120,7 +119,7 @@ def verify(
 
     with judging(path), held_still(path):
         with TaskProgress("verifying", quiet=as_json):
-            brought = None if replay is None else _brought(replay, passphrase_file, data, account_key)
+            brought = None if replay is None else _brought(replay, passphrase_file, data, run_key)
             examined = examine_run(path, server, None if signer is None else read_card(signer), brought)
             on_page, about_page = page_findings(path, examined) if examined.complete else ([], [])
         findings, notes = [*examined.findings, *on_page], [*_notes(examined), *about_page]
@@ -129,11 +128,12 @@ def verify(
     raise typer.Exit(FINDING if findings else 0)
 
 
-def _brought(keys: Path, passphrase_file: Path | None, data: Path | None, account_key: Path | None) -> Replay:
+def _brought(keys: Path, passphrase_file: Path | None, data: Path | None, run_key: Path | None) -> Replay:
     from experiments.verification.replay import Replay
+    from fedmm_secure.federation.run_keys import read_run_key
 
     auditor = KeyDirectory(keys).identity(read_passphrase(passphrase_file))
-    return Replay(auditor, data, None if account_key is None else AccountKey(read_secret(account_key)))
+    return Replay(auditor, data, None if run_key is None else read_run_key(run_key))
 
 
 def check_report(

@@ -13,12 +13,12 @@ from fedmm_secure.federation.canaries import RunCanaries, opened_nonce
 from fedmm_secure.federation.transcript import METER
 from fedmm_secure.guarantee.canary_sums import SpareSums, canary_sums, has_canaries
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import CTR, QUANTIZER
+from fedmm_secure.guarantee.stages import CTR, EMBEDDING, QUANTIZER
 from privacy.accounting.ledger import Entry, stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.accounting.text import epsilon_text
 from privacy.arrays import IntArray
-from privacy.mechanisms.meter import ENOUGH, spare_coordinates
+from privacy.mechanisms.meter import spare_coordinates
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
@@ -40,7 +40,8 @@ def spare_shape(plan: SpendingPlan, stage: str) -> tuple[int, int]:
         return config.privacy.quantizer.steps_per_round, spare_coordinates(plan.stages[QUANTIZER].steps)
     if group == CTR:
         return config.privacy.ctr.steps, spare_coordinates(plan.stages[CTR].steps)
-    return 1, ENOUGH
+    iterations = plan.stages[EMBEDDING].steps if group == EMBEDDING else 1  # one where a Gram matrix is released
+    return iterations, spare_coordinates(iterations)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fedmm_secure.federation.closing import (
     private_files,
     transcript_digest,
 )
+from fedmm_secure.federation.coins import asked_by
 from fedmm_secure.federation.private_record import commitment, read_salt
 from fedmm_secure.storage.layout import PRIVATE
 from privacy.accounting.ledger import LedgerContent
@@ -98,6 +99,10 @@ def closing_findings(evidence: Evidence, signer: Card | None) -> list[Finding]:
         if signer is not None and card is not None and card != signer:
             said = f"is signed by {card.name} {card.fingerprint}, not by {signer.name} {signer.fingerprint}"
             findings.append(Finding(where, said))
+        asked = asked_by(content.opening)
+        if asked is not None and card is not None and asked != card:
+            what = f"is signed by {card.name} {card.fingerprint}, and its first line's coin was asked for by"
+            findings.append(Finding(where, f"{what} {asked.name} {asked.fingerprint}: one card has to sign for both"))
         findings += [
             Finding(where, what) for what in _differences(evidence, market, content.closing, len(content.kinds))
         ]

@@ -9,12 +9,13 @@ import numpy as np
 
 from experiments.verification.agreements import agreement_findings
 from experiments.verification.evidence import Evidence, Messages, irregular, read_messages
-from experiments.verification.spending import Place, rounds_of
+from experiments.verification.spending import rounds_of
 from experiments.verification.transcript import OF_SERVER, ByKey, Opened, Planned, key_of
 from fedmm_secure.config import configuration_hash
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import Hello, MessageError, verify
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
+from fedmm_secure.guarantee.releases import PlannedPlace
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
@@ -49,9 +50,9 @@ def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> lis
     return findings
 
 
-def rounds_without(opened: Opened, markets: Iterable[str]) -> dict[str, set[Place]]:
+def rounds_without(opened: Opened, markets: Iterable[str]) -> dict[str, set[PlannedPlace]]:
     """By market, rounds whose signed sum lacks it."""
-    found: dict[str, set[Place]] = {market: set() for market in markets}
+    found: dict[str, set[PlannedPlace]] = {market: set() for market in markets}
     for key in opened:
         if key[0] == AGGREGATE:
             for market in found.keys() - set(opened.header(key).cohort):

@@ -17,15 +17,14 @@ from experiments.verification.evidence import Evidence
 from experiments.verification.messages import integers
 from experiments.verification.transcript import ByKey
 from fedmm_secure.federation.transcript import METER
+from fedmm_secure.guarantee.canary_sums import levels
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import CTR, EMBEDDING, QUANTIZER, USER_CODES
 from privacy.accounting.ledger import stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.base import IntVector
 from privacy.mechanisms.discrete_gaussian import scale
-from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.meter import ENOUGH, meter_findings, repeats, response_findings, spare_coordinates
-from privacy.mechanisms.randomness import LEVELS
 
 METER_LEVEL = 1e-3  # false alarms a run, split evenly over its markets and their stages
 
@@ -119,8 +118,7 @@ def _problem(plan: SpendingPlan, reading: MeterReading, level: float) -> str | N
 
 def _scale(plan: SpendingPlan, group: str) -> float:
     """Standard deviation of a stage's noise in grid units."""
-    gram = group == EMBEDDING and plan.config.embedding.private.uses_gram(plan.size.items)
-    return scale(GRAM_LEVELS if gram else LEVELS)
+    return scale(levels(plan, group))
 
 
 def _shared(evidence: Evidence, readings: Sequence[MeterReading], level: float) -> Iterator[Finding]:

@@ -74,7 +74,7 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
         run = content.opening.get("run", "")
         catalogue = _catalogue(evidence, market, plan)
         wanted = commitments(run, plan, catalogue, evidence.bundle, evidence.directory, known)
-        wanted |= {"code": evidence.environment.get("code")} | stated_toss(evidence.config, content.opening)
+        wanted |= {"code": evidence.environment.get("code")} | stated_toss(evidence.config, market, content.opening)
         wanted |= stated_canaries(evidence.config, content.opening)
         findings += [
             Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")

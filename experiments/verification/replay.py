@@ -5,8 +5,8 @@ otherwise. It takes the rows, the auditor's keys, and the code and the kind of m
 computed in floating point differs elsewhere in its last bits.
 
 It says that what was released is what this code makes of these rows with noise that nobody chose (``coins``). The rows
-are those that the market bound itself to before it knew its noise, where the key of its privacy account comes with
-them; otherwise a market may bring rows that it found afterwards.
+are those that the market bound itself to before it knew its noise, where a key for them comes from its privacy
+account (``fedmm keys run-key``); otherwise a market may bring rows that it found afterwards.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from experiments.verification.platform import same_machine
 from experiments.verification.publications import read_publications
 from experiments.verification.replaying_door import NotChargedError, Recorded, ReplayingDoor
 from fedmm_secure.config import Config
+from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.market_models import train_released
-from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import data_fingerprint
-from fedmm_secure.federation.coins import CoinError, Toss, noted_coin
+from fedmm_secure.federation.account import data_fingerprint, readers_fingerprint
+from fedmm_secure.federation.coins import CoinError, noted_coin
 from fedmm_secure.federation.messages import Header, unpack
 from fedmm_secure.federation.noise_chain import links, release_key
 from fedmm_secure.federation.parties import Federation, make_agreement, make_clients
@@ -50,12 +50,14 @@ from fedmm_secure.federation.releases import (
 )
 from fedmm_secure.federation.round_client import RoundClient
 from fedmm_secure.federation.shared_catalogue import sum_client
+from fedmm_secure.federation.tosses import Toss
 from fedmm_secure.federation.transcript import AGGREGATE, PUBLICATION, SUM, Transcript
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import MODEL, QUANTIZER, SUMMED, seed_stage
 from fedmm_secure.pipeline import Embeddings, Quantizers, embed_markets, pseudo_rows, publish_quantizers
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.accounting.fingerprints import AccountKey, PublicData
+from privacy.accounting.fingerprints import PublicData, RunKey
 from privacy.accounting.ledger import Charge, LedgerContent
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.base import IntVector
@@ -72,12 +74,12 @@ class Replay:
     Attributes:
         auditor: whose card the configuration names.
         data: folder of the markets' files, as they hand them over; None for rows that are generated.
-        account_key: key of the privacy account that the rows were entered in; None compares them with nothing.
+        run_key: what the owner of the rows hands over of a privacy account's key; None compares them with nothing.
     """
 
     auditor: Identity = field(repr=False)
     data: Path | None = None
-    account_key: AccountKey | None = field(default=None, repr=False)
+    run_key: RunKey | None = field(default=None, repr=False)
 
 
 def refuse_another_auditor(directory: Path, config: Config, replay: Replay) -> None:
@@ -105,15 +107,16 @@ def replay_findings(evidence: Evidence, replay: Replay) -> list[Finding]:
         if market not in evidence.plans:
             continue  # said where plans are made
         try:
-            first = _first_link(evidence, market, replay.auditor)
+            toss = _toss(evidence, market, replay.auditor)
+            first, said = toss.first_link(replay.auditor), toss.rows(replay.auditor)
         except CoinError as error:
             findings.append(Finding(f"{evidence.ledger(market)}:1", f"replay: {error}"))
             continue
         prepared = prepare_one(data, market)
-        problems = list(_rows(evidence, market, prepared, replay.account_key))
+        problems = list(_rows(evidence, market, prepared, replay, said))
         findings += [Finding(f"{evidence.ledger(market)}:1", f"replay: {problem}") for problem in problems]
         if not problems:
-            keys = _keys(content, market, first)
+            keys = _keys(content, evidence.plans[market], first, by_place=toss.by_place)
             findings += _other_keys(evidence.ledger(market), content, keys)
             recorded[market], markets[market] = _recorded(evidence, market, keys), prepared
     if not same_machine(evidence):
@@ -127,37 +130,47 @@ def replay_findings(evidence: Evidence, replay: Replay) -> list[Finding]:
     return findings
 
 
-def _first_link(evidence: Evidence, market: str, auditor: Identity) -> bytes:
+def _toss(evidence: Evidence, market: str, auditor: Identity) -> Toss:
     """Raises ``CoinError`` where the two coins are not there as they must be."""
     content = evidence.ledgers[market]
     toss = Toss.of(content, auditor.card)
     if noted_coin(content.entries) != toss.answer(auditor).hex():
         raise CoinError("its second line holds another coin than your keys toss for its first line")
-    return toss.first_link(auditor)
+    return toss
 
 
-def _rows(evidence: Evidence, market: str, prepared: PreparedMarket, key: AccountKey | None) -> Iterator[str]:
-    """Why a market's rows are not those that the run was opened on."""
-    opening, size = evidence.ledgers[market].opening, evidence.plans[market].size
+def _rows(evidence: Evidence, market: str, prepared: PreparedMarket, replay: Replay, said: str) -> Iterator[str]:
+    """Why a market's rows are not those that the run was opened on, and that it sealed for its auditor (``said``)."""
+    opening, size, key = evidence.ledgers[market].opening, evidence.plans[market].size, replay.run_key
+    run, reader = str(opening.get("run")), replay.auditor.card.fingerprint
     if prepared.market.n_users != size.users:
         yield f"the rows have {prepared.market.n_users} users, it was opened with {size.users}"
     elif evidence.config.catalogue != "discovered" and prepared.market.n_items != size.items:
         yield f"the rows have {prepared.market.n_items} items, it was opened with {size.items}"
-    elif evidence.config.data.synthetic is not None or key is not None:
-        if data_fingerprint(key or PublicData(), str(opening.get("run")), prepared) != opening.get("data"):
-            yield "the rows are not those that it was opened on"
-    else:
+    elif evidence.config.data.synthetic is None and key is None:
         evidence.notes.append(
             f"replay: {market}: whether the rows are those that the ledger was opened on was not compared: that takes "
-            "the key of the market's privacy account (--account-key)"
+            "a key that the market makes for you (fedmm keys run-key, and --run-key)"
         )
+    elif key is not None and (key.run, key.reader) != (run, reader):
+        yield f"the key of --run-key is for run {key.run:.12} and reader {key.reader}"
+    elif data_fingerprint(key or PublicData(), run, prepared) != opening.get("data"):
+        yield "the rows are not those that it was opened on"
+    elif said and readers_fingerprint(key or PublicData(), prepared, reader) != said:
+        yield "the fingerprint that it sealed for you is not that of its rows, so that your book took them for others"
 
 
-def _keys(content: LedgerContent, market: str, first: bytes) -> dict[int, bytes]:
-    """The key of each charge that draws, by its sequence, in turn."""
-    drawing = (charge for charge in content.charges if charge.entry.coordinates > 0)
-    turns = zip(drawing, links(first), strict=False)
-    return {charge.sequence: release_key(link, market, charge.entry.identity) for charge, link in turns}
+def _keys(content: LedgerContent, plan: SpendingPlan, first: bytes, *, by_place: bool) -> dict[int, bytes]:
+    """The key of each charge that draws and is planned, by its sequence."""
+    drawing = [charge for charge in content.charges if charge.entry.coordinates > 0]
+    if not by_place:
+        turns = zip(drawing, links(first), strict=False)
+        return {charge.sequence: release_key(link, plan.market, charge.entry.identity) for charge, link in turns}
+    keys = {
+        place: release_key(link, plan.market, place) for place, link in zip(plan.drawing, links(first), strict=False)
+    }
+    places = ((charge.sequence, (charge.entry.stage, charge.entry.round)) for charge in drawing)
+    return {sequence: keys[place] for sequence, place in places if place in keys}
 
 
 def _other_keys(path: Path, content: LedgerContent, keys: Mapping[int, bytes]) -> Iterator[Finding]:
@@ -323,7 +336,7 @@ class _Course:
             begun = begin_ctr(federation, market)
             training = private_training(federation, market, begun)
             assert training is not None
-            private = PrivateTrainer(prepared, embeddings[market], federation.config)
+            private = private_trainer(prepared, embeddings[market], federation.config)
             for seed, models in quantizers.items():
                 tell_step(f"replaying ctr/{seed}", 0, 1, market)
                 train_released(private, models[market], seed, training, layout.ctr(market, seed))

@@ -25,12 +25,13 @@ from experiments.verification.opening import market_findings, opening_findings, 
 from experiments.verification.platform import one_thread
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.replay import Replay, refuse_another_auditor, replay_findings
-from experiments.verification.spending import Place, spending_findings
+from experiments.verification.spending import spending_findings
 from experiments.verification.transcript import Opened, transcript_findings
 from fedmm_secure.federation.canaries import CANARIES
 from fedmm_secure.federation.coins import REPLAY
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.publications import Publications
+from fedmm_secure.guarantee.releases import PlannedPlace
 from fedmm_secure.storage.provenance import code_version
 from fedmm_secure.storage.run_directory import MALFORMED
 from privacy.accounting.ledger_check import Finding
@@ -204,7 +205,7 @@ class _Course:
         except (AggregationError, *MALFORMED) as error:
             found.append(Finding(str(self.evidence.directory), f"{name}: cannot be checked: {error!r:.300}"))
 
-    def _spending(self, left_out: Mapping[str, set[Place]]) -> list[Finding]:
+    def _spending(self, left_out: Mapping[str, set[PlannedPlace]]) -> list[Finding]:
         findings = []
         for market, plan in self.evidence.plans.items():
             content = self.evidence.ledgers[market]

@@ -11,7 +11,7 @@ from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.federation.coins import COINS, coin_note, is_coin
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.releases import Release, again
+from fedmm_secure.guarantee.releases import PlannedPlace, Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
@@ -21,7 +21,6 @@ from privacy.json_text import json_text
 
 _MOST_NAMED = 20  # of what is missing
 _ONE_COURSE = "and a run that an auditor replays has one course"
-Place = tuple[str, int | None]  # stage and round: what is paid for once
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class Line:
     charge: Charge | None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> PlannedPlace:
         """Stage and round."""
         return _of(self.entry)
 
 
 def spending_findings(
-    path: Path, content: LedgerContent, plan: SpendingPlan, *, data: str, left_out: Collection[Place] = ()
+    path: Path, content: LedgerContent, plan: SpendingPlan, *, data: str, left_out: Collection[PlannedPlace] = ()
 ) -> list[Finding]:
     """Where a ledger is not that of its plan.
 
@@ -107,14 +106,16 @@ def is_note(release: Release) -> bool:
 class _Walk:
     """Compares the lines of a ledger with the plan, one after the other."""
 
-    def __init__(self, path: Path, plan: SpendingPlan, left_out: Collection[Place], content: LedgerContent) -> None:
+    def __init__(
+        self, path: Path, plan: SpendingPlan, left_out: Collection[PlannedPlace], content: LedgerContent
+    ) -> None:
         self.findings: list[Finding] = []
         self._content, self._replayed = content, plan.config.audit.replay is not None
         self._tossed = not self._replayed
         self._given_up = given_up_charges(content)
         self._path, self._plan, self._left_out = path, plan, left_out
         self._planned = list(plan.releases())
-        self._places = {_place(release): index for index, release in enumerate(self._planned)}
+        self._places = {release.place: index for index, release in enumerate(self._planned)}
         self._next, self._attempt = 0, 0
         self._noted = False
 
@@ -156,7 +157,7 @@ class _Walk:
             self.findings.append(Finding(str(self._path), "no line says what earlier runs on the same data spent"))
 
     def _skip(self, until: int) -> None:
-        places = [_place(release) for release in self._planned[self._next : until]]
+        places = [release.place for release in self._planned[self._next : until]]
         missing = [_name(place) for place in places if place not in self._left_out]
         named = (
             missing if len(missing) <= _MOST_NAMED else [*missing[:_MOST_NAMED], f"{len(missing) - _MOST_NAMED} more"]
@@ -244,7 +245,7 @@ class _Walk:
 
 
 def _transactions(
-    path: Path, content: LedgerContent, given_up: Collection[int], *, data: str, left_out: Collection[Place]
+    path: Path, content: LedgerContent, given_up: Collection[int], *, data: str, left_out: Collection[PlannedPlace]
 ) -> Iterator[Finding]:
     """Each charge names the rows that it reads and the key that it draws from, a key of its own, and has its seal."""
     keys: dict[str, int] = {}
@@ -295,19 +296,15 @@ def rounds_of(plan: SpendingPlan) -> list[tuple[str, int]]:
     return [(release.stage, release.round) for release in plan.releases() if release.round is not None]
 
 
-def _of(entry: Entry) -> Place:
+def _of(entry: Entry) -> PlannedPlace:
     return entry.stage, entry.round
-
-
-def _place(release: Release) -> Place:
-    return release.stage, release.round
 
 
 def _is_attempt(attempt: Any, least: int, n_markets: int) -> bool:
     return type(attempt) is int and least <= attempt < n_markets
 
 
-def _name(place: Place) -> str:
+def _name(place: PlannedPlace) -> str:
     stage, round = place
     return stage if round is None else f"{stage}, round {round}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.verification.closing import private_digests
 from experiments.verification.evidence import Evidence, Messages
-from experiments.verification.spending import Place, is_note, rounds_of
+from experiments.verification.spending import is_note, rounds_of
 from fedmm_secure.federation.messages import HELLO_STAGE, Header, verify
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import (
@@ -26,6 +26,7 @@ from fedmm_secure.federation.transcript import (
     record_file,
 )
 from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.releases import PlannedPlace
 from fedmm_secure.guarantee.stages import USER_CODES
 from privacy.accounting.ledger import Charge, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding
@@ -103,7 +104,7 @@ class Planned:
     here: frozenset[str]
     rounds: frozenset[tuple[str, int]]
     published: dict[str, frozenset[str]]
-    drawn: dict[str, frozenset[Place]]
+    drawn: dict[str, frozenset[PlannedPlace]]
 
     @classmethod
     def of(cls, evidence: Evidence) -> Planned:
@@ -114,7 +115,7 @@ class Planned:
             frozenset(evidence.ledgers),
             frozenset(place for plan in plans.values() for place in rounds_of(plan)),
             {market: _published(plan) for market, plan in plans.items()},
-            {market: frozenset(_drawn(plan)) for market, plan in plans.items()},
+            {market: frozenset(plan.drawing) for market, plan in plans.items()},
         )
 
     def problem(self, record: Record) -> str | None:
@@ -182,11 +183,7 @@ def _published(plan: SpendingPlan) -> frozenset[str]:
     )
 
 
-def _drawn(plan: SpendingPlan) -> Iterator[Place]:
-    return ((found.stage, found.round) for found in plan.releases() if found.draws)
-
-
-def transcript_findings(evidence: Evidence, left_out: dict[str, set[Place]]) -> list[Finding]:
+def transcript_findings(evidence: Evidence, left_out: dict[str, set[PlannedPlace]]) -> list[Finding]:
     """Every record is planned, and is what a market's ledger was sealed with; every seal has its record.
 
     Args:
@@ -221,7 +218,7 @@ class _Sealed:
     market: str
     content: LedgerContent
     digests: dict[Key, str]
-    left_out: set[Place]
+    left_out: set[PlannedPlace]
 
     def findings(self, published: frozenset[str]) -> Iterator[Finding]:
         last = {(found.entry.stage, found.entry.round): found.sequence for found in self.content.charges}

@@ -15,6 +15,7 @@ from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.config import NOISY_BASELINES, Config
 from fedmm_secure.config.choices import CONFIGURED, FIELD_BASELINES, MODELS
+from fedmm_secure.ctr.build import market_trainer, private_trainer
 from fedmm_secure.ctr.cache_keys import bench_inputs, code_inputs, local_inputs
 from fedmm_secure.ctr.models.base import predict_pairs
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining, ReleasedCTR
@@ -58,7 +59,7 @@ def train_market(
     name, layout = prepared.market.name, RunDirectory(directory)
     store = Store(layout.kept_predictions(name))
     silent = {PROBABILITY: np.full(len(prepared.test), prepared.prior)}  # where rows leave nothing to train on
-    bench = None if prepared.lacking else MarketTrainer(prepared, embedding, config)
+    bench = None if prepared.lacking else market_trainer(prepared, embedding, config)
     scored = None if bench is None else ScoreBaselines(prepared, bench.history, config.privacy)
     shared = cache or Cache()
     common = bench_inputs(config, prepared) if shared.directory is not None else {}  # a market is hashed once
@@ -74,7 +75,7 @@ def train_market(
     def released(seed: int) -> dict[str, np.ndarray]:
         if private_training is None:
             raise TypeError("a released model needs noise")
-        private, user, item = PrivateTrainer(prepared, embedding, config), prepared.test.user, prepared.test.item
+        private, user, item = private_trainer(prepared, embedding, config), prepared.test.user, prepared.test.item
         trained = train_released(private, quantizers[seed], seed, private_training, layout.ctr(name, seed))
         found = {PROBABILITY: predict_pairs(trained.model, trained.builder, user, item)}
         if published_user_codes is not None:

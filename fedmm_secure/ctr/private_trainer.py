@@ -11,7 +11,9 @@ import numpy as np
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, when_met
 from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
-from fedmm_secure.config import Config, ContributionConfig
+from fedmm_secure.config import ContributionConfig
+from fedmm_secure.config.privacy import PrivacyConfig
+from fedmm_secure.config.sections import CTRConfig, DataConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
 from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
 from fedmm_secure.ctr.features import PAIRS, FeatureBuilder
@@ -22,7 +24,6 @@ from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pai
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import LostResultError
-from fedmm_secure.guarantee.coordinates import most_ctr_parameters
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -80,13 +81,30 @@ class _Job:
     touched: IntArray
 
 
+@dataclass(frozen=True)
+class PrivateTrainerSettings:
+    """How a market's CTR models are trained where they may be released.
+
+    Attributes:
+        data: labels and negatives of examples.
+        ctr: the model, its features, the last fit.
+        privacy: steps and clipping, what a user contributes, pseudo-users.
+        most_parameters: that the spending plan charges noise for.
+    """
+
+    data: DataConfig
+    ctr: CTRConfig
+    privacy: PrivacyConfig
+    most_parameters: int
+
+
 class PrivateTrainer:
     """Builds the CTR models that ``protect: release`` lets out of one market."""
 
-    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, settings: PrivateTrainerSettings) -> None:
         if not isinstance(embedding, DPSVDEmbedding):
             raise TypeError("a released model needs private embeddings")
-        self.prepared, self.embedding, self.config = prepared, embedding, config
+        self.prepared, self.embedding, self.settings = prepared, embedding, settings
         self.history = self._history(prepared.split.train)
 
     def train(self, quantizer: RQVAE, seed: int, training: PrivateTraining) -> ReleasedCTR:
@@ -99,22 +117,22 @@ class PrivateTrainer:
             name = self.prepared.market.name
             raise LostResultError(f"market {name}, ctr/{seed}: was sealed, and what it predicted is gone")
         noise = NoiseSource(training.keys[seed], seeded=training.seeded)
-        choices = dp_sgd(self.config.privacy.ctr, training.noise_multiplier)
+        choices = dp_sgd(self.settings.privacy.ctr, training.noise_multiplier)
         return self.train_with(quantizer, seed, choices, noise, spare=training.spares[seed])
 
     def train_with(
         self, quantizer: RQVAE, seed: int, choices: DPSGD, noise: NoiseSource, *, spare: int | Spare = 0
     ) -> ReleasedCTR:
         """The same with given private randomness, which serves this training alone."""
-        config, builder = self.config, self.builder(quantizer)
+        privacy, builder = self.settings.privacy, self.builder(quantizer)
         seed = self._own_seed(seed)
         model = self._untrained(builder, seed)
         size = sum(parameter.numel() for parameter in model.network.parameters())
-        if size > most_ctr_parameters(config, self.prepared.market.n_items):
+        if size > self.settings.most_parameters:
             raise ValueError(f"the network has {size} parameters, more than were charged for")
-        epochs = PRETRAIN_EPOCHS if config.privacy.pseudo_users else 0
+        epochs = PRETRAIN_EPOCHS if privacy.pseudo_users else 0
         model.pretrain(self._pseudo_examples(quantizer, seed), torch_generator("ctr-pretrain", seed), epochs)
-        private = config.privacy.ctr
+        private = privacy.ctr
         bags = self._bags(model, quantizer, noise)
         found = model.fit(bags, choices, private.steps, private.learning_rate, private.average, noise, spare=spare)
         return ReleasedCTR(model, builder, found)
@@ -130,7 +148,7 @@ class PrivateTrainer:
         return derive_seed("ctr", self.prepared.market.name, seed)
 
     def _untrained(self, builder: FeatureBuilder, seed: int) -> PrivateCTR:
-        ctr = self.config.ctr
+        ctr = self.settings.ctr
         return PrivateCTR(ctr.model, builder.schema(), neural_choices(ctr), seed)
 
     def builder(
@@ -146,12 +164,12 @@ class PrivateTrainer:
         if user_codes is not None:
             codes = replace(codes, user=user_codes)
         shape = quantizer.shape
-        return FeatureBuilder(self.config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
+        return FeatureBuilder(self.settings.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
     def _history(self, rows: IntArray) -> PrivateHistory:
         market = self.prepared.market
-        choices = self.config.privacy.contribution
-        active = user_times(market, rows, choices) if {"shared", "recency"} & set(self.config.ctr.features) else None
+        choices = self.settings.privacy.contribution
+        active = user_times(market, rows, choices) if {"shared", "recency"} & set(self.settings.ctr.features) else None
         latest = latest_items(market.user[rows], market.item[rows], market.n_users)
         return PrivateHistory(self.embedding, history_matrix(market, rows), latest, active)
 
@@ -163,7 +181,7 @@ class PrivateTrainer:
         counts = self.embedding.counts.values
         items = np.arange(len(counts))
         weights = np.ones(len(counts))
-        if self.config.data.negatives == "popularity" and (counts > 0).any():
+        if self.settings.data.negatives == "popularity" and (counts > 0).any():
             weights = np.maximum(counts, 0.0)
         return Pool(items, weights / weights.sum(), 1.0)
 
@@ -173,15 +191,15 @@ class PrivateTrainer:
         A bag depends on its user's rows, on private releases and on negatives drawn independently for each row. They
         are as secret as the noise: with a public seed, removing one user would shift the draws of others.
         """
-        data, jobs = self.config.data, self._jobs()
+        data, jobs = self.settings.data, self._jobs()
         width = len(jobs) * (1 + (data.negatives_per_positive if data.label == "click" else 0))
         return make_bags(self.prepared.market.n_users, width, self._examples(jobs, model, quantizer, noise))
 
     def _jobs(self) -> list[_Job]:
-        split, config = self.prepared.split, self.config
-        folds = latest_folds(self.prepared.market, split.train, config.privacy.ctr.rows_per_user)
+        split, settings = self.prepared.split, self.settings
+        folds = latest_folds(self.prepared.market, split.train, settings.privacy.ctr.rows_per_user)
         jobs = [_Job(fold.held_out, fold.kept, split.train) for fold in folds]
-        if config.ctr.refit:
+        if settings.ctr.refit:
             jobs.append(_Job(split.valid, None, np.concatenate([split.train, split.valid])))
         return jobs
 
@@ -198,7 +216,7 @@ class PrivateTrainer:
                 yield user, Labelled(model.standardise(builder(user, item)), label)
 
     def _candidates(self, rows: IntArray, touched: IntArray, draws: Draws) -> Candidates:
-        market, data = self.prepared.market, self.config.data
+        market, data = self.prepared.market, self.settings.data
         user, item = market.user[rows], market.item[rows]
         if data.label == "like":
             return Candidates(user, item, (market.rating[rows] >= data.like_threshold).astype(np.float64))
@@ -208,7 +226,7 @@ class PrivateTrainer:
     def _pseudo_examples(self, quantizer: RQVAE, seed: int) -> Labelled:
         """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
         rng = numpy_generator("ctr-pseudo-users", seed)
-        pseudo = draw_pseudo_users(self.embedding, max(self.config.privacy.pseudo_users, 200), rng)
+        pseudo = draw_pseudo_users(self.embedding, max(self.settings.privacy.pseudo_users, 200), rng)
         history = PrivateHistory(self.embedding, pseudo.history, pseudo.latest)
         return labelled(self.builder(quantizer, history), self._pseudo_pairs(pseudo, rng))
 
@@ -217,5 +235,5 @@ class PrivateTrainer:
         history = pseudo.history.tocoo()
         keys = pair_keys(history.coords[0].astype(np.int64), history.coords[1].astype(np.int64), n_items)
         users = np.arange(n)
-        per_positive = self.config.data.negatives_per_positive if self.config.data.label == "click" else 1
+        per_positive = self.settings.data.negatives_per_positive if self.settings.data.label == "click" else 1
         return with_negatives(users, pseudo.next_item, self.negatives(), keys, n_items, per_positive, Simulated(rng))

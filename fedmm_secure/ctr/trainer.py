@@ -13,8 +13,8 @@ from scipy import sparse
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.config import Config
 from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.config.sections import CTRConfig, DataConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
 from fedmm_secure.ctr.histories import AccountHistory, Activity, History
@@ -25,7 +25,6 @@ from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.candidates import like_candidates
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.codes import Codes, assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import derive_seed, numpy_generator
@@ -55,18 +54,35 @@ class Fit:
         self.model.fit(self.source, self.validation, self.refit)
 
 
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How a market's CTR models are trained.
+
+    Attributes:
+        data: labels and negatives of examples.
+        ctr: what tuning chooses from, folds, the last fit.
+        own_dim: dimensions of an embedding of the market's rows alone.
+        own_quantizer: trains codes on such an embedding; called with it, the market's name and a seed.
+    """
+
+    data: DataConfig
+    ctr: CTRConfig
+    own_dim: int
+    own_quantizer: Callable[[Embedding, str, int], RQVAE]
+
+
 class MarketTrainer:
     """Trains recipes on one market; histories and their scores are fitted once and shared."""
 
-    def __init__(self, prepared: PreparedMarket, embedding: Embedding, config: Config) -> None:
-        self.prepared, self.embedding, self.config = prepared, embedding, config
+    def __init__(self, prepared: PreparedMarket, embedding: Embedding, settings: TrainerSettings) -> None:
+        self.prepared, self.embedding, self.settings = prepared, embedding, settings
         self.own_quantizers: dict[tuple[QuantizerKind, int], RQVAE] = {}
         market, train = prepared.market, prepared.split.train
         # what others know is not of these rows: it is the same whichever of them a history holds
         shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
         self.history = History(market, train, prepared.pool, shared)
-        choices = config.ctr.cross_fit
-        rng = numpy_generator("folds", market.name, config.data.candidate_seed)
+        choices = settings.ctr.cross_fit
+        rng = numpy_generator("folds", market.name, settings.data.candidate_seed)
         folds = latest_folds(market, train, choices.last) + random_folds(market, train, choices.random, rng)
         self._folds = [(fold.held_out, History(market, fold.kept, prepared.pool, shared)) for fold in folds]
 
@@ -89,7 +105,7 @@ class MarketTrainer:
         fresh = family_of(recipe.kind).draws_each_epoch
         source = self._source(builders, split.train, seed, fresh)
         refit = None
-        if self.config.ctr.refit:
+        if self.settings.ctr.refit:
             # validation rows become training rows, with negatives that know nothing of the test rows
             seen = np.concatenate([split.train, split.valid])
             refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
@@ -108,13 +124,13 @@ class MarketTrainer:
 
     def grid(self, kind: ModelKind) -> Sequence[Choices]:
         """What tuning chooses from; the first is the configured choice."""
-        return family_of(kind).grid(self.config.ctr)
+        return family_of(kind).grid(self.settings.ctr)
 
     def own_quantizer(self, kind: QuantizerKind, seed: int) -> RQVAE:
         """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""
         if (kind, seed) not in self.own_quantizers:
             name, drawn = self.prepared.market.name, seed if kind == "own" else derive_seed(kind, seed)
-            found = train_local_quantizer(self.config, self.own_embedding, name, drawn)
+            found = self.settings.own_quantizer(self.own_embedding, name, drawn)
             self.own_quantizers[kind, seed] = found
         return self.own_quantizers[kind, seed]
 
@@ -123,7 +139,7 @@ class MarketTrainer:
         """The embedding of the market's rows alone: where markets share a space, another than theirs."""
         if not isinstance(self.embedding, SharedSVDEmbedding):
             return self.embedding
-        return SVDEmbedding(self.config.embedding.dim).fit(self.history.matrix)
+        return SVDEmbedding(self.settings.own_dim).fit(self.history.matrix)
 
     def inputs(
         self, recipe: Recipe, quantizer: RQVAE | None, seed: int, history: History | None = None
@@ -145,7 +161,7 @@ class MarketTrainer:
         if not recipe.average_local:
             return {}
         found: dict[QuantizerKind, Recipe] = {"own": recipe}
-        if "shared" in recipe.features and self.prepared.market.n_users < self.config.ctr.keep_own_below:
+        if "shared" in recipe.features and self.prepared.market.n_users < self.settings.ctr.keep_own_below:
             features = tuple(group for group in recipe.features if group != "shared")
             found["own-alone"] = replace(recipe, features=features)
         return found
@@ -208,7 +224,7 @@ class MarketTrainer:
         seed: int,
         fresh: bool,
     ) -> ExampleSource:
-        data, market, pool = self.config.data, self.prepared.market, self.prepared.pool
+        data, market, pool = self.settings.data, self.prepared.market, self.prepared.pool
         if data.label == "like":
             parts = [self._like_part(rows, builder) for rows, builder in builders]
         else:
@@ -229,7 +245,7 @@ class MarketTrainer:
 
     def _like_part(self, rows: IntArray, builder: PairFeatures) -> Callable[[int], Labelled]:
         rated = like_candidates(
-            self.prepared.market, rows, self.prepared.pool, threshold=self.config.data.like_threshold
+            self.prepared.market, rows, self.prepared.pool, threshold=self.settings.data.like_threshold
         )
         examples = labelled(builder, rated)
         return lambda epoch: examples

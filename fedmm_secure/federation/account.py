@@ -26,7 +26,7 @@ from fedmm_secure.storage.provenance import computing_kind
 from privacy.accounting.account import PrivacyAccount, RunState, heard_of
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.fingerprints import AccountKey, PublicData
+from privacy.accounting.fingerprints import PublicData, RunKey
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
@@ -278,7 +278,7 @@ def foresee(
     return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
 
 
-def data_fingerprint(account: PrivacyAccount | PublicData | AccountKey, run: str, prepared: PreparedMarket) -> str:
+def data_fingerprint(account: PrivacyAccount | PublicData | RunKey, run: str, prepared: PreparedMarket) -> str:
     """Hash of every row, with rating and time, and of their order, under a key of the run that the account's gives.
 
     It stands in the run's ledger, which is handed out: of two runs it does not say whether any row changed between.
@@ -291,6 +291,11 @@ def data_fingerprint(account: PrivacyAccount | PublicData | AccountKey, run: str
     rows = [pair + _encoded(repr(rating), repr(time)) for pair, (rating, time) in pairs]
     read = [] if market.reading is None else [_encoded("read") + market.reading.line]
     return account.fingerprint([*rows, *read], ordered=True, run=run)
+
+
+def readers_fingerprint(account: PrivacyAccount | PublicData | RunKey, prepared: PreparedMarket, reader: str) -> str:
+    """Hash of users and items of all rows, said to one reader: the same in every run, and to nobody else."""
+    return account.fingerprint(_pairs(prepared.whole.market), reader=reader)
 
 
 def _pairs(market: Market) -> list[bytes]:

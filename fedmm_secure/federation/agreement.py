@@ -273,7 +273,7 @@ class Agreement:
             problem = f"the cohort {', '.join(order.cohort)} is not one of this market's"
         elif len(order.cohort) < self.min_cohort:
             problem = f"a cohort of {len(order.cohort)}, {self.min_cohort} are needed"
-        elif not 0 <= order.attempt <= missing:  # it is in the key of the noise: nobody is to choose it
+        elif not 0 <= order.attempt <= missing:
             problem = f"asks for attempt {order.attempt} where {missing} markets are missing; each has fewer markets"
         if problem:
             self._refuse(order, problem)

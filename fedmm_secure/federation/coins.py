@@ -19,29 +19,35 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dp_accounting.dp_event import NoOpDpEvent
 
 from fedmm_secure.config import Config
 from fedmm_secure.federation.noise_chain import NoiseChain
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
-from fedmm_secure.storage.layout import RunDirectory
-from privacy.accounting.ledger import OPEN, Entry, Ledger, LedgerContent, read_ledger
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.ledger import Entry, Ledger
 from privacy.accounting.lines import canonical_json
-from privacy.aggregation.identities import Card, Identity, read_public, seal, write_public
+from privacy.aggregation.at_rest import LockedFiles
+from privacy.aggregation.identities import Card, Identity, read_public, seal
 from privacy.aggregation.streams import derive_key
 from privacy.errors import InputError, StoppedError
-from privacy.files import KeyFileError, erase, read_secret, write_json, write_secret
+from privacy.files import KeyFileError, write_json
 
 COINS = "auditors-coin"  # the stage of the second line
 REPLAY = "replay"  # of the first line
 _MECHANISM = "coin of the auditor, who can draw all noise of this run again"
-_COIN_BYTES = 32
-_SEALED = re.compile(r"[0-9a-f]{160}")  # an ephemeral key, the coin, a tag
+_BY_PLACE = 2  # version of a toss; version 1, which was not stated, had a key by how many were drawn before
+COIN_BYTES, DIGEST_BYTES = 32, 32
+_COIN = "coin.key"
+_SEALED = re.compile(r"[0-9a-f]{224}")  # an ephemeral key, the coin, a fingerprint of the rows, a tag
+_SEALED_BEFORE = re.compile(r"[0-9a-f]{160}")  # without a fingerprint
 
 
 class CoinError(InputError):
@@ -70,10 +76,11 @@ def coin_text(market: str, run: str, opening: str) -> bytes:
 
 def first_link(coin: bytes, signature: bytes, market: str, run: str) -> bytes:
     """Link 0 of a market's noise, 32 bytes, from the market's coin and the auditor's."""
-    return derive_key(coin + signature, b"fedmm-secure noise of a run\0" + _context(market, run))
+    return derive_key(coin + signature, b"fedmm-secure noise of a run\0" + toss_context(market, run))
 
 
-def _context(market: str, run: str) -> bytes:
+def toss_context(market: str, run: str) -> bytes:
+    """What a sealed coin, and all that follows from it, is bound to."""
     return canonical_json({"market": market, "run": run})
 
 
@@ -85,22 +92,49 @@ class Coins:
         auditor: whose card the configuration names.
         market: the market.
         run: the run's id.
-        folder: of the market's keys in hand.
+        owner: who asks for the auditor's coin, and signs the run.
+        files: what is in hand of the run's noise, locked.
     """
 
     auditor: Card
     market: str
     run: str
-    folder: Path
+    owner: Identity = field(repr=False)
+    files: LockedFiles
 
     @classmethod
-    def of(cls, config: Config, market: str, run: str, layout: RunDirectory) -> Coins | None:
-        """Those of a run that an auditor is to replay; None for any other."""
-        asked = config.audit.replay
-        return None if asked is None else cls(asked.card, market, run, layout.charges(market))
+    def of(
+        cls,
+        config: Config,
+        run: str,
+        folder: Path,
+        account: PrivacyAccount | PublicData,
+        identity: Identity,
+        signer: Identity | None,
+    ) -> Coins | None:
+        """Those of a run that an auditor is to replay; None for any other.
 
-    def stated(self, opening: Mapping[str, Any], courses: int) -> dict[str, Any]:
+        Args:
+            config: of the run.
+            run: its id.
+            folder: of the market's keys in hand.
+            account: that the run is entered in.
+            identity: the market's own in the federation.
+            signer: who signs for it, where that is somebody else.
+        """
+        asked, market = config.audit.replay, identity.card.name
+        if asked is None:
+            return None
+        files = _locked_noise(folder, account, identity, run)
+        return cls(asked.card, market, run, signer or identity, files)
+
+    def stated(self, opening: Mapping[str, Any], courses: int, rows: Callable[[str], str]) -> dict[str, Any]:
         """What the first line says beside all else: as it stands there, or with a fresh coin.
+
+        Args:
+            opening: the line, if it is there.
+            courses: of the run that ended before this one.
+            rows: fingerprint of the market's rows for a reader of this card, who can compare, hexadecimal.
 
         Raises:
             CoinError: another course of the run goes on, and so many ended before: what was in hand is drawn anew.
@@ -113,20 +147,25 @@ class Coins:
             )
         if REPLAY in opening:
             return {REPLAY: opening[REPLAY]}
-        coin = secrets.token_bytes(_COIN_BYTES)
-        write_secret(self._coin, coin, replace=True)  # before the line that is bound to it
-        sealed = seal(coin, self.auditor, _context(self.market, self.run))
-        return {REPLAY: {"auditor": self.auditor.fingerprint, "sealed": sealed.hex()}}
+        coin = secrets.token_bytes(COIN_BYTES)
+        self.files.write(_COIN, coin)  # before the line that is bound to it
+        sealed = seal(
+            coin + bytes.fromhex(rows(self.auditor.fingerprint)), self.auditor, toss_context(self.market, self.run)
+        ).hex()
+        asked = self.owner.sign(_request_text(self.market, self.run, sealed)).hex()
+        card = asdict(self.owner.card)
+        fields = {"version": _BY_PLACE, "sealed": sealed, "card": card, "signature": asked}
+        return {REPLAY: {"auditor": self.auditor.fingerprint, **fields}}
 
-    def chain(self, ledger: Ledger, delta: float, answers: Path) -> NoiseChain | None:
+    def chain(self, ledger: Ledger, plan: SpendingPlan, answers: Path) -> NoiseChain | None:
         """Where the run's noise comes from; None while the auditor has not answered.
 
         Raises:
             CoinError: the answer is not the auditor's, or of another run.
         """
-        chain = NoiseChain(self.folder)
+        chain = NoiseChain(self.files, self.market, plan.drawing)
         if not any(entry.stage == COINS for entry in ledger.entries):
-            signature = _answer(answers, self.market)
+            signature = answered_coin(answers, self.market)
             if signature is None:
                 return None
             if not is_coin(self.auditor, signature, self.market, self.run, ledger.opening_hash):
@@ -134,14 +173,26 @@ class Coins:
                     f"{answers}: the coin of market {self.market} is not one that {self.auditor.name}, "
                     f"{self.auditor.fingerprint}, signed for this run: hand its ledger to the auditor again"
                 )
-            chain.begin(first_link(read_secret(self._coin), bytes.fromhex(signature), self.market, self.run))
-            ledger.note(coin_note(signature).entry(self.market, delta=delta, seeded=False))
-        erase(self._coin)
+            chain.begin(first_link(self.files.read(_COIN), bytes.fromhex(signature), self.market, self.run))
+            ledger.note(coin_note(signature).entry(self.market, delta=plan.delta, seeded=False))
+        self.files.erase(_COIN)
         return chain
 
-    @property
-    def _coin(self) -> Path:
-        return self.folder / "coin.key"
+
+def _request_text(market: str, run: str, sealed: str) -> bytes:
+    """What a market signs when it asks for a coin."""
+    return b"fedmm-secure request for a coin\0" + canonical_json({"market": market, "run": run, "sealed": sealed})
+
+
+def _locked_noise(folder: Path, account: PrivacyAccount | PublicData, identity: Identity, run: str) -> LockedFiles:
+    """What tells noise that is yet to be drawn, under the privacy account's key and the market's own.
+
+    Neither lies with the run's state; the identity may be under a passphrase besides. Ed25519 signs one text one way,
+    so a signature that is shown to nobody is a secret which the identity makes again whenever it is there.
+    """
+    context = toss_context(identity.card.name, run)
+    secret = account.secret_of_run(run) + identity.sign(b"fedmm-secure noise at rest\0" + context)
+    return LockedFiles(folder, derive_key(secret, b"fedmm-secure locked noise\0" + context))
 
 
 def is_coin(auditor: Card, signature: str, market: str, run: str, opening: str) -> bool:
@@ -159,96 +210,40 @@ def noted_coin(entries: Sequence[Entry]) -> str | None:
     return next((entry.remark for entry in entries if entry.stage == COINS), None)
 
 
-def stated_toss(config: Config, opening: Mapping[str, Any]) -> dict[str, Any]:
+def asked_by(opening: Mapping[str, Any]) -> Card | None:
+    """Who asked for a coin in a first line, and so has to sign the last; None where nobody did, or had to."""
+    asked = opening.get(REPLAY)
+    return None if not isinstance(asked, Mapping) else asker(asked, str(opening.get("market")), str(opening.get("run")))
+
+
+def stated_toss(config: Config, market: str, opening: Mapping[str, Any]) -> dict[str, Any]:
     """What a first line has to say of a toss; to who cannot open it, what is sealed may be anything of its size."""
     if config.audit.replay is None:
         return {}
-    asked = opening.get(REPLAY)
-    sealed = asked.get("sealed") if isinstance(asked, Mapping) else None
-    known = isinstance(sealed, str) and _SEALED.fullmatch(sealed) is not None
-    fingerprint = config.audit.replay.card.fingerprint
-    return {REPLAY: {"auditor": fingerprint, "sealed": sealed if known else "a coin of the market"}}
+    asked, auditor = opening.get(REPLAY), config.audit.replay.card.fingerprint
+    if is_request(asked, market, str(opening.get("run"))):
+        return {REPLAY: {**asked, "auditor": auditor}}
+    return {REPLAY: {"auditor": auditor, "sealed": "a coin of the market, and who signs for it"}}
 
 
-@dataclass(frozen=True)
-class Toss:
-    """What an auditor finds in a ledger: whose run it is, and what the market has bound itself to.
-
-    Attributes:
-        market: the market.
-        run: the run's id.
-        opening: hash of the first line.
-        data: fingerprint of the rows.
-        configuration: hash of the configuration.
-        sealed: the market's coin, sealed.
-    """
-
-    market: str
-    run: str
-    opening: str
-    data: str
-    configuration: str
-    sealed: bytes
-
-    @classmethod
-    def of(cls, content: LedgerContent, auditor: Card) -> Toss:
-        """Raises ``CoinError`` where a ledger asks this auditor for nothing."""
-        opening = content.opening
-        asked = opening.get(REPLAY)
-        try:
-            if not isinstance(asked, Mapping) or asked["auditor"] != auditor.fingerprint:
-                raise CoinError(f"its first line does not name the card {auditor.fingerprint} for a replay")
-            market, run, data, configuration = (str(opening[key]) for key in ("market", "run", "data", "configuration"))
-            return cls(market, run, content.opening_hash, data, configuration, bytes.fromhex(asked["sealed"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CoinError(f"its first line says nothing that a coin could be tossed for: {error!s:.100}") from error
-
-    def first_link(self, auditor: Identity) -> bytes:
-        """Link 0, by the auditor's own key alone.
-
-        Raises:
-            CoinError: the market's coin was not sealed for this auditor and this run.
-        """
-        try:
-            coin = auditor.open(self.sealed, _context(self.market, self.run))
-        except ValueError:
-            raise CoinError("the market's coin does not open with this key, or is of another run") from None
-        if len(coin) != _COIN_BYTES:
-            raise CoinError(f"the market's coin has {len(coin)} bytes, not {_COIN_BYTES}")
-        return first_link(coin, self.answer(auditor), self.market, self.run)
-
-    def answer(self, auditor: Identity) -> bytes:
-        """The auditor's coin."""
-        return auditor.sign(coin_text(self.market, self.run, self.opening))
+def is_request(asked: Any, market: str, run: str) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a market asks for a coin as it has to, this version's way or the one before's."""
+    if not isinstance(asked, Mapping) or not isinstance(sealed := asked.get("sealed"), str):
+        return False
+    if asked.keys() == {"auditor", "sealed"}:
+        return _SEALED_BEFORE.fullmatch(sealed) is not None
+    whole = asked.keys() == {"auditor", "version", "sealed", "card", "signature"} and asked["version"] == _BY_PLACE
+    return whole and _SEALED.fullmatch(sealed) is not None and asker(asked, market, run) is not None
 
 
-def asked_tosses(directory: Path, auditor: Identity) -> list[Toss]:
-    """What the ledgers of a run directory ask an auditor for.
-
-    Raises:
-        CoinError: there is no ledger; or one asks for nothing, or has gone on, so that its market knows its noise.
-        LedgerError: one cannot be read.
-    """
-    found = []
-    for path in sorted(RunDirectory(directory).ledgers.glob("*.jsonl")):
-        content = read_ledger(path)
-        if content.kinds != (OPEN,):
-            raise CoinError(f"{path}: has {len(content.kinds)} lines; a coin is tossed for one whose first line is all")
-        try:
-            toss = Toss.of(content, auditor.card)
-            toss.first_link(auditor)  # a coin that does not open would be found when all is over
-            found.append(toss)
-        except CoinError as error:
-            raise CoinError(f"{path}:1: {error}") from error
-    if not found:
-        raise CoinError(f"{directory}: holds no ledger/MARKET.jsonl")
-    return found
-
-
-def write_answers(path: Path, auditor: Identity, tosses: Sequence[Toss]) -> None:
-    """The auditor's coins of the markets of a run, to be handed to them."""
-    coins = {toss.market: toss.answer(auditor).hex() for toss in tosses}
-    write_public(path, {"card": asdict(auditor.card), "coins": coins})
+def asker(asked: Mapping[str, Any], market: str, run: str) -> Card | None:
+    """Who signed a request for a coin; None where nobody did."""
+    try:
+        card, signature = Card(**asked["card"]), bytes.fromhex(asked["signature"])
+        card.verify(signature, _request_text(market, run, asked["sealed"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return card if signature.hex() == asked["signature"] else None
 
 
 def hand_in(answers: Path, place: Path) -> None:
@@ -256,7 +251,7 @@ def hand_in(answers: Path, place: Path) -> None:
     write_json(place, {"coins": dict(_coins(answers))})
 
 
-def _answer(path: Path, market: str) -> str | None:
+def answered_coin(path: Path, market: str) -> str | None:
     """An auditor's coin; None where there is none for this market. Whose it is, the signature says."""
     found = _coins(path).get(market) if path.exists() else None
     return found if isinstance(found, str) else None

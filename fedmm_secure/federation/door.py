@@ -141,7 +141,7 @@ class Door:
             digest = hashlib.sha256(key).hexdigest() if key else ""
             reads_rows = self._entrance.data if not isinstance(release.event, NoOpDpEvent) else ""
             charge = self.ledger.charge(self._entry(release), data=reads_rows, key=digest)
-            self._keys.charged(self.ledger)
+            self._keys.charged(charge)
         return Transaction(charge, None, key)
 
     def _of_this_course(self) -> list[Entry]:

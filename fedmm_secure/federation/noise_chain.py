@@ -1,25 +1,26 @@
 """Keys of all private randomness of a run from one, so that who has the first makes them all again.
 
-Link 0 is made of both sides' coins (``coins``). The key of a release follows from the link of its turn; the next link
-follows from it too, and then it is erased. So the disk of a market never holds what would tell the noise of a release
-that is sealed: link ``i`` cannot be found from link ``i + 1``.
+Each place of the plan that draws (a stage, or a round of it) has a link, by its turn in the plan, and not by what was
+drawn before: a round that a market misses shifts no later noise, and all attempts of a round have one key. Link 0 is
+made of both sides' coins (``coins``); the next link follows from each, and then it is erased. So the disk of a market
+never holds what would tell the noise of a place that was charged: link ``i`` cannot be found from link ``i + 1``.
+
+Links that are yet to come lie locked, under a key that the run's folder does not hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from fedmm_secure.errors import LostResultError
-from privacy.files import erase, read_secret, write_secret
+from fedmm_secure.guarantee.releases import PlannedPlace
+from privacy.aggregation.at_rest import LockedFiles
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
-ReleaseIdentity = tuple[str, int | None, int | None]  # stage, round, attempt of a release
 
-
-def release_key(link: bytes, market: str, identity: ReleaseIdentity) -> bytes:
-    """The key of a release whose turn has this link."""
-    return _derived(link, "release", market, *map(str, identity))
+def release_key(link: bytes, market: str, place: Sequence[str | int | None]) -> bytes:
+    """The key of a place whose turn has this link."""
+    return _derived(link, "release", market, *map(str, place))
 
 
 def links(first: bytes) -> Iterator[bytes]:
@@ -35,50 +36,59 @@ def _derived(link: bytes, *purpose: str) -> bytes:
 
 
 class NoiseChain:
-    """The link that is next, in a folder for its owner alone.
+    """The link of the next place.
 
     Args:
-        folder: of the market's keys in hand.
+        files: where it is kept.
+        market: whose noise.
+        places: that draw, in the order of the plan.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: LockedFiles, market: str, places: Sequence[PlannedPlace]) -> None:
+        self._files, self._market = files, market
+        self._turns = {place: turn for turn, place in enumerate(places)}
 
     def begin(self, first: bytes) -> None:
         """Keep link 0; the same again changes nothing."""
-        write_secret(self._path(0), first, replace=True)
+        self._files.write(_name(0), first)
 
-    def key(self, turn: int, market: str, identity: ReleaseIdentity) -> bytes:
-        """The key of the ``turn``-th release that draws, from 0.
-
-        Raises:
-            LostResultError: its link is gone.
-        """
-        self.go_on(turn)
-        return release_key(read_secret(self._path(turn)), market, identity)
-
-    def go_on(self, turn: int) -> None:
-        """Make the link of a turn, and erase all before it.
+    def key(self, place: PlannedPlace) -> bytes:
+        """The key of a place; whatever comes before it in the plan is not drawn any more.
 
         Raises:
-            LostResultError: there are later ones alone: the ledger is an older copy than what is beside it.
+            LostResultError: its link is gone: it was charged before, or a later place was.
         """
-        kept = sorted(int(path.stem.removeprefix("link-")) for path in self._folder.glob("link-*.key"))
+        turn = self._turns[place]
+        self._go_on(turn)
+        return release_key(self._files.read(_name(turn)), self._market, place)
+
+    def leave(self, place: PlannedPlace) -> None:
+        """A place was charged: nothing that is kept makes its key once more.
+
+        Raises:
+            LostResultError: links of later places alone are there.
+        """
+        self._go_on(self._turns[place] + 1)
+
+    def _go_on(self, turn: int) -> None:
+        """Make the link of a turn, and erase all before it."""
+        kept = sorted(int(name.removeprefix("link-").removesuffix(".key")) for name in self._files.names("link-*.key"))
         before = [found for found in kept if found <= turn]
         if not before:
             raise LostResultError(
-                f"{self._folder}: the link of the noise that comes next is gone, and with it what the auditor would "
-                "draw again: start a new run"
+                f"{self._files.folder}: the link of the noise that comes next is gone, and with it what the auditor "
+                "would draw again: start a new run"
             )
         latest = before[-1]
         if latest < turn:
-            made = links(read_secret(self._path(latest)))
+            made = links(self._files.read(_name(latest)))
             for _ in range(turn - latest):
                 next(made)
-            write_secret(self._path(turn), next(made), replace=True)
+            self._files.write(_name(turn), next(made))
         for found in before:
             if found < turn:
-                erase(self._path(found))
+                self._files.erase(_name(found))
 
-    def _path(self, turn: int) -> Path:
-        return self._folder / f"link-{turn}.key"
+
+def _name(turn: int) -> str:
+    return f"link-{turn}.key"

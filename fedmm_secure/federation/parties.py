@@ -13,7 +13,7 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, SoFar, enter, foresee, in_hand, moved
+from fedmm_secure.federation.account import Outlook, SoFar, enter, foresee, in_hand, moved, readers_fingerprint
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -204,24 +204,30 @@ def open_federation(
     check_bundle(bundle, plan, first.directory.path)
     write_json(layout.transcript / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(layout.transcript)
-    doors, masks, plans, course, awaited = {}, {}, {}, 0, list[str]()
+    doors, masks, plans, ledgers, entrances, awaited = {}, {}, {}, {}, {}, list[str]()
     for name, prepared in markets.items():
-        member, ledger = members[name], Ledger(layout.ledger(name))
+        ledgers[name] = Ledger(layout.ledger(name))
         # a run that goes on has its noise from the opening line, which all else is compared with
-        solved = ledger.opening.get("noise") if noise is None else noise[name]
+        solved = ledgers[name].opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = enter(account, directory, run, plans[name], prepared, SoFar.of(ledger))
-        coins, catalogue = Coins.of(config, name, run, layout), known_catalogue(config, prepared)
-        toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses)
+        entrances[name] = enter(account, directory, run, plans[name], prepared, SoFar.of(ledgers[name]))
+    # a kill between two entrances, and a copy then, part some markets' states alone: all go on in the latest course of
+    # any, with its mask keys. Of two copies that have the same ones, the second to enter a market has another course
+    course = max((entrance.parted for entrance in entrances.values()), default=0)
+    for name, prepared in markets.items():
+        member, ledger, entrance = members[name], ledgers[name], entrances[name]
+        entered, catalogue = account or PublicData(), known_catalogue(config, prepared)
+        coins = Coins.of(config, run, layout.charges(name), entered, member.identity, signer)
+        rows = partial(readers_fingerprint, entered, prepared)
+        toss = {} if coins is None else coins.stated(ledger.opening, entrance.courses, rows)
         toss |= committed_canaries(config, ledger.opening, layout.charges(name))
         ledger.open(commitments(run, plans[name], catalogue, bundle, directory, entrance.data) | toss)
-        chain = None if coins is None else coins.chain(ledger, plans[name].delta, layout.coins)
+        chain = None if coins is None else coins.chain(ledger, plans[name], layout.coins)
         if coins is not None and chain is None:
             awaited.append(name)
             continue
-        masks[name] = load_masks(name, mask_file(directory, name, entrance.parted), _masked_before(run, ledger))
-        course = max(course, entrance.parted)
-        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.parted)
+        masks[name] = load_masks(name, mask_file(directory, name, course), _masked_before(run, ledger))
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, course)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(

@@ -39,7 +39,7 @@ class ReleaseKeys:
         if not release.draws:
             return None
         if self._chain is not None:
-            key = self._chain.key(_drawn(ledger), self._market, release.identity)
+            key = self._chain.key(release.place)
         elif self._noise_seed is not None:
             seeded = NoiseSource.from_seed(self._noise_seed)
             drawn = sum(charge.entry.identity == release.identity for charge in ledger.charges)  # and given up
@@ -50,10 +50,10 @@ class ReleaseKeys:
         write_secret(self._path(hashlib.sha256(key).hexdigest()), key, replace=True)
         return key
 
-    def charged(self, ledger: Ledger) -> None:
+    def charged(self, charge: Charge) -> None:
         """A charge is in the ledger: what its key followed from goes."""
-        if self._chain is not None:
-            self._chain.go_on(_drawn(ledger))
+        if self._chain is not None and charge.key:
+            self._chain.leave((charge.entry.stage, charge.entry.round))
 
     def of(self, charge: Charge, ledger: Path) -> bytes | None:
         """The key of a charge; None where it draws nothing.
@@ -84,8 +84,3 @@ class ReleaseKeys:
     def _path(self, digest: str) -> Path:
         """A key's file has its hash for a name: that of one charge never takes the place of another's."""
         return self._directory / f"{digest[:32]}.key"
-
-
-def _drawn(ledger: Ledger) -> int:
-    """Charges so far that have a key."""
-    return sum(1 for charge in ledger.charges if charge.key)

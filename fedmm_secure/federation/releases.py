@@ -17,8 +17,9 @@ import numpy as np
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, release_counts
 from fedmm_secure.config.choices import CONFIGURED
+from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
-from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining
+from fedmm_secure.ctr.private_trainer import PrivateTraining
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import check_discovered, discover
 from fedmm_secure.data.market import IntArray, history_matrix
@@ -41,7 +42,6 @@ from privacy.mechanisms.histograms import ScoreHistograms
 from privacy.mechanisms.meter import ENOUGH, spare_coordinates
 from privacy.mechanisms.randomised_response import randomise
 from privacy.mechanisms.randomness import NoiseSource
-from privacy.mechanisms.spare import Spare
 
 
 def discover_catalogues(
@@ -90,9 +90,7 @@ def embed_privately(federation: Federation, prepared: PreparedMarket) -> DPSVDEm
     embedding = DPSVDEmbedding(counts, config.embedding.private)
 
     def draw_factors(noise: NoiseSource) -> Result:
-        spare: int | Spare = spare_coordinates(1 if embedding.uses_gram else config.embedding.private.iterations)
-        if embedding.uses_gram:  # subspace iteration has noise alone in spare coordinates
-            spare = federation.spare(market.name, ENOUGH, EMBEDDING)
+        spare = federation.spare(market.name, spare_coordinates(plan.stages[EMBEDDING].steps), EMBEDDING)
         found = embedding.release(matrix, plan.noise[EMBEDDING], noise, spare=spare)
         edge, items = np.array(found.noise_edge), embedding.items_
         arrays = {"items": items, "factors": found.factors, "eigenvalues": found.eigenvalues, "noise_edge": edge}
@@ -210,7 +208,7 @@ def _test_histograms(
     noise: NoiseSource,
 ) -> Result:
     config, market = federation.config, prepared.market
-    bench, per_positive = PrivateTrainer(prepared, embedding, config), config.data.negatives_per_positive
+    bench, per_positive = private_trainer(prepared, embedding, config), config.data.negatives_per_positive
     # candidates and noise have streams of their own: how many candidates there are must not shift the noise
     candidates = private_candidates(
         market,

@@ -13,6 +13,7 @@ import torch
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import FIELD_BASELINES, FieldName
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.models.base import Choices
 from fedmm_secure.ctr.models.build import family_of
 from fedmm_secure.ctr.models.neural import NeuralModel, neural_choices, neural_grid
@@ -94,7 +95,7 @@ class Bench:
         self, config: Config, markets: Mapping[str, PreparedMarket], embeddings: Mapping[str, Embedding]
     ) -> None:
         self._config, self._markets, self._embeddings = config, markets, embeddings
-        self._trainers = {name: MarketTrainer(markets[name], embeddings[name], config) for name in markets}
+        self._trainers = {name: market_trainer(markets[name], embeddings[name], config) for name in markets}
 
     def run(self, name: FieldName, seed: int, choice: int) -> Arrays:
         """Probabilities of each market's test candidates, and the traffic under ``SERVER``."""

@@ -11,7 +11,8 @@ from privacy.accounting.ledger import stage_group
 from privacy.arrays import IntArray
 from privacy.mechanisms.counts import canary_counts
 from privacy.mechanisms.dp_sgd import DPSGD, canary_steps
-from privacy.mechanisms.dp_svd import canary_gram
+from privacy.mechanisms.dp_svd import GRAM_LEVELS, canary_gram, canary_products
+from privacy.mechanisms.randomness import LEVELS
 from privacy.mechanisms.spare import Spare
 
 
@@ -30,10 +31,13 @@ class SpareSums:
 
 def has_canaries(plan: SpendingPlan, stage: str) -> bool:
     """Whether a stage has canaries in its spare coordinates."""
-    group = stage_group(stage)
-    if group == EMBEDDING:
-        return plan.config.embedding.private.uses_gram(plan.size.items)
-    return group in (COUNTS, QUANTIZER, CTR)
+    return stage_group(stage) in (COUNTS, EMBEDDING, QUANTIZER, CTR)
+
+
+def levels(plan: SpendingPlan, stage: str) -> int:
+    """Of the sampler of a stage's noise."""
+    gram = stage_group(stage) == EMBEDDING and plan.config.embedding.private.uses_gram(plan.size.items)
+    return GRAM_LEVELS if gram else LEVELS
 
 
 def canary_sums(plan: SpendingPlan, stage: str, spare: Spare, steps: int) -> IntArray:
@@ -41,8 +45,10 @@ def canary_sums(plan: SpendingPlan, stage: str, spare: Spare, steps: int) -> Int
     group = stage_group(stage)
     if group == COUNTS:
         return canary_counts(plan.noise[group], spare)[None, :]
-    if group == EMBEDDING:
+    if group == EMBEDDING and levels(plan, stage) == GRAM_LEVELS:
         return canary_gram(plan.noise[group], spare)[None, :]
+    if group == EMBEDDING:
+        return canary_products(plan.noise[group], steps, spare)
     return canary_steps(noised_steps(plan, group), steps, spare)
 
 

@@ -25,7 +25,7 @@ from fedmm_secure.guarantee.mechanisms import dp_sgd, partition_selection
 from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, planned_stages
 from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plannable import check_epsilon
-from fedmm_secure.guarantee.releases import Release, small_cohort_remark, unprotected
+from fedmm_secure.guarantee.releases import PlannedPlace, Release, small_cohort_remark, unprotected
 from fedmm_secure.guarantee.shared_noise import SharedNoise, shared_noise
 from fedmm_secure.guarantee.shared_sums import SharedSums, shared_sums, sum_lengths
 from fedmm_secure.guarantee.stages import (
@@ -183,6 +183,11 @@ class SpendingPlan:
         for seed in config.seed:
             yield self.ctr(seed) if config.private_ctr else self.raw_ctr(seed)
         yield from self._own_releases(after_models=True)
+
+    @property
+    def drawing(self) -> list[PlannedPlace]:
+        """Places that draw noise, in order: the same before a catalogue is discovered and after."""
+        return [release.place for release in self.releases() if release.draws]
 
     def _own_releases(self, *, after_models: bool) -> Iterator[Release]:
         for stage in OWN_STAGES.values():

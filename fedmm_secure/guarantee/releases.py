@@ -10,6 +10,8 @@ from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
 from fedmm_secure.config import MIN_COHORT
 from privacy.accounting.ledger import Entry
 
+PlannedPlace = tuple[str, int | None]  # stage and round: what is paid for, and drawn, once in whatever attempt
+
 
 @dataclass(frozen=True)
 class Release:
@@ -54,6 +56,11 @@ class Release:
     def identity(self) -> tuple[str, int | None, int | None]:
         """What happens once in a run: stage, round, attempt."""
         return self.stage, self.round, self.attempt
+
+    @property
+    def place(self) -> PlannedPlace:
+        """Its place in the plan: all attempts of a round have one."""
+        return self.stage, self.round
 
     def entry(self, market: str, *, delta: float, seeded: bool) -> Entry:
         """The ledger's record of it."""

@@ -8,8 +8,12 @@ revival of dead codes from data rows are absent on purpose: they read users' row
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from privacy.mechanisms.factored_sums import LayerGradient
 
 
 class Codebook(nn.Module):
@@ -35,7 +39,7 @@ class Codebook(nn.Module):
         return self.codewords[codes]
 
 
-class CodebookGradient:
+class CodebookGradient(LayerGradient):
     """Gradients of single examples in a codebook: ``d||x - c_k||² / dc_k = 2 (c_k - x)``.
 
     Args:
@@ -46,32 +50,24 @@ class CodebookGradient:
     """
 
     def __init__(self, codebook: Codebook, inputs: Tensor, outgoing: Tensor, *, chosen_alone: bool) -> None:
-        self.parameters = [codebook.codewords]
+        self.parameters: Sequence[nn.Parameter] = [codebook.codewords]
         words = codebook.codewords.detach().double()
         x, back = inputs.double(), outgoing.double()
         self._at: Tensor | None = None
         if chosen_alone:
             self._at = back.abs().argmax(dim=1)
-            self._values = 2.0 * back.gather(1, self._at[:, None]) * (words[self._at] - x)
+            self.left = 2.0 * back.gather(1, self._at[:, None]) * (words[self._at] - x)
         else:
-            self._values = (2.0 * back[:, :, None] * (words[None] - x[:, None])).flatten(1)
+            self.left = (2.0 * back[:, :, None] * (words[None] - x[:, None])).flatten(1)
+        self.unit = self.lengths = self.left.new_ones(len(x))  # nothing else is multiplied with it
 
     def rows(self) -> Tensor:
         """All that the gradients follow from, ``(n, dim + 1)``."""
-        return torch.cat([self._values, self.squares()[:, None]], dim=1)
-
-    def squares(self) -> Tensor:
-        """Squared norms ``(n,)``."""
-        return self._values.square().sum(dim=1)
-
-    def cut(self, per_unit: Tensor) -> Tensor:
-        """See ``LayerGradient.cut``: each example moves one codeword, by its own integers."""
-        self._values = (self._values * per_unit[:, None]).trunc()
-        return self.squares()
+        return torch.cat([self.left, self.squares()[:, None]], dim=1)
 
     def total(self, kept: Tensor) -> list[Tensor]:
         """The one sum, of the codebook's shape."""
-        values = torch.where(kept[:, None], self._values, 0.0)
+        values = torch.where(kept[:, None], self.left, 0.0)
         if self._at is None:
             return [values.sum(dim=0)]
         shape = self.parameters[0].shape

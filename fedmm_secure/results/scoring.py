@@ -13,10 +13,10 @@ from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import MODELS
+from fedmm_secure.ctr.build import market_trainer, private_trainer
 from fedmm_secure.ctr.features import PairFeatures
 from fedmm_secure.ctr.models.base import ClickModel, CTRModel, predict_pairs
 from fedmm_secure.ctr.models.build import untrained
-from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.ctr.recipes import Recipe, configured_recipe
 from fedmm_secure.ctr.trainer import AccountFeatures, MarketTrainer
 from fedmm_secure.data.market import FloatArray, IntArray, history_matrix
@@ -122,7 +122,7 @@ def load_trained(run: RunFiles, config: Config, prepared: PreparedMarket, seed: 
     """A CTR model that stays in the market; raises ``RunDirectoryError`` where it is missing."""
     name = prepared.market.name
     embedding, quantizer = _load_codes(run, config, prepared, seed)
-    bench, recipe = MarketTrainer(prepared, embedding, config), configured_recipe(config)
+    bench, recipe = market_trainer(prepared, embedding, config), configured_recipe(config)
     for kind in bench.beside(recipe):
         path = RunDirectory(run.directory).quantizer(name, seed, kind=kind)
         bench.own_quantizers[kind, seed] = load_quantizer(path, run, config, bench.own_embedding)
@@ -152,7 +152,7 @@ def _load_model(run: RunFiles, config: Config, prepared: PreparedMarket, seed: i
         return trained.model, trained.builder()
     embedding, quantizer = _load_codes(run, config, prepared, seed)
     path = _existing(RunDirectory(run.directory).ctr(prepared.market.name, seed))
-    return PrivateTrainer(prepared, embedding, config).load(run.file(path), path, quantizer, seed)
+    return private_trainer(prepared, embedding, config).load(run.file(path), path, quantizer, seed)
 
 
 def _existing(path: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 from privacy.accounting.account_file import AccountError, AccountFile, Body, digest_of
 from privacy.accounting.events import UnknownEventError
-from privacy.accounting.fingerprints import key_of_run, keyed_fingerprint
+from privacy.accounting.fingerprints import RunKey, fingerprint_key, keyed_fingerprint, secret_of_run
 from privacy.accounting.places import ChainHead
 from privacy.accounting.spendings import (
     Course,
@@ -110,14 +110,32 @@ class PrivacyAccount:
         """Hash of the account's key: the same for each copy of it, wherever it lies."""
         return digest_of(self._file.key())
 
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "", reader: str = "") -> str:
         """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``.
 
-        That of a ``run`` has a key of its own: those of two runs do not say whether their rows are the same.
+        That of a ``run`` has a key of its own: those of two runs do not say whether their rows are the same. So has
+        what is said to a ``reader``, who may compare.
         """
+        return keyed_fingerprint(fingerprint_key(self._begun(), run, reader), rows, ordered=ordered)
+
+    def secret_of_run(self, run: str) -> bytes:
+        """What locks a run's secrets in its folder, 32 bytes: who has the folder and not this account opens none."""
+        return secret_of_run(self._begun(), run)
+
+    def run_key(self, run: str, market: str, reader: str) -> RunKey:
+        """What is handed to a reader who compares a run's rows, from the account that holds it, this or another one.
+
+        Raises:
+            AccountError: an account cannot be read, or none holds this run of the market.
+        """
+        for account in (self, *self.others):
+            if account.path.is_file() and account._held_with(run, market)[0]:
+                return RunKey.of(account._file.key(), run, reader)
+        raise AccountError(f"{self.path}: does not hold this run of market {market}")
+
+    def _begun(self) -> bytes:
         with self._file.locked():
-            key = self._file.begun()
-        return keyed_fingerprint(key_of_run(key, run) if run else key, rows, ordered=ordered)
+            return self._file.begun()
 
     def require_known(self) -> None:
         """Refuse a file that this machine never wrote as an account; see ``AccountFile.require_known``."""

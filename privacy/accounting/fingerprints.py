@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 _DATA = b"fedmm-secure fingerprint of data\0"
 _RUN = b"fedmm-secure key of a run\0"
+_READER = b"fedmm-secure key for a reader\0"
+_SECRET = b"fedmm-secure secret of a run\0"
 _PUBLIC = b"fedmm-secure fingerprint of public data\0"
 
 
@@ -18,28 +20,65 @@ class PublicData:
     Such rows are recognised by a plain hash: a guess at them tells of no person.
     """
 
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
-        """Hash of a data set; of its rows in any order, unless it is ``ordered``; the same for every ``run``."""
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "", reader: str = "") -> str:
+        """Hash of a data set; of its rows in any order, unless it is ``ordered``; the same in every run, for all."""
         digest = hashlib.sha256(_PUBLIC)
         _take(digest.update, rows, ordered)
         return digest.hexdigest()
 
+    def secret_of_run(self, run: str) -> bytes:
+        """Nothing: of nobody's rows there is nothing to keep."""
+        return b""
 
-def key_of_run(key: bytes, run: str) -> bytes:
-    """A run's own key for what it commits to in public: nobody without the account's key can compare those of two."""
-    return hmac.new(key, _RUN + run.encode(), hashlib.sha256).digest()
+
+def fingerprint_key(key: bytes, run: str = "", reader: str = "") -> bytes:
+    """The key of what is said of data in public, or to one reader; without either, the account's own.
+
+    A run's is for what it commits to in public: nobody without the account's key can compare those of two. A reader's
+    is for what is said to him alone, of every run: he can compare them, and they tell nobody else anything.
+    """
+    if run:
+        return hmac.new(key, _RUN + run.encode(), hashlib.sha256).digest()
+    return hmac.new(key, _READER + reader.encode(), hashlib.sha256).digest() if reader else key
+
+
+def secret_of_run(key: bytes, run: str) -> bytes:
+    """What locks secrets of a run in its folder: it follows from none of the keys that are handed out."""
+    return hmac.new(key, _SECRET + run.encode(), hashlib.sha256).digest()
 
 
 @dataclass(frozen=True)
-class AccountKey:
-    """The key of an account alone: who has it compares rows with what a ledger says of them, and enters nothing."""
+class RunKey:
+    """What an owner hands over of an account's key: who has it compares rows with what one run says of them.
 
-    key: bytes = field(repr=False)
+    It opens nothing else: no other run's fingerprints, no account, none of a run's secrets.
 
-    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "") -> str:
-        """As the account says it."""
-        key = key_of_run(self.key, run) if run else self.key
-        return keyed_fingerprint(key, rows, ordered=ordered)
+    Attributes:
+        run: the run's id.
+        reader: whom it is for, by the fingerprint of a card.
+        of_run: key of what the run says in public, 32 bytes.
+        of_reader: key of what is said to that reader, 32 bytes.
+    """
+
+    run: str
+    reader: str
+    of_run: bytes = field(repr=False)
+    of_reader: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, key: bytes, run: str, reader: str) -> RunKey:
+        """Of an account's key."""
+        return cls(run, reader, fingerprint_key(key, run), fingerprint_key(key, reader=reader))
+
+    def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "", reader: str = "") -> str:
+        """As the account says it.
+
+        Raises:
+            ValueError: of another run, or to another reader.
+        """
+        if (run, reader) not in ((self.run, ""), ("", self.reader)):
+            raise ValueError("a run's key is for that run and its reader alone")
+        return keyed_fingerprint(self.of_run if run else self.of_reader, rows, ordered=ordered)
 
 
 def keyed_fingerprint(key: bytes, rows: Iterable[bytes], *, ordered: bool = False) -> str:

@@ -79,6 +79,10 @@ class ParameterSplit:
         handed = set(map(id, shared))
         return cls(tuple(parameter for parameter in parameters if id(parameter) not in handed), tuple(shared))
 
+    def beside(self, spare: nn.Parameter) -> ParameterSplit:
+        """The same with spare coordinates behind the local ones, as which they are noised."""
+        return ParameterSplit((*self.local, spare), self.shared)
+
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """All of them, in the order of a sum."""

@@ -16,15 +16,16 @@ from dp_accounting.dp_event import DpEvent
 from torch import Tensor, nn
 
 from privacy.arrays import IntArray
-from privacy.mechanisms.canary_gradients import CanarySums
+from privacy.mechanisms.canary_gradients import MarkedFactors, MarkedGradients, Population, clipped_canary
 from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, ParameterSplit
 from privacy.mechanisms.clipping import Clipping
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.events import dp_sgd_event
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots, padded
+from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
+from privacy.mechanisms.sampling import PoissonSampler
 from privacy.mechanisms.spare import Spare
 
 
@@ -150,13 +151,11 @@ class DPSGDTrainer:
         bound = math.floor(parts * (scale(self._grid.levels) / choices.noise_multiplier) ** 2)
         if bound >= EXACT / 2:
             raise ValueError(f"a noise multiplier of {choices.noise_multiplier} is too small for exact sums")
+        self._gradients = gradients
         self._split = ParameterSplit.of(gradients.parameters, [] if shared is None else [shared.parameter])
         shared_step = shared.step if shared else self._grid.step
-        clip = self._clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
-        kind = FactoredSums if isinstance(gradients, FactoredGradients) else DenseSums
-        self._expected = choices.expected_batch(n_examples)
-        self._block = choices.block(n_examples, kind.largest_block)
-        self._sums: ClippedSums = kind(gradients, clip, self._split, self._block)  # type: ignore[arg-type]
+        self._clip = Clip(choices.clipping_norm, choices.clipping, self._grid.step, shared_step, parts, bound)
+        self._expected, self._n_examples = choices.expected_batch(n_examples), n_examples
         self._slots: Tensor | None = None
 
     def steps(
@@ -174,23 +173,34 @@ class DPSGDTrainer:
         those of parameters that do not exist, or that canaries alone reach.
         """
         side = Spare.of(spare)
-        canaries = CanarySums(self._clip, side.count) if side.sampling is not None else None
-        sampled = side.samples(self.choices.sampling_rate, count)
         parts = examples if isinstance(examples, tuple) else (examples,)
+        population, (sums, block) = Population.of(parts, side), self._summing(side.count)
         if self._slots is None:
-            self._slots = equal_slots(self._sums.rows, parts, self._block)
+            self._slots = equal_slots(sums.rows, population.probe, block)
         drawn, coins = noise.derive("noise"), noise.derive("sampling")
+        sampler = PoissonSampler(self.choices.sampling_rate, [(coins, population.n_users), side.coins])
+        own, last = self._split.n_local, self._split.n_local + side.count  # spare ones stand between local and shared
         losses, clipped, seen, signal = 0.0, 0, 0, 0.0
         spares, handed = [], []
-        for step in range(count):
-            chosen = self._sample(coins, len(parts[0]))
-            total, found, over = self._sum(parts, chosen)
-            losses, clipped, seen = losses + found, clipped + over, seen + len(chosen)
-            signal += float(np.square(total.astype(np.float64)).sum())
-            values, left = drawn.gaussian_with_spare(len(total), side.count, levels=self._grid.levels)
-            spares.append(left if canaries is None else left + canaries.of(sampled[step]))
-            handed.append((total + values)[self._split.n_local :])
-            self._set_gradients((total + values)[: self._split.n_local])
+        for _ in range(count):
+            chosen = self._sample(sampler)
+            of_users = int((chosen < population.n_users).sum())
+            total = np.zeros(self._split.size + side.count, dtype=np.int64)
+            found, over = 0.0, 0
+            for start in range(0, len(chosen), len(self._slots)):
+                part = chosen[start : start + len(self._slots)]
+                slots = self._slots[: len(part)]
+                loss, exceeding = sums.add(population.block(part, block, slots), slots, total)
+                found, over = found + loss, over + exceeding
+            losses, seen = losses + found, seen + of_users
+            clipped += over - (len(chosen) - of_users)  # every canary exceeds the norm
+            reached = np.concatenate([total[:own], total[last:]])  # by users
+            signal += float(np.square(reached.astype(np.float64)).sum())
+            values, left = drawn.gaussian_with_spare(self._split.size, side.count, levels=self._grid.levels)
+            total += np.concatenate([values[:own], left, values[own:]])
+            spares.append(total[own:last])
+            handed.append(total[last:])
+            self._set_gradients(total[:own])
             self._optimizer.step()
             if after is not None:
                 after()
@@ -199,21 +209,20 @@ class DPSGDTrainer:
         statistics = StepStatistics(losses / max(seen, 1), clipped / max(seen, 1), ratio)
         return NoisedSteps(statistics, np.reshape(spares, (count, side.count)), np.reshape(handed, (count, -1)))
 
-    def _sample(self, coins: NoiseSource, n_examples: int) -> Tensor:
-        """Positions of a Poisson sample: each example by its own coin, tossed anew for every step."""
-        return torch.from_numpy(np.flatnonzero(coins.coins(self.choices.sampling_rate, n_examples)))
+    def _summing(self, spare: int) -> tuple[ClippedSums, int]:
+        """What adds up a population with so many spare coordinates, and the slots of a block of it."""
+        gradients, choices = self._gradients, self.choices
+        if isinstance(gradients, FactoredGradients):
+            block = choices.block(self._n_examples, FactoredSums.largest_block)
+            factors = MarkedFactors(gradients, spare, choices.clipping_norm)
+            return FactoredSums(factors, self._clip, self._split.beside(factors.spare), block), block
+        block = choices.block(self._n_examples, DenseSums.largest_block)
+        marked = MarkedGradients(gradients, spare, choices.clipping_norm)
+        return DenseSums(marked, self._clip, self._split.beside(marked.spare), block), block
 
-    def _sum(self, examples: Batch, chosen: Tensor) -> tuple[IntArray, float, int]:
-        """Exact sum of the sample's clipped integers, its loss, and how many gradients exceeded the norm."""
-        total = np.zeros(self._split.size, dtype=np.int64)
-        losses, over, usable = 0.0, 0, self._slots
-        assert usable is not None
-        for start in range(0, len(chosen), len(usable)):
-            part = chosen[start : start + len(usable)]
-            slots = usable[: len(part)]
-            loss, exceeding = self._sums.add(padded(examples, part, self._block, slots), slots, total)
-            losses, over = losses + loss, over + exceeding
-        return total, losses, over
+    def _sample(self, sampler: PoissonSampler) -> Tensor:
+        """Positions of a Poisson sample."""
+        return torch.from_numpy(sampler.draw())
 
     def _set_gradients(self, noised: IntArray) -> None:
         for parameter in self._split.shared:
@@ -230,5 +239,6 @@ def canary_steps(choices: DPSGD, steps: int, spare: Spare) -> IntArray:
     """What canaries add to the spare values ``(steps, spare)`` of noised steps, in grid units."""
     grid = Grid.of(choices.noise_multiplier, choices.clipping_norm)
     bound = math.floor((scale(grid.levels) / choices.noise_multiplier) ** 2)
-    sums = CanarySums(Clip(choices.clipping_norm, choices.clipping, grid.step, grid.step, 1, bound), spare.count)
-    return np.stack([sums.of(sampled) for sampled in spare.samples(choices.sampling_rate, steps)])
+    each = clipped_canary(Clip(choices.clipping_norm, choices.clipping, grid.step, grid.step, 1, bound))
+    sampled = spare.samples(choices.sampling_rate, steps)
+    return np.stack([each * np.bincount(chosen, minlength=spare.count) for chosen in sampled])

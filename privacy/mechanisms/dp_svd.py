@@ -104,24 +104,43 @@ def factors_of_gram(gram: FloatArray, rank: int, noise_multiplier: float, spare:
 
 
 def factors_by_subspace_iteration(
-    rows: sparse.csr_array, rank: int, noise_multiplier: float, iterations: int, noise: NoiseSource, *, spare: int = 0
+    rows: sparse.csr_array,
+    rank: int,
+    noise_multiplier: float,
+    iterations: int,
+    noise: NoiseSource,
+    *,
+    spare: int | Spare = 0,
 ) -> PrivateFactors:
     """Noisy subspace iteration: ``iterations`` Gaussian mechanisms; memory grows with ``n_items · rank``.
 
-    ``spare`` values come with each of them.
+    ``spare`` values come with each of them. A canary's item is met with no other and has a public row of the basis, the
+    first unit vector, in every iteration: so a canary's product is one entry, and ``Q`` is that of users' items.
     """
-    grid = Grid.of(noise_multiplier)
-    own = merged(rows)
-    start = noise.derive("start").discrete_gaussian(rows.shape[1] * rank)  # reads no row
+    grid, side, n = Grid.of(noise_multiplier), Spare.of(spare), rows.shape[1]
+    own, aside = merged(side.beside(rows)), _canaries_basis(side, rank)
+    start = noise.derive("start").discrete_gaussian(n * rank)  # reads no row
     basis, _ = np.linalg.qr(start.reshape(-1, rank).astype(np.float64))
     lengths, left = np.zeros(rank), []
     for _ in range(iterations):
-        total = integer_products(own, basis, grid)
-        drawn, over = noise.gaussian_with_spare(total.size, spare, levels=grid.levels)
-        left.append(over)
-        basis, lengths, _ = np.linalg.svd(grid.real(total + drawn.reshape(total.shape)), full_matrices=False)
-    edge = noise_multiplier * float(np.sqrt(rows.shape[1]) + np.sqrt(rank))
+        total = integer_products(own, np.concatenate([basis, aside]), grid)
+        drawn, over = noise.gaussian_with_spare(n * rank, side.count, levels=grid.levels)
+        left.append(total[n:, 0] + over)
+        basis, lengths, _ = np.linalg.svd(grid.real(total[:n] + drawn.reshape(n, rank)), full_matrices=False)
+    edge = noise_multiplier * float(np.sqrt(n) + np.sqrt(rank))
     return PrivateFactors(fix_signs(basis), lengths, edge, np.stack(left))
+
+
+def canary_products(noise_multiplier: float, iterations: int, spare: Spare) -> IntArray:
+    """What canaries add to the spare values ``(iterations, spare)`` of subspace iterations, in grid units."""
+    alone = merged(spare.beside(sparse.csr_array((0, 0))))
+    total = integer_products(alone, _canaries_basis(spare, 1), Grid.of(noise_multiplier))
+    return np.tile(total[:, 0], (iterations, 1))
+
+
+def _canaries_basis(spare: Spare, rank: int) -> FloatArray:
+    """Rows of the basis ``(spare, rank)`` of canaries' items: no row of an orthonormal basis is longer than 1."""
+    return np.eye(1, rank).repeat(spare.count, axis=0)
 
 
 def integer_products(rows: sparse.csr_array, basis: FloatArray, grid: Grid) -> IntArray:

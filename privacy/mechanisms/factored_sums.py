@@ -13,6 +13,7 @@ stays that of integers: one example moves a sum by its own matrix and by nothing
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -28,39 +29,49 @@ RIGHT_BITS = 8  # of a layer's inputs beside the largest of one example; the gri
 _MOST_EXPONENT = 64  # inputs beyond 2^64 count as absent
 
 
-class LayerGradient(Protocol):
+class LayerGradient(ABC):
     """Gradients of a block's examples in one layer; every number is a function of one example alone.
+
+    An example's gradient is ``left`` times another factor, of which ``unit`` and ``lengths`` are all that clipping
+    needs. What clips and cuts is written once, here, for all kinds of layers.
 
     Attributes:
         parameters: the layer's.
+        left: the factor that is clipped and cut, ``(n, m)``.
+        unit: of the other factor, whose entries are whole numbers of it, ``(n,)``.
+        lengths: squared norms of those whole numbers, ``(n,)``.
     """
 
-    @property
-    def parameters(self) -> Sequence[nn.Parameter]:
-        """The layer's."""
-        ...
+    parameters: Sequence[nn.Parameter]
+    left: Tensor
+    unit: Tensor
+    lengths: Tensor
 
+    @abstractmethod
     def rows(self) -> Tensor:
         """All that the gradients follow from, ``(n, …)``."""
-        ...
 
-    def squares(self) -> Tensor:
-        """Squared norms ``(n,)``."""
-        ...
-
-    def cut(self, per_unit: Tensor) -> Tensor:
-        """Multiply by ``(n,)`` and cut towards zero, so that no gradient gets longer; squared norms of the integers."""
-        ...
-
+    @abstractmethod
     def total(self, kept: Tensor) -> Sequence[Tensor]:
         """Sums of the integers over the examples that are ``kept (n,)``, one for each parameter."""
-        ...
+
+    def squares(self) -> Tensor:
+        """Squared norms ``(n,)``: of an outer product, the product of its factors'."""
+        return self.left.square().sum(dim=1) * (self.lengths * self.unit.square())
+
+    def cut(self, per_unit: Tensor) -> Tensor:
+        """Multiply by ``(n,)`` and cut towards zero, so that no gradient gets longer; squared norms of the integers.
+
+        One factor is cut, the other is a whole number of units already.
+        """
+        self.left = (self.left * (per_unit * self.unit)[:, None]).trunc()
+        return self.left.square().sum(dim=1) * self.lengths
 
 
 Rule = Callable[[Any, Tensor, Tensor], LayerGradient]
 
 
-class LinearGradient:
+class LinearGradient(LayerGradient):
     """``nn.Linear``: inputs ``(n, d)``, gradients of its outputs ``(n, m)``."""
 
     def __init__(self, layer: nn.Linear, inputs: Tensor, outgoing: Tensor) -> None:
@@ -71,28 +82,19 @@ class LinearGradient:
         largest = right.abs().amax(dim=1)
         usable = largest < 2.0**_MOST_EXPONENT  # false for what is not a number
         # powers of two: dividing by one is exact
-        self._unit = torch.exp2(torch.frexp(torch.where(usable, largest, 1.0)).exponent.double() - RIGHT_BITS)
-        self._right = torch.where(usable[:, None], right / self._unit[:, None], 0.0).round()
-        self._lengths = torch.where(usable, self._right.square().sum(dim=1), torch.inf)
-        self._left = outgoing.double()
+        self.unit = torch.exp2(torch.frexp(torch.where(usable, largest, 1.0)).exponent.double() - RIGHT_BITS)
+        self._right = torch.where(usable[:, None], right / self.unit[:, None], 0.0).round()
+        self.lengths = torch.where(usable, self._right.square().sum(dim=1), torch.inf)
+        self.left = outgoing.double()
 
     def rows(self) -> Tensor:
         """Inputs, gradients of the outputs, and squared norms, ``(n, d + m + 1)``."""
-        return torch.cat([self._right * self._unit[:, None], self._left, self.squares()[:, None]], dim=1)
-
-    def squares(self) -> Tensor:
-        """Squared norms ``(n,)``: of an outer product, the product of its factors'."""
-        return self._left.square().sum(dim=1) * (self._lengths * self._unit.square())
-
-    def cut(self, per_unit: Tensor) -> Tensor:
-        """See ``LayerGradient.cut``: one factor is cut, the other is a whole number of units already."""
-        self._left = (self._left * (per_unit * self._unit)[:, None]).trunc()
-        return self._left.square().sum(dim=1) * self._lengths
+        return torch.cat([self._right * self.unit[:, None], self.left, self.squares()[:, None]], dim=1)
 
     def total(self, kept: Tensor) -> Sequence[Tensor]:
         """Sums for weight and bias, each as one product of matrices."""
         # each product is at most an example's norm, below 2^27, and there are fewer than 2^26 examples
-        whole = torch.where(kept[:, None], self._left, 0.0).T @ self._right
+        whole = torch.where(kept[:, None], self.left, 0.0).T @ self._right
         weight = self.parameters[0]
         return [whole[:, : weight.shape[1]], *(whole[:, -1] for _ in self.parameters[1:])]
 
@@ -140,12 +142,25 @@ class FactoredGradients:
         return losses.detach(), found
 
 
+class LayerGradients(Protocol):
+    """Losses ``(n,)`` of a block, and its examples' gradients in each layer."""
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """Those that the gradients are of, in order."""
+        ...
+
+    def __call__(self, batch: Batch, /) -> tuple[Tensor, list[LayerGradient]]:
+        """Losses, and gradients."""
+        ...
+
+
 class FactoredSums:
     """Clipped sums for models whose layers have rules."""
 
     largest_block = 2048
 
-    def __init__(self, gradients: FactoredGradients, clip: Clip, split: ParameterSplit, block: int) -> None:
+    def __init__(self, gradients: LayerGradients, clip: Clip, split: ParameterSplit, block: int) -> None:
         self._gradients, self._clip, self._block = gradients, clip, block
         self._shared = set(map(id, split.shared))
         self._place, start = {}, 0
@@ -175,7 +190,8 @@ class FactoredSums:
         Everything here is a function of one example's own gradient.
         """
         clip = self._clip
-        norms = torch.stack([layer.squares() for layer in layers]).sum(dim=0).sqrt()
+        # one layer after the other: a last one in which an example has nothing changes no bit of its norm
+        norms = torch.as_tensor(sum(layer.squares() for layer in layers)).sqrt()
         factor, squares = clip.factors(norms), torch.zeros_like(norms)
         for layer in layers:
             shared = id(layer.parameters[0]) in self._shared

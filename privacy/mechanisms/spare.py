@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from privacy.arrays import IntArray
-from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
+from privacy.mechanisms.sampling import PoissonSampler
 
 STEEP = 1e3  # of what a user may contribute: what a canary brings before it is clipped
 
@@ -52,13 +53,17 @@ class Spare:
         """The coordinate of each canary that is in."""
         return np.concatenate([np.flatnonzero(self.member), np.full(self.crowd, len(self.member))])
 
-    def samples(self, rate: float, steps: int) -> list[IntArray]:
-        """The coordinate of each canary that is in and sampled, for each step: each by a coin of its own."""
-        present = self.present
+    @property
+    def coins(self) -> tuple[NoiseSource, int]:
+        """Coins of canaries' own by which they are sampled, and how many toss one; nobody without a key."""
         if self.sampling is None:
-            return [present[:0]] * steps
-        coins = NoiseSource(self.sampling, seeded=False)
-        return [present[coins.coins(rate, len(present))] for _ in range(steps)]
+            return NoiseSource(bytes(KEY_BYTES), seeded=True), 0
+        return NoiseSource(self.sampling, seeded=False), len(self.present)
+
+    def samples(self, rate: float, steps: int) -> list[IntArray]:
+        """The coordinate of each canary that is in and sampled, for each step."""
+        sampler, present = PoissonSampler(rate, [self.coins]), self.present
+        return [present[sampler.draw()] for _ in range(steps)]
 
     def beside(self, rows: sparse.csr_array) -> sparse.csr_array:
         """Users' rows ``(n_users, n)`` and canaries' below them, over ``n`` coordinates and the spare ones."""

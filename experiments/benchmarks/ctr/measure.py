@@ -22,6 +22,7 @@ from experiments.presentation.steps import track
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import FeatureGroup, ModelKind
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled
 from fedmm_secure.ctr.features import FeatureSchema
 from fedmm_secure.ctr.metrics import Interval, seed_interval
@@ -32,7 +33,6 @@ from fedmm_secure.ctr.models.interactions import HEADS
 from fedmm_secure.ctr.models.networks import CROSS_LAYERS
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel, network_kind
 from fedmm_secure.ctr.recipes import Recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.federation.account import enter_without_bound
@@ -194,7 +194,7 @@ def _contests(
     worker: Worker | None,
     libraries: Mapping[str, str],
 ) -> Iterator[Contest]:
-    trainer = MarketTrainer(prepared, fit_embedding(prepared, config.embedding), config)
+    trainer = market_trainer(prepared, fit_embedding(prepared, config.embedding), config)
     recipes = (Recipe(kind, kind, IDS, False, None), Recipe("boosted", "boosted", NUMBERS, True, None))
     folder.mkdir()
     for recipe in recipes:

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.config import EmbeddingConfig
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema
 from fedmm_secure.ctr.histories import History
@@ -15,7 +16,6 @@ from fedmm_secure.ctr.models.interactions import FieldAttention, TwoStreams
 from fedmm_secure.ctr.models.networks import NeuralCTR
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel
 from fedmm_secure.ctr.recipes import configured_recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.quantization.build import local_model
 from fedmm_secure.quantization.codes import Codes
 from tests.conftest import tiny
@@ -161,7 +161,7 @@ def test_a_layer_that_is_left_out_is_no_column(tiny_markets):
     found = {}
     for layers in (["global", "local"], ["global"], ["local"]):
         config = tiny(ctr={"layers": layers})
-        bench = MarketTrainer(prepared, embedding, config)
+        bench = market_trainer(prepared, embedding, config)
         builder = bench.builder(configured_recipe(config), local_model(config, embedding, 0))
         found["+".join(layers)] = builder.schema(), builder(prepared.test.user, prepared.test.item)
     whole, features = found["global+local"]
@@ -221,7 +221,7 @@ def test_cross_fitting_projects_users_again_without_the_held_out_rows(tiny_marke
     config = tiny()
     prepared = tiny_markets["m0"]
     embedding = fit_embedding(prepared, EmbeddingConfig(dim=8))
-    bench = MarketTrainer(prepared, embedding, config)
+    bench = market_trainer(prepared, embedding, config)
     seen = []
 
     class Recording:

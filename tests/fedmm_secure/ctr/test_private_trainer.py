@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedmm_secure.ctr.bags import make_bags
+from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.dataset import Labelled, labelled
 from fedmm_secure.ctr.features import Features
 from fedmm_secure.ctr.models.networks import NeuralCTR
@@ -38,12 +39,12 @@ QUANTIZER = initial_model(CONFIG, 0)
 
 
 def bench(prepared, config=CONFIG):
-    return PrivateTrainer(prepared, embedding(prepared, dated=DATED), config)
+    return private_trainer(prepared, embedding(prepared, dated=DATED), config)
 
 
 def bags_of(prepared, config=CONFIG, given=None):
     """Bags of a market, its private releases held fixed."""
-    made = PrivateTrainer(prepared, given or embedding(prepared, dated=DATED), config)
+    made = private_trainer(prepared, given or embedding(prepared, dated=DATED), config)
     model = PrivateCTR("deepfm", made.builder(QUANTIZER, made.history).schema(), neural_choices(config.ctr), 0)
     return made._bags(model, QUANTIZER, NoiseSource.from_seed(3))
 
@@ -138,7 +139,7 @@ def test_blocks_change_nothing_but_rounding(tiny_markets):
 def negatives_ignore_raw_counts(prepared):
     """Whether the distribution of training negatives stays the same when all raw rows change and releases do not."""
     given = embedding(prepared, dated=DATED)
-    found = [PrivateTrainer(rows, given, CONFIG).negatives() for rows in (prepared, changed_rows(prepared))]
+    found = [private_trainer(rows, given, CONFIG).negatives() for rows in (prepared, changed_rows(prepared))]
     whole = all(len(pool.items) == prepared.market.n_items for pool in found)
     return whole and np.array_equal(found[0].weights, found[1].weights)
 
@@ -170,7 +171,7 @@ def test_the_check_catches_negatives_from_raw_counts(tiny_markets, monkeypatch):
 
 def standardisation(prepared, given):
     choices = DPSGD(1.0, 0.3, 0.3)
-    model = PrivateTrainer(prepared, given, CONFIG).train_with(QUANTIZER, 0, choices, NoiseSource.from_seed(0)).model
+    model = private_trainer(prepared, given, CONFIG).train_with(QUANTIZER, 0, choices, NoiseSource.from_seed(0)).model
     return np.concatenate([model._centre, model._spread])
 
 

@@ -1,31 +1,29 @@
+import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 from fedmm_secure.config import configuration_hash
 from fedmm_secure.config.audit import AuditConfig, CardConfig
 from fedmm_secure.errors import ConfigError, LostResultError
-from fedmm_secure.federation.coin_book import enter_tosses
-from fedmm_secure.federation.coins import (
-    CoinError,
-    Coins,
-    CoinsAwaitedError,
-    Toss,
-    asked_tosses,
-    hand_in,
-    noted_coin,
-    stated_toss,
-    write_answers,
-)
+from fedmm_secure.federation.coin_book import Before, enter_tosses
+from fedmm_secure.federation.coins import CoinError, Coins, CoinsAwaitedError, hand_in, noted_coin, stated_toss
 from fedmm_secure.federation.noise_chain import NoiseChain, links, release_key
 from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.federation.tosses import Toss, asked_tosses, write_answers
 from privacy.accounting.ledger import Ledger, read_ledger
+from privacy.aggregation.at_rest import LockedFiles
 from privacy.aggregation.identities import Identity
+from privacy.files import KeyFileError
 from tests.conftest import tiny
 from tests.released import PRIVATE
 
 AUDITOR = Identity.generate("auditor")
-COUNTS = ("counts", None, None)
+COUNTS, EMBEDDING = ("counts", None), ("embedding", None)
+OWNER = Identity.generate("m0")
+ROWS = "d" * 64
+PLAN = SimpleNamespace(delta=1e-3, drawing=[COUNTS, ("quantizer/0", 0), ("quantizer/0", 1), EMBEDDING])
 
 
 @pytest.fixture
@@ -34,10 +32,11 @@ def market(tmp_path):
     return begun(tmp_path)
 
 
-def begun(folder, auditor=AUDITOR, run="run"):
-    coins, ledger = Coins(auditor.card, "m0", run, folder / "keys"), Ledger(folder / "ledger" / "m0.jsonl")
-    fields = {"run": run, "market": "m0", "data": "rows", "configuration": "c"}
-    ledger.open(fields | coins.stated(ledger.opening, 0))
+def begun(folder, auditor=AUDITOR, run="run", market="m0", owner=OWNER, rows=ROWS):
+    files = LockedFiles(folder / "keys", b"k" * 32)
+    coins, ledger = Coins(auditor.card, market, run, owner, files), Ledger(folder / "ledger" / f"{market}.jsonl")
+    fields = {"run": run, "market": market, "data": "rows", "configuration": "c"}
+    ledger.open(fields | coins.stated(ledger.opening, 0, lambda reader: rows))
     return coins, ledger
 
 
@@ -49,11 +48,11 @@ def answered(folder, auditor=AUDITOR):
 
 def test_both_sides_make_the_same_keys_and_the_ledger_shows_the_coin(market, tmp_path):
     coins, ledger = market
-    assert coins.chain(ledger, 1e-3, tmp_path / "nothing-yet.json") is None
-    chain = coins.chain(ledger, 1e-3, answered(tmp_path))
+    assert coins.chain(ledger, PLAN, tmp_path / "nothing-yet.json") is None
+    chain = coins.chain(ledger, PLAN, answered(tmp_path))
     content = read_ledger(ledger.path)
     first = Toss.of(content, AUDITOR.card).first_link(AUDITOR)
-    assert chain.key(0, "m0", COUNTS) == release_key(first, "m0", COUNTS)
+    assert chain.key(COUNTS) == release_key(first, "m0", COUNTS)
     assert noted_coin(content.entries) == Toss.of(content, AUDITOR.card).answer(AUDITOR).hex()
     assert not list((tmp_path / "keys").glob("coin*"))
 
@@ -78,7 +77,7 @@ def test_a_coin_that_is_not_the_auditors_for_this_line_is_refused(market, tmp_pa
         coin = coin.upper()
     (tmp_path / "wrong.json").write_text(f'{{"coins": {{"m0": "{coin}"}}}}')
     with pytest.raises(CoinError, match="is not one that auditor"):
-        coins.chain(ledger, 1e-3, tmp_path / "wrong.json")
+        coins.chain(ledger, PLAN, tmp_path / "wrong.json")
     assert len(ledger.entries) == 0
 
 
@@ -97,39 +96,112 @@ def test_the_sealed_coin_binds_the_market(market, tmp_path):
 def test_a_coin_is_tossed_for_a_first_line_alone(market, tmp_path):
     """Once a market knows the auditor's coin it knows its noise: who asks then may ask for anything."""
     coins, ledger = market
-    coins.chain(ledger, 1e-3, answered(tmp_path))
+    coins.chain(ledger, PLAN, answered(tmp_path))
     with pytest.raises(CoinError, match="has 2 lines"):
         asked_tosses(tmp_path, AUDITOR)
 
 
-def test_the_book_says_how_often_a_market_asked_for_coins(tmp_path):
-    for number in range(3):
-        begun(tmp_path / str(number), run=f"run-{number}")
-    tosses = [asked_tosses(tmp_path / str(number), AUDITOR) for number in range(3)]
-    assert [enter_tosses(tmp_path, found)["m0"] for found in tosses] == [0, 1, 2]
-    assert enter_tosses(tmp_path, tosses[1])["m0"] == 2  # the same again is no other: what was asked stays
-    assert enter_tosses(tmp_path, [replace(tosses[0][0], market="m1", opening="f" * 64)])["m1"] == 0
+def test_the_book_knows_a_market_by_its_card_and_by_its_rows(tmp_path):
+    """Its name is its own choice: here it is another one each time."""
+
+    def entered(number, **told):
+        begun(tmp_path / str(number), run=f"run-{number}", market=f"m{number}", **told)
+        tosses = asked_tosses(tmp_path / str(number), AUDITOR)
+        return enter_tosses(tmp_path, tosses, AUDITOR)[f"m{number}"]
+
+    somebody, other_rows = Identity.generate("m0"), "e" * 64
+    assert entered(0) == Before(card=0, rows=0)
+    assert entered(1, rows=other_rows) == Before(card=1, rows=0)
+    assert entered(2, owner=somebody) == Before(card=0, rows=1)
+    assert entered(3) == Before(card=2, rows=2)
+    assert entered(4, owner=Identity.generate("m0"), rows="f" * 64) == Before(card=0, rows=0)
+    again = asked_tosses(tmp_path / "3", AUDITOR)
+    assert enter_tosses(tmp_path, again, AUDITOR)["m3"] == Before(card=2, rows=2)  # is no other: what was asked stays
+
+
+def test_one_card_may_sign_for_the_markets_of_a_run(tmp_path):
+    begun(tmp_path / "run")
+    begun(tmp_path / "run", market="m1", rows="e" * 64)
+    begun(tmp_path / "run", market="m2")  # the same rows once more, under another name
+    before = enter_tosses(tmp_path, asked_tosses(tmp_path / "run", AUDITOR), AUDITOR)
+    assert before == {"m0": Before(0, 0), "m1": Before(0, 0), "m2": Before(0, 1)}
+
+
+def test_a_book_of_an_earlier_version_still_counts_by_name(tmp_path):
+    line = {"market": "m0", "run": "old", "data": "d", "opening": "o", "configuration": "c"}
+    (tmp_path / "coins.jsonl").write_text(json.dumps(line) + "\n")
+    begun(tmp_path / "run")
+    assert enter_tosses(tmp_path, asked_tosses(tmp_path / "run", AUDITOR), AUDITOR)["m0"] == Before(card=1, rows=0)
+
+
+@pytest.mark.parametrize("forged", ["card", "signature", "sealed", "version"])
+def test_nobody_asks_for_a_coin_in_anothers_name(tmp_path, forged):
+    """Who could would fill the book against him, or keep it empty; an earlier version's request names nobody."""
+    ledger = Ledger(tmp_path / "ledger" / "m0.jsonl")
+    fields = {"run": "run", "market": "m0", "data": "rows", "configuration": "c"}
+    coins = Coins(AUDITOR.card, "m0", "run", OWNER, LockedFiles(tmp_path / "keys", b"k" * 32))
+    asked = coins.stated({}, 0, lambda reader: ROWS)["replay"]
+    changed = {
+        "card": asked | {"card": asdict(Identity.generate("m0").card)},
+        "signature": asked | {"signature": asked["signature"].upper()},
+        "sealed": asked | {"sealed": asked["sealed"][:-2] + "00"},
+        "version": {name: asked[name] for name in ("auditor",)} | {"sealed": "ab" * 80},
+    }[forged]
+    ledger.open(fields | {"replay": changed})
+    with pytest.raises(CoinError, match=r"no way of this version|by an earlier version"):
+        asked_tosses(tmp_path, AUDITOR)
 
 
 def test_an_old_copy_does_not_go_on(market):
     coins, ledger = market
     with pytest.raises(CoinError, match="old copy of its state"):
-        coins.stated(ledger.opening, 1)
+        coins.stated(ledger.opening, 1, lambda reader: ROWS)
 
 
-def test_a_link_is_gone_once_its_release_is_charged(tmp_path):
-    chain, (first, second, third) = NoiseChain(tmp_path), take(3)
-    chain.begin(first)
-    assert chain.key(0, "m0", COUNTS) == release_key(first, "m0", COUNTS)
-    chain.go_on(1)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [second]
-    assert chain.key(2, "m0", COUNTS) == release_key(third, "m0", COUNTS)  # killed between a charge and this
+@pytest.fixture
+def chain(tmp_path):
+    found = NoiseChain(LockedFiles(tmp_path / "chain", b"k" * 32), "m0", PLAN.drawing)
+    found.begin(b"k" * 32)
+    return found
+
+
+def test_a_link_is_gone_once_its_place_is_charged(chain, tmp_path):
+    first, second, _, last = take(4)
+    assert chain.key(COUNTS) == release_key(first, "m0", COUNTS)
+    chain.leave(COUNTS)
+    files = LockedFiles(tmp_path / "chain", b"k" * 32)
+    assert [files.read(name) for name in files.names("*")] == [second]
+    assert chain.key(EMBEDDING) == release_key(last, "m0", EMBEDDING)  # killed between a charge and this
     with pytest.raises(LostResultError, match="the link of the noise that comes next is gone"):
-        chain.key(1, "m0", COUNTS)  # an older copy of the ledger
+        chain.key(COUNTS)  # an older copy of the ledger
 
 
-def test_keys_of_a_link_are_for_one_release_of_one_market():
-    keys = {release_key(b"l" * 32, market, (stage, None, None)) for market in ("a", "b") for stage in ("x", "y")}
+def test_a_place_that_is_missed_shifts_no_later_noise(chain):
+    """Who could shift it would choose among as many noises as there are rounds to miss."""
+    made = take(4)
+    chain.key(COUNTS)
+    chain.leave(COUNTS)
+    assert chain.key(("quantizer/0", 1)) == release_key(made[2], "m0", ("quantizer/0", 1))
+    with pytest.raises(LostResultError):
+        chain.key(("quantizer/0", 0))  # it was missed, and is not drawn any more
+
+
+def test_what_lies_on_the_disk_opens_no_noise_without_what_lies_elsewhere(chain, tmp_path):
+    """A copy of the folder, with the positive control that the key beside it opens all that comes."""
+    _, second, *_ = take(2)
+    chain.leave(COUNTS)
+    (path,) = (tmp_path / "chain").iterdir()
+    assert second not in path.read_bytes()
+    with pytest.raises(KeyFileError, match="opens under the privacy account and the identity alone"):
+        LockedFiles(tmp_path / "chain", b"o" * 32).read(path.name)
+    assert LockedFiles(tmp_path / "chain", b"k" * 32).read(path.name) == second
+    path.rename(path.with_name("link-3.key"))
+    with pytest.raises(KeyFileError):
+        chain.key(EMBEDDING)  # a link stands for its own turn
+
+
+def test_keys_of_a_link_are_for_one_place_of_one_market():
+    keys = {release_key(b"l" * 32, market, (stage, None)) for market in ("a", "b") for stage in ("x", "y")}
     assert len(keys) == 4
 
 
@@ -158,7 +230,7 @@ def test_a_run_waits_for_its_coins_and_resumes_where_it_was(tiny_markets, tmp_pa
     made = links(tosses["m0"].first_link(AUDITOR))
     wanted = release_key(next(made), "m0", COUNTS)
     assert drawn == [wanted, wanted]
-    assert door.begin(plan.embedding()).key == release_key(next(made), "m0", ("embedding", None, None))
+    assert door.begin(plan.embedding()).key == release_key(next(made), "m0", EMBEDDING)
 
 
 def test_a_configuration_names_a_card_that_holds_and_a_budget():
@@ -177,4 +249,4 @@ def test_a_configuration_without_an_audit_keeps_its_hash():
     assert configuration_hash(plain) == configuration_hash(plain.model_copy(update={"audit": AuditConfig()}))
     named = tiny(**SETTINGS, audit={"replay": asdict(AUDITOR.card)})
     assert configuration_hash(named) != configuration_hash(tiny(**SETTINGS))
-    assert stated_toss(plain, {}) == {}
+    assert stated_toss(plain, "m0", {}) == {}

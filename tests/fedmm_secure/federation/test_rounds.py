@@ -148,7 +148,7 @@ def test_with_distributed_noise_all_markets_take_the_same_step(tiny_markets, tmp
 
 def test_with_distributed_noise_the_sum_has_the_full_noise_and_one_update_less(tiny_markets, tmp_path, monkeypatch):
     """Updates are noised gradients; users that never enter a batch leave noise alone in them."""
-    monkeypatch.setattr(DPSGDTrainer, "_sample", lambda trainer, coins, n: torch.zeros(0, dtype=torch.long))
+    monkeypatch.setattr(DPSGDTrainer, "_sample", lambda trainer, sampler: torch.zeros(0, dtype=torch.long))
     config = tiny(
         embedding={"kind": "svd"},
         federation={"rounds": 12, "local_epochs": 1},

@@ -7,8 +7,8 @@ import torch
 
 from experiments.deploy.homes import prepare_homes
 from fedmm_secure.collaborative.shared import COLUMNS
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.recipes import configured_recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.market import DAY
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.data.shared_items import shared_catalogue, shared_positions
@@ -120,7 +120,7 @@ def test_a_market_is_left_with_what_the_others_know(federations, markets):
 def test_a_small_market_keeps_a_model_that_sees_nothing_of_others(below, members, federations, markets):
     config, prepared = settings(ctr={"average_local": True, "keep_own_below": below}), markets["m0"]
     assert prepared.market.n_users == 80
-    bench = MarketTrainer(prepared, shared_svd(totals(federations["masked-ckks"]), prepared), config)
+    bench = market_trainer(prepared, shared_svd(totals(federations["masked-ckks"]), prepared), config)
     recipe, quantizer = configured_recipe(config), initial_model(config, 0)
     own = local_model(config, bench.own_embedding, 1)
     bench.own_quantizers |= {("own", 0): local_model(config, bench.own_embedding, 2), ("own-alone", 0): own}
@@ -130,8 +130,8 @@ def test_a_small_market_keeps_a_model_that_sees_nothing_of_others(below, members
     accounts = bench.accounts(recipe, quantizer, 0)(bench.history.matrix)
     assert accounts.schemas == inputs.schemas
     pairs = prepared.test.user, prepared.test.item
-    alone = MarketTrainer(prepared, bench.own_embedding, tiny(data={**DATA, "shared_items": False}))
-    separate = alone.builder(configured_recipe(alone.config), own)(*pairs)
+    without = tiny(data={**DATA, "shared_items": False})
+    separate = market_trainer(prepared, bench.own_embedding, without).builder(configured_recipe(without), own)(*pairs)
     same = np.array_equal(inputs(*pairs).numbers[:, -separate.numbers.shape[1] :], separate.numbers)
     assert same == (members == 3)  # the third is, to the last bit, the model that the market has without the others
 

@@ -7,9 +7,9 @@ import torch
 from experiments.verification.schemas import metrics_problems
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config.choices import FIELD_BASELINES
+from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.models.neural import NeuralTraining
 from fedmm_secure.ctr.recipes import baseline_recipe
-from fedmm_secure.ctr.trainer import MarketTrainer
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.field.coded import CODES, ITEM_CODE, LEVELS, CodedItems, coded, item_codes, residual_codes
@@ -42,7 +42,7 @@ def fits(tiny_markets, embeddings):
     """Unfitted networks on ids of all markets."""
     found = {}
     for name, prepared in tiny_markets.items():
-        bench = MarketTrainer(prepared, embeddings[name], CONFIG)
+        bench = market_trainer(prepared, embeddings[name], CONFIG)
         found[name] = bench.prepare_fit(baseline_recipe("local-ids"), None, 0, bench.grid("deepfm")[0])
     return found
 
@@ -155,7 +155,7 @@ def test_pooled_rows_meet_in_one_table_where_items_mean_the_same():
     markets = prepare_markets(SHARED.data)
     for config in (SHARED, CONFIG):
         benches = {
-            name: MarketTrainer(prepared, fit_embedding(prepared, CONFIG.embedding), CONFIG)
+            name: market_trainer(prepared, fit_embedding(prepared, CONFIG.embedding), CONFIG)
             for name, prepared in markets.items()
         }
         choices = benches["m0"].grid("deepfm")[0]
@@ -179,7 +179,7 @@ def sharing():
     """Markets of one catalogue, and their unfitted networks on ids."""
     markets = prepare_markets(SHARED.data)
     embeddings = {name: fit_embedding(prepared, SHARED.embedding) for name, prepared in markets.items()}
-    benches = {name: MarketTrainer(prepared, embeddings[name], SHARED) for name, prepared in markets.items()}
+    benches = {name: market_trainer(prepared, embeddings[name], SHARED) for name, prepared in markets.items()}
     own = {
         name: bench.prepare_fit(baseline_recipe("local-ids"), None, 0, bench.grid("deepfm")[0])
         for name, bench in benches.items()
@@ -316,7 +316,7 @@ def test_tuning_takes_the_try_of_best_validation(tiny_markets, embeddings, monke
 
 
 def test_every_method_has_a_pull_for_each_try(tiny_markets, embeddings):
-    tries = len(MarketTrainer(tiny_markets["m0"], embeddings["m0"], CONFIG).grid(CONFIG.field.model))
+    tries = len(market_trainer(tiny_markets["m0"], embeddings["m0"], CONFIG).grid(CONFIG.field.model))
     assert {len(method.pulls) for method in METHODS.values()} == {tries}
     assert set(METHODS) | set(POOLED) == set(FIELD_BASELINES)
     assert not set(METHODS) & set(POOLED)

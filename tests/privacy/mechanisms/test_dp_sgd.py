@@ -10,6 +10,7 @@ from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, SharedGroup
 from privacy.mechanisms.factored_sums import FactoredSums
 from privacy.mechanisms.randomness import NoiseSource
+from privacy.mechanisms.sampling import PoissonSampler
 from tests.noise import silent
 
 SHAPE = QuantizerShape(input_dim=6, hidden_dim=8, latent_dim=4, global_codes=5, local_codes=7)
@@ -276,8 +277,8 @@ def test_too_little_noise_for_exact_sums_is_refused():
 def batch_sizes(steps=400):
     """How many examples enter each of many steps: constant gradients, counted in the noiseless sum."""
     run = trainer(model(), DPSGD(1.0, 1.0, 0.3), 40)
-    coins = source(5).derive("sampling")
-    return [len(run._sample(coins, 40)) for _ in range(steps)]
+    sampler = PoissonSampler(0.3, [(source(5).derive("sampling"), 40)])
+    return [len(run._sample(sampler)) for _ in range(steps)]
 
 
 def test_batches_are_poisson_samples():

@@ -10,7 +10,13 @@ from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer
 from privacy.mechanisms.canary_gradients import CanaryGradients
 from privacy.mechanisms.counts import canary_counts, noisy_counts
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, canary_steps
-from privacy.mechanisms.dp_svd import GRAM_LEVELS, canary_gram, noisy_gram
+from privacy.mechanisms.dp_svd import (
+    GRAM_LEVELS,
+    canary_gram,
+    canary_products,
+    factors_by_subspace_iteration,
+    noisy_gram,
+)
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import NoiseSource
 from privacy.mechanisms.spare import Spare
@@ -37,6 +43,17 @@ def test_counts_and_gram_are_the_same_bit_by_bit_and_spare_sums_have_the_canarie
     assert without[0].tobytes() == beside[0].tobytes()
     assert (beside[1] - without[1]).tolist() == added(0.7, SIDE).tolist()
     assert np.flatnonzero(added(0.7, SIDE)).tolist() == [0, 2, 3, 5, 6]  # the crowd follows the last canary
+
+
+def test_subspace_iterations_are_the_same_bit_by_bit_and_spare_sums_have_the_canaries():
+    plain, found = (factors_by_subspace_iteration(rows(), 3, 0.7, 4, noise(), spare=spare) for spare in (10, SIDE))
+    assert plain.factors.tobytes() == found.factors.tobytes()
+    assert plain.eigenvalues.tobytes() == found.eigenvalues.tobytes()
+    added = canary_products(0.7, 4, SIDE)
+    assert (found.spare - plain.spare).tolist() == added.tolist()
+    assert np.flatnonzero(added[0]).tolist() == [0, 2, 3, 5, 6]
+    one = canary_products(0.7, 1, Spare(1, np.array([True])))[0, 0]
+    assert 1 - 1e-3 < one / Grid.of(0.7).squared_bound ** 0.5 <= 1
 
 
 def quantizer(spare):
