@@ -18,6 +18,7 @@ from fedmm_secure.config.choices import (
     MIN_COHORT,
     MODELS,
     NOISY_BASELINES,
+    ON_ITEMS,
     PRIVATE_GROUPS,
     SUMS_OF_SHARED_ITEMS,
     CatalogueKind,
@@ -178,6 +179,11 @@ class Config(Section):
             )
         if "shared" in self.field.features and not self.data.shared_items:
             return "field.features: shared needs data.shared_items: true"
+        if "rqfedrec-like" in named and not self.data.shared_items:
+            return "ctr.baselines: rqfedrec-like needs data.shared_items: true: its codes are of items of all markets"
+        by_item = [name for name in named if name in ON_ITEMS]
+        if by_item and "item_id" not in self.field.features:
+            return f"ctr.baselines: {by_item[0]} needs item_id in field.features"
         return None
 
     def _evaluation_problem(self) -> str | None:
