@@ -165,7 +165,7 @@ class Coins:
         """
         chain = NoiseChain(self.files, self.market, plan.drawing)
         if not any(entry.stage == COINS for entry in ledger.entries):
-            signature = _answer(answers, self.market)
+            signature = answered_coin(answers, self.market)
             if signature is None:
                 return None
             if not is_coin(self.auditor, signature, self.market, self.run, ledger.opening_hash):
@@ -251,7 +251,7 @@ def hand_in(answers: Path, place: Path) -> None:
     write_json(place, {"coins": dict(_coins(answers))})
 
 
-def _answer(path: Path, market: str) -> str | None:
+def answered_coin(path: Path, market: str) -> str | None:
     """An auditor's coin; None where there is none for this market. Whose it is, the signature says."""
     found = _coins(path).get(market) if path.exists() else None
     return found if isinstance(found, str) else None

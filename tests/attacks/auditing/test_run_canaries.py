@@ -31,6 +31,7 @@ from tests.released import PRIVATE
 
 STAGES = ("counts", "embedding", "subspace", "quantizer/0", "ctr/0")
 READINGS = 5 * 3  # of a run of three markets, and one for what they share
+LARGE = 4000  # users of a market whose blocks hold a crowd
 NOBODY = sparse.csr_array((0, 1))
 
 
@@ -58,13 +59,13 @@ def factored(choices):
     """A model whose gradients are never written out, on rows of users that are nobody's."""
     model = torch.nn.Linear(1, 1)
     gradients = FactoredGradients(model, lambda net, x: net(x).square().sum(1), {torch.nn.Linear: LinearGradient})
-    return DPSGDTrainer(gradients, torch.optim.SGD(model.parameters(), lr=0.0), choices, 1), torch.zeros(1, 1)
+    return DPSGDTrainer(gradients, torch.optim.SGD(model.parameters(), lr=0.0), choices, LARGE), torch.zeros(1, 1)
 
 
 @cache
 def dense(choices):
     gradients = CanaryGradients(1, choices.clipping_norm)
-    return DPSGDTrainer(gradients, torch.optim.SGD(gradients.parameters, lr=0.0), choices, 1), torch.arange(1)
+    return DPSGDTrainer(gradients, torch.optim.SGD(gradients.parameters, lr=0.0), choices, LARGE), torch.arange(1)
 
 
 def drawn(name, number, factor=1.0):
