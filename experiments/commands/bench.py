@@ -188,7 +188,8 @@ def shadows(
     "join",
     short_help="What joining is worth to a market.",
     help="What the federation is worth to a market that joins: test AUC by the share of its users that it knows, "
-    "alone, with a head that was fitted to the other markets alone, and with both; each market left out in turn.\n\n"
+    "alone, with a head of generated markets, with one that was fitted to the other markets alone (head.trees), and "
+    "with both; each market left out in turn.\n\n"
     "Example: fedmm bench join xmarket --set head.trees=80 --draws 5 --workers 16 --json",
 )
 def join(
@@ -204,8 +205,6 @@ def join(
 ) -> None:
     """``fedmm bench join``."""
     settings = resolve(config, overrides or [])
-    if settings.head.trees == 0:
-        raise ConfigError("head.trees is 0: no head is fitted; add --set head.trees=80")
     from experiments.benchmarks.joining import SHARES, measure_joining, worth  # what trains
 
     with TaskProgress("measuring", quiet=as_json):
@@ -214,9 +213,11 @@ def join(
     if as_json:
         say_json({"bench": "join", "rows": [asdict(row) for row in found], "worth": [asdict(row) for row in needed]})
         return
-    table = Table("market", "users", "popularity", "alone", "federation", "both", "federation - alone")
+    start = "federation" if settings.head.trees else "generated"
+    names = ["popularity", "alone", "generated", *(["federation"] if settings.head.trees else []), "both"]
+    table = Table("market", "users", *names, f"{start} - alone")
     for row in found:
-        figures = (interval_text(asdict(one)) for one in (row.popularity, row.alone, row.federation, row.both))
+        figures = (interval_text(asdict(getattr(row, name))) for name in names)
         table.add_row(row.market, f"{row.users} ({row.share:.0%})", *figures, difference_text(asdict(row.gain)))
     wide_console().print(
         "test AUC; mean and 95 % interval over draws; differences paired, a bootstrap over users", table
@@ -224,7 +225,8 @@ def join(
     for one in needed:
         ahead = "with all of them" if one.crossing is None else f"up to {one.crossing:.0f} of its own"
         ahead = "nowhere" if one.crossing == 0 else ahead
-        say(f"{one.market:<6} {one.users} users; the federation's head is ahead {ahead}")
+        whose = "the federation's head" if settings.head.trees else "a head of generated markets"
+        say(f"{one.market:<6} {one.users} users; {whose} is ahead {ahead}")
 
 
 @bench_app.command(

@@ -212,6 +212,18 @@ def attacks(document: Document) -> str:
     return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}.{verdict}"
 
 
+def by_queries(document: Document) -> str:
+    """What a stranger with accounts learns about a person by how much is asked; nothing where that was not measured."""
+    asked = [attack for attack in counted_attacks(document) if attack.kind == "query-budget"]
+    if not asked:
+        return "What means an attack would take, in queries about one person, was not measured."
+    texts = [
+        f"{attack.attack} ({attack.says}): AUC {attack.success:.3f} [{attack.low:.3f}, {attack.high:.3f}]"
+        for attack in sorted(asked, key=lambda attack: attack.success)
+    ]
+    return f"Means that it takes, in queries about one person: {'; '.join(texts)}."
+
+
 def capital(text: str) -> str:
     """Text with its first letter in upper case."""
     return f"{text[0].upper()}{text[1:]}"

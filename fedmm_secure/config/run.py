@@ -225,6 +225,16 @@ class Config(Section):
             )
         if self.audit.canaries and privacy.epsilon is None:
             return "audit.canaries needs privacy.epsilon: there is no noise to measure"
+        strangers = sorted(set(self.audit.users) - set(self.data.names))
+        if strangers:
+            return f"audit.users.{strangers[0]}: is no market of data.markets"
+        if self.audit.users and not self.private_ctr:
+            return (
+                "audit.users needs privacy.epsilon and privacy.protect: release: canary users are read through what is "
+                "published"
+            )
+        if self.audit.users and self.catalogue != "file":
+            return "audit.users needs privacy.catalogue: file: items that canary users alone meet are in it"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"
