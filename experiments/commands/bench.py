@@ -123,6 +123,50 @@ def dp_sgd(
 
 
 @bench_app.command(
+    "ctr",
+    short_help="Training of CTR models.",
+    help="Samples a second of training a network on ids beside FuxiCTR, and boosted trees on counts, scores and times "
+    "beside LightGBM: the same examples, choices and stopping rule, one thread. Both are found by an interpreter that "
+    "has them; what it has not is left out. Your privacy account hears of it.\n\n"
+    "Example: fedmm bench ctr xmarket --python fuxi/bin/python --repeat 5",
+)
+def ctr(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = SYNTHETIC,
+    overrides: SetOption = None,
+    model: Annotated[str, typer.Option(help="deepfm, dcnv2, autoint or finalmlp.")] = "deepfm",
+    python: Annotated[
+        Path | None,
+        typer.Option(envvar="FEDMM_BENCH_PYTHON", help="Interpreter that has fuxictr, lightgbm, or both."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each, with a seed of its own.")] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench ctr``."""
+    settings = resolve(config, overrides or [])
+    from experiments.benchmarks.ctr.measure import KINDS, measure_training  # what trains
+
+    if model not in KINDS:
+        raise ConfigError(f"--model {model}: one of {', '.join(KINDS)}")
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_training(settings, KINDS[model], python, repeat)
+    if as_json:
+        say_json({"bench": "ctr", **asdict(found)})
+        return
+    table = Table("market", "model", "way", "1,000 samples a second", "faster", "AUC", "ahead")
+    for row in found.rows:
+        faster = "–" if row.ratio is None else f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        ahead = "–" if row.ahead is None else difference_text(asdict(row.ahead))
+        rate, auc = estimate_text(asdict(row.rate)), interval_text(asdict(row.auc))
+        table.add_row(row.market, row.model, row.what, rate, faster, auc, ahead)
+    wide_console().print(f"one core, {repeat} repetitions", table)
+    for library, version in found.versions.items():
+        say(f"{library} {version}")
+    for library, why in found.missing.items():
+        say(f"{library} left out: {why}")
+    say("faster, ahead: against the other library, in the same repetition; mean and 95 % interval")
+
+
+@bench_app.command(
     "all",
     short_help="What needs no data, in one table.",
     help="Exact noise, a DP-SGD step and encrypted sums, against each one's first way.\n\n"
