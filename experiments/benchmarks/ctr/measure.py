@@ -89,7 +89,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class MarketExamples:
+class SplitExamples:
     """Of one market, the same for every library: negatives are drawn once."""
 
     schema: FeatureSchema
@@ -200,7 +200,7 @@ def _contests(
     for recipe in recipes:
         choices = family_of(recipe.kind).grid(config.ctr)[0]
         fit = trainer.prepare_fit(recipe, None, 0, choices)
-        examples = MarketExamples(
+        examples = SplitExamples(
             fit.builder.schema(), fit.source.draw(0), fit.validation, labelled(fit.builder, prepared.test)
         )
         ways: dict[str, _Way] = {OURS: partial(_train, recipe.kind, choices, examples)}
@@ -217,7 +217,7 @@ def _contests(
         yield Contest(prepared.market.name, recipe.kind, len(examples.train), ways)
 
 
-def _train(kind: ModelKind, choices: Choices, examples: MarketExamples, seed: int) -> TrainingOutcome:
+def _train(kind: ModelKind, choices: Choices, examples: SplitExamples, seed: int) -> TrainingOutcome:
     """Ours, on the same examples in every epoch."""
     model = family_of(kind).make(kind, examples.schema, choices, seed)
     epochs: list[int] = []
