@@ -18,12 +18,13 @@ from attacks.membership.scores import (
     ratios,
 )
 from attacks.membership.shadow import ShadowScores
-from attacks.membership.users import codebook_attack, pool_rows, recommended_items
+from attacks.membership.users import codebook_attack, pool_rows, recommended_items, reference_recommendations
 from attacks.metrics import MembershipMetrics, membership_metrics
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.data.market import IntArray
 
 PAIR_VIEWS = ("profile", "consumer")
+REFERRED, REFERENCE = "profile-recommended", "consumer-recommended"
 Shown = dict[str, NDArray[np.float32]]
 
 
@@ -68,6 +69,8 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
                 for name, one in units.single(shown, view).items():
                     yield units.inference(target, view, name, one(units.models)[:, :, 0])
                 yield units.inference(target, view, "multi-query LiRA", units.combined(units.account(shown, view)))
+        if shadows.unit == "user" and {REFERRED, REFERENCE} <= shown.keys():
+            yield units.inference(target, "profile", "reference recommendations", units.against_reference(shown))
         weights = units.weights(shown)
         if weights:
             accounts = units.account(shown, "consumer") if "consumer" in shown else []
@@ -114,6 +117,12 @@ class Units:
             vectors, centre = self._tastes
             found["recommendations"] = recommended_items(recommended, self.member, centre, vectors)
         return found
+
+    def against_reference(self, shown: Shown) -> Confidences:
+        """Scores by what users are recommended, beside accounts that copy theirs; of no shadow model."""
+        vectors, centre = self._tastes
+        own, copied = (shown[key].astype(np.float64)[:, self.users] for key in (REFERRED, REFERENCE))
+        return reference_recommendations(own, copied, centre, vectors)
 
     def weights(self, shown: Shown) -> list[ShadowEvidence]:
         """What published models tell beside the scores that they give."""

@@ -155,7 +155,10 @@ class Config(Section):
         if self.data.split == "global-date":
             return "data.shared_items needs data.split: leave-last-out: one market's training rows are another's future"
         if private and not self.private_ctr:
-            return "data.shared_items with privacy.epsilon needs privacy.protect: release"
+            return (
+                "data.shared_items with privacy.epsilon needs privacy.protect: release: sums over the catalogue cost "
+                "budget, and a model that stays in its market hardly gains by noisy ones"
+            )
         if private and not self.aggregation.traits.hides_single_updates:
             return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
         if private and self.privacy.colluding_markets >= self.data.n_markets - 1:

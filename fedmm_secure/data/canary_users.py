@@ -52,7 +52,7 @@ class CanaryUsers:
         """What a configuration names."""
         return hashlib.sha256(canonical_json(self.to_data())).hexdigest()
 
-    def to_data(self) -> dict[str, Any]:
+    def to_data(self) -> dict[str, str | int | None]:
         """What the auditor keeps."""
         return asdict(self) | {"nonce": self.nonce.hex()}
 

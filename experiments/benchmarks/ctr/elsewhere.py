@@ -38,7 +38,8 @@ def main() -> None:
             found = _DONE[order["do"]](order)
         except ImportError as error:
             found = {"missing": str(error)}
-        print(json.dumps(found), file=answers, flush=True)
+        answers.write(json.dumps(found) + "\n")
+        answers.flush()
 
 
 def _lightgbm(order: _Order) -> _Order:
