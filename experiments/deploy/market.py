@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.deploy.framing import receive, send
 from experiments.deploy.processes import interruptible
-from experiments.presentation.console import say
+from experiments.presentation.console import command_text, say
 from experiments.presentation.text import figure_text
 from experiments.reports.run import write_report
 from fedmm_secure.errors import RunDirectoryError
@@ -65,8 +65,12 @@ def _answer(listener: socket.socket, service: MarketService, home: Path, max_run
                 _serve_next(listener, service)
             for run, metrics in service.conclude_finished():
                 directory = home / "runs" / run
-                write_report(directory)
                 done += 1
+                try:
+                    write_report(directory)
+                except OSError as error:
+                    again = command_text("report", directory)
+                    say(f"market {market}: run {run}: no page: {error}; make it with: {again}", flush=True)
                 auc = figure_text(metrics["markets"][market]["auc"])
                 say(f"market {market}: run {run}: AUC {auc}", flush=True)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ depends on what is in it; if it is not what the markets sent, the run is over he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -41,8 +42,9 @@ from fedmm_secure.results.metrics import RunMetrics, describe
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.refusals import ConsentError, Journal, told
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.aggregation.keys import KeyBurnedError
 
-# what a server may learn of a refusal: errors whose text comes from its own request, and fixed words for the rest
+CONCLUDE_AGAIN = 60.0
 
 
 class MarketService:
@@ -88,6 +90,7 @@ class MarketService:
         self._lobby, self._journal = Lobby(runs), Journal(log)
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
+        self._not_before = 0.0  # of the next conclusion
         stages = dict(scheduled(config))
         plan = AggregationPlan.of(config, sizes)
         longest = max((plan.of_stage(stage).server().aggregate_bytes for stage in stages), default=0)
@@ -210,12 +213,26 @@ class MarketService:
         return self._runs[run]
 
     def conclude_finished(self) -> list[tuple[str, RunMetrics]]:
-        """Train and measure the market's own models of runs whose rounds are over."""
+        """Train and measure the market's own models of runs whose rounds are over.
+
+        What a full disk, or one that fails, keeps from its end is tried again ``CONCLUDE_AGAIN`` seconds later.
+        """
         self.settle()
-        done = []
-        while self.finished:
-            if self.finished[0] in self._runs:
-                done.append((self.finished[0], self.conclude(self.finished[0])))
+        done: list[tuple[str, RunMetrics]] = []
+        while self.finished and time.monotonic() >= self._not_before:
+            run = self.finished[0]
+            directory = self._folder / run
+            over = ended_file(directory, self.market).exists() or is_closed(directory, (self.market,))
+            try:
+                if not over:
+                    done.append((run, self.conclude(run)))
+            except KeyBurnedError as error:  # a crash between the key and the mark of the run: it is over
+                self._journal.refused(error)
+            except (OSError, RunEndedError) as error:  # the latter where a sum is not opened yet, for the same reason
+                self._journal.refused(error)
+                self._runs.pop(run, None)  # and what it has in memory
+                self._not_before = time.monotonic() + CONCLUDE_AGAIN
+                break
             self.finished.pop(0)
         return done
 

@@ -87,6 +87,7 @@ READING = {
     "experiments/verification/replay.py": "an auditor's: draws again what was charged, and says where it differs",
     "fedmm_secure/api.py": ENTERED,
     "fedmm_secure/data/prepare.py": "the reader itself",
+    "fedmm_secure/heads/generated.py": "generated rows, of nobody, whatever it is asked for",
     "fedmm_secure/joining/join.py": ENTERED,
     "fedmm_secure/recommending/recommend.py": "the owner's: one user's rows for that user, trains nothing",
     "fedmm_secure/service/market_service.py": ENTERED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
+from fedmm_secure.ctr.models.interactions import with_fast_dropout
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.foreign.formats import unpickle_tensors
-from fedmm_secure.randomness import derive_seed, torch_generator
+from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage.files import torch_bytes
 
 MIN_STEPS_PER_EPOCH = 32
@@ -48,6 +49,8 @@ class NeuralModel(CTRModel):
         validation_auc_: best validation AUC before the refit.
         epochs_: epochs that reached it.
     """
+
+    network_type: ClassVar[type[NeuralCTR]] = NeuralCTR
 
     def __init__(self, kind: NeuralKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
         self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
@@ -107,7 +110,7 @@ class NeuralModel(CTRModel):
     def new_network(self, generator: torch.Generator) -> NeuralCTR:
         """An untrained network for the model's schema."""
         choices = self.choices
-        return NeuralCTR(
+        return self.network_type(
             self.kind,
             self.schema.cardinalities,
             len(self.schema.number_names),
@@ -147,10 +150,8 @@ class NeuralTraining:
     def __init__(self, model: NeuralModel, source: ExampleSource) -> None:
         self._model, self._source, self._epochs = model, source, 0
         self._generator = torch_generator("ctr-init", model.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed("ctr-dropout", model.seed))  # dropout takes no generator
-            self.network = model.new_network(self._generator)
-            self._dropout = torch.get_rng_state()
+        self.network = model.new_network(self._generator)
+        with_fast_dropout(self.network, numpy_generator("ctr-dropout", model.seed))
         self._first: Labelled | None = source.draw(0)
         model.standardise_by(self._first)
         self.n_examples = len(self._first)
@@ -160,7 +161,7 @@ class NeuralTraining:
             {"params": self.network.table_parameters(), "weight_decay": model.choices.table_decay},
             {"params": others},
         ]
-        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate)
+        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate, fused=True)
 
     def epoch(self, penalty: Callable[[], Tensor] | None = None) -> None:
         """One pass over an epoch's examples; a penalty is added to the loss of each batch."""
@@ -171,15 +172,14 @@ class NeuralTraining:
         label = torch.from_numpy(examples.label.astype(np.float32))
         loss = nn.BCEWithLogitsLoss()
         self.network.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._dropout)
-            size = self._model.batch_size(len(label))
-            for chosen in torch.randperm(len(label), generator=self._generator).split(size):
-                self._optimizer.zero_grad()
-                found = loss(self.network(categories[chosen], numbers[chosen]), label[chosen])
-                (found if penalty is None else found + penalty()).backward()
-                self._optimizer.step()
-            self._dropout = torch.get_rng_state()
+        order = torch.randperm(len(label), generator=self._generator)
+        size = self._model.batch_size(len(label))
+        batches = zip(*(values[order].split(size) for values in (categories, numbers, label)), strict=True)
+        for some_categories, some_numbers, some_label in batches:
+            self._optimizer.zero_grad()
+            found = loss(self.network(some_categories, some_numbers), some_label)
+            (found if penalty is None else found + penalty()).backward()
+            self._optimizer.step()
 
 
 def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:
