@@ -55,7 +55,6 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
     "experiments/verification/schemas.py": "files of a run directory, whoever wrote them",
     "fedmm_secure/ctr/models/neural.py": "torch's state of a model",
     "fedmm_secure/ctr/models/private.py": "torch's state of a model",
-    "fedmm_secure/data/canary_users.py": _JSON,
     "fedmm_secure/data/catalogue.py": _JSON,
     "fedmm_secure/data/prepare.py": "sizes of a market, for metrics.json",
     "fedmm_secure/federation/across_markets.py": "metrics.json",

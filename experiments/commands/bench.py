@@ -98,8 +98,8 @@ def noise(
 @bench_app.command(
     "dp-sgd",
     short_help="Cost of a DP-SGD step.",
-    help="A DP-SGD step of the RQ-VAE on one core against one without privacy, beside Opacus' hooks, its ghost "
-    "clipping, and torch.func.\n\nExample: fedmm bench dp-sgd --batch 1024",
+    help="A DP-SGD step of the RQ-VAE on one core, and on a GPU if there is one, against one without privacy, beside "
+    "Opacus' hooks, its ghost clipping, and torch.func.\n\nExample: fedmm bench dp-sgd --batch 1024",
 )
 def dp_sgd(
     batch: Annotated[int, typer.Option(min=8, help="Rows of a step, on average.")] = 1024,
@@ -120,6 +120,50 @@ def dp_sgd(
         table.add_row(cost.what, f"{1000 * cost.seconds.value:.1f}", slower)
     wide_console().print(f"steps on batches of {batch}, one core, {repeat} repetitions", table)
     say("slower: than a step without privacy, in the same repetition; mean and 95 % interval")
+
+
+@bench_app.command(
+    "ctr",
+    short_help="Training of CTR models.",
+    help="Samples a second of training a network on ids beside FuxiCTR, and boosted trees on counts, scores and times "
+    "beside LightGBM: the same examples, choices and stopping rule, one thread. Both are found by an interpreter that "
+    "has them; what it has not is left out. Your privacy account hears of it.\n\n"
+    "Example: fedmm bench ctr xmarket --python fuxi/bin/python --repeat 5",
+)
+def ctr(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = SYNTHETIC,
+    overrides: SetOption = None,
+    model: Annotated[str, typer.Option(help="deepfm, dcnv2, autoint or finalmlp.")] = "deepfm",
+    python: Annotated[
+        Path | None,
+        typer.Option(envvar="FEDMM_BENCH_PYTHON", help="Interpreter that has fuxictr, lightgbm, or both."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each, with a seed of its own.")] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench ctr``."""
+    settings = resolve(config, overrides or [])
+    from experiments.benchmarks.ctr.measure import KINDS, measure_training  # what trains
+
+    if model not in KINDS:
+        raise ConfigError(f"--model {model}: one of {', '.join(KINDS)}")
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_training(settings, KINDS[model], python, repeat)
+    if as_json:
+        say_json({"bench": "ctr", **asdict(found)})
+        return
+    table = Table("market", "model", "way", "1,000 samples a second", "faster", "AUC", "ahead")
+    for row in found.rows:
+        faster = "–" if row.ratio is None else f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        ahead = "–" if row.ahead is None else difference_text(asdict(row.ahead))
+        rate, auc = estimate_text(asdict(row.rate)), interval_text(asdict(row.auc))
+        table.add_row(row.market, row.model, row.what, rate, faster, auc, ahead)
+    wide_console().print(f"one core, {repeat} repetitions", table)
+    for library, version in found.versions.items():
+        say(f"{library} {version}")
+    for library, why in found.missing.items():
+        say(f"{library} left out: {why}")
+    say("faster, ahead: against the other library, in the same repetition; mean and 95 % interval")
 
 
 @bench_app.command(
@@ -153,7 +197,8 @@ def everything(
 @bench_app.command(
     "shadows",
     short_help="Shadow pipelines a minute.",
-    help="Shadow pipelines a minute: side by side over processes, against a loop of single fits.\n\n"
+    help="Shadow pipelines a minute: side by side over processes, against a loop of single fits; on a GPU too, if "
+    "there is one.\n\n"
     "Example: fedmm bench shadows xmarket --market mx --target federated-codes",
 )
 def shadows(
@@ -173,14 +218,18 @@ def shadows(
 
     name = market or next(iter(sorted(settings.data.markets)), "m0")
     with TaskProgress("measuring", quiet=as_json):
-        found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
+        found = [
+            cost for one in target or ["fedmm"] for cost in bench_shadows(settings, name, one, models, repetitions)
+        ]
     if as_json:
         say_json([asdict(cost) for cost in found])
         return
-    table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
+    table = Table(
+        *("target", "device", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
+    )
     for cost in found:
         fields = (cost.looped, cost.together, cost.speed_up, cost.auc_looped, cost.auc_together, cost.difference)
-        table.add_row(cost.target, *(estimate_text(asdict(field)) for field in fields))
+        table.add_row(cost.target, cost.device, *(estimate_text(asdict(field)) for field in fields))
     wide_console().print(f"shadow pipelines of market {name}, {settings.workers} workers", table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -18,9 +18,11 @@ from fedmm_secure.config.choices import (
     MIN_COHORT,
     MODELS,
     NOISY_BASELINES,
+    ON_ITEMS,
     PRIVATE_GROUPS,
     SUMS_OF_SHARED_ITEMS,
     CatalogueKind,
+    DeviceSetting,
 )
 from fedmm_secure.config.comparison import EvaluationConfig, FieldConfig
 from fedmm_secure.config.privacy import GRAM_LIMIT, PrivacyConfig
@@ -43,7 +45,11 @@ class Config(Section):
     seed: tuple[Seed, ...] = Field(
         (0,), min_length=1, max_length=100, description="one repetition of training for each seed"
     )
-    device: Literal["cpu"] = Field("cpu", description="where models train")
+    device: DeviceSetting = Field(
+        "cpu",
+        description="where RQ-VAEs and networks train; auto: a GPU where there is one. Released CTR models, trees and "
+        "embeddings are computed on the processor",
+    )
     workers: int = Field(2, ge=1, le=256, description="markets trained at a time; does not change results")
     data: DataConfig
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -154,7 +160,10 @@ class Config(Section):
         if self.data.split == "global-date":
             return "data.shared_items needs data.split: leave-last-out: one market's training rows are another's future"
         if private and not self.private_ctr:
-            return "data.shared_items with privacy.epsilon needs privacy.protect: release"
+            return (
+                "data.shared_items with privacy.epsilon needs privacy.protect: release: sums over the catalogue cost "
+                "budget, and a model that stays in its market hardly gains by noisy ones"
+            )
         if private and not self.aggregation.traits.hides_single_updates:
             return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
         if private and self.privacy.colluding_markets >= self.data.n_markets - 1:
@@ -178,6 +187,11 @@ class Config(Section):
             )
         if "shared" in self.field.features and not self.data.shared_items:
             return "field.features: shared needs data.shared_items: true"
+        if "rqfedrec-like" in named and not self.data.shared_items:
+            return "ctr.baselines: rqfedrec-like needs data.shared_items: true: its codes are of items of all markets"
+        by_item = [name for name in named if name in ON_ITEMS]
+        if by_item and "item_id" not in self.field.features:
+            return f"ctr.baselines: {by_item[0]} needs item_id in field.features"
         return None
 
     def _evaluation_problem(self) -> str | None:

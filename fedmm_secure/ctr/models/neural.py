@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -17,14 +17,17 @@ from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
+from fedmm_secure.ctr.models.interactions import with_fast_dropout
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
+from fedmm_secure.devices import deterministic, ready
 from fedmm_secure.foreign.formats import unpickle_tensors
-from fedmm_secure.randomness import derive_seed, torch_generator
+from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage.files import torch_bytes
 
 MIN_STEPS_PER_EPOCH = 32
 MIN_BATCH = 128
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class NeuralModel(CTRModel):
         epochs_: epochs that reached it.
     """
 
+    network_type: ClassVar[type[NeuralCTR]] = NeuralCTR
+
     def __init__(self, kind: NeuralKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
         self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
 
@@ -61,14 +66,14 @@ class NeuralModel(CTRModel):
 
     def predict(self, features: Features) -> FloatArray:
         """Click probabilities ``(n,)``."""
-        categories, numbers = self.tensors(features)
+        categories, numbers = self.tensors(features, self.network_.bias.device)
         self.network_.eval()
         with torch.no_grad():
             parts = [
                 torch.sigmoid(self.network_(categories[i : i + 65536], numbers[i : i + 65536]))
                 for i in range(0, max(len(categories), 1), 65536)
             ]
-        return torch.cat(parts).double().numpy()
+        return torch.cat(parts).double().cpu().numpy()
 
     format = Format(torch_bytes, unpickle_tensors)
 
@@ -99,7 +104,7 @@ class NeuralModel(CTRModel):
                 best, best_epoch, best_state = auc, epoch + 1, copy.deepcopy(training.network.state_dict())
             elif epoch + 1 - best_epoch >= self.choices.patience:
                 break
-        self.network_ = training.network
+        self.network_ = training.network.cpu()
         if validation is not None and best_state is not None:
             training.network.load_state_dict(best_state)
             self.validation_auc_, self.epochs_ = float(best), best_epoch
@@ -107,7 +112,7 @@ class NeuralModel(CTRModel):
     def new_network(self, generator: torch.Generator) -> NeuralCTR:
         """An untrained network for the model's schema."""
         choices = self.choices
-        return NeuralCTR(
+        return self.network_type(
             self.kind,
             self.schema.cardinalities,
             len(self.schema.number_names),
@@ -126,10 +131,13 @@ class NeuralModel(CTRModel):
         """Examples of a batch; a small market would otherwise take a handful of steps an epoch and stay untrained."""
         return min(self.choices.batch_size, max(MIN_BATCH, n_examples // MIN_STEPS_PER_EPOCH))
 
-    def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-        """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``."""
+    def tensors(self, features: Features, device: torch.device = _CPU) -> tuple[torch.Tensor, torch.Tensor]:
+        """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``; by default on the processor."""
         scaled = (features.numbers - self._centre) / self._spread
-        return torch.from_numpy(features.categories), torch.from_numpy(scaled.astype(np.float32))
+        return (
+            torch.from_numpy(features.categories).to(device),
+            torch.from_numpy(scaled.astype(np.float32)).to(device),
+        )
 
 
 class NeuralTraining:
@@ -140,17 +148,17 @@ class NeuralTraining:
         source: of examples.
 
     Attributes:
-        network: as far as it is trained.
+        network: as far as it is trained; on the device that the model's choices name.
         n_examples: of the first epoch.
     """
 
     def __init__(self, model: NeuralModel, source: ExampleSource) -> None:
         self._model, self._source, self._epochs = model, source, 0
         self._generator = torch_generator("ctr-init", model.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed("ctr-dropout", model.seed))  # dropout takes no generator
-            self.network = model.new_network(self._generator)
-            self._dropout = torch.get_rng_state()
+        self._device = ready(model.choices.device)
+        self.network = model.new_network(self._generator)
+        with_fast_dropout(self.network, numpy_generator("ctr-dropout", model.seed))
+        self.network.to(self._device)
         self._first: Labelled | None = source.draw(0)
         model.standardise_by(self._first)
         self.n_examples = len(self._first)
@@ -160,26 +168,26 @@ class NeuralTraining:
             {"params": self.network.table_parameters(), "weight_decay": model.choices.table_decay},
             {"params": others},
         ]
-        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate)
+        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate, fused=True)
 
     def epoch(self, penalty: Callable[[], Tensor] | None = None) -> None:
         """One pass over an epoch's examples; a penalty is added to the loss of each batch."""
         first, self._first = self._first, None
         examples = self._source.draw(self._epochs) if first is None else first
         self._epochs += 1
-        categories, numbers = self._model.tensors(examples.features)
-        label = torch.from_numpy(examples.label.astype(np.float32))
+        categories, numbers = self._model.tensors(examples.features, self._device)
+        label = torch.from_numpy(examples.label.astype(np.float32)).to(self._device)
         loss = nn.BCEWithLogitsLoss()
         self.network.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._dropout)
-            size = self._model.batch_size(len(label))
-            for chosen in torch.randperm(len(label), generator=self._generator).split(size):
+        order = torch.randperm(len(label), generator=self._generator).to(self._device)
+        size = self._model.batch_size(len(label))
+        batches = zip(*(values[order].split(size) for values in (categories, numbers, label)), strict=True)
+        with deterministic(self._device):
+            for some_categories, some_numbers, some_label in batches:
                 self._optimizer.zero_grad()
-                found = loss(self.network(categories[chosen], numbers[chosen]), label[chosen])
+                found = loss(self.network(some_categories, some_numbers), some_label)
                 (found if penalty is None else found + penalty()).backward()
                 self._optimizer.step()
-            self._dropout = torch.get_rng_state()
 
 
 def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:
