@@ -18,6 +18,7 @@ from experiments.presentation.tables import Table
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
+from privacy.hexadecimal import bytes_of
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
@@ -82,7 +83,7 @@ def audit(
     from experiments.reports.run import write_report
 
     run = Path(source) if Path(source).is_dir() else None
-    given = None if nonce is None else bytes.fromhex(nonce)
+    given = None if nonce is None else bytes_of(nonce)
     with RunProgress(quiet=quiet or as_json) as progress, nullcontext() if run is None else examining(run):
         audited = audits.read_audited(source, overrides or [], market)
         folder = out or audited.folder

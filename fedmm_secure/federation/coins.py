@@ -40,6 +40,7 @@ from privacy.aggregation.identities import Card, Identity, read_public, seal
 from privacy.aggregation.streams import derive_key
 from privacy.errors import InputError, StoppedError
 from privacy.files import KeyFileError, write_json
+from privacy.hexadecimal import bytes_of
 
 COINS = "auditors-coin"  # the stage of the second line
 REPLAY = "replay"  # of the first line
@@ -151,7 +152,7 @@ class Coins:
         coin = secrets.token_bytes(COIN_BYTES)
         self.files.write(_COIN, coin)  # before the line that is bound to it
         sealed = seal(
-            coin + bytes.fromhex(rows(self.auditor.fingerprint)), self.auditor, toss_context(self.market, self.run)
+            coin + bytes_of(rows(self.auditor.fingerprint)), self.auditor, toss_context(self.market, self.run)
         ).hex()
         asked = self.owner.sign(_request_text(self.market, self.run, sealed)).hex()
         card = asdict(self.owner.card)
@@ -174,7 +175,7 @@ class Coins:
                     f"{answers}: the coin of market {self.market} is not one that {self.auditor.name}, "
                     f"{self.auditor.fingerprint}, signed for this run: hand its ledger to the auditor again"
                 )
-            chain.begin(first_link(self.files.read(_COIN), bytes.fromhex(signature), self.market, self.run))
+            chain.begin(first_link(self.files.read(_COIN), bytes_of(signature), self.market, self.run))
             ledger.note(coin_note(signature).entry(self.market, delta=plan.delta, seeded=False))
         self.files.erase(_COIN)
         return chain
@@ -199,11 +200,10 @@ def _locked_noise(folder: Path, account: PrivacyAccount | PublicData, identity: 
 def is_coin(auditor: Card, signature: str, market: str, run: str, opening: str) -> bool:
     """Whether a coin, hexadecimal, is the auditor's for the run that this line opened."""
     try:
-        found = bytes.fromhex(signature)
-        auditor.verify(found, coin_text(market, run, opening))
+        auditor.verify(bytes_of(signature), coin_text(market, run, opening))
     except (ValueError, TypeError):
         return False
-    return found.hex() == signature  # in its one spelling: there is no room beside
+    return True
 
 
 def noted_coin(entries: Sequence[Entry]) -> str | None:
@@ -240,7 +240,7 @@ def is_request(asked: Any, market: str, run: str) -> TypeGuard[Mapping[str, Any]
 def asker(asked: Mapping[str, Any], market: str, run: str) -> Card | None:
     """Who signed a request for a coin; None where nobody did."""
     try:
-        card, signature = Card(**asked["card"]), bytes.fromhex(asked["signature"])
+        card, signature = Card(**asked["card"]), bytes_of(asked["signature"])
         card.verify(signature, _request_text(market, run, asked["sealed"]))
     except (ValueError, TypeError, KeyError):
         return None
