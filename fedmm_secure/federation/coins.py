@@ -30,9 +30,10 @@ from fedmm_secure.config import Config
 from fedmm_secure.federation.noise_chain import NoiseChain
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
-from privacy.accounting.ledger import Entry, Ledger
+from privacy.accounting.ledger import OPEN, Entry, Ledger, read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.at_rest import LockedFiles
 from privacy.aggregation.identities import Card, Identity, read_public, seal
@@ -244,6 +245,16 @@ def asker(asked: Mapping[str, Any], market: str, run: str) -> Card | None:
     except (ValueError, TypeError, KeyError):
         return None
     return card if signature.hex() == asked["signature"] else None
+
+
+def require_coin(config: Config, market: str, directory: Path) -> None:
+    """Raises ``CoinsAwaitedError`` where a run is open, and its auditor has not answered; changes nothing."""
+    layout = RunDirectory(directory)
+    path, asked = layout.ledger(market), config.audit.replay
+    if asked is None or not path.is_file() or answered_coin(layout.coins, market) is not None:
+        return
+    if read_ledger(path).kinds == (OPEN,):
+        raise CoinsAwaitedError(directory, asked.card, [market])
 
 
 def hand_in(answers: Path, place: Path) -> None:

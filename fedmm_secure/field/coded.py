@@ -102,7 +102,7 @@ class CodedItems:
         return self.features(self._builder(user, item))
 
 
-def coded(fit: Fit, codes: IntArray) -> Fit:
+def with_item_codes(fit: Fit, codes: IntArray) -> Fit:
     """A market's network on ids as one on its items' codes; raises ``TypeError`` where the model is no network."""
     inputs = CodedItems(fit.builder, codes)
     model = fit.model

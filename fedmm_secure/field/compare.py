@@ -22,7 +22,7 @@ from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.field.coded import coded, item_codes
+from fedmm_secure.field.coded import item_codes, with_item_codes
 from fedmm_secure.field.market_aware import MarketAwareModel
 from fedmm_secure.field.methods import METHODS
 from fedmm_secure.field.pooled import pool, rows_moved
@@ -121,7 +121,7 @@ class Bench:
         method, assigned = METHODS[name], Traffic()
         if method.tables:
             codes = item_codes(self._config.data, self._markets, self._embeddings, seed)
-            fits = {market: coded(fit, codes[market]) for market, fit in fits.items()}
+            fits = {market: with_item_codes(fit, codes[market]) for market, fit in fits.items()}
             assigned = Traffic(bytes_down=sum(len(arrays_bytes({"codes": values})) for values in codes.values()))
         found = train(list(fits.values()), method, method.pulls[choice], refit=refit)
         return fits, found.validation_auc, found.traffic + assigned

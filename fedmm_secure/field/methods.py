@@ -61,6 +61,6 @@ METHODS: Mapping[FieldName, Method] = {
     "ditto": Method(pulls=(0.1, 1.0, 0.01), personal=True),
     # Collins et al., ICML 2021: the representation is shared, the head is not
     "fedrep": Method(home=("head", "bias", "first_numbers")),
-    # after Han et al., arXiv 2601.18570, see ``coded``: items are codes, whose vectors are shared
+    # after Han et al., arXiv 2601.18570, see ``with_item_codes``: items are codes, whose vectors are shared
     "rqfedrec-like": Method(tables=(ITEM_CODE,)),
 }

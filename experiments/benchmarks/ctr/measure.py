@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from attacks.metrics import Estimate, mean_estimate
-from experiments.benchmarks.ctr.worker import FUXICTR, LIGHTGBM, MissingLibraryError, Trained, Worker
+from experiments.benchmarks.ctr.worker import FUXICTR, LIGHTGBM, MissingLibraryError, TrainingRun, Worker
 from experiments.presentation.steps import track
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import Config
@@ -43,7 +43,7 @@ ALL = "all"  # markets together
 IDS: tuple[FeatureGroup, ...] = ("user_id", "item_id")
 NUMBERS: tuple[FeatureGroup, ...] = ("scores", "counts", "recency")
 KINDS: Mapping[str, ModelKind] = {"deepfm": "deepfm", "dcnv2": "dcnv2", "autoint": "autoint", "finalmlp": "finalmlp"}
-_Way = Callable[[int], Trained]
+_Way = Callable[[int], TrainingRun]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Examples:
+class DrawnExamples:
     """Of one market, the same for every library: negatives are drawn once."""
 
     schema: FeatureSchema
@@ -144,7 +144,7 @@ def measure_training(config: Config, kind: ModelKind, python: Path | None, repet
             for market, prepared in track("examples", markets.items(), len(markets))
             for contest in _contests(config, kind, prepared, Path(name) / market, worker, versions)
         ]
-        found: dict[tuple[int, str], list[Trained]] = {}
+        found: dict[tuple[int, str], list[TrainingRun]] = {}
         for repetition in track("repetitions", range(repetitions)):
             for index, contest in enumerate(contests):
                 for way, train in contest.ways.items():
@@ -200,7 +200,7 @@ def _contests(
     for recipe in recipes:
         choices = family_of(recipe.kind).grid(config.ctr)[0]
         fit = trainer.prepare_fit(recipe, None, 0, choices)
-        examples = Examples(
+        examples = DrawnExamples(
             fit.builder.schema(), fit.source.draw(0), fit.validation, labelled(fit.builder, prepared.test)
         )
         ways: dict[str, _Way] = {OURS: partial(_train, recipe.kind, choices, examples)}
@@ -217,7 +217,7 @@ def _contests(
         yield Contest(prepared.market.name, recipe.kind, len(examples.train), ways)
 
 
-def _train(kind: ModelKind, choices: Choices, examples: Examples, seed: int) -> Trained:
+def _train(kind: ModelKind, choices: Choices, examples: DrawnExamples, seed: int) -> TrainingRun:
     """Ours, on the same examples in every epoch."""
     model = family_of(kind).make(kind, examples.schema, choices, seed)
     epochs: list[int] = []
@@ -230,7 +230,7 @@ def _train(kind: ModelKind, choices: Choices, examples: Examples, seed: int) -> 
     model.fit(ExampleSource([draw]), examples.valid, None)
     seconds = time.process_time() - started
     auc = roc_auc_score(examples.test.label, model.predict(examples.test.features))
-    return Trained(seconds, float(auc), model.iterations_ if isinstance(model, BoostedModel) else len(epochs))
+    return TrainingRun(seconds, float(auc), model.iterations_ if isinstance(model, BoostedModel) else len(epochs))
 
 
 def _network_order(kind: ModelKind, choices: NeuralChoices, batch: int) -> dict[str, object]:
@@ -263,7 +263,7 @@ def _tree_order(choices: BoostedChoices) -> dict[str, object]:
     }
 
 
-def _rows(contests: Sequence[Contest], found: Mapping[tuple[int, str], Sequence[Trained]]) -> list[TrainingCost]:
+def _rows(contests: Sequence[Contest], found: Mapping[tuple[int, str], Sequence[TrainingRun]]) -> list[TrainingCost]:
     """Of each market, then of all together, model by model."""
     rows = []
     for model in dict.fromkeys(contest.model for contest in contests):
@@ -282,7 +282,7 @@ def _rows(contests: Sequence[Contest], found: Mapping[tuple[int, str], Sequence[
     return rows
 
 
-def _rate(trained: Sequence[tuple[int, Sequence[Trained]]]) -> FloatArray:
+def _rate(trained: Sequence[tuple[int, Sequence[TrainingRun]]]) -> FloatArray:
     """Samples a second of all trainings of a repetition together ``(repetitions,)``."""
     samples = np.sum([[size * one.passes for one in runs] for size, runs in trained], axis=0)
     return np.asarray(samples / np.sum([[one.seconds for one in runs] for _, runs in trained], axis=0))

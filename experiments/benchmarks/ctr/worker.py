@@ -19,7 +19,7 @@ FUXICTR, LIGHTGBM = "FuxiCTR", "LightGBM"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingRun:
     """What one training came to.
 
     Attributes:
@@ -70,17 +70,19 @@ class Worker:
         """Of a library; raises ``MissingLibraryError`` where the interpreter does not have it."""
         return str(self._ask(library, {"do": "version"})["version"])
 
-    def train(self, library: str, data: Path, order: Mapping[str, object], seed: int) -> Trained:
+    def train(self, library: str, data: Path, order: Mapping[str, object], seed: int) -> TrainingRun:
         """Train a library's model on a folder of examples, as an order says.
 
         Raises:
             ConfigError: the process ended without an answer.
         """
-        return Trained(**self._ask(library, {"do": "train", "data": str(data), "seed": seed, **order}))
+        return TrainingRun(**self._ask(library, {"do": "train", "data": str(data), "seed": seed, **order}))
 
     def _ask(self, library: str, order: Mapping[str, object]) -> dict[str, Any]:
         try:
-            print(json.dumps({"library": library, **order}), file=_open(self._process.stdin), flush=True)
+            orders = _open(self._process.stdin)
+            orders.write(json.dumps({"library": library, **order}) + "\n")
+            orders.flush()
             answer = _open(self._process.stdout).readline()
         except BrokenPipeError:
             answer = ""

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from experiments.benchmarks.ctr import elsewhere
-from experiments.benchmarks.ctr.measure import ALL, IDS, OURS, READY, Examples, measure_training
+from experiments.benchmarks.ctr.measure import ALL, IDS, OURS, READY, DrawnExamples, measure_training
 from experiments.benchmarks.ctr.worker import FUXICTR, LIGHTGBM, MissingLibraryError, Worker
 from fedmm_secure.ctr.dataset import Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
@@ -86,7 +86,7 @@ def test_an_interpreter_without_a_library_is_no_mistake_and_one_that_fails_is(tm
 
 def test_what_is_written_is_what_is_read(tmp_path):
     part = Labelled(Features(np.array([[1, 2], [0, 3]]), np.array([[0.5], [1.5]])), np.array([1.0, 0.0]))
-    examples = Examples(FeatureSchema(IDS, (2, 4), ("age",)), part, part, part)
+    examples = DrawnExamples(FeatureSchema(IDS, (2, 4), ("age",)), part, part, part)
     examples.write(tmp_path / "m0")
     fields = elsewhere._fields(tmp_path / "m0")
     assert [(name, field["type"]) for name, field in fields.items()] == [

@@ -12,7 +12,7 @@ from fedmm_secure.ctr.models.neural import NeuralTraining
 from fedmm_secure.ctr.recipes import baseline_recipe
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.field.coded import CODES, ITEM_CODE, LEVELS, CodedItems, coded, item_codes, residual_codes
+from fedmm_secure.field.coded import CODES, ITEM_CODE, LEVELS, CodedItems, item_codes, residual_codes, with_item_codes
 from fedmm_secure.field.compare import POOLED, Bench, refuse_apart, train_field
 from fedmm_secure.field.market_aware import MarketAwareModel
 from fedmm_secure.field.methods import METHODS, Method
@@ -245,7 +245,7 @@ def test_vectors_of_codes_are_averaged_and_those_of_users_stay_at_home(sharing):
     codes = item_codes(SHARED.data, markets, embeddings, 0)
     members = []
     for name, fit in own.items():
-        found = coded(fit, codes[name])
+        found = with_item_codes(fit, codes[name])
         members.append(Participant(found, found.source, METHODS["rqfedrec-like"], 0.0))
     tables = read_arrays(members[0].message())
     assert tables["embedding.weight"].shape == (LEVELS * CODES, SHARED.ctr.dim)
