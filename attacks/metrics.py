@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from fedmm_secure.ctr.metrics import CONFIDENCE
 
 POWER = 0.95  # with which an alarm is wanted where there is something to find
 SHARED_SHADOWS = 2.0**0.5
+_ROUNDED = 1e-9  # a cosine of two equal vectors may be more than 1 by a rounding
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,30 @@ def mean_estimate(values: NDArray[np.float64]) -> Estimate:
         return Estimate(mean, float("-inf"), float("inf"))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stats.sem(values))
     return Estimate(mean, mean - half, mean + half)
+
+
+def bounded_estimate(values: NDArray[np.float64], least: float = 0.0, most: float = 1.0) -> Estimate:
+    """Mean of what lies between two bounds, as shares, AUCs and cosines do, with an interval that lies there too.
+
+    Student's t interval of the mean's log-odds, by the delta method: that of a fractional logit with standard errors
+    that are robust to heteroscedasticity (Papke, Wooldridge, J. Applied Econometrics 1996). Of many values, or of
+    values in the middle, it is the t interval of the mean; few of them do not tell of more than there can be.
+
+    Raises:
+        ValueError: a value is out of bounds.
+    """
+    scaled = (values - least) / (most - least)
+    if scaled.min() < -_ROUNDED or scaled.max() > 1.0 + _ROUNDED:
+        raise ValueError(f"values from {values.min()} to {values.max()} are not all in [{least}, {most}]")
+    mean = float(np.clip(scaled.mean(), 0.0, 1.0))
+    low, high = 0.0, 1.0
+    if len(values) > 1:
+        error = float(stats.sem(scaled))
+        low = high = mean
+        if error > 0.0 and 0.0 < mean < 1.0:
+            half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * error / (mean * (1.0 - mean))
+            low, high = special.expit(special.logit(mean) + np.array([-half, half]))
+    return Estimate(*(float(least + (most - least) * part) for part in (mean, low, high)))
 
 
 def _share(values: list[float]) -> Estimate:

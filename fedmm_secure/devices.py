@@ -115,31 +115,3 @@ def _move(device: torch.device, module: nn.Module, optimizers: tuple[torch.optim
             for key, value in state.items():
                 if key != "step" and hasattr(value, "to"):  # numbers of steps stay where Adam keeps them
                     state[key] = value.to(parameter.device)
-
-
-class DropoutStream:
-    """Dropout takes no generator: it draws from the device's own, which is at this stream's place while it does.
-
-    Args:
-        device: where the network trains.
-        seed: of the stream.
-    """
-
-    def __init__(self, device: torch.device, seed: int) -> None:
-        import torch
-
-        places = {torch.device("cpu"), device}
-        self._states = {place: torch.Generator(place).manual_seed(seed).get_state() for place in places}
-
-    @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Draw on from where the stream was left; other streams go on as if nothing had been drawn."""
-        import torch
-
-        gpus = [place for place in self._states if place.type == "cuda"]
-        with torch.random.fork_rng(devices=gpus):
-            for place, state in self._states.items():
-                torch.cuda.set_rng_state(state, place) if place in gpus else torch.set_rng_state(state)
-            yield
-            for place in self._states:
-                self._states[place] = torch.cuda.get_rng_state(place) if place in gpus else torch.get_rng_state()

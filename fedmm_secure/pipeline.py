@@ -103,7 +103,11 @@ def run_pipeline(
         BudgetExceededError: a release would spend more than a market's budget.
         RunDirectoryError: a finished run of something else is there.
         DataError: markets have user ids in common, and the configuration does not say what that means.
+        ValueError: a market has another name than it is given under.
     """
+    other = [name for name, prepared in markets.items() if prepared.market.name != name]
+    if other:  # plans, doors and accounts go by it: the rows of one would be charged to another
+        raise ValueError(f"market {other[0]}: is called {markets[other[0]].market.name} in its rows")
     if is_closed(directory, markets):
         refuse_another(config, markets, directory)
         return read_metrics(directory)

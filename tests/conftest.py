@@ -122,11 +122,12 @@ def pytest_collection(session):
 
     from tests.accounting_cache import share_answers
     from tests.figure_sketch import sketch_figures
-    from tests.processes import skip_syncs
+    from tests.processes import measure_less, skip_syncs
 
     share_answers()
     sketch_figures()
     skip_syncs()
+    measure_less()
     typer.main.get_command = cache(typer.main.get_command)  # commands are built once, not at every call
     torch.set_num_threads(1)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from jupyter_client.provisioning import local_provisioner
 from pydantic import BaseModel
 
 from experiments.cli import Commands
 from experiments.sweep.grid import shipped_grids
 from fedmm_secure.config import Config
+from tests.kernels import fork_kernel
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,16 +26,12 @@ SMALL = {
     "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
 }
 
-# in the kernels of the notebooks: no processes of their own, small markets and models, and what accountants answered
+# in the kernels of the notebooks: no processes of their own, small markets and models
 STARTUP = f"""
-import sys
 import joblib
-sys.path.append({str(ROOT)!r})
 from fedmm_secure import api, config
-from tests.accounting_cache import share_answers
 from tests.smaller import smaller
 joblib.parallel_config(backend="sequential")
-share_answers()
 _spec, _read = config.SyntheticSpec, api.config_from_data
 config.SyntheticSpec = lambda **sizes: _spec(**{{**sizes, "users": 100, "items": 60}})
 api.config_from_data = lambda sections, *, source: _read(smaller(sections, {SMALL}), source=source)
@@ -49,6 +47,7 @@ def site(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_MKDOCS_2_WARNING", "1")
         patch.setenv("IPYTHONDIR", str(folder))
+        patch.setattr(local_provisioner, "launch_kernel", fork_kernel)
         patch.chdir(ROOT)
         build_site(out)
     return out

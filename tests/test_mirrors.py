@@ -5,6 +5,7 @@ from pathlib import Path
 from tests.test_interfaces import PACKAGES, ROOT
 
 TOGETHER = {  # tests of what no single module does, and what that is
+    "attacks/auditing/test_canary_faults.py": "what goes wrong in the way that users and canaries share",
     "attacks/membership/test_references.py": "scores beside the published formulas of other tools",
     "experiments/commands/test_helps.py": "what all commands say of themselves",
     "experiments/deploy/test_flower_engine.py": "an engine against the in-process one, bit for bit",

@@ -8,7 +8,6 @@ import pytest
 from tests.test_interfaces import trees
 
 TWICE = {  # names that several modules define, and why
-    "Place": "of a round, and of what may belong to none",
     "Release": "of a plan, and as an attacker on disclosure has it",
     "T": "a type variable",
     "app": "what a framework looks for: Typer's, and Flower's two",

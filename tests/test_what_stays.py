@@ -20,6 +20,7 @@ from fedmm_secure.federation.messages import Header, MessageKind, unpack
 from fedmm_secure.guarantee import stages
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.events import event_from_data, event_to_data
+from privacy.accounting.fingerprints import fingerprint_key
 from privacy.accounting.ledger import Entry, read_ledger
 
 FIXTURE = Path(__file__).parent / "fixtures" / "run.zip"
@@ -69,6 +70,8 @@ LAYOUT = {
 
 FIRST_LINK = "73b7a5f8ea1e9e8a8ec1ee4fdeecc7fe8c407f3d78e52e415ac8edc24ac8379b"
 RELEASE_KEY = "1f42e894f71a4a8e3465f6956e0070a89e397514c1b4fe7cc197a39a75399cc6"
+PLACE_KEY = "b49ac329af87d1174cb09d719cf22b901cb7c0a4b159fe1e6684c6a6c5b5a286"
+READERS_KEY = "7156067338f2dc643868aee3f9439ac3c25b79cbc131d049840945aa43e2d719"
 NEXT_LINK = "447632cb13ba6c22c4ef2f37340e6d9f047c956f4229d551fdf71e8a5ee10e0d"
 
 
@@ -153,5 +156,7 @@ def test_a_run_with_an_auditor_keeps_its_words():
     assert (coins.COINS, coins.REPLAY, canaries.CANARIES) == ("auditors-coin", "replay", "canaries")
     assert coins.coin_text("m0", "run", "aa") == b'fedmm-secure coin\0{"market":"m0","opening":"aa","run":"run"}'
     assert coins.first_link(b"c" * 32, b"s" * 64, "m0", "run").hex() == FIRST_LINK
-    assert noise_chain.release_key(b"l" * 32, "m0", ("quantizer/0", 1, 0)).hex() == RELEASE_KEY
+    assert noise_chain.release_key(b"l" * 32, "m0", ("quantizer/0", 1, 0)).hex() == RELEASE_KEY  # of version 1
+    assert noise_chain.release_key(b"l" * 32, "m0", ("quantizer/0", 1)).hex() == PLACE_KEY
+    assert fingerprint_key(b"k" * 32, reader="ab cd").hex() == READERS_KEY  # an auditor's book compares with it
     assert next(islice(noise_chain.links(b"l" * 32), 1, None)).hex() == NEXT_LINK

@@ -39,7 +39,7 @@ _ITEMS = 8  # of a Gram matrix, at most
 _CLEAR = 40.0  # standard deviations of noise that a sum is away from where its sign is lost
 
 
-def gaussian(seen: Values, member: Members, noise_multiplier: float, length: float, slack: float) -> Played:
+def gaussian(seen: Values, member: Members, noise_multiplier: float, length: float | Values, slack: float) -> Played:
     """Canaries whose one value ``(n,)``, in units of the sensitivity, is normal around ``length`` or 0."""
     law = Law(noise_multiplier)
     normal = law.normal_scores(seen, member, length)

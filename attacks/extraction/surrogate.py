@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from attacks.metrics import Estimate, mean_estimate
+from attacks.metrics import Estimate, bounded_estimate
 from attacks.retraining.pipelines import Trained
 from fedmm_secure.data.market import FloatArray, IntArray
 
@@ -69,7 +69,8 @@ def extract(
         accounts, budget = max(accounts, 1), max(budget, 1)
         seen = _chosen(n, accounts, budget, rng)
         found = _fidelity(nearest_answer(complete(np.where(seen, table, np.nan)), held), truth)
-        yield Extraction(accounts, budget, accounts * budget, len(truth), mean_estimate(found), mean_estimate(prior))
+        fidelity, guessed = bounded_estimate(found, -1.0), bounded_estimate(prior, -1.0)
+        yield Extraction(accounts, budget, accounts * budget, len(truth), fidelity, guessed)
 
 
 def _chosen(n: int, accounts: int, budget: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.metrics import Estimate, mean_estimate, proportion
+from attacks.metrics import Estimate, bounded_estimate, proportion
 from attacks.views import View
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import unpack
@@ -83,7 +83,7 @@ def recover_deltas(view: View, truth: View) -> DeltaRecovery:
     return DeltaRecovery(
         messages=len(guesses),
         exact_share=proportion(exact, len(guesses)),
-        cosine=mean_estimate(np.asarray(cosines)),
+        cosine=bounded_estimate(np.asarray(cosines), -1.0),
         identified=proportion(identified, len(guesses)),
         chance=1.0 / len(senders),
     )

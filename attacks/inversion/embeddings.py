@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from attacks.inversion.reconstruction import HistoryRecovery, precision
-from attacks.metrics import mean_estimate
 from fedmm_secure.data.market import FloatArray
 
 
@@ -31,6 +30,4 @@ def invert_embeddings(
     score = np.asarray(model.predict(embeddings[asked] / spread))
     hits = precision(score, history[asked])
     base = precision(np.broadcast_to(popularity, score.shape), history[asked])
-    return HistoryRecovery(
-        "embeddings, linear map", len(asked), mean_estimate(hits), mean_estimate(base), mean_estimate(hits - base)
-    )
+    return HistoryRecovery.of("embeddings, linear map", hits, base)

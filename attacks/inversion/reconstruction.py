@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from attacks.metrics import Estimate, mean_estimate, proportion
+from attacks.metrics import Estimate, bounded_estimate, proportion
 from fedmm_secure.data.market import FloatArray, IntArray
 from fedmm_secure.quantization.codes import decode
 from fedmm_secure.quantization.rqvae import RQVAE
@@ -87,7 +87,7 @@ def reconstruct_from_codes(released: Released, codes: IntArray, users: FloatArra
     similarity = rebuilt @ true.T
     best = similarity >= similarity.max(1, keepdims=True) - 1e-9
     credit = np.diagonal(best) / best.sum(1)  # users whose embeddings are alike share the guess
-    return _compare("decoded codes", true, rebuilt, guess, mean_estimate(credit))
+    return _compare("decoded codes", true, rebuilt, guess, bounded_estimate(credit))
 
 
 def reconstruct_from_prototypes(
@@ -163,6 +163,12 @@ class HistoryRecovery:
     prior: Estimate
     advantage: Estimate
 
+    @classmethod
+    def of(cls, attack: str, hits: FloatArray, base: FloatArray) -> HistoryRecovery:
+        """From precisions ``(n_users,)`` of the attack and of the prior."""
+        gain = bounded_estimate(hits - base, -1.0)
+        return cls(attack, len(hits), bounded_estimate(hits), bounded_estimate(base), gain)
+
 
 def recover_histories(
     released: Released, codes: IntArray, history: NDArray[np.bool_], popularity: FloatArray
@@ -184,9 +190,7 @@ def recover_histories(
     found = []
     for name, score in (("codes", affinity), ("codes and popularity", affinity / scale + weight)):
         hits = precision(score, history[kept])
-        found.append(
-            HistoryRecovery(name, int(kept.sum()), mean_estimate(hits), mean_estimate(base), mean_estimate(hits - base))
-        )
+        found.append(HistoryRecovery.of(name, hits, base))
     return found
 
 
@@ -200,7 +204,7 @@ def _compare(
     attack: str, true: FloatArray, rebuilt: FloatArray, guess: FloatArray, identified: Estimate
 ) -> Reconstruction:
     own, other = (true * rebuilt).sum(1), (true * guess).sum(1)
-    return _reconstruction(attack, own, other, mean_estimate(own - other), identified, len(true))
+    return _reconstruction(attack, own, other, bounded_estimate(own - other, -2.0, 2.0), identified, len(true))
 
 
 def _reconstruction(
@@ -211,8 +215,8 @@ def _reconstruction(
     return Reconstruction(
         attack=attack,
         users=len(own),
-        cosine=mean_estimate(own),
-        prior=mean_estimate(prior),
+        cosine=bounded_estimate(own, -1.0),
+        prior=bounded_estimate(prior, -1.0),
         advantage=advantage,
         matched=matched,
         prior_matched=prior_matched,

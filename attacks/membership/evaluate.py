@@ -18,12 +18,13 @@ from attacks.membership.scores import (
     ratios,
 )
 from attacks.membership.shadow import ShadowScores
-from attacks.membership.users import codebook_attack, pool_rows, recommended_items
+from attacks.membership.users import codebook_attack, pool_rows, recommended_items, reference_recommendations
 from attacks.metrics import MembershipMetrics, membership_metrics
 from fedmm_secure.collaborative.svd import SVDEmbedding
 from fedmm_secure.data.market import IntArray
 
 PAIR_VIEWS = ("profile", "consumer")
+REFERRED, REFERENCE = "profile-recommended", "consumer-recommended"
 Shown = dict[str, NDArray[np.float32]]
 
 
@@ -58,7 +59,7 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
     consumer and the weights. A user's confidence is the mean over the user's rows: pooled first, scored then; where
     evidence is combined, also the other way round.
     """
-    units = _Units(shadows)
+    units = Units(shadows)
     for target, shown in shadows.observed.items():
         for view in PAIR_VIEWS:
             if view in shown:
@@ -68,6 +69,8 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
                 for name, one in units.single(shown, view).items():
                     yield units.inference(target, view, name, one(units.models)[:, :, 0])
                 yield units.inference(target, view, "multi-query LiRA", units.combined(units.account(shown, view)))
+        if shadows.unit == "user" and {REFERRED, REFERENCE} <= shown.keys():
+            yield units.inference(target, "profile", "reference recommendations", units.against_reference(shown))
         weights = units.weights(shown)
         if weights:
             accounts = units.account(shown, "consumer") if "consumer" in shown else []
@@ -75,7 +78,7 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
         yield from units.codebooks(target, shown)
 
 
-class _Units:
+class Units:
     """What is asked about, rows or the users that have rows, and the evidence of each."""
 
     def __init__(self, shadows: ShadowScores) -> None:
@@ -99,7 +102,7 @@ class _Units:
         statistics = self.pooled(rows)
         found = [ratios(statistics, self.member), *self.single(shown, view).values()]
         if self.shadows.unit == "user":
-            found.append(_pooled_ratios(rows.astype(np.float64), self.unit_of_row, self.member))
+            found.append(pooled_ratios(rows.astype(np.float64), self.unit_of_row, self.member))
         return [*found, _constant(statistics[:, :, 0].mean(0))]
 
     def single(self, shown: Shown, view: str) -> dict[str, ShadowEvidence]:
@@ -108,12 +111,18 @@ class _Units:
         if f"{view}-pairs" in shown:
             values = shown[f"{view}-pairs"].astype(np.float64)
             unit = self.unit_of_row[self.shadows.queries.pairs.row]
-            found["single-item accounts"] = _pooled_ratios(values[:, :, ::-1], unit, self.member)
+            found["single-item accounts"] = pooled_ratios(values[:, :, ::-1], unit, self.member)
         if self.shadows.unit == "user" and f"{view}-recommended" in shown:
             recommended = shown[f"{view}-recommended"].astype(np.float64)[:, self.users]
             vectors, centre = self._tastes
             found["recommendations"] = recommended_items(recommended, self.member, centre, vectors)
         return found
+
+    def against_reference(self, shown: Shown) -> Confidences:
+        """Scores by what users are recommended, beside accounts that copy theirs; of no shadow model."""
+        vectors, centre = self._tastes
+        own, copied = (shown[key].astype(np.float64)[:, self.users] for key in (REFERRED, REFERENCE))
+        return reference_recommendations(own, copied, centre, vectors)
 
     def weights(self, shown: Shown) -> list[ShadowEvidence]:
         """What published models tell beside the scores that they give."""
@@ -153,15 +162,18 @@ class _Units:
             yield found(self.shadows.opened_by, "codebook", rest[:, -1])
 
     def combined(self, evidence: list[ShadowEvidence]) -> Confidences:
+        """Scores by all of some evidence, and what is known of each unit beforehand."""
         return multi_query(evidence, self.member, self.known)
 
     def pooled(self, values: NDArray[np.floating]) -> Confidences:
+        """Values of rows ``(n_models, n_rows, …)`` as values of units: of users, the means over their rows."""
         wide = values.astype(np.float64)
         if self.shadows.unit == "interaction":
             return wide
         return pool_rows(wide, self.shadows.queries.user)
 
     def inference(self, target: str, view: str, attack: str, scores: Confidences) -> Inference:
+        """What an attack on a target found."""
         return Inference(target, view, attack, scores, self.member)
 
     @cached_property
@@ -179,7 +191,7 @@ class _Units:
         return vectors, (np.asarray(full @ vectors) / count)[self.users]
 
 
-def _pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: MemberMatrix) -> ShadowEvidence:
+def pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: MemberMatrix) -> ShadowEvidence:
     """Scored first and pooled then: mean likelihood ratios of what a unit has several of; 0 for a unit without any.
 
     Args:

@@ -8,6 +8,7 @@ who is in a block's models is a fair coin that no shadow knows, and its models a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,30 @@ def lira_online(confidence: Confidences, member: MemberMatrix) -> Confidences:
         )
 
     return _by_shadows(confidence, member, fit)
+
+
+def bavaria(confidence: Confidences, member: MemberMatrix) -> Confidences:
+    """LiRA with a variance of each query's own, by conjugate priors (BaVarIA-t, Brännvall, arXiv 2603.11799).
+
+    On either side a query's confidences are normal with a normal-inverse-gamma prior: nothing is known of the mean, and
+    of the variance as much as ``PRIOR_FREEDOM`` observations of the one pooled over all queries tell. The score is the
+    log-likelihood ratio of the two posterior predictive laws, which are Student's t.
+    """
+
+    def fit(values: Confidences, inside: MemberMatrix) -> _Scorer:
+        sides = [_predictive(values, inside), _predictive(values, ~inside)]
+        return lambda own: np.asarray(sides[0].logpdf(own) - sides[1].logpdf(own))
+
+    return _by_shadows(confidence, member, fit)
+
+
+def _predictive(values: Confidences, chosen: MemberMatrix) -> Any:
+    """SciPy's Student t law of the next value of each query, from those of the chosen models."""
+    count, mean = chosen.sum(0), _mean(values, chosen)
+    squares = np.where(chosen, (values - mean) ** 2, 0.0).sum(0)
+    freedom = PRIOR_FREEDOM + np.maximum(count - 1, 0)
+    variance = (PRIOR_FREEDOM * _pooled_std(values, mean, chosen) ** 2 + squares) / freedom
+    return stats.t(freedom, mean, np.sqrt(variance * (1.0 + 1.0 / np.maximum(count, 1))))
 
 
 def lira_empirical_bayes(confidence: Confidences, member: MemberMatrix) -> Confidences:
@@ -197,6 +222,7 @@ SCORES: dict[str, _Score] = {
     "loss threshold": loss_threshold,
     "calibrated": calibrated,
     "LiRA": lira_online,
+    "BaVarIA": bavaria,
     "LiRA, empirical Bayes": lira_empirical_bayes,
     "RMIA": rmia,
 }

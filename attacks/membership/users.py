@@ -57,6 +57,29 @@ def recommended_items(
     return among
 
 
+def reference_recommendations(
+    recommended: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    history: FloatArray,
+    item_vectors: FloatArray,
+) -> Confidences:
+    """Membership without shadow models, from what a stranger with the same history is recommended (Chi et al., 2025).
+
+    Who was trained on is recommended what is near the own history, and other things than a new account that copies it;
+    who was not is served as that account is. The score is less the distance of the recommendations from the history
+    over that from the account's (arXiv 2512.09442).
+
+    Args:
+        recommended: to the user, item numbers ``(n_models, n_users, k)``.
+        reference: to an account of the adversary's that copies the user's rows, of the same shape.
+        history: centre of each user's items ``(n_users, dim)``.
+        item_vectors: ``(n_items, dim)``, which the adversary factorised from public or shadow data.
+    """
+    shown, other = (item_vectors[items.astype(np.int64)].mean(2) for items in (recommended, reference))
+    apart = np.linalg.norm(shown - other, axis=2)
+    return np.asarray(-np.linalg.norm(shown - history[None], axis=2) / np.maximum(apart, 1e-12))
+
+
 def codebook_attack(
     latent: NDArray[np.float64],
     codewords: NDArray[np.float64],

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from attacks.metrics import Estimate, mean_estimate
+from attacks.metrics import Estimate, bounded_estimate
 from attacks.poisoning.strategies import (
     SMALLEST_GROUP,
     STRATEGIES,
@@ -46,7 +46,7 @@ class Damage:
     Attributes:
         strategy: of the attacker; ``none`` is an honest market, with a budget under other noise.
         defence: what joins the movements.
-        auc: mean test AUC of the honest markets' configured model, t interval.
+        auc: mean test AUC of the honest markets' configured model.
         loss: mean AUC lost against honest markets without defence, paired by market.
         codes: mean number of global codes that honest markets' users and items have.
         agreement: mean adjusted Rand index of their global codes with those of the first scenario, all honest.
@@ -143,8 +143,8 @@ def _damages(
         Damage(
             strategy,
             defence,
-            mean_estimate(aucs[:, index]),
-            mean_estimate(aucs[:, 0] - aucs[:, index]),
+            bounded_estimate(aucs[:, index]),
+            bounded_estimate(aucs[:, 0] - aucs[:, index], -1.0),
             float(used[:, index].mean()),
             float(agreement[:, index].mean()),
             len(aucs),

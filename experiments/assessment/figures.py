@@ -80,6 +80,32 @@ def draw_reconstruction(path: Path, results: Sequence[Mapping[str, Any]]) -> Non
 
 
 @styled
+def draw_queries(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """AUC and TPR at 1 % FPR against queries about a target, a line for each target model and unit."""
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    shown = (("auc", "AUC", 0.5), ("tpr_at_1_percent_fpr", "TPR at 1 % FPR", 0.01))
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        lines.setdefault(f"{result['market']}, {result['target']}: {result['unit']}s", []).append(result)
+    rows = []
+    for axes, (key, label, guessed) in zip(figure.subplots(1, 2), shown, strict=True):
+        for index, (name, own) in enumerate(lines.items()):
+            ordered = sorted(own, key=lambda result: float(result["asked"]))
+            asked = [result["asked"] for result in ordered]
+            value, low, high = (
+                np.array([result[key][part] for result in ordered]) for part in ("value", "low", "high")
+            )
+            axes.errorbar(
+                asked, value, [value - low, high - value], color=PALETTE[index % len(PALETTE)], marker="o", label=name
+            )
+            rows += [{"what": name, "queries": result["asked"], "measure": label, **result[key]} for result in ordered]
+        axes.axhline(guessed, color=QUIET, linestyle=":", label="guessing")
+        axes.set(xscale="log", xlabel="queries about a target, mean", ylabel=label)
+    axes.legend(frameon=False, fontsize=8)
+    write_drawing(path.parent, Drawing(path.name, "Membership inference by queries", figure, pd.DataFrame(rows)))
+
+
+@styled
 def draw_audit(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Claims, the ε from which on each audit would have alarmed, and lower bounds."""
     figure = Figure(figsize=(7.2, 1.0 + 0.45 * len(results)), layout="constrained")

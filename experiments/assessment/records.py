@@ -160,6 +160,38 @@ _MEMBERSHIP = Attack(
     tpr="tpr_at_1_percent_fpr",
     same=("market", "target", "unit", "view"),
 )
+
+
+def _by_queries(result: AttackResult) -> str:
+    return f"{result['asked']:.1f} queries about each on average; verdicts are those of membership inference"
+
+
+_QUERIES = Attack(
+    name="query-budget",
+    title="membership inference by number of queries about a target",
+    prior_knowledge="all rows of the market, but not which of them were trained on",
+    views=("consumer",),
+    path="experiments.assessment.query_budgets:infer_with_budgets",
+    about=("market", "target", "unit", "limit"),
+    columns=(
+        _MARKET,
+        _text("target", "target"),
+        _text("unit", "unit"),
+        _text("about each target", "limit"),
+        _number("on average", "asked", 1),
+        _estimate("AUC", "auc"),
+        _estimate("TPR at 1 % FPR", "tpr_at_1_percent_fpr"),
+        _text("models", "targets"),
+    ),
+    tried="membership of {unit}s in {market}, by {limit} about each: on {target}",
+    measure="AUC",
+    success="auc",
+    over="pipelines, each trained by itself",
+    chance=0.5,
+    tpr="tpr_at_1_percent_fpr",
+    figure="experiments.assessment.figures:draw_queries",
+    says=_by_queries,
+)
 _POISONING = Attack(
     name="poisoning",
     title="poisoning by a malicious market",
@@ -285,6 +317,7 @@ ATTACKS: Mapping[str, Attack] = {
         _USAGE,
         _HISTORIES,
         _MEMBERSHIP,
+        _QUERIES,
         *_RISKS,
         _EXTRACTION,
         _PROPERTY,

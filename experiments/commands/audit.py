@@ -18,6 +18,7 @@ from experiments.presentation.tables import Table
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
+from privacy.hexadecimal import bytes_of
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
@@ -30,7 +31,8 @@ AUDIT_HELP = (
     "report.\n\n"
     "Exit status 1 if a claim is refuted or the run does not verify; with --faults, if fewer than nine in ten are "
     "caught.\n\n"
-    "Example: fedmm audit runs/x; fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
+    "Example: fedmm audit runs/x; fedmm audit runs/x --users audit/jp; "
+    "fedmm audit xmarket-release --set privacy.epsilon=2 --market mx"
 )
 ENOUGH_CAUGHT = 0.9  # of the faults
 _NONCE = re.compile(r"[0-9a-f]{64}")
@@ -49,6 +51,13 @@ def audit(
     faults: Annotated[
         bool, typer.Option("--faults", help="Audit the audit: break each mechanism on purpose and see it caught.")
     ] = False,
+    users: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Of a run on canary users: as fedmm data canaries left it; reads them through what the run published.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Your folder for results; default: audits/ID of a run, none of a configuration.")
     ] = None,
@@ -65,6 +74,10 @@ def audit(
         raise ConfigError("--sign goes with the audit of a run's plan: what is signed is a statement about its ledgers")
     if nonce is not None and not _NONCE.fullmatch(nonce):
         raise ConfigError("--nonce: 64 hexadecimal digits, as in the settings of an earlier audit")
+    if users is not None:
+        if not Path(source).is_dir() or faults or keys is not None or overrides or market or canaries:
+            raise ConfigError("--users goes with a run directory, and with --level and --json alone")
+        raise typer.Exit(_audit_users(Path(source), users, level, as_json))
     identity = read_signer(keys, passphrase_file)
     # what follows loads torch and jax, which takes seconds
     from experiments.assessment import audit as audits
@@ -72,7 +85,7 @@ def audit(
     from experiments.runs.executors import executor_of
 
     run = Path(source) if Path(source).is_dir() else None
-    given = None if nonce is None else bytes.fromhex(nonce)
+    given = None if nonce is None else bytes_of(nonce)
     with RunProgress(quiet=quiet or as_json) as progress, nullcontext() if run is None else examining(run):
         audited = audits.read_audited(source, overrides or [], market)
         folder = out or audited.folder
@@ -105,6 +118,31 @@ def audit(
         caught = sum(result["caught"] for result in found)
         raise typer.Exit(0 if caught >= ENOUGH_CAUGHT * len(found) else FINDING)
     raise typer.Exit(FINDING if audits.violations(found) else 0)
+
+
+def _audit_users(run: Path, folder: Path, level: float, as_json: bool) -> int:
+    """What canary users showed; the exit status."""
+    from experiments.assessment.canary_users import audit_canary_users
+
+    with examining(run):
+        market, readings = audit_canary_users(run, folder, level)
+    if as_json:
+        say_json([vars(one) | {"refuted": one.refuted} for one in readings])
+    else:
+        table = Table("published", "claimed ε", "verdict", "bounds", "AUC", "p", "in / candidates")
+        for one in readings:
+            table.add_row(
+                one.reading,
+                epsilon_text(one.claimed),
+                f"VIOLATED: {one.seen}" if one.refuted else "not refuted",
+                f"{one.low_fdp:.2f} / {one.low_one_run:.2f}",
+                f"{one.auc:.3f}",
+                f"{one.p_value:.2g}",
+                f"{one.present} / {one.candidates}",
+            )
+        wide_console().print(f"canary users of market {market}, read through what the run published", table)
+        say("bounds: below which ε is not, at 95 %: f-DP / Steinke et al.")
+    return FINDING if any(one.refuted for one in readings) else 0
 
 
 def _print_audit(market: str, found: list[dict[str, Any]]) -> None:

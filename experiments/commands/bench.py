@@ -123,6 +123,50 @@ def dp_sgd(
 
 
 @bench_app.command(
+    "ctr",
+    short_help="Training of CTR models.",
+    help="Samples a second of training a network on ids beside FuxiCTR, and boosted trees on counts, scores and times "
+    "beside LightGBM: the same examples, choices and stopping rule, one thread. Both are found by an interpreter that "
+    "has them; what it has not is left out. Your privacy account hears of it.\n\n"
+    "Example: fedmm bench ctr xmarket --python fuxi/bin/python --repeat 5",
+)
+def ctr(
+    config: Annotated[str, typer.Argument(metavar="[CONFIG]", help="Shipped name or YAML file.")] = SYNTHETIC,
+    overrides: SetOption = None,
+    model: Annotated[str, typer.Option(help="deepfm, dcnv2, autoint or finalmlp.")] = "deepfm",
+    python: Annotated[
+        Path | None,
+        typer.Option(envvar="FEDMM_BENCH_PYTHON", help="Interpreter that has fuxictr, lightgbm, or both."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, all ways in each, with a seed of its own.")] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """``fedmm bench ctr``."""
+    settings = resolve(config, overrides or [])
+    from experiments.benchmarks.ctr.measure import KINDS, measure_training  # what trains
+
+    if model not in KINDS:
+        raise ConfigError(f"--model {model}: one of {', '.join(KINDS)}")
+    with TaskProgress("measuring", quiet=as_json):
+        found = measure_training(settings, KINDS[model], python, repeat)
+    if as_json:
+        say_json({"bench": "ctr", **asdict(found)})
+        return
+    table = Table("market", "model", "way", "1,000 samples a second", "faster", "AUC", "ahead")
+    for row in found.rows:
+        faster = "–" if row.ratio is None else f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        ahead = "–" if row.ahead is None else difference_text(asdict(row.ahead))
+        rate, auc = estimate_text(asdict(row.rate)), interval_text(asdict(row.auc))
+        table.add_row(row.market, row.model, row.what, rate, faster, auc, ahead)
+    wide_console().print(f"one core, {repeat} repetitions", table)
+    for library, version in found.versions.items():
+        say(f"{library} {version}")
+    for library, why in found.missing.items():
+        say(f"{library} left out: {why}")
+    say("faster, ahead: against the other library, in the same repetition; mean and 95 % interval")
+
+
+@bench_app.command(
     "all",
     short_help="What needs no data, in one table.",
     help="Exact noise, a DP-SGD step and encrypted sums, against each one's first way.\n\n"
@@ -193,7 +237,8 @@ def shadows(
     "join",
     short_help="What joining is worth to a market.",
     help="What the federation is worth to a market that joins: test AUC by the share of its users that it knows, "
-    "alone, with a head that was fitted to the other markets alone, and with both; each market left out in turn.\n\n"
+    "alone, with a head of generated markets, with one that was fitted to the other markets alone (head.trees), and "
+    "with both; each market left out in turn.\n\n"
     "Example: fedmm bench join xmarket --set head.trees=80 --draws 5 --workers 16 --json",
 )
 def join(
@@ -209,8 +254,6 @@ def join(
 ) -> None:
     """``fedmm bench join``."""
     settings = resolve(config, overrides or [])
-    if settings.head.trees == 0:
-        raise ConfigError("head.trees is 0: no head is fitted; add --set head.trees=80")
     from experiments.benchmarks.joining import SHARES, measure_joining, worth  # what trains
 
     with TaskProgress("measuring", quiet=as_json):
@@ -219,9 +262,11 @@ def join(
     if as_json:
         say_json({"bench": "join", "rows": [asdict(row) for row in found], "worth": [asdict(row) for row in needed]})
         return
-    table = Table("market", "users", "popularity", "alone", "federation", "both", "federation - alone")
+    start = "federation" if settings.head.trees else "generated"
+    names = ["popularity", "alone", "generated", *(["federation"] if settings.head.trees else []), "both"]
+    table = Table("market", "users", *names, f"{start} - alone")
     for row in found:
-        figures = (interval_text(asdict(one)) for one in (row.popularity, row.alone, row.federation, row.both))
+        figures = (interval_text(asdict(getattr(row, name))) for name in names)
         table.add_row(row.market, f"{row.users} ({row.share:.0%})", *figures, difference_text(asdict(row.gain)))
     wide_console().print(
         "test AUC; mean and 95 % interval over draws; differences paired, a bootstrap over users", table
@@ -229,7 +274,8 @@ def join(
     for one in needed:
         ahead = "with all of them" if one.crossing is None else f"up to {one.crossing:.0f} of its own"
         ahead = "nowhere" if one.crossing == 0 else ahead
-        say(f"{one.market:<6} {one.users} users; the federation's head is ahead {ahead}")
+        whose = "the federation's head" if settings.head.trees else "a head of generated markets"
+        say(f"{one.market:<6} {one.users} users; {whose} is ahead {ahead}")
 
 
 @bench_app.command(

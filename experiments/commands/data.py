@@ -11,7 +11,7 @@ import typer
 
 from experiments.commands.options import USAGE, JsonFlag, SetOption
 from experiments.commands.progress import TaskProgress
-from experiments.presentation.console import one_line, say, say_json, wide_console
+from experiments.presentation.console import command_text, one_line, say, say_json, wide_console
 from experiments.presentation.tables import Table, say_folded
 from experiments.runs.configuration import QUICKSTART, resolve
 from fedmm_secure.config import SyntheticSpec
@@ -102,6 +102,33 @@ def data_synthesize(
         files = synthesize_files(spec, out, force=force)
     for file in files.values():
         say(*(out / path for path in (file.path, file.catalogue) if path is not None))
+
+
+@data_app.command(
+    "canaries",
+    short_help="Put an auditor's canary users among a market's rows.",
+    help="Put canary users among the rows of a market, each in or out by a coin of a fresh nonce: a copy of its file "
+    "with the rows of those who are in, its catalogue with the items of all, and a configuration that commits to the "
+    "auditor's file. To a run they are users like all others; fedmm audit RUN --users reads them through what it "
+    "published. The auditor keeps canaries.json until then.\n\n"
+    "Example: fedmm data canaries xmarket-release audit/jp --market jp",
+)
+def data_canaries(
+    config: Annotated[str, typer.Argument(help="Shipped name or YAML file.")],
+    out: Annotated[Path, typer.Argument(help="New folder for all of it.")],
+    market: Annotated[str, typer.Option(help="Market that the canary users are of.")],
+    count: Annotated[int, typer.Option(min=16, max=5000, help="Candidates; about half of them are in.")] = 100,
+    overrides: SetOption = None,
+) -> None:
+    """``fedmm data canaries``."""
+    settings = resolve(config, overrides or [])
+    from experiments.runs.canary_files import write_canary_files  # brings the readers of tables
+
+    with TaskProgress("reading markets"):
+        written = write_canary_files(settings, market, count, out)
+    say(f"{written.present} of {count} candidates are in; the auditor keeps {written.secret}")
+    say(f"their rows alone: {written.rows}")
+    say(f"a run on them: {command_text('run', written.config)}")
 
 
 def _cell(value: Any) -> str:

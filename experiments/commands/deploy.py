@@ -21,12 +21,15 @@ from experiments.presentation.console import command_text, one_line, say, wide_c
 from experiments.presentation.tables import Table
 from experiments.presentation.text import figure_text
 from experiments.runs.configuration import SYNTHETIC, resolve
+from fedmm_secure.errors import ConfigError
 from privacy.aggregation.bundle import SERVER
+from privacy.aggregation.identities import CARD_FILE, read_card
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 
 if TYPE_CHECKING:
     from experiments.deploy.homes import Homes
+    from fedmm_secure.service.awaited_coins import WaitingRun
 
 HOUR = 3600.0
 
@@ -185,6 +188,38 @@ def market(
     from experiments.deploy.market import run_market  # what trains
 
     run_market(home, passphrase=passphrase, max_runs=runs, lifetime=lifetime, group_socket=group_socket)
+
+
+@deploy_app.command(
+    "coins",
+    short_help="Hand in an auditor's coins.",
+    help="A market, where audit.replay names an auditor: which runs wait for his coin, and where the ledger is that "
+    "goes to him; with --coins, hand in what fedmm keys coins made of it. Then the run goes on when the server asks "
+    "again (fedmm deploy submit --run ID).\n\n"
+    "Example: fedmm deploy coins /srv/fedmm/de; then: fedmm deploy coins /srv/fedmm/de --coins coins.json",
+)
+def coins(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="Folder with config.yaml, keys/ and data.")],
+    answers: Annotated[Path | None, typer.Option("--coins", help="The auditor's file for this run.")] = None,
+) -> None:
+    """``fedmm deploy coins``."""
+    from fedmm_secure.service.awaited_coins import waiting_runs  # what trains
+    from fedmm_secure.storage.run_directory import read_config
+
+    name = read_card(home / "keys" / CARD_FILE).name
+    waiting = list(waiting_runs(read_config(home), name, home / "runs"))
+    if not waiting:
+        raise ConfigError(f"{home}: no run of market {name} waits for a coin")
+    for run in waiting:
+        if answers is not None and not run.has_coin:
+            run.take(answers)
+        say(one_line(f"run {run.run}: {_next_step(run)}"))
+
+
+def _next_step(run: WaitingRun) -> str:
+    if run.has_coin:
+        return f"has its coin; the server's operator: {command_text('deploy', 'submit', 'SERVER', '--run', run.run)}"
+    return f"hand {run.ledger} to {run.auditor.name}, {run.auditor.fingerprint}"
 
 
 @deploy_app.command(

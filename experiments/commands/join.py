@@ -20,14 +20,14 @@ JOIN_HELP = (
     "Let a market start from a finished run of others: their head, which never saw its rows, and their frozen global "
     "codebook. Nothing leaves the market. What it then serves is chosen by its validation rows; it has no guarantee, "
     "and is entered in the privacy account as a run without a budget. "
-    "The run must have grown a head: --set head.trees=80, without a budget. To become a party of a "
-    "deployed federation: fedmm keys rotate --with.\n\n"
+    "Where the run grew no head (--set head.trees=80, without a budget alone), it is one of generated markets. To "
+    "become a party of a deployed federation: fedmm keys rotate --with.\n\n"
     "Example: fedmm join runs/six-markets xmarket --market jp --out runs/jp"
 )
 
 
 def join(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run with head.trees above 0.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
     config: Annotated[str, typer.Argument(help="Shipped name or YAML file that says where the market's rows are.")],
     market: Annotated[str, typer.Option(help="The market that joins.")],
     overrides: SetOption = None,

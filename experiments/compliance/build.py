@@ -25,7 +25,7 @@ from experiments.compliance.document import (
     VerdictStated,
     Verification,
 )
-from experiments.compliance.evidence import examine, trusting
+from experiments.compliance.evidence import canaries_stated, examine, trusting
 from experiments.compliance.judgement import ASSUMPTIONS, document_verdict, not_guaranteed, trusted_fingerprints
 from experiments.compliance.questions import answer_questions
 from experiments.verification.closing import ClosingSignature
@@ -89,6 +89,7 @@ def build_document(
             all_runs=_all_runs(known_runs, config, directory, name, views, claimed),
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
+            canaries=canaries_stated(examination.measured.get(name, ())),
         )
         for name, views in statements.items()
     }

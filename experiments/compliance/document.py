@@ -16,7 +16,7 @@ from fedmm_secure.storage.digests import Digest
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:7"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:8"
 EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
@@ -95,6 +95,26 @@ class AuditStated(SignedPart):
     evidence: str = Field(description="id of the statement that it stands in")
 
 
+class RatioStated(SignedPart):
+    """Something measured over what is stated, at three decimals, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class CanariesStated(SignedPart):
+    """What canaries in the run itself showed of one stage, by its spare sums and the coins that its ledger opens."""
+
+    stage: str
+    noise: RatioStated = Field(description="size of the noise over what is stated")
+    weight: RatioStated = Field(description="what one canary weighs over what a user may")
+    claimed: Epsilon = Field(description="of the stage alone; null: none, or too few canaries to bound it")
+    lower_bounds: dict[str, float] = Field(description="95 % lower bounds on ε, by method; none of too few canaries")
+    canaries: int = Field(ge=0, description="with a coordinate each")
+    verdict: Literal["as stated", "NOT AS STATED"] = Field(description="at the false-alarm rate of the run's noise")
+
+
 class CatalogueStated(SignedPart):
     """Which items are public, and on whose word."""
 
@@ -121,6 +141,7 @@ class MarketStated(SignedPart):
     all_runs: AllRuns
     ledger: LedgerStated
     audit: list[AuditStated]
+    canaries: list[CanariesStated] = Field(description="of the run itself, by stage; none where it has none")
 
     @field_validator("views")
     @classmethod
@@ -238,7 +259,7 @@ class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[7] = 7
+    version: Literal[8] = 8
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

@@ -5,9 +5,11 @@ Only those that fit their run and are signed with a key from outside it *count* 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.signatures import check_signature
@@ -22,11 +24,23 @@ from experiments.assessment.statements import (
     evidence_files,
     read_evidence_file,
 )
-from experiments.compliance.document import AttackStated, AuditStated, EvidenceStanding, EvidenceStated
+from experiments.compliance.document import (
+    AttackStated,
+    AuditStated,
+    CanariesStated,
+    EvidenceStanding,
+    EvidenceStated,
+    RatioStated,
+)
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
+from privacy.hexadecimal import bytes_of
 
+if TYPE_CHECKING:
+    from attacks.auditing.run_canaries import Measured
+
+_BOUNDS = (("f-DP", "low_fdp"), ("Steinke et al.", "low_one_run"))
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
 SELF_SIGNED = "signed with a key of the run's own federation, which vouches for nothing outside it"
 UNTRUSTED = "nobody has vouched for card {} here: --trust CARD, once its fingerprint was compared with its owner's"
@@ -101,14 +115,13 @@ def _examine(
 
 
 def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditStated]]:
-    bounds = {"f-DP": "low_fdp", "Steinke et al.": "low_one_run"}
     found: dict[str, list[AuditStated]] = {}
     for result in statement.results.get(AUDIT, []):
         audit = AuditStated(
             stage=result["stage"],
             game=result["game"],
             claimed=result["claimed"],
-            lower_bounds={name: result[key] for name, key in bounds.items()},
+            lower_bounds={name: result[key] for name, key in _BOUNDS},
             detects=result["detects"],
             canaries=result["canaries"],
             verdict=result["verdict"],
@@ -116,6 +129,27 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
         )
         found.setdefault(str(result["market"]), []).append(audit)
     return found
+
+
+def canaries_stated(measured: Sequence[Measured]) -> list[CanariesStated]:
+    """What canaries of a run showed of one market's stages, at as many digits as every machine computes alike."""
+    return [
+        CanariesStated(
+            stage=one.stage,
+            noise=_ratio(one.noise),
+            weight=_ratio(one.weight),
+            claimed=None if one.result is None or math.isinf(one.result.claimed) else round(one.result.claimed, 6),
+            lower_bounds={} if one.result is None else {name: round(vars(one.result)[key], 2) for name, key in _BOUNDS},
+            canaries=0 if one.result is None else one.result.canaries,
+            verdict="as stated" if one.alarm is None else "NOT AS STATED",
+        )
+        for one in measured
+    ]
+
+
+def _ratio(measured: tuple[float, float, float]) -> RatioStated:
+    value, low, high = (round(one, 3) for one in measured)
+    return RatioStated(value=value, low=low, high=high)
 
 
 def _attack(row: AttackRow, evidence: str) -> AttackStated:
@@ -155,7 +189,7 @@ def _worth(
         return "unbound", "computed by other code than that of the run"
     if signer is None:
         return "unsigned", UNSIGNED
-    if bytes.fromhex(signer.signing) in own_keys:
+    if bytes_of(signer.signing) in own_keys:
         return "unsigned", SELF_SIGNED
     return "counts", None
 
@@ -166,4 +200,4 @@ def _own_keys(run: Path) -> frozenset[bytes]:
         bundle = read_bundle(RunDirectory(run).transcript / BUNDLE_FILE, below=run)
     except InputError:
         return frozenset()
-    return frozenset(bytes.fromhex(card.signing) for card in bundle.cards.values())
+    return frozenset(bytes_of(card.signing) for card in bundle.cards.values())

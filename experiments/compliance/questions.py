@@ -18,6 +18,7 @@ from experiments.compliance.sentences import (
     audits,
     beside,
     bounded_stages,
+    by_queries,
     compared,
     disclosed,
     in_clear,
@@ -242,7 +243,8 @@ def _edpb(document: Document) -> list[Question]:
             EDPB,
             "likelihood of extraction and of answers about persons",
             "Is it insignificant?",
-            f"A legal assessment of the controller. {advantage(document)} The profile view has no bound.",
+            f"A legal assessment of the controller. {advantage(document)} The profile view has no bound. "
+            f"{by_queries(document)}",
         ),
     ]
 

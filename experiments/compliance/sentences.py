@@ -177,12 +177,26 @@ def noise(document: Document) -> str:
 
 
 def audits(document: Document) -> str:
-    """What the audits that count came to."""
+    """What the audits that count came to, and what canaries of the run showed."""
     verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
     if not verdicts:
-        return "No audit of the code counts."
+        return f"No audit of the code counts.{_canaries(document)}"
     counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("not refuted", "VIOLATED"))
-    return f"Audits of the code with canaries, signed from outside the run: {counts}."
+    return f"Audits of the code with canaries, signed from outside the run: {counts}.{_canaries(document)}"
+
+
+def _canaries(document: Document) -> str:
+    """What the run itself drew, as far as its canaries show it."""
+    found = [one for market in document.markets.values() for one in market.canaries]
+    if not found:
+        return ""
+    noise, weight = min(one.noise.value for one in found), max(one.weight.value for one in found)
+    other = sum(one.verdict != "as stated" for one in found)
+    judged = "all as stated" if not other else f"{other} not as stated"
+    return (
+        f" Canaries in {len(found)} stages of the run itself: noise {noise:.3f} of what is stated at least, a canary "
+        f"{weight:.3f} of what it may weigh at most; {judged}."
+    )
 
 
 def disclosed(document: Document, kind: str) -> str:
@@ -210,6 +224,18 @@ def attacks(document: Document) -> str:
     beyond = [attack for attack in bounded if attack.verdict is Verdict.BEYOND]
     verdict = f" Beyond what a guarantee admits: {'; '.join(map(_described, beyond))}." if beyond else ""
     return f"Strongest of {len(counted)} attacks, {'; '.join(texts)}.{verdict}"
+
+
+def by_queries(document: Document) -> str:
+    """What a stranger with accounts learns about a person by how much is asked; nothing where that was not measured."""
+    asked = [attack for attack in counted_attacks(document) if attack.kind == "query-budget"]
+    if not asked:
+        return "What means an attack would take, in queries about one person, was not measured."
+    texts = [
+        f"{attack.attack} ({attack.says}): AUC {attack.success:.3f} [{attack.low:.3f}, {attack.high:.3f}]"
+        for attack in sorted(asked, key=lambda attack: attack.success)
+    ]
+    return f"Means that it takes, in queries about one person: {'; '.join(texts)}."
 
 
 def capital(text: str) -> str:

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from experiments.deploy.certificates import make_certificates
 from experiments.deploy.tools import ADDRESS, flower_tool
-from experiments.runs.markets import synthesize_files
-from fedmm_secure.config import Config, DataConfig
+from experiments.runs.markets import as_files
+from fedmm_secure.config import Config
 from fedmm_secure.config.choices import is_shipped
 from fedmm_secure.data.prepare import load_markets
-from fedmm_secure.data.shared_items import shared_catalogue
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.members import local_ceremony
@@ -29,8 +28,6 @@ from fedmm_secure.storage.layout import CONFIG_FILE
 from fedmm_secure.storage.run_directory import to_yaml
 from privacy.aggregation.bundle import SERVER
 from privacy.files import write_atomic
-
-SHARED_ITEMS_FILE = "shared-items.txt"
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def prepare_homes(config: Config, root: Path) -> Homes:
     if root.exists() and any(root.iterdir()):
         raise RunDirectoryError(f"{root}: not empty")
     homes, files = Homes(root.absolute()), root.absolute() / "files"
-    config = _as_files(config, files)
+    config = as_files(config, files)
     sizes = {market.name: MarketSize(market.n_users, market.n_items) for market in load_markets(config.data)}
     names = sorted(sizes)
     plan = AggregationPlan.of(config, sizes)
@@ -118,24 +115,6 @@ def _files(config: Config, market: str) -> list[Path]:
         if path.is_absolute():
             raise ConfigError(f"data.shared_catalogue.files: {path} should be relative to data.root")
     return [*found.values(), *public]
-
-
-def _as_files(config: Config, folder: Path) -> Config:
-    """The same markets; generated ones become files of one market each."""
-    if config.data.synthetic is None:
-        return config
-    files, privacy = synthesize_files(config.data.synthetic, folder), config.privacy
-    if privacy.catalogue == "discovered":
-        files = {name: file.model_copy(update={"catalogue": None}) for name, file in files.items()}
-    else:
-        privacy = privacy.model_copy(update={"catalogue": "file"})
-    fields = config.data.model_dump(exclude={"synthetic", "markets", "root"})
-    if config.data.shared_items:
-        items = shared_catalogue(config.data)
-        write_atomic(folder / SHARED_ITEMS_FILE, items.text)
-        fields["shared_catalogue"] = {"files": [SHARED_ITEMS_FILE], "size": len(items), "sha256": items.sha256}
-    data = DataConfig(markets=files, root=folder, **fields)
-    return config.model_copy(update={"data": data, "privacy": privacy})
 
 
 def _with_root(config: Config, root: Path) -> Config:

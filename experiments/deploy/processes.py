@@ -81,28 +81,28 @@ class Processes:
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """End a process and what it started."""
-        process = self.running.pop(name)
-        for signalled in (how, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signalled)
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                continue
-            if not _group_lives(process.pid):
-                return
+        self._end([name], how)
 
     def stop_all(self) -> None:
         """End all processes that were started here, and what they started, whatever signal comes meanwhile."""
         with _deaf():
             known = self.survivors()  # before their parents are gone: some write over the mark
-            for process in self.running.values():  # all at once, then one after the other
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-            for name in list(self.running):
-                self.stop(name)
+            self._end(list(self.running), signal.SIGTERM)
             orphans.sweep(self._line, known, grace=0.0, patience=_GRACE, looks=1)
             self._dismiss()
+
+    def _end(self, names: Sequence[str], how: signal.Signals) -> None:
+        """End processes and their groups, all at once; those that do not hear it, after a while."""
+        ending = [self.running.pop(name) for name in names]
+        for signalled in (how, signal.SIGKILL):
+            for process in ending:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signalled)
+            deadline = time.monotonic() + _GRACE
+            for process in ending:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(deadline - time.monotonic(), 0.0))
+            ending = [process for process in ending if process.poll() is None or _group_lives(process.pid)]
 
     def survivors(self) -> dict[int, int]:
         """Living processes that carry the mark, and what they started, each with the time of its start."""
@@ -144,20 +144,50 @@ def interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP raise ``KeyboardInterrupt`` as SIGINT does, so that ``finally`` ends what was started.
 
     The first one does: whoever ends a group of processes may reach one of them twice, and tidying up takes a while.
+    What was ignored before stays so, as SIGHUP under ``nohup``. An interrupt that Python dropped is raised again.
     """
-    with _handled(_ENDING, _interrupt_once):
+    heard = [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    with _handled(heard, _interrupt_once), _handled([signal.SIGALRM], signal.default_int_handler), _raised_again():
         yield
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     for ending in _ENDING:
-        signal.signal(ending, signal.SIG_IGN)
+        if signal.getsignal(ending) is _interrupt_once:
+            signal.signal(ending, _hear_nothing)  # not SIG_IGN, which processes that are started now would inherit
     signal.default_int_handler(number, frame)
+
+
+def _hear_nothing(number: int, frame: FrameType | None) -> None:
+    """Stands for a signal that is not heard."""
+
+
+@contextmanager
+def _raised_again() -> Iterator[None]:
+    """Set the alarm when an interrupt was dropped.
+
+    Python goes on as if nothing had been where one is raised inside a finalizer, or inside the callback of a weak
+    reference, which each import has.
+    """
+    previous = sys.unraisablehook
+
+    def hear(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+        else:
+            previous(dropped)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        sys.unraisablehook = previous
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    with _handled((*_ENDING, signal.SIGINT), lambda number, frame: None):
+    with _handled((*_ENDING, signal.SIGINT, signal.SIGALRM), _hear_nothing):
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from privacy.files import write_atomic
 
 def render(template: str, **values: Any) -> str:
     """A page; it loads nothing from anywhere. Raises on a name that the template lacks."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache  # compiling the templates takes longer than filling them in
+def _environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("experiments")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -29,7 +35,7 @@ def render(template: str, **values: Any) -> str:
         "interval": interval_text,
         "shell": shlex.quote,
     }
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.records import ATTACKS
 from experiments.assessment.statements import read_attacks
-from experiments.compliance.evidence import examine, trusting
+from experiments.compliance.evidence import canaries_stated, examine, trusting
 from experiments.compliance.judgement import evaluation_note
 from experiments.presentation.drawing import Drawing, inline
 from experiments.presentation.page import render
@@ -190,6 +190,9 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         headlines=headlines(rows),
         audits={
             market: found for market in markets if (found := [a for e in evidence for a in e.audits.get(market, [])])
+        },
+        canaries={
+            market: canaries_stated(examined.measured[market]) for market in markets if market in examined.measured
         },
         readings=_readings(metrics),
         fingerprints=_fingerprints(directory, markets),

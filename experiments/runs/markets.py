@@ -9,15 +9,17 @@ from typing import Any
 import pandas as pd
 
 from experiments.presentation.steps import track
-from fedmm_secure.config import DataConfig, MarketFile, SyntheticSpec
+from fedmm_secure.config import Config, DataConfig, MarketFile, SyntheticSpec
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket, market_paths, prepare_markets, sizes
 from fedmm_secure.data.same_rows import same_files, same_rows
+from fedmm_secure.data.shared_items import shared_catalogue
 from fedmm_secure.data.synthetic import synthesize_one
 from fedmm_secure.data.times import utc_text
 from fedmm_secure.errors import ConfigError, DataError
 from privacy.files import PUBLIC_MODE, write_atomic
 
+SHARED_ITEMS_FILE = "shared-items.txt"
 _ROWS = 2**18  # that are written at a time
 
 
@@ -104,6 +106,24 @@ def synthesize_files(spec: SyntheticSpec, out: Path, *, force: bool = False) -> 
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
     return files
+
+
+def as_files(config: Config, folder: Path) -> Config:
+    """The same markets; generated ones become files of one market each, in ``folder``."""
+    if config.data.synthetic is None:
+        return config
+    files, privacy = synthesize_files(config.data.synthetic, folder), config.privacy
+    if privacy.catalogue == "discovered":
+        files = {name: file.model_copy(update={"catalogue": None}) for name, file in files.items()}
+    else:
+        privacy = privacy.model_copy(update={"catalogue": "file"})
+    fields = config.data.model_dump(exclude={"synthetic", "markets", "root"})
+    if config.data.shared_items:
+        items = shared_catalogue(config.data)
+        write_atomic(folder / SHARED_ITEMS_FILE, items.text)
+        fields["shared_catalogue"] = {"files": [SHARED_ITEMS_FILE], "size": len(items), "sha256": items.sha256}
+    data = DataConfig(markets=files, root=folder, **fields)
+    return config.model_copy(update={"data": data, "privacy": privacy})
 
 
 def _lines(market: Market) -> Iterator[bytes]:

@@ -193,7 +193,7 @@ class DPSVDEmbedding:
         ``spare`` values of the noise come with each mechanism.
         """
         noise = noise.derive("noise")
-        rows = self._unit(train)[:, self.items_]
+        rows = self.weighted(train)[:, self.items_]
         rank = min(self.choices.dim, len(self.items_))
         if self.uses_gram:
             return factors_by_gram(rows, rank, noise_multiplier, noise, spare=spare)
@@ -225,9 +225,10 @@ class DPSVDEmbedding:
 
     def transform(self, history: sparse.csr_array) -> FloatArray:
         """Embed users by their histories ``(n, n_items)``; returns ``(n, dim)``."""
-        return np.asarray(self._unit(history) @ self.item_factors_)
+        return np.asarray(self.weighted(history) @ self.item_factors_)
 
-    def _unit(self, history: sparse.csr_array) -> sparse.csr_array:
+    def weighted(self, history: sparse.csr_array) -> sparse.csr_array:
+        """Users' rows ``(n, n_items)`` as they enter the release: weighted by item, of norm 1."""
         return weighted_rows(history, self._weight)
 
 

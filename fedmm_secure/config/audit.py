@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,12 @@ class AuditConfig(Section):
     )
     canaries: int = Field(
         0, ge=0, le=1500, description="crafted users in spare coordinates of each stage, half of them in, by coins"
+    )
+    users: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict,
+        max_length=1000,
+        description="by market: hash of the auditor's file of canary users, whose rows are in that market's file "
+        "(fedmm data canaries)",
     )
     nonce: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="the auditor's: coins of canaries follow from it too"

@@ -25,8 +25,12 @@ BaselineName = Literal[
     "fedprox",
     "ditto",
     "fedrep",
+    "market-aware",
+    "rqfedrec-like",
 ]
-FieldName = Literal["pooled", "fedavg", "fedprox", "ditto", "fedrep"]  # of these, what markets train together
+FieldName = Literal[
+    "pooled", "fedavg", "fedprox", "ditto", "fedrep", "market-aware", "rqfedrec-like"
+]  # of these, what markets train together
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
 DeviceName = Literal["cpu", "cuda"]
 DeviceSetting = Literal["auto", "cpu", "cuda"]
@@ -78,6 +82,7 @@ PRIVATE_GROUPS = frozenset(
     {"user_codes", "item_codes", "code_affinity", "scores", "counts", "recency", "item_id", "shared"}
 )
 FIELD_BASELINES: tuple[FieldName, ...] = get_args(FieldName)
+ON_ITEMS: tuple[FieldName, ...] = ("market-aware", "rqfedrec-like")  # of them, those that do something to items' ids
 NOISY_BASELINES = frozenset({"noisy-popularity", "noisy-recent-popularity"})
 
 CONFIGURED = "fedmm"  # among models and baselines: the one that the configuration describes

@@ -25,7 +25,7 @@ class EvaluationConfig(Section):
 
 
 class FieldConfig(Section):
-    """The networks of the baselines that markets train together: pooled, fedavg, fedprox, ditto, fedrep."""
+    """The networks of the baselines that markets train together: ``FieldName``."""
 
     model: ModelKind = Field("deepfm", description="a network; its sizes are those of ctr")
     features: tuple[FeatureGroup, ...] = Field(

@@ -18,6 +18,7 @@ from fedmm_secure.config.choices import (
     MIN_COHORT,
     MODELS,
     NOISY_BASELINES,
+    ON_ITEMS,
     PRIVATE_GROUPS,
     SUMS_OF_SHARED_ITEMS,
     CatalogueKind,
@@ -159,7 +160,10 @@ class Config(Section):
         if self.data.split == "global-date":
             return "data.shared_items needs data.split: leave-last-out: one market's training rows are another's future"
         if private and not self.private_ctr:
-            return "data.shared_items with privacy.epsilon needs privacy.protect: release"
+            return (
+                "data.shared_items with privacy.epsilon needs privacy.protect: release: sums over the catalogue cost "
+                "budget, and a model that stays in its market hardly gains by noisy ones"
+            )
         if private and not self.aggregation.traits.hides_single_updates:
             return "data.shared_items with privacy.epsilon needs aggregation.kind: masked-ckks: noise is in the sum"
         if private and self.privacy.colluding_markets >= self.data.n_markets - 1:
@@ -183,6 +187,11 @@ class Config(Section):
             )
         if "shared" in self.field.features and not self.data.shared_items:
             return "field.features: shared needs data.shared_items: true"
+        if "rqfedrec-like" in named and not self.data.shared_items:
+            return "ctr.baselines: rqfedrec-like needs data.shared_items: true: its codes are of items of all markets"
+        by_item = [name for name in named if name in ON_ITEMS]
+        if by_item and "item_id" not in self.field.features:
+            return f"ctr.baselines: {by_item[0]} needs item_id in field.features"
         return None
 
     def _evaluation_problem(self) -> str | None:
@@ -230,6 +239,16 @@ class Config(Section):
             )
         if self.audit.canaries and privacy.epsilon is None:
             return "audit.canaries needs privacy.epsilon: there is no noise to measure"
+        strangers = sorted(set(self.audit.users) - set(self.data.names))
+        if strangers:
+            return f"audit.users.{strangers[0]}: is no market of data.markets"
+        if self.audit.users and not self.private_ctr:
+            return (
+                "audit.users needs privacy.epsilon and privacy.protect: release: canary users are read through what is "
+                "published"
+            )
+        if self.audit.users and self.catalogue != "file":
+            return "audit.users needs privacy.catalogue: file: items that canary users alone meet are in it"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -42,29 +42,38 @@ def evaluate(candidates: Candidates, probability: FloatArray) -> Metrics:
 
 def _per_user_auc(user: IntArray, label: FloatArray, score: FloatArray) -> float:
     """Mean over users with both classes of the Mann-Whitney AUC, ties counted half."""
-    frame = pd.DataFrame({"user": user, "label": label, "score": score})
-    frame["rank"] = frame.groupby("user")["score"].rank()
-    positive = frame[frame["label"] > 0].groupby("user")["rank"].agg(["sum", "count"])
-    total = frame.groupby("user")["label"].count().reindex(positive.index)
-    n_pos = positive["count"]
-    n_neg = total - n_pos
-    both = n_neg > 0
-    auc = (positive["sum"] - n_pos * (n_pos + 1) / 2)[both] / (n_pos * n_neg)[both]
-    return float(auc.mean()) if both.any() else float("nan")
+    order = np.lexsort((score, user))
+    user, positive, score = user[order], label[order] > 0, score[order]
+    tied = _starts((user[1:] != user[:-1]) | (score[1:] != score[:-1]))
+    length = np.diff(tied, append=len(user))
+    first = _starts(user[1:] != user[:-1])
+    own = np.repeat(np.arange(len(first)), np.diff(first, append=len(user)))
+    rank = np.repeat(tied + (length - 1) / 2, length) - first[own] + 1
+    total, n_pos = np.bincount(own), np.bincount(own, positive)
+    both = (n_pos > 0) & (n_pos < total)
+    ranks = np.bincount(own, np.where(positive, rank, 0.0))[both]
+    total, n_pos = total[both], n_pos[both]
+    auc = (ranks - n_pos * (n_pos + 1) / 2) / (n_pos * (total - n_pos))
+    return float(auc.mean()) if len(auc) else float("nan")
+
+
+def _starts(changes: NDArray[np.bool_]) -> IntArray:
+    """Where each run of equal rows begins, by whether a row differs from the one before it."""
+    return np.flatnonzero(np.concatenate([[True], changes]))
 
 
 def _ndcg(user: IntArray, label: FloatArray, score: FloatArray, k: int) -> float:
-    frame = pd.DataFrame({"user": user, "label": label, "score": score})
-    # ties are broken against the model: positives last
-    frame = frame.sort_values(["user", "score", "label"], ascending=[True, False, True])
-    rank = frame.groupby("user").cumcount()
-    frame["gain"] = np.where(rank < k, frame["label"] / np.log2(rank + 2), 0.0)
-    gain = frame.groupby("user")["gain"].sum()
-    n_pos = frame.groupby("user")["label"].sum().astype(int)
+    order = np.lexsort((label, -score, user))  # ties are broken against the model: positives last
+    user, label = user[order], label[order]
+    first = _starts(user[1:] != user[:-1])
+    own = np.repeat(np.arange(len(first)), np.diff(first, append=len(user)))
+    rank = np.arange(len(user)) - first[own]
+    gain = np.bincount(own, np.where(rank < k, label / np.log2(rank + 2), 0.0))
+    n_pos = np.bincount(own, label).astype(int)
     ideal_by_count = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2))])
-    ideal = ideal_by_count[np.minimum(n_pos.to_numpy(), k)]
+    ideal = ideal_by_count[np.minimum(n_pos, k)]
     has = ideal > 0
-    return float((gain.to_numpy()[has] / ideal[has]).mean()) if has.any() else float("nan")
+    return float((gain[has] / ideal[has]).mean()) if has.any() else float("nan")
 
 
 @dataclass(frozen=True)

@@ -204,13 +204,18 @@ def open_federation(
     check_bundle(bundle, plan, first.directory.path)
     write_json(layout.transcript / BUNDLE_FILE, bundle.to_json())
     transcript = Transcript(layout.transcript)
-    doors, masks, plans, course, awaited = {}, {}, {}, 0, list[str]()
+    doors, masks, plans, ledgers, entrances, awaited = {}, {}, {}, {}, {}, list[str]()
     for name, prepared in markets.items():
-        member, ledger = members[name], Ledger(layout.ledger(name))
+        ledgers[name] = Ledger(layout.ledger(name))
         # a run that goes on has its noise from the opening line, which all else is compared with
-        solved = ledger.opening.get("noise") if noise is None else noise[name]
+        solved = ledgers[name].opening.get("noise") if noise is None else noise[name]
         plans[name] = SpendingPlan.of(config, name, sizes, solved)
-        entrance = enter(account, directory, run, plans[name], prepared, SoFar.of(ledger))
+        entrances[name] = enter(account, directory, run, plans[name], prepared, SoFar.of(ledgers[name]))
+    # a kill between two entrances, and a copy then, part some markets' states alone: all go on in the latest course of
+    # any, with its mask keys. Of two copies that have the same ones, the second to enter a market has another course
+    course = max((entrance.parted for entrance in entrances.values()), default=0)
+    for name, prepared in markets.items():
+        member, ledger, entrance = members[name], ledgers[name], entrances[name]
         entered, catalogue = account or PublicData(), known_catalogue(config, prepared)
         coins = Coins.of(config, run, layout.charges(name), entered, member.identity, signer)
         rows = partial(readers_fingerprint, entered, prepared)
@@ -221,9 +226,8 @@ def open_federation(
         if coins is not None and chain is None:
             awaited.append(name)
             continue
-        masks[name] = load_masks(name, mask_file(directory, name, entrance.parted), _masked_before(run, ledger))
-        course = max(course, entrance.parted)
-        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, entrance.parted)
+        masks[name] = load_masks(name, mask_file(directory, name, course), _masked_before(run, ledger))
+        agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, course)
         agreement.require_open()
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(

@@ -16,18 +16,24 @@ from fedmm_secure.config.choices import FIELD_BASELINES, FieldName
 from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.models.base import Choices
 from fedmm_secure.ctr.models.build import family_of
+from fedmm_secure.ctr.models.neural import NeuralModel, neural_choices, neural_grid
 from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.field.coded import item_codes, with_item_codes
+from fedmm_secure.field.market_aware import MarketAwareModel
 from fedmm_secure.field.methods import METHODS
 from fedmm_secure.field.pooled import pool, rows_moved
 from fedmm_secure.field.rounds import Traffic, network_of, train
+from fedmm_secure.storage.encoding import arrays_bytes
 from fedmm_secure.storage.files import Arrays, Store
 from fedmm_secure.storage.layout import RunDirectory
 
 SERVER = "server"  # no market's name
+# networks that are trained in one place, on the rows of all markets
+POOLED: Mapping[FieldName, type[NeuralModel]] = {"pooled": NeuralModel, "market-aware": MarketAwareModel}
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Bench:
     def __init__(
         self, config: Config, markets: Mapping[str, PreparedMarket], embeddings: Mapping[str, Embedding]
     ) -> None:
-        self._config, self._markets = config, markets
+        self._config, self._markets, self._embeddings = config, markets, embeddings
         self._trainers = {name: market_trainer(markets[name], embeddings[name], config) for name in markets}
 
     def run(self, name: FieldName, seed: int, choice: int) -> Arrays:
@@ -104,17 +110,21 @@ class Bench:
 
     def _train(self, name: FieldName, seed: int, choice: int, *, refit: bool) -> tuple[dict[str, Fit], float, Traffic]:
         torch.set_num_threads(1)
-        choices = family_of(self._config.field.model).grid(self._config.ctr)[choice]
+        choices = neural_grid(neural_choices(self._config.ctr))[choice]
         fits = {market: self._fit(trainer, name, seed, choices) for market, trainer in self._trainers.items()}
-        if name == "pooled":
-            pooled = pool(self._config, self._markets, fits, choices, seed)
+        if name in POOLED:
+            pooled = pool(self._config, self._markets, fits, choices, seed, POOLED[name])
             one = next(iter(pooled.values()))
             model = network_of(one)
             model.fit(one.source, one.validation, one.refit if refit else None)
             return pooled, model.validation_auc_, rows_moved(self._markets)
-        method = METHODS[name]
+        method, assigned = METHODS[name], Traffic()
+        if method.tables:
+            codes = item_codes(self._config.data, self._markets, self._embeddings, seed)
+            fits = {market: with_item_codes(fit, codes[market]) for market, fit in fits.items()}
+            assigned = Traffic(bytes_down=sum(len(arrays_bytes({"codes": values})) for values in codes.values()))
         found = train(list(fits.values()), method, method.pulls[choice], refit=refit)
-        return fits, found.validation_auc, found.traffic
+        return fits, found.validation_auc, found.traffic + assigned
 
     def _fit(self, trainer: MarketTrainer, name: FieldName, seed: int, choices: Choices) -> Fit:
         field = self._config.field

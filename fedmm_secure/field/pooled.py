@@ -11,8 +11,7 @@ import numpy as np
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema, PairFeatures
-from fedmm_secure.ctr.models.base import Choices
-from fedmm_secure.ctr.models.build import family_of
+from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel, network_kind
 from fedmm_secure.ctr.trainer import Fit
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
@@ -63,11 +62,17 @@ class PlacedFeatures:
 
 
 def pool(
-    config: Config, markets: Mapping[str, PreparedMarket], fits: Mapping[str, Fit], choices: Choices, seed: int
+    config: Config,
+    markets: Mapping[str, PreparedMarket],
+    fits: Mapping[str, Fit],
+    choices: NeuralChoices,
+    seed: int,
+    model_type: type[NeuralModel] = NeuralModel,
 ) -> dict[str, Fit]:
     """One model on the examples of all markets: the same for each of them, with a builder of the market's own.
 
-    Item ids that mean the same everywhere share a row of the table; all others are a market's own.
+    Item ids that mean the same everywhere share a row of the table; all others are a market's own. The market is the
+    last category.
     """
     schemas = {name: fit.builder.schema() for name, fit in fits.items()}
     first = next(iter(schemas.values()))
@@ -87,8 +92,7 @@ def pool(
     sources = ExampleSource([partial(_draw, fit.source, places[name]) for name, fit in fits.items()])
     refits = [partial(_draw, fit.refit, places[name]) for name, fit in fits.items() if fit.refit is not None]
     valid = ExampleSource([partial(_valid, fit, places[name]) for name, fit in fits.items()]).draw(0)
-    kind = config.field.model
-    model = family_of(kind).make(kind, schema, choices, derive_seed("pooled", seed))
+    model = model_type(network_kind(config.field.model), schema, choices, derive_seed("pooled", seed))
     refit = ExampleSource(refits) if refits else None
     return {
         name: Fit(model, sources, valid, refit, PlacedFeatures(fit.builder, places[name], schema))

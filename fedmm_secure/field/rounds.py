@@ -60,7 +60,7 @@ class Participant:
         self.model, self._validation, self._method, self._pull = network_of(fit), fit.validation, method, pull
         self._sent = NeuralTraining(self.model, source)
         self._personal = NeuralTraining(self.model, source) if method.personal else None
-        self.names = method.shared(self._sent.network)
+        self.parts = method.shared(self._sent.network, self.model.schema)
 
     @property
     def n_examples(self) -> int:
@@ -76,16 +76,16 @@ class Participant:
         """The server's dense part in place of its own."""
         self._received = {name: torch.from_numpy(values) for name, values in read_arrays(message).items()}
         with torch.no_grad():
-            for name in self.names:
-                self._sent.network.get_parameter(name).copy_(self._received[name])
+            for name, rows in self.parts.items():
+                self._sent.network.get_parameter(name)[rows].copy_(self._received[name])
 
     def train(self) -> bytes:
         """A pass over the examples; returns what is sent to the server."""
         sent = self._sent.network
         if self._method.home:
-            with only(sent, [name for name, _ in sent.named_parameters() if name not in self.names]):
+            with only(sent, [name for name, _ in sent.named_parameters() if name not in self.parts]):
                 self._sent.epoch()
-            with only(sent, self.names):
+            with only(sent, list(self.parts)):
                 self._sent.epoch()
         else:
             self._sent.epoch(None if self._personal else self._penalty(sent))
@@ -95,7 +95,10 @@ class Participant:
 
     def message(self) -> bytes:
         """The dense part that is sent."""
-        return arrays_bytes({name: self._sent.network.get_parameter(name).detach().numpy() for name in self.names})
+        network = self._sent.network
+        return arrays_bytes(
+            {name: network.get_parameter(name).detach()[rows].numpy() for name, rows in self.parts.items()}
+        )
 
     def auc(self) -> float:
         """Of the validation examples."""
@@ -109,8 +112,8 @@ class Participant:
         anchors = self._received
 
         def penalty() -> Tensor:
-            parts = [(network.get_parameter(name) - anchors[name]).square().sum() for name in self.names]
-            return 0.5 * self._pull * torch.stack(parts).sum()
+            found = [network.get_parameter(name)[rows] - anchors[name] for name, rows in self.parts.items()]
+            return 0.5 * self._pull * torch.stack([part.square().sum() for part in found]).sum()
 
         return penalty
 

@@ -1,7 +1,8 @@
 """A market starts from what a federation left, its head and its frozen global codebook, before it is a party of it.
 
-Of the market's own rows the head knows features alone; nothing of the market leaves it. What is fitted is fitted to raw
-rows: it has no guarantee, and the account of the rows says so before they are read.
+A run that grew no head, as one with a budget, leaves the codebook; the head is then one of generated markets, which
+nobody's rows are in. Of the market's own rows a head knows features alone; nothing of the market leaves it. What is
+fitted is fitted to raw rows: it has no guarantee, and the account of the rows says so before they are read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.foreign.formats import parse_arrays, parse_tensors
 from fedmm_secure.guarantee.head_columns import BINS, NAMES
 from fedmm_secure.heads.examples import market_examples
+from fedmm_secure.heads.generated import generated_head
 from fedmm_secure.heads.own import own_head
 from fedmm_secure.heads.trees import Head
 from fedmm_secure.quantization.build import model_for, refine_quantizer
@@ -36,7 +38,7 @@ UNBOUNDED = (
     "trained on the market's raw rows, and chosen by exact figures of them: nothing bounds what models, codes and "
     "figures say of a user; the privacy account has it as a run without a budget"
 )
-FEDERATION, OWN, BOTH = "federation", "own", "both"
+FEDERATION, GENERATED, OWN, BOTH = "federation", "generated", "own", "both"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class Joined:
     Attributes:
         market: its name.
         users: that it knows.
-        chosen: ``federation`` (the head of the others), ``own``, or ``both`` (own trees that are told what the head
-            says): the one of largest validation AUC.
+        chosen: ``federation`` (the head of the others) or, where they grew none, ``generated`` (the head of generated
+            markets), ``own``, or ``both`` (own trees that are told what the head says): the one of largest validation
+            AUC.
         validation: AUC by which it was chosen.
         auc: of the test candidates, the order by counts (``popularity``) among them.
         epsilon: None: there is no bound.
@@ -90,30 +93,27 @@ def join_market(
         ConfigError: the market is in that run, its rows lack what that run's choices need, or the run is of a kind that
             nobody can join this way.
         DataError: the market's rows cannot be used.
-        RunDirectoryError: the run has no head, or the directory is taken.
+        RunDirectoryError: the run lacks what it left to markets, or the directory is taken.
     """
     if market in config.data.names:
         raise ConfigError(f"market {market}: is in {run}, whose head knows its rows; name one that is not")
     if market not in data.names:
         raise ConfigError(f"market {market}: the configuration's markets are {', '.join(data.names)}")
-    if not config.head.trees:
-        raise ConfigError(
-            f"{run}: ran with head.trees: 0, so there is no head to start from; run the federation again with "
-            "--set head.trees=80, which it takes without privacy.epsilon alone"
-        )
     if config.data.shared_items:
         raise ConfigError(f"{run}: data.shared_items: its space is made of sums that a new market is no part of")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunDirectoryError(f"{directory}: not empty; choose another --out")
     own = config.model_copy(update={"data": data_of_newcomer(config.data, data, market)})
-    head, words = _head(run, config), {seed: _global_codebook(run, config, seed) for seed in config.seed}
+    kept = _head(run, config) if config.head.trees else None
+    words = {seed: _global_codebook(run, config, seed) for seed in config.seed}
     privacy = config.privacy.model_copy(update={"account": account})  # the run's maker names none for others' rows
     own = own.model_copy(update={"privacy": privacy})
     prepared = prepare_one(own.data, market)
     told(prepared)
     usable = prepared.usable()
     enter_without_bound(own, directory, prepared)
-    joined = _judged(own, usable, head)
+    head = generated_head(own.data) if kept is None else kept
+    joined = _judged(own, usable, GENERATED if kept is None else FEDERATION, head)
     try:
         with new_directory(directory) as made:
             _codes(own, prepared, words, made)
@@ -124,11 +124,11 @@ def join_market(
     return joined
 
 
-def _judged(config: Config, prepared: PreparedMarket, head: Head) -> Joined:
+def _judged(config: Config, prepared: PreparedMarket, whose: str, head: Head) -> Joined:
     market, examples = prepared.market, market_examples(prepared, config)
     label = examples.test.label
-    scores = {FEDERATION: head.log_odds(examples.test.bins)}
-    validation = {FEDERATION: float(roc_auc_score(examples.valid.label, head.log_odds(examples.valid.bins)))}
+    scores = {whose: head.log_odds(examples.test.bins)}
+    validation = {whose: float(roc_auc_score(examples.valid.label, head.log_odds(examples.valid.bins)))}
     for name, told in ((OWN, None), (BOTH, head)):
         found = own_head(examples, told, market.name)
         if found is not None:

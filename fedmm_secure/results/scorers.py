@@ -111,15 +111,20 @@ class ReleasedScorer:
         run: what it published of the market.
         config: its configuration.
 
+    Attributes:
+        candidates: see ``Scorer``.
+        embedding: counts and factors.
+        models: CTR model and RQ-VAE of each seed.
+
     Raises:
         RunDirectoryError: something was not published yet.
     """
 
     def __init__(self, run: RunFiles, config: Config) -> None:
         self._config = config
-        self._embedding = _embedding(config, run)
-        self.candidates = np.arange(len(self._embedding.counts.values))
-        self._models = [self._model(run, seed) for seed in config.seed]
+        self.embedding = _embedding(config, run)
+        self.candidates = np.arange(len(self.embedding.counts.values))
+        self.models = [self._model(run, seed) for seed in config.seed]
 
     def on(self, accounts: Market) -> Score:
         """Scores of accounts by what was published; raises ``DataError`` where their times are of another kind."""
@@ -131,21 +136,21 @@ class ReleasedScorer:
         if dated:
             active = user_times(accounts, rows, self._config.privacy.contribution)
         latest = latest_items(accounts.user, accounts.item, accounts.n_users)
-        history = PrivateHistory(self._embedding, history_matrix(accounts, rows), latest, active)
-        parts = [(model, self._builder(quantizer, history)) for model, quantizer in self._models]
+        history = PrivateHistory(self.embedding, history_matrix(accounts, rows), latest, active)
+        parts = [(model, self._builder(quantizer, history)) for model, quantizer in self.models]
         return lambda user, item: np.mean(
             [predict_pairs(model, builder, user, item) for model, builder in parts], axis=0
         )
 
     def _builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
-        users = self._embedding.transform(history.matrix)
-        codes, shape = assign_codes(quantizer, users, self._embedding.item_factors_), quantizer.shape
+        users = self.embedding.transform(history.matrix)
+        codes, shape = assign_codes(quantizer, users, self.embedding.item_factors_), quantizer.shape
         return FeatureBuilder(self._config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
     def _model(self, run: RunFiles, seed: int) -> tuple[PrivateCTR, RQVAE]:
-        quantizer = model_for(self._config, self._embedding)
+        quantizer = model_for(self._config, self.embedding)
         quantizer.load_state_dict(run.published_tensors(seed_stage(MODEL, seed)))
-        nobody = PrivateHistory(self._embedding, sparse.csr_array((0, len(self.candidates))))
+        nobody = PrivateHistory(self.embedding, sparse.csr_array((0, len(self.candidates))))
         ctr = self._config.ctr
         model = PrivateCTR(ctr.model, self._builder(quantizer, nobody).schema(), neural_choices(ctr), seed)
         model.load_state_dict(run.published_tensors(seed_stage(CTR, seed)))

@@ -9,6 +9,7 @@ depends on what is in it; if it is not what the markets sent, the run is over he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
 from fedmm_secure.federation.closing import is_closed
+from fedmm_secure.federation.coins import require_coin
 from fedmm_secure.federation.introductions import meet
 from fedmm_secure.federation.lobby import Lobby
 from fedmm_secure.federation.members import Membership, load_masks
@@ -38,11 +40,13 @@ from fedmm_secure.field.compare import refuse_apart
 from fedmm_secure.guarantee.stages import scheduled
 from fedmm_secure.pipeline import Listener
 from fedmm_secure.results.metrics import RunMetrics, describe
+from fedmm_secure.service.attempts import Attempts
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.refusals import ConsentError, Journal, told
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.aggregation.keys import KeyBurnedError
 
-# what a server may learn of a refusal: errors whose text comes from its own request, and fixed words for the rest
+CONCLUDE_AGAIN = 60.0
 
 
 class MarketService:
@@ -85,9 +89,10 @@ class MarketService:
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
-        self._lobby, self._journal = Lobby(runs), Journal(log)
+        self._lobby, self._journal, self._opening = Lobby(runs), Journal(log), Attempts()
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
+        self._not_before = 0.0  # of the next conclusion
         stages = dict(scheduled(config))
         plan = AggregationPlan.of(config, sizes)
         longest = max((plan.of_stage(stage).server().aggregate_bytes for stage in stages), default=0)
@@ -201,21 +206,41 @@ class MarketService:
     def _open(self, run: str) -> MarketRun:
         """A run that has begun, from where its kept state stands."""
         if run not in self._runs:
-            found = MarketRun.open(self._config, self._data, self.market, self._member, self._folder / run, run)
-            self._runs[run] = found
+            self._runs[run] = found = self._opening.of(run, partial(self._opened, run))
             self._note(run, "market", {"market": self.market, **describe(found.prepared[self.market])})
             self._settle(run, found)  # a process that was killed had taken it and not opened it
         if run not in self._runs or not self._runs[run].settled:
             raise RunEndedError  # or a disk that fails: the server cannot tell
         return self._runs[run]
 
+    def _opened(self, run: str) -> MarketRun:
+        """Each opening is entered in the privacy account, so what keeps it from going on is asked first."""
+        directory = self._folder / run
+        self._member.directory.key(self._member.identity, self._member.bundle)
+        require_coin(self._config, self.market, directory)
+        return MarketRun.open(self._config, self._data, self.market, self._member, directory, run)
+
     def conclude_finished(self) -> list[tuple[str, RunMetrics]]:
-        """Train and measure the market's own models of runs whose rounds are over."""
+        """Train and measure the market's own models of runs whose rounds are over.
+
+        What a full disk, or one that fails, keeps from its end is tried again ``CONCLUDE_AGAIN`` seconds later.
+        """
         self.settle()
-        done = []
-        while self.finished:
-            if self.finished[0] in self._runs:
-                done.append((self.finished[0], self.conclude(self.finished[0])))
+        done: list[tuple[str, RunMetrics]] = []
+        while self.finished and time.monotonic() >= self._not_before:
+            run = self.finished[0]
+            directory = self._folder / run
+            over = ended_file(directory, self.market).exists() or is_closed(directory, (self.market,))
+            try:
+                if not over:
+                    done.append((run, self.conclude(run)))
+            except KeyBurnedError as error:  # a crash between the key and the mark of the run: it is over
+                self._journal.refused(error)
+            except (OSError, RunEndedError) as error:  # the latter where a sum is not opened yet, for the same reason
+                self._journal.refused(error)
+                self._runs.pop(run, None)  # and what it has in memory
+                self._not_before = time.monotonic() + CONCLUDE_AGAIN
+                break
             self.finished.pop(0)
         return done
 

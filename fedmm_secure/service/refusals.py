@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from fedmm_secure.federation.budget import BudgetExceededError
+from fedmm_secure.federation.coins import CoinsAwaitedError
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.orders import OrderError, RunEndedError
 from fedmm_secure.federation.requests import RequestError
@@ -20,6 +21,7 @@ from privacy.aggregation.keys import KeyBurnedError, KeyExhaustedError
 _FIXED: Mapping[type[Exception], str] = {
     BudgetExceededError: "its privacy budget is spent",
     KeyExhaustedError: "its key must be rotated",
+    CoinsAwaitedError: "is open, and awaits the coin of its auditor",  # known of every run of its configuration
     KeyBurnedError: str(RunEndedError()),  # a crash between the key and the mark of the run: nobody can tell
 }
 _IN_FULL = 20  # refusals of one kind that are logged with all that is known of them

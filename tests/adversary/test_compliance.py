@@ -71,6 +71,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         all_runs=AllRuns(**{**spent, **dict(runs)}),
         ledger=LedgerStated(**{**held, **dict(ledger)}),
         audit=[audit for found in evidence for audit in found.audits.get("m", [])],
+        canaries=[],
     )
     found = Document(
         created="now",

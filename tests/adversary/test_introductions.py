@@ -9,11 +9,11 @@ import hashlib
 import itertools
 import os
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from experiments.deploy.homes import prepare_homes
 from fedmm_secure.federation import transcript as transcripts
 from fedmm_secure.federation.lobby import FORGOTTEN, MOST, ForgottenRunError, Lobby
 from fedmm_secure.federation.messages import HELLO_STAGE, Hello, MessageError, pack, unpack
@@ -28,6 +28,7 @@ from fedmm_secure.federation.transcript import (
     read_index,
     record_file,
 )
+from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.storage.layout import PRIVATE
 from privacy.aggregation.bundle import found_federation
 from privacy.aggregation.exchange import is_usable
@@ -38,27 +39,19 @@ from privacy.foreign import ForeignFileError
 from tests import parties
 from tests.conftest import STATE
 from tests.dishonest import REFUSAL, STAGE, DishonestServer, resigned
-from tests.faults import configuration
 from tests.parties import agreement, bundle, identity
 
 ORDER_TO_START = {"kind": START, "stage": HELLO_STAGE, "round": 0, "sender": "server", "visible_to": ("markets",)}
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("homes") / "federation"
-    prepare_homes(configuration("masked-ckks", federation={"rounds": 2}), root)
-    return DishonestServer(root)
-
-
 @pytest.fixture
-def federation(template, tmp_path, monkeypatch):
+def federation(founded, tmp_path, monkeypatch):
     count = itertools.count()
 
     def make(**options):
         number = next(count)
         monkeypatch.setenv(STATE, str(tmp_path / f"machine-{number}"))
-        return DishonestServer.copy(template, tmp_path / f"f-{number}", **options)
+        return DishonestServer.copy(founded, tmp_path / f"f-{number}", **options)
 
     return make
 
@@ -373,6 +366,43 @@ def test_a_run_is_concluded_once_however_often_it_is_asked(federation, monkeypat
     assert server.ask("m0", "finish").done
     again = server.services["m0"]
     assert (again.conclude_finished(), again.concluded, again._runs) == ([], 1, {})
+
+
+def test_a_disk_that_is_full_at_the_end_ends_no_process(federation, monkeypatch):
+    """It did, in the market's only loop; the run is concluded once there is room, and others are answered meanwhile."""
+    server = federation(max_runs=2)
+    _, _, first = server.round(0, hellos=server.hellos())
+    _, _, last = server.round(1, aggregate=first)
+    service, entered = server.services["m0"], []
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patch:
+        patch.setattr(MarketRun, "conclude", Mock(side_effect=full))
+        assert server.ask("m0", "finish", aggregate=last).done
+        with pytest.raises(OSError, match="No space left"):
+            service.conclude(server.run)  # as it was
+        for _ in range(3):
+            assert service.conclude_finished() == []
+        assert server.ask("m0", "finish").done
+        assert MarketRun.conclude.call_count == 2  # and not at every look
+    (reason,) = [fields["error"] for event, fields in server.logged["m0"] if event == "refused"]
+    assert "No space left" in reason
+    monkeypatch.setattr(MarketRun, "conclude", lambda run, listener: conclude(run, entered))
+    service._not_before = 0.0
+    assert [run for run, _ in service.conclude_finished()] == [server.run]
+    assert (len(entered), service.concluded, service.finished) == (1, 1, [])
+
+
+def test_a_run_whose_key_is_gone_is_not_concluded(federation):
+    """A crash between the key and the mark that the run is over."""
+    server = federation()
+    server.round(0, hellos=server.hellos())
+    server.restart("m0")
+    service = server.services["m0"]
+    member = service._member
+    member.directory.burn(member.bundle)
+    service.finished.append(server.run)
+    assert service.conclude_finished() == []
+    assert service.finished == []
 
 
 def conclude(run, entered):

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from experiments.commands import audit
+from experiments.compliance.build import build_document
+from experiments.compliance.document import Declarations
 from experiments.presentation.console import PlainConsole
+from experiments.reports.run import run_page
 from experiments.reports.screen import Finished, screen
 from experiments.verification import replay as replays
 from experiments.verification.replay import Replay
@@ -230,3 +233,26 @@ def test_what_canaries_showed_is_there_for_machines_and_auditors(honest, capsys)
     assert all(one["weight"][1] < 1.2 and one["result"]["canaries"] > 10 for one in data)
     audit._print_measured("m1", examined.measured["m1"])
     assert capsys.readouterr().out.count("[") == 2 * len(data)
+
+
+def test_what_canaries_showed_stands_on_the_page_and_in_the_compliance_report(honest, tmp_path):
+    run, examined = honest / "run", examine_run(honest / "run")
+    shown = run_page(run, "run", examined)
+    declared = Declarations(signer=None, trusted=[], sole_run=True, max_epsilon=10.0, max_delta=None)
+    document = build_document(run, declared, account=tmp_path / "none")
+    for market, stages in examined.measured.items():
+        assert f"Canaries in the run itself, {market}" in shown
+        stated = document.markets[market].canaries
+        assert [one.stage for one in stated] == ["counts", "embedding", "quantizer/0", "ctr/0"]
+        for one, measured in zip(stated, stages, strict=True):
+            assert one.verdict == "as stated"
+            assert f"{one.weight.value:.3f} [{one.weight.low:.3f}, {one.weight.high:.3f}]" in shown
+            assert one.noise.low < measured.noise[0] < one.noise.high
+            assert set(one.lower_bounds) == {"f-DP", "Steinke et al."}
+    said = [
+        question.answer
+        for question in document.questions
+        if "Canaries in 12 stages of the run itself" in question.answer
+    ]
+    assert said
+    assert "all as stated" in said[0]

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from attacks.disclosure.risk import Tally, beyond
-from attacks.metrics import mean_estimate, proportion
+from attacks.metrics import bounded_estimate, mean_estimate, proportion
 
 CASES = [(0, 20), (1, 20), (7, 20), (20, 20), (13, 400)]
 
@@ -34,6 +34,59 @@ def test_intervals_of_means_are_those_of_statsmodels():
     values = np.random.default_rng(0).normal(size=12)
     found = mean_estimate(values)
     assert (found.low, found.high) == pytest.approx(reference.DescrStatsW(values).tconfint_mean())
+
+
+SHARES = [[0.6, 0.9], [0.97, 0.99, 1.0], [0.0, 0.0, 0.4], [0.2, 0.5, 0.3, 0.9]]
+
+
+@pytest.mark.parametrize("values", SHARES)
+def test_the_interval_of_a_mean_share_stays_inside_where_students_does_not(values):
+    """The positive control: of two markets whose AUCs are .6 and .9 the t interval ends at 2.7."""
+    found, plain = bounded_estimate(np.array(values)), mean_estimate(np.array(values))
+    assert 0.0 < found.low < found.value < found.high < 1.0
+    assert found.value == pytest.approx(np.mean(values))
+    assert plain.low < 0.0 or plain.high > 1.0
+    turned = bounded_estimate(1.0 - 2.0 * np.array(values), -1.0)  # as a cosine, the other way round
+    assert (turned.low, turned.high) == pytest.approx((1.0 - 2.0 * found.high, 1.0 - 2.0 * found.low))
+
+
+def test_the_interval_of_a_mean_share_is_that_of_a_fractional_logit():
+    """Papke, Wooldridge, 1996: quasi-maximum likelihood of a constant; A⁻¹BA⁻¹ by differences of its score."""
+    values = np.random.default_rng(2).beta(2, 1, size=9)
+    step, place = 1e-5, special.logit(values.mean())
+    hessian = len(values) * (special.expit(place + step) - special.expit(place - step)) / (2 * step)
+    error = np.sqrt(((values - special.expit(place)) ** 2).sum() * 9 / 8) / hessian
+    found = bounded_estimate(values)
+    wanted = special.expit(place + np.array([-1, 1]) * stats.t.ppf(0.975, 8) * error)
+    assert (found.low, found.high) == pytest.approx(tuple(wanted), rel=1e-6)
+
+
+def test_the_interval_of_a_mean_share_is_that_of_statsmodels():
+    api = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed")
+    for values in map(np.array, SHARES):
+        n = len(values)
+        fitted = api.GLM(values, np.ones((n, 1)), family=api.families.Binomial()).fit(cov_type="HC0")
+        half = stats.t.ppf(0.975, n - 1) * fitted.bse[0] * np.sqrt(n / (n - 1))
+        found = bounded_estimate(values)
+        wanted = special.expit(fitted.params[0] + np.array([-half, half]))
+        assert (found.low, found.high) == pytest.approx(tuple(wanted), abs=1e-6)
+
+
+def test_the_interval_of_a_mean_share_covers_as_often_as_it_says():
+    """Of 2,000 means of four Beta(4, 2), 95 % are covered; false alarms below 1e-3: six standard deviations."""
+    rng = np.random.default_rng(5)
+    found = [bounded_estimate(rng.beta(4, 2, size=4)) for _ in range(2_000)]
+    covered = np.mean([one.low <= 2 / 3 <= one.high for one in found])
+    assert covered > 0.95 - 6 * np.sqrt(0.95 * 0.05 / 2_000)
+    large = rng.beta(4, 2, size=4_000)
+    assert bounded_estimate(large).high == pytest.approx(mean_estimate(large).high, abs=1e-4)
+
+
+def test_the_ends_of_what_there_can_be_are_no_less_and_no_more():
+    assert vars(bounded_estimate(np.ones(5))) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert vars(bounded_estimate(np.array([0.7]), -1.0)) == {"value": pytest.approx(0.7), "low": -1.0, "high": 1.0}
+    with pytest.raises(ValueError, match="are not all in"):
+        bounded_estimate(np.array([0.5, 1.2]))
 
 
 @pytest.mark.parametrize(("hits", "control"), [(60, 20), (30, 10), (90, 5)])

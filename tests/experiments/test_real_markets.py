@@ -27,7 +27,8 @@ def configuration(real_data, monkeypatch):
 
 
 def small(configuration, *overrides):
-    config = configuration("xmarket", ["seed=0", "ctr.tune=false", "workers=1", "federation.rounds=8", *overrides])
+    alone = ["ctr.tune=false", "ctr.average_local=false"]
+    config = configuration("xmarket", ["seed=0", *alone, "workers=1", "federation.rounds=8", *overrides])
     markets = {name: config.data.markets[name] for name in SMALL}
     return config.model_copy(update={"data": config.data.model_copy(update={"markets": markets})})
 

@@ -15,7 +15,7 @@ from fedmm_secure.config.choices import DeviceName
 from fedmm_secure.ctr.dataset import ExampleSource
 from fedmm_secure.ctr.models.networks import NeuralKind
 from fedmm_secure.ctr.models.neural import NeuralChoices, NeuralModel, NeuralTraining
-from fedmm_secure.devices import DropoutStream, chosen_device, deterministic, device_record, training_on
+from fedmm_secure.devices import chosen_device, deterministic, device_record, training_on
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.quantization.rqvae import RQVAE, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
@@ -57,21 +57,6 @@ def test_the_gpu_is_part_of_the_kind_of_machine(monkeypatch):
     assert computing_kind("auto") != before
 
 
-def test_dropout_draws_from_a_stream_of_its_own():
-    """What PyTorch's generator draws with a seed, wherever others were drawn from in between."""
-    torch.manual_seed(7)
-    expected = torch.rand(6)
-    stream, found = DropoutStream(CPU, 7), []
-    for _ in range(2):
-        torch.manual_seed(1)
-        with stream.drawing():
-            found.append(torch.rand(3))
-        after = torch.rand(1)
-        torch.manual_seed(1)
-        assert torch.equal(after, torch.rand(1))
-    assert torch.equal(torch.cat(found), expected)
-
-
 ELSEWHERE = torch.device("meta")  # a second device on every machine: it knows shapes and types, and mixes nothing
 
 
@@ -86,9 +71,14 @@ def test_every_tensor_of_a_quantizers_epochs_is_on_its_device():
 
 
 @pytest.fixture
-def side_by_side_elsewhere(monkeypatch):
-    plain = torch.optim.Adam  # its fused form, another kernel for the same, knows real devices alone
+def plain_adam(monkeypatch):
+    """Adam's fused form, another kernel for the same, knows real devices alone."""
+    plain = torch.optim.Adam
     monkeypatch.setattr(torch.optim, "Adam", lambda groups, lr, fused: plain(groups, lr=lr))
+
+
+@pytest.fixture
+def side_by_side_elsewhere(plain_adam, monkeypatch):
     monkeypatch.setattr("attacks.side_by_side.modules.ready", lambda name: ELSEWHERE)
 
 
@@ -112,9 +102,9 @@ def test_every_tensor_of_networks_side_by_side_is_on_their_device():
     assert {value.device for value in stack.parameters.values()} == {ELSEWHERE}
 
 
+@pytest.mark.usefixtures("plain_adam")
 def test_every_tensor_of_a_networks_epoch_is_on_its_device(monkeypatch):
     monkeypatch.setattr("fedmm_secure.ctr.models.neural.ready", lambda name: ELSEWHERE)
-    monkeypatch.setattr("fedmm_secure.ctr.models.neural.DropoutStream", lambda device, seed: DropoutStream(CPU, seed))
     model = NeuralModel("deepfm", SCHEMA, NeuralChoices(dim=2, hidden=(4,)), 0)
     training = NeuralTraining(model, TRAIN)
     training.epoch()

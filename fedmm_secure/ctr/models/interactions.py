@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,41 @@ def perceptron(
         layers += [linear(width, size, generator), nn.ReLU(), nn.Dropout(dropout)]
         width = size
     return nn.Sequential(*layers), width
+
+
+class RectifiedDropout(nn.Module):
+    """ReLU, then dropout, in one pass: gradients take the same factors, 0 or ``1 / (1 - rate)``.
+
+    Which units are left out is told by 16 bits for each, of a generator that is several times as fast as PyTorch's:
+    there the draws took a quarter of a training step. The rate is rounded to a multiple of 2^-16. They are drawn on the
+    processor wherever the network trains: the same units are left out on every device.
+
+    Args:
+        rate: of the units that are left out in training.
+        bits: generator of them.
+    """
+
+    def __init__(self, rate: float, bits: np.random.Generator) -> None:
+        super().__init__()
+        self._out, self._bits = round(rate * 2**16), bits
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Of the same shape."""
+        if not self.training or not self._out:
+            return torch.relu(inputs)
+        drawn = np.frombuffer(self._bits.bytes(2 * inputs.numel()), dtype=np.int16)
+        kept = torch.from_numpy(drawn >= self._out - 2**15).view(inputs.shape).to(inputs.device) & (
+            inputs.detach() > 0.0
+        )
+        return inputs * torch.where(kept, 2**16 / (2**16 - self._out), 0.0)
+
+
+def with_fast_dropout(network: nn.Module, bits: np.random.Generator) -> None:
+    """Put ``RectifiedDropout`` in place of each ReLU and dropout of a network's perceptrons."""
+    for stack in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for place, (one, other) in enumerate(pairwise(stack)):
+            if isinstance(one, nn.ReLU) and isinstance(other, nn.Dropout):
+                stack[place], stack[place + 1] = nn.Identity(), RectifiedDropout(other.p, bits)
 
 
 class FieldAttention(nn.Module):

@@ -66,17 +66,21 @@ class NeuralCTR(nn.Module):
     def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
         """Logits ``(n,)`` of categories ``(n, n_fields)`` and numbers ``(n, n_numbers)``."""
         index = categories + self.offsets  # type: ignore[operator]
-        logit = self.first(index).sum((1, 2)) + numbers @ self.first_numbers + self.bias
+        logit = self.first(index).sum((1, 2)) + self.bias
+        if numbers.shape[1]:
+            logit = logit + numbers @ self.first_numbers
         if self.kind == "logistic":
             return torch.as_tensor(logit)
-        embedded = self.embedding(index)
+        embedded = self.embed(index)
         if self.kind == "dcnv2":
             start = torch.cat([embedded.flatten(1), numbers], dim=1)
             crossed = start
             for layer in self.crosses:
                 crossed = start * layer(crossed) + crossed
             return torch.as_tensor(logit + self.head(torch.cat([crossed, self.deep(start)], dim=1))[:, 0])
-        fields = torch.cat([embedded, numbers[:, :, None] * self.number_vectors], dim=1)
+        fields = embedded
+        if numbers.shape[1]:
+            fields = torch.cat([fields, numbers[:, :, None] * self.number_vectors], dim=1)
         if self.kind == "deepfm":
             pairs = 0.5 * (fields.sum(1).square() - fields.square().sum(1)).sum(1)
             return torch.as_tensor(logit + pairs + self.head(self.deep(fields.flatten(1)))[:, 0])
@@ -84,6 +88,10 @@ class NeuralCTR(nn.Module):
             met = self.attention(fields).flatten(1)
             return torch.as_tensor(logit + self.head(torch.cat([met, self.deep(fields.flatten(1))], dim=1))[:, 0])
         return torch.as_tensor(logit + self.streams(fields.flatten(1)))
+
+    def embed(self, index: Tensor) -> Tensor:
+        """Embeddings ``(n, n_fields, dim)`` of rows of the table ``(n, n_fields)``."""
+        return torch.as_tensor(self.embedding(index))
 
     def table_parameters(self) -> list[Tensor]:
         """Embedding tables, which take their own weight decay."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
+from fedmm_secure.ctr.models.interactions import with_fast_dropout
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
-from fedmm_secure.devices import DropoutStream, deterministic, ready
+from fedmm_secure.devices import deterministic, ready
 from fedmm_secure.foreign.formats import unpickle_tensors
-from fedmm_secure.randomness import derive_seed, torch_generator
+from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage.files import torch_bytes
 
 MIN_STEPS_PER_EPOCH = 32
@@ -50,6 +51,8 @@ class NeuralModel(CTRModel):
         validation_auc_: best validation AUC before the refit.
         epochs_: epochs that reached it.
     """
+
+    network_type: ClassVar[type[NeuralCTR]] = NeuralCTR
 
     def __init__(self, kind: NeuralKind, schema: FeatureSchema, choices: NeuralChoices, seed: int) -> None:
         self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
@@ -109,7 +112,7 @@ class NeuralModel(CTRModel):
     def new_network(self, generator: torch.Generator) -> NeuralCTR:
         """An untrained network for the model's schema."""
         choices = self.choices
-        return NeuralCTR(
+        return self.network_type(
             self.kind,
             self.schema.cardinalities,
             len(self.schema.number_names),
@@ -153,9 +156,9 @@ class NeuralTraining:
         self._model, self._source, self._epochs = model, source, 0
         self._generator = torch_generator("ctr-init", model.seed)
         self._device = ready(model.choices.device)
-        self._dropout = DropoutStream(self._device, derive_seed("ctr-dropout", model.seed))
-        with self._dropout.drawing():
-            self.network = model.new_network(self._generator).to(self._device)
+        self.network = model.new_network(self._generator)
+        with_fast_dropout(self.network, numpy_generator("ctr-dropout", model.seed))
+        self.network.to(self._device)
         self._first: Labelled | None = source.draw(0)
         model.standardise_by(self._first)
         self.n_examples = len(self._first)
@@ -165,7 +168,7 @@ class NeuralTraining:
             {"params": self.network.table_parameters(), "weight_decay": model.choices.table_decay},
             {"params": others},
         ]
-        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate)
+        self._optimizer = torch.optim.Adam(groups, lr=model.choices.learning_rate, fused=True)
 
     def epoch(self, penalty: Callable[[], Tensor] | None = None) -> None:
         """One pass over an epoch's examples; a penalty is added to the loss of each batch."""
@@ -176,12 +179,13 @@ class NeuralTraining:
         label = torch.from_numpy(examples.label.astype(np.float32)).to(self._device)
         loss = nn.BCEWithLogitsLoss()
         self.network.train()
-        with self._dropout.drawing(), deterministic(self._device):
-            size = self._model.batch_size(len(label))
-            order = torch.randperm(len(label), generator=self._generator).to(self._device)
-            for chosen in order.split(size):
+        order = torch.randperm(len(label), generator=self._generator).to(self._device)
+        size = self._model.batch_size(len(label))
+        batches = zip(*(values[order].split(size) for values in (categories, numbers, label)), strict=True)
+        with deterministic(self._device):
+            for some_categories, some_numbers, some_label in batches:
                 self._optimizer.zero_grad()
-                found = loss(self.network(categories[chosen], numbers[chosen]), label[chosen])
+                found = loss(self.network(some_categories, some_numbers), some_label)
                 (found if penalty is None else found + penalty()).backward()
                 self._optimizer.step()
 

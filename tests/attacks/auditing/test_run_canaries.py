@@ -9,7 +9,7 @@ import torch
 from scipy import sparse, stats
 
 from attacks.auditing.joint import joint_test
-from attacks.auditing.run_canaries import HEAVY, crowds_weight, measure, noise_alone, single_canaries
+from attacks.auditing.run_canaries import HEAVY, LIGHT, SINGLE, crowds_weight, measure, noise_alone, single_canaries
 from experiments.verification.canaries import spare_shape
 from experiments.verification.meter import METER_LEVEL
 from fedmm_secure.config.audit import AuditConfig
@@ -31,6 +31,7 @@ from tests.released import PRIVATE
 
 STAGES = ("counts", "embedding", "subspace", "quantizer/0", "ctr/0")
 READINGS = 5 * 3  # of a run of three markets, and one for what they share
+LARGE = 4000  # users of a market whose blocks hold a crowd
 NOBODY = sparse.csr_array((0, 1))
 
 
@@ -58,13 +59,13 @@ def factored(choices):
     """A model whose gradients are never written out, on rows of users that are nobody's."""
     model = torch.nn.Linear(1, 1)
     gradients = FactoredGradients(model, lambda net, x: net(x).square().sum(1), {torch.nn.Linear: LinearGradient})
-    return DPSGDTrainer(gradients, torch.optim.SGD(model.parameters(), lr=0.0), choices, 1), torch.zeros(1, 1)
+    return DPSGDTrainer(gradients, torch.optim.SGD(model.parameters(), lr=0.0), choices, LARGE), torch.zeros(1, 1)
 
 
 @cache
 def dense(choices):
     gradients = CanaryGradients(1, choices.clipping_norm)
-    return DPSGDTrainer(gradients, torch.optim.SGD(gradients.parameters, lr=0.0), choices, 1), torch.arange(1)
+    return DPSGDTrainer(gradients, torch.optim.SGD(gradients.parameters, lr=0.0), choices, LARGE), torch.arange(1)
 
 
 def drawn(name, number, factor=1.0):
@@ -134,6 +135,35 @@ def test_false_alarms_come_as_often_as_is_stated(name):
 )
 def test_false_alarms_by_many_repetitions(name, repetitions):
     check_law(name, repetitions)
+
+
+def alarms_of_a_run(number):
+    """Whether meter or canaries accuse a run of one market, all of whose stages are as planned."""
+    stages = ("counts", "embedding", "quantizer/0", "ctr/0")
+    level, accused = METER_LEVEL / 2, False
+    for name in stages:
+        (plan, stage), found, own = of(name), drawn(name, number), level / len(stages)
+        played, _ = single_canaries(plan, stage, found)
+        _, heavy, light = crowds_weight(plan, stage, found)
+        left = np.concatenate(noise_alone(plan, stage, found)).ravel()
+        accused |= joint_test(played).p_value <= SINGLE * own or heavy < HEAVY * own or light < LIGHT * own
+        accused |= any(one.alarm for one in meter_findings(left, scale=scaled(name), level=level / (len(stages) + 1)))
+    return accused
+
+
+def check_runs(repetitions):
+    """False-alarm rate 1e-6."""
+    found = sum(map(alarms_of_a_run, range(repetitions)))
+    assert found <= stats.binom.ppf(1 - 1e-6, repetitions, METER_LEVEL)
+
+
+def test_no_run_in_a_thousand_is_accused_falsely():
+    check_runs(10)
+
+
+@pytest.mark.slow
+def test_no_run_in_a_thousand_is_accused_falsely_by_many_repetitions():
+    check_runs(5_000)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -8,15 +8,8 @@ import pytest
 from jax_privacy.auditing import _epsilon_one_run_fdp
 from scipy import optimize
 
-from attacks.membership.refutation import (
-    POWER,
-    REFUTATION_LEVEL,
-    admitted,
-    guess_counts,
-    is_possible,
-    most_right,
-    refute,
-)
+from attacks.membership.refutation import POWER, REFUTATION_LEVEL, admitted, refute
+from attacks.one_run import guess_counts, is_possible, most_right
 from tests.curves import coins, gaussian_curve, mu_of, pure_curve
 
 DELTA = 1e-3

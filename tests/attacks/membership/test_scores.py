@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from attacks.membership.scores import (
+    PRIOR_FREEDOM,
     SCORES,
+    _predictive,
+    bavaria,
     blocks,
     calibrated,
     lira_empirical_bayes,
@@ -79,6 +82,42 @@ def test_empirical_bayes_beats_plain_lira_with_few_shadows_and_finds_nothing_in_
         assert shrunken == pytest.approx(0.69, abs=0.02)  # Phi(0.7 / sqrt 2): the optimum
     else:
         assert shrunken == pytest.approx(0.5, abs=0.02)
+
+
+def unequal_models(n_models, n_queries, seed=0):
+    """Confidences whose spread differs from query to query, tenfold: where a variance of each query's own pays."""
+    member, rng = coins(n_models, n_queries, seed)
+    spread = 10.0 ** rng.uniform(-0.5, 0.5, n_queries)
+    return rng.normal(0, 3, n_queries) + member + spread * rng.normal(size=member.shape), member
+
+
+def test_bavaria_beats_lira_where_queries_spread_unequally():
+    """With few shadow models too, where variances of the queries alone, or one for all, are mostly wrong."""
+    for n_models in (16, 64):
+        confidence, member = unequal_models(n_models, 3000)
+        plain, shrunken = (membership_metrics(score(confidence, member), member) for score in (lira_online, bavaria))
+        assert shrunken.auc.value > plain.auc.value + 0.005
+        assert shrunken.tpr[0.01].value > 1.1 * plain.tpr[0.01].value
+
+
+def test_bavarias_law_is_the_posterior_predictive_of_its_prior():
+    """By integration over the variance: normal values, a flat mean, an inverse-gamma variance."""
+    values, chosen = np.array([[0.3], [1.1], [2.0], [-5.0]]), np.array([[True], [True], [True], [False]])
+    found, mean, pooled = _predictive(values, chosen), 3.4 / 3, np.var([0.3, 1.1, 2.0], ddof=1)
+    squares = 2 * pooled
+    prior = stats.invgamma(PRIOR_FREEDOM / 2, scale=PRIOR_FREEDOM * pooled / 2)
+
+    def joint(variance, own):
+        likelihood = variance**-1.0 * np.exp(-squares / (2 * variance))  # of three values, the mean integrated out
+        return prior.pdf(variance) * likelihood * stats.norm.pdf(own, mean, np.sqrt(variance * 4 / 3))
+
+    def density(own):
+        return integrate.quad(joint, 0, 60, args=(own,), limit=200)[0]
+
+    wanted = [density(own) / density(mean) for own in (-1.0, 0.5, 4.0)]
+    assert [float(found.pdf(own)[0] / found.pdf(mean)[0]) for own in (-1.0, 0.5, 4.0)] == pytest.approx(
+        wanted, rel=1e-5
+    )
 
 
 def several_statistics(effect, n_models=16, n_queries=2000):

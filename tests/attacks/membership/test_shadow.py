@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
+from attacks.membership.budgets import infer_by_queries
 from attacks.membership.evaluate import infer
 from attacks.membership.observations import strangers
 from attacks.membership.queries import Pairs, Queries, fair_coins, halve
@@ -148,6 +149,10 @@ def test_every_view_of_users_is_attacked(tiny_markets, tmp_path):
     assert ("collusion", "codebook, 2 of 3 markets") in masked  # the sum less all others', whoever adds it up
     assert {attack for view, attack in views if view == "market"} == {"codebook", "codebook, without its own"}
     assert {("consumer", "recommendations"), ("market", "codebook"), ("release", "white box")} <= views
+    assert {("profile", "reference recommendations"), ("profile", "BaVarIA"), ("consumer", "BaVarIA")} <= views
+    budgets = [one.queries for one in infer_by_queries(shadows, ("fedmm",))]
+    assert budgets == sorted(budgets)
+    assert len(budgets) > 3
     assert {attack for view, attack in views if view == "consumer"} >= {"single-item accounts", "multi-query LiRA"}
     users = len(np.unique(Queries.of(tiny_markets["m0"]).user))
     assert all(inference.scores.shape == (4, users) for inference in found)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from attacks.membership.users import codebook_attack, pool_rows, recommended_items
+from attacks.membership.users import codebook_attack, pool_rows, recommended_items, reference_recommendations
 from attacks.metrics import membership_metrics
 from tests.curves import coins
 
@@ -31,6 +31,25 @@ def test_recommendations_of_ones_own_items_give_membership_away():
     nothing = np.broadcast_to(popular, recommended.shape).astype(float)
     found = recommended_items(nothing, member, history, vectors)(everything)[:, :, 0]
     assert auc(found, member) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_stranger_with_the_same_history_gives_membership_away_without_a_shadow():
+    """Members are recommended what is near their history; a new account that copies it, and others, what is popular."""
+    n_models, n_users, n_items, k = 4, 300, 60, 5
+    member, rng = coins(n_models, n_users, 4)
+    vectors, taste = rng.normal(size=(n_items, 4)), rng.normal(size=(n_users, 4))
+    likes = np.argsort(-taste @ vectors.T, axis=1)
+    copied = np.stack([likes[:, 3 : 3 + k]] * n_models)  # what the history alone gives, a little beside
+    strangers = rng.integers(0, n_items, copied.shape)
+    recommended = np.where(member[:, :, None], likes[None, :, :k], copied)
+    recommended[:, :, 0] = np.where(rng.random(member.shape) < 0.3, strangers[:, :, 0], recommended[:, :, 0])
+    history = vectors[likes[:, :k]].mean(1)
+    scores = reference_recommendations(recommended, copied, history, vectors)
+    assert auc(scores, member) > 0.8
+    alone = reference_recommendations(recommended[:1], copied[:1], history, vectors)
+    np.testing.assert_array_equal(alone, scores[:1])  # of no other model
+    nothing = reference_recommendations(strangers, copied, history, vectors)
+    assert auc(nothing, member) == pytest.approx(0.5, abs=0.05)
 
 
 def test_codewords_that_follow_a_user_give_membership_away():

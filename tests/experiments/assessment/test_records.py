@@ -32,6 +32,7 @@ SCORED = {  # what scores each attack
     "usage": UsageInference,
     "histories": HistoryRecovery,
     "membership": MembershipMetrics,
+    "query-budget": MembershipMetrics,
     "singling-out": Risk,
     "linkability": Risk,
     "inference": Risk,

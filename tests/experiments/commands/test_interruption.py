@@ -67,6 +67,22 @@ def test_a_signal_to_end_unwinds_as_ctrl_c_does(monkeypatch, capsys, number):
     assert signal.getsignal(number) == before
 
 
+def hangs_up(*_, **__):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return []
+
+
+def test_what_was_ignored_before_stays_ignored(monkeypatch, capsys):
+    """``nohup`` has SIGHUP ignored; the command goes on when its terminal is gone."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr("experiments.commands.list_runs.list_runs", hangs_up)
+    try:
+        _, _, err = fedmm(capsys, "runs", "mine")
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    assert "stopped" not in err
+
+
 def test_a_run_goes_on_from_its_directory_once_it_has_one(monkeypatch, capsys, tmp_path):
     out = tmp_path / "it's mine"
     monkeypatch.setattr("experiments.runs.execution.execute", stopping)
@@ -131,7 +147,7 @@ def test_a_run_that_runs_out_of_memory_says_so_and_goes_on_to_the_same_result(mo
     command = ["run", config, "--out", tmp_path / "short", "--quiet"]
     for need in (lambda *_: np.ones(2**28), lambda *_: torch.ones(2**29)):  # 2 GB each
         with monkeypatch.context() as patch, little_memory(2**30):
-            patch.setattr("fedmm_secure.ctr.market_models.MarketTrainer", need)
+            patch.setattr("fedmm_secure.ctr.build.MarketTrainer", need)
             status, _, err = fedmm(capsys, *command)
         (line,) = err.splitlines()
         assert status == 1

@@ -66,6 +66,23 @@ def test_findings_and_missing_accounts_are_not_passed_over():
     assert "No privacy account" in answers(document(runs={"runs": None}))[ISO, "governance"]
 
 
+def test_what_an_attack_takes_in_queries_is_said_where_it_was_measured():
+    """EDPB Opinion 28/2024, 41: all means reasonably likely to be used."""
+    topic = EDPB, "likelihood of extraction and of answers about persons"
+    assert "in queries about one person, was not measured" in answers(document())[topic]
+    asked = [("at most 5 queries", 0.61), ("1 query", 0.53)]
+    stated = [
+        AttackStated(kind="query-budget", attack=f"membership of users in m, by {budget} about each", view="consumer",
+                     measure="AUC", success=auc, low=auc - 0.02, high=auc + 0.02, chance=0.5, over="pipelines",
+                     verdict=None, says="5.0 queries about each on average", evidence="e")
+        for budget, auc in asked
+    ]  # fmt: skip
+    counts = EvidenceStated(id="e", kind="attack", signer="a", fingerprint="f", standing="counts", problem=None)
+    said = answers(document().model_copy(update={"attacks": stated, "evidence": [counts]}))[topic]
+    assert "by 1 query about each (5.0 queries about each on average): AUC 0.530 [0.510, 0.550]; membership" in said
+    assert "by at most 5 queries about each (5.0 queries about each on average): AUC 0.610 [0.590, 0.630]." in said
+
+
 def test_an_auditor_who_knows_all_noise_is_named_among_what_is_not_covered():
     card = "0123 4567"
     found = document(run={"replay_auditor": card})

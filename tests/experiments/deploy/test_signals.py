@@ -1,22 +1,29 @@
 """Signals to the commands that start processes: none of the federation is left, however its parent ends."""
 
+import itertools
 import os
+import random
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from experiments.commands.interruption import INTERRUPTED
 from experiments.deploy import adopting, orphans, tools
-from experiments.deploy.processes import Processes
+from experiments.deploy import processes as module
+from experiments.deploy.federation import federation_up
+from experiments.deploy.processes import Processes, interruptible
 from experiments.deploy.proxies import nginx
 from experiments.deploy.tools import bounded
-from tests.conftest import TINY
+from tests.conftest import TINY, tiny
+from tests.processes import start
 
 TOKEN = "FEDMM_TEST_TOKEN"
 needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
@@ -29,7 +36,9 @@ class Command:
         self.folder, self.token = folder, secrets.token_hex(8)
         config = folder / "tiny.yaml"
         config.write_text(yaml.safe_dump(TINY | {"federation": {"rounds": 30}}))
-        run = "import sys; from experiments.cli import main; main()"
+        # a shell's background jobs ignore SIGINT, and so do what they start: pytest, and its processes
+        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        run = f"{heard}; from experiments.cli import main; main()"
         command = [
             sys.executable,
             "-c",
@@ -109,7 +118,95 @@ def command(tmp_path):
 def test_a_signal_while_a_federation_starts_leaves_nothing(how, command):
     up = command("up")
     up.wait_for("superlink", "Started server process")
-    up.ends_with_all(how, 120)
+    up.ends_with_all(how, 40)
+
+
+def _start(folder, homes, moment, how, drop):
+    """A federation of processes that do nothing, with a signal at the so-manieth call of a function."""
+    os.environ[TOKEN] = folder.name
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    words = "echo Uvicorn running on https://; echo waiting for the federation; echo SuperNode ID; exec sleep 50"
+    start, calls = Processes.start, itertools.count(1)
+
+    def stands_in(processes, name, command, environment):
+        start(processes, name, ["sh", "-c", words], environment)
+
+    def count(frame, event, argument):
+        if next(calls) == moment:
+            sys.setprofile(None)
+            Dropping() if drop else os.kill(os.getpid(), how)
+
+    class Dropping:
+        def __del__(self):
+            os.kill(os.getpid(), how)
+            time.sleep(0)  # here it is raised
+
+    patched = {"experiments.deploy.processes.Processes.start": stands_in}
+    patched |= {"experiments.deploy.federation._listens": lambda port: True}
+    patched |= {"experiments.deploy.control.register": lambda *_: None}
+    with ExitStack() as stack:
+        for name, value in patched.items():
+            stack.enter_context(patch(name, value))
+        with suppress(KeyboardInterrupt), interruptible():
+            sys.setprofile(count)
+            with federation_up(homes, runs=1, lifetime=60):
+                sys.setprofile(None)
+                (folder / "calls").write_text(str(next(calls)))
+                (folder / "up").touch()
+                time.sleep(30)
+            sys.exit(1)
+    sys.exit(INTERRUPTED)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory):
+    from experiments.deploy.homes import prepare_homes
+
+    return prepare_homes(tiny(), tmp_path_factory.mktemp("homes") / "f")
+
+
+def ends(folder, homes, moment, how, drop=False):
+    folder.mkdir()
+    process = start(_start, folder, homes, moment, how, drop)
+    process.join(20)
+    found = Command.__new__(Command)
+    found.token = folder.name
+    alive = process.is_alive()
+    process.kill()
+    assert not alive, (moment, how)
+    assert process.exitcode == INTERRUPTED, (moment, how)
+    assert found.living() == {}, (moment, how)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory, homes):
+    """How many functions a start calls and leaves."""
+    folder = tmp_path_factory.mktemp("all") / secrets.token_hex(8)
+    folder.mkdir()
+    process = start(_start, folder, homes, 0, signal.SIGTERM, False)
+    while not (folder / "up").exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    return int((folder / "calls").read_text())
+
+
+@needs_nginx
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_signal_at_any_moment_of_a_start_leaves_nothing(tmp_path, homes, calls, how, drop):
+    """One that is raised inside a finalizer, too, which Python drops there."""
+    ends(tmp_path / secrets.token_hex(8), homes, random.randrange(calls), how, drop)
+
+
+@needs_nginx
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_a_hundred_moments_of_a_start_leaves_nothing(tmp_path, homes, calls, how):
+    for step in range(100):
+        moment = random.randrange(step * calls // 100, (step + 1) * calls // 100)
+        ends(tmp_path / secrets.token_hex(8), homes, moment, how, drop=step % 4 == 0)
 
 
 @needs_nginx
@@ -157,6 +254,19 @@ def test_a_process_ends_soon_after_its_parent_is_killed(tmp_path, monkeypatch):
         time.sleep(0.1)
     assert left == {}
     assert max((seen for text, seen in times.items() if text.startswith(b"sleep 50")), default=0.0) < 3
+
+
+def test_processes_that_do_not_hear_are_waited_for_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE", 1.0)
+    processes = Processes(tmp_path / "logs")
+    for number in range(4):
+        processes.start(str(number), ["sh", "-c", "trap '' TERM; echo up; while true; do sleep 1; done"], {})
+    for number in range(4):
+        processes.wait_for(str(number), "up")
+    began = time.monotonic()
+    processes.stop_all()
+    assert 1.0 < time.monotonic() - began < 4.0  # one after the other: 4 at least
+    assert processes.survivors() == {}
 
 
 STARTS = """

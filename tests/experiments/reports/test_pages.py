@@ -45,7 +45,7 @@ def pages(tmp_path_factory):
         "blocks": [
             {
                 "axes": {"privacy.protect": ["release"], "privacy.epsilon": [4, 8]},
-                "set": {"ctr.baselines": ["popularity", "noisy-popularity"]},
+                "set": {"ctr.baselines": ["popularity", "noisy-popularity"], "privacy.ctr.steps": 10},
             },
             {
                 "axes": {"privacy.epsilon": [None]},

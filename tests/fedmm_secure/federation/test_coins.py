@@ -8,13 +8,22 @@ from fedmm_secure.config import configuration_hash
 from fedmm_secure.config.audit import AuditConfig, CardConfig
 from fedmm_secure.errors import ConfigError, LostResultError
 from fedmm_secure.federation.coin_book import Before, enter_tosses
-from fedmm_secure.federation.coins import CoinError, Coins, CoinsAwaitedError, hand_in, noted_coin, stated_toss
+from fedmm_secure.federation.coins import (
+    CoinError,
+    Coins,
+    CoinsAwaitedError,
+    first_link,
+    hand_in,
+    noted_coin,
+    stated_toss,
+)
 from fedmm_secure.federation.noise_chain import NoiseChain, links, release_key
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.tosses import Toss, asked_tosses, write_answers
 from privacy.accounting.ledger import Ledger, read_ledger
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation.at_rest import LockedFiles
-from privacy.aggregation.identities import Identity
+from privacy.aggregation.identities import Identity, seal
 from privacy.files import KeyFileError
 from tests.conftest import tiny
 from tests.released import PRIVATE
@@ -55,6 +64,19 @@ def test_both_sides_make_the_same_keys_and_the_ledger_shows_the_coin(market, tmp
     assert chain.key(COUNTS) == release_key(first, "m0", COUNTS)
     assert noted_coin(content.entries) == Toss.of(content, AUDITOR.card).answer(AUDITOR).hex()
     assert not list((tmp_path / "keys").glob("coin*"))
+
+
+def test_a_finished_run_of_an_earlier_version_is_still_opened(tmp_path):
+    """Its first line holds a coin alone, which nobody signed for; no coin is tossed for one any more."""
+    coin, ledger = b"c" * 32, Ledger(tmp_path / "ledger" / "m0.jsonl")
+    context = {"market": "m0", "run": "run"}
+    asked = {"auditor": AUDITOR.card.fingerprint, "sealed": seal(coin, AUDITOR.card, canonical_json(context)).hex()}
+    ledger.open({**context, "data": "rows", "configuration": "c", "replay": asked})
+    toss = Toss.of(read_ledger(ledger.path), AUDITOR.card)
+    assert (toss.card, toss.by_place, toss.rows(AUDITOR)) == (None, False, "")
+    assert toss.first_link(AUDITOR) == first_link(coin, toss.answer(AUDITOR), "m0", "run")
+    config = tiny(**SETTINGS).model_copy(update={"audit": AuditConfig(replay=CardConfig(**asdict(AUDITOR.card)))})
+    assert stated_toss(config, "m0", ledger.opening) == {"replay": asked}
 
 
 def test_each_run_and_market_has_another_coin(tmp_path):

@@ -12,7 +12,9 @@ from fedmm_secure.ctr.models.neural import NeuralTraining
 from fedmm_secure.ctr.recipes import baseline_recipe
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.field.compare import Bench, refuse_apart, train_field
+from fedmm_secure.field.coded import CODES, ITEM_CODE, LEVELS, CodedItems, item_codes, residual_codes, with_item_codes
+from fedmm_secure.field.compare import POOLED, Bench, refuse_apart, train_field
+from fedmm_secure.field.market_aware import MarketAwareModel
 from fedmm_secure.field.methods import METHODS, Method
 from fedmm_secure.field.pooled import pool, rows_moved
 from fedmm_secure.field.rounds import Participant, average_rounds, train, weighted_mean
@@ -20,8 +22,14 @@ from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from tests.conftest import tiny
 
-CONFIG = tiny(ctr={"baselines": list(FIELD_BASELINES), "max_epochs": 2})
-BRIEFLY = tiny(ctr={"baselines": list(FIELD_BASELINES), "max_epochs": 1})
+APART = [name for name in FIELD_BASELINES if name != "rqfedrec-like"]  # where markets share no items
+CONFIG = tiny(ctr={"baselines": APART, "max_epochs": 2})
+BRIEFLY = tiny(ctr={"baselines": APART, "max_epochs": 1})
+SHARED = tiny(
+    data={"synthetic": {"markets": 3, "users": 80, "items": 40, "shared_items": 30, "mean_interactions": 10},
+          "shared_items": True, "min_item_train": 3},
+    ctr={"baselines": ["market-aware", "rqfedrec-like"], "max_epochs": 2},
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,9 @@ def test_ditto_sends_what_fedavg_sends(fits):
 
 def test_tables_of_ids_stay_at_home_and_of_fedrep_the_head_too(fits):
     fit = fits["m0"]
-    names = {name: Participant(fit, fit.source, method, 0.0).names for name, method in METHODS.items()}
+    parts = {name: Participant(fit, fit.source, method, 0.0).parts for name, method in METHODS.items()}
+    assert all(rows == slice(None) for found in parts.values() for rows in found.values())
+    names = {name: list(found) for name, found in parts.items()}
     network = NeuralTraining(fit.model, fit.source).network
     tables = {"first.weight", "embedding.weight"}
     everything = {name for name, _ in network.named_parameters()}
@@ -135,18 +145,15 @@ def test_the_mean_is_weighted_by_examples():
 def test_bytes_are_those_of_the_messages_one_by_one(fits):
     members = [Participant(fit, fit.source, METHODS["fedavg"], 0.0) for fit in fits.values()]
     network = members[0].network
-    shape = {name: tuple(network.get_parameter(name).shape) for name in members[0].names}
+    shape = {name: tuple(network.get_parameter(name).shape) for name in members[0].parts}
     one = len(arrays_bytes({name: np.zeros(size, dtype=np.float32) for name, size in shape.items()}))
     found = average_rounds(members, 2, lambda done: False)
     assert (found.bytes_up, found.bytes_down, found.rounds) == (2 * 3 * one, 3 * 3 * one, 2)
 
 
 def test_pooled_rows_meet_in_one_table_where_items_mean_the_same():
-    synthetic = {"markets": 3, "users": 80, "items": 40, "shared_items": 30, "mean_interactions": 10}
-    data = {"synthetic": synthetic, "shared_items": True, "min_item_train": 3}
-    shared = tiny(data=data, ctr={"baselines": []})
-    markets = prepare_markets(shared.data)
-    for config in (shared, CONFIG):
+    markets = prepare_markets(SHARED.data)
+    for config in (SHARED, CONFIG):
         benches = {
             name: market_trainer(prepared, fit_embedding(prepared, CONFIG.embedding), CONFIG)
             for name, prepared in markets.items()
@@ -161,10 +168,110 @@ def test_pooled_rows_meet_in_one_table_where_items_mean_the_same():
         }  # fmt: skip
         common = set(item["m0"]) & set(item["m1"])
         assert len(common) == 30
-        assert {i for i in common if item["m0"][i] == item["m1"][i]} == (common if config is shared else set())
+        assert {i for i in common if item["m0"][i] == item["m1"][i]} == (common if config is SHARED else set())
         users = [set(fit.builder(np.arange(80), np.zeros(80, int)).categories[:, 0]) for fit in fits.values()]
         assert len(set.union(*users)) == 3 * 80
         assert len({id(fit.model) for fit in fits.values()}) == 1
+
+
+@pytest.fixture(scope="module")
+def sharing():
+    """Markets of one catalogue, and their unfitted networks on ids."""
+    markets = prepare_markets(SHARED.data)
+    embeddings = {name: fit_embedding(prepared, SHARED.embedding) for name, prepared in markets.items()}
+    benches = {name: market_trainer(prepared, embeddings[name], SHARED) for name, prepared in markets.items()}
+    own = {
+        name: bench.prepare_fit(baseline_recipe("local-ids"), None, 0, bench.grid("deepfm")[0])
+        for name, bench in benches.items()
+    }
+    return markets, embeddings, own
+
+
+def test_a_market_aware_network_is_the_pooled_one_until_markets_have_vectors(sharing):
+    markets, _, own = sharing
+    choices = own["m0"].model.choices
+    logits = []
+    for kind in (POOLED["pooled"], POOLED["market-aware"]):
+        fit = pool(SHARED, markets, own, choices, 0, kind)["m1"]
+        network = NeuralTraining(fit.model, fit.source).network.eval()
+        categories = torch.from_numpy(fit.validation.features.categories)
+        offset = int(network.offsets[-1])
+        for vector in (torch.zeros(choices.dim), torch.linspace(0.5, 1.0, choices.dim)):
+            with torch.no_grad():
+                network.embedding.weight[offset:] = vector
+                logits.append(network(categories, torch.zeros(len(categories), 0)))
+    plain, changed, aware, adapted = logits
+    torch.testing.assert_close(aware, plain)
+    assert not torch.allclose(adapted, changed)
+    assert isinstance(fit.model, MarketAwareModel)
+    item = network.embedding.weight[network.offsets[1]]
+    found = network.embed(torch.tensor([[0, int(network.offsets[1]), offset]]))[0, 1]
+    torch.testing.assert_close(found, item * (1.0 + vector))
+
+
+def test_residual_codes_tell_apart_what_k_means_leaves():
+    rng = np.random.default_rng(0)
+    coarse, fine = rng.normal(size=(4, 3)) * 10, rng.normal(size=(3, 3))
+    one, other = np.repeat(np.arange(4), 30), np.tile(np.arange(3), 40)
+    vectors = coarse[one] + fine[other] + 0.01 * rng.normal(size=(120, 3))
+    codes = residual_codes(vectors, 2, 4, 0)
+    assert codes.shape == (120, 2)
+    assert {tuple(pair) for pair in codes[one == 0]} != {tuple(pair) for pair in codes[one == 1]}
+    means = [vectors[codes[:, 0] == code].mean(0) for code in range(4)]
+    rest = vectors - np.array(means)[codes[:, 0]]
+    second = rest - np.array([rest[codes[:, 1] == code].mean(0) for code in range(4)])[codes[:, 1]]
+    assert np.square(second).sum() < np.square(rest).sum() < np.square(vectors).sum()
+    np.testing.assert_array_equal(codes, residual_codes(vectors, 2, 4, 0))
+
+
+def test_an_item_has_the_same_codes_in_every_market_and_they_stand_for_its_id(sharing):
+    markets, embeddings, own = sharing
+    codes = item_codes(SHARED.data, markets, embeddings, 0)
+    known = [
+        {item: tuple(code) for item, code in zip(markets[name].market.item_ids, codes[name], strict=True)}
+        for name in ("m0", "m1")
+    ]
+    common = known[0].keys() & known[1].keys()
+    assert len(common) == 30
+    assert all(known[0][item] == known[1][item] for item in common)
+    inputs = CodedItems(own["m0"].builder, codes["m0"])
+    user, item = np.array([3, 4]), np.array([5, 6])
+    np.testing.assert_array_equal(inputs(user, item).categories, np.column_stack([user, codes["m0"][item]]))
+    assert inputs.schema().cardinalities == (80, *(CODES,) * LEVELS)
+
+
+def test_vectors_of_codes_are_averaged_and_those_of_users_stay_at_home(sharing):
+    markets, embeddings, own = sharing
+    codes = item_codes(SHARED.data, markets, embeddings, 0)
+    members = []
+    for name, fit in own.items():
+        found = with_item_codes(fit, codes[name])
+        members.append(Participant(found, found.source, METHODS["rqfedrec-like"], 0.0))
+    tables = read_arrays(members[0].message())
+    assert tables["embedding.weight"].shape == (LEVELS * CODES, SHARED.ctr.dim)
+    assert tables["first.weight"].shape == (LEVELS * CODES, 1)
+    before = [member.network.embedding.weight.detach().clone() for member in members]
+    average_rounds(members, 1, lambda done: False)
+    users = [member.network.embedding.weight[:80] for member in members]
+    assert all(not torch.equal(now, then[:80]) for now, then in zip(users, before, strict=True))
+    assert not torch.equal(users[0], users[1])
+    torch.testing.assert_close(members[0].network.embedding.weight[80:], members[1].network.embedding.weight[80:])
+    assert not torch.equal(members[0].network.embedding.weight[80:], before[0][80:])
+    assert METHODS["rqfedrec-like"].tables == (ITEM_CODE,)
+
+
+def test_what_shares_items_is_trained_and_counts_the_codes_that_it_sends(sharing, tmp_path):
+    markets, embeddings, _ = sharing
+    found = train_field(SHARED, markets, embeddings, tmp_path)
+    for name, prepared in markets.items():
+        for (values,) in found.predictions[name].values():
+            assert values.shape == (len(prepared.whole.test),)
+            assert ((values > 0) & (values < 1)).all()
+    moved = found.traffic
+    assert moved["market-aware"] == rows_moved(markets)
+    codes = sum(len(arrays_bytes({"codes": c})) for c in item_codes(SHARED.data, markets, embeddings, 0).values())
+    message, rest = divmod(moved["rqfedrec-like"].bytes_down - codes, moved["rqfedrec-like"].rounds + 2)
+    assert (rest, moved["rqfedrec-like"].bytes_up) == (0, message * moved["rqfedrec-like"].rounds)
 
 
 def test_pooling_moves_the_rows_once(tiny_markets):
@@ -177,11 +284,11 @@ def test_pooling_moves_the_rows_once(tiny_markets):
 def test_all_of_them_are_trained_kept_and_read_again(tiny_markets, embeddings, tmp_path, monkeypatch):
     found = train_field(BRIEFLY, tiny_markets, embeddings, tmp_path)
     for name, prepared in tiny_markets.items():
-        assert list(found.predictions[name]) == list(FIELD_BASELINES)
+        assert list(found.predictions[name]) == APART
         for (values,) in found.predictions[name].values():
             assert values.shape == (len(prepared.whole.test),)
             assert ((values > 0) & (values < 1)).all()
-    assert all(found.traffic[name].bytes_up > 0 for name in FIELD_BASELINES)
+    assert all(found.traffic[name].bytes_up > 0 for name in APART)
     monkeypatch.setattr(Bench, "run", lambda *args: pytest.fail("trained again"))
     again = train_field(BRIEFLY, tiny_markets, embeddings, tmp_path)
     assert again.traffic == found.traffic
@@ -211,7 +318,8 @@ def test_tuning_takes_the_try_of_best_validation(tiny_markets, embeddings, monke
 def test_every_method_has_a_pull_for_each_try(tiny_markets, embeddings):
     tries = len(market_trainer(tiny_markets["m0"], embeddings["m0"], CONFIG).grid(CONFIG.field.model))
     assert {len(method.pulls) for method in METHODS.values()} == {tries}
-    assert set(METHODS) == set(FIELD_BASELINES) - {"pooled"}
+    assert set(METHODS) | set(POOLED) == set(FIELD_BASELINES)
+    assert not set(METHODS) & set(POOLED)
     assert isinstance(METHODS["fedavg"], Method)
 
 
@@ -222,6 +330,8 @@ def test_every_method_has_a_pull_for_each_try(tiny_markets, embeddings):
         ({"field": {"model": "boosted"}}, "boosted has no weights"),
         ({"field": {"features": ["scores", "item_codes"]}}, "without codes"),
         ({"field": {"features": ["shared"]}}, "shared needs data.shared_items"),
+        ({"ctr": {"baselines": ["rqfedrec-like"]}}, "rqfedrec-like needs data.shared_items"),
+        ({"ctr": {"baselines": ["market-aware"]}, "field": {"features": ["user_id"]}}, "market-aware needs item_id"),
     ],
 )
 def test_what_cannot_be_is_refused(sections, message):

@@ -1,15 +1,19 @@
 """A head grown from sums, its features, and what it is worth to a market that joins."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from experiments.benchmarks.joining import JoiningPoint, measure_joining, worth
 from fedmm_secure.config import HeadConfig
+from fedmm_secure.config.synthetic import SyntheticSpec
 from fedmm_secure.ctr.metrics import Interval
 from fedmm_secure.guarantee.head_columns import BINS, NAMES, SCALE
 from fedmm_secure.heads.examples import head_examples, market_examples, some_users
+from fedmm_secure.heads.generated import generated_head
 from fedmm_secure.heads.own import own_head
 from fedmm_secure.heads.trees import Head, HeadGrower, fit_head
 from tests.conftest import tiny
@@ -179,7 +183,33 @@ def test_a_market_adds_examples_for_each_share_and_one_without_positives_trains_
 # -- learning curves ---------------------------------------------------------------------------------------------------
 
 
-def test_the_curve_of_markets_that_share_their_taste():
+@pytest.fixture
+def few_generated(monkeypatch):
+    """Generated markets that are as small as the others of these tests."""
+    found = partial(generated_head, markets=SyntheticSpec(users=60, items=30, seed=5))
+    monkeypatch.setattr("experiments.benchmarks.joining.generated_head", found)
+    return found
+
+
+def test_a_head_of_generated_markets_ranks_items_that_it_never_met(few_generated, prepared):
+    head, liked = (few_generated(tiny(data=asked).data) for asked in ({}, {"label": "like", "like_threshold": 9.0}))
+    examples = market_examples(prepared, tiny())
+    for found in (head, liked):
+        assert np.count_nonzero(found.value) > 20
+    assert roc_auc_score(examples.test.label, head.log_odds(examples.test.bins)) > 0.57
+    assert (head.value != liked.value).any()  # labels are the asker's
+
+
+def test_without_a_head_of_the_others_a_market_starts_from_the_generated_one(few_generated):
+    points = measure_joining(tiny(workers=1), [0.2], draws=1)
+    for point in points:
+        assert point.federation is None
+        assert point.head is point.generated
+        assert point.gain.mean == pytest.approx(point.generated.mean - point.alone.mean, abs=1e-9)
+    assert len(worth(points)) == 3
+
+
+def test_the_curve_of_markets_that_share_their_taste(few_generated):
     config = tiny(head={"trees": 4, "depth": 2, "shares": [0.3, 1.0]}, workers=1)
     points = measure_joining(config, [0.2, 1.0], draws=2)
     assert [(point.market, point.share, point.users, point.draws) for point in points] == [
@@ -196,7 +226,7 @@ def test_the_curve_of_markets_that_share_their_taste():
 
 
 def point(users, alone, federation):
-    flat = [Interval(value, None, None) for value in (0.5, alone, federation, federation)]
+    flat = [Interval(value, None, None) for value in (0.5, alone, 0.4, federation, federation)]
     return JoiningPoint("m", users / 1000, users, 1, *flat, gain=Interval(federation - alone, None, None))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from experiments.verification.run import examine_run
+from fedmm_secure.config.synthetic import SyntheticSpec
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.transcript import OWN_UPDATE, SUM, UPDATE, Transcript
@@ -18,6 +20,7 @@ from fedmm_secure.foreign.formats import parse_arrays
 from fedmm_secure.guarantee.head_sums import head_bound, head_length
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.heads.examples import head_examples
+from fedmm_secure.heads.generated import generated_head
 from fedmm_secure.heads.trees import SCALE, HeadGrower, fit_head
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import read_ledger
@@ -129,9 +132,24 @@ def test_a_market_starts_from_the_head_and_the_frozen_codebook_of_others(run, ne
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def without_head(run):
-    config = yaml.safe_load(RunDirectory(run).config.read_text())
-    RunDirectory(run).config.write_text(yaml.safe_dump({**config, "head": {"trees": 0}}))
+def test_where_no_head_was_grown_it_starts_from_one_of_generated_markets(
+    released_run, newcomer, tmp_path, capsys, monkeypatch
+):
+    """As with a budget, which covers no head: nobody's rows are in this one, and all who ask alike get the same."""
+    public = partial(generated_head, markets=SyntheticSpec(users=60, items=30, seed=5))
+    monkeypatch.setattr("fedmm_secure.joining.join.generated_head", public)
+    out = tmp_path / "m3"
+    status, text, err = fedmm(capsys, "join", released_run, newcomer, "--market", "m3", "--out", out, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(text)
+    assert set(found["auc"]) == {"generated", "own", "both", "popularity"}
+    assert set(found["validation"]) == {"generated", "own", "both"}
+    assert found["epsilon"] is None
+    wanted = public(tiny(data={"synthetic": {**TINY["data"]["synthetic"], "seed": 9}}).data).to_arrays()
+    left = kept(RunDirectory(out).head("m3"))
+    assert np.count_nonzero(wanted["value"]) > 20
+    for name in wanted:
+        np.testing.assert_array_equal(left[name], wanted[name])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +160,6 @@ def without_head(run):
         ("m3", lambda run: [RunDirectory(run).head(name).unlink() for name in ("m0", "m1", "m2")], "no head of any"),
         ("m3", lambda run: np.savez(RunDirectory(run).head("m0"), feature=np.full((2, 3), 99)), "no head"),
         ("m3", lambda run: RunDirectory(run).head("m0").write_bytes(b"x"), "no arrays"),
-        ("m3", without_head, "again with --set head.trees=80"),
     ],
 )
 def test_who_cannot_join_is_told_in_one_line(run, newcomer, tmp_path, capsys, market, damage, message):

@@ -5,12 +5,19 @@ import sys
 import numpy as np
 import pytest
 
-from fedmm_secure.storage.memory import PeakMemory, memory_of_tree, own_peak
+from fedmm_secure.storage import memory
+from fedmm_secure.storage.memory import PeakMemory, own_peak
+from tests.processes import measured as memory_of_tree
 
 MEGABYTE = 2**20
 pytestmark = pytest.mark.skipif(
     not memory_of_tree(os.getpid()), reason="this kernel does not tell what processes share"
 )
+
+
+@pytest.fixture(autouse=True)
+def measuring(monkeypatch):
+    monkeypatch.setattr(memory, "memory_of_tree", memory_of_tree)
 
 
 def test_the_peak_of_what_went_on_is_seen_and_kept_by_name():

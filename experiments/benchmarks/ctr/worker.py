@@ -1,0 +1,113 @@
+"""A process in another interpreter, which trains what this one does not have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from experiments.benchmarks.ctr import elsewhere
+from fedmm_secure.errors import ConfigError
+
+FUXICTR, LIGHTGBM = "FuxiCTR", "LightGBM"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What one training came to.
+
+    Attributes:
+        seconds: processor time of fitting, validation and early stopping included.
+        auc: of the test candidates.
+        passes: over the training examples, or trees.
+    """
+
+    seconds: float
+    auc: float
+    passes: int
+
+
+class MissingLibraryError(Exception):
+    """The interpreter has no such library."""
+
+
+class Worker:
+    """Trains with libraries of another interpreter, one order after the other, in one process on one thread.
+
+    Args:
+        python: the interpreter.
+        folder: where what it writes to its standard error goes.
+
+    Raises:
+        ConfigError: it cannot be started.
+    """
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        self._python, self._log = python, folder / "worker.log"
+        # isolated: neither this package's modules nor paths of this environment are found there
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        try:
+            with self._log.open("wb") as log:
+                self._process: subprocess.Popen[str] = subprocess.Popen(
+                    [python, "-I", elsewhere.__file__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=folder,
+                    env=environment,
+                    text=True,
+                )
+        except OSError as error:
+            raise ConfigError(f"--python {python}: cannot be started: {error.strerror}") from error
+
+    def version(self, library: str) -> str:
+        """Of a library; raises ``MissingLibraryError`` where the interpreter does not have it."""
+        return str(self._ask(library, {"do": "version"})["version"])
+
+    def train(self, library: str, data: Path, order: Mapping[str, object], seed: int) -> TrainingRun:
+        """Train a library's model on a folder of examples, as an order says.
+
+        Raises:
+            ConfigError: the process ended without an answer.
+        """
+        return TrainingRun(**self._ask(library, {"do": "train", "data": str(data), "seed": seed, **order}))
+
+    def _ask(self, library: str, order: Mapping[str, object]) -> dict[str, Any]:
+        try:
+            orders = _open(self._process.stdin)
+            orders.write(json.dumps({"library": library, **order}) + "\n")
+            orders.flush()
+            answer = _open(self._process.stdout).readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            last = (self._log.read_text(errors="replace").strip().splitlines() or ["no word why"])[-1]
+            raise ConfigError(f"--python {self._python}: {library} ended without an answer: {last[:200]}")
+        found: dict[str, Any] = json.loads(answer)
+        if "missing" in found:
+            raise MissingLibraryError(found["missing"])
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()  # it holds nothing that would have to be written
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):  # what it did not read any more
+                _open(stream).close()
+
+
+def _open(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise ValueError("the process was started without pipes")
+    return stream
