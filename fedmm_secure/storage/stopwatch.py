@@ -13,15 +13,16 @@ from fedmm_secure.storage.memory import PeakMemory
 from privacy.files import write_json
 
 
+_Listener = Callable[[str, Mapping[str, Any]], None]
+
+
 class Stopwatch:
     """Seconds spent in each stage, and the most memory that all its processes had; over resumed runs.
 
     The listener is told of each stage as it begins.
     """
 
-    def __init__(
-        self, state: Path, listener: Callable[[str, Mapping[str, Any]], None] = lambda event, fields: None
-    ) -> None:
+    def __init__(self, state: Path, listener: _Listener = lambda event, fields: None) -> None:
         self._state, self._listener = state, listener
         self._spent: dict[str, float] = Store(state).json("seconds", dict)
         self._held = PeakMemory(Store(state).json("memory", dict))
