@@ -12,7 +12,6 @@ from fedmm_secure.storage.files import Store
 from fedmm_secure.storage.memory import PeakMemory
 from privacy.files import write_json
 
-
 _Listener = Callable[[str, Mapping[str, Any]], None]
 
 
