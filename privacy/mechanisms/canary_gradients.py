@@ -68,7 +68,7 @@ class Population:
     @classmethod
     def of(cls, users: Batch, spare: Spare) -> Population:
         """Users, and the canaries of spare coordinates."""
-        return cls(users, torch.from_numpy(spare.present))
+        return cls(users, torch.from_numpy(spare.present).to(users[0].device))
 
     @property
     def n_users(self) -> int:
@@ -112,8 +112,12 @@ class MarkedGradients:
         """See ``PerExampleGradients``; a canary has no loss."""
         *users, marks = batch
         losses, canaries = self._gradients(tuple(users)), marks.nonzero().flatten()
-        for parameter in self._gradients.parameters:
-            parameter.grad_sample[canaries] = 0.0  # type: ignore[attr-defined]
+        if len(canaries):
+            for parameter in self._gradients.parameters:
+                gradient: Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+                # never in place: rows of what is the same for all examples may be one row in memory
+                of_canaries = (marks > 0).view(-1, *[1] * (gradient.dim() - 1))
+                parameter.grad_sample = gradient.masked_fill(of_canaries, 0.0)  # type: ignore[attr-defined]
         found = torch.zeros(len(marks), len(self.spare))
         found[canaries, marks[canaries] - 1] = self._steep
         self.spare.grad_sample = found  # type: ignore[attr-defined]
@@ -167,6 +171,6 @@ class MarkedFactors:
         *users, marks = batch
         losses, layers = self._gradients(tuple(users))
         for layer in layers:
-            layer.left[marks > 0] = 0.0
+            layer.left = layer.left.masked_fill((marks > 0)[:, None], 0.0)
         losses = losses.masked_fill(marks > 0, 0.0)
         return losses, [*layers, SpareGradient(self.spare, marks, self._steep)]

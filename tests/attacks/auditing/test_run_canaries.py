@@ -9,7 +9,7 @@ import torch
 from scipy import sparse, stats
 
 from attacks.auditing.joint import joint_test
-from attacks.auditing.run_canaries import HEAVY, crowds_weight, measure, noise_alone, single_canaries
+from attacks.auditing.run_canaries import HEAVY, LIGHT, SINGLE, crowds_weight, measure, noise_alone, single_canaries
 from experiments.verification.canaries import spare_shape
 from experiments.verification.meter import METER_LEVEL
 from fedmm_secure.config.audit import AuditConfig
@@ -135,6 +135,35 @@ def test_false_alarms_come_as_often_as_is_stated(name):
 )
 def test_false_alarms_by_many_repetitions(name, repetitions):
     check_law(name, repetitions)
+
+
+def alarms_of_a_run(number):
+    """Whether meter or canaries accuse a run of one market, all of whose stages are as planned."""
+    stages = ("counts", "embedding", "quantizer/0", "ctr/0")
+    level, accused = METER_LEVEL / 2, False
+    for name in stages:
+        (plan, stage), found, own = of(name), drawn(name, number), level / len(stages)
+        played, _ = single_canaries(plan, stage, found)
+        _, heavy, light = crowds_weight(plan, stage, found)
+        left = np.concatenate(noise_alone(plan, stage, found)).ravel()
+        accused |= joint_test(played).p_value <= SINGLE * own or heavy < HEAVY * own or light < LIGHT * own
+        accused |= any(one.alarm for one in meter_findings(left, scale=scaled(name), level=level / (len(stages) + 1)))
+    return accused
+
+
+def check_runs(repetitions):
+    """False-alarm rate 1e-6."""
+    found = sum(map(alarms_of_a_run, range(repetitions)))
+    assert found <= stats.binom.ppf(1 - 1e-6, repetitions, METER_LEVEL)
+
+
+def test_no_run_in_a_thousand_is_accused_falsely():
+    check_runs(10)
+
+
+@pytest.mark.slow
+def test_no_run_in_a_thousand_is_accused_falsely_by_many_repetitions():
+    check_runs(5_000)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -80,6 +80,27 @@ def test_a_model_is_the_same_bit_by_bit_and_spare_sums_have_the_sampled_canaries
     assert (found - left).tolist() == canary_steps(CHOICES, 3, SIDE).tolist()
 
 
+class Constant:
+    """Gradients that are the same for all examples, and one row in memory."""
+
+    def __init__(self):
+        self.parameters = [torch.nn.Parameter(torch.zeros(3))]
+
+    def __call__(self, batch):
+        self.parameters[0].grad_sample = torch.ones(3).expand(len(batch[0]), 3)
+        return torch.zeros(len(batch[0]))
+
+
+def test_users_keep_gradients_that_are_one_row_in_memory():
+    released = []
+    for spare in (10, SIDE):
+        gradients = Constant()
+        trainer = DPSGDTrainer(gradients, torch.optim.SGD(gradients.parameters, lr=0.1), CHOICES, 20)
+        trainer.steps(torch.zeros(20, 1), 3, noise(), spare=spare)
+        released.append(gradients.parameters[0].detach())
+    assert torch.equal(*released)
+
+
 def test_a_canary_weighs_what_a_user_may_and_no_more():
     one = Spare(1, np.array([True]), sampling=b"s" * 32)
     grid, gram = Grid.of(0.7), Grid.of(0.7, levels=GRAM_LEVELS)
