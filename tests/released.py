@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,6 +102,21 @@ def _headed(folder: Path) -> None:
 def headed_run(tmp_path_factory) -> Path:
     """Directory of a run that others join; the processes of a session share it."""
     return made_once(tmp_path_factory, "headed", _headed) / "run"
+
+
+def _founded(folder: Path) -> None:
+    from experiments.deploy.homes import prepare_homes
+    from tests.faults import configuration
+
+    prepare_homes(configuration("masked-ckks", federation={"rounds": 2}), folder / "f")
+
+
+@pytest.fixture(scope="session")
+def founded(tmp_path_factory) -> SimpleNamespace:
+    """A federation of four markets that was never asked anything, for ``DishonestServer.copy``."""
+    from experiments.deploy.homes import Homes
+
+    return SimpleNamespace(homes=Homes(made_once(tmp_path_factory, "founded", _founded) / "f"), run="d" * 32)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.aggregation.identities import Card, Identity
+from privacy.hexadecimal import bytes_of
 
 
 class SignedPart(BaseModel):
@@ -48,7 +49,7 @@ def check_signature(signature: Signature, data: bytes) -> Card:
     """
     try:
         card = Card(**signature.card.model_dump())
-        card.verify(bytes.fromhex(signature.value), data)
+        card.verify(bytes_of(signature.value), data)
     except (TypeError, ValueError) as error:
         raise ValueError(f"its signature does not hold: {error}") from error
     if card.fingerprint != signature.fingerprint:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
+from experiments.commands.options import FINDING, ClusterOption, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.presentation.console import say, say_json, wide_console
@@ -18,6 +18,7 @@ from experiments.presentation.tables import Table
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import examining
 from privacy.accounting.text import epsilon_text
+from privacy.hexadecimal import bytes_of
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
@@ -42,6 +43,7 @@ def audit(
     overrides: SetOption = None,
     market: Annotated[str | None, typer.Option(help="Market whose plan is audited; default: the smallest.")] = None,
     workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     canaries: Annotated[
         int | None, typer.Option(min=16, help="Of each audit; default: enough to see ε at twice the claim.")
     ] = None,
@@ -80,9 +82,10 @@ def audit(
     # what follows loads torch and jax, which takes seconds
     from experiments.assessment import audit as audits
     from experiments.reports.run import write_report
+    from experiments.runs.executors import executor_of
 
     run = Path(source) if Path(source).is_dir() else None
-    given = None if nonce is None else bytes.fromhex(nonce)
+    given = None if nonce is None else bytes_of(nonce)
     with RunProgress(quiet=quiet or as_json) as progress, nullcontext() if run is None else examining(run):
         audited = audits.read_audited(source, overrides or [], market)
         folder = out or audited.folder
@@ -94,7 +97,7 @@ def audit(
                 canaries=canaries,
                 level=level,
                 nonce=given,
-                workers=workers or audited.plan.config.workers,
+                executor=executor_of(workers or audited.plan.config.workers, cluster),
                 report=progress.update,
                 out=folder,
                 identity=identity,

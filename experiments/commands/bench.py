@@ -98,8 +98,8 @@ def noise(
 @bench_app.command(
     "dp-sgd",
     short_help="Cost of a DP-SGD step.",
-    help="A DP-SGD step of the RQ-VAE on one core against one without privacy, beside Opacus' hooks, its ghost "
-    "clipping, and torch.func.\n\nExample: fedmm bench dp-sgd --batch 1024",
+    help="A DP-SGD step of the RQ-VAE on one core, and on a GPU if there is one, against one without privacy, beside "
+    "Opacus' hooks, its ghost clipping, and torch.func.\n\nExample: fedmm bench dp-sgd --batch 1024",
 )
 def dp_sgd(
     batch: Annotated[int, typer.Option(min=8, help="Rows of a step, on average.")] = 1024,
@@ -197,7 +197,8 @@ def everything(
 @bench_app.command(
     "shadows",
     short_help="Shadow pipelines a minute.",
-    help="Shadow pipelines a minute: side by side over processes, against a loop of single fits.\n\n"
+    help="Shadow pipelines a minute: side by side over processes, against a loop of single fits; on a GPU too, if "
+    "there is one.\n\n"
     "Example: fedmm bench shadows xmarket --market mx --target federated-codes",
 )
 def shadows(
@@ -217,14 +218,18 @@ def shadows(
 
     name = market or next(iter(sorted(settings.data.markets)), "m0")
     with TaskProgress("measuring", quiet=as_json):
-        found = [bench_shadows(settings, name, one, models, repetitions) for one in target or ["fedmm"]]
+        found = [
+            cost for one in target or ["fedmm"] for cost in bench_shadows(settings, name, one, models, repetitions)
+        ]
     if as_json:
         say_json([asdict(cost) for cost in found])
         return
-    table = Table("target", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
+    table = Table(
+        *("target", "device", "looped, a minute", "together, a minute", "speed-up", "AUC looped", "AUC together", "gap")
+    )
     for cost in found:
         fields = (cost.looped, cost.together, cost.speed_up, cost.auc_looped, cost.auc_together, cost.difference)
-        table.add_row(cost.target, *(estimate_text(asdict(field)) for field in fields))
+        table.add_row(cost.target, cost.device, *(estimate_text(asdict(field)) for field in fields))
     wide_console().print(f"shadow pipelines of market {name}, {settings.workers} workers", table)
 
 

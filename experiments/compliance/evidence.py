@@ -35,6 +35,7 @@ from experiments.compliance.document import (
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
+from privacy.hexadecimal import bytes_of
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
@@ -188,7 +189,7 @@ def _worth(
         return "unbound", "computed by other code than that of the run"
     if signer is None:
         return "unsigned", UNSIGNED
-    if bytes.fromhex(signer.signing) in own_keys:
+    if bytes_of(signer.signing) in own_keys:
         return "unsigned", SELF_SIGNED
     return "counts", None
 
@@ -199,4 +200,4 @@ def _own_keys(run: Path) -> frozenset[bytes]:
         bundle = read_bundle(RunDirectory(run).transcript / BUNDLE_FILE, below=run)
     except InputError:
         return frozenset()
-    return frozenset(bytes.fromhex(card.signing) for card in bundle.cards.values())
+    return frozenset(bytes_of(card.signing) for card in bundle.cards.values())

@@ -35,6 +35,16 @@ FLEET_CALLS = (
     "push-object",
     "send-node-heartbeat",
 )
+FLEET_HEADERS = (
+    "Accept",
+    "Content-Type",
+    "flwr-component-name",
+    "flwr-package-name",
+    "flwr-package-version",
+    "flwr-public-key",
+    "flwr-signature",
+    "flwr-timestamp",
+)
 _LONGEST_MIB = MAX_REQUEST_BYTES // 2**20 + 8  # with Flower's envelope
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx where users' PATH does not look
 
@@ -92,5 +102,6 @@ def _write(folder: Path, template: str, fields: Mapping[str, Any]) -> None:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template(template).render(calls=FLEET_CALLS, longest_mib=_LONGEST_MIB, **fields)
+    known = {"calls": FLEET_CALLS, "headers": FLEET_HEADERS, "longest_mib": _LONGEST_MIB}
+    text = environment.get_template(template).render({**known, **fields})
     write_atomic(folder / PROXY_CONFIGURATION, text.encode())

@@ -31,6 +31,7 @@ from experiments.deploy.homes import copy_app
 from privacy.aggregation.bundle import Bundle
 from privacy.aggregation.identities import Card, Identity, read_public
 from privacy.files import KeyFileError, write_atomic, write_json
+from privacy.hexadecimal import bytes_of
 from privacy.json_text import json_text
 
 APP_FILE, SIGNATURE_FILE, TRUSTED_FILE = "app.fab", "app.json", "trusted.yaml"
@@ -75,7 +76,7 @@ class SignedApp:
         fields = read_public(path)
         try:
             content = (folder / APP_FILE).read_bytes()
-            signature = bytes.fromhex(fields["signature"])
+            signature = bytes_of(fields["signature"])
             found = cls(content, str(fields["signer"]), int(fields["signed_at"]), signature)
             found.verify(bundle.cards[bundle.founder])
         except OSError as error:
@@ -98,7 +99,7 @@ def sign_app(founder: Identity) -> SignedApp:
 
 def write_trusted(path: Path, bundle: Bundle) -> None:
     """The file for ``flower-supernode --trusted-entities``: the founder of the bundle, and nobody else."""
-    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(bundle.cards[bundle.founder].signing))
+    public = Ed25519PublicKey.from_public_bytes(bytes_of(bundle.cards[bundle.founder].signing))
     text = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     write_atomic(path, f"{json_text(bundle.founder)}: {json_text(text)}\n".encode())  # JSON is YAML
 

@@ -18,6 +18,7 @@ from experiments.exports.attestation import (
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 from privacy.foreign import read_bytes
+from privacy.hexadecimal import bytes_of
 
 
 def verify_attestation(
@@ -64,7 +65,7 @@ def _signature_problem(envelope: Envelope, report: SignedReport) -> str | None:
         return f"is not signed by the report's signer, card {report.signature.fingerprint}, alone"
     try:
         card = Card(**report.signature.card.model_dump())
-        card.verify(bytes.fromhex(envelope.signatures[report.signature.fingerprint].signature), envelope.pae())
+        card.verify(bytes_of(envelope.signatures[report.signature.fingerprint].signature), envelope.pae())
     except (TypeError, ValueError) as error:
         return f"its envelope's signature does not hold: {error}"
     return None

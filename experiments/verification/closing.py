@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from experiments.verification.evidence import Evidence
+from experiments.verification.layout import own_names
 from fedmm_secure.federation.canaries import CANARIES
 from fedmm_secure.federation.closing import (
     closing_text,
@@ -17,14 +17,16 @@ from fedmm_secure.federation.closing import (
     transcript_digest,
 )
 from fedmm_secure.federation.coins import asked_by
-from fedmm_secure.federation.private_record import commitment, read_salt
+from fedmm_secure.federation.private_record import commitment, private_name, read_salt
+from fedmm_secure.federation.transcript import OWN_UPDATE, PUBLICATION, record_file
 from fedmm_secure.storage.layout import PRIVATE
 from privacy.accounting.ledger import LedgerContent
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
+from privacy.hexadecimal import bytes_of, is_digest
 
+_MOST_NAMED = 20
 _FIELDS = frozenset({"files", "private", "transcript", "lines", "card", "signature"})
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _signer(market: str, evidence: Evidence, content: LedgerContent) -> Card | N
     fields = _FIELDS | ({CANARIES} if evidence.config.audit.canaries else set())
     if set(closing) != fields:
         raise ValueError(f"holds {', '.join(sorted(closing))}, where {', '.join(sorted(fields))} are expected")
-    card, signature = Card(**closing.pop("card")), bytes.fromhex(closing.pop("signature"))
+    card, signature = Card(**closing.pop("card")), bytes_of(closing.pop("signature"))
     card.verify(signature, closing_text(market, str(content.opening.get("run")), content.previous, closing))
     return card
 
@@ -125,7 +127,19 @@ def _differences(evidence: Evidence, market: str, closing: Mapping[str, Any], li
             yield f"{name} is there, and was not signed for"
         elif named[name] != found[name]:
             yield f"{name} is not the one that was signed for"
+    for name in sorted(closing["private"].keys() - _kept_names(evidence, market))[:_MOST_NAMED]:
+        yield f"commits to {name!r:.100}, which no run keeps: a name has room for a message"
     yield from _private_differences(evidence, market, closing["private"])
+
+
+def _kept_names(evidence: Evidence, market: str) -> set[str]:
+    """Names of files that a market may keep to itself, shown or not: they follow from configuration and ledger."""
+    sent = (
+        record_file(entry.stage, entry.round or 0, entry.attempt or 0, kind, market)
+        for entry in (charge.entry for charge in evidence.ledgers[market].charges)
+        for kind in (OWN_UPDATE, PUBLICATION)
+    )
+    return {*own_names(evidence.config, market), *(private_name(market, file) for file in sent)}
 
 
 def _private_differences(evidence: Evidence, market: str, named: Mapping[str, str]) -> Iterator[str]:
@@ -159,6 +173,4 @@ def _private_files(evidence: Evidence, market: str) -> dict[str, Path]:
 
 
 def _are_digests(named: Any) -> TypeGuard[Mapping[str, str]]:
-    return isinstance(named, Mapping) and all(
-        type(digest) is str and _DIGEST.fullmatch(digest) for digest in named.values()
-    )
+    return isinstance(named, Mapping) and all(map(is_digest, named.values()))

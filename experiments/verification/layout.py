@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import get_args
 
 from experiments.verification.evidence import Evidence
-from fedmm_secure.config.choices import MODELS
+from fedmm_secure.config import Config
+from fedmm_secure.config.choices import CONFIGURED, MODELS
 from fedmm_secure.federation.closing import SHARED_FILES
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import INDEX
-from fedmm_secure.storage.layout import PRIVATE, TRANSCRIPT, QuantizerKind, RunDirectory
+from fedmm_secure.storage.layout import TRANSCRIPT, QuantizerKind, RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.bundle import BUNDLE_FILE
 
@@ -34,7 +35,6 @@ _RESULTS = re.compile(
     rf"|scores/[\w-]{{1,150}}\.parquet)"
     r"|audit/[\w-]{1,100}/audit\.json"
 )
-_TUNED = re.compile(rf"{PRIVATE}/[\w-]{{1,100}}/tuned-[\w-]{{1,100}}\.json")
 _RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100})?")
 _MOST_REPORTED = 20
 
@@ -68,23 +68,30 @@ def unread(directory: Path) -> list[str]:
 
 
 def _is_file(path: str, files: set[str]) -> bool:
-    return path in files or _RESULTS.fullmatch(path) is not None or _TUNED.fullmatch(path) is not None
+    return path in files or _RESULTS.fullmatch(path) is not None
 
 
 def _files(evidence: Evidence) -> Iterator[str]:
     yield from (*SHARED_FILES, *_BESIDE, f"{TRANSCRIPT}/{INDEX}", f"{TRANSCRIPT}/{BUNDLE_FILE}")
     yield from (f"{TRANSCRIPT}/{record.file}" for record in evidence.messages.index)
-    names = RunDirectory()
     for market in evidence.bundle.markets:
         own = evidence.own.get(market)
         yield from (private_name(market, record.file) for record in (() if own is None else own.index))
-        yield private_name(market, INDEX)
-        files = [names.private_key(market), names.ledger(market), names.codes(market), names.predictions(market)]
-        files += [names.head(market)] if evidence.config.head.trees else []
-        for seed in evidence.config.seed:
-            files += [names.quantizer(market, seed, kind=kind) for kind in get_args(QuantizerKind)]
-            files += [names.ctr(market, seed, suffix) for suffix in SUFFIXES]
-        yield from (file.as_posix() for file in files)
+        yield from own_names(evidence.config, market)
+        yield from (file.as_posix() for file in (RunDirectory().private_key(market), RunDirectory().ledger(market)))
+
+
+def own_names(config: Config, market: str) -> Iterator[str]:
+    """Paths of files of a market that may be there beside its ledger and its record of what it sent."""
+    names = RunDirectory()
+    yield private_name(market, INDEX)
+    files = [names.codes(market), names.predictions(market)]
+    files += [names.tuned(market, recipe) for recipe in (CONFIGURED, *config.ctr.baselines)]
+    files += [names.head(market)] if config.head.trees else []
+    for seed in config.seed:
+        files += [names.quantizer(market, seed, kind=kind) for kind in get_args(QuantizerKind)]
+        files += [names.ctr(market, seed, suffix) for suffix in SUFFIXES]
+    yield from (file.as_posix() for file in files)
 
 
 def _walk(directory: Path) -> Iterator[tuple[str, bool]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ from fedmm_secure.federation.across_markets import across_markets, states_person
 from fedmm_secure.federation.canaries import stated_canaries
 from fedmm_secure.federation.coins import stated_toss
 from fedmm_secure.federation.opening import commitments
+from fedmm_secure.federation.requests import is_run_id
 from fedmm_secure.guarantee.multipliers import UNKNOWN, MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
@@ -24,8 +24,8 @@ from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.accountants import Accountant
 from privacy.accounting.guarantees import STATED, STATED_EARLIER
 from privacy.accounting.ledger_check import Finding, check_claims, unaccountable
+from privacy.hexadecimal import is_digest
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_USERS, _MOST_ITEMS = 10**10, 10**9
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 SIZES = ("n_users", "n_items")
@@ -70,8 +70,9 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
             findings.append(Finding(where, f"no plan can be made of what it commits to: {error!s:.300}"))
             continue
         data = content.opening.get("data")
-        known = data if isinstance(data, str) and _DIGEST.fullmatch(data) else "a fingerprint of the rows"
-        run = content.opening.get("run", "")
+        known = data if is_digest(data) else "a fingerprint of the rows"
+        stated = str(content.opening.get("run"))
+        run = stated if is_run_id(stated) else "an id of a run"
         catalogue = _catalogue(evidence, market, plan)
         wanted = commitments(run, plan, catalogue, evidence.bundle, evidence.directory, known)
         wanted |= {"code": evidence.environment.get("code")} | stated_toss(evidence.config, market, content.opening)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,17 @@ from fedmm_secure.federation.coins import COINS, coin_note, is_coin
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import PlannedPlace, Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
+from privacy.accounting.events import parts
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
 from privacy.accounting.text import delta_text, epsilon_text
+from privacy.hexadecimal import is_digest
 from privacy.json_text import json_text
 
 _MOST_NAMED = 20  # of what is missing
+_MOST_MECHANISMS = 32  # of one run; a stage is one, however often it is repeated
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _ONE_COURSE = "and a run that an auditor replays has one course"
 
 
@@ -225,6 +230,7 @@ class _Walk:
         """A note of what may be anything in size, but nothing else: it is read as a part of the statement over runs."""
         entry, plan = line.entry, self._plan
         fixed = (entry.market, entry.delta, entry.audience, entry.depends_on, entry.round, entry.attempt)
+        runs = int(entry.remark) if isinstance(entry.remark, str) and _NUMBER.fullmatch(entry.remark) else -1
         right = (
             line.charge is None
             and entry.mechanism == EARLIER_RUNS_MECHANISM
@@ -233,9 +239,8 @@ class _Walk:
             and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()
             and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
-            and isinstance(entry.remark, str)
-            and entry.remark.isdecimal()
-            and len(entry.remark) < 10
+            and runs >= 0
+            and all(sum(1 for _ in parts(found)) <= runs * _MOST_MECHANISMS for found in entry.view_events.values())
         )
         if not right:
             self._report(line, "is no note of earlier runs")
@@ -258,6 +263,8 @@ def _transactions(
         draws = entry.coordinates > 0
         if bool(charge.key) != draws:
             yield Finding(where, f"{name}: {'has no' if draws else 'has a'} key of randomness, against its mechanism")
+        if charge.key and not is_digest(charge.key):
+            yield Finding(where, f"{name}: its key of randomness is named by something that is no hash")
         if charge.key and charge.key in keys:
             yield Finding(where, f"{name}: draws the same noise as line {keys[charge.key]}")
         keys.setdefault(charge.key, charge.line)
@@ -265,6 +272,8 @@ def _transactions(
         if seal is None:
             if (entry.stage, entry.round) not in left_out and charge.sequence not in given_up:
                 yield Finding(where, f"{name}: is charged, and never sealed")
+        elif not is_digest(seal.digest) or not (seal.meter == "" or is_digest(seal.meter)):
+            yield Finding(where, f"{name}: its seal names results by something that is no hash")
         elif bool(seal.meter) != draws:
             yield Finding(where, f"{name}: its seal {'names no' if draws else 'names'} spare values of noise")
 

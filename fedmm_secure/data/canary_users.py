@@ -21,6 +21,7 @@ from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.errors import ConfigError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.streams import derive_key
+from privacy.hexadecimal import bytes_of
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
 FEWEST, MOST = 16, 5000
@@ -71,7 +72,7 @@ class CanaryUsers:
         if not (isinstance(market, str) and isinstance(nonce, str) and numbers and type(calendar) is bool):
             raise ConfigError(problem)
         try:
-            key = bytes.fromhex(nonce)
+            key = bytes_of(nonce)
         except ValueError:
             raise ConfigError(problem) from None
         if len(key) != KEY_BYTES:

@@ -49,6 +49,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.aggregation.bundle import SERVER, Bundle
 from privacy.aggregation.identities import Identity
 from privacy.files import write_atomic, write_json
+from privacy.hexadecimal import bytes_of
 
 
 @dataclass
@@ -148,7 +149,7 @@ class Agreement:
     def mask_keys(self) -> dict[str, bytes]:
         """Mask keys of the markets that were met, this one's among them."""
         kept = self._kept()
-        return {name: bytes.fromhex(kept["keys"][name]) for name in kept["hellos"]}
+        return {name: bytes_of(kept["keys"][name]) for name in kept["hellos"]}
 
     # -- one attempt after the other ---------------------------------------------------------------------------------
 
@@ -305,7 +306,7 @@ class Agreement:
 
     def _stated(self) -> Statement | None:
         stated = self._kept()["stated"]
-        return None if stated is None else Statement(Order.from_data(stated["order"]), bytes.fromhex(stated["history"]))
+        return None if stated is None else Statement(Order.from_data(stated["order"]), bytes_of(stated["history"]))
 
     @property
     def _file(self) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,13 +23,13 @@ from privacy.accounting.ledger import Ledger, stage_group
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.streams import derive_key
 from privacy.files import read_secret, write_secret
+from privacy.hexadecimal import bytes_of, is_digest
 from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 from privacy.mechanisms.spare import Spare
 
 _MOST = 2**26  # coins of a crowd over all steps: whoever verifies tosses them again
 CROWD = 60.0  # standard deviations of the noise that a crowd weighs: one of .9 is seen by its sum in one step
 CANARIES = "canaries"  # of the first line, and of the last
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ def stated_canaries(config: Config, opening: Mapping[str, Any]) -> dict[str, Any
     if not config.audit.canaries:
         return {}
     said = opening.get(CANARIES)
-    known = isinstance(said, str) and _DIGEST.fullmatch(said) is not None
-    return {CANARIES: said if known else "a hash of the canaries' nonce"}
+    return {CANARIES: said if is_digest(said) else "a hash of the canaries' nonce"}
 
 
 def kept_nonce(opening: Mapping[str, Any], folder: Path) -> bytes | None:
@@ -123,10 +121,10 @@ def opened_nonce(opening: Mapping[str, Any], closing: Mapping[str, Any] | None) 
     """The nonce that a last line opens, in its one spelling; None where it is not what the first line commits to."""
     said = None if closing is None else closing.get(CANARIES)
     try:
-        nonce = bytes.fromhex(said) if isinstance(said, str) else b""
+        nonce = bytes_of(said) if isinstance(said, str) else b""
     except ValueError:
         return None
-    return nonce if nonce.hex() == said and is_committed(opening, nonce) else None
+    return nonce if is_committed(opening, nonce) else None
 
 
 def _file(folder: Path) -> Path:

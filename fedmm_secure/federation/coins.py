@@ -30,15 +30,17 @@ from fedmm_secure.config import Config
 from fedmm_secure.federation.noise_chain import NoiseChain
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
+from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
-from privacy.accounting.ledger import Entry, Ledger
+from privacy.accounting.ledger import OPEN, Entry, Ledger, read_ledger
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.at_rest import LockedFiles
 from privacy.aggregation.identities import Card, Identity, read_public, seal
 from privacy.aggregation.streams import derive_key
 from privacy.errors import InputError, StoppedError
 from privacy.files import KeyFileError, write_json
+from privacy.hexadecimal import bytes_of
 
 COINS = "auditors-coin"  # the stage of the second line
 REPLAY = "replay"  # of the first line
@@ -150,7 +152,7 @@ class Coins:
         coin = secrets.token_bytes(COIN_BYTES)
         self.files.write(_COIN, coin)  # before the line that is bound to it
         sealed = seal(
-            coin + bytes.fromhex(rows(self.auditor.fingerprint)), self.auditor, toss_context(self.market, self.run)
+            coin + bytes_of(rows(self.auditor.fingerprint)), self.auditor, toss_context(self.market, self.run)
         ).hex()
         asked = self.owner.sign(_request_text(self.market, self.run, sealed)).hex()
         card = asdict(self.owner.card)
@@ -173,7 +175,7 @@ class Coins:
                     f"{answers}: the coin of market {self.market} is not one that {self.auditor.name}, "
                     f"{self.auditor.fingerprint}, signed for this run: hand its ledger to the auditor again"
                 )
-            chain.begin(first_link(self.files.read(_COIN), bytes.fromhex(signature), self.market, self.run))
+            chain.begin(first_link(self.files.read(_COIN), bytes_of(signature), self.market, self.run))
             ledger.note(coin_note(signature).entry(self.market, delta=plan.delta, seeded=False))
         self.files.erase(_COIN)
         return chain
@@ -198,11 +200,10 @@ def _locked_noise(folder: Path, account: PrivacyAccount | PublicData, identity: 
 def is_coin(auditor: Card, signature: str, market: str, run: str, opening: str) -> bool:
     """Whether a coin, hexadecimal, is the auditor's for the run that this line opened."""
     try:
-        found = bytes.fromhex(signature)
-        auditor.verify(found, coin_text(market, run, opening))
+        auditor.verify(bytes_of(signature), coin_text(market, run, opening))
     except (ValueError, TypeError):
         return False
-    return found.hex() == signature  # in its one spelling: there is no room beside
+    return True
 
 
 def noted_coin(entries: Sequence[Entry]) -> str | None:
@@ -239,11 +240,21 @@ def is_request(asked: Any, market: str, run: str) -> TypeGuard[Mapping[str, Any]
 def asker(asked: Mapping[str, Any], market: str, run: str) -> Card | None:
     """Who signed a request for a coin; None where nobody did."""
     try:
-        card, signature = Card(**asked["card"]), bytes.fromhex(asked["signature"])
+        card, signature = Card(**asked["card"]), bytes_of(asked["signature"])
         card.verify(signature, _request_text(market, run, asked["sealed"]))
     except (ValueError, TypeError, KeyError):
         return None
     return card if signature.hex() == asked["signature"] else None
+
+
+def require_coin(config: Config, market: str, directory: Path) -> None:
+    """Raises ``CoinsAwaitedError`` where a run is open, and its auditor has not answered; changes nothing."""
+    layout = RunDirectory(directory)
+    path, asked = layout.ledger(market), config.audit.replay
+    if asked is None or not path.is_file() or answered_coin(layout.coins, market) is not None:
+        return
+    if read_ledger(path).kinds == (OPEN,):
+        raise CoinsAwaitedError(directory, asked.card, [market])
 
 
 def hand_in(answers: Path, place: Path) -> None:

@@ -11,6 +11,7 @@ from fedmm_secure.federation.messages import HELLO_STAGE, Header, MessageError
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.bundle import SERVER, Bundle
 from privacy.errors import StoppedError
+from privacy.hexadecimal import bytes_of
 
 Place = tuple[str, int]  # stage and round
 
@@ -139,4 +140,4 @@ def beginning(start: str, hellos: Mapping[str, str]) -> bytes:
 
 def after(history: bytes, aggregate: str) -> bytes:
     """History once a round's aggregate message, of this SHA-256 (hexadecimal), was taken."""
-    return sha256(history + bytes.fromhex(aggregate)).digest()
+    return sha256(history + bytes_of(aggregate)).digest()

@@ -12,6 +12,7 @@ from privacy.accounting.fingerprints import PublicData, RunKey
 from privacy.accounting.ledger import read_ledger
 from privacy.files import KeyFileError, read_secret, write_secret
 from privacy.foreign import ForeignFileError, json_object
+from privacy.hexadecimal import bytes_of
 from privacy.json_text import json_text
 
 _FIELDS = {"run", "reader", "of_run", "of_reader"}
@@ -49,7 +50,7 @@ def read_run_key(path: Path) -> RunKey:
         fields = json_object(read_secret(path), path)
         if fields.keys() != _FIELDS:
             raise ValueError
-        keys = [bytes.fromhex(fields[name]) for name in ("of_run", "of_reader")]
+        keys = [bytes_of(fields[name]) for name in ("of_run", "of_reader")]
         if any(len(key) != _KEY_BYTES for key in keys):
             raise ValueError
         return RunKey(str(fields["run"]), str(fields["reader"]), *keys)

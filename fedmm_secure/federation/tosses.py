@@ -20,6 +20,7 @@ from fedmm_secure.federation.coins import (
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import OPEN, LedgerContent, read_ledger
 from privacy.aggregation.identities import Card, Identity, write_public
+from privacy.hexadecimal import bytes_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Toss:
             market, run, data, configuration = (str(opening[key]) for key in ("market", "run", "data", "configuration"))
             if not is_request(asked, market, run):
                 raise CoinError("its first line asks for a coin in no way of this version, or nobody signed it")
-            card, sealed = asker(asked, market, run), bytes.fromhex(asked["sealed"])
+            card, sealed = asker(asked, market, run), bytes_of(asked["sealed"])
             return cls(market, run, content.opening_hash, data, configuration, sealed, card)
         except (KeyError, TypeError, ValueError) as error:
             raise CoinError(f"its first line says nothing that a coin could be tossed for: {error!s:.100}") from error

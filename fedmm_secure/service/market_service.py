@@ -23,6 +23,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
 from fedmm_secure.federation.closing import is_closed
+from fedmm_secure.federation.coins import require_coin
 from fedmm_secure.federation.introductions import meet
 from fedmm_secure.federation.lobby import Lobby
 from fedmm_secure.federation.members import Membership, load_masks
@@ -39,6 +40,7 @@ from fedmm_secure.field.compare import refuse_apart
 from fedmm_secure.guarantee.stages import scheduled
 from fedmm_secure.pipeline import Listener
 from fedmm_secure.results.metrics import RunMetrics, describe
+from fedmm_secure.service.attempts import Attempts
 from fedmm_secure.service.market_run import MarketRun
 from fedmm_secure.service.refusals import ConsentError, Journal, told
 from fedmm_secure.storage.layout import RunDirectory
@@ -87,7 +89,7 @@ class MarketService:
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin
-        self._lobby, self._journal = Lobby(runs), Journal(log)
+        self._lobby, self._journal, self._opening = Lobby(runs), Journal(log), Attempts()
         self._runs: dict[str, MarketRun] = {}
         self.finished: list[str] = []
         self._not_before = 0.0  # of the next conclusion
@@ -204,13 +206,19 @@ class MarketService:
     def _open(self, run: str) -> MarketRun:
         """A run that has begun, from where its kept state stands."""
         if run not in self._runs:
-            found = MarketRun.open(self._config, self._data, self.market, self._member, self._folder / run, run)
-            self._runs[run] = found
+            self._runs[run] = found = self._opening.of(run, partial(self._opened, run))
             self._note(run, "market", {"market": self.market, **describe(found.prepared[self.market])})
             self._settle(run, found)  # a process that was killed had taken it and not opened it
         if run not in self._runs or not self._runs[run].settled:
             raise RunEndedError  # or a disk that fails: the server cannot tell
         return self._runs[run]
+
+    def _opened(self, run: str) -> MarketRun:
+        """Each opening is entered in the privacy account, so what keeps it from going on is asked first."""
+        directory = self._folder / run
+        self._member.directory.key(self._member.identity, self._member.bundle)
+        require_coin(self._config, self.market, directory)
+        return MarketRun.open(self._config, self._data, self.market, self._member, directory, run)
 
     def conclude_finished(self) -> list[tuple[str, RunMetrics]]:
         """Train and measure the market's own models of runs whose rounds are over.

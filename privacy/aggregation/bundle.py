@@ -20,6 +20,7 @@ from privacy.aggregation.identities import (
 )
 from privacy.aggregation.shared_key import SharedKey
 from privacy.files import KeyFileError
+from privacy.hexadecimal import bytes_of, is_digest
 from privacy.names import is_name
 
 FORMAT = 3
@@ -62,9 +63,11 @@ class Bundle:
             raise ValueError("rotate_after counts rounds")
         if not is_name(self.aggregation.get("kind")) or not 0 <= self.colluders < len(self.cards):
             raise ValueError("a kind of aggregation and a number of colluders are expected")
+        if not is_digest(self.key_fingerprint):
+            raise ValueError("a hash of the shared key is expected")
         if any(name != card.name for name, card in self.cards.items()):
             raise ValueError("a card under another name")
-        self.cards[self.founder].verify(bytes.fromhex(self.signature), self.signed_text)
+        self.cards[self.founder].verify(bytes_of(self.signature), self.signed_text)
 
     @property
     def markets(self) -> tuple[str, ...]:
@@ -169,7 +172,7 @@ def read_invitation(path: Path) -> tuple[Bundle, bytes]:
     """What ``write_invitation`` wrote; raises ``KeyFileError`` unless all signatures hold."""
     try:
         fields = read_public(path)
-        return Bundle.from_json(fields["bundle"]), bytes.fromhex(fields["sealed"])
+        return Bundle.from_json(fields["bundle"]), bytes_of(fields["sealed"])
     except (ValueError, KeyError, TypeError) as error:
         raise KeyFileError(f"{path}: not a valid invitation: {error}") from error
 
@@ -179,7 +182,7 @@ def _counts(number: object) -> bool:
 
 
 def _context(bundle: Bundle) -> bytes:
-    return bytes.fromhex(bundle.digest)
+    return bytes_of(bundle.digest)
 
 
 def _bundle_text(

@@ -27,6 +27,7 @@ from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.passphrases import is_locked, lock, unlock
 from privacy.files import PUBLIC_MODE, KeyFileError, read_secret, write_atomic, write_secret
 from privacy.foreign import ForeignFileError, parse_json, read_bytes
+from privacy.hexadecimal import bytes_of
 from privacy.json_text import json_text
 from privacy.names import NAME_RULE, is_name
 
@@ -55,16 +56,16 @@ class Card:
         if not is_name(self.name):
             raise ValueError(f"a party's name has {NAME_RULE}; {self.name!a:.80} has not")
         for value in (self.signing, self.sealing):
-            if len(bytes.fromhex(value)) != 32:
+            if len(bytes_of(value)) != 32:
                 raise ValueError("a public key has 32 bytes")
-        if not is_usable(bytes.fromhex(self.sealing)):
+        if not is_usable(bytes_of(self.sealing)):
             raise ValueError("nothing can be sealed for this card")
-        self.verify(bytes.fromhex(self.proof), _card_text(self.name, self.signing, self.sealing))
+        self.verify(bytes_of(self.proof), _card_text(self.name, self.signing, self.sealing))
 
     def verify(self, signature: bytes, data: bytes) -> None:
         """Raises ``ValueError`` unless this party signed ``data``."""
         try:
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signing)).verify(signature, data)
+            Ed25519PublicKey.from_public_bytes(bytes_of(self.signing)).verify(signature, data)
         except InvalidSignature:
             raise ValueError(f"not signed by {self.name}") from None
 
@@ -133,14 +134,14 @@ class Identity:
         ephemeral, box = sealed[:32], sealed[32:]
         try:
             shared = self._sealing.exchange(X25519PublicKey.from_public_bytes(ephemeral))
-            return _box(shared, ephemeral, bytes.fromhex(self.card.sealing)).decrypt(bytes(12), box, context)
+            return _box(shared, ephemeral, bytes_of(self.card.sealing)).decrypt(bytes(12), box, context)
         except (InvalidTag, ValueError):
             raise ValueError(f"not sealed for {self.card.name}") from None
 
 
 def seal(secret: bytes, card: Card, context: bytes) -> bytes:
     """Encrypt for the owner of a card: ephemeral X25519, HKDF, ChaCha20-Poly1305; bound to ``context``."""
-    recipient = bytes.fromhex(card.sealing)
+    recipient = bytes_of(card.sealing)
     ephemeral = X25519PrivateKey.generate()
     public = ephemeral.public_key().public_bytes_raw()
     shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(recipient))

@@ -9,9 +9,11 @@ broken copy: it still does all this, on the loopback. What others reach is the p
 import contextlib
 import dataclasses
 import http.client
+import http.server
 import os
 import re
 import ssl
+import threading
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as PROTOBUF
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from experiments.deploy import control
 from experiments.deploy.certificates import (
@@ -39,7 +42,14 @@ from experiments.deploy.certificates import (
 from experiments.deploy.federation import start_market_proxy, start_server, start_supernode
 from experiments.deploy.homes import copy_app, free_ports, prepare_homes
 from experiments.deploy.processes import Processes
-from experiments.deploy.proxies import FLEET_CALLS, FLEET_PORT, RELAY_PORT, SUPERLINK_PORT, nginx
+from experiments.deploy.proxies import (
+    FLEET_CALLS,
+    FLEET_HEADERS,
+    FLEET_PORT,
+    RELAY_PORT,
+    SUPERLINK_PORT,
+    nginx,
+)
 from experiments.deploy.signed_app import APP_ID, TRUSTED_FILE, SignedApp, store_app
 from experiments.deploy.tools import ADDRESS
 from privacy.aggregation.bundle import SERVER
@@ -106,13 +116,13 @@ class Hosts:
             found.load_cert_chain(folder / certificate, folder / key)
         return found
 
-    def status(self, port, path, context, method="POST"):
+    def status(self, port, path, context, method="POST", headers=()):
         """HTTP status of a call, its path sent as it stands."""
         connection = http.client.HTTPSConnection(ADDRESS, port, context=context, timeout=20)
         try:
             connection.putrequest(method, path, skip_accept_encoding=True)
-            connection.putheader("Content-Type", PROTOBUF)
-            connection.putheader("Content-Length", "0")
+            for name, value in ({"Content-Type": PROTOBUF, "Content-Length": "0"} | dict(headers)).items():
+                connection.putheader(name, value)
             connection.endheaders()
             return connection.getresponse().status
         finally:
@@ -228,9 +238,9 @@ def test_calls_of_the_operator_and_of_tasks_do_not_pass(path, hosts):
     assert len(hosts.served()) == before
 
 
-def own_host(hosts):
-    """A caller on the market's own host."""
-    return ssl.create_default_context(cafile=hosts.homes.network("m0") / LOOPBACK_CA)
+def own_host(hosts, market="m0"):
+    """A caller on a market's own host."""
+    return ssl.create_default_context(cafile=hosts.homes.network(market) / LOOPBACK_CA)
 
 
 @pytest.mark.parametrize("path", DISGUISED)
@@ -297,6 +307,137 @@ def test_a_supernode_runs_what_the_founder_signed_and_not_with_one_byte_changed(
         assert sign not in processes.log("supernode-m0")
         start(homes.server, app)
         processes.wait_for("supernode-m0", sign)
+
+
+# -- what passes on either side ----------------------------------------------------------------------------------------
+
+FORGED = '6.6.6.6 - "POST /v1/control/start-run HTTP/1.1" 200\x9b2J'
+
+
+def test_a_market_writes_nothing_into_the_log_of_the_server(hosts, loopback):
+    """The SuperLink believes whoever is on its own host where a caller comes from, and its log says it."""
+    call, forged = "/v1/fleet/get-run", {"X-Forwarded-For": FORGED}
+    member = hosts.context(hosts.homes.network("m0"))
+    assert hosts.status(hosts.link, call, loopback, headers=forged) == 401
+    hosts.processes.wait_for("superlink", FORGED)  # positive control
+    before = hosts.processes.log("superlink")
+    for port, context in ((hosts.fleet, member), (hosts.relay, own_host(hosts))):
+        assert hosts.status(port, call, context, headers=forged) == 401
+    after = hosts.processes.log("superlink")[len(before) :]
+    assert after.count(call) == 2
+    assert "6.6.6.6" not in after
+
+
+def test_only_headers_that_supernodes_send_pass(hosts, elsewhere):
+    """Of all that programs behind a proxy may take for its word."""
+    sent = {"X-Original-URL": "/v1/control/list-runs", "X-HTTP-Method-Override": "GET", "Forwarded": "for=6.6.6.6"}
+    sent |= {
+        "Upgrade": "h2c",
+        "Authorization": "x",
+        "flwr-task-token": "x",
+        "flwr_public_key": "y",
+        "Range": "bytes=0-1",
+    }
+    sent |= dict.fromkeys(FLEET_HEADERS, "z")
+    hosts.status(elsewhere.relay, "/v1/fleet/get-run?q=1", own_host(hosts, "m1"), headers=sent)
+    (asked, headers) = elsewhere.asked[-1]
+    assert asked == "/v1/fleet/get-run"
+    own = {"host", "content-length"}  # of the proxy
+    assert {name.lower() for name in headers} - own == {name.lower() for name in FLEET_HEADERS}
+    assert all(headers[name] == "z" for name in FLEET_HEADERS)
+
+
+@dataclasses.dataclass
+class Elsewhere:
+    """A dishonest server with the federation's certificate, a market's proxy in front of it, and a host of others.
+
+    Attributes:
+        reply: status and headers of every answer of the server.
+        asked: path and headers of what came to the server.
+        visited: of what came to the other host.
+    """
+
+    port: int
+    relay: int
+    other: int
+    reply: tuple
+    asked: list
+    visited: list
+
+
+@pytest.fixture(scope="module")
+def elsewhere(hosts):
+    asked, visited = [], []
+    (relay,) = free_ports(1)
+    found = Elsewhere(0, relay, 0, (200, {}), asked, visited)
+    server = answering(asked, lambda: found.reply)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    folder = hosts.homes.network(SERVER)
+    context.load_cert_chain(folder / SERVER_CERTIFICATE, folder / SERVER_KEY)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    other = answering(visited, lambda: (200, {}))
+    found.port, found.other = server.server_port, other.server_port
+    for one in (server, other):
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+    start_market_proxy(hosts.processes, hosts.homes, "m1", relay, found.port, LIFETIME)
+    yield found
+    server.shutdown()
+    other.shutdown()
+    hosts.processes.stop("proxy-m1")
+
+
+def answering(asked, reply):
+    """A server that takes down what it is asked, and answers as it is told."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append((self.path, dict(self.headers)))
+            status, headers = reply()
+            self.send_response(status)
+            for name, value in ({"Content-Type": PROTOBUF, "Content-Length": "0"} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(bytes(int(headers.get("Content-Length", 0))))
+
+        def log_message(self, *_):
+            pass
+
+    Handler.do_GET = Handler.do_POST = Handler.answer
+    return http.server.ThreadingHTTPServer((ADDRESS, 0), Handler)
+
+
+def supernode(authority, port):
+    """Flower's own client, as a SuperNode uses it."""
+    return FleetHttpClient.from_server_address(f"{ADDRESS}:{port}", False, authority.read_bytes(), [])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_server_sends_no_supernode_elsewhere(status, hosts, elsewhere):
+    """To a service of the market's own host, say, or of its network: with a market's messages, by 307 and 308."""
+    folder, elsewhere.reply = hosts.homes.network("m1"), (status, {"Location": f"http://{ADDRESS}:{elsewhere.other}/x"})
+    elsewhere.visited.clear()
+    supernode(folder / CA_CERTIFICATE, elsewhere.port).PullMessages(PullMessagesRequest())
+    assert [path for path, _ in elsewhere.visited] == ["/x"]  # positive control
+    before = len(elsewhere.asked)
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        supernode(folder / LOOPBACK_CA, elsewhere.relay).PullMessages(PullMessagesRequest())
+    assert refused.value.response.status_code == 502
+    assert len(elsewhere.asked) == before + 1
+    assert len(elsewhere.visited) == 1
+
+
+def test_a_server_has_no_supernode_unpack_anything(hosts, elsewhere):
+    """As a megabyte that becomes a gigabyte there."""
+    folder = hosts.homes.network("m1")
+    elsewhere.reply = (
+        200,
+        {"Content-Encoding": "gzip", "Content-Length": "9"},
+    )  # no gzip, but who does not look is fine
+    with pytest.raises(httpx.DecodingError):
+        supernode(folder / CA_CERTIFICATE, elsewhere.port).PullMessages(PullMessagesRequest())  # positive control
+    with pytest.raises(ValueError, match="protobuf"):
+        supernode(folder / LOOPBACK_CA, elsewhere.relay).PullMessages(PullMessagesRequest())
 
 
 def start(server, app):

@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from experiments.deploy.homes import prepare_homes
 from fedmm_secure.federation import transcript as transcripts
 from fedmm_secure.federation.lobby import FORGOTTEN, MOST, ForgottenRunError, Lobby
 from fedmm_secure.federation.messages import HELLO_STAGE, Hello, MessageError, pack, unpack
@@ -40,27 +39,19 @@ from privacy.foreign import ForeignFileError
 from tests import parties
 from tests.conftest import STATE
 from tests.dishonest import REFUSAL, STAGE, DishonestServer, resigned
-from tests.faults import configuration
 from tests.parties import agreement, bundle, identity
 
 ORDER_TO_START = {"kind": START, "stage": HELLO_STAGE, "round": 0, "sender": "server", "visible_to": ("markets",)}
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("homes") / "federation"
-    prepare_homes(configuration("masked-ckks", federation={"rounds": 2}), root)
-    return DishonestServer(root)
-
-
 @pytest.fixture
-def federation(template, tmp_path, monkeypatch):
+def federation(founded, tmp_path, monkeypatch):
     count = itertools.count()
 
     def make(**options):
         number = next(count)
         monkeypatch.setenv(STATE, str(tmp_path / f"machine-{number}"))
-        return DishonestServer.copy(template, tmp_path / f"f-{number}", **options)
+        return DishonestServer.copy(founded, tmp_path / f"f-{number}", **options)
 
     return make
 

@@ -75,6 +75,7 @@ READING = {
     "experiments/assessment/audit.py": "sizes; games are played with made-up rows",
     "experiments/assessment/foreign.py": "the owner's: results are exact, in no guarantee, and documented as such",
     "experiments/benchmarks/drift.py": ENTERED,
+    "experiments/benchmarks/ctr/measure.py": ENTERED,
     "experiments/benchmarks/joining.py": ENTERED,
     "experiments/benchmarks/shadows.py": "prints seconds and whether two ways of training agree",
     "experiments/commands/budget.py": "sizes",

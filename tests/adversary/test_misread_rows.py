@@ -225,3 +225,22 @@ def test_one_user_s_row_is_no_kind_of_file(tmp_path, first):
     """Without a header the first line is one user's: it may be a bad row, and no more."""
     market = read(tmp_path / "rows.csv", first + b",i1\n" + text_of().encode(), user=0, item=1, header=False)
     assert len([row for row in market.user_ids[market.user] if str(row) in {f"u{n}" for n in range(12)}]) == len(ROWS)
+
+
+@pytest.mark.parametrize("begins", [b"\x1f\x8b", b"\xfd7zXZ\0", b"\xff\xfe"])
+def test_a_first_row_that_begins_as_no_text_does_has_no_other_row_misread(tmp_path, begins):
+    """One bad row, as anywhere else; where it begins as gzip does, the file is refused."""
+    path, rows = tmp_path / "rows.csv", text_of().encode()
+    first, rest = rows.split(b"\n", 1)
+    file = {"user": 0, "item": 1, "header": False}
+    without = pairs(read(path, rest, **file))
+    assert pairs(read(path, rest + begins + first + b"\n", **file)) == without
+    if begins == b"\x1f\x8b":
+        with pytest.raises(DataError, match="cannot be read"):
+            read(path, begins + rows, **file)
+    else:
+        assert pairs(read(path, begins + rows, **file)) == without
+
+
+def pairs(market):
+    return list(zip(market.user_ids[market.user], market.item_ids[market.item], strict=True))

@@ -91,7 +91,7 @@ def test_a_release_that_was_charged_twice_is_held_to_the_charge_that_was_sealed(
         gone_on(settings, run)
     honest = Coins.stated
     monkeypatch.setattr(Coins, "stated", lambda coins, opening, courses, rows: honest(coins, opening, 0, rows))
-    monkeypatch.setattr("fedmm_secure.federation.account.computing_kind", lambda: "other vector units")
+    monkeypatch.setattr("fedmm_secure.federation.account.computing_kind", lambda device: "other vector units")
     with counts_of_m0(lambda transaction: NoNoise(transaction.key, seeded=False)):
         gone_on(settings, run)
     examined = examine_run(run, replay=Replay(auditor, tmp_path / "data"))

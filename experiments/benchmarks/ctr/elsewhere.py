@@ -50,7 +50,7 @@ def _lightgbm(order: _Order) -> _Order:
     folder, choices = Path(order["data"]), order["choices"]
     names, columns = list(_fields(folder)), {split: np.load(folder / f"{split}.npz") for split in _SPLITS}
     parts = {split: np.column_stack([found[name] for name in names]) for split, found in columns.items()}
-    grown: list[Any] = []  # a note of each tree, those after the best one included
+    grown: list[int] = []  # those after the best one included
     started = time.process_time()
     inputs = Dataset(parts["train"], columns["train"]["label"])
     model: Booster = train(
@@ -58,7 +58,7 @@ def _lightgbm(order: _Order) -> _Order:
         inputs,
         choices["most"],
         valid_sets=[Dataset(parts["valid"], columns["valid"]["label"], reference=inputs)],
-        callbacks=[grown.append, early_stopping(choices["patience"], verbose=False)],
+        callbacks=[lambda note: grown.append(note.iteration), early_stopping(choices["patience"], verbose=False)],
     )
     seconds = time.process_time() - started
     auc = roc_auc_score(columns["test"]["label"], model.predict(parts["test"], num_threads=1))

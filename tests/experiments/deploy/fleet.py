@@ -1,6 +1,7 @@
 """The Flower engine with the network left out: messages go straight to the markets' services."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from experiments.deploy.market import open_service
 from experiments.deploy.processes import HOME_VARIABLE
 from experiments.deploy.server import RECORD, serve
 from fedmm_secure.service.market_service import MarketService, run_directories
+from fedmm_secure.storage.layout import CONFIG_FILE
+from fedmm_secure.storage.run_directory import to_yaml
 
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
@@ -68,7 +71,23 @@ class Fleet:
         return client.trainer.model.global_codebook.codewords.detach().clone()
 
 
+_templates: dict[str, Path] = {}  # homes by configuration, as they were made: keys and certificates take a while
+
+
 def make_fleet(config, folder: Path, monkeypatch, **options) -> Fleet:
-    homes = prepare_homes(config, folder)
+    homes = _homes(config, folder)
     monkeypatch.setenv(HOME_VARIABLE, str(homes.server))
     return Fleet(homes, **options)
+
+
+def _homes(config, folder: Path) -> Homes:
+    """As ``prepare_homes`` makes them; homes of the same configuration are copies, with their own paths in them."""
+    template = _templates.get(to_yaml(config))
+    if template is None:
+        prepare_homes(config, folder)
+        _templates[to_yaml(config)] = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}.template")))
+        return Homes(folder)
+    shutil.copytree(template, folder)
+    for path in folder.rglob(CONFIG_FILE):
+        path.write_text(path.read_text().replace(str(template.with_suffix("")), str(folder)))
+    return Homes(folder)

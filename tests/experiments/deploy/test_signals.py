@@ -193,7 +193,7 @@ def calls(tmp_path_factory, homes):
 
 
 @needs_nginx
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("drop", [False, True])
 def test_a_signal_at_any_moment_of_a_start_leaves_nothing(tmp_path, homes, calls, how, drop):
     """One that is raised inside a finalizer, too, which Python drops there."""

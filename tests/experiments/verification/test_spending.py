@@ -1,5 +1,6 @@
 """A ledger against its plan, on ledgers made of the plan and changed: no pipeline runs."""
 
+import hashlib
 from dataclasses import asdict, replace
 
 import pytest
@@ -40,6 +41,10 @@ def plan(**privacy):
     return SpendingPlan.of(config, "m0", SIZES, noise)
 
 
+def hashed(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class Written:
     """A ledger of a plan, release by release; tests leave out, add and change."""
 
@@ -60,12 +65,12 @@ class Written:
         entry = self.entry(release, **changed)
         reads = not isinstance(entry.event, NoOpDpEvent)
         self.keys += 1
-        drawn = f"key {self.keys}" if key is None else key
+        drawn = hashed(f"key {self.keys}") if key is None else key
         data = (ROWS if reads else "") if data is None else data
         return self.ledger.charge(entry, data=data, key=drawn if entry.coordinates else "")
 
     def seal(self, charge):
-        self.ledger.seal(charge, "digest", "meter" if charge.entry.coordinates else "")
+        self.ledger.seal(charge, hashed("result"), hashed("meter") if charge.entry.coordinates else "")
 
     def add(self, release, **changed):
         if is_note(release):
@@ -310,7 +315,7 @@ def test_a_round_that_went_on_without_the_market_may_be_missing_or_unsealed_and_
 def test_every_charge_names_its_rows_and_a_key_of_its_own(written):
     releases = planned(written)
     for release in releases[:2]:
-        written.add(release, key="the same")
+        written.add(release, key=hashed("the same"))
     written.add(releases[2], data="0" * 64)
     written.add(releases[3], key="")
     for release in releases[4:]:
@@ -326,7 +331,7 @@ def test_every_charge_names_its_rows_and_a_key_of_its_own(written):
 def test_a_seal_names_spare_values_where_noise_was_drawn_and_nowhere_else(written):
     for release in planned(written):
         charge = written.charge(release)
-        written.ledger.seal(charge, "digest", "" if charge.entry.coordinates else "meter")
+        written.ledger.seal(charge, hashed("result"), "" if charge.entry.coordinates else hashed("meter"))
     found = written.findings()
     assert len(found) == len(planned(written))
     assert sum("names no spare values" in one for one in found) == 10
