@@ -10,20 +10,23 @@ from typing import Any, Self
 
 import pandas as pd
 
-from fedmm_secure.config import Config, MarketFile, config_from_data
+from fedmm_secure.config import Config, MarketFile, config_from_data, configuration_hash
 from fedmm_secure.config.choices import MISSING, BadRows
 from fedmm_secure.data.loaders import load_market as load_market_file
 from fedmm_secure.data.market import FloatArray, Market
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.data.same_rows import refuse_same, same_rows
+from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.recommending.accounts import rows_of_frame
 from fedmm_secure.recommending.recommend import Recommender, predict, prepared_of_run, recommend
 from fedmm_secure.results.scoring import MarketScorer
 from fedmm_secure.storage.layout import CONFIG_FILE, RunDirectory
-from fedmm_secure.storage.run_directory import begin
+from fedmm_secure.storage.run_directory import begin, read_config
 
 __all__ = ["FedMM", "load_market", "predict", "recommend"]
+
+_FITTED = frozenset({"config_", "directory_", "metrics_", "_prepared", "_scorers", "_recommenders"})
 
 
 def load_market(
@@ -74,7 +77,7 @@ class FedMM:
         """Run all stages; leaves a run directory (a temporary one by default) for ``fedmm report`` and ``verify``.
 
         Args:
-            markets: by name.
+            markets: by name; whatever a market was called before, that is its name in the run and its account.
             directory: where the run is kept; a run that was killed there goes on.
             callbacks: each is told of progress as (event, fields): ``started``, ``market``, ``outlook`` (what the
                 privacy account will say of the run, before it spends), ``stage`` (one begins), ``round``, ``ctr``,
@@ -82,22 +85,30 @@ class FedMM:
 
         Raises:
             ConfigError: a section has an unknown or ill-typed key.
+            RunDirectoryError: the directory holds a run of another configuration, or of other rows.
             DataError: a market is too small to train or measure anything, or two were read from files of the same rows.
         """
-        self.config_ = config = self._config(markets)
+        for name in _FITTED & vars(self).keys():  # what an earlier fit left says nothing of this one, should it fail
+            delattr(self, name)
+        config = self._config(markets)
+        named = {name: replace(market, name=name) for name, market in sorted(markets.items())}
+        refuse_same(same_rows(named.values(), {}))
+        prepared = {name: prepare(market, config.data).usable() for name, market in named.items()}
+        run = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
+        if not (run / CONFIG_FILE).is_file():
+            begin(run, config)
+        elif configuration_hash(read_config(run)) != configuration_hash(config):  # one that was killed goes on as it is
+            raise RunDirectoryError(f"{run}: holds a run of another configuration; choose another directory")
+        metrics = run_pipeline(config, prepared, run, tell_all(callbacks))
+        self.config_, self.directory_, self.metrics_, self._prepared = config, run, metrics, prepared
         self._scorers: dict[str, MarketScorer] = {}
         self._recommenders: dict[str, Recommender] = {}
-        refuse_same(same_rows([replace(market, name=name) for name, market in sorted(markets.items())], {}))
-        prepared = {name: prepare(market, config.data).usable() for name, market in sorted(markets.items())}
-        self._prepared = prepared
-        self.directory_ = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="fedmm-")) / "run"
-        if not (self.directory_ / CONFIG_FILE).is_file():  # one that was killed goes on
-            begin(self.directory_, config)
-        self.metrics_ = run_pipeline(config, prepared, self.directory_, tell_all(callbacks))
         return self
 
     def predict(self, market: str, users: Sequence[str], items: Sequence[str]) -> FloatArray:
         """Click probabilities ``(n,)`` of pairs of a market, the mean over seeds; NaN for items outside the pool.
+
+        Under ``protect: release`` every item of the catalogue has one.
 
         Raises:
             DataError: a user or an item that the market does not have.

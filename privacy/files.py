@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +113,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def one_time(directory: Path) -> None:
-    """Give a directory and everything below it the time of now.
+def one_time(directory: Path, at: datetime) -> None:
+    """Give a directory and everything below it one time.
 
-    Archives keep times, and the order in which files were written tells whose took longer.
+    Archives keep times: the order in which files were written tells whose took longer, and their age how long all took.
     """
-    now = time.time_ns()
+    now = int(at.timestamp()) * 10**9
     for folder, folders, files in os.walk(directory, topdown=False):
         for name in (*files, *folders):
             os.utime(os.path.join(folder, name), ns=(now, now), follow_symlinks=False)

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from experiments.deploy.processes import interruptible
 from experiments.presentation.console import command_text, one_line, say
+from fedmm_secure.executors.base import WorkerLostError
 from privacy.errors import StoppedError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -29,7 +30,7 @@ def resumable(go_on: GoOn) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interruption(go_on()) from None
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, WorkerLostError) as error:
         if not lacks_memory(error):
             raise
         raise MemoryShortageError(error, go_on()) from error
@@ -59,11 +60,12 @@ class MemoryShortageError(StoppedError):
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an allocation failed here, or a process that worked for this one was killed, as for want of memory."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | WorkerLostError):
         return True
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which nobody loads to ask
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's
+    told = "can't allocate memory", "CUDA out of memory"  # PyTorch's
+    return isinstance(error, RuntimeError) and any(what in str(error) for what in told)
 
 
 def _next(command: str | None) -> str:
@@ -82,7 +84,7 @@ class InterruptibleGroup(TyperGroup):
             command = interruption.command if isinstance(interruption, Interruption) else None
             say(one_line(f"fedmm: stopped; {_next(command)}"), error=True)
             raise typer.Exit(INTERRUPTED) from None
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, WorkerLostError) as error:
             if not lacks_memory(error):
                 raise
             raise MemoryShortageError(error, None) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.private_record import commitment, make_salt
 from fedmm_secure.federation.transcript import Record
 from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
-from fedmm_secure.storage.run_directory import published_models, read_metrics
+from fedmm_secure.storage.run_directory import published_models, read_environment, read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
 from privacy.accounting.lines import canonical_json
@@ -61,7 +62,7 @@ def refuse_another(config: Config, markets: Mapping[str, PreparedMarket], direct
 def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write the metrics, once, and close every ledger of this process; returns what was written.
 
-    In the end no file says by its time when it was written: that depends on how many rows there are.
+    In the end every file has the time when the run began: when it was written depends on how many rows there are.
     """
     directory = federation.directory
     path = directory / METRICS_FILE
@@ -84,8 +85,15 @@ def close_ledgers(federation: Federation, metrics: dict[str, Any]) -> dict[str, 
             signer = federation.signers[market]
             text = closing_text(market, federation.run, door.ledger.head, statement)
             door.close({**statement, "card": asdict(signer.card), "signature": signer.sign(text).hex()})
-    one_time(directory)
+    one_time(directory, _begun(directory))
     return metrics
+
+
+def _begun(directory: Path) -> datetime:
+    """When a run began, as its environment says, which is handed out with it; now where there is none."""
+    if not (directory / ENVIRONMENT_FILE).is_file():
+        return datetime.now(UTC)
+    return datetime.fromisoformat(str(read_environment(directory)["created"]))
 
 
 def file_digests(directory: Path, config: Config, market: str) -> dict[str, str]:

@@ -97,7 +97,7 @@ class SpendingPlan:
         Raises:
             ConfigError: the size of a market is not known.
         """
-        return shared_noise(self.config, self.sizes, self.noise.get(QUANTIZER))
+        return shared_noise(self.config, self.sizes)
 
     def with_items(self, items: int) -> SpendingPlan:
         """The plan once the catalogue was found."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedmm_secure.config import Config
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise, require_sizes
+from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, plan_noise, require_sizes
 from fedmm_secure.guarantee.stages import QUANTIZER
 from privacy.mechanisms.discrete_gaussian import most_drawn
 from privacy.mechanisms.dp_sgd import SharedGroup
@@ -50,13 +50,14 @@ class SharedNoise:
         return self.step / self.divisor
 
 
-def shared_noise(config: Config, sizes: Mapping[str, MarketSize], at_least: float | None = None) -> SharedNoise | None:
+def shared_noise(config: Config, sizes: Mapping[str, MarketSize]) -> SharedNoise | None:
     """The shared noise of a federation; None where each update carries its own.
+
+    It follows from what all markets know, so that all of them have one unit.
 
     Args:
         config: the configuration.
         sizes: public sizes of all markets.
-        at_least: a noise multiplier that the sum must have all the same.
 
     Raises:
         ConfigError: the size of a market is not known.
@@ -66,10 +67,9 @@ def shared_noise(config: Config, sizes: Mapping[str, MarketSize], at_least: floa
     require_sizes(sizes, "privacy.distributed_noise")
     quantizer = config.privacy.quantizer
     honest = len(sizes) - config.privacy.colluding_markets
-    needed = [
-        plan_noise(config, size.items, config.privacy.delta_for(size.users))[QUANTIZER] for size in sizes.values()
-    ]
-    largest = max([*needed, at_least or 0.0])
+    alone = [plan_noise(config, size.items, config.privacy.delta_for(size.users))[QUANTIZER] for size in sizes.values()]
+    # beside sums over a shared catalogue a market's own multiplier is solved again, and may come out a little larger
+    largest = max(*alone, *(market_noise(config, name, sizes)[QUANTIZER] for name in sizes))
     step = SharedGroup.step_for(largest, quantizer.clipping_norm, honest)
     users = sum(size.users for size in sizes.values())
     expected = quantizer.sampling_rate * users

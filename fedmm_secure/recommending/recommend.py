@@ -32,7 +32,8 @@ PAIRS_AT_ONCE = 2**17  # (user, item) pairs whose features are in memory togethe
 def predict(run: str | Path, market: str, users: Sequence[str], items: Sequence[str]) -> FloatArray:
     """Click probabilities ``(n,)`` of pairs of a market, from the directory of a finished run of your own.
 
-    The mean over seeds; NaN for items outside the candidate pool. The market's data are read where the run read them.
+    The mean over seeds; NaN for items outside the candidate pool, which under ``protect: release`` is the whole
+    catalogue. The market's data are read where the run read them.
 
     Raises:
         DataError: a user or an item that the market does not have.

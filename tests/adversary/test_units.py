@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from fedmm_secure.guarantee.mechanisms import dp_sgd
-from fedmm_secure.guarantee.multipliers import MarketSize, plan_noise
+from fedmm_secure.guarantee.multipliers import MarketSize, market_noise, plan_noise
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.stages import QUANTIZER
 from privacy.accounting.accountants import pld_epsilon
@@ -93,3 +94,28 @@ def test_brute_force_of_one_step_agrees_with_the_accountant():
         )
         assert exact == pytest.approx(continuous, rel=1e-4, abs=1e-12)
         assert dp_accounting.get_epsilon_gaussian(multiplier, exact) == pytest.approx(epsilon, rel=1e-3)
+
+
+def test_one_unit_beside_sums_over_a_shared_catalogue():
+    """A market's multiplier is solved again beside those of the sums: where it was larger, only that market knew."""
+    settings = tiny(
+        data={"synthetic": {"markets": 3, "users": 200, "items": 60}, "shared_items": True},
+        privacy={
+            "epsilon": 3.0,
+            "protect": "release",
+            "distributed_noise": True,
+            "quantizer": {"steps_per_round": 1},
+            "contribution": {"reference_date": "2022-01-01"},
+        },
+        embedding={"kind": "dp-svd", "private": {"dim": 4}},
+        ctr={"baselines": []},
+        aggregation={"kind": "masked-ckks"},
+    )
+    sizes = {f"m{number}": MarketSize(users, 60) for number, users in enumerate((200, 900, 5000))}
+    own = {name: market_noise(settings, name, sizes)[QUANTIZER] for name in sizes}
+    alone = [plan_noise(settings, 60, settings.privacy.delta_for(size.users))[QUANTIZER] for size in sizes.values()]
+    assert len({max(*alone, noise) for noise in own.values()}) > 1  # as it was: two units in one sum
+    plans = [SpendingPlan.of(settings, name, sizes, {QUANTIZER: noise}) for name, noise in own.items()]
+    units = {plan.shared for plan in plans}
+    assert units == {shared_noise(settings, sizes)}
+    assert shared_noise(settings, sizes).noise_multiplier >= max(own.values())

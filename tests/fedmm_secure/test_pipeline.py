@@ -13,6 +13,8 @@ from privacy.accounting.ledger import read_ledger
 from tests.conftest import alone, tiny
 from tests.processes import exit_status, kill_when, start
 
+NEURAL = tiny(ctr={"baselines": ["popularity", "local-ids"]})  # trees are what a market's own model is without a word
+
 
 def run(directory, config):
     return run_pipeline(alone(config, directory), prepare_markets(config.data), directory)
@@ -30,7 +32,7 @@ def comparable(metrics):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return run(directory, tiny()), directory
+    return run(directory, NEURAL), directory
 
 
 def test_the_run_directory_keeps_the_contract(finished):
@@ -67,14 +69,16 @@ def test_without_dp_every_view_but_the_ciphertexts_reads_unbounded(finished):
 
 
 def test_with_plaintext_the_server_reads_unbounded_and_metrics_are_the_same(finished, tmp_path):
-    plain = run(tmp_path / "run", tiny(aggregation={"kind": "plaintext"}))
+    plain = run(
+        tmp_path / "run", NEURAL.model_copy(update={"aggregation": tiny(aggregation={"kind": "plaintext"}).aggregation})
+    )
     assert plain["privacy"]["markets"]["m0"]["server"]["epsilon"] is None
     assert comparable(plain)["markets"] == comparable(finished[0])["markets"]
     assert plain["macro"] == finished[0]["macro"]
 
 
 def test_the_same_configuration_gives_the_same_metrics(finished, tmp_path):
-    assert comparable(run(tmp_path / "run", tiny())) == comparable(finished[0])
+    assert comparable(run(tmp_path / "run", NEURAL)) == comparable(finished[0])
 
 
 def test_dp_sgd_is_reported_as_what_it_is(tmp_path):
@@ -178,7 +182,7 @@ MOMENTS = ["ledger/m0.jsonl", "transcript/quantizer/0/0000-update-m1.bin", "stat
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, moment):
     directory = tmp_path / "run"
-    run_directory.create(directory, tiny())
+    run_directory.create(directory, NEURAL)
     kill_when(start(go_on, directory), (directory / moment).exists)
     assert not (directory / "metrics.json").exists() or moment == MOMENTS[-1]
     assert sent_without_a_line(directory) == []
