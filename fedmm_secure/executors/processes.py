@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pebble import ProcessExpired, ProcessPool
 from fedmm_secure.executors.base import TRIES, Done, Shipped, Value, WorkerLostError, opened
 from fedmm_secure.executors.worker import start_worker
 from privacy.files import write_secret
+
+_POOLS = 10  # that tasks may break, one after the other
 
 
 class WorkerProcesses:
@@ -53,23 +56,45 @@ class WorkerProcesses:
     def _pooled(
         self, call: Callable[..., Value], tasks: Sequence[tuple[Any, ...]], tries: int
     ) -> Iterator[Done[Value]]:
+        left, lost = list(range(len(tasks))), dict.fromkeys(range(len(tasks)), 0)
+        for _ in range(_POOLS):
+            broken = list[int]()
+            for done in self._in_a_pool(call, {index: tasks[index] for index in left}, lost, tries):
+                if isinstance(done.error, BrokenProcessPool):
+                    broken.append(done.index)
+                else:
+                    yield done
+            left = sorted(broken)
+            if not left:
+                return
+        for index in left:
+            yield Done(index, error=WorkerLostError(f"processes died {_POOLS} times as soon as they had begun"))
+
+    def _in_a_pool(
+        self, call: Callable[..., Value], tasks: Mapping[int, tuple[Any, ...]], lost: dict[int, int], tries: int
+    ) -> Iterator[Done[Value]]:
+        """Tasks by index; those that a broken pool has not done have a ``BrokenProcessPool``, and are done by another.
+
+        A pool breaks where a process dies before it has said which task it has.
+        """
         context = multiprocessing.get_context("spawn")  # torch's and OpenMP's threads do not survive a fork
-        workers, lost = min(self.workers, len(tasks)), dict.fromkeys(range(len(tasks)), 0)
+        workers = min(self.workers, len(tasks))
         with ProcessPool(max_workers=workers, context=context, initializer=start_worker) as pool:
             try:
-                waiting: dict[Any, int] = {
-                    pool.schedule(call, args=list(task)): index for index, task in enumerate(tasks)
-                }
+                waiting: dict[Any, int] = {pool.schedule(call, args=list(task)): index for index, task in tasks.items()}
                 while waiting:
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                         index, error = waiting.pop(future), future.exception()
                         if isinstance(error, ProcessExpired):  # killed, out of memory: it could not say why itself
                             lost[index] += 1
-                            if lost[index] < tries:
+                            if lost[index] < tries and pool.active:
                                 waiting[pool.schedule(call, args=list(tasks[index]))] = index
                                 continue
-                            error = WorkerLostError(f"its process died with exit code {error.exitcode}")
+                            told = f"its process died with exit code {error.exitcode}"
+                            error = WorkerLostError(told) if lost[index] >= tries else BrokenProcessPool(told)
                         yield Done(index, error=error) if error is not None else Done(index, future.result())
+                if not pool.active:
+                    pool.stop()  # type: ignore[no-untyped-call]
             except BaseException:  # an interrupt too, and a caller who has enough
                 pool.stop()  # type: ignore[no-untyped-call]
                 raise
