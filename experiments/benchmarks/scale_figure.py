@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from experiments.benchmarks.scale import Curve
 from experiments.presentation.drawing import LINES, MARKERS, PALETTE, QUIET, Drawing, styled, write_drawing
@@ -48,6 +49,10 @@ def draw_scale(path: Path, curves: Sequence[Curve]) -> None:
         least = float(everything[name].min())
         axes.plot([1.0, largest], [least, least * largest], color=QUIET, linestyle=":", label="in proportion: 1")
         axes.set(xscale="log", yscale="log", xlabel="size, times the smallest", ylabel=unit)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(base=2.0))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_locator(NullLocator())
         axes.legend(frameon=False, fontsize=8, title="exponent, last doubling")
     title = "Whole runs: time and memory as sizes double"
     write_drawing(path.parent, Drawing(path.name, title, figure, everything))

@@ -88,7 +88,8 @@ class Cluster:
                     yield Done(index, error=error.cause if isinstance(error.cause, Exception) else error)
                 except RayError as error:
                     what = " ".join(str(error).split())[:200]
-                    yield Done(index, error=WorkerLostError(f"its worker was lost {tries} times: {what}"))
+                    times = "" if tries == 1 else f" {tries} times"
+                    yield Done(index, error=WorkerLostError(f"its worker was lost{times}: {what}"))
         finally:
             for one in waiting:
                 ray.cancel(one, force=True)
