@@ -26,7 +26,7 @@ from attacks.auditing.laws import Law, Members
 from attacks.auditing.played import Played, join_batches, together
 from attacks.auditing.verdicts import AUDIT_LEVEL, AuditResult, judge
 from fedmm_secure.executors.base import Executor
-from fedmm_secure.executors.processes import Processes
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
@@ -195,7 +195,7 @@ def play(
         executor: who plays; by default this process. Games are of crafted data: any worker may see them.
         report: told of progress by audit.
     """
-    executor = executor or Processes(1)
+    executor = executor or WorkerProcesses(1)
     shown: dict[tuple[str, str], Played] = {}
     most: dict[tuple[str, str], int] = {}
     for audit in audits:

@@ -16,7 +16,7 @@ from attacks.membership.units import Unit
 from attacks.retraining.pipelines import Retraining, Trained, recipe_by_name
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.executors.base import Executor
-from fedmm_secure.executors.processes import Processes
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Arrays, Store
 
@@ -105,7 +105,7 @@ def train_shadows(
     tasks = [(member[group.start : group.stop],) for group in missing]
     done = sum(there)
     progress(done, n_shadows)
-    running = (executor or Processes(retraining.config.workers)).run(_trained, (plan, queries), tasks, rows=True)
+    running = (executor or WorkerProcesses(retraining.config.workers)).run(_trained, (plan, queries), tasks, rows=True)
     for ended in running:
         group = missing[ended.index]
         for index, flat in zip(group, ended.result(), strict=True):

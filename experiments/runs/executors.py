@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedmm_secure.executors.base import Executor
 from fedmm_secure.executors.cluster import Cluster
-from fedmm_secure.executors.processes import Processes
+from fedmm_secure.executors.processes import WorkerProcesses
 
 
 def executor_of(workers: int, cluster: str | None) -> Executor:
@@ -13,4 +13,4 @@ def executor_of(workers: int, cluster: str | None) -> Executor:
     Raises:
         ConfigError: there is no such cluster.
     """
-    return Processes(workers) if cluster is None else Cluster(cluster)
+    return WorkerProcesses(workers) if cluster is None else Cluster(cluster)

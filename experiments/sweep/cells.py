@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import tarfile
 import tempfile
 import traceback
 from contextlib import suppress
@@ -22,6 +20,7 @@ from experiments.verification import verify_run
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
+from fedmm_secure.storage.packed import pack_directory, unpack_directory
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
@@ -123,17 +122,14 @@ def run_elsewhere(shared: None, cell: Cell) -> bytes:
         directory = Path(folder) / cell.name
         with suppress(Exception):  # why it failed is kept in its directory
             run_cell(directory, cell, Path(folder) / "cache")
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
-            archive.add(directory, arcname=".")
-        return packed.getvalue()
+        return pack_directory(directory)
 
 
 def bring_home(packed: bytes, directory: Path) -> None:
     """Put a cell that ran elsewhere into its place, all of it or nothing."""
     shutil.rmtree(directory, ignore_errors=True)
-    with new_directory(directory) as unfinished, tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
-        archive.extractall(unfinished, filter="data")
+    with new_directory(directory) as unfinished:
+        unpack_directory(packed, unfinished)
 
 
 def leaves(cell: Cell) -> bool:

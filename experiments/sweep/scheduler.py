@@ -26,7 +26,7 @@ from experiments.sweep.grid import Cell, SweepGrid, grid_from_data
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.executors.base import Executor, WorkerLostError
-from fedmm_secure.executors.processes import Processes
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
 from fedmm_secure.storage.layout import CELLS, GRID_FILE
 from fedmm_secure.storage.provenance import code_version
@@ -174,6 +174,6 @@ def run_cells(
     folder = cache or sweep.directory / CACHE
     private_folder(folder)
     # a cell whose process died is told of, and is run again by who asks for it
-    here = Processes(workers, apart=True)
+    here = WorkerProcesses(workers, apart=True)
     for done in here.run(run_here, folder, [(sweep.path(cell), cell) for cell in staying], tries=1):
         note(staying[done.index], done.error)

@@ -17,7 +17,7 @@ from fedmm_secure.executors.worker import start_worker
 from privacy.files import write_secret
 
 
-class Processes:
+class WorkerProcesses:
     """A pool of processes, each with one task at a time; what one of them dies of does not touch the others.
 
     Args:

@@ -41,7 +41,7 @@ def test_cells_that_read_files_stay_where_their_account_is(tmp_path, monkeypatch
     """Whatever a cell draws from somebody's rows is entered here first: no worker without this account gets one."""
     cells = (reads_files(None), GENERATED, reads_files(4.0))
     here, elsewhere = Recording(), Recording()
-    monkeypatch.setattr(scheduler, "Processes", lambda workers, apart: here)
+    monkeypatch.setattr(scheduler, "WorkerProcesses", lambda workers, apart: here)
     monkeypatch.setattr(scheduler, "bring_home", lambda packed, directory: None)
     told = []
     sweep = Sweep(tmp_path, SweepGrid(), (), cells)

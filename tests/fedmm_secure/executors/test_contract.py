@@ -8,7 +8,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.executors import base
 from fedmm_secure.executors.base import Shipped, ShippedError, WorkerLostError, opened
 from fedmm_secure.executors.cluster import ROWS, Cluster, OtherCodeError
-from fedmm_secure.executors.processes import Processes
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.storage.files import Store
 from tests.attacks.membership.test_shadow import plan_of
 from tests.conftest import tiny
@@ -33,7 +33,7 @@ def nodes():
 def executor(request):
     if request.param == "cluster":
         return Cluster(request.getfixturevalue("nodes")[0])
-    return Processes(1 if request.param == "in this process" else 2)
+    return WorkerProcesses(1 if request.param == "in this process" else 2)
 
 
 def test_every_task_has_its_result(executor):
@@ -87,7 +87,7 @@ def test_shadow_pipelines_of_a_cluster_are_those_of_this_process(nodes, tiny_mar
     plan = plan_of(tiny(ctr={"max_epochs": 2}), tiny_markets, "federated-codes")
     here, there = (
         train_shadows(plan, n_shadows=4, store=Store(tmp_path / name), executor=executor)
-        for name, executor in (("here", Processes(1)), ("there", Cluster(nodes[0])))
+        for name, executor in (("here", WorkerProcesses(1)), ("there", Cluster(nodes[0])))
     )
     for view, values in here.observed["federated-codes"].items():
         np.testing.assert_array_equal(values, there.observed["federated-codes"][view])
