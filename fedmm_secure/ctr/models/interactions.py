@@ -45,7 +45,7 @@ class RectifiedDropout(nn.Module):
 
     def __init__(self, rate: float, bits: np.random.Generator) -> None:
         super().__init__()
-        self._out, self._bits = round(rate * 2**16), bits
+        self._out, self._bits = min(round(rate * 2**16), 2**16 - 1), bits
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Of the same shape."""
