@@ -80,8 +80,8 @@ TINY = {
     "embedding": {"dim": 8},
     "quantizer": {"global_codes": 8, "local_codes": 8, "latent_dim": 4, "hidden_dim": 16},
     "federation": {"rounds": 3, "local_epochs": 1},
-    "ctr": {"baselines": ["popularity", "local-ids"], "max_epochs": 2},
-    "privacy": {"pseudo_users": 200},
+    "ctr": {"baselines": ["popularity"], "max_epochs": 2},
+    "privacy": {"pseudo_users": 200, "ctr": {"steps": 10}},
     "workers": 1,
 }
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import joblib
 import numpy as np
 import torch
 from dp_accounting.dp_event import DpEvent
@@ -26,6 +25,8 @@ from attacks.auditing.joint import Parts, canaries_needed
 from attacks.auditing.laws import Law, Members
 from attacks.auditing.played import Played, join_batches, together
 from attacks.auditing.verdicts import AUDIT_LEVEL, AuditResult, judge
+from fedmm_secure.executors.base import Executor
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.guarantee.mechanisms import dp_sgd
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER, SHARED_COUNTS, SHARED_GRAM
@@ -180,16 +181,21 @@ def stage_games(plan: SpendingPlan) -> list[Game]:
 
 
 def play(
-    audits: Sequence[Audit], nonce: bytes, *, workers: int = 1, report: AuditProgress = lambda name, done, n: None
+    audits: Sequence[Audit],
+    nonce: bytes,
+    *,
+    executor: Executor | None = None,
+    report: AuditProgress = lambda name, done, n: None,
 ) -> Iterator[tuple[Audit, list[Played]]]:
     """Audits, and what their games showed; a game that several audits are about is played once.
 
     Args:
         audits: to be played.
         nonce: 32 bytes, the auditor's: all randomness follows from it, so whoever has it draws the same games again.
-        workers: processes; with one, games are played in this one.
+        executor: who plays; by default this process. Games are of crafted data: any worker may see them.
         report: told of progress by audit.
     """
+    executor = executor or WorkerProcesses(1)
     shown: dict[tuple[str, str], Played] = {}
     most: dict[tuple[str, str], int] = {}
     for audit in audits:
@@ -199,26 +205,24 @@ def play(
         for game in audit.games:
             key = game.stage, game.kind
             if key not in shown:
-                shown[key] = join_batches(list(_batches(game, most[key], nonce, workers, partial(report, audit.name))))
+                shown[key] = join_batches(_batches(game, most[key], nonce, executor, partial(report, audit.name)))
         yield audit, [shown[game.stage, game.kind] for game in audit.games]
 
 
 def _batches(
-    game: Game, canaries: int, nonce: bytes, workers: int, report: Callable[[int, int], None]
-) -> Iterator[Played]:
+    game: Game, canaries: int, nonce: bytes, executor: Executor, report: Callable[[int, int], None]
+) -> list[Played]:
+    """What a game showed, in the order of its tasks."""
     tasks, done = list(game.tasks(canaries, nonce)), 0
-    if workers == 1 or len(tasks) == 1:
-        played: Iterator[Played] = (_one_thread(*task) for task in tasks)
-    else:
-        made = (joblib.delayed(_one_thread)(*task) for task in tasks)
-        played = joblib.Parallel(n_jobs=workers, return_as="generator")(made)
-    for part in played:
-        done += len(part)
+    found = dict[int, Played]()
+    for ended in executor.run(_one_thread, None, tasks):
+        found[ended.index] = ended.result()
+        done += len(found[ended.index])
         report(done, canaries)
-        yield part
+    return [found[index] for index in range(len(tasks))]
 
 
-def _one_thread(play: Play, member: Members, nonce: bytes, purpose: tuple[str, str, int]) -> Played:
+def _one_thread(shared: None, play: Play, member: Members, nonce: bytes, purpose: tuple[str, str, int]) -> Played:
     torch.set_num_threads(1)
     return play(member, NoiseSource(nonce, seeded=False).derive("game", *purpose))
 

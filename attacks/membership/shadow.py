@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,8 +15,10 @@ from attacks.membership.queries import Queries, fair_coins, halve
 from attacks.membership.units import Unit
 from attacks.retraining.pipelines import Retraining, Trained, recipe_by_name
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.executors.base import Executor
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.randomness import numpy_generator
-from fedmm_secure.storage.files import Store
+from fedmm_secure.storage.files import Arrays, Store
 
 Progress = Callable[[int, int], None]
 GROUP = 16  # pipelines trained side by side: more share overhead no better, and outgrow the processor's cache
@@ -80,10 +81,12 @@ def train_shadows(
     store: Store,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
+    executor: Executor | None = None,
 ) -> ShadowScores:
     """Train shadow pipelines on random halves of one market; kept in ``store`` group by group.
 
-    The candidate pool, the split, the seed and the other markets stay as they are.
+    The candidate pool, the split, the seed and the other markets stay as they are. Whatever an ``executor`` trains
+    elsewhere, by default processes here as configured, this process alone writes to ``store``.
     """
     retraining = plan.retraining
     prepared = retraining.prepared
@@ -97,16 +100,17 @@ def train_shadows(
     federated = any(recipe_by_name(retraining.config, target).codes == "federated" for target in retraining.targets)
     if federated and not retraining.trains_alone:
         _ = retraining.other_embeddings  # fitted here once; they travel to the workers with the plan
-    tasks = (
-        joblib.delayed(_keep)(store, folder, group, plan, member[group.start : group.stop], queries)
-        for group in groups
-        if not all(store.path(_name(folder, index)).exists() for index in group)
-    )
-    done = sum(store.path(_name(folder, index)).exists() for index in range(n_shadows))
+    there = [store.path(_name(folder, index)).exists() for index in range(n_shadows)]
+    missing = [group for group in groups if not all(there[index] for index in group)]
+    tasks = [(member[group.start : group.stop],) for group in missing]
+    done = sum(there)
     progress(done, n_shadows)
-    finished = joblib.Parallel(n_jobs=retraining.config.workers, return_as="generator_unordered")(tasks)
-    for count in finished:
-        done = min(done + count, n_shadows)
+    running = (executor or WorkerProcesses(retraining.config.workers)).run(_trained, (plan, queries), tasks, rows=True)
+    for ended in running:
+        group = missing[ended.index]
+        for index, flat in zip(group, ended.result(), strict=True):
+            store.arrays(_name(folder, index), partial(dict, flat))
+        done += sum(not there[index] for index in group)
         progress(done, n_shadows)
     kept = [store.arrays(_name(folder, index), dict) for index in range(n_shadows)]
     observed = {
@@ -126,25 +130,14 @@ def _name(folder: str, index: int) -> str:
     return f"{folder}/{index:04d}"
 
 
-def _keep(
-    store: Store,
-    folder: str,
-    group: range,
-    plan: ShadowPlan,
-    member: NDArray[np.bool_],
-    queries: Queries,
-) -> int:
+def _trained(shared: tuple[ShadowPlan, Queries], member: NDArray[np.bool_]) -> list[Arrays]:
+    """What each pipeline of a group shows, by target and view."""
     torch.set_num_threads(1)  # processes share the cores
+    plan, queries = shared
     halves = [halve(plan.retraining.prepared, plan.unit, own) for own in member]
     # the configuration is public, and so is the run's seed of initialisation and order (never that of noise)
-    seed = plan.retraining.config.seed[0]
-    chunks = [[index] for index in range(len(group))] if plan.retraining.trains_alone else [list(range(len(group)))]
-    for chunk in chunks:
-        names = [_name(folder, group[index]) for index in chunk]
-        if all(store.path(name).exists() for name in names):
-            continue
-        found = plan.train([halves[index] for index in chunk], queries, seed)
-        for name, answers in zip(names, found, strict=True):
-            flat = {f"{target}/{key}": value for target, observed in answers.items() for key, value in observed.items()}
-            store.arrays(name, partial(dict, flat))
-    return len(group)
+    found = plan.train(halves, queries, plan.retraining.config.seed[0])
+    return [
+        {f"{target}/{key}": value for target, observed in answers.items() for key, value in observed.items()}
+        for answers in found
+    ]

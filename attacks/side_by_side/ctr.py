@@ -47,6 +47,7 @@ def _train(
     stack = SideBySide(
         networks,
         learning_rate=choices.learning_rate,
+        device=choices.device,
         optimizer_groups=partial(_groups, tables=tables, decay=choices.table_decay),
     )
     best, best_epoch, best_state = [-np.inf] * n, [0] * n, [stack.state_dict(index) for index in range(n)]
@@ -88,11 +89,12 @@ def _epoch(
     drawn: Sequence[Labelled],
     generators: Sequence[torch.Generator],
 ) -> None:
-    parts = [model.tensors(examples.features) for model, examples in zip(models, drawn, strict=True)]
-    labels = [torch.from_numpy(examples.label.astype(np.float32)) for examples in drawn]
+    device = stack.device
+    parts = [model.tensors(examples.features, device) for model, examples in zip(models, drawn, strict=True)]
+    labels = [torch.from_numpy(examples.label.astype(np.float32)).to(device) for examples in drawn]
     steps = max(-(-len(label) // model.batch_size(len(label))) for label, model in zip(labels, models, strict=True))
     chunks = [
-        torch.randperm(len(label), generator=generator).tensor_split(steps)
+        torch.randperm(len(label), generator=generator).to(device).tensor_split(steps)
         for label, generator in zip(labels, generators, strict=True)
     ]
     for step in range(steps):
@@ -102,7 +104,7 @@ def _epoch(
             torch.stack([_padded(values[own], width) for values, own in zip(column, chosen, strict=True)])
             for column in ([part[0] for part in parts], [part[1] for part in parts], labels)
         ]
-        weight = torch.stack([_padded(torch.ones(len(own)), width) for own in chosen])
+        weight = torch.stack([_padded(torch.ones(len(own), device=device), width) for own in chosen])
         stack.step(_loss, [*inputs, weight])
 
 
@@ -119,10 +121,10 @@ def _padded(values: Tensor, width: int) -> Tensor:
 def _validation_aucs(
     stack: SideBySide, models: Sequence[NeuralModel], validations: Sequence[Labelled], active: Sequence[int]
 ) -> list[float]:
-    parts = [models[index].tensors(validations[index].features) for index in active]
+    parts = [models[index].tensors(validations[index].features, stack.device) for index in active]
     width = max(len(validations[index]) for index in active)
     inputs = [torch.stack([_padded(part[column], width) for part in parts]) for column in (0, 1)]
-    logits = stack.evaluate(lambda forward, *batch: forward(*batch), inputs).numpy()
+    logits = stack.evaluate(lambda forward, *batch: forward(*batch), inputs).cpu().numpy()
     labels = [validations[index].label for index in active]
     return [float(roc_auc_score(label, row[: len(label)])) for label, row in zip(labels, logits, strict=True)]
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from fedmm_secure.config.choices import DeviceName
+from fedmm_secure.devices import deterministic, ready
+
 Forward = Callable[..., Tensor]
 ModelLoss = Callable[..., Tensor]
 
@@ -23,6 +26,7 @@ class SideBySide:
         modules: of one architecture; copied.
         optimizer_groups: maps named stacked parameters to the optimizer's groups.
         learning_rate: Adam's step size.
+        device: where they train; what goes in and comes out is on it.
     """
 
     def __init__(
@@ -30,14 +34,15 @@ class SideBySide:
         modules: Sequence[nn.Module],
         *,
         learning_rate: float,
+        device: DeviceName = "cpu",
         optimizer_groups: Callable[[Mapping[str, Tensor]], list[dict[str, object]]] | None = None,
     ) -> None:
         stacked, buffers = stack_module_state(list(modules))
-        self._template = modules[0]
+        self._template, self.device = modules[0], ready(device)
         self.parameters: dict[str, Tensor] = {
-            name: value.detach().clone().requires_grad_(True) for name, value in stacked.items()
+            name: value.detach().to(self.device, copy=True).requires_grad_(True) for name, value in stacked.items()
         }
-        self._buffers = buffers
+        self._buffers = {name: value.to(self.device) for name, value in buffers.items()}
         self._learning_rate, self._groups = learning_rate, optimizer_groups
         self._optimizer = self._new_optimizer()
 
@@ -54,8 +59,9 @@ class SideBySide:
         """
         self._template.train()
         self._optimizer.zero_grad()
-        losses = self._mapped(loss, inputs, shared)
-        losses.sum().backward()
+        with deterministic(self.device):
+            losses = self._mapped(loss, inputs, shared)
+            losses.sum().backward()
         self._optimizer.step()
         return losses.detach()
 
@@ -66,12 +72,13 @@ class SideBySide:
         return self._mapped(function, inputs, None)
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
-        """Parameters and buffers of one module."""
-        state = {name: value[index].detach().clone() for name, value in self.parameters.items()}
-        return state | {name: value[index].detach().clone() for name, value in self._buffers.items()}
+        """Parameters and buffers of one module, on the processor."""
+        everything = {**self.parameters, **self._buffers}
+        return {name: value[index].detach().to("cpu", copy=True) for name, value in everything.items()}
 
     def keep(self, index: Tensor) -> None:
         """Go on with the modules at ``index (k,)`` alone; the optimizer's state goes with them."""
+        index = index.to(self.device)
         old = {name: self._optimizer.state.get(value, {}) for name, value in self.parameters.items()}
         self.parameters = {
             name: value.detach()[index].clone().requires_grad_(True) for name, value in self.parameters.items()

@@ -41,17 +41,17 @@ class StackedQuantizers:
 
     def __init__(self, settings: TrainingSettings, model: RQVAE, rows: Tensor, copies: int) -> None:
         self._settings = settings
-        self._rows, self._shape = rows, model.shape
-        self._stack = SideBySide([model] * copies, learning_rate=self._settings.learning_rate)
+        self._stack = SideBySide([model] * copies, learning_rate=settings.learning_rate, device=settings.device)
+        self._rows, self._shape = rows.to(self._stack.device), model.shape
 
     @property
     def codewords(self) -> Tensor:
-        """Global codewords ``(copies, n_codes, latent_dim)``."""
-        return self._stack.parameters[CODEWORDS].detach()
+        """Global codewords ``(copies, n_codes, latent_dim)``, on the processor."""
+        return self._stack.parameters[CODEWORDS].detach().cpu()
 
     def set_codewords(self, values: Tensor) -> None:
         """Give every model its global codewords, ``(n_models, n_codes, dim)``."""
-        self.codewords.copy_(values)
+        self._stack.parameters[CODEWORDS].detach().copy_(values)
 
     def train_round(self, generator: torch.Generator) -> None:
         """As ``QuantizerTrainer.train_round`` without DP: the same batches in the same order for every copy."""
@@ -62,7 +62,7 @@ class StackedQuantizers:
             return quantised.total(weights).mean()
 
         for _ in range(self._settings.local_epochs):
-            order = torch.randperm(self._rows.shape[-2], generator=generator)
+            order = torch.randperm(self._rows.shape[-2], generator=generator).to(self._rows.device)
             for chosen in order.split(self._settings.batch_size):
                 self._stack.step(loss, [self._rows[..., chosen, :]], shared=[shared])
 

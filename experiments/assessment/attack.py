@@ -23,6 +23,7 @@ from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS
 from experiments.assessment.statements import Results, add_statement, attacks_file, make_statement
 from experiments.presentation.steps import track
 from experiments.runs.configuration import readers_data
+from experiments.runs.executors import executor_of
 from experiments.runs.markets import choose_market
 from fedmm_secure.config import DataConfig
 from fedmm_secure.config.choices import CONFIGURED
@@ -44,6 +45,7 @@ def attack_run(
     units: Sequence[Unit] = UNITS,
     n_shadows: int = DEFAULT_SHADOWS,
     workers: int | None = None,
+    cluster: str | None = None,
     progress: Progress = lambda done, total: None,
     identity: Identity | None = None,
     data: Path | DataConfig | None = None,
@@ -58,6 +60,7 @@ def attack_run(
         units: what membership is asked about.
         n_shadows: shadow pipelines.
         workers: processes; by default as configured.
+        cluster: address of the cluster that trains shadow pipelines; None trains them in processes here.
         progress: told of pipelines done.
         identity: signs what is found; None leaves it unsigned.
         data: folder of the markets' files, where the run read any, or all that says where they are; the run's own word
@@ -99,6 +102,7 @@ def attack_run(
             n_shadows,
             Store(Path(kept)),
             progress,
+            executor_of(config.workers, cluster),
         )
         for attack in track("attacks", chosen):
             made[attack.name] = attack.make(attacked)

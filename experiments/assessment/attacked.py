@@ -18,6 +18,7 @@ from attacks.views import View, collusion_view, market_view, server_view
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.executors.base import Executor
 from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Store
@@ -28,7 +29,7 @@ from privacy.foreign import parse_json
 
 @dataclass(frozen=True)
 class Attacked:
-    """A finished run, what to attack of it, and where shadow pipelines are kept."""
+    """A finished run, what to attack of it, where shadow pipelines are kept, and who trains them."""
 
     run: Path
     config: Config
@@ -40,6 +41,7 @@ class Attacked:
     n_shadows: int
     shadows: Store
     progress: Progress
+    executor: Executor
 
     @property
     def prepared(self) -> PreparedMarket:

@@ -39,6 +39,7 @@ from experiments.verification import examine_run
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.executors.base import Executor
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.storage.files import write_parquet
@@ -141,7 +142,7 @@ def audit(
     canaries: int | None = None,
     level: float = AUDIT_LEVEL,
     nonce: bytes | None = None,
-    workers: int = 1,
+    executor: Executor | None = None,
     report: AuditProgress = lambda name, done, n: None,
     out: Path | None = None,
     identity: Identity | None = None,
@@ -153,7 +154,7 @@ def audit(
         canaries: of each audit; by default as many as it takes to see ``attacks.auditing.AIM`` times the claimed ε.
         level: false-alarm rate of the whole audit: each of its tests has its share.
         nonce: 32 bytes; the same draw the same games. By default fresh ones.
-        workers: processes.
+        executor: who plays; by default this process.
         report: told of progress by audit.
         out: the auditor's folder; results stand in one of the market's name below it. None keeps none.
         identity: signs what is found, as a statement about the run as it is now, which is put beside the run too.
@@ -161,7 +162,7 @@ def audit(
     nonce = nonce or new_nonce()
     audits = plan_audits(audited.plan, canaries=canaries, level=level)
     found, start = [], time.perf_counter()
-    for planned, played in play(audits, nonce, workers=workers, report=report):
+    for planned, played in play(audits, nonce, executor=executor, report=report):
         finding = planned.judge(played)
         found.append(
             {

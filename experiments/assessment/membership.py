@@ -34,7 +34,13 @@ def infer_membership(attacked: Attacked) -> list[dict[str, Any]]:
     made: list[tuple[Unit, Inference]] = []
     for unit in attacked.units:
         plan = ShadowPlan(attacked.retraining, unit)
-        shadows = train_shadows(plan, n_shadows=attacked.n_shadows, store=attacked.shadows, progress=attacked.progress)
+        shadows = train_shadows(
+            plan,
+            n_shadows=attacked.n_shadows,
+            store=attacked.shadows,
+            progress=attacked.progress,
+            executor=attacked.executor,
+        )
         inferences = list(infer(shadows))
         for target in attacked.targets:
             own = [inference for inference in inferences if inference.target == target]

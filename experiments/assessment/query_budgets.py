@@ -25,7 +25,7 @@ def infer_with_budgets(attacked: Attacked) -> list[dict[str, Any]]:
                     "target": one.inference.target,
                     "unit": unit,
                     "view": VIEW,
-                    "budget": one.inference.attack,
+                    "limit": one.inference.attack,
                     "asked": one.queries,
                     **one.inference.metrics.to_json(),
                 }

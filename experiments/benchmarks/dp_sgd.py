@@ -18,13 +18,16 @@ from torch.func import functional_call, grad, vmap
 
 from attacks.metrics import Estimate, mean_estimate
 from experiments.presentation.steps import track
+from fedmm_secure.config.choices import DeviceName
 from fedmm_secure.data.market import FloatArray, IntArray
+from fedmm_secure.devices import deterministic, devices_here
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from fedmm_secure.randomness import torch_generator
 from privacy.mechanisms.dp_sgd import DPSGD
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
 
+ON_GPU = ", on the GPU"
 ORDINARY, PASSES = "no privacy", "two ordinary passes: the least that clipping takes"
 OURS, NO_NOISE = "exact integers and exact noise", "exact integers, no noise"
 HOOKS, GHOST, FUNCTIONAL = "Opacus, hooks", "Opacus, ghost clipping", "torch.func"
@@ -36,10 +39,10 @@ _Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step costs on one core.
+    """What one step costs on one core, or on the GPU that is there.
 
     Attributes:
-        what: how.
+        what: how, and where if not on a core.
         ratio: seconds over those of a step without privacy, in the same repetition.
         low: of its interval.
         high: likewise.
@@ -57,6 +60,7 @@ def measure_steps(batch: int, repetitions: int) -> list[StepCost]:
     """All ways in each repetition, on one thread; the first repetition warms up.
 
     Every way draws its own Poisson sample of ``batch`` rows on average, but the ordinary step, which takes as many.
+    Seconds are processor time; where there is a GPU, of the clock, for a processor that waits for one spends none.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -78,19 +82,26 @@ def _measured(ways: Mapping[str, _Step], repetitions: int) -> dict[str, FloatArr
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for repetition in track("repetitions", range(-1, repetitions)):
         for way, step in ways.items():
-            start = time.process_time()
+            start = _now()
             for _ in range(STEPS):
                 step()
             if repetition >= 0:
-                seconds[way].append((time.process_time() - start) / STEPS)
+                seconds[way].append((_now() - start) / STEPS)
     return {way: np.array(values) for way, values in seconds.items()}
+
+
+def _now() -> float:
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _ways(batch: int) -> Mapping[str, _Step]:
     generator = torch_generator("bench-rows")
     rows = nn.functional.normalize(torch.randn(round(batch / RATE), SHAPE.input_dim, generator=generator), dim=1)
     choices = DPSGD(1.0, 1.0, RATE)
-    return {
+    found = {
         ORDINARY: _ordinary(rows, batch, passes=1),
         PASSES: _ordinary(rows, batch, passes=2),
         NO_NOISE: _ours(rows, choices, _Silence.from_entropy()),
@@ -99,6 +110,11 @@ def _ways(batch: int) -> Mapping[str, _Step]:
         HOOKS: _hooks(rows, choices),
         FUNCTIONAL: _functional(rows, choices),
     }
+    if "cuda" in devices_here():
+        found[ORDINARY + ON_GPU] = _ordinary(rows, batch, passes=1, device="cuda")
+        found[NO_NOISE + ON_GPU] = _ours(rows, choices, _Silence.from_entropy(), "cuda")
+        found[OURS + ON_GPU] = _ours(rows, choices, NoiseSource.from_entropy(), "cuda")
+    return found
 
 
 class _Silence(NoiseSource):
@@ -120,22 +136,24 @@ def _losses(model: Callable[..., object], rows: Tensor) -> Tensor:
     return model(rows, weights.soft_temperature).total(weights)  # type: ignore[attr-defined, no-any-return]
 
 
-def _ordinary(rows: Tensor, batch: int, *, passes: int) -> _Step:
-    model, generator = _model(), torch_generator("bench-ordinary")
-    optimizer = torch.optim.Adam(model.parameters())
+def _ordinary(rows: Tensor, batch: int, *, passes: int, device: DeviceName = "cpu") -> _Step:
+    model, generator = _model().to(device), torch_generator("bench-ordinary")
+    optimizer, rows = torch.optim.Adam(model.parameters()), rows.to(device)
 
     def step() -> None:
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:batch]]
-        for _ in range(passes):
-            optimizer.zero_grad()
-            _losses(model, chosen).mean().backward()
-        optimizer.step()
+        with deterministic(rows.device):
+            chosen = rows[torch.randperm(len(rows), generator=generator)[:batch]]
+            for _ in range(passes):
+                optimizer.zero_grad()
+                _losses(model, chosen).mean().backward()
+            optimizer.step()
 
     return step
 
 
-def _ours(rows: Tensor, choices: DPSGD, source: NoiseSource) -> _Step:
-    trainer = QuantizerTrainer(_model(), rows, rows[:0], TrainingSettings(), PrivateSettings(choices, 1))
+def _ours(rows: Tensor, choices: DPSGD, source: NoiseSource, device: DeviceName = "cpu") -> _Step:
+    settings = TrainingSettings(device=device)
+    trainer = QuantizerTrainer(_model(), rows, rows[:0], settings, PrivateSettings(choices, 1))
 
     def step() -> None:
         trainer.private_steps(1, source)

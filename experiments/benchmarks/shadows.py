@@ -19,7 +19,9 @@ from attacks.retraining.pipelines import Retraining
 from experiments.presentation.steps import track
 from experiments.runs.markets import choose_market
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import DeviceName
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.devices import chosen_device, devices_here
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Store
 
@@ -32,6 +34,7 @@ class ShadowCost:
 
     Attributes:
         target: the attacked model.
+        device: where RQ-VAEs and networks trained.
         looped: models a minute of a loop of single fits, at the faster number of threads.
         together: models a minute side by side, over processes, start of processes included.
         speed_up: of the two, paired by repetition.
@@ -41,6 +44,7 @@ class ShadowCost:
     """
 
     target: str
+    device: DeviceName
     looped: Estimate
     together: Estimate
     speed_up: Estimate
@@ -49,8 +53,15 @@ class ShadowCost:
     difference: Estimate
 
 
-def bench_shadows(config: Config, market: str, target: str, models: int, repetitions: int) -> ShadowCost:
-    """Time both ways in turn, ``repetitions`` times, on fresh halves of one market."""
+def bench_shadows(config: Config, market: str, target: str, models: int, repetitions: int) -> list[ShadowCost]:
+    """Both ways in turn, ``repetitions`` times, on fresh halves of one market; on each device that is there."""
+    return [
+        _bench(config.model_copy(update={"device": device}), market, target, models, repetitions)
+        for device in devices_here()
+    ]
+
+
+def _bench(config: Config, market: str, target: str, models: int, repetitions: int) -> ShadowCost:
     markets = prepare_markets(config.data)
     choose_market(market, {name: prepared.market.n_users for name, prepared in markets.items()})
     retraining = Retraining(config, markets, market, (target,), {}, {name: {} for name in markets})
@@ -66,6 +77,7 @@ def bench_shadows(config: Config, market: str, target: str, models: int, repetit
     speed, auc = np.array(rates), np.array(aucs)
     return ShadowCost(
         target,
+        chosen_device(config.device),
         mean_estimate(speed[:, 0]),
         mean_estimate(speed[:, 1]),
         mean_estimate(speed[:, 1] / speed[:, 0]),

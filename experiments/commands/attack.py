@@ -12,7 +12,7 @@ from attacks.membership.units import UNITS, Unit
 from experiments.assessment.findings import Found, beyond_bounds
 from experiments.assessment.record import verdict_of
 from experiments.assessment.records import ATTACKS, DEFAULT_SHADOWS, RISKS
-from experiments.commands.options import FINDING, JsonFlag, Quiet, WorkersOption
+from experiments.commands.options import FINDING, ClusterOption, JsonFlag, Quiet, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.presentation.console import one_line, say, say_json, wide_console
@@ -65,6 +65,7 @@ def attack(
         Path | None, typer.Option(help="Of --model: folder of what is found; default: attacks-<name of FILE>.")
     ] = None,
     workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of the markets' files, where the run read any; default: that in FEDMM_DATA."),
@@ -81,9 +82,10 @@ def attack(
     if unknown:
         raise ConfigError(f"--unit {unknown[0]}: choose from {', '.join(UNITS)}")
     if model is not None:
-        if attacks or risks or target or keys:
+        if attacks or risks or target or keys or cluster:
             raise ConfigError(
-                "--model: is attacked in every way that there is; drop --attack, --risks, --target, --sign"
+                "--model: is attacked in every way that there is, here; drop --attack, --risks, --target, --sign, "
+                "--cluster"
             )
         asked = ForeignModel(model, model_seconds, model_gib, out or Path(f"attacks-{model.stem}"))
         found, place = _attack_foreign(
@@ -108,6 +110,7 @@ def attack(
             units=units,
             n_shadows=shadows,
             workers=workers,
+            cluster=cluster,
             progress=lambda done, total: progress.update("shadow pipelines", done, total),
             identity=identity,
             data=data,

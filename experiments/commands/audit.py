@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.commands.options import FINDING, JsonFlag, Quiet, SetOption, WorkersOption
+from experiments.commands.options import FINDING, ClusterOption, JsonFlag, Quiet, SetOption, WorkersOption
 from experiments.commands.progress import RunProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
 from experiments.presentation.console import say, say_json, wide_console
@@ -43,6 +43,7 @@ def audit(
     overrides: SetOption = None,
     market: Annotated[str | None, typer.Option(help="Market whose plan is audited; default: the smallest.")] = None,
     workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     canaries: Annotated[
         int | None, typer.Option(min=16, help="Of each audit; default: enough to see ε at twice the claim.")
     ] = None,
@@ -81,6 +82,7 @@ def audit(
     # what follows loads torch and jax, which takes seconds
     from experiments.assessment import audit as audits
     from experiments.reports.run import write_report
+    from experiments.runs.executors import executor_of
 
     run = Path(source) if Path(source).is_dir() else None
     given = None if nonce is None else bytes_of(nonce)
@@ -95,7 +97,7 @@ def audit(
                 canaries=canaries,
                 level=level,
                 nonce=given,
-                workers=workers or audited.plan.config.workers,
+                executor=executor_of(workers or audited.plan.config.workers, cluster),
                 report=progress.update,
                 out=folder,
                 identity=identity,

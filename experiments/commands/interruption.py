@@ -1,10 +1,11 @@
-"""Ctrl-C, SIGTERM and SIGHUP, and memory that runs out: how to go on is said, whatever it was, and its workers end.
+"""Ctrl-C, SIGTERM and SIGHUP, memory and disks that run out: how to go on is said, whatever it was, and workers end.
 
-The exit status is 130 where somebody stopped it, and 1 where memory did.
+The exit status is 130 where somebody stopped it, and 1 where memory or a disk did.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from experiments.deploy.processes import interruptible
 from experiments.presentation.console import command_text, one_line, say
+from fedmm_secure.executors.base import WorkerLostError
 from privacy.errors import StoppedError
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -29,10 +31,14 @@ def resumable(go_on: GoOn) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interruption(go_on()) from None
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, WorkerLostError) as error:
         if not lacks_memory(error):
             raise
         raise MemoryShortageError(error, go_on()) from error
+    except OSError as error:
+        if not lacks_space(error):
+            raise
+        raise FullDiskError(error, go_on()) from error
 
 
 class Interruption(KeyboardInterrupt):
@@ -57,13 +63,32 @@ class MemoryShortageError(StoppedError):
         super().__init__(f"{told}; {_next(command)}")
 
 
+class FullDiskError(StoppedError):
+    """A disk, or somebody's share of it, took no more.
+
+    Args:
+        error: what was raised.
+        command: that goes on; None where it is run again.
+    """
+
+    def __init__(self, error: OSError, command: str | None) -> None:
+        where = "" if error.filename is None else f"{error.filename}: "
+        super().__init__(f"{where}the disk is full: free some, files are as they were before; {_next(command)}")
+
+
+def lacks_space(error: OSError) -> bool:
+    """Whether a disk, or a quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether an allocation failed here, or a process that worked for this one was killed, as for want of memory."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | WorkerLostError):
         return True
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which nobody loads to ask
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch's
+    told = "can't allocate memory", "CUDA out of memory"  # PyTorch's
+    return isinstance(error, RuntimeError) and any(what in str(error) for what in told)
 
 
 def _next(command: str | None) -> str:
@@ -82,7 +107,11 @@ class InterruptibleGroup(TyperGroup):
             command = interruption.command if isinstance(interruption, Interruption) else None
             say(one_line(f"fedmm: stopped; {_next(command)}"), error=True)
             raise typer.Exit(INTERRUPTED) from None
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, WorkerLostError) as error:
             if not lacks_memory(error):
                 raise
             raise MemoryShortageError(error, None) from error
+        except OSError as error:
+            if not lacks_space(error):
+                raise
+            raise FullDiskError(error, None) from error

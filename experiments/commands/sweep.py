@@ -40,6 +40,15 @@ def sweep(
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Instead of the grid's seeds; repeat.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory; default: runs/<time>-<grid>.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; default: one a core.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="HOST:PORT",
+            help="Run cells on generated markets on this Ray cluster, of which this machine is a node. Cells that read "
+            "files run here: so does the privacy account of their rows.",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of stages that cells share; default: <out>/cache. Private values.")
     ] = None,
@@ -64,7 +73,9 @@ def sweep(
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
     from experiments.sweep.scheduler import Sweep, run_cells, write_grid  # what trains, and what attacks
     from experiments.sweep.table import write_table
+    from fedmm_secure.executors.cluster import Cluster
 
+    elsewhere = None if cluster is None else Cluster(cluster)
     found = Sweep(directory, grid, changes, cells)
     with (
         resumable(lambda: command_text("sweep", "--resume", "--out", directory)),
@@ -74,7 +85,7 @@ def sweep(
         write_grid(found)
         processes = workers or os.cpu_count() or 1
         try:
-            run_cells(found, workers=processes, cache=cache, retry=retry, report=progress)
+            run_cells(found, workers=processes, elsewhere=elsewhere, cache=cache, retry=retry, report=progress)
         finally:
             table = write_table(found)
     _conclude(found, table, as_json)

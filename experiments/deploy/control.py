@@ -22,6 +22,7 @@ from experiments.deploy.processes import DeploymentError
 from experiments.deploy.signed_app import APP_ID, SignedApp, store_app
 from experiments.deploy.tools import LINE, ends_with_parent, flower_tool, search_path
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.federation.requests import require_run_id
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError, write_atomic
 from privacy.json_text import json_text
@@ -77,9 +78,12 @@ def submit(server: Path, *, run: str = "", wait: float = 120.0, timeout: float |
         timeout: seconds after which following ends.
 
     Raises:
+        ConfigError: ``run`` is no id of a run.
         KeyFileError: the app is not the one that the founder of the server's bundle signed.
         DeploymentError: the SuperLink does not answer, or the run takes longer than ``timeout``.
     """
+    if run:
+        require_run_id(run)
     app = SignedApp.load(server, KeyDirectory(server / "keys").bundle())
     with _control(server) as control:
         store_app(server / DATABASE, app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from experiments.deploy.alone import alone
 from experiments.deploy.framing import receive, send
 from experiments.deploy.processes import interruptible
 from experiments.presentation.console import command_text, say
@@ -44,7 +44,7 @@ def run_market(
     Raises:
         InputError: configuration, keys or data cannot be used, or another process answers for this home.
     """
-    with _private_files(), _alone(home), interruptible():
+    with _private_files(), alone(home / LOCK, "market"), interruptible():
         service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
         _check_private(home)
         with _listening(home, 0o007 if group_socket else 0o077) as listener:
@@ -86,28 +86,6 @@ def _private_files() -> Iterator[None]:
         yield
     finally:
         os.umask(previous)
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Hold a home's lock, which the kernel gives back however the process ends.
-
-    Raises:
-        RunDirectoryError: there is no such home, or another process holds it.
-    """
-    path = home / LOCK
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: cannot be opened: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunDirectoryError(f"{home}: another process answers for this market") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_private(home: Path) -> None:

@@ -103,5 +103,5 @@ def _write(folder: Path, template: str, fields: Mapping[str, Any]) -> None:
         keep_trailing_newline=True,
     )
     known = {"calls": FLEET_CALLS, "headers": FLEET_HEADERS, "longest_mib": _LONGEST_MIB}
-    text = environment.get_template(template).render(known | fields)
+    text = environment.get_template(template).render({**known, **fields})
     write_atomic(folder / PROXY_CONFIGURATION, text.encode())

@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from experiments.deploy.alone import alone
 from experiments.deploy.processes import HOME_VARIABLE
 from experiments.deploy.tools import LINE
 from experiments.presentation.console import one_line, say
@@ -20,7 +21,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.messages import MessageError, unpack
 from fedmm_secure.federation.orders import Absence, Order, Place, Rejection
 from fedmm_secure.federation.parties import make_server, start_of
-from fedmm_secure.federation.requests import Reply, Request, RequestError
+from fedmm_secure.federation.requests import Reply, Request, RequestError, require_run_id
 from fedmm_secure.federation.server import AggregationServer, CohortTooSmallError
 from fedmm_secure.federation.transcript import AGGREGATE, Transcript
 from fedmm_secure.storage.layout import RunDirectory
@@ -29,7 +30,7 @@ from privacy.aggregation.bundle import BUNDLE_FILE
 from privacy.aggregation.keys import KeyDirectory, check_server_directory
 from privacy.files import write_json
 
-RECORD = "fedmm"
+RECORD, LOCK = "fedmm", "server.lock"
 DEFAULT_TIMEOUT = 600.0
 _PAUSE = 1.0
 _NO_ANSWER = Absence("no answer in time", passing=True)
@@ -92,8 +93,9 @@ class Engine:
         welcome, rejections = self.server.welcome({market: message})
         for rejection in rejections:
             self.log("rejected", asdict(rejection))
-        if market in welcome and market not in self.nodes:
-            self.nodes[market] = node
+        if market in welcome and self.nodes.setdefault(market, node) != node:
+            self.log("refused", {"node": str(node), "reason": f"market {market} has joined from another node"})
+        elif market in welcome:
             self.log("joined", {"market": market})
 
     def state(self, order: Order) -> dict[str, bytes | Absence]:
@@ -199,15 +201,24 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
 
     Raises:
         CohortTooSmallError: too few markets; nothing was released in that round.
+        ConfigError: there is no home, or the run is named by something else than an id.
+        RunDirectoryError: another process is at this run.
     """
     if HOME_VARIABLE not in os.environ:
         raise ConfigError(f"{HOME_VARIABLE} is not set: it names the folder with the server's config.yaml and keys")
     home = Path(os.environ[HOME_VARIABLE])
     check_server_directory(home / "keys")
-    config, keys = read_config(home), KeyDirectory(home / "keys")
-    identity, bundle = keys.identity(), keys.bundle()
     run = str(run_config.get("run") or secrets.token_hex(16))
-    directory = home / "runs" / run
+    require_run_id(run)
+    state = RunDirectory(home / "runs" / run).state
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with alone(state / LOCK, "run"):
+        _serve(grid, home, run, float(run_config.get("wait", 120)))
+
+
+def _serve(grid: Grid, home: Path, run: str, wait: float) -> None:
+    directory, config, keys = home / "runs" / run, read_config(home), KeyDirectory(home / "keys")
+    identity, bundle = keys.identity(), keys.bundle()
     write_json(RunDirectory(directory).transcript / BUNDLE_FILE, bundle.to_json())
     transcript, log = Transcript(RunDirectory(directory).transcript), Log(directory)
     server = make_server(config, directory, run, bundle, identity, transcript)
@@ -216,7 +227,7 @@ def serve(grid: Grid, run_config: Mapping[str, Any]) -> None:
     waits = config.aggregation.traits.needs_whole_cohort
     engine = Engine(grid, server, run, transcript, schedule, timeout, log, waits)
     tell(f"run {run}")
-    engine.meet(len(bundle.markets), float(run_config.get("wait", 120)))
+    engine.meet(len(bundle.markets), wait)
     tell(f"markets: {', '.join(sorted(engine.nodes)) or 'none'}")
     rejections: list[Rejection] = []
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.runs.tracking import check_trackers, open_trackers
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.devices import chosen_device
 from fedmm_secure.pipeline import Listener, run_pipeline, tell_all
 from fedmm_secure.results.metrics import RunMetrics
 from fedmm_secure.storage import run_directory
@@ -42,6 +43,7 @@ def execute(
         InputError: the data, the configuration or the directory cannot be used.
     """
     check_trackers(track)
+    chosen_device(config.device)
     prepared = prepare_markets(config.data)
     if not resume:
         run_directory.create(directory, config, quickstart=quickstart)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
+import tempfile
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +18,9 @@ from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
 from fedmm_secure.storage.cache import Cache
+from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
+from fedmm_secure.storage.packed import pack_directory, unpack_directory
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
@@ -103,15 +103,35 @@ def error_text(error: BaseException) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
-def start_worker() -> None:
-    """What a worker does first: end when the sweep ends, however that came about."""
+def run_here(cache: Path, directory: Path, cell: Cell) -> None:
+    """``run_cell`` in a worker of this machine, which writes the cell's directory itself."""
     matplotlib.use("agg")
-    parent = parent_process()
-    if parent is None:
-        return
+    run_cell(directory, cell, cache)
 
-    def leave() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
 
-    threading.Thread(target=leave, daemon=True).start()
+def run_elsewhere(shared: None, cell: Cell) -> bytes:
+    """A cell on generated markets, from the beginning, in a folder of the worker; its directory as an archive.
+
+    Raises:
+        ValueError: the cell reads files: rows of somebody, and an account that is not there.
+    """
+    if not leaves(cell):
+        raise ValueError(f"{cell.name}: reads rows, and runs where their account is")
+    matplotlib.use("agg")
+    with tempfile.TemporaryDirectory(prefix="fedmm-cell-") as folder:
+        directory = Path(folder) / cell.name
+        with suppress(Exception):  # why it failed is kept in its directory
+            run_cell(directory, cell, Path(folder) / "cache")
+        return pack_directory(directory)
+
+
+def bring_home(packed: bytes, directory: Path) -> None:
+    """Put a cell that ran elsewhere into its place, all of it or nothing."""
+    shutil.rmtree(directory, ignore_errors=True)
+    with new_directory(directory) as unfinished:
+        unpack_directory(packed, unfinished)
+
+
+def leaves(cell: Cell) -> bool:
+    """Whether a cell may run on another machine: its markets are generated, nobody's, and enter no account."""
+    return cell.config.data.synthetic is not None

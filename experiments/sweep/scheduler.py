@@ -1,31 +1,32 @@
-"""Run the cells of a sweep on several processes; what was done before is not done again."""
+"""Run the cells of a sweep on several processes, or machines; what was done before is not done again."""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pebble import ProcessExpired, ProcessPool
 
 from experiments.runs.configuration import locate, shipped
 from experiments.sweep.cells import (
     Failure,
     Status,
+    bring_home,
     cell_findings,
     cell_status,
+    leaves,
     note_failure,
     read_failure,
-    run_cell,
-    start_worker,
+    run_elsewhere,
+    run_here,
 )
 from experiments.sweep.grid import Cell, SweepGrid, grid_from_data
 from fedmm_secure.config import load_yaml
 from fedmm_secure.errors import RunDirectoryError
+from fedmm_secure.executors.base import Executor, WorkerLostError
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.foreign.yaml_text import MAX_YAML_BYTES, parse_yaml
 from fedmm_secure.storage.layout import CELLS, GRID_FILE
 from fedmm_secure.storage.provenance import code_version
@@ -127,39 +128,52 @@ def run_cells(
     sweep: Sweep,
     *,
     workers: int,
+    elsewhere: Executor | None = None,
     cache: Path | None = None,
     retry: bool = False,
     report: CellProgress = lambda cell, status, done, total: None,
 ) -> None:
     """Run what is missing of a sweep.
 
+    **Spending is never less than what workers drew.** What is drawn from somebody's rows is entered in the account
+    of this machine's user, whole as it is planned, before the first draw (``fedmm_secure.federation.account``), and
+    nothing takes it out again. So a cell that reads files is computed by a process here, that has this account: if it
+    dies after a draw, the plan stays entered, and who goes on draws nothing twice. ``elsewhere``, which has no account,
+    gets cells of generated markets alone: these are nobody's rows, and nothing is spent on them. There is no third kind
+    of cell, and ``run_elsewhere`` refuses one.
+
     Args:
         sweep: the sweep.
         workers: processes; each runs one cell at a time.
+        elsewhere: who runs cells on generated markets instead; they begin anew where a worker is lost.
         cache: folder of what cells share; by default one of the sweep's own.
         retry: run cells again that failed before.
         report: told of each cell that ends, with the number of those that ended and of all that were to be run.
     """
     wanted = {"open", "failed"} if retry else {"open"}
     missing = [cell for cell in sweep.cells if cell_status(sweep.path(cell), cell) in wanted]
+    leaving = [cell for cell in missing if elsewhere is not None and leaves(cell)]
+    staying = [cell for cell in missing if cell not in leaving]
+    ended = 0
+
+    def note(cell: Cell, error: BaseException | None) -> None:
+        nonlocal ended
+        ended += 1
+        if isinstance(error, WorkerLostError):  # it could not say why itself
+            note_failure(sweep.path(cell), RuntimeError(str(error)))
+        report(cell, cell_status(sweep.path(cell), cell), ended, len(missing))
+
+    if elsewhere is not None:
+        for packed in elsewhere.run(run_elsewhere, None, [(cell,) for cell in leaving]):
+            cell = leaving[packed.index]
+            if packed.error is None:
+                bring_home(packed.result(), sweep.path(cell))
+            elif not isinstance(packed.error, WorkerLostError):
+                raise packed.error
+            note(cell, packed.error)
     folder = cache or sweep.directory / CACHE
     private_folder(folder)
-    context = multiprocessing.get_context("spawn")  # torch's and OpenMP's threads do not survive a fork
-    with ProcessPool(max_workers=workers, context=context, initializer=start_worker) as pool:
-        futures = {pool.schedule(run_cell, args=[sweep.path(cell), cell, folder]): cell for cell in missing}
-        try:
-            _collect(sweep, futures, report)
-        except BaseException:  # an interrupt too: cells go on another time
-            pool.stop()  # type: ignore[no-untyped-call]
-            raise
-
-
-def _collect(sweep: Sweep, futures: dict[Any, Cell], report: CellProgress) -> None:
-    waiting, total = set(futures), len(futures)
-    while waiting:
-        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in ended:
-            cell, error = futures[future], future.exception()
-            if isinstance(error, ProcessExpired):  # killed, out of memory: it could not say why itself
-                note_failure(sweep.path(cell), RuntimeError(f"its process died with exit code {error.exitcode}"))
-            report(cell, "done" if error is None else "failed", total - len(waiting), total)
+    # a cell whose process died is told of, and is run again by who asks for it
+    here = WorkerProcesses(workers, apart=True)
+    for done in here.run(run_here, folder, [(sweep.path(cell), cell) for cell in staying], tries=1):
+        note(staying[done.index], done.error)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from experiments.verification.evidence import Evidence
-from fedmm_secure.storage.provenance import code_version, machine, packages
+from fedmm_secure.config.choices import DeviceSetting
+from fedmm_secure.devices import device_record
+from fedmm_secure.storage.provenance import code_version, packages, processor
 
 
 def same_libraries(evidence: Evidence) -> bool:
@@ -23,9 +26,24 @@ def same_libraries(evidence: Evidence) -> bool:
 
 def same_machine(evidence: Evidence) -> bool:
     """Whether code, libraries and kind of processor are those that the run names."""
-    environment = evidence.environment
-    same_code = environment.get("code") == code_version()
-    return same_code and same_libraries(evidence) and environment.get("machine") == machine()
+    same_code = evidence.environment.get("code") == code_version()
+    stated = {key: value for key, value in _machine(evidence).items() if key != "device"}
+    return same_code and same_libraries(evidence) and stated == processor()
+
+
+def replaying_device(evidence: Evidence) -> DeviceSetting:
+    """Where noised steps are taken again: on a GPU where the run says that it had one, and there is one here."""
+    return "cpu" if _machine(evidence).get("device", "cpu") == "cpu" else "auto"
+
+
+def same_device(evidence: Evidence) -> bool:
+    """Whether they are taken on the device that the run names."""
+    return bool(_machine(evidence).get("device", "cpu") == device_record(replaying_device(evidence)))
+
+
+def _machine(evidence: Evidence) -> Mapping[str, Any]:
+    stated = evidence.environment.get("machine")
+    return stated if isinstance(stated, Mapping) else {}
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from experiments.verification.canaries import opened_canaries
 from experiments.verification.closing import private_digests
 from experiments.verification.evidence import Evidence
 from experiments.verification.messages import integers
-from experiments.verification.platform import same_machine
+from experiments.verification.platform import replaying_device, same_device, same_machine
 from experiments.verification.publications import read_publications
 from experiments.verification.replaying_door import NotChargedError, Recorded, ReplayingDoor
 from fedmm_secure.config import Config
@@ -119,7 +119,7 @@ def replay_findings(evidence: Evidence, replay: Replay) -> list[Finding]:
             keys = _keys(content, evidence.plans[market], first, by_place=toss.by_place)
             findings += _other_keys(evidence.ledger(market), content, keys)
             recorded[market], markets[market] = _recorded(evidence, market, keys), prepared
-    if not same_machine(evidence):
+    if not (same_machine(evidence) and same_device(evidence)):
         evidence.notes.append(
             "replay: code, libraries or kind of machine are others than the run's: last bits of what is computed in "
             "floating point may differ for that reason alone"
@@ -240,7 +240,8 @@ class _Course:
         return ReplayingDoor(recorded, agreement, evidence.aggregation.codec, evidence.plans[market].delta, self.folder)
 
     def _stages(self, doors: Mapping[str, ReplayingDoor]) -> None:
-        config, markets = self.evidence.config, self.markets
+        config = self.evidence.config.model_copy(update={"device": replaying_device(self.evidence)})
+        markets = self.markets
         transcript = next(iter(doors.values())).agreement.transcript
         for record in self.evidence.messages.records:
             if record.kind == SUM and record.stage in SUMMED:  # what everybody had before the next sum

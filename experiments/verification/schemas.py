@@ -188,6 +188,9 @@ class _Machine(_Closed):
     system: Version
     processor: Version
     vectors: Annotated[str, Field(pattern=r"^[A-Za-z0-9 .+_-]{1,40}$")]
+    device: Annotated[str, Field(pattern=r"^[A-Za-z0-9 .+_()/-]{1,100}$")] = (
+        "cpu"  # runs from before there was a choice
+    )
 
 
 class _Environment(_Closed):

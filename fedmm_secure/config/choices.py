@@ -32,6 +32,8 @@ FieldName = Literal[
     "pooled", "fedavg", "fedprox", "ditto", "fedrep", "market-aware", "rqfedrec-like"
 ]  # of these, what markets train together
 CatalogueKind = Literal["file", "synthetic", "discovered", "declared"]
+DeviceName = Literal["cpu", "cuda"]
+DeviceSetting = Literal["auto", "cpu", "cuda"]
 CodeLayer = Literal["global", "local"]
 CodeOrigin = Literal["federated", "local"]
 FeatureGroup = Literal[

@@ -45,7 +45,7 @@ def foreign_config(directory: Path, name: str) -> Config:
     """The configuration that a run was made with, as far as a reader takes its word.
 
     A run names no path that its reader opens: where its account and its data were is left out of what this returns,
-    and comes from the reader.
+    and comes from the reader. Nor is the reader bound to the run's device: a GPU serves where he has one.
 
     Raises:
         ConfigError: no such file, or no configuration.
@@ -57,7 +57,9 @@ def foreign_config(directory: Path, name: str) -> Config:
         raise ConfigError(str(error)) from error
     config = config_from_data(data, source=str(path))
     privacy = config.privacy.model_copy(update={"account": None})
-    return config.model_copy(update={"privacy": privacy, "data": config.data.model_copy(update={"root": None})})
+    rows = config.data.model_copy(update={"root": None})
+    device = "cpu" if config.device == "cpu" else "auto"
+    return config.model_copy(update={"privacy": privacy, "data": rows, "device": device})
 
 
 def data_of_newcomer(federation: DataConfig, own: DataConfig, market: str) -> DataConfig:

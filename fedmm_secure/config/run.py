@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ from fedmm_secure.config.choices import (
     PRIVATE_GROUPS,
     SUMS_OF_SHARED_ITEMS,
     CatalogueKind,
+    DeviceSetting,
 )
 from fedmm_secure.config.comparison import EvaluationConfig, FieldConfig
 from fedmm_secure.config.privacy import GRAM_LIMIT, PrivacyConfig
@@ -44,7 +45,11 @@ class Config(Section):
     seed: tuple[Seed, ...] = Field(
         (0,), min_length=1, max_length=100, description="one repetition of training for each seed"
     )
-    device: Literal["cpu"] = Field("cpu", description="where models train")
+    device: DeviceSetting = Field(
+        "cpu",
+        description="where RQ-VAEs and networks train; auto: a GPU where there is one. Released CTR models, trees and "
+        "embeddings are computed on the processor",
+    )
     workers: int = Field(2, ge=1, le=256, description="markets trained at a time; does not change results")
     data: DataConfig
     embedding: EmbeddingConfig = EmbeddingConfig()

@@ -6,6 +6,7 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.ctr.recipes import Recipe
 from fedmm_secure.data.prepare import PreparedMarket, market_digest
+from fedmm_secure.devices import device_record
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.storage.digests import arrays_digest
 
@@ -14,7 +15,7 @@ def bench_inputs(config: Config, prepared: PreparedMarket) -> dict[str, object]:
     """What every model of a market depends on, codes aside: the data, and how examples are made and models fitted."""
     data = config.data.model_dump(mode="json", exclude={"markets", "root", "synthetic", "on_bad_rows"})
     ctr = config.ctr.model_dump(mode="json", exclude={"model", "features", "baselines", "training"})
-    return {"market": market_digest(prepared), "data": data, "ctr": ctr}
+    return {"market": market_digest(prepared), "data": data, "ctr": ctr, "device": device_record(config.device)}
 
 
 def code_inputs(config: Config, embedding: Embedding, recipe: Recipe, federated: RQVAE) -> dict[str, object]:

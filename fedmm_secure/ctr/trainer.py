@@ -13,7 +13,7 @@ from scipy import sparse
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.shared_svd import SharedSVDEmbedding
 from fedmm_secure.collaborative.svd import SVDEmbedding
-from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.config.choices import DeviceName, ModelKind
 from fedmm_secure.config.sections import CTRConfig, DataConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FeatureBuilder, PairFeatures
@@ -63,12 +63,14 @@ class TrainerSettings:
         ctr: what tuning chooses from, folds, the last fit.
         own_dim: dimensions of an embedding of the market's rows alone.
         own_quantizer: trains codes on such an embedding; called with it, the market's name and a seed.
+        device: where networks train.
     """
 
     data: DataConfig
     ctr: CTRConfig
     own_dim: int
     own_quantizer: Callable[[Embedding, str, int], RQVAE]
+    device: DeviceName = "cpu"
 
 
 class MarketTrainer:
@@ -124,7 +126,7 @@ class MarketTrainer:
 
     def grid(self, kind: ModelKind) -> Sequence[Choices]:
         """What tuning chooses from; the first is the configured choice."""
-        return family_of(kind).grid(self.settings.ctr)
+        return [replace(choices, device=self.settings.device) for choices in family_of(kind).grid(self.settings.ctr)]
 
     def own_quantizer(self, kind: QuantizerKind, seed: int) -> RQVAE:
         """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""

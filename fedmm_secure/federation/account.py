@@ -14,6 +14,7 @@ from pathlib import Path
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import DeviceSetting
 from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.places import account_beside
@@ -187,7 +188,7 @@ def enter_account(
     machine. On another one the rest of the run is entered as a course of its own, which charges and draws anew.
     """
     market = prepared.whole.market
-    path, here = _state_file(directory, market.name), computing_kind()
+    path, here = _state_file(directory, market.name), computing_kind(plan.config.device)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": []}
     if progress.lines and not kept["courses"]:
         raise AccountError(
@@ -201,7 +202,7 @@ def enter_account(
         begun=bool(kept["courses"]),
         charges=progress.charges,
         seals=progress.seals,
-        moved=moved(directory, market.name, progress.in_hand),
+        moved=moved(directory, market.name, progress.in_hand, plan.config.device),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
     elsewhere = heard_of(account.others, rows, market.name)
@@ -247,12 +248,12 @@ def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarke
     account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
 
 
-def moved(directory: Path, market: str, last: int) -> bool:
-    """Whether a charge is in hand, the ``last`` in its ledger, that was made on a machine of another kind."""
+def moved(directory: Path, market: str, last: int, device: DeviceSetting) -> bool:
+    """Whether a charge is in hand, the ``last`` in its ledger, that was made on a machine of another kind than this."""
     path = _state_file(directory, market)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     of_this_course = bool(kept.get("courses")) and last >= kept["courses"][-1]["lines"]
-    return of_this_course and kept.get("machine") != computing_kind()
+    return of_this_course and kept.get("machine") != computing_kind(device)
 
 
 def foresee(

@@ -285,7 +285,7 @@ def look_ahead(
         path = layout.ledger(name)
         begun = read_ledger(path) if path.is_file() else None
         plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
-        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals))
+        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals), config.device)
         found[name] = foresee(account, run, plan, prepared, again=again)
     return found
 

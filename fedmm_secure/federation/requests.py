@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.orders import Order, Place
 from privacy.foreign import ForeignFileError, json_object
 from privacy.json_text import json_text
@@ -153,6 +154,12 @@ def longest_request(names: Collection[str], aggregate: int, places: int) -> int:
 def is_run_id(text: str) -> bool:
     """Whether a text is the id of a run, which is the name of its folder too."""
     return _RUN_ID.fullmatch(text) is not None
+
+
+def require_run_id(text: str) -> None:
+    """Raises ``ConfigError`` unless a text that somebody gives to go on with a run is the id of one."""
+    if not is_run_id(text):
+        raise ConfigError(f"{text!r:.60} is not the id of a run, which has 32 hexadecimal digits")
 
 
 def encode_bytes(data: bytes) -> str:

@@ -7,6 +7,7 @@ import torch
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.config import Config
 from fedmm_secure.data.market import FloatArray
+from fedmm_secure.devices import chosen_device
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
@@ -64,6 +65,7 @@ def training_settings(config: Config) -> TrainingSettings:
         weights=LossWeights(
             commitment=quantizer.commitment, entropy=quantizer.entropy, temperature=quantizer.temperature
         ),
+        device=chosen_device(config.device),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedmm_secure.config.choices import DeviceName
+from fedmm_secure.devices import training_on
 from fedmm_secure.quantization.codebook import Codebook, CodebookGradient
 from fedmm_secure.quantization.movement import SharedSteps
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, Quantized
@@ -24,12 +27,13 @@ from privacy.mechanisms.spare import Spare
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a market trains its RQ-VAE within one round."""
+    """How a market trains its RQ-VAE within one round, and where."""
 
     learning_rate: float = 3e-3
     batch_size: int = 256
     local_epochs: int = 3
     weights: LossWeights = field(default_factory=LossWeights)
+    device: DeviceName = "cpu"
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,11 @@ class QuantizerTrainer:
         self.private = private
         self._users, self._free = user_rows, free_rows
         self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        self._optimizers = [self._optimizer]
         self._private_trainer: DPSGDTrainer | None = None
         if private is not None:
             self._noised = torch.optim.Adam(model.parameters(), lr=private.learning_rate)
+            self._optimizers.append(self._noised)
             codewords = model.global_codebook.codewords
             shared = None
             if private.shared is not None:
@@ -117,14 +123,15 @@ class QuantizerTrainer:
 
         ``generator`` shuffles rows: those that cost no budget or, without DP, all.
         """
-        if self._private_trainer is None or self.private is None:
-            return _unnoised(self._epochs(torch.cat([self._users, self._free]), generator))
-        loss = self._epochs(self._free, generator)
-        if warm_up:
-            return _unnoised(loss)
-        if noise is None:
-            raise ValueError("a round on users' rows needs noise")
-        return self.private_steps(self.private.steps, noise, spare=spare)
+        with self._training():
+            if self._private_trainer is None or self.private is None:
+                return _unnoised(self._epochs(torch.cat([self._users, self._free]), generator))
+            loss = self._epochs(self._free, generator)
+            if warm_up:
+                return _unnoised(loss)
+            if noise is None:
+                raise ValueError("a round on users' rows needs noise")
+            return self.private_steps(self.private.steps, noise, spare=spare)
 
     def private_steps(
         self,
@@ -138,7 +145,8 @@ class QuantizerTrainer:
         if self._private_trainer is None or self.private is None:
             raise ValueError("noised steps need DP-SGD")
         found = Spare(self.private.spare) if spare is None else spare
-        return self._private_trainer.steps(self._users, count, noise, after, spare=found)
+        with self._training() as device:
+            return self._private_trainer.steps(self._users.to(device), count, noise, after, spare=found)
 
     def gradient_round(
         self, generator: torch.Generator, noise: NoiseSource, spare: Spare | None = None
@@ -149,12 +157,13 @@ class QuantizerTrainer:
         part of the noise. The global codebook stays as it is: all markets step it by the cohort's mean gradient,
         ``apply_gradient``. A sum of gradients carries the sum of their noise, which a sum of movements would not.
         """
-        codewords = self.model.global_codebook.codewords
-        start = codewords.detach().clone()
-        self._epochs(self._free, generator)
-        with torch.no_grad():
-            codewords.copy_(start)
-        found = self.private_steps(1, noise, spare=spare)
+        with self._training():
+            codewords = self.model.global_codebook.codewords
+            start = codewords.detach().clone()
+            self._epochs(self._free, generator)
+            with torch.no_grad():
+                codewords.copy_(start)
+            found = self.private_steps(1, noise, spare=spare)
         return found, found.shared[0]
 
     def apply_gradient(self, total: IntArray, unit: float) -> None:
@@ -176,17 +185,23 @@ class QuantizerTrainer:
             self._noised.load_state_dict(state["noised"])
             self._shared.load_state_dict(state["shared"])
 
+    def _training(self) -> AbstractContextManager[torch.device]:
+        """The model where it trains: between rounds it is on the processor, as is what moves the global codebook."""
+        return training_on(self.settings.device, self.model, *self._optimizers)
+
     def _epochs(self, rows: Tensor, generator: torch.Generator) -> float:
-        total, seen = 0.0, 0
+        """Mean loss; rows are drawn on the processor, in one order on every device."""
+        rows = rows.to(self.model.global_codebook.codewords.device)
+        total, seen = rows.new_zeros((), dtype=torch.float64), 0
         for _ in range(self.settings.local_epochs):
-            order = torch.randperm(len(rows), generator=generator)
+            order = torch.randperm(len(rows), generator=generator).to(rows.device)
             for chosen in order.split(self.settings.batch_size):
                 self._optimizer.zero_grad()
                 loss = self._per_example(self.model, rows[chosen])
                 loss.mean().backward()
                 self._optimizer.step()
-                total, seen = total + float(loss.detach().sum()), seen + len(chosen)
-        return total / max(seen, 1)
+                total, seen = total + loss.detach().sum(), seen + len(chosen)
+        return float(total) / max(seen, 1)
 
     def _per_example(self, model: nn.Module, batch: Tensor) -> Tensor:
         quantized: Quantized = model(batch, self.settings.weights.soft_temperature)

@@ -29,7 +29,6 @@ from fedmm_secure.guarantee.stages import HEAD, QUANTIZER, scheduled, seed_stage
 from fedmm_secure.pipeline import (
     Embeddings,
     Listener,
-    Stopwatch,
     conclude,
     embed_markets,
     keep_quantizer,
@@ -38,6 +37,7 @@ from fedmm_secure.pipeline import (
 )
 from fedmm_secure.results.metrics import RunMetrics
 from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.stopwatch import Stopwatch
 
 
 @dataclass

@@ -12,6 +12,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from fedmm_secure.config.choices import DeviceSetting
+from fedmm_secure.devices import device_record
 from privacy.json_text import json_text
 
 PACKAGES = (
@@ -30,17 +32,35 @@ _SOURCES = ("fedmm_secure", "privacy")  # what computes results, and the librari
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch")
 _TELLING = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")  # of /proc/cpuinfo
 # first words of variables by which libraries choose other kernels, or share work out otherwise
-_STEERING = ("ATEN", "BLIS", "DNNL", "GLIBC_TUNABLES", "GOMP", "GOTO", "KMP", "MKL", "NPY", "OMP", "ONEDNN", "OPENBLAS")
+_STEERING = (
+    "ATEN",
+    "BLIS",
+    "CUBLAS",
+    "CUDA",
+    "DNNL",
+    "GLIBC_TUNABLES",
+    "GOMP",
+    "GOTO",
+    "KMP",
+    "MKL",
+    "NPY",
+    "NVIDIA",
+    "OMP",
+    "ONEDNN",
+    "OPENBLAS",
+    "PYTORCH_CUDA",
+    "TORCH",
+)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, commit and machine."""
+def environment(device: DeviceSetting) -> dict[str, Any]:
+    """Versions, commit and machine, with what a device setting means on it."""
     return {
         "python": platform.python_version(),
         "packages": packages(),
         "commit": _commit(),
         "code": code_version(),
-        "machine": machine(),
+        "machine": machine(device),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -50,22 +70,29 @@ def packages() -> dict[str, str | None]:
     return {name: _version(name) for name in PACKAGES}
 
 
-def machine() -> dict[str, str]:
-    """What results depend on to the last bit: system, processor, and the vector instructions that PyTorch uses."""
+def machine(device: DeviceSetting) -> dict[str, str]:
+    """What results depend on to the last bit: system, processor, the vector instructions that PyTorch uses, and the
+    device that trains.
+    """
+    return processor() | {"device": device_record(device)}
+
+
+def processor() -> dict[str, str]:
+    """The same but for what trains: codes, scores and sums of published arrays are computed on the processor."""
     import torch  # asked by whoever trains, or checks who trained, and has loaded it; nothing else here needs it
 
     vectors = torch.backends.cpu.get_cpu_capability()
     return {"system": platform.system(), "processor": platform.machine(), "vectors": vectors}
 
 
-def computing_kind() -> str:
-    """Hash of all that the last bits of a computation may hang on here: libraries, processor, vector units, threads.
+def computing_kind(device: DeviceSetting) -> str:
+    """Hash of all that the last bits of a computation may hang on: libraries, processor, vector units, threads, GPU.
 
     A charge in hand is computed once more where this is the same. It is finer than ``machine``, which says what a
     reader has to have: here a difference that may be none costs a charge, and one that is overlooked a guarantee.
     """
     found = {
-        **machine(),
+        **machine(device),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "libc": platform.libc_ver(),

@@ -142,7 +142,7 @@ def read_noise(directory: Path, market: str) -> dict[str, float]:
 
 def begin(directory: Path, config: Config) -> None:
     """Write what every run directory starts with; the configuration last, for with it a run has begun."""
-    write_json(directory / ENVIRONMENT_FILE, environment())
+    write_json(directory / ENVIRONMENT_FILE, environment(config.device))
     write_atomic(directory / CONFIG_FILE, to_yaml(config).encode())
 
 

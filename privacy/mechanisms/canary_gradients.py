@@ -68,7 +68,7 @@ class Population:
     @classmethod
     def of(cls, users: Batch, spare: Spare) -> Population:
         """Users, and the canaries of spare coordinates."""
-        return cls(users, torch.from_numpy(spare.present))
+        return cls(users, torch.from_numpy(spare.present).to(users[0].device))
 
     @property
     def n_users(self) -> int:

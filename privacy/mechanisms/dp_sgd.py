@@ -19,6 +19,7 @@ from privacy.arrays import IntArray
 from privacy.mechanisms.canary_gradients import MarkedFactors, MarkedGradients, Population, clipped_canary
 from privacy.mechanisms.clipped_sums import EXACT, Clip, ClippedSums, DenseSums, ParameterSplit
 from privacy.mechanisms.clipping import Clipping
+from privacy.mechanisms.device_checks import refuse_inexact
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.events import dp_sgd_event
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
@@ -176,6 +177,8 @@ class DPSGDTrainer:
         parts = examples if isinstance(examples, tuple) else (examples,)
         population, (sums, block) = Population.of(parts, side), self._summing(side.count)
         if self._slots is None:
+            if parts[0].device.type != "cpu":
+                refuse_inexact(parts[0].device, block)
             self._slots = equal_slots(sums.rows, population.probe, block)
         drawn, coins = noise.derive("noise"), noise.derive("sampling")
         sampler = PoissonSampler(self.choices.sampling_rate, [(coins, population.n_users), side.coins])
@@ -231,7 +234,7 @@ class DPSGDTrainer:
         start = 0
         for parameter in self._split.local:
             part = gradient[start : start + parameter.numel()]
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = part.view_as(parameter).to(parameter)
             start += parameter.numel()
 
 

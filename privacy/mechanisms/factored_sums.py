@@ -5,7 +5,8 @@ One example's gradient of a linear layer is the outer product ``δ xᵀ`` of wha
 to a power of two that follows from ``x`` alone, the clipped ``δ`` to what is left of the grid unit. Then
 
 - the example's gradient is an integer matrix ``δ̂ x̂ᵀ``, of norm ``‖δ̂‖ ‖x̂‖`` exactly, without computing it;
-- the sum over a block is one matrix product ``Δ̂ᵀ X̂`` of integers, exact in double precision below 2^53.
+- the sum over a block is one matrix product ``Δ̂ᵀ X̂`` of integers, exact in double precision below 2^53, in whatever
+  order a device adds up.
 
 So clipping costs two ordinary passes, as ghost clipping does (Li, Tramèr, Liang, Hashimoto, ICLR 2022), and sensitivity
 stays that of integers: one example moves a sum by its own matrix and by nothing else.
@@ -177,11 +178,11 @@ class FactoredSums:
         """See ``ClippedSums.add``; no gradient is written out."""
         losses, layers = self._gradients(block)
         norms, fit = self._cut(layers)
-        kept = torch.zeros(self._block, dtype=torch.bool)
+        kept = torch.zeros(self._block, dtype=torch.bool, device=fit.device)
         kept[slots] = fit[slots]
         for layer in layers:
             for parameter, part in zip(layer.parameters, layer.total(kept), strict=True):
-                total[self._place[parameter]] += part.flatten().numpy().astype(np.int64)
+                total[self._place[parameter]] += part.flatten().cpu().numpy().astype(np.int64)
         return float(losses[slots].sum()), int((norms[slots] > self._clip.norm).sum())
 
     def _cut(self, layers: Sequence[LayerGradient]) -> tuple[Tensor, Tensor]:

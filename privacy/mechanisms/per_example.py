@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from privacy.mechanisms.device_checks import refuse_company
+
 Batch = tuple[Tensor, ...]
 _PROBES = 3
 BatchLoss = Callable[[nn.Module, Tensor], Tensor]
@@ -97,10 +99,12 @@ def equal_slots(rows_of: Callable[[Batch], Tensor], like: Batch, size: int) -> T
 
     Raises:
         RuntimeError: hardly any two slots are treated alike.
+        DeviceError: on a GPU, an example is computed otherwise beside others.
     """
     marks = [b""] * size
-    for probe in range(_PROBES):
-        found = rows_of(tuple(_probe(part, size, probe) for part in like)).detach().contiguous().numpy()
+    probes = [tuple(_probe(part, size, probe) for part in like) for probe in range(_PROBES)]
+    for probe in probes:
+        found = rows_of(probe).detach().cpu().contiguous().numpy()
         marks = [mark + sha256(row.tobytes()).digest() for mark, row in zip(marks, found, strict=True)]
     most, count = Counter(marks).most_common(1)[0]
     if count < max(1, size // 16):
@@ -108,7 +112,10 @@ def equal_slots(rows_of: Callable[[Batch], Tensor], like: Batch, size: int) -> T
             f"only {count} of {size} slots of a block are treated alike by this machine's linear algebra: a user's "
             "gradient would depend on others"
         )
-    return torch.tensor([slot for slot, mark in enumerate(marks) if mark == most])
+    slots = torch.tensor([slot for slot, mark in enumerate(marks) if mark == most])
+    if any(part.device.type != "cpu" for part in like):
+        refuse_company(rows_of, probes[0], probes[1], slots)
+    return slots
 
 
 def _probe(part: Tensor, size: int, number: int) -> Tensor:
@@ -117,4 +124,4 @@ def _probe(part: Tensor, size: int, number: int) -> Tensor:
     if not part.is_floating_point():
         return part.new_zeros((size, *shape))
     values = torch.sin(torch.arange(1.0, max(1, shape.numel()) + 1.0) * (1.3 + number)).to(part.dtype)
-    return values.reshape(1, *shape).repeat(size, *(1 for _ in shape))
+    return values.reshape(1, *shape).repeat(size, *(1 for _ in shape)).to(part.device)

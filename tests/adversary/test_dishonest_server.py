@@ -12,7 +12,7 @@ from experiments.deploy.homes import prepare_homes
 from experiments.deploy.market import open_service
 from fedmm_secure.federation.lobby import FOLDER, MOST
 from fedmm_secure.federation.messages import Hello, unpack
-from fedmm_secure.federation.orders import Statement
+from fedmm_secure.federation.orders import Order, Statement
 from fedmm_secure.federation.requests import Reply
 from fedmm_secure.service.market_service import run_directories
 from privacy.aggregation import AggregationError, Binding
@@ -49,7 +49,7 @@ def begun(templates, tmp_path, monkeypatch):
     def make(kind="masked-ckks"):
         template, number = templates[kind][1], next(count)
         monkeypatch.setenv(STATE, str(tmp_path / f"machine-{number}"))
-        server = DishonestServer.copy(template, tmp_path / f"begun-{number}")
+        server = DishonestServer.copy(template, tmp_path / f"begun-{number}", max_runs=2)
         server.payloads, server.first = template.payloads, template.first
         return server
 
@@ -212,6 +212,39 @@ def other_plan(server):
     return [server.ask("m0", "hello", start=server.start(start=longer))]
 
 
+def made_up_orders(server):
+    """Strangers, a market twice, too few, another order of names, attempts that nothing explains, other places."""
+    in_round_one(server)
+    everyone, three = server.markets, ("m0", "m1", "m2")
+    cohorts = [(*three, "m9"), ("m0", *three), everyone[::-1], ("m0", "m1"), ("m1", "m2", "m3"), ("m0",), ()]
+    orders = [Order(STAGE, 1, attempt, cohort) for cohort in cohorts for attempt in (0, 1)]
+    orders += [Order(STAGE, 1, attempt, everyone) for attempt in (-1, 1, 2**70)] + [Order(STAGE, 1, 2, three)]
+    orders += [
+        Order(stage, place, 0, everyone) for stage, place in ((STAGE, -1), (STAGE, 2**70), ("counts", 0), ("", 1))
+    ]
+    return [server.ask("m0", step, order=order) for order in orders for step in ("state", "update")]
+
+
+def messages_of_another_run(server):
+    """Of one that the same markets, with the same keys, have begun: hellos, statements, and a sum that it signs."""
+    other, own = "e" * 32, server.run
+    hellos, order = server.hellos(other), server.order(0)
+    asked = {m: server.ask(m, "state", run=other, order=order, hellos=hellos) for m in server.markets}
+    statements = {market: reply.message for market, reply in asked.items()}
+    assert all(statements.values())
+    in_round_one(server)
+    server.run = other
+    sums = server.aggregate(server.order(1), list(server.payloads.values()))
+    server.run = own
+    now = server.order(1)
+    return [
+        server.ask("m0", "update", order=now, statements=statements),
+        server.ask("m0", "state", order=now, hellos=hellos),
+        server.ask("m0", "state", order=server.order(2), aggregate=sums),
+        server.ask("m0", "hello", start=server.start(other)),
+    ]
+
+
 FROM_THE_START = {
     "a start that it did not sign, or none": start_without_order,
     "a start of another configuration or plan": other_plan,
@@ -229,6 +262,8 @@ IN_A_RUN = {
     "a sum that nobody agreed on": sum_never_agreed,
     "a sum that somebody else signed": sum_of_another_signer,
     "a second sum for a round": second_sum,
+    "orders that no honest server gives": made_up_orders,
+    "messages of another run": messages_of_another_run,
     "a sum of one market's update alone": subset,
     "a multiple of one market's update": multiple,
     "a sum plus an offset": offset,

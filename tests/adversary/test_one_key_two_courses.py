@@ -117,7 +117,7 @@ def runs_of(federation):
 
 
 def on_another_machine(patch):
-    patch.setattr("fedmm_secure.federation.account.computing_kind", lambda: "other vector units")
+    patch.setattr("fedmm_secure.federation.account.computing_kind", lambda device: "other vector units")
 
 
 def test_a_charge_in_hand_is_not_redone_on_another_kind_of_machine(killed, monkeypatch):

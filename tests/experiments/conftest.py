@@ -1,12 +1,12 @@
 import pytest
 
-from experiments.sweep import scheduler
+from fedmm_secure.executors import processes
 from tests.processes import as_multiprocessing
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_processes():
-    """Sweeps start their workers by a fork of a process that has imported everything."""
+    """Pools start their workers by a fork of a process that has imported everything."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "multiprocessing", as_multiprocessing())
+        patch.setattr(processes, "multiprocessing", as_multiprocessing())
         yield

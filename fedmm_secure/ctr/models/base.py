@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fedmm_secure.config.choices import ModelKind
+from fedmm_secure.config.choices import DeviceName, ModelKind
 from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import PAIRS, Features, FeatureSchema, PairFeatures
@@ -24,7 +24,13 @@ from privacy.foreign import ForeignFileError
 
 @dataclass(frozen=True)
 class Choices:
-    """Hyper-parameters of a family, which has its own."""
+    """Hyper-parameters of a family, which has its own.
+
+    Attributes:
+        device: where networks train; trees grow on the processor.
+    """
+
+    device: DeviceName = "cpu"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class RectifiedDropout(nn.Module):
     """ReLU, then dropout, in one pass: gradients take the same factors, 0 or ``1 / (1 - rate)``.
 
     Which units are left out is told by 16 bits for each, of a generator that is several times as fast as PyTorch's:
-    there the draws took a quarter of a training step. The rate is rounded to a multiple of 2^-16.
+    there the draws took a quarter of a training step. The rate is rounded to a multiple of 2^-16. They are drawn on the
+    processor wherever the network trains: the same units are left out on every device.
 
     Args:
         rate: of the units that are left out in training.
@@ -44,14 +45,16 @@ class RectifiedDropout(nn.Module):
 
     def __init__(self, rate: float, bits: np.random.Generator) -> None:
         super().__init__()
-        self._out, self._bits = round(rate * 2**16), bits
+        self._out, self._bits = min(round(rate * 2**16), 2**16 - 1), bits
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Of the same shape."""
         if not self.training or not self._out:
             return torch.relu(inputs)
         drawn = np.frombuffer(self._bits.bytes(2 * inputs.numel()), dtype=np.int16)
-        kept = torch.from_numpy(drawn >= self._out - 2**15).view(inputs.shape) & (inputs.detach() > 0.0)
+        kept = torch.from_numpy(drawn >= self._out - 2**15).view(inputs.shape).to(inputs.device) & (
+            inputs.detach() > 0.0
+        )
         return inputs * torch.where(kept, 2**16 / (2**16 - self._out), 0.0)
 
 

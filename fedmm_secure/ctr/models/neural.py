@@ -20,12 +20,14 @@ from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
 from fedmm_secure.ctr.models.interactions import with_fast_dropout
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
+from fedmm_secure.devices import deterministic, ready
 from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.randomness import numpy_generator, torch_generator
 from fedmm_secure.storage.files import torch_bytes
 
 MIN_STEPS_PER_EPOCH = 32
 MIN_BATCH = 128
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,14 @@ class NeuralModel(CTRModel):
 
     def predict(self, features: Features) -> FloatArray:
         """Click probabilities ``(n,)``."""
-        categories, numbers = self.tensors(features)
+        categories, numbers = self.tensors(features, self.network_.bias.device)
         self.network_.eval()
         with torch.no_grad():
             parts = [
                 torch.sigmoid(self.network_(categories[i : i + 65536], numbers[i : i + 65536]))
                 for i in range(0, max(len(categories), 1), 65536)
             ]
-        return torch.cat(parts).double().numpy()
+        return torch.cat(parts).double().cpu().numpy()
 
     format = Format(torch_bytes, unpickle_tensors)
 
@@ -102,7 +104,7 @@ class NeuralModel(CTRModel):
                 best, best_epoch, best_state = auc, epoch + 1, copy.deepcopy(training.network.state_dict())
             elif epoch + 1 - best_epoch >= self.choices.patience:
                 break
-        self.network_ = training.network
+        self.network_ = training.network.cpu()
         if validation is not None and best_state is not None:
             training.network.load_state_dict(best_state)
             self.validation_auc_, self.epochs_ = float(best), best_epoch
@@ -129,10 +131,13 @@ class NeuralModel(CTRModel):
         """Examples of a batch; a small market would otherwise take a handful of steps an epoch and stay untrained."""
         return min(self.choices.batch_size, max(MIN_BATCH, n_examples // MIN_STEPS_PER_EPOCH))
 
-    def tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-        """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``."""
+    def tensors(self, features: Features, device: torch.device = _CPU) -> tuple[torch.Tensor, torch.Tensor]:
+        """Categories ``(n, n_fields)`` and standardised numbers ``(n, n_numbers)``; by default on the processor."""
         scaled = (features.numbers - self._centre) / self._spread
-        return torch.from_numpy(features.categories), torch.from_numpy(scaled.astype(np.float32))
+        return (
+            torch.from_numpy(features.categories).to(device),
+            torch.from_numpy(scaled.astype(np.float32)).to(device),
+        )
 
 
 class NeuralTraining:
@@ -143,15 +148,17 @@ class NeuralTraining:
         source: of examples.
 
     Attributes:
-        network: as far as it is trained.
+        network: as far as it is trained; on the device that the model's choices name.
         n_examples: of the first epoch.
     """
 
     def __init__(self, model: NeuralModel, source: ExampleSource) -> None:
         self._model, self._source, self._epochs = model, source, 0
         self._generator = torch_generator("ctr-init", model.seed)
+        self._device = ready(model.choices.device)
         self.network = model.new_network(self._generator)
         with_fast_dropout(self.network, numpy_generator("ctr-dropout", model.seed))
+        self.network.to(self._device)
         self._first: Labelled | None = source.draw(0)
         model.standardise_by(self._first)
         self.n_examples = len(self._first)
@@ -168,18 +175,19 @@ class NeuralTraining:
         first, self._first = self._first, None
         examples = self._source.draw(self._epochs) if first is None else first
         self._epochs += 1
-        categories, numbers = self._model.tensors(examples.features)
-        label = torch.from_numpy(examples.label.astype(np.float32))
+        categories, numbers = self._model.tensors(examples.features, self._device)
+        label = torch.from_numpy(examples.label.astype(np.float32)).to(self._device)
         loss = nn.BCEWithLogitsLoss()
         self.network.train()
-        order = torch.randperm(len(label), generator=self._generator)
+        order = torch.randperm(len(label), generator=self._generator).to(self._device)
         size = self._model.batch_size(len(label))
         batches = zip(*(values[order].split(size) for values in (categories, numbers, label)), strict=True)
-        for some_categories, some_numbers, some_label in batches:
-            self._optimizer.zero_grad()
-            found = loss(self.network(some_categories, some_numbers), some_label)
-            (found if penalty is None else found + penalty()).backward()
-            self._optimizer.step()
+        with deterministic(self._device):
+            for some_categories, some_numbers, some_label in batches:
+                self._optimizer.zero_grad()
+                found = loss(self.network(some_categories, some_numbers), some_label)
+                (found if penalty is None else found + penalty()).backward()
+                self._optimizer.step()
 
 
 def neural_grid(base: NeuralChoices) -> list[NeuralChoices]:

@@ -55,8 +55,8 @@ def copied(tmp_path):
 
 def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, capsys):
     run = copied(plain_run)
-    status, out, _ = fedmm(capsys, "attack", run, "--market", "m0", "--shadows", 4, "--json")
-    assert status == 0
+    status, out, err = fedmm(capsys, "attack", run, "--market", "m0", "--shadows", 4, "--json")
+    assert (status, err) == (0, "")
     found = json.loads(out)
     assert found == read_attacks(run)
     assert set(found) == set(ATTACKS)

@@ -18,11 +18,12 @@ import yaml
 from experiments.reports.methods import method_tables
 from experiments.reports.sweep import open_sweep
 from experiments.runs.comparison import compare_runs
-from experiments.sweep import scheduler
-from experiments.sweep.cells import cell_status, start_worker
+from experiments.sweep.cells import cell_status
 from experiments.sweep.summary import macro_summary
 from experiments.sweep.table import collect
 from fedmm_secure.ctr.metrics import seed_interval
+from fedmm_secure.executors import processes
+from fedmm_secure.executors.worker import start_worker
 from fedmm_secure.federation.account import spent_on_same_data
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.events import gaussian_steps
@@ -286,7 +287,8 @@ def test_a_worker_that_dies_fails_its_cell_alone(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     victim = next(line for line in fedmm(capsys, "sweep", sweeper, "--dry-run")[1].splitlines() if "seed-0" in line)
     config = out / "cells" / victim / "config.yaml"
-    monkeypatch.setattr(scheduler, "start_worker", partial(dies_once_there_is, config, tmp_path / "dead", start_worker))
+    dies = partial(dies_once_there_is, config, tmp_path / "dead", start_worker)
+    monkeypatch.setattr(processes, "start_worker", dies)
     status, _, err = fedmm(capsys, "sweep", sweeper, "--out", out, "--workers", 1)
     assert status == 1
     assert "its process died with exit code" in err

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,9 +12,13 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.deploy.alone import alone
 from experiments.deploy.in_process import compare_with_in_process
+from experiments.deploy.processes import HOME_VARIABLE
+from experiments.deploy.server import LOCK, Engine, serve
 from experiments.verification import verify_run
-from fedmm_secure.federation.messages import unpack
+from fedmm_secure.errors import ConfigError, RunDirectoryError
+from fedmm_secure.federation.messages import hello_header, pack, unpack
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.service.market_run import MarketRun
@@ -32,6 +38,43 @@ FAULTY, FAULTY_ROUND, STAGE = "m3", 1, "quantizer/0"
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
     return lambda config, name="federation", **options: make_fleet(config, tmp_path / name, monkeypatch, **options)
+
+
+@pytest.fixture
+def home(founded, tmp_path, monkeypatch):
+    """A server's home."""
+    monkeypatch.setenv(HOME_VARIABLE, str(shutil.copytree(founded.homes.server, tmp_path / "server")))
+    return tmp_path / "server"
+
+
+def test_one_process_at_a_time_serves_a_run(home):
+    """Two that go on with one would write two transcripts into one file."""
+    state = RunDirectory(home / "runs" / ("a" * 32)).state
+    state.mkdir(parents=True)
+    with alone(state / LOCK, "run"), pytest.raises(RunDirectoryError, match="another process answers for this run"):
+        serve(None, {"run": "a" * 32})
+
+
+@pytest.mark.parametrize("run", ["../../elsewhere", "a", "A" * 32, "a" * 32 + "\n"])
+def test_a_run_goes_on_by_its_id_alone(home, capsys, run):
+    before = sorted(home.parent.rglob("*"))
+    with pytest.raises(ConfigError, match="is not the id of a run"):
+        serve(None, {"run": run})
+    status, _, err = fedmm(capsys, "deploy", "submit", home, "--run", run)
+    assert (status, "is not the id of a run" in err) == (2, True)
+    assert sorted(home.parent.rglob("*")) == before
+
+
+def test_a_market_that_joins_from_two_nodes_is_said(home, monkeypatch):
+    """A market that repeats another's hello stands in its place; it can ask and answer nothing there."""
+    heard = []
+    engine = Engine(None, Mock(), "a" * 32, None, [], 1.0, lambda event, fields: heard.append((event, fields)))
+    engine.server.welcome = lambda hellos: (hellos, ())
+    message = pack(hello_header("a" * 32, "m0", "p"), b"", lambda data: bytes(64))
+    for node in (1, 1, 2):
+        engine._welcome(node, message)
+    assert engine.nodes == {"m0": 1}
+    assert [event for event, _ in heard] == ["joined", "joined", "refused"]
 
 
 def conclude(fleet):

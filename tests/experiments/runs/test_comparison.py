@@ -11,16 +11,18 @@ from experiments.runs.comparison import compare_runs
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
+WITH_IDS = {**TINY["ctr"], "baselines": ["popularity", "local-ids"]}
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "seed": [0, 1]}))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "seed": [0, 1], "ctr": WITH_IDS}))
     made = {
         "first": [],
         "more-codes": ["quantizer.global_codes=16"],
-        "others": ["data.candidate_seed=1"],
-        "single": ["seed=3"],
+        "others": ["data.candidate_seed=1", "ctr.baselines=[popularity]"],
+        "single": ["seed=3", "ctr.baselines=[popularity]"],
     }
     for name, changes in made.items():
         sets = [part for change in changes for part in ("--set", change)]

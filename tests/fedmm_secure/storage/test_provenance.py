@@ -10,8 +10,8 @@ from fedmm_secure.storage.provenance import computing_kind
 )
 def test_whatever_steers_a_library_makes_another_kind(monkeypatch, name):
     monkeypatch.delenv(name, raising=False)
-    before = computing_kind()
+    before = computing_kind("cpu")
     monkeypatch.setenv("UNRELATED", "1")
-    assert computing_kind() == before
+    assert computing_kind("cpu") == before
     monkeypatch.setenv(name, "1")
-    assert computing_kind() != before
+    assert computing_kind("cpu") != before

@@ -1,0 +1,76 @@
+"""Which cells leave the machine: those that nothing is spent on."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from experiments.sweep import scheduler
+from experiments.sweep.cells import bring_home, cell_status, leaves, read_failure, run_elsewhere
+from experiments.sweep.grid import Cell, SweepGrid
+from experiments.sweep.scheduler import Sweep, run_cells
+from fedmm_secure.config import config_from_data
+from fedmm_secure.executors.base import Done, WorkerLostError
+from tests.conftest import tiny
+
+GENERATED = Cell("generated_0", {}, 0, tiny(ctr={"baselines": ["popularity"], "model": "logistic"}), None)
+FILES = {
+    "data": {"markets": {name: {"path": f"{name}.csv"} for name in ("a", "b", "c")}},
+    "privacy": {"catalogue": "declared"},
+}
+
+
+def reads_files(epsilon):
+    privacy = {"catalogue": "declared", "epsilon": epsilon}
+    return Cell(f"files_{epsilon}", {}, 0, config_from_data({**FILES, "privacy": privacy}, source="test"), None)
+
+
+@dataclass
+class Recording:
+    """Runs nothing, and remembers what it was asked to."""
+
+    asked: list = field(default_factory=list)
+    error: BaseException | None = None
+
+    def run(self, call, shared, tasks, *, rows=False, tries=3):
+        self.asked += [task[-1] for task in tasks]
+        assert not rows
+        yield from (Done(index, b"", self.error) for index in range(len(tasks)))
+
+
+def test_cells_that_read_files_stay_where_their_account_is(tmp_path, monkeypatch):
+    """Whatever a cell draws from somebody's rows is entered here first: no worker without this account gets one."""
+    cells = (reads_files(None), GENERATED, reads_files(4.0))
+    here, elsewhere = Recording(), Recording()
+    monkeypatch.setattr(scheduler, "WorkerProcesses", lambda workers, apart: here)
+    monkeypatch.setattr(scheduler, "bring_home", lambda packed, directory: None)
+    told = []
+    sweep = Sweep(tmp_path, SweepGrid(), (), cells)
+    run_cells(sweep, workers=2, elsewhere=elsewhere, report=lambda cell, status, done, n: told.append((done, n)))
+    assert elsewhere.asked == [GENERATED]
+    assert here.asked == [cells[0], cells[2]]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    here.asked.clear()
+    run_cells(sweep, workers=2)
+    assert here.asked == list(cells)
+
+
+@pytest.mark.parametrize("epsilon", [None, 4.0])
+def test_a_worker_refuses_a_cell_whose_account_is_elsewhere(epsilon):
+    assert leaves(GENERATED)
+    with pytest.raises(ValueError, match="reads rows, and runs where their account is"):
+        run_elsewhere(None, reads_files(epsilon))
+
+
+def test_a_cell_whose_worker_was_lost_elsewhere_has_failed(tmp_path):
+    lost = Recording(error=WorkerLostError("its worker was lost 3 times: gone"))
+    sweep = Sweep(tmp_path, SweepGrid(), (), (GENERATED,))
+    run_cells(sweep, workers=1, elsewhere=lost)
+    assert cell_status(sweep.path(GENERATED), GENERATED) == "failed"
+    assert "its worker was lost 3 times: gone" in read_failure(sweep.path(GENERATED))
+
+
+def test_a_cell_that_ran_elsewhere_is_a_cell_as_any_other(tmp_path):
+    home = tmp_path / "cells" / GENERATED.name
+    bring_home(run_elsewhere(None, GENERATED), home)
+    assert cell_status(home, GENERATED) == "done"
+    assert all(not path.stat().st_mode & 0o077 for path in home.rglob("*") if "ledger" in path.parts and path.is_file())

@@ -1,0 +1,123 @@
+"""What whoever runs tasks does, on processes here and on a local Ray cluster."""
+
+import numpy as np
+import pytest
+
+from attacks.membership.shadow import train_shadows
+from fedmm_secure.errors import ConfigError
+from fedmm_secure.executors import base
+from fedmm_secure.executors.base import Shipped, ShippedError, WorkerLostError, opened
+from fedmm_secure.executors.cluster import ROWS, Cluster, OtherCodeError
+from fedmm_secure.executors.processes import WorkerProcesses
+from fedmm_secure.storage.files import Store
+from tests.attacks.membership.test_shadow import plan_of
+from tests.conftest import tiny
+from tests.fedmm_secure.executors import tasks
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A cluster of two nodes on this machine: rows may be seen on the second alone."""
+    ray = pytest.importorskip("ray", reason="Ray, of the extra simulation, is not installed")
+    cluster = pytest.importorskip("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    second = cluster.add_node(num_cpus=1, resources={ROWS: 1000})
+    cluster.wait_for_nodes()
+    yield cluster.address, second.node_id
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(params=["in this process", "processes", "cluster"])
+def executor(request):
+    if request.param == "cluster":
+        return Cluster(request.getfixturevalue("nodes")[0])
+    return WorkerProcesses(1 if request.param == "in this process" else 2)
+
+
+def test_every_task_has_its_result(executor):
+    found = {done.index: done.result() for done in executor.run(tasks.add, 10, [(n,) for n in range(5)], rows=True)}
+    assert found == {n: 10 + n for n in range(5)}
+    assert list(executor.run(tasks.add, 10, [])) == []
+
+
+def test_what_a_task_raises_is_its_own(executor):
+    with pytest.raises(KeyError, match="no 3"):
+        [done.result() for done in executor.run(tasks.refuse, None, [(3,)])]
+
+
+@pytest.mark.parametrize("executor", ["processes", "cluster"], indirect=True)
+def test_a_task_whose_worker_is_lost_is_given_to_another(executor, tmp_path):
+    found = {done.index: done.result() for done in executor.run(tasks.die_once, 1, [(tmp_path, n) for n in range(3)])}
+    assert found == {0: 1, 1: 2, 2: 3}
+    assert len(list(tmp_path.iterdir())) == 3  # each lost one
+
+
+@pytest.mark.parametrize("executor", ["processes", "cluster"], indirect=True)
+def test_a_task_that_no_worker_outlives_says_so_in_a_line(executor):
+    (done, other) = executor.run(tasks.die, None, [(), ()], tries=1)
+    assert {done.index, other.index} == {0, 1}
+    with pytest.raises(WorkerLostError, match=r"^its (process died with exit code 9|worker was lost)") as lost:
+        done.result()
+    assert "\n" not in str(lost.value)
+
+
+def test_rows_go_to_workers_that_may_see_them_alone(nodes):
+    address, second = nodes
+    found = [done.result() for done in Cluster(address).run(tasks.node, None, [()] * 6, rows=True)]
+    assert set(found) == {second}
+
+
+def test_a_cluster_whose_workers_may_not_see_rows_is_refused_in_a_line(nodes, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"no worker may see rows; .*--resources='\{\"rows\": 1000\}' to ray start$"):
+        list(Cluster(nodes[0]).run(tasks.add, 1, [(1,)], rows=True))
+
+
+def test_workers_with_other_code_compute_nothing(nodes, monkeypatch):
+    monkeypatch.setattr("fedmm_secure.executors.cluster.code_version", lambda: "another")
+    with pytest.raises(OtherCodeError, match="another version of the code"):
+        [done.result() for done in Cluster(nodes[0]).run(tasks.add, 1, [(1,)])]
+
+
+def test_shadow_pipelines_of_a_cluster_are_those_of_this_process(nodes, tiny_markets, tmp_path):
+    plan = plan_of(tiny(ctr={"max_epochs": 2}), tiny_markets, "federated-codes")
+    here, there = (
+        train_shadows(plan, n_shadows=4, store=Store(tmp_path / name), executor=executor)
+        for name, executor in (("here", WorkerProcesses(1)), ("there", Cluster(nodes[0])))
+    )
+    for view, values in here.observed["federated-codes"].items():
+        np.testing.assert_array_equal(values, there.observed["federated-codes"][view])
+
+
+def test_no_cluster_is_a_mistake_in_a_line(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray, of the extra simulation, is not installed")
+
+    def refuse(**_):
+        raise ConnectionError("nobody\nanswers")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(
+        ConfigError, match=r"^--cluster h:1: no Ray cluster that this machine is part of: nobody answers$"
+    ):
+        Cluster("h:1")
+
+
+def test_without_ray_a_cluster_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"^--cluster needs the extra simulation"):
+        Cluster("h:1")
+
+
+def test_what_was_changed_on_its_way_is_not_opened(monkeypatch):
+    monkeypatch.setattr(base, "_opened", {})
+    sent = Shipped.of({"rows": [1, 2]})
+    with pytest.raises(ShippedError, match="is not what has the hash"):
+        opened(sent.digest, lambda: sent.data[:-1] + b"!")
+    fetched = []
+    for _ in range(2):
+        assert opened(sent.digest, lambda: fetched.append(1) or sent.data) == {"rows": [1, 2]}
+    assert fetched == [1]  # once, however many tasks
