@@ -66,9 +66,10 @@ class NeuralCTR(nn.Module):
     def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
         """Logits ``(n,)`` of categories ``(n, n_fields)`` and numbers ``(n, n_numbers)``."""
         index = categories + self.offsets  # type: ignore[operator]
-        logit = self.first(index).sum((1, 2)) + self.bias
+        logit = self.first(index).sum((1, 2))
         if numbers.shape[1]:
             logit = logit + numbers @ self.first_numbers
+        logit = logit + self.bias
         if self.kind == "logistic":
             return torch.as_tensor(logit)
         embedded = self.embed(index)
