@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 from jupyter_client.provisioning import local_provisioner
+from markdown.extensions.toc import slugify
 from pydantic import BaseModel
 
 from experiments.cli import Commands
@@ -150,6 +151,16 @@ def test_nothing_is_loaded_from_elsewhere(site):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
-        if not target.startswith(("http", "reference/", "../reference/")):
-            assert (path.parent / target).exists(), target
+    """Files, and headings within them: a section that is lost takes its links with it."""
+    for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text(encoding="utf-8")):
+        if target.startswith(("http", "reference/", "../reference/")):
+            continue
+        page = path.parent / target if target else path
+        assert page.exists(), target
+        assert not heading or heading in headings(page), f"{target}#{heading}"
+
+
+def headings(page):
+    """Anchors of a page, as the site names them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {slugify(heading.replace("`", ""), "-") for heading in found}

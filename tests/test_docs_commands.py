@@ -8,6 +8,7 @@ import re
 import shlex
 from pathlib import Path
 
+import joblib
 import pytest
 
 from experiments.commands import data as data_commands
@@ -59,7 +60,7 @@ def place(tmp_path_factory):
     def spec(**sizes):
         return SyntheticSpec(**{**sizes, "users": USERS, "items": ITEMS})
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, joblib.parallel_config(backend="sequential"):
         patch.setattr(configuration, "config_from_data", config_from_data)
         patch.setattr(data_commands, "SyntheticSpec", spec)
         patch.setattr(quickstart, "N_SHADOWS", 4)

@@ -15,6 +15,8 @@ MODULES = sorted(
     if ">>> " in path.read_text(encoding="utf-8")
 )
 
+LONG = {"fedmm_secure.api": 5}  # at least so many lines and one
+
 
 def test_there_are_examples():
     assert len(MODULES) >= 4
@@ -23,5 +25,5 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_a_module(name):
     failed, tried = doctest.testmod(import_module(name))
-    assert tried > 0
+    assert tried > LONG.get(name, 0)
     assert failed == 0

@@ -18,6 +18,7 @@ WIDE = {
     ("experiments/assessment/audit.py", "audit"): "options of fedmm audit, for who calls it from Python",
     ("experiments/commands/attack.py", "attack"): _OPTIONS,
     ("experiments/commands/audit.py", "audit"): _OPTIONS,
+    ("experiments/commands/bench.py", "scale"): _OPTIONS,
     ("experiments/commands/init.py", "init"): _OPTIONS,
     ("experiments/commands/report.py", "report"): _OPTIONS,
     ("experiments/commands/run.py", "run"): _OPTIONS,

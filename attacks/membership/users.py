@@ -63,11 +63,11 @@ def reference_recommendations(
     history: FloatArray,
     item_vectors: FloatArray,
 ) -> Confidences:
-    """Membership without shadow models, from what a stranger with the same history is recommended (Chi et al., 2025).
+    """Membership without shadow models, from what a new account with the same history is recommended.
 
-    Who was trained on is recommended what is near the own history, and other things than a new account that copies it;
-    who was not is served as that account is. The score is less the distance of the recommendations from the history
-    over that from the account's (arXiv 2512.09442).
+    Who was trained on is served as an account that copies the history is; who was not, is served as somebody else. The
+    score counts the items that both are shown; among equals it is what Chi et al. (arXiv 2512.09442) compare, the
+    distance of what the user is shown from the history over that from what the account is shown.
 
     Args:
         recommended: to the user, item numbers ``(n_models, n_users, k)``.
@@ -75,9 +75,13 @@ def reference_recommendations(
         history: centre of each user's items ``(n_users, dim)``.
         item_vectors: ``(n_items, dim)``, which the adversary factorised from public or shadow data.
     """
-    shown, other = (item_vectors[items.astype(np.int64)].mean(2) for items in (recommended, reference))
-    apart = np.linalg.norm(shown - other, axis=2)
-    return np.asarray(-np.linalg.norm(shown - history[None], axis=2) / np.maximum(apart, 1e-12))
+    own, copied = recommended.astype(np.int64), reference.astype(np.int64)
+    both = (own[..., :, None] == copied[..., None, :]).any(axis=3).sum(axis=2)
+    shown, other = (item_vectors[items].mean(2) for items in (own, copied))
+    from_history = np.linalg.norm(shown - history[None], axis=2)
+    from_account = np.linalg.norm(shown - other, axis=2)
+    ratio = from_history / np.maximum(from_account, 1e-12)
+    return np.asarray(both + ratio / (1.0 + ratio))
 
 
 def codebook_attack(

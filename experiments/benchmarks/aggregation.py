@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class AggregationCost:
         speed_up_of_all: the same for the time of all machines added up.
         up: bytes a value that one market sends.
         down: bytes a value that one market receives.
+        least: bytes a value that no code goes below: the values are uniform, as masked ones are for whoever reads them.
         smaller: bytes of the baseline over this one's, up and down together.
         largest_error: of a revealed sum, in units of the integers.
     """
@@ -59,6 +61,7 @@ class AggregationCost:
     speed_up_of_all: Estimate
     up: float
     down: float
+    least: float
     smaller: float
     largest_error: float
 
@@ -94,7 +97,8 @@ def measure_aggregation(clip: float, bits: int, length: int, cohort: int, repeat
             sizes[name] = len(updates[0]), len(aggregate)
             if round >= 0:
                 times[name].append(((protected - start) / cohort, added - protected, end - added))
-    return [_cost(name, times, sizes, errors[name], cohort, length) for name in ways]
+    least = math.log2(2 * limit + 1) / 8
+    return [_cost(name, times, sizes, errors[name], cohort, length, least) for name in ways]
 
 
 def _cost(
@@ -104,6 +108,7 @@ def _cost(
     error: float,
     cohort: int,
     length: int,
+    least: float,
 ) -> AggregationCost:
     parts = {name: np.array(found) * MILLISECONDS for name, found in times.items()}
     totals = {name: found.sum(axis=1) for name, found in parts.items()}
@@ -120,6 +125,7 @@ def _cost(
         mean_estimate(work[BASELINE] / work[way]),
         up / length,
         down / length,
+        least,
         sum(sizes[BASELINE]) / (up + down),
         error,
     )

@@ -1,10 +1,11 @@
-"""Ctrl-C, SIGTERM and SIGHUP, and memory that runs out: how to go on is said, whatever it was, and its workers end.
+"""Ctrl-C, SIGTERM and SIGHUP, memory and disks that run out: how to go on is said, whatever it was, and workers end.
 
-The exit status is 130 where somebody stopped it, and 1 where memory did.
+The exit status is 130 where somebody stopped it, and 1 where memory or a disk did.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ def resumable(go_on: GoOn) -> Iterator[None]:
         if not lacks_memory(error):
             raise
         raise MemoryShortageError(error, go_on()) from error
+    except OSError as error:
+        if not lacks_space(error):
+            raise
+        raise FullDiskError(error, go_on()) from error
 
 
 class Interruption(KeyboardInterrupt):
@@ -56,6 +61,24 @@ class MemoryShortageError(StoppedError):
         what = " ".join(str(error).split())[:200]
         told = f"out of memory{f' ({what})' if what else ''}: free some (a run with workers: 1 needs less)"
         super().__init__(f"{told}; {_next(command)}")
+
+
+class FullDiskError(StoppedError):
+    """A disk, or somebody's share of it, took no more.
+
+    Args:
+        error: what was raised.
+        command: that goes on; None where it is run again.
+    """
+
+    def __init__(self, error: OSError, command: str | None) -> None:
+        where = "" if error.filename is None else f"{error.filename}: "
+        super().__init__(f"{where}the disk is full: free some, files are as they were before; {_next(command)}")
+
+
+def lacks_space(error: OSError) -> bool:
+    """Whether a disk, or a quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -88,3 +111,7 @@ class InterruptibleGroup(TyperGroup):
             if not lacks_memory(error):
                 raise
             raise MemoryShortageError(error, None) from error
+        except OSError as error:
+            if not lacks_space(error):
+                raise
+            raise FullDiskError(error, None) from error

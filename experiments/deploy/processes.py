@@ -169,6 +169,9 @@ def _raised_again() -> Iterator[None]:
     Python goes on as if nothing had been where one is raised inside a finalizer, or inside the callback of a weak
     reference, which each import has.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = sys.unraisablehook
 
     def hear(dropped: sys.UnraisableHookArgs) -> None:

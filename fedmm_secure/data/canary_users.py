@@ -1,6 +1,6 @@
 """Natural canary users: synthetic users whose rows come into a market's file as everybody's do.
 
-An auditor's nonce makes candidates, each with a few items of its own that nobody else meets and common ones beside
+An auditor's nonce makes candidates, each with a few items of its own that nobody else meets and a common one beside
 them, and tosses the coin that says whether a candidate's rows are in. The configuration names the hash of all that, so
 that the ledger's first line commits to it before anything is drawn; the file itself is the auditor's until the run is
 over. To the market, its guarantee and its accounting they are users like all others.
@@ -26,7 +26,7 @@ from privacy.mechanisms.randomness import KEY_BYTES, NoiseSource
 
 FEWEST, MOST = 16, 5000
 OWN = 4  # items of each candidate alone: what it adds to a sum is far beyond the bound, were it not clipped
-_COMMON = 3  # items that others meet too: one at first, two at last, which a split may hold out
+_LAST = 2  # items that all candidates meet at last, and nobody else: a split holds them out, and no pool has them
 _FIELDS = {"market", "nonce", "count", "time", "calendar"}
 
 
@@ -92,26 +92,32 @@ class CanaryUsers:
     @cached_property
     def items(self) -> NDArray[np.object_]:
         """The items that each candidate alone meets, ``(count, OWN)``."""
-        names = [f"i-{word:016x}" for word in self._source("items").words(self.count * OWN).tolist()]
-        return np.array(names, dtype=object).reshape(self.count, OWN)
+        return np.array(self._added[: self.count * OWN], dtype=object).reshape(self.count, OWN)
 
     def rows(self, catalogue: Catalogue) -> NDArray[np.object_]:
-        """The items of each candidate's rows, in order, ``(count, _)``; ``catalogue`` may hold the candidates' own.
+        """The items of each candidate's rows, in order, ``(count, _)``: one of the market's, its own, the last ones.
+
+        ``catalogue`` may hold those of candidates.
 
         Raises:
-            ConfigError: it holds hardly any others.
+            ConfigError: it holds no others.
         """
-        own = set(self.items.ravel().tolist())
-        others = np.array([item for item in catalogue.items.tolist() if item not in own], dtype=object)
-        if len(others) < _COMMON:
-            raise ConfigError(f"market {self.market}: its catalogue has {len(others)} items beside canary users'")
-        drawn = self._source("common").words(self.count * len(others)).reshape(self.count, len(others))
-        common = others[np.argsort(drawn, axis=1)[:, :_COMMON]]  # distinct ones
-        return np.concatenate([common[:, :1], self.items, common[:, 1:]], axis=1)
+        added = set(self._added)
+        others = np.array([item for item in catalogue.items.tolist() if item not in added], dtype=object)
+        if not len(others):
+            raise ConfigError(f"market {self.market}: its catalogue has no item but those of canary users")
+        common = others[self._source("common").integers(len(others), self.count)]
+        last = np.tile(np.array(self._added[-_LAST:], dtype=object), (self.count, 1))
+        return np.concatenate([common[:, None], self.items, last], axis=1)
 
     def extended(self, catalogue: Catalogue) -> Catalogue:
         """A market's catalogue with the items of all candidates: it says nothing of who is in."""
-        return Catalogue.of(catalogue.kind, [*catalogue.items.tolist(), *self.items.ravel().tolist()])
+        return Catalogue.of(catalogue.kind, [*catalogue.items.tolist(), *self._added])
+
+    @cached_property
+    def _added(self) -> list[str]:
+        """All items that candidates bring: their own, and those that all of them meet at last."""
+        return [f"i-{word:016x}" for word in self._source("items").words(self.count * OWN + _LAST).tolist()]
 
     def _source(self, purpose: str) -> NoiseSource:
         key = derive_key(self.nonce, b"fedmm-secure canary users\0" + self.market.encode())

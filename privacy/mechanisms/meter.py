@@ -114,11 +114,25 @@ def repeats(series: Sequence[IntArray], *, scale: float, level: float) -> MeterF
     length = 1
     while 0.5 * total**2 * chance**length >= level:
         length += 1
-    windows = [np.lib.stride_tricks.sliding_window_view(part, length) for part in parts if part.size >= length]
-    stacked = np.concatenate(windows) if windows else np.zeros((0, length), dtype=np.int64)
-    again = len(stacked) - len(np.unique(stacked, axis=0))
+    runs = _numbered_runs(parts, length)
+    again = len(runs) - len(np.unique(runs))
     p_value = 0.0 if again else 1.0
     return MeterFinding("repeats", p_value, level, f"{again} runs of {length} values occur more than once")
+
+
+def _numbered_runs(parts: Sequence[IntArray], length: int) -> IntArray:
+    """A number for each run of ``length`` values within a part, the same where they are equal."""
+    joined = np.concatenate([np.zeros(0, np.int64), *parts])
+    inside = [np.arange(part.size) < part.size - length + 1 for part in parts]
+    first = np.flatnonzero(np.concatenate([np.zeros(0, bool), *inside]))
+    values, ranks = np.unique(joined, return_inverse=True)
+    runs, most = np.zeros(len(first), dtype=np.int64), 1  # numbers below ``most``
+    for place in range(length):
+        if most * len(values) > 2**62:  # as many as there are runs, at most
+            _, runs = np.unique(runs, return_inverse=True)
+            most = len(runs)
+        runs, most = runs * len(values) + ranks[first + place], most * len(values)
+    return runs
 
 
 def _size(values: IntArray, scale: float, level: float) -> MeterFinding:

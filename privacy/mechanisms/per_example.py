@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
@@ -101,21 +103,38 @@ def equal_slots(rows_of: Callable[[Batch], Tensor], like: Batch, size: int) -> T
         RuntimeError: hardly any two slots are treated alike.
         DeviceError: on a GPU, an example is computed otherwise beside others.
     """
-    marks = [b""] * size
     probes = [tuple(_probe(part, size, probe) for part in like) for probe in range(_PROBES)]
+    alike = np.ones(size, dtype=bool)
     for probe in probes:
-        found = rows_of(probe).detach().cpu().contiguous().numpy()
-        marks = [mark + sha256(row.tobytes()).digest() for mark, row in zip(marks, found, strict=True)]
-    most, count = Counter(marks).most_common(1)[0]
+        words = _words(rows_of(probe))
+        alike &= (words == words[:1]).all(axis=1)
+    if 2 * alike.sum() <= size:  # most are not like the first
+        alike = _most(rows_of, probes, size)
+    count = int(alike.sum())
     if count < max(1, size // 16):
         raise RuntimeError(
             f"only {count} of {size} slots of a block are treated alike by this machine's linear algebra: a user's "
             "gradient would depend on others"
         )
-    slots = torch.tensor([slot for slot, mark in enumerate(marks) if mark == most])
+    slots = torch.from_numpy(np.flatnonzero(alike))
     if any(part.device.type != "cpu" for part in like):
         refuse_company(rows_of, probes[0], probes[1], slots)
     return slots
+
+
+def _words(rows: Tensor) -> NDArray[Any]:
+    """Rows as the bits that they are, ``(size, …)``: no number equals another, and none differs from itself."""
+    found = rows.detach().cpu().contiguous().numpy()
+    return found.reshape(len(found), -1).view(f"u{found.itemsize}")
+
+
+def _most(rows_of: Callable[[Batch], Tensor], probes: list[Batch], size: int) -> NDArray[np.bool_]:
+    """Which slots are of the largest group that is treated alike, the first of several."""
+    marks = [b""] * size
+    for probe in probes:
+        marks = [mark + sha256(row.tobytes()).digest() for mark, row in zip(marks, _words(rows_of(probe)), strict=True)]
+    most, _ = Counter(marks).most_common(1)[0]
+    return np.array([mark == most for mark in marks])
 
 
 def _probe(part: Tensor, size: int, number: int) -> Tensor:

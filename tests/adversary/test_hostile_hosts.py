@@ -12,6 +12,7 @@ import http.client
 import http.server
 import os
 import re
+import socket
 import ssl
 import threading
 from pathlib import Path
@@ -250,6 +251,53 @@ def test_disguised_calls_of_the_operator_do_not_pass(path, hosts):
         # where the path is read as a call of SuperNodes, it arrives as that: 401, without a node's key
         assert hosts.status(port, path, context) in (400, 401, 403)
     assert len(hosts.served()) == before
+
+
+HEAD, WANTED = "POST /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\n", "POST /v1/control/list-runs HTTP/1.1\r\nHost: x\r\n"
+INSIDE = f"{WANTED}Content-Type: {PROTOBUF}\r\nContent-Length: 0\r\n\r\n"
+CHUNKED = f"{len(INSIDE):x}\r\n{INSIDE}\r\n0\r\n\r\n"
+SMUGGLED = {
+    "a request in a body": f"{HEAD}Content-Length: {len(INSIDE)}\r\n\r\n{INSIDE}",
+    "two lengths": f"{HEAD}Content-Length: {len(INSIDE)}\r\nContent-Length: 0\r\n\r\n{INSIDE}",
+    "a length and chunks": f"{HEAD}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{INSIDE}",
+    "chunks": f"{HEAD}Transfer-Encoding: chunked\r\n\r\n{CHUNKED}",
+    "chunks with a blank": f"{HEAD}Transfer-Encoding : chunked\r\nContent-Length: 0\r\n\r\n{CHUNKED}",
+    "chunks of another name": f"{HEAD}Transfer-Encoding: xchunked\r\nContent-Length: 0\r\n\r\n{CHUNKED}",
+    "a folded header": f"{HEAD}X: y\r\n {WANTED}Content-Length: 0\r\n\r\n",
+    "a line feed in a header": f"{HEAD}Content-Type: x\nX: y\r\nContent-Length: 0\r\n\r\n",
+    "a carriage return in a header": f"{HEAD}Content-Type: x\r{WANTED}Content-Length: 0\r\n\r\n",
+    "another version": f"{HEAD.replace('1.1', '2.0')}Content-Length: 0\r\n\r\n",
+    "no version": "POST /v1/control/list-runs\r\n\r\n",
+    "the preface of HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "an upgrade": f"{HEAD}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n{INSIDE}",
+    "another host's": f"CONNECT 127.0.0.1:9394 HTTP/1.1\r\nHost: x\r\n\r\n{INSIDE}",
+}
+
+
+def raw(port, context, text):
+    """Everything that is answered to some bytes, and to a request behind them that closes the connection."""
+    last = "GET /end HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((ADDRESS, port), timeout=5) as plain, context.wrap_socket(plain) as sock:
+        sock.sendall((text + last).encode())
+        found = b""
+        with contextlib.suppress(TimeoutError, OSError):
+            while part := sock.recv(65536):
+                found += part
+    return found
+
+
+def test_no_call_of_the_operator_is_smuggled_in_another(hosts, loopback):
+    """Where a proxy and the program behind it read one stream in two ways, a second request is the caller's choice."""
+    contexts = hosts.context(hosts.homes.network("m0")), own_host(hosts)
+    for context in (*contexts, loopback):
+        context.check_hostname = False
+    assert b" 200 " in raw(hosts.link, loopback, INSIDE)  # positive control
+    before = len(hosts.served())
+    for name, text in SMUGGLED.items():
+        for port, context in zip((hosts.fleet, hosts.relay), contexts, strict=True):
+            assert b" 200 " not in raw(port, context, text), name
+    assert len(hosts.served()) == before
+    assert before
 
 
 def strangers(hosts, tmp_path):

@@ -83,6 +83,7 @@ READING = {
     "experiments/deploy/homes.py": "sizes",
     "experiments/deploy/in_process.py": ENTERED,
     "experiments/first_run/look.py": "the owner's: looks at files, trains nothing",
+    "experiments/runs/canary_files.py": "an auditor's: writes them again beside canary users, trains nothing",
     "experiments/runs/execution.py": ENTERED,
     "experiments/runs/markets.py": "the owner's: looks at files, trains nothing",
     "experiments/verification/replay.py": "an auditor's: draws again what was charged, and says where it differs",

@@ -10,12 +10,15 @@ from itertools import combinations
 
 import pytest
 
+from experiments.verification import verify_run
 from fedmm_secure.federation import parties
 from fedmm_secure.federation.account import account_of, enter, spent_on_same_data
 from fedmm_secure.federation.in_process import connect
 from fedmm_secure.federation.introductions import introduce
 from fedmm_secure.federation.messages import MessageError
 from fedmm_secure.federation.parties import make_server, open_federation
+from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage.run_directory import begin
 from tests.conftest import tiny
 from tests.people import of_people
 
@@ -44,6 +47,7 @@ def start(tiny_markets, tmp_path, monkeypatch):
             return open_federation(config, tiny_markets, directory, account=account)
         return [one.parted for one in entered]
 
+    started.config = config
     return started
 
 
@@ -95,6 +99,15 @@ def test_both_copies_go_on_as_two_runs(start, tmp_path, let_in, turn):
         assert len(spent_on_same_data(runs[0].account, directories[0], market)) == 2
     keys = [door.begin(run.plans[name].counts()).key for run in runs[1:] for name, door in run.doors.items()]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.slow
+def test_both_copies_end_as_runs_that_verify(tiny_markets, start, tmp_path):
+    begin(tmp_path / "first", start.config)
+    directories = copied(start, tmp_path, (1, 1))
+    for directory in directories:
+        run_pipeline(start.config, tiny_markets, directory)
+    assert [verify_run(directory) for directory in directories] == [[], []]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from experiments.compliance.document import Declarations
 from experiments.presentation.console import PlainConsole
 from experiments.reports.run import run_page
 from experiments.reports.screen import Finished, screen
+from experiments.verification import closing
 from experiments.verification import replay as replays
 from experiments.verification.replay import Replay
 from experiments.verification.run import Examination, examine_run
@@ -19,6 +20,7 @@ from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.transactions import Transaction
 from fedmm_secure.storage.run_directory import read_config, read_metrics
+from privacy.accounting.fingerprints import RunKey
 from privacy.aggregation.identities import Identity
 from privacy.mechanisms.randomness import NoiseSource
 from tests.command_line import fedmm
@@ -177,6 +179,29 @@ def test_other_rows_are_not_those_that_the_run_was_opened_on(honest, tmp_path, m
     monkeypatch.setattr(replays._Course, "run", lambda self: [])
     examined = examine_run(honest / "run", replay=Replay(identities(honest)))
     assert of(examined, "m1") == ["replay: the rows are not those that it was opened on"]
+
+
+def test_a_market_that_looks_like_another_one_to_the_book_is_found(honest, monkeypatch):
+    """It sealed a fingerprint that is not of its rows, or one card asked for the coin and another signed the run."""
+    somebody = Identity.generate("m1").card
+    monkeypatch.setattr(replays._Course, "run", lambda self: [])
+    monkeypatch.setattr(replays, "readers_fingerprint", lambda key, prepared, reader: "0" * 64)
+    monkeypatch.setattr(closing, "asked_by", lambda opening: somebody if opening["market"] == "m1" else None)
+    examined = examine_run(honest / "run", replay=Replay(identities(honest)))
+    said = (
+        "replay: the fingerprint that it sealed for you is not that of its rows, so that your book took them for others"
+    )
+    assert [of(examined, market) for market in ("m0", "m1", "m2")] == [[said]] * 3
+    (signed,) = examined.checks["closing line"]
+    assert "m1.jsonl" in signed.where
+    assert f"asked for by m1 {somebody.fingerprint}: one card has to sign for both" in signed.what
+
+
+def test_a_key_of_another_run_or_reader_compares_no_rows(honest, monkeypatch):
+    monkeypatch.setattr(replays._Course, "run", lambda self: [])
+    key = RunKey.of(b"k" * 32, "another", identities(honest).card.fingerprint)
+    examined = examine_run(honest / "run", replay=Replay(identities(honest), run_key=key))
+    assert of(examined, "m0") == [f"replay: the key of --run-key is for run another and reader {key.reader}"]
 
 
 def test_what_is_sealed_and_never_drawn_again_is_named(honest, monkeypatch):

@@ -141,13 +141,18 @@ def test_a_copy_of_a_waiting_runs_folder_opens_no_noise(auditor, tmp_path):
     identity, known = Identity.load(copy.keys("m0")), (copy.state / "run-id").read_text()
     (_,) = copy.charges("m0").glob("coin.key")
 
-    def opened_with(account):
-        return Coins.of(settings, known, copy.charges("m0"), account, identity, None).files.read("coin.key")
+    def opened_with(account, own):
+        return Coins.of(settings, known, copy.charges("m0"), account, own, None).files.read("coin.key")
 
-    for account in (PublicData(), PrivacyAccount(tmp_path / "a-strangers.account")):
+    markets = account_of(settings, run)
+    for account, own in (
+        (PublicData(), identity),
+        (PrivacyAccount(tmp_path / "a-strangers.account"), identity),
+        (markets, Identity.generate("m0")),  # as of a home whose identity is under a passphrase
+    ):
         with pytest.raises(KeyFileError, match="opens under the privacy account"):
-            opened_with(account)
-    assert len(opened_with(account_of(settings, run))) == 32
+            opened_with(account, own)
+    assert len(opened_with(markets, identity)) == 32
 
 
 STAGE = "quantizer/0"

@@ -47,13 +47,15 @@ def test_three_small_markets_reach_what_the_documentation_says(configuration, tm
 
 
 def test_a_released_model_of_three_small_markets_keeps_its_budget_and_beats_noisy_counts(configuration, tmp_path):
-    baselines = "ctr.baselines=[noisy-popularity]"
-    config = configuration("xmarket-release", ["workers=1", "federation.rounds=5", baselines])
+    """In reduced form: 40 of 100 noised steps, three of seven markets."""
+    changes = ["workers=1", "federation.rounds=5", "privacy.ctr.steps=40", "ctr.baselines=[noisy-popularity]"]
+    config = configuration("xmarket-release", changes)
     markets = {name: config.data.markets[name] for name in SMALL}
     config = config.model_copy(update={"data": config.data.model_copy(update={"markets": markets})})
     metrics = run(config, tmp_path / "run")
     assert verify_run(tmp_path / "run") == []
-    for market, floor in (("in", 0.88), ("mx", 0.89)):  # three runs: .924 and .905, standard deviation below .01
+    # three runs: .909, .923 and .920; .912, .913 and .911
+    for market, floor in (("in", 0.88), ("mx", 0.89)):
         values = metrics["markets"][market]
         assert values["auc"] > floor
         assert values["auc"] > values["baselines"]["noisy-popularity"]["auc"] + 0.03

@@ -179,20 +179,28 @@ MOMENTS = ["ledger/m0.jsonl", "transcript/quantizer/0/0000-update-m1.bin", "stat
            "predictions/m0.parquet"]  # fmt: skip
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, moment):
+def killed_at_each(directory, moments):
+    """A run that is killed at one moment after the other, each time by a process that went on from the last."""
+    for moment in moments:
+        kill_when(start(go_on, directory), (directory / moment).exists)
+        assert (directory / moment).exists()
+        yield moment
+
+
+@pytest.mark.parametrize("turn", range(2))  # every other moment: what two processes in a row write is in between
+def test_killed_and_resumed_gives_the_same_metrics(finished, tmp_path, turn):
     directory = tmp_path / "run"
     run_directory.create(directory, NEURAL)
-    kill_when(start(go_on, directory), (directory / moment).exists)
-    assert not (directory / "metrics.json").exists() or moment == MOMENTS[-1]
-    assert sent_without_a_line(directory) == []
+    for moment in killed_at_each(directory, MOMENTS[turn::2]):
+        assert not (directory / "metrics.json").exists() or moment == MOMENTS[-1]
+        assert sent_without_a_line(directory) == []
     assert exit_status(start(go_on, directory)) == 0
     assert comparable(json.loads((directory / "metrics.json").read_text())) == comparable(
         json.loads(json.dumps(finished[0]))
     )
 
 
-PRIVATE_MOMENTS = ["state/private/m0/counts.npz", "ledger/m0.jsonl", "transcript/embedding/0000-publication-m1.bin",
+PRIVATE_MOMENTS = ["ledger/m0.jsonl", "state/private/m0/counts.npz", "transcript/embedding/0000-publication-m1.bin",
                    "state/quantizer/0/m2.pt", "transcript/item-codes/0/0000-publication-m0.bin",
                    "models/m1/ctr-0.pt", "transcript/ctr/0/0000-publication-m0.bin"]  # fmt: skip
 
@@ -202,14 +210,12 @@ def released_config(**more):
     return tiny(privacy={**private, **more}, embedding={"private": {"dim": 4}}, ctr={"baselines": ["popularity"]})
 
 
-@pytest.mark.parametrize("moment", PRIVATE_MOMENTS)
-def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_nothing_is_charged_twice(
-    tmp_path, moment
-):
+@pytest.mark.parametrize("turn", range(2))
+def test_killed_under_protect_release_nothing_is_out_that_the_ledger_lacks_and_nothing_is_charged_twice(tmp_path, turn):
     directory = tmp_path / "run"
     run_directory.create(directory, released_config())
-    kill_when(start(go_on, directory), (directory / moment).exists)
-    assert sent_without_a_line(directory) == []
+    for _ in killed_at_each(directory, PRIVATE_MOMENTS[turn::2]):
+        assert sent_without_a_line(directory) == []
     assert exit_status(start(go_on, directory)) == 0
     assert sent_without_a_line(directory) == []
     metrics = json.loads((directory / "metrics.json").read_text())

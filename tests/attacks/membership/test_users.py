@@ -33,23 +33,32 @@ def test_recommendations_of_ones_own_items_give_membership_away():
     assert auc(found, member) == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_stranger_with_the_same_history_gives_membership_away_without_a_shadow():
-    """Members are recommended what is near their history; a new account that copies it, and others, what is popular."""
+def test_an_account_with_the_same_history_gives_membership_away_without_a_shadow():
+    """Members are served nearly as the account that copies them is; others as somebody else is."""
     n_models, n_users, n_items, k = 4, 300, 60, 5
     member, rng = coins(n_models, n_users, 4)
     vectors, taste = rng.normal(size=(n_items, 4)), rng.normal(size=(n_users, 4))
     likes = np.argsort(-taste @ vectors.T, axis=1)
-    copied = np.stack([likes[:, 3 : 3 + k]] * n_models)  # what the history alone gives, a little beside
-    strangers = rng.integers(0, n_items, copied.shape)
-    recommended = np.where(member[:, :, None], likes[None, :, :k], copied)
-    recommended[:, :, 0] = np.where(rng.random(member.shape) < 0.3, strangers[:, :, 0], recommended[:, :, 0])
+    copied = np.stack([likes[:, 2 : 2 + k]] * n_models)
+    strangers = likes[rng.permutation(n_users), :k]
+    recommended = np.where(member[:, :, None], likes[None, :, 4 : 4 + k], strangers[None])
     history = vectors[likes[:, :k]].mean(1)
     scores = reference_recommendations(recommended, copied, history, vectors)
     assert auc(scores, member) > 0.8
     alone = reference_recommendations(recommended[:1], copied[:1], history, vectors)
     np.testing.assert_array_equal(alone, scores[:1])  # of no other model
-    nothing = reference_recommendations(strangers, copied, history, vectors)
+    nothing = reference_recommendations(np.stack([strangers] * n_models), copied, history, vectors)
     assert auc(nothing, member) == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_both_are_shown_counts_before_how_near_it_is():
+    """And among equals the published ratio: farther from the history than from the account means a member."""
+    vectors = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.1, 0.0]])
+    own = np.array([[[1, 3], [2, 2], [3, 3]]])
+    copied = np.array([[[3, 2], [1, 1], [1, 1]]])
+    first, far, near = reference_recommendations(own, copied, np.zeros((3, 2)), vectors)[0]
+    assert 1.0 < first < 2.0  # one item of both
+    assert (far, near) == pytest.approx((3 / np.hypot(1, 3) / (1 + 3 / np.hypot(1, 3)), (1 / 9) / (10 / 9)))
 
 
 def test_codewords_that_follow_a_user_give_membership_away():

@@ -102,7 +102,10 @@ def test_canary_users_are_users_like_all_others(honest):
     assert len(set(whole["user"])) == 60 + len(present)
     metrics = json.loads((honest / "run" / "metrics.json").read_text())
     assert metrics["markets"]["m1"]["n_users"] == 60 + len(present)
-    assert metrics["markets"]["m1"]["n_items"] == 30 + 4 * COUNT
+    assert metrics["markets"]["m1"]["n_items"] == 30 + 4 * COUNT + 2
+    of_all = prepare_markets(resolve(str(honest / "files" / "with-canaries.yaml"), []).data)["m1"]
+    assert not set(of_all.market.user_ids[of_all.test.user]) & present  # nobody is tested on them
+    assert not set(of_all.market.user_ids[of_all.valid.user]) & present
     catalogue = (honest / "files" / "m1.with-canaries.items.txt").read_text().split()
     assert set(users.items.ravel()) < set(catalogue)  # of those who are out, too
 

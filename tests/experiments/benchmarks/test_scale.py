@@ -1,10 +1,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.benchmarks import scale
 from experiments.benchmarks.scale import exponents
+from experiments.benchmarks.scale_figure import draw_scale
 from tests.command_line import fedmm
 
 SIZES = {"users": 40, "items": 30, "markets": 3, "codes": 4}
@@ -17,7 +19,7 @@ def test_exponents_are_those_of_power_laws():
     assert exponents([100, 200], np.array([[3.0], [3.0]])) == pytest.approx(0.0)
 
 
-def test_each_axis_is_doubled_by_itself_and_every_size_measured_as_often(monkeypatch):
+def test_each_axis_is_doubled_by_itself_and_every_size_measured_as_often(monkeypatch, tmp_path):
     """Costs are made up here: what a run takes is no business of a test."""
     asked = []
 
@@ -27,12 +29,17 @@ def test_each_axis_is_doubled_by_itself_and_every_size_measured_as_often(monkeyp
         return float(spec.users * spec.markets), spec.items * 10**6
 
     monkeypatch.setattr(scale, "_apart", cost)
-    found = {curve.what: curve for curve in scale.measure_scale("quickstart", [], SIZES, list(SIZES), 2, 2)}
+    curves = scale.measure_scale("quickstart", [], SIZES, list(SIZES), 2, 2)
+    found = {curve.what: curve for curve in curves}
     assert len(asked) == 2 * len(set(asked)) == 2 * 9
     assert [point.size for point in found["users"].points] == [40, 80, 160]
     assert (40, 30, 3, 16) in asked
     assert [found[axis].ratio for axis in SIZES] == pytest.approx([1.0, 0.0, 1.0, 0.0])
     assert found["items"].memory.value == pytest.approx(1.0)
+    draw_scale(tmp_path / "scale", curves)
+    numbers = pd.read_csv(tmp_path / "scale.csv")
+    assert list(numbers[numbers["axis"] == "users"]["seconds"]) == [120.0, 240.0, 480.0]
+    assert (tmp_path / "scale.svg").is_file()
 
 
 def test_a_run_is_measured_and_files_are_refused(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Ctrl-C, wherever it comes, ends with status 130 and a command that goes on."""
 
+import errno
 import json
 import os
 import re
@@ -156,6 +157,55 @@ def test_a_run_that_runs_out_of_memory_says_so_and_goes_on_to_the_same_result(mo
     assert fedmm(capsys, *command)[0] == 0
     whole, short = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "short"))
     assert short["macro"] == whole["macro"]
+
+
+@contextmanager
+def full_disk(after):
+    """No file lasts once so many have."""
+    sync, left = os.fsync, iter(range(after))
+
+    def fsync(descriptor):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return sync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield
+
+
+def test_a_run_whose_disk_is_full_says_so_and_goes_on_to_the_same_result(tmp_path, capsys):
+    """At three places, one after the other: while it is opened, between rounds, and after them."""
+    config = tmp_path / "tiny.yaml"
+    settings = tiny(ctr={"baselines": ["popularity"], "model": "logistic"})
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    assert fedmm(capsys, "run", config, "--out", tmp_path / "whole", "--quiet")[0] == 0
+    command = ["run", config, "--out", tmp_path / "short", "--quiet"]
+    for after in (20, 60, 90):
+        with full_disk(after):
+            status, _, err = fedmm(capsys, *command)
+        (line,) = err.splitlines()
+        assert status == 1
+        assert "the disk is full: free some, files are as they were before; go on with: fedmm run --resume" in line
+        command = shlex.split(line.split("go on with: fedmm ")[1])
+    assert fedmm(capsys, *command)[0] == 0
+    whole, short = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "short"))
+    assert short["macro"] == whole["macro"]
+    assert not list((tmp_path / "short").rglob(".*.tmp"))
+
+
+def test_a_full_disk_where_nothing_is_kept_is_run_again(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", "/home/x/page.html")
+
+    monkeypatch.setattr("experiments.commands.list_runs.list_runs", full)
+    status, _, err = fedmm(capsys, "runs", "mine")
+    assert status == 1
+    assert err.startswith("fedmm: /home/x/page.html: the disk is full")
+    assert err.endswith("run it again with: fedmm runs mine\n")
+    monkeypatch.setattr("experiments.commands.list_runs.list_runs", lambda *_: Path("/nowhere/at/all").read_bytes())
+    with pytest.raises(FileNotFoundError):
+        fedmm(capsys, "runs", "mine")
 
 
 def test_a_worker_that_is_killed_and_other_errors(monkeypatch, capsys):

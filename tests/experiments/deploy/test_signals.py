@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from experiments.commands.interruption import INTERRUPTED
 from experiments.deploy import adopting, orphans, tools
 from experiments.deploy import processes as module
 from experiments.deploy.federation import federation_up
+from experiments.deploy.homes import Homes
 from experiments.deploy.processes import Processes, interruptible
 from experiments.deploy.proxies import nginx
 from experiments.deploy.tools import bounded
-from tests.conftest import TINY, tiny
+from tests.conftest import TINY
 from tests.processes import start
 
 TOKEN = "FEDMM_TEST_TOKEN"
@@ -159,10 +161,8 @@ def _start(folder, homes, moment, how, drop):
 
 
 @pytest.fixture(scope="module")
-def homes(tmp_path_factory):
-    from experiments.deploy.homes import prepare_homes
-
-    return prepare_homes(tiny(), tmp_path_factory.mktemp("homes") / "f")
+def homes(founded, tmp_path_factory):
+    return Homes(shutil.copytree(founded.homes.root, tmp_path_factory.mktemp("homes") / "f"))
 
 
 def ends(folder, homes, moment, how, drop=False):
@@ -193,8 +193,7 @@ def calls(tmp_path_factory, homes):
 
 
 @needs_nginx
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize(("how", "drop"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
 def test_a_signal_at_any_moment_of_a_start_leaves_nothing(tmp_path, homes, calls, how, drop):
     """One that is raised inside a finalizer, too, which Python drops there."""
     ends(tmp_path / secrets.token_hex(8), homes, random.randrange(calls), how, drop)

@@ -3,15 +3,15 @@
 import hashlib
 import json
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
 from experiments.exports.bom import BOM_FILE, bill_of_materials
 from privacy.accounting.ledger import read_ledger
 
 
 def problem(text):
     """What the published schema, which comes with cyclonedx-python-lib, has against a text."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator  # a second, which one process alone pays
+
     found = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     return found and found.data.message
 

@@ -1,6 +1,5 @@
 """Top items for users: known ones, new ones, from models that stay in a market and from what a run published."""
 
-import doctest
 import json
 import shutil
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmm_secure import FedMM, api, predict, recommend
+from fedmm_secure import FedMM, predict, recommend
 from fedmm_secure.data.prepare import load_markets, prepare_one
 from fedmm_secure.errors import DataError, RunDirectoryError
 from fedmm_secure.federation.closed_run import ClosedRun
@@ -216,8 +215,3 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         recommend(tmp_path, "m0", ["x"])
     with pytest.raises(RunDirectoryError, match=r"no config\.yaml"):
         predict(tmp_path, "m0", ["x"], ["y"])
-
-
-def test_the_example_of_the_python_interface_is_right():
-    found = doctest.testmod(api)
-    assert (found.attempted > 5, found.failed) == (True, 0)
