@@ -83,7 +83,7 @@ def test_a_round_that_a_market_left_out_by_itself_is_found(tmp_path, monkeypatch
     forgery.remove(lambda record: record.sender == "m1" and record.round == 1)
     forgery.finish(owner=True)
     checks = {check for check, findings in examine_run(tmp_path / "run").checks.items() if findings}
-    # bytes sent are those of the messages that are there; what the market kept is there too, and named by its last line,
+    # bytes sent are those of the messages that are there; what the market kept is there too, named by its last line
     # and paid for by nothing
     assert checks == {"files", "plan", "messages", "transcript", "closing line"}
 
