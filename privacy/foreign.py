@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from privacy.errors import InputError
+from privacy.json_text import json_text
 
 _Rest = ParamSpec("_Rest")
 _Found = TypeVar("_Found")
@@ -199,7 +200,7 @@ def parse_json(data: bytes | str, where: Path | str) -> Any:
             text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=bounded_integer
         )
         if _SURROGATE.search(text):  # halves of a character, which no text of UTF-8 holds, and nothing can write again
-            json.dumps(found, ensure_ascii=False).encode()
+            json_text(found, ensure_ascii=False).encode()
         return found
     except UnicodeEncodeError as error:
         raise ForeignFileError(

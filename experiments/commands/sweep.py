@@ -71,9 +71,9 @@ def sweep(
         return
     if not resume and directory.exists() and any(directory.iterdir()):
         raise RunDirectoryError(f"{directory}: not empty; use --resume to go on with it, or another --out")
+    from experiments.runs.cluster import Cluster
     from experiments.sweep.scheduler import Sweep, run_cells, write_grid  # what trains, and what attacks
     from experiments.sweep.table import write_table
-    from fedmm_secure.executors.cluster import Cluster
 
     elsewhere = None if cluster is None else Cluster(cluster)
     found = Sweep(directory, grid, changes, cells)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from experiments.runs.cluster import Cluster
 from fedmm_secure.executors.base import Executor
-from fedmm_secure.executors.cluster import Cluster
 from fedmm_secure.executors.processes import WorkerProcesses
 
 

@@ -109,6 +109,8 @@ PUBLIC = {
     "data/prepare": "candidates of the evaluation",
     "data/synthetic": "invented markets",
     "federation/client": "order of rows that cost no budget",
+    "field/coded": "without DP: where clusters of items begin, in a comparison",
+    "field/market_aware": "initial values, which read no row",
     "field/pooled": "without DP: order of rows of a comparison",
     "heads/examples": "negatives of models that stay in the market, and which users a curve draws",
     "heads/own": "the seed of a model that stays in the market",

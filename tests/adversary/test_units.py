@@ -106,6 +106,7 @@ def test_one_unit_beside_sums_over_a_shared_catalogue():
             "distributed_noise": True,
             "quantizer": {"steps_per_round": 1},
             "contribution": {"reference_date": "2022-01-01"},
+            "ctr": {"steps": 100},
         },
         embedding={"kind": "dp-svd", "private": {"dim": 4}},
         ctr={"baselines": []},

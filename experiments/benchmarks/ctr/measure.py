@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.data.prepare import PreparedMarket, prepare_markets
 from fedmm_secure.federation.account import enter_without_bound
 from fedmm_secure.storage.run_directory import default_directory
+from privacy.files import write_json
 
 OURS, READY = "here", "FuxiCTR, batches ready in memory"
 ALL = "all"  # markets together
@@ -102,7 +102,7 @@ class DrawnExamples:
         folder.mkdir()
         categories = list(zip(self.schema.category_names, self.schema.cardinalities, strict=True))
         fields = {"categories": categories, "numbers": self.schema.number_names}
-        (folder / "fields.json").write_text(json.dumps(fields))
+        write_json(folder / "fields.json", fields)
         for split, part in (("train", self.train), ("valid", self.valid), ("test", self.test)):
             columns = dict(zip(self.schema.category_names, part.features.categories.T, strict=True))
             columns |= dict(zip(self.schema.number_names, part.features.numbers.T, strict=True))

@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 from experiments.benchmarks.ctr import elsewhere
 from fedmm_secure.errors import ConfigError
+from privacy.json_text import json_text
 
 FUXICTR, LIGHTGBM = "FuxiCTR", "LightGBM"
 
@@ -81,7 +82,7 @@ class Worker:
     def _ask(self, library: str, order: Mapping[str, object]) -> dict[str, Any]:
         try:
             orders = _open(self._process.stdin)
-            orders.write(json.dumps({"library": library, **order}) + "\n")
+            orders.write(json_text({"library": library, **order}) + "\n")
             orders.flush()
             answer = _open(self._process.stdout).readline()
         except BrokenPipeError:

@@ -14,7 +14,7 @@ from attacks.auditing.audit import CHAIN, CODEBOOK, GRADIENTS, MASKS, USER, plan
 from attacks.auditing.faults import FAULTS
 from attacks.auditing.joint import joint_test
 from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict
-from fedmm_secure.executors.processes import Processes
+from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, QUANTIZER
@@ -99,7 +99,7 @@ def test_the_same_nonce_draws_the_same_games_and_another_one_others(audits):
     chosen = [audit for audit in quick(audits, 40) if audit.stage in (COUNTS, MASKS)]
 
     def scores(nonce, workers=1):
-        return [played[0].score for _, played in play(chosen, nonce, executor=Processes(workers))]
+        return [played[0].score for _, played in play(chosen, nonce, executor=WorkerProcesses(workers))]
 
     for one, again, other in zip(scores(NONCE), scores(NONCE), scores(bytes(32)), strict=True):
         assert (one == again).all()

@@ -15,9 +15,9 @@ from fedmm_secure.service import market_run
 
 COMMANDS = Path(experiments.commands.__file__).parent
 # commands that end at once, or that serve until they are stopped and say so
-AT_ONCE = {"keys", "options", "progress", "dialog", "interruption", "lazy", "signing", "__init__"}
+AT_ONCE = {"coins", "keys", "options", "progress", "dialog", "interruption", "lazy", "signing", "__init__"}
 DISPLAYS = {"TaskProgress", "RunProgress", "SweepProgress"}
-SERVING = {"up", "register", "sign", "trust", "market", "certificates", "private_files"}
+SERVING = {"coins", "up", "register", "sign", "trust", "market", "certificates", "private_files"}
 
 
 def functions_that_are_commands(path):

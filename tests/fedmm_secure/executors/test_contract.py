@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from attacks.membership.shadow import train_shadows
+from experiments.runs.cluster import ROWS, Cluster, OtherCodeError
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.executors import base
 from fedmm_secure.executors.base import Shipped, ShippedError, WorkerLostError, opened
-from fedmm_secure.executors.cluster import ROWS, Cluster, OtherCodeError
 from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.storage.files import Store
 from tests.attacks.membership.test_shadow import plan_of
@@ -164,7 +164,7 @@ def test_a_cluster_whose_workers_may_not_see_rows_is_refused_in_a_line(ray):
 
 def test_workers_with_other_code_compute_nothing(ray, monkeypatch):
     versions = iter(["the command's", "a worker's"])
-    monkeypatch.setattr("fedmm_secure.executors.cluster.code_version", lambda: next(versions))
+    monkeypatch.setattr("experiments.runs.cluster.code_version", lambda: next(versions))
     with pytest.raises(OtherCodeError, match="another version of the code"):
         [done.result() for done in Cluster("head:1").run(tasks.add, 1, [(1,)])]
 
