@@ -37,7 +37,7 @@ class Cluster:
         try:
             import ray  # an extra
         except ImportError:
-            raise ConfigError("--cluster needs the extra simulation: pip install 'fedmm-secure[simulation]'") from None
+            raise ConfigError("--cluster: Ray is not installed; the extra simulation has it: docs/how-to/install.md") from None
         self.address = address
         try:
             ray.init(address=address, namespace="fedmm", log_to_driver=False, ignore_reinit_error=True)
