@@ -49,7 +49,8 @@ def commands_page() -> str:
 
     command = typer.main.get_command(app)
     context = click.Context(command, info_name="fedmm", terminal_width=100, max_content_width=100)
-    parts = ["# Commands\n", "Exit status: 0 success, 1 a finding, 2 bad usage or input.\n"]
+    status = "0 success, 1 a finding, or no memory or disk left, 2 bad usage or input, 130 stopped by Ctrl-C"
+    parts = ["# Commands\n", f"Exit status: {status}.\n"]
     for name, help_text in _commands(command, context, "fedmm"):
         parts.append(f"## `{name}`\n\n```text\n{help_text}\n```\n")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""``fedmm audit RUN --users FILE``: an auditor's canary users, read through what a run published."""
+"""``fedmm audit RUN --users FOLDER``: an auditor's canary users, read through what a run published."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def submit_run(
     run: Annotated[str, typer.Option(help="Id of a run to go on with, after its server was stopped.")] = "",
     wait: Annotated[float, typer.Option(min=1, help="Seconds that the server waits for markets.")] = 120.0,
 ) -> None:
-    """``fedmm deploy run``."""
+    """``fedmm deploy submit``."""
     flower_tool("flwr")
     from experiments.deploy import control  # Flower is an extra
     from experiments.deploy.homes import Homes

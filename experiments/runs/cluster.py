@@ -44,7 +44,8 @@ class Cluster:
         try:
             import ray  # an extra
         except ImportError:
-            raise ConfigError("--cluster needs the extra simulation: pip install 'fedmm-secure[simulation]'") from None
+            missing = "--cluster: Ray is not installed; the extra simulation has it: docs/how-to/install.md"
+            raise ConfigError(missing) from None
         self.address = address
         try:
             ray.init(address=address, namespace="fedmm", log_to_driver=False, ignore_reinit_error=True)

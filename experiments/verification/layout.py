@@ -29,10 +29,9 @@ _MEMORY = ("state", "tensorboard", "attacks/shadows")
 PAGE = "report.html"  # drawn again and compared, by ``fedmm verify``
 _REPORTS = ("compliance.json", "compliance.html", "compliance.intoto.json", "registry.yaml", "bom.cdx.json")
 _BESIDE = (PAGE, *_REPORTS, "log.jsonl", "cell.json", "failure.json")
-_FIGURE = r"(svg|png|csv)"
 _RESULTS = re.compile(
-    rf"attacks/(attacks\.json|results\.parquet|reconstruction\.{_FIGURE}|roc-[\w-]{{1,150}}\.{_FIGURE}"
-    rf"|scores/[\w-]{{1,150}}\.parquet)"
+    r"attacks/(attacks\.json|results\.parquet|[\w-]{1,150}\.(svg|png|csv)"  # a figure is called as its attack, or more
+    r"|scores/[\w-]{1,150}\.parquet)"
     r"|audit/[\w-]{1,100}/audit\.json"
 )
 _RESULT_FOLDERS = re.compile(r"attacks(/scores)?|audit(/[\w-]{1,100})?")

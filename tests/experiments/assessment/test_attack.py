@@ -86,6 +86,7 @@ def test_attack_makes_every_attack_and_keeps_its_results(plain_run, copied, caps
     assert "beyond users left out, of whom the same finds" in page
     stated = [attack.attack for evidence in examine(run) for attack in evidence.attacks]
     assert sorted(stated) == sorted(row.attack for row in attack_rows(found))  # in a compliance report too
+    assert fedmm(capsys, "verify", run)[0] == 0  # every file that attacks leave has its place
 
 
 @pytest.mark.parametrize(

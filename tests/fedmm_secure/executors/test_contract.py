@@ -192,7 +192,7 @@ def test_no_cluster_is_a_mistake_in_a_line(ray):
 
 def test_without_ray_a_cluster_is_refused_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"^--cluster needs the extra simulation"):
+    with pytest.raises(ConfigError, match=r"^--cluster: Ray is not installed; the extra simulation has it"):
         Cluster("h:1")
 
 
