@@ -8,6 +8,7 @@ is a network of its own, of machines that trust each other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from fedmm_secure.storage.provenance import code_version
 
 ROWS = "rows"  # what a node has whose workers may see rows
 _SHARE = 0.001  # of it, that a task takes: many fit on a node
+COMPUTING = ("attacks", "experiments", "fedmm_secure", "privacy")  # packages that tasks are of
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class OtherCodeError(ConfigError):
@@ -30,10 +33,14 @@ class Cluster:
         address: of the cluster's head, ``host:port``.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster answers there.
+        ConfigError: it is no such address, Ray is not installed, or no cluster answers there.
     """
 
     def __init__(self, address: str) -> None:
+        if not _ADDRESS.fullmatch(address):  # ray:// for one: its client keeps what it is given on the head's node
+            raise ConfigError(
+                f"--cluster {address!a:.200}: give HOST:PORT of the head of a cluster that this machine is a node of"
+            )
         try:
             import ray  # an extra
         except ImportError:
@@ -76,7 +83,7 @@ class Cluster:
         )
         holder = [data]  # within a list it is no argument of its own, which Ray would open and hand over as bytes
         waiting = {
-            remote.remote(call, shipped.digest, holder, code_version(), *task): index
+            remote.remote(call, shipped.digest, holder, code_version(COMPUTING), *task): index
             for index, task in enumerate(tasks)
         }
         try:
@@ -99,6 +106,6 @@ class Cluster:
 def _called(call: Callable[..., Value], digest: str, holder: list[Any], code: str, *task: object) -> Value:
     import ray
 
-    if code_version() != code:
+    if code_version(COMPUTING) != code:
         raise OtherCodeError("--cluster: its workers have another version of the code, or other libraries")
     return call(opened(digest, lambda: bytes(ray.get(holder[0]))), *task)

@@ -164,7 +164,7 @@ def test_a_cluster_whose_workers_may_not_see_rows_is_refused_in_a_line(ray):
 
 def test_workers_with_other_code_compute_nothing(ray, monkeypatch):
     versions = iter(["the command's", "a worker's"])
-    monkeypatch.setattr("experiments.runs.cluster.code_version", lambda: next(versions))
+    monkeypatch.setattr("experiments.runs.cluster.code_version", lambda sources: next(versions))
     with pytest.raises(OtherCodeError, match="another version of the code"):
         [done.result() for done in Cluster("head:1").run(tasks.add, 1, [(1,)])]
 
