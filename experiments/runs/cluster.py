@@ -8,6 +8,7 @@ is a network of its own, of machines that trust each other.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedmm_secure.storage.provenance import code_version
 
 ROWS = "rows"  # what a node has whose workers may see rows
 _SHARE = 0.001  # of it, that a task takes: many fit on a node
+_PATIENCE = 10.0  # seconds for the head to answer
 
 
 class OtherCodeError(ConfigError):
@@ -37,11 +39,14 @@ class Cluster:
         try:
             import ray  # an extra
         except ImportError:
-            raise ConfigError("--cluster: Ray is not installed; the extra simulation has it: docs/how-to/install.md") from None
+            raise ConfigError(
+                "--cluster: Ray is not installed; the extra simulation has it: docs/how-to/install.md"
+            ) from None
         self.address = address
         try:
+            _reach(address)
             ray.init(address=address, namespace="fedmm", log_to_driver=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
             raise ConfigError(f"--cluster {address}: no Ray cluster that this machine is part of: {what}") from None
 
@@ -93,6 +98,19 @@ class Cluster:
         finally:
             for one in waiting:
                 ray.cancel(one, force=True)
+
+
+def _reach(address: str) -> None:
+    """Whether anybody listens there: Ray itself asks for many minutes, with lines of its own.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: no address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise ValueError("HOST:PORT is expected")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _called(call: Callable[..., Value], digest: str, holder: list[Any], code: str, *task: object) -> Value:
