@@ -106,12 +106,10 @@ class Handler:
     def _run(self, job: Path) -> None:
         limits = self.limits
         command = [sys.executable, worker.__file__, str(self.path.absolute()), str(job)]
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment |= {"HOME": str(job), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with subprocess.Popen(
             [*command, str(limits.seconds), str(limits.memory)],
             cwd=job,
-            env=environment,
+            env=bare_environment(job),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -122,7 +120,7 @@ class Handler:
             except subprocess.TimeoutExpired:
                 said = b""
             finally:
-                _end(process.pid)  # and what it started
+                end_group(process.pid)  # and what it started
         status = process.returncode
         if status == _MISTAKE:
             raise HandlerError(f"{self.path}: {_last_line(said)}")
@@ -134,7 +132,15 @@ class Handler:
             raise HandlerError(f"{self.path}: ended with status {status}: {_last_line(said)}")
 
 
-def _end(group: int) -> None:
+def bare_environment(home: Path) -> dict[str, str]:
+    """What a process of somebody else's code has of this one's environment, which may hold passphrases; one thread."""
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**passed_on, "HOME": str(home), **one}
+
+
+def end_group(group: int) -> None:
+    """Kill a process that leads a group, and what it started in it."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 

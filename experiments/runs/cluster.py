@@ -8,6 +8,7 @@ is a network of its own, of machines that trust each other.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from fedmm_secure.storage.provenance import code_version
 ROWS = "rows"  # what a node has whose workers may see rows
 _SHARE = 0.001  # of it, that a task takes: many fit on a node
 _PATIENCE = 10.0  # seconds for the head to answer
+COMPUTING = ("attacks", "experiments", "fedmm_secure", "privacy")  # packages that tasks are of
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class OtherCodeError(ConfigError):
@@ -32,21 +35,24 @@ class Cluster:
         address: of the cluster's head, ``host:port``.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster answers there.
+        ConfigError: it is no such address, Ray is not installed, or no cluster answers there.
     """
 
     def __init__(self, address: str) -> None:
+        if not _ADDRESS.fullmatch(address):  # ray:// for one: its client keeps what it is given on the head's node
+            raise ConfigError(
+                f"--cluster {address!a:.200}: give HOST:PORT of the head of a cluster that this machine is a node of"
+            )
         try:
             import ray  # an extra
         except ImportError:
-            raise ConfigError(
-                "--cluster: Ray is not installed; the extra simulation has it: docs/how-to/install.md"
-            ) from None
+            missing = "--cluster: Ray is not installed; the extra simulation has it: docs/how-to/install.md"
+            raise ConfigError(missing) from None
         self.address = address
         try:
             _reach(address)
             ray.init(address=address, namespace="fedmm", log_to_driver=False, ignore_reinit_error=True)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
             raise ConfigError(f"--cluster {address}: no Ray cluster that this machine is part of: {what}") from None
 
@@ -80,7 +86,7 @@ class Cluster:
         )
         holder = [data]  # within a list it is no argument of its own, which Ray would open and hand over as bytes
         waiting = {
-            remote.remote(call, shipped.digest, holder, code_version(), *task): index
+            remote.remote(call, shipped.digest, holder, code_version(COMPUTING), *task): index
             for index, task in enumerate(tasks)
         }
         try:
@@ -105,17 +111,15 @@ def _reach(address: str) -> None:
 
     Raises:
         OSError: nobody does.
-        ValueError: no address.
+        OverflowError: there is no such port.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
-        raise ValueError("HOST:PORT is expected")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _called(call: Callable[..., Value], digest: str, holder: list[Any], code: str, *task: object) -> Value:
     import ray
 
-    if code_version() != code:
+    if code_version(COMPUTING) != code:
         raise OtherCodeError("--cluster: its workers have another version of the code, or other libraries")
     return call(opened(digest, lambda: bytes(ray.get(holder[0]))), *task)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import tarfile
 import tempfile
 import traceback
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +20,22 @@ from experiments.runs.execution import execute
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
+from fedmm_secure.config import Config
+from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.storage.packed import pack_directory, unpack_directory
+from fedmm_secure.storage.run_directory import read_foreign_config
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
 
 Status = Literal["done", "failed", "open"]
+
+
+class StrayCellError(InputError):
+    """What a worker sent is not the cell that it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ def cell_findings(directory: Path) -> list[str]:
 
 def run_cell(directory: Path, cell: Cell, cache: Path) -> None:
     """Run a cell, or go on with it; its exceptions are kept in its directory and raised again."""
-    config = cell.config.model_copy(update={"workers": 1})  # cells run side by side
+    config = _alone(cell)
     (directory / FAILURE_FILE).unlink(missing_ok=True)
     if not (directory / CONFIG_FILE).exists():
         shutil.rmtree(directory, ignore_errors=True)  # killed before the run began: nothing was drawn or sent
@@ -77,6 +87,11 @@ def run_cell(directory: Path, cell: Cell, cache: Path) -> None:
         note_failure(directory, error)
         raise
     write_json(directory / DONE_FILE, {"attacks": _plan(cell), "findings": findings})
+
+
+def _alone(cell: Cell) -> Config:
+    """What is run: cells run side by side."""
+    return cell.config.model_copy(update={"workers": 1})
 
 
 def _plan(cell: Cell) -> dict[str, Any] | None:
@@ -125,11 +140,20 @@ def run_elsewhere(shared: None, cell: Cell) -> bytes:
         return pack_directory(directory)
 
 
-def bring_home(packed: bytes, directory: Path) -> None:
-    """Put a cell that ran elsewhere into its place, all of it or nothing."""
+def bring_home(packed: bytes, directory: Path, cell: Cell) -> None:
+    """Put a cell that ran elsewhere into its place, all of it or nothing.
+
+    Raises:
+        StrayCellError: what came is no cell, or another one.
+    """
     shutil.rmtree(directory, ignore_errors=True)
-    with new_directory(directory) as unfinished:
-        unpack_directory(packed, unfinished)
+    try:
+        with new_directory(directory) as unfinished:
+            unpack_directory(packed, unfinished)
+            if (unfinished / CONFIG_FILE).exists() and read_foreign_config(unfinished) != _alone(cell):
+                raise StrayCellError(f"{cell.name}: a worker sent a run of another configuration")
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ConfigError, RunDirectoryError) as error:
+        raise StrayCellError(f"{cell.name}: a worker sent what is no cell: {error!s:.200}") from error
 
 
 def leaves(cell: Cell) -> bool:

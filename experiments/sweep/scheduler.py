@@ -13,6 +13,7 @@ from experiments.runs.configuration import locate, shipped
 from experiments.sweep.cells import (
     Failure,
     Status,
+    StrayCellError,
     bring_home,
     cell_findings,
     cell_status,
@@ -167,7 +168,10 @@ def run_cells(
         for packed in elsewhere.run(run_elsewhere, None, [(cell,) for cell in leaving]):
             cell = leaving[packed.index]
             if packed.error is None:
-                bring_home(packed.result(), sweep.path(cell))
+                try:
+                    bring_home(packed.result(), sweep.path(cell), cell)
+                except StrayCellError as error:
+                    note_failure(sweep.path(cell), error)
             elif not isinstance(packed.error, WorkerLostError):
                 raise packed.error
             note(cell, packed.error)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import yaml
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from experiments.verification.evidence import Evidence
 from experiments.verification.layout import layout_findings
 from experiments.verification.schemas import environment_problems, metrics_problems
+from fedmm_secure.config import config_from_data
 from fedmm_secure.federation.transcript import INDEX, index_bytes
 from fedmm_secure.foreign.yaml_text import parse_yaml
 from fedmm_secure.results.metrics import communication
 from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
+from fedmm_secure.storage.provenance import code_version
+from fedmm_secure.storage.run_directory import yaml_text
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.bundle import BUNDLE_FILE
 from privacy.files import json_bytes
@@ -33,16 +34,30 @@ def _spellings(evidence: Evidence) -> Iterator[Finding]:
         directory / ENVIRONMENT_FILE: json_bytes(evidence.environment),
         RunDirectory(directory).transcript / BUNDLE_FILE: json_bytes(evidence.bundle.to_json()),
         RunDirectory(directory).transcript / INDEX: index_bytes(evidence.messages.index),
-        directory / CONFIG_FILE: _yaml(directory / CONFIG_FILE),
+        directory / CONFIG_FILE: _configuration(evidence),
     }
     for path, written in expected.items():
         if path.is_file() and read_bytes(path, below=directory) != written:
             yield Finding(str(path), "is not spelled as a run writes it: holds more than what is read of it")
 
 
-def _yaml(path: Path) -> bytes:
-    found = parse_yaml(read_bytes(path, below=path.parent), path)
-    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True).encode()
+def _configuration(evidence: Evidence) -> bytes:
+    """As a run of this code writes what is read of it; one of other code may lack sections, or have another order.
+
+    It is what the values mean that is written, not how they stand there: a number that stands as a text has room.
+    """
+    path = evidence.directory / CONFIG_FILE
+    found = parse_yaml(read_bytes(path, below=evidence.directory), path)
+    meant = config_from_data(found, source=str(path)).model_dump(mode="json")
+    same = evidence.environment.get("code") == code_version()
+    return yaml_text(meant if same else _part(meant, found)).encode()
+
+
+def _part(meant: Any, found: Any) -> Any:
+    """Of what a configuration means, the keys that are there."""
+    if not (isinstance(meant, Mapping) and isinstance(found, Mapping)):
+        return meant
+    return {name: _part(meant[name], value) for name, value in found.items() if name in meant}
 
 
 def _fields(evidence: Evidence) -> Iterator[Finding]:

@@ -199,7 +199,7 @@ class _Environment(_Closed):
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     code: Digest
     machine: _Machine
-    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
+    created: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00$")]
 
 
 def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,10 +49,8 @@ class WorkerProcesses:
             for index, task in enumerate(tasks):
                 yield Done(index, call(shared, *task))
             return
-        with tempfile.TemporaryDirectory(prefix="fedmm-workers-") as folder:
-            shipped = Shipped.of(shared)
-            path = Path(folder) / shipped.digest
-            write_secret(path, shipped.data)
+        shipped = Shipped.of(shared)
+        with _at_hand(shipped) as path:
             yield from self._pooled(partial(_called, call, shipped.digest, path), tasks, tries)
 
     def _pooled(
@@ -98,6 +98,24 @@ class WorkerProcesses:
             except BaseException:  # an interrupt too, and a caller who has enough
                 pool.stop()  # type: ignore[no-untyped-call]
                 raise
+
+
+@contextmanager
+def _at_hand(shipped: Shipped) -> Iterator[Path]:
+    """A file for worker processes: rows are in it, so it lies in memory, and is gone with this process however it ends.
+
+    Where the system has no such files, it lies in a folder that this user alone can read, and SIGKILL leaves it there.
+    """
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryDirectory(prefix="fedmm-workers-") as folder:
+            path = Path(folder) / shipped.digest
+            write_secret(path, shipped.data)
+            yield path
+        return
+    with open(os.memfd_create("fedmm-shared"), "wb") as file:
+        file.write(shipped.data)
+        file.flush()
+        yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
 
 
 def _called(call: Callable[..., Value], digest: str, path: Path, *task: object) -> Value:

@@ -118,10 +118,14 @@ def _processor_features() -> list[str]:
 
 
 @cache
-def code_version() -> str:
-    """Hash of the sources that compute results, and of the versions of the libraries that they rest on."""
+def code_version(sources: tuple[str, ...] = _SOURCES) -> str:
+    """Hash of the sources that compute results, and of the versions of the libraries that they rest on.
+
+    Args:
+        sources: names of packages; by default those that a run rests on.
+    """
     digest = hashlib.sha256()
-    for package in _SOURCES:
+    for package in sources:
         root = Path(str(resources.files(package)))
         for path in sorted(root.rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

@@ -155,7 +155,12 @@ def read_metrics(directory: Path) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration; reading it back gives an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=False), sort_keys=False, allow_unicode=True)
+    return yaml_text(config.model_dump(mode="json"))
+
+
+def yaml_text(value: Any) -> str:
+    """The one spelling of a value in a configuration of a run."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def published_models(directory: Path, config: Config, market: str) -> list[Path]:

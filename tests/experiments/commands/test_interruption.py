@@ -52,7 +52,7 @@ def test_what_keeps_nothing_is_run_again(monkeypatch, tmp_path, capsys, function
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_unwinds_as_ctrl_c_does(monkeypatch, capsys, number):
     """Pools of workers are ended then, and warn of nothing."""
-    before, unwound = signal.getsignal(number), []
+    before, unwound = signal.signal(number, signal.SIG_DFL), []  # whatever the tests were started with, nohup say
 
     def work(*_, **__):
         try:
@@ -62,10 +62,13 @@ def test_a_signal_to_end_unwinds_as_ctrl_c_does(monkeypatch, capsys, number):
             unwound.append(True)
 
     monkeypatch.setattr("experiments.commands.list_runs.list_runs", work)
-    status, _, err = fedmm(capsys, "runs", "mine")
-    assert (status, unwound) == (130, [True])
-    assert err == "fedmm: stopped; run it again with: fedmm runs mine\n"
-    assert signal.getsignal(number) == before
+    try:
+        status, _, err = fedmm(capsys, "runs", "mine")
+        assert (status, unwound) == (130, [True])
+        assert err == "fedmm: stopped; run it again with: fedmm runs mine\n"
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def hangs_up(*_, **__):

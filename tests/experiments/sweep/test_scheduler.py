@@ -1,6 +1,7 @@
 """Which cells leave the machine: those that nothing is spent on."""
 
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -10,6 +11,8 @@ from experiments.sweep.grid import Cell, SweepGrid
 from experiments.sweep.scheduler import Sweep, run_cells
 from fedmm_secure.config import config_from_data
 from fedmm_secure.executors.base import Done, WorkerLostError
+from fedmm_secure.storage.files import new_directory
+from fedmm_secure.storage.packed import unpack_directory
 from tests.conftest import tiny
 
 GENERATED = Cell("generated_0", {}, 0, tiny(ctr={"baselines": ["popularity"], "model": "logistic"}), None)
@@ -42,7 +45,7 @@ def test_cells_that_read_files_stay_where_their_account_is(tmp_path, monkeypatch
     cells = (reads_files(None), GENERATED, reads_files(4.0))
     here, elsewhere = Recording(), Recording()
     monkeypatch.setattr(scheduler, "WorkerProcesses", lambda workers, apart: here)
-    monkeypatch.setattr(scheduler, "bring_home", lambda packed, directory: None)
+    monkeypatch.setattr(scheduler, "bring_home", lambda packed, directory, cell: None)
     told = []
     sweep = Sweep(tmp_path, SweepGrid(), (), cells)
     run_cells(sweep, workers=2, elsewhere=elsewhere, report=lambda cell, status, done, n: told.append((done, n)))
@@ -71,6 +74,34 @@ def test_a_cell_whose_worker_was_lost_elsewhere_has_failed(tmp_path):
 
 def test_a_cell_that_ran_elsewhere_is_a_cell_as_any_other(tmp_path):
     home = tmp_path / "cells" / GENERATED.name
-    bring_home(run_elsewhere(None, GENERATED), home)
+    bring_home(run_elsewhere(None, GENERATED), home, GENERATED)
     assert cell_status(home, GENERATED) == "done"
     assert all(not path.stat().st_mode & 0o077 for path in home.rglob("*") if "ledger" in path.parts and path.is_file())
+
+
+@dataclass
+class Sending:
+    """A worker that sends something else than it was asked for."""
+
+    packed: bytes
+
+    def run(self, call, shared, tasks, *, rows=False, tries=3):
+        yield from (Done(index, self.packed) for index in range(len(tasks)))
+
+
+@pytest.fixture(scope="module")
+def another():
+    return run_elsewhere(None, replace(GENERATED, config=tiny(seed=[7], ctr={"baselines": [], "model": "logistic"})))
+
+
+@pytest.mark.parametrize("cut", [0, 1000, None])
+def test_what_a_worker_sends_is_held_to_the_cell(tmp_path, another, cut):
+    sweep = Sweep(tmp_path, SweepGrid(), (), (GENERATED,))
+    if cut is None:  # as it was: whatever was unpacked there was the cell
+        with new_directory(sweep.path(GENERATED)) as place:
+            unpack_directory(another, place)
+        assert cell_status(sweep.path(GENERATED), GENERATED) == "done"
+        shutil.rmtree(sweep.path(GENERATED))
+    run_cells(sweep, workers=1, elsewhere=Sending(another[:cut]))
+    assert cell_status(sweep.path(GENERATED), GENERATED) == "failed"
+    assert "a worker sent" in read_failure(sweep.path(GENERATED))

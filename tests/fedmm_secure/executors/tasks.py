@@ -28,3 +28,8 @@ def node(shared):
     import ray
 
     return ray.get_runtime_context().get_node_id()
+
+
+def on_the_disk(shared, folder):
+    """What the folder of temporary files holds while a worker has what it was sent."""
+    return sorted(path.name for path in folder.iterdir())
