@@ -52,7 +52,7 @@ class Cluster:
         try:
             _reach(address)
             ray.init(address=address, namespace="fedmm", log_to_driver=False, ignore_reinit_error=True)
-        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
             raise ConfigError(f"--cluster {address}: no Ray cluster that this machine is part of: {what}") from None
 
@@ -111,7 +111,6 @@ def _reach(address: str) -> None:
 
     Raises:
         OSError: nobody does.
-        OverflowError: there is no such port.
     """
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()

@@ -193,17 +193,13 @@ def test_no_cluster_is_a_mistake_in_a_line(ray):
         Cluster("h:1")
 
 
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [("127.0.0.1:1", "Connection refused"), ("127.0.0.1:99999", "port must be 0-65535")],
-)
-def test_where_nobody_listens_ray_is_not_asked(ray, monkeypatch, address, said):
+def test_where_nobody_listens_ray_is_not_asked(ray, monkeypatch):
     """Ray asks for many minutes, in lines of its own."""
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "ray", ray)
     ray.init = pytest.fail
-    with pytest.raises(ConfigError, match=f"^--cluster {address}: no Ray cluster .*{said}"):
-        Cluster(address)
+    with pytest.raises(ConfigError, match=r"^--cluster 127.0.0.1:1: no Ray cluster .* refused"):
+        Cluster("127.0.0.1:1")
 
 
 def test_without_ray_a_cluster_is_refused_in_a_line(monkeypatch):
