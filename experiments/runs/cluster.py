@@ -9,6 +9,7 @@ is a network of its own, of machines that trust each other.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedmm_secure.storage.provenance import code_version
 
 ROWS = "rows"  # what a node has whose workers may see rows
 _SHARE = 0.001  # of it, that a task takes: many fit on a node
+_PATIENCE = 10.0  # seconds for the head to answer
 COMPUTING = ("attacks", "experiments", "fedmm_secure", "privacy")  # packages that tasks are of
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
@@ -48,8 +50,9 @@ class Cluster:
             raise ConfigError(missing) from None
         self.address = address
         try:
+            _reach(address)
             ray.init(address=address, namespace="fedmm", log_to_driver=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
             raise ConfigError(f"--cluster {address}: no Ray cluster that this machine is part of: {what}") from None
 
@@ -101,6 +104,16 @@ class Cluster:
         finally:
             for one in waiting:
                 ray.cancel(one, force=True)
+
+
+def _reach(address: str) -> None:
+    """Whether anybody listens there: Ray itself asks for many minutes, with lines of its own.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _called(call: Callable[..., Value], digest: str, holder: list[Any], code: str, *task: object) -> Value:

@@ -129,6 +129,9 @@ def ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", found)
     monkeypatch.setitem(sys.modules, "ray.exceptions", found.exceptions)
     monkeypatch.setattr(base, "_opened", {})
+    monkeypatch.setattr(
+        "experiments.runs.cluster.socket.create_connection", lambda *_, **__: SimpleNamespace(close=int)
+    )
     return found
 
 
@@ -188,6 +191,15 @@ def test_no_cluster_is_a_mistake_in_a_line(ray):
     said = r"^--cluster h:1: no Ray cluster that this machine is part of: nobody answers$"
     with pytest.raises(ConfigError, match=said):
         Cluster("h:1")
+
+
+def test_where_nobody_listens_ray_is_not_asked(ray, monkeypatch):
+    """Ray asks for many minutes, in lines of its own."""
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    ray.init = pytest.fail
+    with pytest.raises(ConfigError, match=r"^--cluster 127.0.0.1:1: no Ray cluster .* refused"):
+        Cluster("127.0.0.1:1")
 
 
 def test_without_ray_a_cluster_is_refused_in_a_line(monkeypatch):
