@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse, special
+from scipy import sparse, special, stats
 
 from attacks.auditing.games import gaussian
 from attacks.auditing.joint import joint_test
@@ -45,6 +45,7 @@ from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import LEVELS
 
 FEWEST_SEEN = 8  # candidates by whom a law is tested
+LOST = 0.01  # of a reading's level: that those who are in were lost on the way
 COMPARED = 32  # items of others against whose scores that of a candidate's own is held
 VIEW = "release"
 # what is read, and whose publications it follows from
@@ -70,6 +71,7 @@ class CanaryReading:
         low_fdp: 95 % lower bound on ε by f-DP in one run.
         low_one_run: the same by Steinke et al.
         p_value: of what was seen where the claim holds: by the coins and, where there is one, by the law of the noise.
+        light: p-value of candidates who are in and weigh so little, where they weigh what they add; 1 without a law.
         level: at which it refutes.
         seen: in which direction it is furthest from what is stated, and how far.
     """
@@ -83,6 +85,7 @@ class CanaryReading:
     low_fdp: float
     low_one_run: float
     p_value: float
+    light: float
     level: float
     seen: str
 
@@ -90,6 +93,11 @@ class CanaryReading:
     def refuted(self) -> bool:
         """Whether the claim is."""
         return self.p_value <= self.level
+
+    @property
+    def lost(self) -> bool:
+        """Whether candidates who are in do not weigh what they add, so that the reading shows nothing."""
+        return self.light <= LOST * self.level
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ class Published:
 def read_canary_users(users: CanaryUsers, published: Published, level: float) -> Iterator[CanaryReading]:
     """Each reading; a false alarm in any of them has probability ``level`` at most.
 
-    Where a law of the noise is known, the reading's level is halved between it and the coins.
+    Where a law of the noise is known, a part of the reading's level goes to candidates that are lost on the way, and
+    the rest is halved between the law and the coins.
 
     Raises:
         ConfigError: the catalogue has no item but those of candidates.
@@ -126,17 +135,23 @@ def read_canary_users(users: CanaryUsers, published: Published, level: float) ->
         if curve is None or claim.epsilon is None:
             continue  # no guarantee is claimed of it
         area = auc(score[users.member], score[~users.member])
-        p, what = p_value(score, users.member, curve), f"coins: AUC {area:.3f}"
+        p, what, light = p_value(score, users.member, curve), f"coins: AUC {area:.3f}", 1.0
         if played is not None:
             alarm = joint_test(played)
             if alarm.p_value < p:
                 what = f"{alarm.direction}: {alarm.seen}"
-            p = min(1.0, 2.0 * min(p, alarm.p_value))
+            p, light = min(1.0, 2.0 * min(p, alarm.p_value) / (1.0 - LOST)), light_p_value(played)
         bounds = lower_bounds(Played(users.member, score, score, score, score), claim.delta)
         counted = len(users.member), int(users.member.sum())
         yield CanaryReading(
-            reading, claim.epsilon, claim.delta, *counted, area, *bounds, p, level / len(READINGS), what
+            reading, claim.epsilon, claim.delta, *counted, area, *bounds, p, light, level / len(READINGS), what
         )
+
+
+def light_p_value(played: Played) -> float:
+    """Of candidates who are in and weigh so little, where each weighs what it adds: at most so."""
+    inside, n_in = played.total[played.member], max(int(played.member.sum()), 1)
+    return float(stats.norm.cdf(inside.sum() / np.sqrt(n_in) + np.sqrt(n_in) * played.slack))
 
 
 @dataclass(frozen=True)

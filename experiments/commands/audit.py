@@ -23,6 +23,7 @@ from privacy.hexadecimal import bytes_of
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
 
+_LOST = "shows nothing: candidates who are in do not weigh what they add"
 AUDIT_HELP = (
     "Try to refute that the code keeps a guarantee: canaries against every stage, and all of them together, at the "
     "noise that a configuration plans, or that a verified run did. An audit of code: what a run drew, its noise meter "
@@ -127,14 +128,14 @@ def _audit_users(run: Path, folder: Path, level: float, as_json: bool) -> int:
     with examining(run):
         market, readings = audit_canary_users(run, folder, level)
     if as_json:
-        say_json([vars(one) | {"refuted": one.refuted} for one in readings])
+        say_json([vars(one) | {"refuted": one.refuted, "lost": one.lost} for one in readings])
     else:
         table = Table("published", "claimed ε", "verdict", "bounds", "AUC", "p", "in / candidates")
         for one in readings:
             table.add_row(
                 one.reading,
                 epsilon_text(one.claimed),
-                f"VIOLATED: {one.seen}" if one.refuted else "not refuted",
+                f"VIOLATED: {one.seen}" if one.refuted else _LOST if one.lost else "not refuted",
                 f"{one.low_fdp:.2f} / {one.low_one_run:.2f}",
                 f"{one.auc:.3f}",
                 f"{one.p_value:.2g}",
@@ -142,7 +143,7 @@ def _audit_users(run: Path, folder: Path, level: float, as_json: bool) -> int:
             )
         wide_console().print(f"canary users of market {market}, read through what the run published", table)
         say("bounds: below which ε is not, at 95 %: f-DP / Steinke et al.")
-    return FINDING if any(one.refuted for one in readings) else 0
+    return FINDING if any(one.refuted or one.lost for one in readings) else 0
 
 
 def _print_audit(market: str, found: list[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.storage.packed import pack_directory, unpack_directory
-from fedmm_secure.storage.run_directory import read_config
+from fedmm_secure.storage.run_directory import read_foreign_config
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
@@ -150,7 +150,7 @@ def bring_home(packed: bytes, directory: Path, cell: Cell) -> None:
     try:
         with new_directory(directory) as unfinished:
             unpack_directory(packed, unfinished)
-            if (unfinished / CONFIG_FILE).exists() and read_config(unfinished) != _alone(cell):
+            if (unfinished / CONFIG_FILE).exists() and read_foreign_config(unfinished) != _alone(cell):
                 raise StrayCellError(f"{cell.name}: a worker sent a run of another configuration")
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ConfigError, RunDirectoryError) as error:
         raise StrayCellError(f"{cell.name}: a worker sent what is no cell: {error!s:.200}") from error

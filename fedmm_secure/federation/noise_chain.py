@@ -63,17 +63,14 @@ class NoiseChain:
         return release_key(self._files.read(_name(turn)), self._market, place)
 
     def leave(self, place: PlannedPlace) -> None:
-        """A place was charged: nothing that is kept makes its key once more.
-
-        Raises:
-            LostResultError: links of later places alone are there.
-        """
-        self._go_on(self._turns[place] + 1)
+        """A place was charged: nothing that is kept makes its key once more; the same again changes nothing."""
+        after = self._turns[place] + 1
+        if any(found < after for found in self._kept()):
+            self._go_on(after)
 
     def _go_on(self, turn: int) -> None:
         """Make the link of a turn, and erase all before it."""
-        kept = sorted(int(name.removeprefix("link-").removesuffix(".key")) for name in self._files.names("link-*.key"))
-        before = [found for found in kept if found <= turn]
+        before = [found for found in self._kept() if found <= turn]
         if not before:
             raise LostResultError(
                 f"{self._files.folder}: the link of the noise that comes next is gone, and with it what the auditor "
@@ -88,6 +85,10 @@ class NoiseChain:
         for found in before:
             if found < turn:
                 self._files.erase(_name(found))
+
+    def _kept(self) -> list[int]:
+        """Turns whose links are there."""
+        return sorted(int(name.removeprefix("link-").removesuffix(".key")) for name in self._files.names("link-*.key"))
 
 
 def _name(turn: int) -> str:

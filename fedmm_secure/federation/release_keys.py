@@ -56,7 +56,7 @@ class ReleaseKeys:
             self._chain.leave((charge.entry.stage, charge.entry.round))
 
     def of(self, charge: Charge, ledger: Path) -> bytes | None:
-        """The key of a charge; None where it draws nothing.
+        """The key of a charge; None where it draws nothing. What it followed from goes, if a kill left it.
 
         Raises:
             LostResultError: it is gone.
@@ -70,6 +70,7 @@ class ReleaseKeys:
                 f"{path}: the key that line {charge.line} of {ledger} was charged for is gone; what it would draw "
                 "cannot be drawn again: restore it, or start a new run"
             )
+        self.charged(charge)
         return key
 
     def erase(self, charge: Charge) -> None:

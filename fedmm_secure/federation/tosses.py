@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fedmm_secure.federation.coins import (
     COIN_BYTES,
@@ -21,6 +22,8 @@ from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import OPEN, LedgerContent, read_ledger
 from privacy.aggregation.identities import Card, Identity, write_public
 from privacy.hexadecimal import bytes_of
+
+_OF_RUN = ("run", "configuration", "federation")  # what the first lines of one run say alike
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,22 @@ def asked_tosses(directory: Path, auditor: Identity) -> list[Toss]:
     """What the ledgers of a run directory ask an auditor for.
 
     Raises:
-        CoinError: there is no ledger; or one asks for nothing, or has gone on, so that its market knows its noise.
+        CoinError: there is no ledger; or one asks for nothing, or has gone on, so that its market knows its noise; or
+            they are not those of one run: who asks for many coins at once would look like many markets.
         LedgerError: one cannot be read.
     """
-    found = []
+    found, first = [], dict[str, Any]()
     for path in sorted(RunDirectory(directory).ledgers.glob("*.jsonl")):
         content = read_ledger(path)
         if content.kinds != (OPEN,):
             raise CoinError(f"{path}: has {len(content.kinds)} lines; a coin is tossed for one whose first line is all")
         try:
-            toss = Toss.of(content, auditor.card)
+            toss, first = Toss.of(content, auditor.card), first or dict(content.opening)
+            if toss.market != path.stem:
+                raise CoinError(f"is of market {toss.market}: a ledger has its market's name")
+            for name in _OF_RUN:
+                if content.opening.get(name) != first.get(name):
+                    raise CoinError(f"{name}: is not that of {first['market']}: coins are tossed for one run at a time")
             if toss.card is None:
                 raise CoinError("was opened by an earlier version, which drew otherwise: open the run with this one")
             toss.first_link(auditor)  # a coin that does not open would be found when all is over

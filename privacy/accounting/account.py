@@ -126,12 +126,18 @@ class PrivacyAccount:
         """What is handed to a reader who compares a run's rows, from the account that holds it, this or another one.
 
         Raises:
-            AccountError: an account cannot be read, or none holds this run of the market.
+            AccountError: an account cannot be read, or this run of the market was entered in none. One that has heard
+                of it has another key.
         """
         for account in (self, *self.others):
-            if account.path.is_file() and account._held_with(run, market)[0]:
+            if account.path.is_file() and account._entered(run, market):
                 return RunKey.of(account._file.key(), run, reader)
         raise AccountError(f"{self.path}: does not hold this run of market {market}")
+
+    def _entered(self, run: str, market: str) -> bool:
+        """Whether a run began under this account's own key."""
+        lines, _ = self._file.bodies(self._file.key())
+        return any(_enters(body) and _is_named(body, run, market) for _, body in lines)
 
     def _begun(self) -> bytes:
         with self._file.locked():
@@ -316,7 +322,11 @@ def _is_of(body: Mapping[str, Any], run: str, market: str) -> bool:
     """Whether a line enters a run, or took down that another account had."""
     told = [one for found in body.get("elsewhere", {}).values() for one in found["runs"]]
     entered = [body] if _enters(body) else []
-    return any(one["run"] == run and one.get("market") in (market, None) for one in [*entered, *told])
+    return any(_is_named(one, run, market) for one in [*entered, *told])
+
+
+def _is_named(body: Mapping[str, Any], run: str, market: str) -> bool:
+    return body["run"] == run and body.get("market") in (market, None)
 
 
 def _enters(body: Mapping[str, Any]) -> bool:

@@ -51,7 +51,8 @@ def secret_of_run(key: bytes, run: str) -> bytes:
 class RunKey:
     """What an owner hands over of an account's key: who has it compares rows with what one run says of them.
 
-    It opens nothing else: no other run's fingerprints, no account, none of a run's secrets.
+    It opens nothing else that a run says in public, no account, and none of a run's secrets. What other runs sealed for
+    the same reader it knows again, since that is the same in every run.
 
     Attributes:
         run: the run's id.
