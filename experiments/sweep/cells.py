@@ -21,15 +21,14 @@ from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
 from fedmm_secure.config import Config
-from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.storage.packed import pack_directory, unpack_directory
-from fedmm_secure.storage.run_directory import read_foreign_config
+from fedmm_secure.storage.run_directory import to_yaml
 from privacy.errors import InputError
 from privacy.files import write_json
-from privacy.foreign import MAX_TEXT_BYTES, json_object, read_bytes
+from privacy.foreign import MAX_TEXT_BYTES, ForeignFileError, json_object, read_bytes
 
 Status = Literal["done", "failed", "open"]
 
@@ -150,9 +149,10 @@ def bring_home(packed: bytes, directory: Path, cell: Cell) -> None:
     try:
         with new_directory(directory) as unfinished:
             unpack_directory(packed, unfinished)
-            if (unfinished / CONFIG_FILE).exists() and read_foreign_config(unfinished) != _alone(cell):
+            kept, asked = unfinished / CONFIG_FILE, to_yaml(_alone(cell)).encode()
+            if kept.exists() and read_bytes(kept, MAX_TEXT_BYTES, below=unfinished) != asked:
                 raise StrayCellError(f"{cell.name}: a worker sent a run of another configuration")
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ConfigError, RunDirectoryError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ForeignFileError) as error:
         raise StrayCellError(f"{cell.name}: a worker sent what is no cell: {error!s:.200}") from error
 
 

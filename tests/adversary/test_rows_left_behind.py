@@ -15,4 +15,4 @@ def test_what_workers_are_sent_is_not_on_the_disk(monkeypatch, tmp_path, on_disk
     if on_disk:  # as it was, and is where there are no files in memory: a kill now would leave it
         monkeypatch.delattr(os, "memfd_create")
     (done,) = WorkerProcesses(1, apart=True).run(tasks.on_the_disk, "rows", [(tmp_path,)], rows=True)
-    assert [name.startswith("fedmm-workers-") for name in done.result()] == [True] * on_disk
+    assert sum(name.startswith("fedmm-workers-") for name in done.result()) == on_disk

@@ -89,9 +89,17 @@ class Sending:
         yield from (Done(index, self.packed) for index in range(len(tasks)))
 
 
+OTHER = tiny(seed=[7], ctr={"baselines": [], "model": "logistic"}, privacy={"account": "one"})
+
+
 @pytest.fixture(scope="module")
 def another():
-    return run_elsewhere(None, replace(GENERATED, config=tiny(seed=[7], ctr={"baselines": [], "model": "logistic"})))
+    return run_elsewhere(None, replace(GENERATED, config=OTHER))
+
+
+def test_a_cell_may_name_what_a_reader_of_strangers_runs_leaves_out(tmp_path, another):
+    bring_home(another, tmp_path / "cell", replace(GENERATED, config=OTHER))
+    assert cell_status(tmp_path / "cell", GENERATED) == "done"
 
 
 @pytest.mark.parametrize("cut", [0, 1000, None])
