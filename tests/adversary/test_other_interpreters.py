@@ -39,8 +39,11 @@ def test_a_client_at_a_distance_would_hand_rows_to_the_head(ray, address):
 
 
 @pytest.mark.parametrize("address", ["head:6379", "10.0.0.7:6379", "[::1]:6379"])
-def test_a_node_of_the_cluster_asks_the_head(ray, address):
+def test_a_node_of_the_cluster_asks_the_head(ray, monkeypatch, address):
+    reached = []
+    monkeypatch.setattr("experiments.runs.cluster._reach", reached.append)
     Cluster(address)
+    assert reached == [address]
     assert ray.asked == [address]
 
 
