@@ -327,7 +327,8 @@ def scale(
     table = Table("what", "size", "seconds", "MB", "exponent", "of the last doubling", "of memory")
     for curve in found:
         for point in curve.points:
-            table.add_row(curve.what, str(point.size), f"{point.seconds.value:.1f}", f"{point.memory.value / 1e6:.0f}")
+            cost = (f"{point.seconds.value:.1f}", f"{point.memory.value / 1e6:.0f}")
+            table.add_row(curve.what, str(point.size), *cost, "", "", "")
         whole = estimate_text({"value": curve.ratio, "low": curve.low, "high": curve.high})
         table.add_row(curve.what, "", "", "", whole, *(estimate_text(asdict(e)) for e in (curve.last, curve.memory)))
     wide_console().print(table)

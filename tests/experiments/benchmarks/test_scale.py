@@ -42,6 +42,14 @@ def test_each_axis_is_doubled_by_itself_and_every_size_measured_as_often(monkeyp
     assert (tmp_path / "scale.svg").is_file()
 
 
+def test_curves_are_shown_in_a_table(monkeypatch, capsys):
+    monkeypatch.setattr(scale, "_apart", lambda config: (float(config.data.synthetic.users), 10**6))
+    status, out, error = fedmm(capsys, "bench", "scale", "--axis=users", "--doublings=1")
+    assert status == 0, error
+    rows = [line.split() for line in out.splitlines() if line.startswith("users")]
+    assert [row[1] for row in rows] == ["1000", "2000", "1.000"]  # sizes, and the exponent below them
+
+
 def test_a_run_is_measured_and_files_are_refused(monkeypatch, capsys):
     monkeypatch.setattr(scale, "_apart", scale.cost_of_run)  # a process of its own would import everything again
     sizes = [f"--from={name}={size}" for name, size in SIZES.items()]
