@@ -73,7 +73,7 @@ class Cluster:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = ray.cluster_resources()
         if rows and not there.get(ROWS):
             raise ConfigError(
                 f"--cluster {self.address}: no worker may see rows; on machines that may, add "
