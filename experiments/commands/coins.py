@@ -49,7 +49,8 @@ def coins(
     "run-key",
     short_help="Let an auditor compare a run's rows.",
     help="Where a run with audit.replay was made: a key with which its auditor, and nobody else, sees that rows are "
-    "those that the run was opened on. It follows from the privacy account's key, and opens nothing else of it.\n\n"
+    "those that the run was opened on. It follows from the privacy account's key, and opens nothing else of it; with "
+    "what other runs of the account sealed for the same auditor, guesses at their rows can be tested too.\n\n"
     "Example: fedmm keys run-key runs/x --out x.key; the auditor: fedmm verify runs/x --replay keys/auditor --data "
     "markets --run-key x.key",
 )
