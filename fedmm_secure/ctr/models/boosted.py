@@ -84,13 +84,16 @@ class BoostedModel(CTRModel):
         self.schema, self.choices, self.seed = schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
-        """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
+        """Boost until the validation loss rises; then ``refit``, where there are rows for it."""
         grown = self._classifier(self.choices.max_iterations, stop=True)
         grown = self._grow(grown, source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
         self.trees_, self.iterations_ = Trees.of(grown), int(grown.n_iter_)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
-        if refit is not None:
-            self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), refit.draw(0)))
+        return self if refit is None else self.refit(refit)
+
+    def refit(self, source: ExampleSource) -> Self:
+        """As many trees again, on all rows."""
+        self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), source.draw(0)))
         return self
 
     def _grow(

@@ -46,20 +46,44 @@ class RectifiedDropout(nn.Module):
     def __init__(self, rate: float, bits: np.random.Generator) -> None:
         super().__init__()
         self._out, self._bits = min(round(rate * 2**16), 2**16 - 1), bits
+        self._scale = np.float32(2**16 / (2**16 - self._out))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Of the same shape."""
         if not self.training or not self._out:
             return torch.relu(inputs)
-        drawn = np.frombuffer(self._bits.bytes(2 * inputs.numel()), dtype=np.int16)
-        kept = torch.from_numpy(drawn >= self._out - 2**15).view(inputs.shape).to(inputs.device) & (
-            inputs.detach() > 0.0
-        )
-        return inputs * torch.where(kept, 2**16 / (2**16 - self._out), 0.0)
+        drawn = self._bits.bit_generator.random_raw(-(-inputs.numel() // 4)).view(np.int16)[: inputs.numel()]
+        # NumPy compares several times as fast as PyTorch, and what is written in place need not be fetched
+        factors = torch.from_numpy((drawn >= self._out - 2**15) * self._scale).view(inputs.shape).to(inputs.device)
+        torch.ops.aten.threshold_backward.grad_input(factors, inputs.detach(), 0.0, grad_input=factors)
+        return inputs * factors
 
 
-def with_fast_dropout(network: nn.Module, bits: np.random.Generator) -> None:
-    """Put ``RectifiedDropout`` in place of each ReLU and dropout of a network's perceptrons."""
+class EmbeddingTable(nn.Embedding):
+    """An embedding whose gradient is summed in a third of the time on the processor, to the last bit the same.
+
+    Args:
+        weight: ``(n, dim)``; it is the table's own from now on.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.shape[0], weight.shape[1], _weight=weight.detach())
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Rows ``(…, dim)`` of places ``(…)``."""
+        if not self.weight.is_cpu:
+            return super().forward(input)
+        return self.weight.index_select(0, input.flatten()).view(*input.shape, self.embedding_dim)
+
+
+def with_fast_parts(network: nn.Module, bits: np.random.Generator) -> None:
+    """Put ``EmbeddingTable`` in place of embeddings, and ``RectifiedDropout`` of each ReLU and dropout of perceptrons.
+
+    For training on whole batches: gradients of single examples are computed through the modules that were there.
+    """
+    for name, part in list(network.named_children()):
+        if isinstance(part, nn.Embedding):
+            setattr(network, name, EmbeddingTable(part.weight))
     for stack in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for place, (one, other) in enumerate(pairwise(stack)):
             if isinstance(one, nn.ReLU) and isinstance(other, nn.Dropout):

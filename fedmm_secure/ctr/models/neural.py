@@ -17,7 +17,7 @@ from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
 from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
-from fedmm_secure.ctr.models.interactions import with_fast_dropout
+from fedmm_secure.ctr.models.interactions import with_fast_parts
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.devices import deterministic, ready
@@ -58,10 +58,13 @@ class NeuralModel(CTRModel):
         self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
-        """Train until the validation AUC falls; on all rows as many epochs again, where there is ``refit``."""
+        """Train until the validation AUC falls; then ``refit``, where there are rows for it."""
         self._train(source, validation, self.choices.max_epochs)
-        if refit is not None:
-            self._train(refit, None, self.epochs_)
+        return self if refit is None else self.refit(refit)
+
+    def refit(self, source: ExampleSource) -> Self:
+        """As many epochs again on all rows."""
+        self._train(source, None, self.epochs_)
         return self
 
     def predict(self, features: Features) -> FloatArray:
@@ -157,7 +160,7 @@ class NeuralTraining:
         self._generator = torch_generator("ctr-init", model.seed)
         self._device = ready(model.choices.device)
         self.network = model.new_network(self._generator)
-        with_fast_dropout(self.network, numpy_generator("ctr-dropout", model.seed))
+        with_fast_parts(self.network, numpy_generator("ctr-dropout", model.seed))
         self.network.to(self._device)
         self._first: Labelled | None = source.draw(0)
         model.standardise_by(self._first)
