@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -36,13 +36,13 @@ ASKING = Path(tests.__file__).with_name("forked_command.py")
 
 
 @contextmanager
-def forked_commands(folder: Path) -> Iterator[Path]:
-    """The folder, with the commands; they end on leaving."""
+def forked_commands(folder: Path, names: Iterable[str] = COMMANDS) -> Iterator[Path]:
+    """The folder, with the commands of these names; nobody is forked any more on leaving."""
     address = folder / "asked"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
         listener.listen(64)
-        for name in COMMANDS:
+        for name in names:
             script = folder / name
             text = ASKING.read_text(encoding="utf-8").replace('"SERVER"', repr(str(address)))
             script.write_text(f"#!{sys.executable} -IS\n{text}", encoding="utf-8")

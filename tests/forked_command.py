@@ -16,8 +16,7 @@ def main(server: str) -> None:
     socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(request)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: connection.send(bytes([number])))
+        signal.signal(number, lambda number, _: connection.send(bytes([number])))
     ended = connection.recv(2)
     status = int.from_bytes(ended, "big", signed=True) if ended else 1
     if status < 0:
