@@ -291,7 +291,7 @@ def test_what_nothing_bounds_is_found_by_its_mark_when_its_parent_is_killed(tmp_
     assert any(text.startswith(b"sleep 50") for text in found.living().values())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + (20 if watched else 2)
+    deadline = time.monotonic() + (20 if watched else 1)
     while (left := found.living()) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid in left:
