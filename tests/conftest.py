@@ -135,6 +135,7 @@ def pytest_collection(session):
 def pytest_collection_finish():
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)  # 700 was a tenth of the time of short tests; what they make is small
     gc.enable()
 
 
