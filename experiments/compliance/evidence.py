@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.signatures import check_signature
 from experiments.assessment.statements import (
     AUDIT,
+    CANARY_USERS,
     EvidenceError,
     Kind,
     Results,
@@ -28,6 +29,7 @@ from experiments.compliance.document import (
     AttackStated,
     AuditStated,
     CanariesStated,
+    CanaryUsersStated,
     EvidenceStanding,
     EvidenceStated,
     RatioStated,
@@ -55,12 +57,14 @@ class WeighedStatement:
         results: by kind, as they were written; empty where they cannot be read.
         attacks: attacks among them, all.
         audits: audits among them by the market that they are about, whatever folder they stand in.
+        canary_users: what an auditor's canary users showed, by market likewise.
     """
 
     stated: EvidenceStated
     results: Results
     attacks: Sequence[AttackStated]
     audits: Mapping[str, Sequence[AuditStated]]
+    canary_users: Mapping[str, Sequence[CanaryUsersStated]] = field(default_factory=dict)
 
 
 def examine(run: Path) -> list[WeighedStatement]:
@@ -108,7 +112,8 @@ def _examine(
         )
         try:
             attacks = [_attack(row, stated.id) for row in attack_rows(statement.results)]
-            yield WeighedStatement(stated, statement.results, attacks, _audits(statement, stated.id))
+            audits, canary_users = _audits(statement, stated.id), _canary_users(statement, stated.id)
+            yield WeighedStatement(stated, statement.results, attacks, audits, canary_users)
         except (KeyError, TypeError, ValueError, AttributeError):  # what a signer wrote need not be results
             unread = {"standing": "broken", "problem": "its results cannot be read"}
             yield WeighedStatement(stated.model_copy(update=unread), {}, [], {})
@@ -128,6 +133,19 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
             evidence=evidence,
         )
         found.setdefault(str(result["market"]), []).append(audit)
+    return found
+
+
+def _canary_users(statement: ResultStatement, evidence: str) -> dict[str, list[CanaryUsersStated]]:
+    found: dict[str, list[CanaryUsersStated]] = {}
+    for result in statement.results.get(CANARY_USERS, []):
+        reading = CanaryUsersStated(
+            **{name: result[name] for name in ("reading", "claimed", "candidates", "present", "auc", "p_value")},
+            lower_bounds={name: result[key] for name, key in _BOUNDS},
+            verdict=result["verdict"],
+            evidence=evidence,
+        )
+        found.setdefault(str(result["market"]), []).append(reading)
     return found
 
 
