@@ -14,12 +14,12 @@ def epsilon_text(epsilon: float | None) -> str:
 
 def rounded_up(figure: float, digits: int) -> float:
     """An ε at so many decimals, no smaller than it is."""
-    return math.ceil(figure * 10**digits) / 10**digits
+    return math.ceil(figure * 10.0**digits) / 10.0**digits
 
 
 def rounded_down(figure: float, digits: int) -> float:
     """A lower bound at so many decimals, no larger than it is."""
-    return figure if math.isinf(figure) else math.floor(figure * 10**digits) / 10**digits
+    return figure if math.isinf(figure) else math.floor(figure * 10.0**digits) / 10.0**digits
 
 
 def delta_text(delta: float) -> str:
