@@ -35,6 +35,7 @@ from experiments.compliance.document import (
     RatioStated,
 )
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.accounting.text import rounded_down, rounded_up
 from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
 from privacy.hexadecimal import bytes_of
@@ -156,13 +157,19 @@ def canaries_stated(measured: Sequence[Measured]) -> list[CanariesStated]:
             stage=one.stage,
             noise=_ratio(one.noise),
             weight=_ratio(one.weight),
-            claimed=None if one.result is None or math.isinf(one.result.claimed) else round(one.result.claimed, 6),
-            lower_bounds={} if one.result is None else {name: round(vars(one.result)[key], 2) for name, key in _BOUNDS},
+            claimed=_claimed(one),
+            lower_bounds={name: rounded_down(vars(one.result)[key], 2) for name, key in _BOUNDS} if one.result else {},
             canaries=0 if one.result is None else one.result.canaries,
             verdict="as stated" if one.alarm is None else "NOT AS STATED",
         )
         for one in measured
     ]
+
+
+def _claimed(measured: Measured) -> float | None:
+    if measured.result is None or math.isinf(measured.result.claimed):
+        return None
+    return rounded_up(measured.result.claimed, 6)
 
 
 def _ratio(measured: tuple[float, float, float]) -> RatioStated:

@@ -124,10 +124,10 @@ def _rounds(evidence: Evidence, opened: Opened) -> Iterator[Finding]:
     for stage, round in rounds_of(plan) if plan is not None else ():
         if (stage, round) not in summed:
             yield Finding(directory, f"{stage}, round {round}: its sum is not there")
+    aggregation = evidence.aggregation
     for record in evidence.messages.records:
         if record.kind == SUM:
-            of_stage = evidence.aggregation.of_stage(record.stage)
-            problem = sum_problem(of_stage, evidence.messages.content[record.file])
+            problem = sum_problem(aggregation.of_stage(record.stage), evidence.messages.content[record.file])
             if problem:
                 yield Finding(evidence.messages.where(record), problem)
 
@@ -138,10 +138,15 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
     content = ByKey([messages, *evidence.own.values()])  # what markets keep to themselves is compared where it is shown
     for key in opened:
         kind, stage, round, attempt, _ = key
-        if kind != AGGREGATE or not set(opened.header(key).cohort) <= here:
+        if kind != AGGREGATE:
             continue
         header, payload = opened[key]
         where, plan = f"{messages.directory} {stage}, round {round}", aggregation.of_stage(stage)
+        total = content.get((SUM, stage, round, 0, SERVER))
+        if plan.parameters is None and total is not None and not payload.startswith(total):
+            yield Finding(where, "the sum in the clear is not the aggregate, which nothing encrypts")
+        if not set(header.cohort) <= here:
+            continue
         try:
             parts = [opened[UPDATE, stage, round, attempt, sender] for sender in header.cohort]
             asked = {part.cohort for part, _ in parts}
@@ -156,7 +161,6 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
         if not same:
             yield Finding(where, "the aggregate is not the sum of the recorded updates")
         own = [content.get((OWN_UPDATE, stage, round, attempt, sender)) for sender in header.cohort]
-        total = content.get((SUM, stage, round, 0, SERVER))
         if total is not None and all(found is not None for found in own):
             problem = _clear_sum(plan, total, [found for found in own if found is not None])
             if problem:

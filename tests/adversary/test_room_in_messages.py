@@ -9,10 +9,12 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments.verification import examine_run, messages, transcript
 from experiments.verification.payloads import Forms
+from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import pack, unpack
 from fedmm_secure.federation.transcript import (
@@ -26,10 +28,13 @@ from fedmm_secure.federation.transcript import (
     record_file,
 )
 from fedmm_secure.guarantee.releases import again
+from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.results.metrics import communication
+from fedmm_secure.storage import run_directory
 from fedmm_secure.storage.run_directory import read_config
 from privacy.accounting.ledger import CHARGE, SEAL
 from privacy.aggregation.identities import Identity
+from tests.conftest import tiny
 from tests.forgery import Forgery, Line
 from tests.manipulations import ROWS
 
@@ -143,6 +148,22 @@ def test_they_verified(released_copy, manipulate, monkeypatch):
     manipulate(run)
     assert run.hand_out() == {}
     assert read_off(released_copy)
+
+
+def test_a_sum_that_nothing_encrypts_is_its_aggregate(tmp_path):
+    """Without markets' own updates and models, both of which nobody has to show, it was held to nothing."""
+    settings = tiny(
+        aggregation={"kind": "plaintext"}, federation={"rounds": 1}, ctr={"baselines": [], "model": "logistic"}
+    )
+    run_directory.create(tmp_path / "run", settings)
+    run_pipeline(settings, prepare_markets(settings.data), tmp_path / "run")
+    run = Owner(tmp_path / "run")
+    shutil.rmtree(run.directory / "models")
+    file = run.like(SUM, "server").file
+    total = np.frombuffer(run.read(file), "<i8").copy()
+    total[: len(ROWS) // 1000] = list(ROWS[: len(ROWS) // 1000])
+    run.replace(file, total.tobytes())
+    assert run.hand_out() == {"messages": ["the sum in the clear is not the aggregate, which nothing encrypts"]}
 
 
 @pytest.mark.parametrize("cohort", [("m0", "m1", "m1", "m2"), ("m2", "m1", "m0"), ("m1", "m2")])
