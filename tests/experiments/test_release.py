@@ -27,6 +27,8 @@ from tests.conftest import tiny
 from tests.released import BASELINES, PRIVATE, RELEASE, run_release
 from tests.released import release_configuration as config
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 @pytest.fixture(scope="module")
 def released(released_run):

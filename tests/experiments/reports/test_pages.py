@@ -26,9 +26,10 @@ LOOKS = [(name, width, scheme) for name in PAGES for width in WIDTHS for scheme 
 LOOKS += [("plain", 400, "light"), ("many", 400, "light"), ("many", 1400, "dark")]
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
-)
+pytestmark = [
+    pytest.mark.usefixtures("few_trees"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+]
 
 
 def unverified_page(run):
