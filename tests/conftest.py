@@ -137,6 +137,7 @@ def pytest_collection_finish():
     from tests.processes import keep_a_fork
 
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)  # 700 was a tenth of the time of short tests; what they make is small
     gc.enable()
     keep_a_fork()
 
