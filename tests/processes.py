@@ -1,7 +1,7 @@
 """Processes for tests, forked from one that has imported the packages: a start takes a tenth of a second, not six.
 
-That one is itself a fork of the process that runs the tests, made before it runs any: what is imported there need not be
-imported twice. It runs nothing itself, so no thread of torch or OpenMP is lost in a fork.
+That one is itself a fork of the process that runs the tests, made before it runs any: what is imported there need not
+be imported twice. It runs nothing itself, so no thread of torch or OpenMP is lost in a fork.
 """
 
 import multiprocessing

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts, weighted_rows
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, contributions, release_counts, weighted_rows
 from fedmm_secure.collaborative.shared_dp_svd import timed_contributions
 from fedmm_secure.config import ContributionConfig
 from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.private_evaluation import private_candidates, release_histograms
 from fedmm_secure.data.catalogue import Catalogue
-from fedmm_secure.data.market import build_market, history_matrix
+from fedmm_secure.data.market import build_market, history_matrix, with_rows
 from fedmm_secure.data.prepare import prepare
+from fedmm_secure.errors import DataError
 from fedmm_secure.guarantee.score_bins import contribution
 from fedmm_secure.quantization.build import initial_model, make_trainer
 from fedmm_secure.quantization.codes import assign_codes
@@ -292,6 +293,18 @@ def test_it_finds_dates_that_come_from_everybodys_rows():
         for rows in ({**OTHERS, VICTIM: late}, OTHERS)
     )
     assert squares(whole - without) > 2 * BOUND
+
+
+def test_rows_of_a_market_made_by_hand_have_to_be_in_order():
+    """As it was: of rows in another order, the latest of one user follows from how many rows another has."""
+    market = market_of({**OTHERS, VICTIM: EVERYTHING}).market
+    turned = with_rows(market, np.arange(market.n_rows)[::-1])
+    without = with_rows(turned, np.flatnonzero(market.user_ids[turned.user] != VICTIM))
+    first = market.user_ids == "u06"
+    weights = [contributions(rows, np.arange(rows.n_rows), DATED).toarray()[first] for rows in (turned, without)]
+    assert not np.array_equal(*weights)  # of another user than the one who left
+    with pytest.raises(DataError, match=r"market m: row 1 \(from 0\) is not in order"):
+        prepare(turned, CONFIG.data)
 
 
 # -- items that are found, and codes that are randomised ---------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from experiments.runs.tracking import scalars
 from experiments.sweep.table import _rows
 from experiments.verification import verify_run
 from experiments.verification.run import Examination
+from fedmm_secure import pipeline
 from fedmm_secure.ctr.private_evaluation import noisy_figures, release_histograms
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
@@ -58,10 +61,24 @@ def run(directory, config):
     return run_pipeline(config, prepare_markets(config.data), directory)
 
 
+class KilledError(Exception):
+    pass
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def trained(tmp_path_factory):
+    """A run that was killed before any test row was read; others go on from copies of it."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(pipeline, "release_test_figures", Mock(side_effect=KilledError))
+        run(directory, settings())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def finished(trained, tmp_path_factory):
     """A run, and by market the candidates and probabilities that its histograms were made of."""
-    directory, seen = tmp_path_factory.mktemp("noisy") / "run", []
+    directory, seen = Path(shutil.copytree(trained, tmp_path_factory.mktemp("noisy") / "run")), []
 
     def recorded(candidates, probabilities, *given, **named):
         seen.append((candidates, probabilities))
@@ -151,14 +168,11 @@ def test_figures_are_those_of_the_published_models_on_each_users_own_candidates(
         np.testing.assert_allclose(*np.array(both).T, atol=1e-6)
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("moment", ["computed", "kept", "released"])
-def test_a_resumed_run_gives_the_same(tmp_path, monkeypatch, moment):
+def test_a_resumed_run_gives_the_same(trained, tmp_path, monkeypatch, moment):
     """Noise is the operating system's; what was drawn, or whose key was drawn, is not drawn again."""
     config, drawn = settings(), []
+    shutil.copytree(trained, tmp_path / "run")
 
     def computed(*given, **named):
         found = release_histograms(*given, **named)

@@ -6,12 +6,14 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from attacks.membership.queries import Queries, fair_coins, halve
+from attacks.membership.refutation import refute
 from attacks.membership.sums import COIN, Sums, exact_sums, noised_sums
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts
 from fedmm_secure.config import ContributionConfig, PrivateEmbeddingConfig
 from fedmm_secure.ctr.histories import History
 from fedmm_secure.data.market import history_matrix
 from privacy.mechanisms.randomness import NoiseSource
+from tests.curves import gaussian_curve
 
 GROUPS = ("scores", "counts", "recency")
 
@@ -71,9 +73,9 @@ def test_a_model_without_counts_and_weights_holds_no_sums(tiny_markets, queries)
     assert len(counts.values) == len(prepared.pool.items)
 
 
-def noised(prepared, queries, sigma, member):
+def noised(prepared, queries, sigma, member, seed=0):
     half = halve(prepared, "user", member)
-    noise, choices = NoiseSource.from_seed(0), ContributionConfig(reference_date=None)
+    noise, choices = NoiseSource.from_seed(seed), ContributionConfig(reference_date=None)
     rows = half.split.train
     counts = release_counts(half.market, rows, choices, sigma, noise.derive("counts"))
     embedding = DPSVDEmbedding(counts, PrivateEmbeddingConfig(dim=4))
@@ -107,3 +109,14 @@ def test_others_are_not_taken_for_noise(tiny_markets, queries):
     lengths = np.sqrt(np.asarray((found.design.multiply(found.design)).sum(axis=0)))
     alone = (found.design.T @ found.values) / np.maximum(lengths, 1e-9)
     assert roc_auc_score(inside, found.members()) > roc_auc_score(inside, alone) + 0.1
+
+
+@pytest.mark.parametrize(("sigma", "refuted"), [(3.0, False), (0.3, True)])
+def test_natural_users_refute_a_claim_whose_noise_was_left_out(tiny_markets, queries, sigma, refuted):
+    """Two mechanisms that are said to have a noise multiplier of 3, and have it, or a tenth; 16 releases of each."""
+    prepared = tiny_markets["m0"]
+    members = fair_coins(16, prepared.market.n_users, np.random.default_rng(4))
+    made = [noised(prepared, queries, sigma, member, seed) for seed, member in enumerate(members)]
+    scores, inside = np.stack([found.members() for found, _ in made]), np.stack([own for _, own in made])
+    found = refute(scores, inside, gaussian_curve(np.sqrt(2.0) / 3.0), 1e-3, attacks=1)
+    assert found.refuted is refuted

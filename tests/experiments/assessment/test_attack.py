@@ -18,6 +18,8 @@ from experiments.compliance.evidence import examine
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 PRIVATE = {
     **TINY,
     "embedding": {"private": {"dim": 4}},

@@ -11,6 +11,8 @@ from experiments.runs.comparison import compare_runs
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 WITH_IDS = {**TINY["ctr"], "baselines": ["popularity", "local-ids"]}
 
 
