@@ -134,8 +134,12 @@ def pytest_collection(session):
 
 def pytest_collection_finish():
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
+    from tests.processes import keep_a_fork
+
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)  # 700 was a tenth of the time of short tests; what they make is small
     gc.enable()
+    keep_a_fork()
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 
-import jsonschema
 import pytest
 import yaml
 
@@ -129,6 +128,8 @@ def data(run):
 
 
 def test_the_json_fits_the_published_schema(signed):
+    import jsonschema  # a second, which every process that collects tests would spend
+
     jsonschema.validate(data(signed), published_schema(), jsonschema.Draft202012Validator)
     broken = data(signed)
     broken["document"]["markets"]["m0"]["views"]["market"]["epsilon"] = "eight"
