@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# tests start processes, which would all compile the sources anew
+unexport PYTHONDONTWRITEBYTECODE
 STAMP  := $(VENV)/.installed
 
 .PHONY: install run test style types lint tests test-fast test-slow docs audit sbom lock clean

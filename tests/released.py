@@ -119,6 +119,15 @@ def founded(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(homes=Homes(made_once(tmp_path_factory, "founded", _founded) / "f"), run="d" * 32)
 
 
+@pytest.fixture(scope="module")
+def few_trees():
+    """For modules that say nothing of how good boosted trees are."""
+    from tests.smaller import fewer_trees
+
+    with fewer_trees():
+        yield
+
+
 @pytest.fixture
 def released_copy(released_run, tmp_path) -> Path:
     """A copy of it that may be changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from fedmm_secure.data.market import FloatArray, IntArray
 
 CONFIDENCE = 0.95
 MOST_RESAMPLED = 50_000  # users of whom a bootstrap is drawn
+_MOST_CELLS = 2**20  # scores times users whose pairs are counted before
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ def evaluate(candidates: Candidates, probability: FloatArray) -> Metrics:
         gauc=_per_user_auc(candidates.user, label, probability),
         ndcg10=_ndcg(candidates.user, label, probability, 10),
     )
+
+
+def ranked_auc(label: FloatArray, score: FloatArray) -> float:
+    """AUC, ties counted half: scikit-learn's value, several times as fast; NaN where one class is missing."""
+    positive, negative = np.sort(score[label > 0]), np.sort(score[label <= 0])
+    if not len(positive) or not len(negative):
+        return float("nan")
+    below, up_to = (np.searchsorted(negative, positive, side=side).sum() for side in ("left", "right"))
+    return float((below + up_to) / (2 * len(positive) * len(negative)))
 
 
 def _per_user_auc(user: IntArray, label: FloatArray, score: FloatArray) -> float:
@@ -111,20 +122,19 @@ def paired_auc_difference(
     user, label = candidates.user, candidates.label
     if len(np.unique(user)) > MOST_RESAMPLED:
         return auc_difference(candidates, ours, theirs).interval
-    curves = [[_RankedScores(label, scores) for scores in model] for model in (ours, theirs)]
-
-    def difference(weight: FloatArray) -> float:
-        one, other = (np.mean([scores.auc(weight) for scores in model]) for model in curves)
-        return float(one - other)
-
     _, group = np.unique(user, return_inverse=True)
     n_groups = int(group.max()) + 1
-    draws = []
-    for _ in range(resamples):
-        times = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
-        draws.append(difference(times[group].astype(np.float64)))
+    times = np.empty((1 + resamples, n_groups))
+    times[0] = 1.0
+    for draw in range(1, 1 + resamples):
+        times[draw] = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
+    one, other = (
+        np.stack([_RankedScores(label, scores, group).auc(times) for scores in model], axis=-1).mean(axis=-1)
+        for model in (ours, theirs)
+    )
+    whole, *draws = one - other
     low, high = np.nanquantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return Interval(difference(np.ones(len(user))), float(low), float(high))
+    return Interval(float(whole), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -187,17 +197,39 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 class _RankedScores:
-    """AUC under sample weights, the sorting done once."""
+    """AUC under weights of users, the sorting done once."""
 
-    def __init__(self, label: FloatArray, score: FloatArray) -> None:
-        _, level = np.unique(score, return_inverse=True)
-        self._positive, self._negative = np.flatnonzero(label > 0), np.flatnonzero(label <= 0)
-        self._of_positive, self._of_negative = level[self._positive], level[self._negative]
-        self._n = int(level.max()) + 1
+    def __init__(self, label: FloatArray, score: FloatArray, group: IntArray) -> None:
+        """``group`` numbers each candidate's user from 0."""
+        values, level = np.unique(score, return_inverse=True)
+        self._classes = [(level[own], group[own]) for own in (label > 0, label <= 0)]
+        self._shape = len(values), int(group.max()) + 1
+        self._pairs = self._won() if len(values) * self._shape[1] <= _MOST_CELLS else None
 
-    def auc(self, weight: FloatArray) -> float:
-        pos = np.bincount(self._of_positive, weight[self._positive], minlength=self._n)
-        neg = np.bincount(self._of_negative, weight[self._negative], minlength=self._n)
+    def auc(self, weights: FloatArray) -> FloatArray:
+        """One AUC for each row of weights, ``(n_rows, n_groups)``; NaN where a class weighs nothing."""
+        if self._pairs is None:
+            return np.array([self._auc(weight) for weight in weights])
+        pos, neg = (np.bincount(group, minlength=self._shape[1]) for _, group in self._classes)
+        won, total = (weights @ self._pairs * weights).sum(axis=1), (weights @ pos) * (weights @ neg)
+        found = np.full(len(weights), np.nan)
+        np.divide(won, total, out=found, where=total > 0)
+        return found
+
+    def _won(self) -> FloatArray:
+        """Pairs of a positive of one user and a lower negative of another, ties counted half, ``(n_groups, n_groups)``.
+
+        The AUC of few users is a quadratic form in it; of whole weights it has the same bits as ``_auc``.
+        """
+        pos, neg = (
+            np.bincount(level * self._shape[1] + group, minlength=math.prod(self._shape)).reshape(self._shape)
+            for level, group in self._classes
+        )
+        below = np.cumsum(neg, axis=0) - neg
+        return pos.T.astype(np.float64) @ (below + 0.5 * neg)
+
+    def _auc(self, weight: FloatArray) -> float:
+        pos, neg = (np.bincount(level, weight[group], minlength=self._shape[0]) for level, group in self._classes)
         below = np.cumsum(neg) - neg
         total = pos.sum() * neg.sum()
         return float((pos * (below + 0.5 * neg)).sum() / total) if total > 0 else float("nan")

@@ -1,10 +1,7 @@
-"""Parts of CTR networks: perceptrons, self-attention between fields, two perceptrons that a bilinear form joins."""
+"""Parts of CTR networks: perceptrons, products and self-attention of fields, perceptrons that a bilinear form joins."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,63 +28,17 @@ def perceptron(
     return nn.Sequential(*layers), width
 
 
-class RectifiedDropout(nn.Module):
-    """ReLU, then dropout, in one pass: gradients take the same factors, 0 or ``1 / (1 - rate)``.
+class FieldPairs(nn.Module):
+    """Products of all pairs of fields, added up, and fields side by side: a factorisation machine's, a perceptron's."""
 
-    Which units are left out is told by 16 bits for each, of a generator that is several times as fast as PyTorch's:
-    there the draws took a quarter of a training step. The rate is rounded to a multiple of 2^-16. They are drawn on the
-    processor wherever the network trains: the same units are left out on every device.
-
-    Args:
-        rate: of the units that are left out in training.
-        bits: generator of them.
-    """
-
-    def __init__(self, rate: float, bits: np.random.Generator) -> None:
-        super().__init__()
-        self._out, self._bits = min(round(rate * 2**16), 2**16 - 1), bits
-        self._scale = np.float32(2**16 / (2**16 - self._out))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Of the same shape."""
-        if not self.training or not self._out:
-            return torch.relu(inputs)
-        drawn = self._bits.bit_generator.random_raw(-(-inputs.numel() // 4)).view(np.int16)[: inputs.numel()]
-        # NumPy compares several times as fast as PyTorch, and what is written in place need not be fetched
-        factors = torch.from_numpy((drawn >= self._out - 2**15) * self._scale).view(inputs.shape).to(inputs.device)
-        torch.ops.aten.threshold_backward.grad_input(factors, inputs.detach(), 0.0, grad_input=factors)
-        return inputs * factors
+    def forward(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Fields ``(n, n_fields, dim)`` to sums ``(n,)`` and fields ``(n, n_fields * dim)``."""
+        return pair_sums(fields, fields.sum(1)), fields.flatten(1)
 
 
-class EmbeddingTable(nn.Embedding):
-    """An embedding whose gradient is summed in a third of the time on the processor, to the last bit the same.
-
-    Args:
-        weight: ``(n, dim)``; it is the table's own from now on.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__(weight.shape[0], weight.shape[1], _weight=weight.detach())
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Rows ``(…, dim)`` of places ``(…)``."""
-        if not self.weight.is_cpu:
-            return super().forward(input)
-        return self.weight.index_select(0, input.flatten()).view(*input.shape, self.embedding_dim)
-
-
-def with_fast_parts(network: nn.Module, bits: np.random.Generator) -> None:
-    """Put ``EmbeddingTable`` in place of embeddings, and ``RectifiedDropout`` of each ReLU and dropout of perceptrons.
-
-    For training on whole batches: gradients of single examples are computed through the modules that were there.
-    """
-    for name, part in list(network.named_children()):
-        if isinstance(part, nn.Embedding):
-            setattr(network, name, EmbeddingTable(part.weight))
-    for stack in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
-        for place, (one, other) in enumerate(pairwise(stack)):
-            if isinstance(one, nn.ReLU) and isinstance(other, nn.Dropout):
-                stack[place], stack[place + 1] = nn.Identity(), RectifiedDropout(other.p, bits)
+def pair_sums(fields: Tensor, total: Tensor) -> Tensor:
+    """Sums ``(n,)`` of products of all pairs of fields ``(n, n_fields, dim)``, whose sum is ``(n, dim)``."""
+    return torch.as_tensor(0.5 * (total.square() - fields.square().sum(1)).sum(1))
 
 
 class FieldAttention(nn.Module):

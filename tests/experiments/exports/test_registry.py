@@ -5,7 +5,6 @@ import os
 import re
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 
@@ -79,6 +78,8 @@ def test_it_is_written_in_the_manner_that_the_registry_checks(exported):
 
 @pytest.mark.skipif(CHECKOUT is None, reason="DP_REGISTRY names no checkout of the registry")
 def test_it_fits_the_published_schema(exported):
+    import jsonschema  # a second, which every process that collects tests would spend
+
     schema = yaml.safe_load((Path(CHECKOUT) / "schemas" / "deployments-schema.yaml").read_text())
     checks = jsonschema.Draft7Validator(schema, format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER)
     assert [error.message for error in checks.iter_errors(record(exported))] == []

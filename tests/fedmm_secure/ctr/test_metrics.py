@@ -11,6 +11,7 @@ from fedmm_secure.ctr.metrics import (
     evaluate,
     holm,
     paired_auc_difference,
+    ranked_auc,
     seed_interval,
 )
 from fedmm_secure.data.candidates import Candidates
@@ -38,14 +39,30 @@ def test_per_user_metrics_agree_with_scikit_learn(seed):
     assert evaluate(candidates, distinct).ndcg10 == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_ranked_auc_is_scikit_learns_and_has_no_value_for_one_class(levels):
+    rng = np.random.default_rng(levels)
+    label, score = (rng.random(500) < 0.2).astype(float), rng.integers(0, levels, 500) / levels
+    assert ranked_auc(label, score) == pytest.approx(roc_auc_score(label, score), abs=1e-14)
+    assert np.isnan(ranked_auc(np.ones(3), score[:3]))
+    assert np.isnan(ranked_auc(np.zeros(3), score[:3]))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_weighted_auc_agrees_with_scikit_learn(seed):
     rng = np.random.default_rng(seed)
-    label, score = (rng.random(60) < 0.4).astype(float), rng.random(60).round(1)
-    weight = rng.integers(0, 4, 60).astype(float)
-    weight[:2], label[0], label[1] = 1.0, 1.0, 0.0
-    assert _RankedScores(label, score).auc(weight) == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
+    label, score, group = (rng.random(60) < 0.4).astype(float), rng.random(60).round(1), np.arange(60) % 12
+    weights = rng.integers(0, 4, (2, 12)).astype(float)
+    weights[:, :2], label[0], label[1] = 1.0, 1.0, 0.0
+    expected = [roc_auc_score(label, score, sample_weight=weight[group]) for weight in weights]
+    by_pairs = _RankedScores(label, score, group).auc(weights)
+    assert by_pairs == pytest.approx(expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_MOST_CELLS", 0)  # as for many users: to the same bits
+        np.testing.assert_array_equal(_RankedScores(label, score, group).auc(weights), by_pairs)
+    weights[0] = 0.0
+    assert np.isnan(_RankedScores(label, score, group).auc(weights)).tolist() == [True, False]
 
 
 def test_a_better_model_has_a_gain_whose_interval_excludes_zero():
