@@ -226,9 +226,10 @@ class _Course:
                     f"replay: {market}: {', '.join(sorted(door.in_sums))}: compared in sums over all markets alone"
                 )
             if door.open:
+                stages = ", ".join(sorted(set(door.open.values())))
                 self.evidence.unchecked.append(
-                    f"replay: {market}: {', '.join(sorted(set(door.open.values())))}: not compared but for spare values "
-                    "of noise: what the market keeps to itself, and the key of its hash, are not shown"
+                    f"replay: {market}: {stages}: not compared but for spare values of noise: what the market keeps to "
+                    "itself, and the key of its hash, are not shown"
                 )
             held = len(door.compared - door.open.keys())
             self.evidence.notes.append(f"replay: {market}: {held} releases drawn again and compared")
