@@ -17,8 +17,8 @@ from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.provenance import PACKAGES
 
 _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
-Count = Annotated[int, Field(ge=0, le=10**12)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,40}$")]
 Stage = Literal[
     "budget",
@@ -47,15 +47,15 @@ class _Interval(_Closed):
 
 
 class _Scores(_Closed):
-    auc: Share | None
+    auc: _Share | None
     logloss: float | None
-    gauc: Share | None
-    ndcg10: Share | None
+    gauc: _Share | None
+    ndcg10: _Share | None
     auc_interval: _Interval | None  # of candidates that are all of one kind there is no figure
 
 
 class _BySeed(_Scores):
-    auc_by_seed: list[Share | None]
+    auc_by_seed: list[_Share | None]
 
 
 class _Baseline(_BySeed):
@@ -76,57 +76,57 @@ Instant = Annotated[str, Field(pattern=r"^[0-9T:.eE+-]{1,40}Z?$")]
 
 
 class _Reading(_Closed):
-    lines: Count
-    header: Count
-    blank: Count
-    bad: Count
-    missing: Count
-    merged: Count
-    rows: Count
-    users: Count
-    items: Count
-    largest_user: Count
+    lines: _Count
+    header: _Count
+    blank: _Count
+    bad: _Count
+    missing: _Count
+    merged: _Count
+    rows: _Count
+    users: _Count
+    items: _Count
+    largest_user: _Count
     first: Instant | None
     last: Instant | None
 
 
 class _Ranked(_Closed):
-    ndcg10: Share
-    recall10: Share
-    popularity_ndcg10: Share
-    popularity_recall10: Share
+    ndcg10: _Share
+    recall10: _Share
+    popularity_ndcg10: _Share
+    popularity_recall10: _Share
 
 
 class _Ranking(_Ranked):
-    users: Count
-    items: Count
+    users: _Count
+    items: _Count
 
 
 _Length = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
 
 
 class _Market(_BySeed):
-    n_rows: Count
-    n_users: Count
-    n_items: Count
-    n_train: Count
-    n_pool: Count
-    pool_test_share: Share
-    n_test: Count
-    n_test_positives: Count
-    skipped_rows: Count
+    n_rows: _Count
+    n_users: _Count
+    n_items: _Count
+    n_train: _Count
+    n_pool: _Count
+    pool_test_share: _Share
+    n_test: _Count
+    n_test_positives: _Count
+    skipped_rows: _Count
     reading: _Reading | None = None  # without a budget alone
     candidates: Digest | None
     ranking: _Ranking | None = None
-    short_histories: dict[_Length, Share | None] | None = None
+    short_histories: dict[_Length, _Share | None] | None = None
     baselines: dict[str, _Baseline]
     quantizer: _Quantizer
 
 
 class _Communication(_Closed):
-    bytes_up: Count
-    bytes_down: Count
-    rounds: Count
+    bytes_up: _Count
+    bytes_down: _Count
+    rounds: _Count
 
 
 class _MacroBaseline(_Scores):
@@ -135,7 +135,7 @@ class _MacroBaseline(_Scores):
 
 class _Macro(_Scores):
     ranking: _Ranked | None = None
-    short_histories: dict[_Length, Share | None] | None = None
+    short_histories: dict[_Length, _Share | None] | None = None
     baselines: dict[str, _MacroBaseline]
 
 
@@ -149,14 +149,14 @@ class _NoisyMacro(_Closed):
 
 class _NoisyMarket(_NoisyMacro):
     auc_by_seed: list[float | None]
-    n_users: Count
-    n_items: Count
+    n_users: _Count
+    n_items: _Count
 
 
 class _Catalogue(_Closed):
     kind: Literal["file", "discovered", "declared", "synthetic"]
     sha256: Digest
-    size: Count
+    size: _Count
 
 
 class _Evaluation(_Closed):
