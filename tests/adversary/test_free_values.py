@@ -103,4 +103,4 @@ def test_what_a_run_may_say_otherwise_is_what_is_said_to_be_the_owners_word(rele
     assert tried > 200
     stray = {place for place in free if not any(re.fullmatch(pattern, place) for pattern in OWN_WORD)}
     assert stray == set()
-    assert any("key" in place or "commit" in place for place in free)  # what is free is found
+    assert len(free) >= 5  # what is free is found
