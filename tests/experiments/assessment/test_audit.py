@@ -19,8 +19,7 @@ from tests.conftest import TINY
 PRIVATE = {
     **TINY,
     "embedding": {"private": {"dim": 4}},
-    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
-    "federation": {"rounds": 2},
+    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}},
     "ctr": {"baselines": []},
     "aggregation": {"kind": "masked-ckks"},
 }
