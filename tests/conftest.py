@@ -134,9 +134,12 @@ def pytest_collection(session):
 
 def pytest_collection_finish():
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
+    from tests.processes import keep_a_fork
+
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)  # 700 was a tenth of the time of short tests; what they make is small
     gc.enable()
+    keep_a_fork()
 
 
 def pytest_collection_modifyitems(items):
@@ -183,6 +186,19 @@ def tiny_markets():
     from fedmm_secure.data.prepare import prepare_markets
 
     return prepare_markets(tiny().data)
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """Commands that what is started finds first are forks of a process that has imported them, which takes seconds."""
+    from experiments.deploy import control, federation, tools
+    from tests.commands import forked_commands
+
+    with forked_commands(tmp_path_factory.mktemp("commands")) as folder, pytest.MonkeyPatch.context() as patch:
+        first = os.pathsep.join((str(folder), tools.search_path()))
+        for module in (control, federation, tools):
+            patch.setattr(module, "search_path", lambda: first)
+        yield
 
 
 @pytest.fixture

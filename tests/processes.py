@@ -1,34 +1,54 @@
 """Processes for tests, forked from one that has imported the packages: a start takes a tenth of a second, not six.
 
-That one process runs nothing itself, so no thread of torch or OpenMP is lost in a fork.
+That one is itself a fork of the process that runs the tests, made before it runs any: what is imported there need not
+be imported twice. It runs nothing itself, so no thread of torch or OpenMP is lost in a fork.
 """
 
 import multiprocessing
 import os
+import select
 import signal
-import sys
+import socket
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 from fedmm_secure.storage import memory
 
 
-@cache
+def keep_a_fork() -> None:
+    """Make the process that others are forked from; it imports what is still missing once it is asked for one."""
+    resource_tracker.ensure_running()
+    server, address = forkserver._forkserver, connection.arbitrary_address("AF_UNIX")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        os.chmod(address, 0o600)
+        listener.listen()
+        alive, held = os.pipe()  # as in ``ForkServer.ensure_running``: it ends with whoever holds the other end
+        process = os.fork()
+        if process == 0:
+            try:
+                os.close(held)
+                _fork_others(listener.detach(), alive)
+            finally:
+                os._exit(0)
+        os.close(alive)
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, held, process
+
+
+def _fork_others(listener: int, alive: int) -> None:
+    if alive not in select.select([listener, alive], [], [])[0]:
+        forkserver.main(listener, alive, ["tests.preloaded"])
+
+
 def forks() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
-    with patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):  # from wherever pytest was started
-        forkserver.ensure_running()
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 def skip_syncs() -> None:

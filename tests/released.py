@@ -146,6 +146,15 @@ def changing(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("changing")
 
 
+@pytest.fixture(scope="module")
+def few_trees():
+    """For modules that say nothing of how good boosted trees are."""
+    from tests.smaller import fewer_trees
+
+    with fewer_trees():
+        yield
+
+
 @pytest.fixture
 def released_copy(released_run, changing) -> Iterator[Path]:
     """A copy of it that may be changed, alone in its folder."""

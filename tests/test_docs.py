@@ -23,15 +23,18 @@ ROOT = Path(__file__).parents[1]
 
 SMALL = {
     "quantizer": {"latent_dim": 4, "hidden_dim": 16},
+    "federation": {"rounds": 2},
     "ctr": {"baselines": ["popularity"], "max_epochs": 2},
-    "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
+    "privacy": {"pseudo_users": 100, "ctr": {"steps": 4}},
 }
 
 # in the kernels of the notebooks: no processes of their own, small markets and models
 STARTUP = f"""
 import joblib
 from fedmm_secure import api, config
-from tests.smaller import smaller
+from tests.smaller import fewer_trees, smaller
+_few = fewer_trees()
+_few.__enter__()
 joblib.parallel_config(backend="sequential")
 _spec, _read = config.SyntheticSpec, api.config_from_data
 config.SyntheticSpec = lambda **sizes: _spec(**{{**sizes, "users": 100, "items": 60}})

@@ -11,12 +11,13 @@ from pathlib import Path
 import joblib
 import pytest
 
+from attacks.membership.shadow import train_shadows
+from experiments.assessment import membership
 from experiments.commands import data as data_commands
-from experiments.first_run import quickstart
 from experiments.runs import configuration
 from fedmm_secure.config import SyntheticSpec
 from tests.command_line import call
-from tests.smaller import smaller
+from tests.smaller import fewer_trees, smaller
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/tutorial.md")
@@ -28,11 +29,11 @@ BY_CI = {  # what CI did already, or does around this test; the tutorial has wha
 }
 SMALL = {
     "quantizer": {"latent_dim": 4, "hidden_dim": 16},
-    "federation": {"rounds": 2},
-    "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
+    "federation": {"rounds": 1},
+    "privacy": {"pseudo_users": 100, "ctr": {"steps": 4}},
     "workers": 1,
 }
-USERS, ITEMS = 80, 40
+USERS, ITEMS, SHADOWS = 80, 40, 4
 
 
 def commands(page):
@@ -60,10 +61,13 @@ def place(tmp_path_factory):
     def spec(**sizes):
         return SyntheticSpec(**{**sizes, "users": USERS, "items": ITEMS})
 
-    with pytest.MonkeyPatch.context() as patch, joblib.parallel_config(backend="sequential"):
+    def shadows(plan, *, n_shadows, **where):
+        return train_shadows(plan, n_shadows=min(n_shadows, SHADOWS), **where)
+
+    with pytest.MonkeyPatch.context() as patch, joblib.parallel_config(backend="sequential"), fewer_trees():
         patch.setattr(configuration, "config_from_data", config_from_data)
         patch.setattr(data_commands, "SyntheticSpec", spec)
-        patch.setattr(quickstart, "N_SHADOWS", 4)
+        patch.setattr(membership, "train_shadows", shadows)
         patch.setenv("COLUMNS", "80")
         patch.chdir(folder)
         yield folder

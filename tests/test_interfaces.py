@@ -5,6 +5,7 @@ name of its own, a ``dict[str, Any]`` between modules a type; a module of more t
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -90,14 +91,20 @@ LOOSE = {  # modules whose public functions take or give a ``dict[str, Any]``, a
 ANY = {"dict[str, Any]", "Mapping[str, Any]"}
 
 
+@cache
 def trees():
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    """Name and source of every module."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return [(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+
+
+@cache
+def nodes(source):
+    return list(ast.walk(ast.parse(source)))
 
 
 def functions(source):
-    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node for node in nodes(source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def parameters(function):
@@ -145,7 +152,7 @@ ELSEWHERE = {
 def spelled(source):
     """Paths of a run directory that are put together by hand."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
             continue
         for side in (node.left, node.right):
@@ -178,7 +185,7 @@ def test_modules_are_short():
 
 
 def test_every_module_says_what_it_is_about():
-    silent = [name for name, source in trees() if source.strip() and not ast.get_docstring(ast.parse(source))]
+    silent = [name for name, source in trees() if source.strip() and not ast.get_docstring(nodes(source)[0])]
     assert silent == []
 
 

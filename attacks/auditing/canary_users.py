@@ -21,7 +21,7 @@ from attacks.auditing.games import gaussian
 from attacks.auditing.joint import joint_test
 from attacks.auditing.laws import Values
 from attacks.auditing.played import Played
-from attacks.auditing.verdicts import auc, lower_bounds
+from attacks.auditing.verdicts import AuditVerdict, auc, lower_bounds
 from attacks.one_run import p_value
 from fedmm_secure.collaborative.dp_svd import contributions, timed
 from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
@@ -48,6 +48,7 @@ FEWEST_SEEN = 8  # candidates by whom a law is tested
 LOST = 0.01  # of a reading's level: that those who are in were lost on the way
 COMPARED = 32  # items of others against whose scores that of a candidate's own is held
 VIEW = "release"
+SHOWS_NOTHING = "shows nothing"  # verdict where candidates are lost on the way
 # what is read, and whose publications it follows from
 READINGS: Mapping[str, tuple[str, ...]] = {
     "counts": (COUNTS,),
@@ -98,6 +99,13 @@ class CanaryReading:
     def lost(self) -> bool:
         """Whether candidates who are in do not weigh what they add, so that the reading shows nothing."""
         return self.light <= LOST * self.level
+
+    @property
+    def verdict(self) -> str:
+        """In one word, or two."""
+        if self.refuted:
+            return AuditVerdict.VIOLATED.value
+        return SHOWS_NOTHING if self.lost else AuditVerdict.NOT_REFUTED.value
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def infer(shadows: ShadowScores) -> Iterator[Inference]:
                 yield units.inference(target, view, "multi-query LiRA", units.combined(units.account(shown, view)))
         if shadows.unit == "user" and {REFERRED, REFERENCE} <= shown.keys():
             yield units.inference(target, "profile", "reference recommendations", units.against_reference(shown))
+        if "sums" in shown:
+            yield units.inference(target, "release", "published sums", shown["sums"].astype(np.float64))
         weights = units.weights(shown)
         if weights:
             accounts = units.account(shown, "consumer") if "consumer" in shown else []
@@ -127,10 +129,14 @@ class Units:
     def weights(self, shown: Shown) -> list[ShadowEvidence]:
         """What published models tell beside the scores that they give."""
         if self.shadows.unit == "interaction":
-            found = shown.get("row-release")
+            statistics = shown.get("row-release")
         else:
-            found = shown["user-release"][:, self.users] if "user-release" in shown else None
-        return [] if found is None else [ratios(found.astype(np.float64), self.member)]
+            statistics = shown["user-release"][:, self.users] if "user-release" in shown else None
+        found = [] if statistics is None else [ratios(statistics.astype(np.float64), self.member)]
+        if "sums" in shown:
+            sums = shown["sums"].astype(np.float64)[:, :, None]
+            found.append(lambda models: sums[models])
+        return found
 
     def codebooks(self, target: str, shown: Shown) -> Iterator[Inference]:
         """What global codewords tell: the sum of all markets, and what is left of it without those who collude.
@@ -179,8 +185,7 @@ class Units:
     @cached_property
     def unit_of_row(self) -> IntArray:
         """Number of the unit that each queried row belongs to."""
-        user = self.shadows.queries.user
-        return np.arange(len(user)) if self.shadows.unit == "interaction" else np.searchsorted(self.users, user)
+        return self.shadows.queries.units(self.shadows.unit)
 
     @cached_property
     def _tastes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -7,6 +7,7 @@
   over what the two items score beside items that never went with them.
 - ``row-release``, ``user-release``: white box. Statistics of each row and of each user that the published models give
   away beside their scores.
+- ``sums``: white box. Whether each row or user is in the sums that the published models hold (``sums.py``).
 - ``…-context``: what else the account is shown: the mean score of a few items, of items near the queried one, and how
   many of the former rank below it.
 - ``…-recommended``: the items that rank first for a user's account.

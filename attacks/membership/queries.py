@@ -120,6 +120,12 @@ class Queries:
         pairs = Pairs.of(user, item, together, pool, market.n_items)
         return cls(rows, user, item, history, full, near, shown, pairs)
 
+    def units(self, unit: Unit) -> IntArray:
+        """Number of the unit that each row belongs to ``(n,)``: the row itself, or its user among those asked about."""
+        if unit == "interaction":
+            return np.arange(len(self.rows))
+        return np.unique(self.user, return_inverse=True)[1]
+
 
 def fair_coins(n_shadows: int, n_units: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Whether each shadow contains each unit, ``(n_shadows, n_units)``: independent, so that others' say nothing."""

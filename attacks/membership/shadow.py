@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from attacks.membership.observations import Observed, observe, strangers
 from attacks.membership.queries import Queries, fair_coins, halve
+from attacks.membership.sums import published_sums
 from attacks.membership.units import Unit
 from attacks.retraining.pipelines import Retraining, Trained, recipe_by_name
 from fedmm_secure.data.prepare import PreparedMarket
@@ -21,6 +22,7 @@ from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.storage.files import Arrays, Store
 
 Progress = Callable[[int, int], None]
+OBSERVED = 2  # which observations are kept: pipelines that an earlier version asked for less are trained again
 GROUP = 16  # pipelines trained side by side: more share overhead no better, and outgrow the processor's cache
 
 
@@ -71,7 +73,10 @@ class ShadowPlan:
         if self.unit == "user":
             known = np.isin(profiles, half.market.user[half.split.train])
             profiles = strangers(queries.full, known, numpy_generator("strangers", half.market.name))
-        return observe(trained, profiles, queries)
+        found = observe(trained, profiles, queries)
+        whole, choices = self.retraining.prepared, self.retraining.config.privacy.contribution
+        sums = published_sums(trained, whole, queries, self.unit, choices)
+        return found if sums is None else found | {"sums": sums.members().astype(np.float32)}
 
 
 def train_shadows(
@@ -93,7 +98,8 @@ def train_shadows(
     n_units = len(prepared.split.train) if plan.unit == "interaction" else prepared.market.n_users
     member = fair_coins(n_shadows, n_units, numpy_generator("shadow", retraining.market, plan.unit, seed))
     queries = Queries.of(prepared)
-    folder = f"shadows/{retraining.market}/{plan.unit}/{'+'.join(sorted(retraining.targets))}/coins-{n_shadows}"
+    targets = "+".join(sorted(retraining.targets))
+    folder = f"shadows/{retraining.market}/{plan.unit}/{targets}/coins-{n_shadows}-{OBSERVED}"
     # with noise they are trained one by one: then each is told of, and kept, when it is done
     size = 1 if retraining.trains_alone else min(GROUP, -(-n_shadows // retraining.config.workers))
     groups = [range(start, min(start + size, n_shadows)) for start in range(0, n_shadows, size)]

@@ -22,9 +22,10 @@ from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, release_counts
 from fedmm_secure.config import Config
-from fedmm_secure.config.choices import CONFIGURED, BaselineName
+from fedmm_secure.config.choices import CONFIGURED, BaselineName, FeatureGroup
 from fedmm_secure.ctr.build import market_trainer, private_trainer
 from fedmm_secure.ctr.features import PairFeatures
+from fedmm_secure.ctr.histories import History
 from fedmm_secure.ctr.models.neural import NeuralModel
 from fedmm_secure.ctr.private_features import PrivateHistory
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
@@ -90,6 +91,9 @@ class Trained:
         predict: maps features to click probabilities.
         builder: features of the market's own users.
         accounts: features of accounts that hold given histories ``(n, n_items)``; None where accounts cannot be new.
+        groups: of its features.
+        history: the market's rows as the model has them: without its counts and weights no account can be scored. None
+            where features are made of noised releases.
     """
 
     prepared: PreparedMarket
@@ -97,6 +101,8 @@ class Trained:
     predict: Callable[..., FloatArray]
     builder: PairFeatures
     accounts: Callable[[sparse.csr_array], PairFeatures] | None
+    groups: tuple[FeatureGroup, ...]
+    history: History | None
 
     def scores(self, histories: sparse.csr_array, items: IntArray) -> FloatArray:
         """Logits ``(n, k)`` of what accounts with histories ``(n, n_items)`` are shown of items ``(k,)``.
@@ -223,6 +229,8 @@ class Retraining:
                 fit.model.predict,
                 fit.builder,
                 None if known else bench.accounts(recipe, own.quantizer, seed),
+                recipe.features,
+                bench.history,
             )
             for bench, own, fit in zip(benches, coded, fits, strict=True)
         ]
@@ -238,7 +246,7 @@ class Retraining:
         def accounts(histories: sparse.csr_array) -> PairFeatures:
             return bench.builder(quantizer, PrivateHistory(bench.embedding, histories))
 
-        return Trained(half, own, trained.model.predict, trained.builder, accounts)
+        return Trained(half, own, trained.model.predict, trained.builder, accounts, self.config.ctr.features, None)
 
     @cached_property
     def other_embeddings(self) -> dict[str, Embedding]:

@@ -20,7 +20,7 @@ from fedmm_secure.data.market import FloatArray
 from fedmm_secure.quantization.build import initial_model, local_model, training_settings
 from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, Quantized
-from fedmm_secure.quantization.training import TrainingSettings
+from fedmm_secure.quantization.training import TrainingSettings, losses_of_rows
 from fedmm_secure.randomness import torch_generator
 from privacy.aggregation import FixedPointCodec
 
@@ -59,7 +59,7 @@ class StackedQuantizers:
 
         def loss(forward: Forward, batch: Tensor) -> Tensor:
             quantised: Quantized = forward(batch, weights.soft_temperature)  # type: ignore[assignment]
-            return quantised.total(weights).mean()
+            return losses_of_rows(quantised, batch, weights).mean()
 
         for _ in range(self._settings.local_epochs):
             order = torch.randperm(self._rows.shape[-2], generator=generator).to(self._rows.device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attacks.auditing.canary_users import CanaryReading, Published, read_canary_users
 from attacks.auditing.verdicts import AUDIT_LEVEL
 from experiments.assessment.audit import UnverifiedRunError
+from experiments.assessment.statements import CANARY_USERS, add_statement, audit_file, make_statement
 from experiments.runs.canary_files import SECRET_FILE, items_file, read_canary_file
 from experiments.verification import examine_run
 from fedmm_secure.data.catalogue import read_catalogue
@@ -17,6 +19,7 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.results.scorers import ReleasedScorer
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger import read_ledger
+from privacy.aggregation.identities import Identity
 
 
 def audit_canary_users(run: Path, folder: Path, level: float = AUDIT_LEVEL) -> tuple[str, list[CanaryReading]]:
@@ -29,6 +32,20 @@ def audit_canary_users(run: Path, folder: Path, level: float = AUDIT_LEVEL) -> t
     if examined.findings:
         raise UnverifiedRunError(run, examined.findings)
     return canary_readings(run, folder, examined.plans, level)
+
+
+def reading_results(market: str, readings: Sequence[CanaryReading]) -> list[dict[str, Any]]:
+    """What a market's canary users showed, as plain data."""
+    return [
+        {"market": market, **vars(one), "refuted": one.refuted, "lost": one.lost, "verdict": one.verdict}
+        for one in readings
+    ]
+
+
+def sign_readings(run: Path, market: str, readings: Sequence[CanaryReading], level: float, identity: Identity) -> None:
+    """Put what a market's canary users showed beside the run, signed by who read them."""
+    results = {CANARY_USERS: reading_results(market, readings)}
+    add_statement(run, audit_file(run, market), make_statement(run, "audit", {"level": level}, results, identity))
 
 
 def canary_readings(

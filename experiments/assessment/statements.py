@@ -36,13 +36,16 @@ Results = dict[str, list[dict[str, Any]]]
 AUDIT = "audit"  # under which the results of an audit stand
 
 
+CANARY_USERS = "canary users"  # under which stands what an auditor's canary users showed, in the same file
+
+
 ATTACKS_FILE, AUDIT_FILE = "attacks.json", "audit.json"
 
 
 _DOMAIN = b"fedmm-secure evidence\0"
 
 
-_AUDITED = ("market", "stage", "game")  # what a result of an audit is about
+_AUDITED = {AUDIT: ("market", "stage", "game"), CANARY_USERS: ("market", "reading")}  # what a result is about
 
 
 class RunBinding(SignedPart):
@@ -54,7 +57,7 @@ class RunBinding(SignedPart):
 
 
 class ResultStatement(SignedPart):
-    """The results of one call, by kind of attack; those of an audit under ``AUDIT``."""
+    """The results of one call, by kind of attack; those of an audit under ``AUDIT`` or ``CANARY_USERS``."""
 
     kind: Kind
     created: str
@@ -236,8 +239,8 @@ def _beside(earlier: ResultStatement, new: ResultStatement) -> ResultStatement |
 
 def _about(kind: str, result: Mapping[str, Any]) -> tuple[str, ...]:
     """What a result is about; a later one about the same replaces it. Of an unknown kind, none is but its own copy."""
-    if kind == AUDIT:
-        keys: Iterable[str] = _AUDITED
+    if kind in _AUDITED:
+        keys: Iterable[str] = _AUDITED[kind]
     else:
         keys = ATTACKS[kind].about if kind in ATTACKS else sorted(result)
     return tuple(json_text(result.get(key)) for key in keys)

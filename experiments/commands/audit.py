@@ -22,6 +22,7 @@ from privacy.hexadecimal import bytes_of
 
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
+    from privacy.aggregation.identities import Identity
 
 _LOST = "shows nothing: candidates who are in do not weigh what they add"
 AUDIT_HELP = (
@@ -76,9 +77,10 @@ def audit(
     if nonce is not None and not _NONCE.fullmatch(nonce):
         raise ConfigError("--nonce: 64 hexadecimal digits, as in the settings of an earlier audit")
     if users is not None:
-        if not Path(source).is_dir() or faults or keys is not None or overrides or market or canaries:
-            raise ConfigError("--users goes with a run directory, and with --level and --json alone")
-        raise typer.Exit(_audit_users(Path(source), users, level, as_json))
+        if not Path(source).is_dir() or faults or overrides or market or canaries:
+            raise ConfigError("--users goes with a run directory, and with --level, --sign and --json alone")
+        identity = read_signer(keys, passphrase_file)
+        raise typer.Exit(_audit_users(Path(source), users, level, identity, as_json=as_json))
     identity = read_signer(keys, passphrase_file)
     # what follows loads torch and jax, which takes seconds
     from experiments.assessment import audit as audits
@@ -121,14 +123,18 @@ def audit(
     raise typer.Exit(FINDING if audits.violations(found) else 0)
 
 
-def _audit_users(run: Path, folder: Path, level: float, as_json: bool) -> int:
+def _audit_users(run: Path, folder: Path, level: float, identity: Identity | None, *, as_json: bool) -> int:
     """What canary users showed; the exit status."""
-    from experiments.assessment.canary_users import audit_canary_users
+    from experiments.assessment.canary_users import audit_canary_users, reading_results, sign_readings
+    from experiments.reports.run import write_report
 
     with examining(run):
         market, readings = audit_canary_users(run, folder, level)
+        if identity is not None:
+            sign_readings(run, market, readings, level, identity)
+            write_report(run)
     if as_json:
-        say_json([vars(one) | {"refuted": one.refuted, "lost": one.lost} for one in readings])
+        say_json(reading_results(market, readings))
     else:
         table = Table("published", "claimed ε", "verdict", "bounds", "AUC", "p", "in / candidates")
         for one in readings:

@@ -42,6 +42,11 @@ def coins(
         for count, whose in ((before[toss.market].card, "of this card"), (before[toss.market].rows, "of these rows")):
             if count:
                 say(one_line(f"  coins were tossed for {count} other first lines {whose}: ask why"))
+        if before[toss.market].together:
+            say(
+                f"  this card asks for {before[toss.market].together} more markets of this run: see that they are other"
+            )
+            say("  people's rows, for a market under several names chooses among as many coins")
     say(f"coins        {out}")
 
 

@@ -90,6 +90,8 @@ def build_document(
             ledger=_ledger(directory, name, views, examination.signatures.get(name)),
             audit=[audit for found in evidence for audit in found.audits.get(name, [])],
             canaries=canaries_stated(examination.measured.get(name, ())),
+            canary_file=config.audit.users.get(name),
+            canary_users=[reading for found in evidence for reading in found.canary_users.get(name, [])],
         )
         for name, views in statements.items()
     }

@@ -16,7 +16,7 @@ from fedmm_secure.storage.digests import Digest
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:8"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:9"
 EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
@@ -115,6 +115,22 @@ class CanariesStated(SignedPart):
     verdict: Literal["as stated", "NOT AS STATED"] = Field(description="at the false-alarm rate of the run's noise")
 
 
+class CanaryUsersStated(SignedPart):
+    """What one kind of publication shows of an auditor's canary users: synthetic users among a market's rows."""
+
+    reading: str = Field(description="counts, factors, codes or scores")
+    claimed: Epsilon = Field(description="of all stages that it follows from")
+    lower_bounds: dict[str, float] = Field(description="95 % lower bounds on ε, by method")
+    candidates: int = Field(ge=0, description="who were in or out by the auditor's coins")
+    present: int = Field(ge=0, description="how many of them were in")
+    auc: float = Field(ge=0, le=1, description="of scores that should tell who was in")
+    p_value: float = Field(ge=0, le=1, description="of what was seen, where the claim holds")
+    verdict: Literal["not refuted", "VIOLATED", "shows nothing"] = Field(
+        description="shows nothing: candidates who were in do not weigh what they add"
+    )
+    evidence: str = Field(description="id of the statement that it stands in")
+
+
 class CatalogueStated(SignedPart):
     """Which items are public, and on whose word."""
 
@@ -142,6 +158,10 @@ class MarketStated(SignedPart):
     ledger: LedgerStated
     audit: list[AuditStated]
     canaries: list[CanariesStated] = Field(description="of the run itself, by stage; none where it has none")
+    canary_file: Digest | None = Field(
+        description="hash of an auditor's file of canary users, which the configuration commits to; null: none"
+    )
+    canary_users: list[CanaryUsersStated]
 
     @field_validator("views")
     @classmethod
@@ -259,7 +279,7 @@ class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[8] = 8
+    version: Literal[9] = 9
     created: str = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

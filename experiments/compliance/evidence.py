@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.signatures import check_signature
 from experiments.assessment.statements import (
     AUDIT,
+    CANARY_USERS,
     EvidenceError,
     Kind,
     Results,
@@ -28,11 +29,13 @@ from experiments.compliance.document import (
     AttackStated,
     AuditStated,
     CanariesStated,
+    CanaryUsersStated,
     EvidenceStanding,
     EvidenceStated,
     RatioStated,
 )
 from fedmm_secure.storage.layout import RunDirectory
+from privacy.accounting.text import rounded_down, rounded_up
 from privacy.aggregation.bundle import BUNDLE_FILE, read_bundle
 from privacy.errors import InputError
 from privacy.hexadecimal import bytes_of
@@ -55,12 +58,14 @@ class WeighedStatement:
         results: by kind, as they were written; empty where they cannot be read.
         attacks: attacks among them, all.
         audits: audits among them by the market that they are about, whatever folder they stand in.
+        canary_users: what an auditor's canary users showed, by market likewise.
     """
 
     stated: EvidenceStated
     results: Results
     attacks: Sequence[AttackStated]
     audits: Mapping[str, Sequence[AuditStated]]
+    canary_users: Mapping[str, Sequence[CanaryUsersStated]] = field(default_factory=dict)
 
 
 def examine(run: Path) -> list[WeighedStatement]:
@@ -108,7 +113,8 @@ def _examine(
         )
         try:
             attacks = [_attack(row, stated.id) for row in attack_rows(statement.results)]
-            yield WeighedStatement(stated, statement.results, attacks, _audits(statement, stated.id))
+            audits, canary_users = _audits(statement, stated.id), _canary_users(statement, stated.id)
+            yield WeighedStatement(stated, statement.results, attacks, audits, canary_users)
         except (KeyError, TypeError, ValueError, AttributeError):  # what a signer wrote need not be results
             unread = {"standing": "broken", "problem": "its results cannot be read"}
             yield WeighedStatement(stated.model_copy(update=unread), {}, [], {})
@@ -131,6 +137,19 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
     return found
 
 
+def _canary_users(statement: ResultStatement, evidence: str) -> dict[str, list[CanaryUsersStated]]:
+    found: dict[str, list[CanaryUsersStated]] = {}
+    for result in statement.results.get(CANARY_USERS, []):
+        reading = CanaryUsersStated(
+            **{name: result[name] for name in ("reading", "claimed", "candidates", "present", "auc", "p_value")},
+            lower_bounds={name: result[key] for name, key in _BOUNDS},
+            verdict=result["verdict"],
+            evidence=evidence,
+        )
+        found.setdefault(str(result["market"]), []).append(reading)
+    return found
+
+
 def canaries_stated(measured: Sequence[Measured]) -> list[CanariesStated]:
     """What canaries of a run showed of one market's stages, at as many digits as every machine computes alike."""
     return [
@@ -138,13 +157,19 @@ def canaries_stated(measured: Sequence[Measured]) -> list[CanariesStated]:
             stage=one.stage,
             noise=_ratio(one.noise),
             weight=_ratio(one.weight),
-            claimed=None if one.result is None or math.isinf(one.result.claimed) else round(one.result.claimed, 6),
-            lower_bounds={} if one.result is None else {name: round(vars(one.result)[key], 2) for name, key in _BOUNDS},
+            claimed=_claimed(one),
+            lower_bounds={name: rounded_down(vars(one.result)[key], 2) for name, key in _BOUNDS} if one.result else {},
             canaries=0 if one.result is None else one.result.canaries,
             verdict="as stated" if one.alarm is None else "NOT AS STATED",
         )
         for one in measured
     ]
+
+
+def _claimed(measured: Measured) -> float | None:
+    if measured.result is None or math.isinf(measured.result.claimed):
+        return None
+    return rounded_up(measured.result.claimed, 6)
 
 
 def _ratio(measured: tuple[float, float, float]) -> RatioStated:

@@ -11,6 +11,7 @@ from experiments.assessment.record import Verdict
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
+    CanaryUsersStated,
     Declarations,
     Document,
     EvidenceStanding,
@@ -57,6 +58,10 @@ ATTACK_SUCCESS = "the success of attacks: exact, and computed on private rows"
 OPEN_NOISE = (
     "against the auditor who may replay the run, and whoever gets that auditor's key, no figure of this report holds"
 )
+CANARIES_AGAINST = {
+    "VIOLATED": "what the run published refutes its claim",
+    "shows nothing": "those who are in do not weigh what they add, so that they show nothing",
+}  # by verdict
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
@@ -98,6 +103,12 @@ def counted_audits(document: Document, market: str) -> list[AuditStated]:
     """Audits of a market that fit the run and are signed from outside it."""
     worth = standing(document)
     return [audit for audit in document.markets[market].audit if worth.get(audit.evidence) == "counts"]
+
+
+def counted_canary_users(document: Document, market: str) -> list[CanaryUsersStated]:
+    """What an auditor's canary users showed of a market, where it fits the run and is signed from outside it."""
+    worth = standing(document)
+    return [one for one in document.markets[market].canary_users if worth.get(one.evidence) == "counts"]
 
 
 def weak_stages(audits: Sequence[AuditStated]) -> list[str]:
@@ -258,6 +269,9 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
         for audit in market.audit:
             if audit.verdict == "VIOLATED" and _speaks_against(document, audit.evidence):
                 yield name, f"the audit of the code refutes the claim of {audit.stage} ({audit.game})"
+        for reading in market.canary_users:
+            if reading.verdict in CANARIES_AGAINST and _speaks_against(document, reading.evidence):
+                yield name, f"canary users, {reading.reading}: {CANARIES_AGAINST[reading.verdict]}"
         for view in document.run.claimed_views:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
@@ -353,6 +367,10 @@ def _open(document: Document) -> list[str]:
         if weak:
             what = f"would have missed ε at {AIM:g} times the claim: {', '.join(weak)}"
             found.append(f"market {name}: audits of the code {what}")
+    unread = [name for name, market in document.markets.items() if market.canary_file]
+    unread = [name for name in unread if not counted_canary_users(document, name)]
+    if unread:
+        found.append(f"canary users of {', '.join(unread)}: committed to, and no reading of them counts")
     if not counted_attacks(document):
         found.append("not attacked: no attack on this run counts")
     found += _irrefutable(document)

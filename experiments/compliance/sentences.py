@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from experiments.assessment.record import Verdict
 from experiments.assessment.records import RISKS
 from experiments.compliance.document import AttackStated, Document
-from experiments.compliance.judgement import claimed, counted_attacks, counted_audits
+from experiments.compliance.judgement import claimed, counted_attacks, counted_audits, counted_canary_users
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, HEAD, QUANTIZER, SUMMED, USER_CODES
 from privacy.aggregation.kinds import TRAITS, Traits
 
@@ -179,10 +179,11 @@ def noise(document: Document) -> str:
 def audits(document: Document) -> str:
     """What the audits that count came to, and what canaries of the run showed."""
     verdicts = [audit.verdict for name in document.markets for audit in counted_audits(document, name)]
+    shown = f"{_canaries(document)}{_canary_users(document)}"
     if not verdicts:
-        return f"No audit of the code counts.{_canaries(document)}"
+        return f"No audit of the code counts.{shown}"
     counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("not refuted", "VIOLATED"))
-    return f"Audits of the code with canaries, signed from outside the run: {counts}.{_canaries(document)}"
+    return f"Audits of the code with canaries, signed from outside the run: {counts}.{shown}"
 
 
 def _canaries(document: Document) -> str:
@@ -197,6 +198,17 @@ def _canaries(document: Document) -> str:
         f" Canaries in {len(found)} stages of the run itself: noise {noise:.3f} of what is stated at least, a canary "
         f"{weight:.3f} of what it may weigh at most; {judged}."
     )
+
+
+def _canary_users(document: Document) -> str:
+    """What the run published of an auditor's synthetic users among its rows."""
+    found = {name: counted_canary_users(document, name) for name in document.markets}
+    texts = []
+    for name, readings in found.items():
+        if readings:
+            verdicts = "; ".join(f"{one.reading} {one.verdict}" for one in readings)
+            texts.append(f" Canary users of {name}, {readings[0].present} of {readings[0].candidates} in: {verdicts}.")
+    return "".join(texts)
 
 
 def disclosed(document: Document, kind: str) -> str:

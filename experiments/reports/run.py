@@ -34,6 +34,7 @@ from experiments.reports.standing import (
     attack_line,
     audit_line,
     broken,
+    canary_lines,
     headlines,
     left_out,
     open_noise,
@@ -128,6 +129,7 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         verification_line(examined),
         *signature_lines(markets, examined, evidence, trusted),
         audit_line(markets, evidence, budget=budget),
+        *canary_lines(config.audit.users, evidence),
     ]
     attacked = attack_line(rows, evidence)
     summary = [
@@ -193,6 +195,11 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         },
         canaries={
             market: canaries_stated(examined.measured[market]) for market in markets if market in examined.measured
+        },
+        canary_users={
+            market: shown
+            for market in markets
+            if (shown := [one for e in evidence for one in e.canary_users.get(market, [])])
         },
         readings=_readings(metrics),
         fingerprints=_fingerprints(directory, markets),

@@ -10,7 +10,7 @@ from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.record import Verdict
 from experiments.compliance.evidence import WeighedStatement
-from experiments.compliance.judgement import UNCOUNTED, weak_stages
+from experiments.compliance.judgement import CANARIES_AGAINST, UNCOUNTED, weak_stages
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
 from privacy.aggregation.identities import Card
@@ -120,6 +120,24 @@ def audit_line(markets: Sequence[str], evidence: Sequence[WeighedStatement], *, 
         what = f"audits that would have missed ε at {AIM:g} times the claim: {named(weak)}"
         return StandingLine(f"code audited, no claim refuted; {what}", "open")
     return StandingLine("code audited at every market's plan, no claim refuted", "good")
+
+
+def canary_lines(committed: Collection[str], evidence: Sequence[WeighedStatement]) -> list[StandingLine]:
+    """What an auditor's canary users showed; nothing where no market commits to any, and nobody says so.
+
+    Args:
+        committed: markets whose configuration commits to a file of canary users.
+        evidence: results of attacks and audits.
+    """
+    shown = [(market, one) for item in evidence for market, found in item.canary_users.items() for one in found]
+    against = [(market, CANARIES_AGAINST[one.verdict]) for market, one in shown if one.verdict in CANARIES_AGAINST]
+    if against:
+        return [StandingLine(f"canary users of {market}: {what}", "bad") for market, what in dict.fromkeys(against)]
+    read = {market for item in counting(evidence) for market in item.canary_users}
+    unread = sorted(set(committed) - read)
+    if unread:
+        return [StandingLine(f"canary users of {named(unread)}: committed to, and no reading of them counts", "open")]
+    return [StandingLine(f"canary users of {named(sorted(read))}: no claim refuted", "good")] if read else []
 
 
 def attack_line(rows: Sequence[AttackRow], evidence: Sequence[WeighedStatement]) -> StandingLine:

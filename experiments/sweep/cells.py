@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import tarfile
 import tempfile
 import traceback
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.assessment.attack import attack_run
 from experiments.runs.execution import execute
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
 from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
+from experiments.verification.schemas import metrics_problems
 from fedmm_secure.config import Config
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
 from fedmm_secure.storage.packed import pack_directory, unpack_directory
-from fedmm_secure.storage.run_directory import to_yaml
+from fedmm_secure.storage.run_directory import read_metrics, to_yaml
 from privacy.errors import InputError
 from privacy.files import write_json
 from privacy.foreign import MAX_TEXT_BYTES, ForeignFileError, json_object, read_bytes
@@ -35,6 +35,23 @@ Status = Literal["done", "failed", "open"]
 
 class StrayCellError(InputError):
     """What a worker sent is not the cell that it was asked for."""
+
+
+class _Done(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    attacks: dict[str, Any] | None
+    findings: list[str]
+
+
+class _Failed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    error: str
+    traceback: str | None
+
+
+_Note = TypeVar("_Note", _Done, _Failed)
 
 
 @dataclass(frozen=True)
@@ -50,14 +67,14 @@ def cell_status(directory: Path, cell: Cell) -> Status:
     if (directory / FAILURE_FILE).exists():
         return "failed"
     done = directory / DONE_FILE
-    if done.exists() and (directory / METRICS_FILE).exists() and _read(done)["attacks"] == _plan(cell):
+    if done.exists() and (directory / METRICS_FILE).exists() and _note_of(done, _Done).attacks == _plan(cell):
         return "done"
     return "open"
 
 
 def cell_findings(directory: Path) -> list[str]:
     """What ``fedmm verify`` found when the cell ended; empty if everything holds."""
-    return list(_read(directory / DONE_FILE)["findings"])
+    return _note_of(directory / DONE_FILE, _Done).findings
 
 
 def run_cell(directory: Path, cell: Cell, cache: Path) -> None:
@@ -97,8 +114,13 @@ def _plan(cell: Cell) -> dict[str, Any] | None:
     return None if cell.attacks is None else cell.attacks.model_dump(mode="json")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json_object(read_bytes(path, MAX_TEXT_BYTES, below=path.parent), path)
+def _note_of(path: Path, kind: type[_Note]) -> _Note:
+    """A note that a cell left; raises ``ForeignFileError`` where it is none."""
+    found = json_object(read_bytes(path, MAX_TEXT_BYTES, below=path.parent), path)
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        raise ForeignFileError(f"{path}: no note of a cell: {error.errors()[0]['msg'][:100]}") from error
 
 
 def note_failure(directory: Path, error: BaseException) -> None:
@@ -109,7 +131,7 @@ def note_failure(directory: Path, error: BaseException) -> None:
 
 def read_failure(directory: Path) -> str:
     """The line that ``note_failure`` kept."""
-    return str(_read(directory / FAILURE_FILE)["error"])
+    return _note_of(directory / FAILURE_FILE, _Failed).error
 
 
 def error_text(error: BaseException) -> str:
@@ -149,11 +171,25 @@ def bring_home(packed: bytes, directory: Path, cell: Cell) -> None:
     try:
         with new_directory(directory) as unfinished:
             unpack_directory(packed, unfinished)
-            kept, asked = unfinished / CONFIG_FILE, to_yaml(_alone(cell)).encode()
-            if kept.exists() and read_bytes(kept, MAX_TEXT_BYTES, below=unfinished) != asked:
-                raise StrayCellError(f"{cell.name}: a worker sent a run of another configuration")
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ForeignFileError) as error:
+            _hold(unfinished, cell)
+    except (tarfile.TarError, ForeignFileError) as error:
         raise StrayCellError(f"{cell.name}: a worker sent what is no cell: {error!s:.200}") from error
+
+
+def _hold(directory: Path, cell: Cell) -> None:
+    """Raises ``StrayCellError`` or ``ForeignFileError`` unless a directory is of a cell that is done, or has failed."""
+    kept, asked = directory / CONFIG_FILE, to_yaml(_alone(cell)).encode()
+    if kept.exists() and read_bytes(kept, MAX_TEXT_BYTES, below=directory) != asked:
+        raise StrayCellError(f"{cell.name}: a worker sent a run of another configuration")
+    match cell_status(directory, cell):
+        case "failed":
+            read_failure(directory)
+        case "done":
+            cell_findings(directory)
+            for problem in metrics_problems(cell.config, read_metrics(directory)):
+                raise StrayCellError(f"{cell.name}: a worker sent metrics that no run writes: {problem}")
+        case "open":
+            raise StrayCellError(f"{cell.name}: a worker sent a run that has not finished")
 
 
 def leaves(cell: Cell) -> bool:

@@ -26,16 +26,21 @@ def agreement_findings(evidence: Evidence, messages: Messages, opened: Opened) -
     if ordered not in opened:
         yield Finding(where, "no order to start, signed by the server")
         return
-    if opened[ordered][1] != start.to_bytes():
-        yield Finding(where, "the server's order to start is of another configuration or plan")
     courses: dict[int, dict[str, str]] = {}
     for kind, _, _, course, sender in opened:
         if kind == HELLO:
             courses.setdefault(course, {})[sender] = digests[kind, HELLO_STAGE, 0, course, sender]
     histories = [beginning(digests[ordered], hellos) for hellos in courses.values()]
     summed: dict[Place, Key] = {key[1:3]: key for key in opened if key[0] == AGGREGATE}
+    stated: dict[Place, list[tuple[str, bytes]]] = {}  # in whatever attempt
+    for place in (key for key in opened if key[0] == STATEMENT):
+        stated.setdefault(place[1:3], []).append((place[-1], opened[place][1]))
     for stage, round in start.places:
         key = summed.get((stage, round))
+        for market, history in stated.get((stage, round), ()):
+            if history not in histories:
+                what = f"market {market} states no history that the recorded messages give"
+                yield Finding(f"{where} {stage}, round {round}", what)
         if key is None:
             continue  # a finding about the rounds
         yield from _stated(f"{where} {stage}, round {round}", key, opened, histories)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.verification.evidence import Evidence
-from experiments.verification.messages import integers
+from experiments.verification.payloads import integers
 from experiments.verification.transcript import ByKey
 from fedmm_secure.federation.canaries import RunCanaries, opened_nonce
 from fedmm_secure.federation.transcript import METER

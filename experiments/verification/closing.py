@@ -17,7 +17,7 @@ from fedmm_secure.federation.closing import (
     transcript_digest,
 )
 from fedmm_secure.federation.coins import asked_by
-from fedmm_secure.federation.private_record import commitment, private_name, read_salt
+from fedmm_secure.federation.private_record import commitment, committed_absence, private_name, read_salt
 from fedmm_secure.federation.transcript import OWN_UPDATE, PUBLICATION, record_file
 from fedmm_secure.storage.layout import PRIVATE
 from privacy.accounting.ledger import LedgerContent
@@ -154,10 +154,18 @@ def _private_differences(evidence: Evidence, market: str, named: Mapping[str, st
 
 
 def not_shown(evidence: Evidence, market: str) -> list[str]:
-    """Private files of a market that are not there, or not with the key of their commitments: nobody checked them."""
-    there = _private_files(evidence, market) if read_salt(evidence.directory, market) is not None else {}
+    """Private files of a market that are not there, or not with the key of their commitments: nobody checked them.
+
+    Those of which the last line says that they never were are not among them, where the key is there to tell.
+    """
+    salt = read_salt(evidence.directory, market)
+    there = {} if salt is None else _private_files(evidence, market)
     own = f"{PRIVATE}/{market}/"
-    absent = set(private_digests(evidence.ledgers[market])) - set(there)
+    absent = {
+        name
+        for name, said in private_digests(evidence.ledgers[market]).items()
+        if name not in there and not (salt is not None and said == committed_absence(salt, name))
+    }
     return sorted({own if name.startswith(own) else name for name in absent})
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from experiments.verification.agreements import agreement_findings
 from experiments.verification.evidence import Evidence, Messages, irregular, read_messages
+from experiments.verification.payloads import Forms, integers, sum_problem
 from experiments.verification.spending import rounds_of
 from experiments.verification.transcript import OF_SERVER, ByKey, Opened, Planned, key_of
-from fedmm_secure.config import configuration_hash
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
-from fedmm_secure.federation.messages import Hello, MessageError, verify
+from fedmm_secure.federation.messages import MessageError, verify
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
 from fedmm_secure.guarantee.releases import PlannedPlace
 from fedmm_secure.storage.layout import RunDirectory
@@ -26,6 +26,7 @@ from privacy.aggregation.bundle import SERVER
 def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> list[Finding]:
     """Add every message that is signed by whom its record names to ``opened``; returns what is not."""
     bundle, findings = evidence.bundle, list[Finding]()
+    forms = Forms(evidence.config, evidence.aggregation, bundle.markets)
     runs = {content.opening.get("run") for content in evidence.ledgers.values()}
     for record in messages.records:
         if record.kind not in OF_SERVER:
@@ -33,7 +34,7 @@ def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> lis
         try:
             if record.sender not in bundle.cards:
                 raise MessageError("its sender is not in the federation")
-            header, _ = verify(messages.content[record.file], bundle.cards[record.sender])
+            header, payload = verify(messages.content[record.file], bundle.cards[record.sender])
             if (header.kind, header.stage, header.round, header.attempt, header.sender) != key_of(record):
                 raise MessageError("its header is of another message")
             if header.parameters != bundle.digest:
@@ -42,8 +43,7 @@ def open_messages(evidence: Evidence, messages: Messages, opened: Opened) -> lis
                 raise MessageError("is of another run than the ledgers")
             if record.kind == AGGREGATE and record.receivers != len(header.cohort):
                 raise MessageError(f"was sent to {len(header.cohort)}, its record says to {record.receivers}")
-            if not set(header.cohort) <= set(bundle.markets):
-                raise MessageError("its cohort is not of this federation")
+            forms.check(header, payload)
             opened.add(header, record)
         except MessageError as error:
             findings.append(Finding(messages.where(record), str(error)))
@@ -63,7 +63,7 @@ def rounds_without(opened: Opened, markets: Iterable[str]) -> dict[str, set[Plan
 def message_findings(evidence: Evidence, opened: Opened) -> list[Finding]:
     """What the messages of a market's, or of all markets', directory do not agree on."""
     here = set(evidence.ledgers)
-    findings = list(_hellos(evidence, evidence.messages, opened, here))
+    findings = list(_hellos(evidence.messages, opened, here))
     findings += agreement_findings(evidence, evidence.messages, opened)
     findings += _rounds(evidence, opened)
     return findings + list(_sums(evidence, evidence.messages, opened, here))
@@ -92,38 +92,44 @@ def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
         if record.kind in OF_SERVER and known.get(record.file, absent) != record.sha256:
             findings.append(Finding(evidence.messages.where(record), f"is not what {server} holds"))
     everyone = set(evidence.bundle.markets)
-    findings += _hellos(evidence, messages, opened, everyone)
+    findings += _hellos(messages, opened, everyone)
     findings += agreement_findings(evidence, messages, opened)
     return findings + list(_sums(evidence, messages, opened, everyone))
 
 
-def _hellos(evidence: Evidence, messages: Messages, opened: Opened, markets: Iterable[str]) -> Iterator[Finding]:
-    """Each market introduced itself, with the configuration that the directory holds."""
-    configuration = configuration_hash(evidence.config)
-    hellos = {key[-1]: opened[key][1] for key in opened if key[0] == HELLO}
-    for market in sorted({*markets, *hellos}):
-        if market not in hellos:
-            yield Finding(str(messages.directory), f"no hello of market {market}")
-            continue
-        try:
-            if Hello.from_bytes(hellos[market]).configuration != configuration:
-                yield Finding(str(messages.directory), f"market {market} signed a hello of another configuration")
-        except MessageError as error:
-            yield Finding(str(messages.directory), f"market {market}: {error}")
+def _hellos(messages: Messages, opened: Opened, markets: Iterable[str]) -> Iterator[Finding]:
+    """Each market introduced itself."""
+    here = {sender for kind, *_, sender in opened if kind == HELLO}
+    for market in sorted(set(markets) - here):
+        yield Finding(str(messages.directory), f"no hello of market {market}")
 
 
 def _rounds(evidence: Evidence, opened: Opened) -> Iterator[Finding]:
-    """One aggregate and one sum of every round, and no more."""
+    """One aggregate and one sum of every round, and no more; no attempt after the one that was summed."""
     directory = str(evidence.messages.directory)
     plan = next(iter(evidence.plans.values()), None)
+    attempts: dict[tuple[str, int], list[int]] = {}
+    for kind, stage, round, attempt, _ in opened:
+        if kind == AGGREGATE:
+            attempts.setdefault((stage, round), []).append(attempt)
     for stage, round in rounds_of(plan) if plan is not None else ():
-        aggregates = [key for key in opened if key[:3] == (AGGREGATE, stage, round)]
-        if len(aggregates) != 1:
-            yield Finding(directory, f"{stage}, round {round}: {len(aggregates)} aggregates where one is planned")
+        found = len(attempts.get((stage, round), ()))
+        if found != 1:
+            yield Finding(directory, f"{stage}, round {round}: {found} aggregates where one is planned")
+    for kind, stage, round, attempt, sender in opened:
+        if attempt > max(attempts.get((stage, round), (attempt,))):
+            what = f"{stage}, round {round}: a {kind} of {sender} for an attempt after the one that was summed"
+            yield Finding(directory, what)
     summed = {(found.stage, found.round) for found in evidence.messages.records if found.kind == SUM}
     for stage, round in rounds_of(plan) if plan is not None else ():
         if (stage, round) not in summed:
             yield Finding(directory, f"{stage}, round {round}: its sum is not there")
+    aggregation = evidence.aggregation
+    for record in evidence.messages.records:
+        if record.kind == SUM:
+            problem = sum_problem(aggregation.of_stage(record.stage), evidence.messages.content[record.file])
+            if problem:
+                yield Finding(evidence.messages.where(record), problem)
 
 
 def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]) -> Iterator[Finding]:
@@ -132,10 +138,15 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
     content = ByKey([messages, *evidence.own.values()])  # what markets keep to themselves is compared where it is shown
     for key in opened:
         kind, stage, round, attempt, _ = key
-        if kind != AGGREGATE or not set(opened.header(key).cohort) <= here:
+        if kind != AGGREGATE:
             continue
         header, payload = opened[key]
         where, plan = f"{messages.directory} {stage}, round {round}", aggregation.of_stage(stage)
+        total = content.get((SUM, stage, round, 0, SERVER))
+        if plan.parameters is None and total is not None and not payload.startswith(total):
+            yield Finding(where, "the sum in the clear is not the aggregate, which nothing encrypts")
+        if not set(header.cohort) <= here:
+            continue
         try:
             parts = [opened[UPDATE, stage, round, attempt, sender] for sender in header.cohort]
             asked = {part.cohort for part, _ in parts}
@@ -150,7 +161,6 @@ def _sums(evidence: Evidence, messages: Messages, opened: Opened, here: set[str]
         if not same:
             yield Finding(where, "the aggregate is not the sum of the recorded updates")
         own = [content.get((OWN_UPDATE, stage, round, attempt, sender)) for sender in header.cohort]
-        total = content.get((SUM, stage, round, 0, SERVER))
         if total is not None and all(found is not None for found in own):
             problem = _clear_sum(plan, total, [found for found in own if found is not None])
             if problem:
@@ -164,11 +174,6 @@ def _clear_sum(plan: AggregationPlan, total: bytes, own: list[bytes]) -> str | N
     if plan.masked:  # under masks, sums are residues
         difference = difference % 2**plan.mask_bits
     return "the sum in the clear is not that of the markets' own updates" if difference.any() else None
-
-
-def integers(data: bytes) -> IntVector:
-    """Integers as a record holds them."""
-    return np.frombuffer(data, "<i8").astype(np.int64)
 
 
 def sums_of(messages: Messages, opened: Opened, stage: str) -> dict[int, tuple[IntVector, int]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.verification.canaries import Without, opened_canaries
 from experiments.verification.evidence import Evidence
-from experiments.verification.messages import integers
+from experiments.verification.payloads import integers
 from experiments.verification.transcript import ByKey
 from fedmm_secure.federation.transcript import METER
 from fedmm_secure.guarantee.canary_sums import levels

@@ -78,7 +78,7 @@ def opening_findings(evidence: Evidence) -> list[Finding]:
         wanted |= {"code": evidence.environment.get("code")} | stated_toss(evidence.config, market, content.opening)
         wanted |= stated_canaries(evidence.config, content.opening)
         findings += [
-            Finding(where, f"{field}: opened with {found!r}, the run has {expected!r}")
+            Finding(where, f"{field:.100}: opened with {found!r:.300}, the run has {expected!r:.300}")
             for field, expected, found in differences(wanted, dict(content.opening), same=same_values(evidence))
         ]
         findings += _against_policy(where, plan) + _kind_of_catalogue(evidence, market)
@@ -219,9 +219,12 @@ def _against_statements(evidence: Evidence, claimed: Mapping[str, Any]) -> list[
 def _other_statements(evidence: Evidence, claimed: Mapping[str, Any], accountant: Accountant) -> list[Finding]:
     where = str(evidence.directory / METRICS_FILE)
     return [
-        Finding(where, f"market {market}, {view}.{field}: says {found!r}, the ledger gives {expected!r}")
+        Finding(where, f"market {market}, {field:.100}: says {found!r:.100}, the ledger gives {expected!r:.100}")
         for market, content in evidence.ledgers.items()
         if market in claimed and content.entries and not unaccountable(content.entries)
-        for view, statement in guarantees(evidence.config, content.entries, accountant).items()
-        for field, expected, found in differences(statement, claimed[market].get(view), same=same_values(evidence))
+        for field, expected, found in differences(
+            dict(guarantees(evidence.config, content.entries, accountant)),
+            dict(claimed[market]),
+            same=same_values(evidence),
+        )
     ]

@@ -11,7 +11,8 @@ from scipy import sparse
 
 from experiments.verification.equality import same_arrays
 from experiments.verification.evidence import Evidence, sections
-from experiments.verification.messages import integers, sums_of
+from experiments.verification.messages import sums_of
+from experiments.verification.payloads import integers
 from experiments.verification.platform import same_libraries, same_machine
 from experiments.verification.transcript import Opened
 from fedmm_secure.collaborative.dp_svd import ItemCounts

@@ -25,7 +25,7 @@ from experiments.runs.configuration import readers_data
 from experiments.verification.canaries import opened_canaries
 from experiments.verification.closing import private_digests
 from experiments.verification.evidence import Evidence
-from experiments.verification.messages import integers
+from experiments.verification.payloads import integers
 from experiments.verification.platform import replaying_device, same_device, same_machine
 from experiments.verification.publications import read_publications
 from experiments.verification.replaying_door import NotChargedError, Recorded, ReplayingDoor

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedmm_secure.config import Config
+from fedmm_secure.config.choices import FIELD_BASELINES
 from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.provenance import PACKAGES
 
@@ -226,6 +227,21 @@ def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str
     for section in (found.macro, *found.markets.values()):
         for name in section.baselines.keys() - known:
             yield f"baseline {name!r:.100}: was not configured"
+        if isinstance(section, _Market | _Macro):
+            yield from _tasks(config, section)
+    if isinstance(found.macro, _Macro):
+        for name in (name for name, values in found.macro.baselines.items() if values.communication is not None):
+            if name not in FIELD_BASELINES:
+                yield f"baseline {name!r:.100}: is trained by each market, and has no communication"
+
+
+def _tasks(config: Config, section: _Market | _Macro) -> Iterator[str]:
+    """Figures of tasks that were not configured."""
+    asked = set(map(str, config.evaluation.short_histories))
+    if section.ranking is not None and not config.evaluation.ranked_users:
+        yield "ranking: was not configured"
+    if section.short_histories is not None and set(section.short_histories) != asked:
+        yield "short_histories: other lengths than were configured"
 
 
 def environment_problems(environment: Mapping[str, Any]) -> Iterator[str]:

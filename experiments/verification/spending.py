@@ -86,6 +86,11 @@ def entry_lines(content: LedgerContent) -> Iterator[Line]:
             yield Line(number, next(entries), next(charges) if kind == CHARGE else None)
 
 
+def noted_courses(content: LedgerContent) -> int:
+    """Courses of the run that a ledger knows of: each begins with a note of what earlier runs spent."""
+    return max(sum(entry.stage == EARLIER_RUNS for entry in content.entries), 1)  # of rows that are nobody's none is
+
+
 def given_up_charges(content: LedgerContent) -> frozenset[int]:
     """Sequences of charges without a seal that a later course of the run made again, under another key.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.verification.closing import private_digests
 from experiments.verification.evidence import Evidence, Messages
-from experiments.verification.spending import is_note, rounds_of
+from experiments.verification.spending import is_note, noted_courses, rounds_of
 from fedmm_secure.federation.messages import HELLO_STAGE, Header, verify
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import (
@@ -35,7 +35,6 @@ from privacy.aggregation.identities import Card
 
 Key = tuple[str, str, int, int, str]  # kind, stage, round, attempt, sender
 OF_SERVER = frozenset({START, HELLO, STATEMENT, UPDATE, AGGREGATE})  # what a server's directory holds
-_MOST_COURSES = 1000  # copies of one state that were resumed
 
 
 def key_of(record: Record) -> Key:
@@ -98,6 +97,7 @@ class Planned:
         rounds: stage and round of every sum.
         published: by market, stages of what it publishes.
         drawn: by market, stage and round of what draws noise.
+        courses: of the run, as the ledgers note them: each begins with hellos of its own.
     """
 
     markets: tuple[str, ...]
@@ -105,6 +105,7 @@ class Planned:
     rounds: frozenset[tuple[str, int]]
     published: dict[str, frozenset[str]]
     drawn: dict[str, frozenset[PlannedPlace]]
+    courses: int
 
     @classmethod
     def of(cls, evidence: Evidence) -> Planned:
@@ -116,6 +117,7 @@ class Planned:
             frozenset(place for plan in plans.values() for place in rounds_of(plan)),
             {market: _published(plan) for market, plan in plans.items()},
             {market: frozenset(plan.drawing) for market, plan in plans.items()},
+            max((noted_courses(content) for content in evidence.ledgers.values()), default=1),
         )
 
     def problem(self, record: Record) -> str | None:
@@ -124,7 +126,7 @@ class Planned:
         of_round = place in self.rounds and 0 <= record.attempt < len(self.markets)
         of_stage = record.round == 0 and record.attempt == 0
         of_keys = record.stage == HELLO_STAGE
-        of_course = record.round == 0 and 0 <= record.attempt < _MOST_COURSES
+        of_course = record.round == 0 and 0 <= record.attempt < self.courses
         published = of_stage and record.stage in self.published.get(sender, ()) and not _is_private(record.stage)
         # what it must be, who sees it, and how many it was sent to (None: as many as its header says)
         return _problem(
@@ -268,13 +270,16 @@ def _at(charge: Charge) -> str:
 
 
 def _unsealed_records(evidence: Evidence, market: str, content: LedgerContent) -> Iterator[Finding]:
-    """Records of a market that no sealed charge of its ledger accounts for."""
-    paid = {
-        (charge.entry.stage, charge.entry.round or 0, charge.entry.attempt or 0)
-        for charge in content.charges
-        if charge.sequence in content.seals
-    }
+    """Records of a market that no sealed charge of its ledger accounts for; of spare values, none that names some."""
+    paid, metered = set[tuple[str, int, int]](), set[tuple[str, int, int]]()
+    for charge in content.charges:
+        seal, entry = content.seals.get(charge.sequence), charge.entry
+        if seal is not None:
+            at = entry.stage, entry.round or 0, entry.attempt or 0
+            paid.add(at)
+            metered |= {at} if seal.meter else set()
     for messages, record in evidence.shown():
         at = (record.stage, record.round, record.attempt)
-        if record.sender == market and record.kind in (UPDATE, OWN_UPDATE, PUBLICATION, METER) and at not in paid:
+        of_kind = {UPDATE: paid, OWN_UPDATE: paid, PUBLICATION: paid, METER: metered}.get(record.kind)
+        if record.sender == market and of_kind is not None and at not in of_kind:
             yield Finding(messages.where(record), f"a {record.kind} of market {market} without a charge in its ledger")

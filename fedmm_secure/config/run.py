@@ -94,6 +94,11 @@ class Config(Section):
         return self.privacy.epsilon is not None and self.privacy.protect == "release"
 
     @property
+    def refines(self) -> bool:
+        """Whether markets refine codes of their own without DP, which stay inside."""
+        return self.private_embedding and not self.private_ctr and self.privacy.refine
+
+    @property
     def times_counted(self) -> bool:
         """Whether noisy counts say when items were met, too: a released model then has recency."""
         return self.private_ctr and "recency" in self.ctr.features

@@ -42,6 +42,15 @@ def evaluate(candidates: Candidates, probability: FloatArray) -> Metrics:
     )
 
 
+def ranked_auc(label: FloatArray, score: FloatArray) -> float:
+    """AUC, ties counted half: scikit-learn's value, several times as fast; NaN where one class is missing."""
+    positive, negative = np.sort(score[label > 0]), np.sort(score[label <= 0])
+    if not len(positive) or not len(negative):
+        return float("nan")
+    below, up_to = (np.searchsorted(negative, positive, side=side).sum() for side in ("left", "right"))
+    return float((below + up_to) / (2 * len(positive) * len(negative)))
+
+
 def _per_user_auc(user: IntArray, label: FloatArray, score: FloatArray) -> float:
     """Mean over users with both classes of the Mann-Whitney AUC, ties counted half."""
     order = np.lexsort((score, user))

@@ -158,6 +158,24 @@ def index_market(
     )
 
 
+def refuse_disorder(market: Market) -> None:
+    """See that rows are grouped by user and in time order, as all that weighs and splits them takes for granted.
+
+    Of rows in another order, whose latest a row is depended on rows of others: what a user adds to a sum was not the
+    user's alone.
+
+    Raises:
+        DataError: they are not.
+    """
+    user, time = market.user, market.time
+    behind = (user[1:] < user[:-1]) | ((user[1:] == user[:-1]) & (time[1:] < time[:-1]))
+    if behind.any():
+        raise DataError(
+            f"market {market.name}: row {int(behind.argmax()) + 1} (from 0) is not in order: rows are grouped by user, "
+            "and each user's are in time order; load_market makes them so"
+        )
+
+
 def refuse_few_items(found: int, where: str) -> None:
     """Raises ``DataError`` where a catalogue has fewer items than any model can use."""
     _refuse_few("item", found, MIN_ITEMS, where)

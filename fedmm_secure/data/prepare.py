@@ -20,7 +20,7 @@ from fedmm_secure.data.candidates import (
 )
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.loaders import load_market, load_rows
-from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, restrict
+from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, refuse_disorder, restrict
 from fedmm_secure.data.same_rows import refuse_same, same_files, same_rows
 from fedmm_secure.data.splits import Split, global_date, leave_last_out
 from fedmm_secure.data.synthetic import synthesize, synthesize_one
@@ -177,7 +177,12 @@ def prepare_one(config: DataConfig, name: str) -> PreparedMarket:
 
 
 def prepare(market: Market, config: DataConfig) -> PreparedMarket:
-    """Split a market and draw its candidates, once and the same for every model."""
+    """Split a market and draw its candidates, once and the same for every model.
+
+    Raises:
+        DataError: its rows are not in order.
+    """
+    refuse_disorder(market)
     split = leave_last_out(market) if config.split == "leave-last-out" else global_date(market)
     pool = candidate_pool(market, split, min_item_train=config.min_item_train, negatives=config.negatives)
     parts = {}

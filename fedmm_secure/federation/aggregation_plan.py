@@ -15,6 +15,7 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.shared_noise import shared_noise
 from fedmm_secure.guarantee.shared_sums import shared_sums
 from fedmm_secure.guarantee.stages import HEAD
+from privacy.accounting.lines import canonical_json
 from privacy.aggregation import (
     AggregationError,
     AuthenticatedMarket,
@@ -245,11 +246,12 @@ class AggregationPlan:
 
 
 def check_bundle(bundle: Bundle, plan: AggregationPlan, where: Path) -> None:
-    """Raises ``ConfigError`` unless a bundle was made for this configuration."""
+    """Raises ``ConfigError`` unless a bundle was made for this configuration, and says nothing else of it."""
     public: Mapping[str, Any] = plan.public()
     for name in sorted(public.keys() | bundle.aggregation.keys()):
-        if public.get(name) != bundle.aggregation.get(name):
+        wanted, found = ({key: part[key] for key in part if key == name} for part in (public, bundle.aggregation))
+        if canonical_json(wanted) != canonical_json(found):  # an empty field is one, and 1.0 another spelling than 1
             raise ConfigError(
-                f"{where}: the keys were made for aggregation.{name} = {bundle.aggregation.get(name)!r}, the "
-                f"configuration says {public.get(name)!r}; make new keys, or use the configuration they are for"
+                f"{where}: the keys were made for aggregation.{name:.100} = {found.get(name)!r:.200}, the "
+                f"configuration says {wanted.get(name)!r}; make new keys, or use the configuration they are for"
             )

@@ -16,7 +16,7 @@ from typing import Any
 from fedmm_secure.config import Config
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.closing import transcript_digest
-from fedmm_secure.federation.private_record import committed, read_salt
+from fedmm_secure.federation.private_record import committed, committed_absence, read_salt
 from fedmm_secure.federation.transcript import PUBLICATION, SUM, Record, read_index, read_record
 from fedmm_secure.foreign.formats import parse_arrays, unpickle_tensors
 from fedmm_secure.storage.files import Arrays
@@ -117,8 +117,12 @@ class ClosedRun(RunFiles):
         except ForeignFileError as error:
             if path.is_file():
                 raise
-            kept = self._named("private", name) is not None
-            why = "it is private, and only the market's own run directory holds it" if kept else "the run left it"
+            kept, salt = self._named("private", name), read_salt(self.directory, self.market)
+            why = (
+                "the run left it" if kept is None else "it is private, and only the market's own run directory holds it"
+            )
+            if kept is not None and salt is not None and kept == committed_absence(salt, name):
+                why = "the run left none: the market's log says why"
             raise RunDirectoryError(f"{path}: is not there; {why}") from error
         shown, kept_as = self._named("files", name), self._named("private", name)
         if shown is not None:

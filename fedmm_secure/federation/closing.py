@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from fedmm_secure.config import Config, configuration_hash
+from fedmm_secure.config.choices import CONFIGURED, MODELS
+from fedmm_secure.ctr.recipes import baseline_recipe
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.account import account_of, data_fingerprint
 from fedmm_secure.federation.canaries import CANARIES, kept_nonce
 from fedmm_secure.federation.parties import Federation
-from fedmm_secure.federation.private_record import commitment, make_salt
+from fedmm_secure.federation.private_record import commitment, committed_absence, make_salt
 from fedmm_secure.federation.transcript import Record
-from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
+from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, QuantizerKind, RunDirectory
 from fedmm_secure.storage.run_directory import published_models, read_environment, read_metrics
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ledger import read_ledger
@@ -107,11 +109,33 @@ def file_digests(directory: Path, config: Config, market: str) -> dict[str, str]
 
 
 def private_commitments(directory: Path, config: Config, market: str, salt: bytes) -> dict[str, str]:
-    """HMAC-SHA256 by path of what a run leaves of a market and does not show."""
-    return {
+    """HMAC-SHA256 by path of what a run leaves of a market and does not show.
+
+    Which files are there may depend on single users' rows: of rows that leave nothing to train on there is no model. So
+    all that the configuration may leave are named, and of those that are not there it is committed that they are not.
+    """
+    there = {
         path.relative_to(directory).as_posix(): commitment(salt, path, directory)
         for path in private_files(directory, config, market)
     }
+    return {name: committed_absence(salt, name) for name in kept_names(config, market)} | there
+
+
+def kept_names(config: Config, market: str) -> list[str]:
+    """Paths of what a market may keep to itself beside its record, whatever its rows: by the configuration alone."""
+    names, ctr = RunDirectory(), config.ctr
+    trained = [CONFIGURED, *(name for name in ctr.baselines if baseline_recipe(name) is not None)]
+    kinds: list[QuantizerKind] = ["quantizer"]
+    kinds += ["refined"] if config.refines else []
+    kinds += ["own"] if ctr.codes == "local" or ctr.average_local else []
+    kinds += ["own-alone"] if ctr.average_local and "shared" in ctr.features else []
+    found = [names.codes(market), names.predictions(market)]
+    found += [names.tuned(market, recipe) for recipe in trained] if ctr.tune else []
+    for seed in config.seed:
+        found += [names.quantizer(market, seed, kind=kind) for kind in kinds]
+        found.append(names.ctr(market, seed, MODELS[ctr.model].suffix))
+    shown = published_models(Path(), config, market)
+    return [path.as_posix() for path in found if path not in shown]
 
 
 def private_files(directory: Path, config: Config, market: str) -> list[Path]:

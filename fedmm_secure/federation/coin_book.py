@@ -23,12 +23,16 @@ class Before:
     """How many other first lines there were before.
 
     Attributes:
-        card: that the same card asked for; for other markets in the same run it may.
+        card: that the same card asked for, but for those of this call.
         rows: of the same rows, whoever asked.
+        together: of other markets in the same run, that the same card asks for in this call. Who holds all rows of a
+            run signs for all its markets; a market that stands in it under several names, a row more or less in each,
+            looks alike.
     """
 
     card: int
     rows: int
+    together: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ class _Line:
     market: str
     card: str
     rows: str
+
+    @classmethod
+    def of(cls, toss: Toss, auditor: Identity) -> _Line:
+        """What is entered of a toss."""
+        card = "" if toss.card is None else toss.card.fingerprint
+        return cls(toss.opening, toss.market, card, toss.rows(auditor))
+
+    def entry(self, toss: Toss) -> dict[str, str]:
+        """The line of the book."""
+        fields = {"market": self.market, "run": toss.run, "data": toss.data, "opening": self.opening}
+        return fields | {"configuration": toss.configuration, "card": self.card, "rows": self.rows}
 
     def is_by(self, other: _Line) -> bool:
         """Whether one market asked both times; of lines of an earlier version nothing but the name tells."""
@@ -54,23 +69,20 @@ def enter_tosses(keys: Path, tosses: Sequence[Toss], auditor: Identity) -> dict[
         auditor: who opens what the markets sealed.
     """
     path = keys / BOOK_FILE
-    known = list(_read(path))
-    asked_together = {toss.opening for toss in tosses}
-    before = {}
+    known = {line.opening: line for line in _read(path)}
+    asked = {toss.opening: _Line.of(toss, auditor) for toss in tosses}
     for toss in tosses:
-        card = "" if toss.card is None else toss.card.fingerprint
-        line = _Line(toss.opening, toss.market, card, toss.rows(auditor))
-        others = [one for one in known if one.opening != toss.opening]
-        before[toss.market] = Before(
-            len({one.opening for one in others if one.is_by(line)} - asked_together),
-            len({one.opening for one in others if one.rows and one.rows == line.rows}),
-        )
-        if toss.opening not in {one.opening for one in known}:
-            known.append(line)
-            fields = {"market": toss.market, "run": toss.run, "data": toss.data, "opening": toss.opening}
-            fields |= {"configuration": toss.configuration, "card": line.card, "rows": line.rows}
-            append_line(path, canonical_json(fields) + b"\n")
-    return before
+        if toss.opening not in known:
+            append_line(path, canonical_json(asked[toss.opening].entry(toss)) + b"\n")
+    everything = known | asked
+
+    def before(line: _Line) -> Before:
+        others = [one for one in everything.values() if one.opening != line.opening]
+        same_card = {one.opening for one in others if one.is_by(line)}
+        same_rows = sum(bool(one.rows) and one.rows == line.rows for one in others)
+        return Before(len(same_card - asked.keys()), same_rows, len(same_card & asked.keys()))
+
+    return {line.market: before(line) for line in asked.values()}
 
 
 def _read(path: Path) -> Iterator[_Line]:

@@ -14,6 +14,7 @@ from privacy.errors import StoppedError
 from privacy.hexadecimal import bytes_of
 
 Place = tuple[str, int]  # stage and round
+HISTORY_BYTES = 32
 
 
 class OrderError(StoppedError):

@@ -53,6 +53,11 @@ def committed(salt: bytes, name: str, data: bytes) -> str:
     return hmac.new(salt, name.encode() + b"\0" + data, hashlib.sha256).hexdigest()
 
 
+def committed_absence(salt: bytes, name: str) -> str:
+    """The same of a file that is not there: to who lacks the key it looks as any other."""
+    return hmac.new(salt, b"\0" + name.encode(), hashlib.sha256).hexdigest()  # no name begins with a zero byte
+
+
 def commitment(salt: bytes, path: Path, directory: Path) -> str:
     """``committed`` of a file in a run directory."""
     return committed(salt, path.relative_to(directory).as_posix(), read_bytes(path, below=directory))

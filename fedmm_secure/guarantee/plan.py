@@ -197,7 +197,7 @@ class SpendingPlan:
     @property
     def refines(self) -> bool:
         """Whether the market refines codes of its own without DP, which stay inside."""
-        return self.config.private_embedding and not self.config.private_ctr and self.config.privacy.refine
+        return self.config.refines
 
     @property
     def _items_from(self) -> tuple[str, ...]:

@@ -86,8 +86,13 @@ def codebook_use(codes: NDArray[np.int64], n_codes: int) -> CodebookUse:
 
 @torch.no_grad()
 def reconstruction_error(model: RQVAE, factors: FloatArray) -> float:
-    """Mean squared distance of reconstructed rows to rows of norm 1; 1 is no better than a constant zero."""
-    return float(model(unit_rows(factors)).reconstruction.mean())
+    """Mean squared distance of reconstructed rows to rows of norm 1; 1 is no better than a constant zero.
+
+    Rows of zeros, of items that were not factorised and of users without a row, are none of them; 0 where all are.
+    """
+    rows = unit_rows(factors)
+    rows = rows[(rows != 0.0).any(dim=1)]
+    return float(model(rows).reconstruction.mean()) if len(rows) else 0.0
 
 
 def one_hot(codes: IntArray, n_codes: int) -> sparse.csr_array:

@@ -204,8 +204,17 @@ class QuantizerTrainer:
         return float(total) / max(seen, 1)
 
     def _per_example(self, model: nn.Module, batch: Tensor) -> Tensor:
-        quantized: Quantized = model(batch, self.settings.weights.soft_temperature)
-        return quantized.total(self.settings.weights)
+        weights = self.settings.weights
+        return losses_of_rows(model(batch, weights.soft_temperature), batch, weights)
+
+
+def losses_of_rows(quantized: Quantized, rows: Tensor, weights: LossWeights) -> Tensor:
+    """Losses ``(n,)``, 0 of a row of zeros: it is that of a user of whom there is no row.
+
+    How many users there are is public, so neighbours may count the same ones. Were a user without a row to have a
+    gradient, that of the user's rows would take its place, and a sum move by both: up to twice the clipping norm.
+    """
+    return torch.where((rows != 0.0).any(dim=1), quantized.total(weights), 0.0)
 
 
 def _unnoised(loss: float) -> NoisedSteps:

@@ -108,7 +108,7 @@ def collect_metrics(
             "baselines": by_model,
             "quantizer": _quantizer_metrics(name, embeddings[name], quantizers),
         }
-    found["macro"] = _macro(found["markets"], len(config.seed))
+    found["macro"] = macro_figures(found["markets"], len(config.seed))
     return found
 
 
@@ -149,14 +149,20 @@ def _model_metrics(prepared: PreparedMarket, by_seed: list[np.ndarray]) -> dict[
     each = [asdict(evaluate(prepared.whole.test, probability)) for probability in by_seed]
     found: dict[str, Any] = {key: _mean_or_none([metrics[key] for metrics in each]) for key in each[0]}
     found["auc_by_seed"] = [metrics["auc"] if np.isfinite(metrics["auc"]) else None for metrics in each]
-    found["auc_interval"] = None if found["auc"] is None else asdict(seed_interval(found["auc_by_seed"]))
-    return found
+    return found | figures_of_seeds(found["auc_by_seed"])
 
 
-def _mean_or_none(values: list[float | None]) -> float | None:
+def figures_of_seeds(by_seed: Sequence[float | None]) -> dict[str, Any]:
+    """What the AUCs of single seeds give: their mean, and its interval; None where there is no such figure."""
+    known = [auc for auc in by_seed if auc is not None]
+    interval = asdict(seed_interval(known)) if known and len(known) == len(by_seed) else None
+    return {"auc": _mean_or_none(by_seed), "auc_interval": interval}
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
     """Mean; None where a value is undefined, e.g. a per-user AUC when every user has one class."""
     known = [value for value in values if value is not None and np.isfinite(value)]
-    return float(np.mean(known)) if len(known) == len(values) else None
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _quantizer_metrics(
@@ -181,8 +187,9 @@ def _quantizer_metrics(
     }
 
 
-def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
-    """Unweighted means over markets."""
+def macro_figures(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
+    """Unweighted means over markets, of what metrics say of each: whoever has those has these, to the last bit."""
+    in_order = [markets[name] for name in sorted(markets)]
 
     def mean(sections: list[Mapping[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -194,9 +201,8 @@ def _macro(markets: Mapping[str, Any], n_seeds: int) -> dict[str, Any]:
             return found | {"auc_interval": None}
         return found | {"auc_interval": asdict(seed_interval(np.mean(by_seed, axis=0).tolist()))}
 
-    names = next(iter(markets.values()))["baselines"]
-    macro = mean(list(markets.values()))
-    macro["baselines"] = {name: mean([v["baselines"][name] for v in markets.values()]) for name in names}
+    macro = mean(in_order)
+    macro["baselines"] = {name: mean([v["baselines"][name] for v in in_order]) for name in in_order[0]["baselines"]}
     return macro
 
 

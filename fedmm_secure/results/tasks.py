@@ -21,6 +21,7 @@ from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.scorers import ReleasedScorer, Score, Scorer, TrainedScorer
 
 TaskFigures = dict[str, Mapping[str, float | None] | None]  # by task, figures by name; a task without any is None
+TASKS = ("ranking", "short_histories")
 TOP = 10
 PAIRS_AT_ONCE = 2**17  # whose features are in memory together
 
@@ -51,7 +52,7 @@ def add_tasks(metrics: dict[str, Any], config: Config, markets: Mapping[str, Pre
     further = {name: tasks_of(config, prepared, directory) for name, prepared in markets.items()}
     for name, found in further.items():
         metrics["markets"][name] |= found
-    metrics["macro"] |= macro_of(list(further.values()))
+    metrics["macro"] |= macro_of([further[name] for name in sorted(further)])
 
 
 def tasks_of(config: Config, prepared: PreparedMarket, run: Path) -> TaskFigures:
@@ -128,8 +129,8 @@ def _in_blocks(score: Score, user: IntArray, item: IntArray) -> FloatArray:
 def macro_of(markets: Sequence[TaskFigures]) -> TaskFigures:
     """Means over markets of what ``tasks_of`` gave, where every market has a figure."""
     found: TaskFigures = {}
-    for task in markets[0] if markets else ():
-        known = [figures for market in markets if (figures := market[task]) is not None]
+    for task in dict.fromkeys(task for market in markets for task in market):
+        known = [figures for market in markets if (figures := market.get(task)) is not None]
         keys = [key for key in known[0] if key not in ("users", "items")] if len(known) == len(markets) else []
         found[task] = {key: _mean([figures[key] for figures in known]) for key in keys} or None
     return found

@@ -112,3 +112,7 @@ class ServerAggregator(Protocol):
     def check(self, payload: bytes) -> None:
         """Raise ``AggregationError`` unless ``payload`` alone could be aggregated."""
         ...
+
+    def check_sum(self, aggregate: bytes, summands: int) -> None:
+        """Raise ``AggregationError`` unless these bytes are of the form of a sum over so many payloads."""
+        ...

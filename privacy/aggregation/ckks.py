@@ -72,6 +72,11 @@ class CKKSServer:
         """Raises ``AggregationError`` unless the payload is ciphertexts of these parameters."""
         self._read(payload)
 
+    def check_sum(self, aggregate: bytes, summands: int) -> None:
+        """Raises ``AggregationError`` unless the bytes are ciphertexts of these parameters, with so many seeds each."""
+        if any(len(seeds) != summands for _, seeds in _read_sum(aggregate, self.parameters, self._modulus)):
+            raise AggregationError(f"not a sum of {summands} vectors")
+
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         """Ciphertexts added up, at most a cohort's; raises ``AggregationError`` on any bad one."""
         if not 0 < len(payloads) <= self.parameters.cohort:

@@ -73,6 +73,12 @@ class PlaintextServer:
             if norm > self.norm_bound + rounding:
                 raise AggregationError(f"a norm of {norm:.6g} is above {self.norm_bound:.6g}")
 
+    def check_sum(self, aggregate: bytes, summands: int) -> None:
+        """Raises ``AggregationError`` for a value beyond what so many markets may send."""
+        bound = summands * self.value_bound
+        if np.abs(read_plaintext(aggregate, self.length)).max(initial=0) > bound:
+            raise AggregationError(f"a value is outside ±{bound}")
+
     def aggregate(self, payloads: Sequence[bytes]) -> bytes:
         """The sum in the clear; raises ``AggregationError`` where there is nothing to add, or a bad payload."""
         if not payloads:

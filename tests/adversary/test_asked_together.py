@@ -20,6 +20,7 @@ from privacy.accounting.ledger import Ledger, read_ledger
 from privacy.accounting.spendings import Spending
 from privacy.aggregation.at_rest import LockedFiles
 from privacy.aggregation.identities import Identity
+from tests.command_line import fedmm
 
 AUDITOR, OWNER = Identity.generate("auditor"), Identity.generate("m0")
 SPENDING = Spending("first", dict.fromkeys(DECRYPTED_VIEWS, GaussianDpEvent(1.0)), markets=1)
@@ -58,6 +59,25 @@ def test_a_market_that_asks_for_many_coins_at_once_does_not_look_like_one_run(ot
     assert {(found.card, found.rows) for found in together.values()} == {(0, 0)}  # as it was, for any two of them
     with pytest.raises(CoinError, match=r"one run|has its market's name"):
         asked_tosses(tmp_path, AUDITOR)
+
+
+def test_a_market_under_several_names_in_one_run_is_counted(tmp_path, capsys):
+    """Rows of one market under sham names, a row more or less in each, in a run of all of them: the book held them for
+    markets that one owner signs for, and said nothing. It cannot tell; it says that one card asks for so many.
+    """
+    names = ["m0", "sham", "another"]
+    tosses = [Toss.of(begun(tmp_path, name), AUDITOR.card) for name in names]
+    assert asked_tosses(tmp_path, AUDITOR) == sorted(tosses, key=lambda toss: toss.market)  # nothing that is refused
+    found = enter_tosses(tmp_path, tosses, AUDITOR)
+    assert {name: (one.card, one.rows) for name, one in found.items()} == dict.fromkeys(names, (0, 0))  # as it was
+    assert {one.together for one in found.values()} == {2}
+    one_by_one = tmp_path / "auditor"
+    one_by_one.mkdir()
+    apart = [enter_tosses(one_by_one, [toss], AUDITOR)[toss.market] for toss in tosses]
+    assert [(one.card, one.together) for one in apart] == [(0, 0), (1, 0), (2, 0)]  # nor is there a way around it
+    AUDITOR.save(one_by_one)
+    status, shown, _ = fedmm(capsys, "keys", "coins", tmp_path, "--keys", one_by_one, "--out", tmp_path / "coins.json")
+    assert (status, shown.count("this card asks for 2 more markets of this run")) == (0, len(names))
 
 
 def test_a_runs_key_knows_rows_again_that_were_sealed_for_its_reader_in_other_runs(tmp_path):

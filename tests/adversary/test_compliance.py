@@ -72,6 +72,8 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         ledger=LedgerStated(**{**held, **dict(ledger)}),
         audit=[audit for found in evidence for audit in found.audits.get("m", [])],
         canaries=[],
+        canary_file=None,
+        canary_users=[one for found in evidence for one in found.canary_users.get("m", [])],
     )
     found = Document(
         created="now",

@@ -1,5 +1,6 @@
 """Rows as text that verification takes for a signature, a hash or a name: each place is open to a plain reader."""
 
+import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiments.verification import examine_run
+from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.federation.canaries import CANARIES, RunCanaries, opened_nonce
 from fedmm_secure.federation.closing import closing_text
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage import run_directory
@@ -108,6 +111,19 @@ def test_multipliers_of_runs_that_never_were(released_copy):
     assert checks(released_copy)
 
 
+def test_rows_as_the_nonce_of_canaries():
+    """The first line commits to a hash of anything, and the last line opened it: a run that was made with it verified.
+
+    All coins follow from a key that is derived of it, whatever its length.
+    """
+    opening, closing = {CANARIES: hashlib.sha256(ROWS).hexdigest()}, {CANARIES: ROWS.hex()}
+    assert hashlib.sha256(bytes.fromhex(closing[CANARIES])).hexdigest() == opening[CANARIES]  # as it was opened
+    assert RunCanaries.of(tiny(), "m0", "run", ROWS).key
+    assert opened_nonce(opening, closing) is None
+    nonce = ROWS[:32]
+    assert opened_nonce({CANARIES: hashlib.sha256(nonce).hexdigest()}, {CANARIES: nonce.hex()}) == nonce
+
+
 def test_the_id_of_a_run(tmp_path):
     settings, run = tiny(), tmp_path / "run"
     run_directory.create(run, settings)
@@ -115,6 +131,56 @@ def test_the_id_of_a_run(tmp_path):
     (run / "state" / "run-id").write_text(ROWS[:500].hex())
     run_pipeline(settings, prepare_markets(settings.data), run)
     assert checks(run)
+
+
+OWN_WORDS = {  # texts of a configuration that no rule spells, as docs/adversary.md calls them
+    ".audit.replay.name": "names of markets and of the auditor",
+    ".audit.users.<key>": "names of markets and of the auditor",  # held to those of data.markets
+    ".data.markets.<key>": "names of markets and of the auditor",
+    ".data.markets.*.path": "paths of files",
+    ".data.markets.*.catalogue": "paths of files",
+    ".data.root": "paths of files",
+    ".data.shared_catalogue.files[]": "paths of files",
+    ".privacy.account": "of the account",
+    ".data.markets.*.user": "columns",
+    ".data.markets.*.item": "columns",
+    ".data.markets.*.rating": "columns",
+    ".data.markets.*.time": "columns",
+    ".data.markets.*.separator": "separators",
+    ".data.missing[]": "spellings of what is missing",
+}
+SPELLED = {  # by a validator, which the schema does not tell
+    ".audit.replay.proof",
+    ".audit.replay.sealing",
+    ".audit.replay.signing",
+    ".privacy.contribution.reference_date",
+}
+
+
+def texts_of(schema, known, at=""):
+    """Paths of texts, and of names, that a configuration's schema leaves open."""
+    if "$ref" in schema:
+        schema = known[schema["$ref"].rsplit("/", 1)[-1]]
+    for part in ("anyOf", "allOf", "oneOf", "prefixItems"):
+        for one in schema.get(part, ()):
+            yield from texts_of(one, known, at)
+    for name, one in schema.get("properties", {}).items():
+        yield from texts_of(one, known, f"{at}.{name}")
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield f"{at}.<key>"
+        yield from texts_of(schema["additionalProperties"], known, f"{at}.*")
+    if isinstance(schema.get("items"), dict):
+        yield from texts_of(schema["items"], known, f"{at}[]")
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "const", "pattern"}:
+        yield at
+
+
+def test_texts_of_a_configuration_that_are_the_owners_are_named():
+    schema = Config.model_json_schema()
+    assert set(texts_of(schema, schema["$defs"])) == OWN_WORDS.keys() | SPELLED
+    document = (Path(__file__).parents[2] / "docs" / "adversary.md").read_text(encoding="utf-8")
+    said = document[document.index("the owner's own words") :]
+    assert all(words in said for words in OWN_WORDS.values())
 
 
 def test_no_other_reader_takes_blanks_between_digits():

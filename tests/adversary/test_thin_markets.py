@@ -11,13 +11,18 @@ import pytest
 
 from experiments.deploy import market as market_process
 from experiments.deploy.homes import prepare_homes
-from experiments.verification import verify_run
+from experiments.verification import examine_run, verify_run
 from fedmm_secure.config import MarketFile
 from fedmm_secure.data.loaders import load_market
 from fedmm_secure.data.prepare import load_markets, load_one_market, prepare, prepare_markets
-from fedmm_secure.errors import ConfigError, DataError
+from fedmm_secure.errors import ConfigError, DataError, RunDirectoryError
+from fedmm_secure.federation.closed_run import ClosedRun
+from fedmm_secure.federation.closing import private_files
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.service.market_service import MarketService, run_directories
+from fedmm_secure.storage.layout import RunDirectory
+from fedmm_secure.storage.run_directory import read_config
+from privacy.accounting.ledger import read_ledger
 from tests.dishonest import DishonestServer
 from tests.faults import configuration
 
@@ -93,6 +98,43 @@ def test_its_owner_reads_why_and_gets_prior_scores(thin):
     assert metrics["markets"][market]["auc"] is None
     (directory,) = run_directories(thin.homes.market(market) / "runs")
     assert verify_run(directory) == []
+
+
+def concluded(server):
+    """The first market's run directory, and its ledger, once it is over."""
+    market = server.markets[0]
+    server.services[market].conclude_finished()
+    (directory,) = run_directories(server.homes.market(market) / "runs")
+    return directory, read_ledger(RunDirectory(directory).ledger(market))
+
+
+def test_its_ledger_names_the_files_that_any_ledger_names(thin, usual):
+    """The ledger is handed out, and says nothing of users: it named no CTR model where rows had left none."""
+    (scant, content), (rich, other) = concluded(thin), concluded(usual)
+    assert content.kinds == other.kinds
+    assert content.closing["private"].keys() == other.closing["private"].keys()
+    market, there = thin.markets[0], [set(map(str, names(run))) for run in (scant, rich)]
+    assert there[1] - there[0] == {f"models/{market}/ctr-0.pt"}  # what was named is what is there: the attack works
+
+
+def names(run):
+    """As it was: what a last line named."""
+    market = run.parents[1].name
+    return [path.relative_to(run) for path in private_files(run, read_config(run), market)]
+
+
+def test_its_owner_is_not_told_of_files_that_never_were_and_nobody_else_can_tell(thin):
+    directory, _ = concluded(thin)
+    (missing,) = [note for note in examine_run(directory).notes if "not shown" in note] or [""]
+    assert "ctr-0" not in missing
+    with pytest.raises(RunDirectoryError, match="the run left none"):
+        ClosedRun(directory, thin.markets[0]).file(RunDirectory(directory).ctr(thin.markets[0], 0))
+    path = RunDirectory(directory).ctr(thin.markets[0], 0)
+    try:
+        path.write_bytes(b"put there later")
+        assert [finding for finding in verify_run(directory) if "not the one that was signed for" in finding.what]
+    finally:
+        path.unlink()
 
 
 def test_candidates_of_one_kind_say_why_too():

@@ -45,6 +45,7 @@ def settings(folder, protect):
                 "pseudo_users": 200,
             },
             "ctr": {"baselines": ["popularity"], "max_epochs": 2},
+            "federation": {"rounds": 1},
         },
         source="test",
     )

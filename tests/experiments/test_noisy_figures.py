@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from experiments.runs.tracking import scalars
 from experiments.sweep.table import _rows
 from experiments.verification import verify_run
 from experiments.verification.run import Examination
+from fedmm_secure import pipeline
 from fedmm_secure.ctr.private_evaluation import noisy_figures, release_histograms
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
@@ -58,17 +61,29 @@ def run(directory, config):
     return run_pipeline(config, prepare_markets(config.data), directory)
 
 
+class KilledError(Exception):
+    pass
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def trained(tmp_path_factory):
+    """A run that was killed before any test row was read; others go on from copies of it."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    with patch.object(pipeline, "release_test_figures", side_effect=KilledError), pytest.raises(KilledError):
+        run(directory, settings())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def finished(trained, tmp_path_factory):
     """A run, and by market the candidates and probabilities that its histograms were made of."""
-    directory, seen = tmp_path_factory.mktemp("noisy") / "run", []
+    directory, seen = Path(shutil.copytree(trained, tmp_path_factory.mktemp("noisy") / "run")), []
 
     def recorded(candidates, probabilities, *given, **named):
         seen.append((candidates, probabilities))
         return release_histograms(candidates, probabilities, *given, **named)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(releases, "release_histograms", recorded)
+    with patch.object(releases, "release_histograms", recorded):
         run(directory, settings())
     assert len(seen) == len(MARKETS)
     return directory, dict(zip(MARKETS, seen, strict=True))
@@ -151,14 +166,11 @@ def test_figures_are_those_of_the_published_models_on_each_users_own_candidates(
         np.testing.assert_allclose(*np.array(both).T, atol=1e-6)
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("moment", ["computed", "kept", "released"])
-def test_a_resumed_run_gives_the_same(tmp_path, monkeypatch, moment):
+def test_a_resumed_run_gives_the_same(trained, tmp_path, monkeypatch, moment):
     """Noise is the operating system's; what was drawn, or whose key was drawn, is not drawn again."""
     config, drawn = settings(), []
+    shutil.copytree(trained, tmp_path / "run")
 
     def computed(*given, **named):
         found = release_histograms(*given, **named)
@@ -167,8 +179,8 @@ def test_a_resumed_run_gives_the_same(tmp_path, monkeypatch, moment):
             raise KilledError
         return found
 
-    with monkeypatch.context() as patch:
-        patch.setattr(releases, "release_histograms", computed)
+    with monkeypatch.context() as broken:
+        broken.setattr(releases, "release_histograms", computed)
         if moment != "computed":
             where = "_record" if moment == "released" else "seal"
             original = getattr(Door, where)
@@ -179,7 +191,7 @@ def test_a_resumed_run_gives_the_same(tmp_path, monkeypatch, moment):
                     raise KilledError
                 return original(self, about, *given, **named)
 
-            patch.setattr(Door, where, dying)
+            broken.setattr(Door, where, dying)
         with pytest.raises(KilledError):
             run(tmp_path / "run", config)
     again = []

@@ -25,7 +25,14 @@ from privacy.accounting.guarantees import composed_epsilon, view_entries
 from privacy.accounting.ledger import read_ledger
 from tests.conftest import tiny
 from tests.released import BASELINES, PRIVATE, RELEASE, run_release
-from tests.released import release_configuration as config
+
+pytestmark = pytest.mark.usefixtures("few_trees")
+
+
+def config(**privacy):
+    """Everything released by one round and a few steps."""
+    few = {**RELEASE, "ctr": {"steps": 4}, **privacy}
+    return tiny(privacy=few, embedding=PRIVATE, ctr=BASELINES, federation={"rounds": 1})
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +166,7 @@ def test_runs_on_the_same_data_add_up(tmp_path):
     assert together["earlier_runs"] == 1
     assert together["release"]["epsilon"] > first["release"]["epsilon"] > second["release"]["epsilon"]
     assert findings(tmp_path / "b") == ""
-    third = run_release(tmp_path / "c", tiny(ctr={"baselines": []}))  # without DP
+    third = run_release(tmp_path / "c", tiny(ctr={"baselines": []}, federation={"rounds": 1}))  # without DP
     assert third["privacy"]["markets"]["m0"]["with_earlier_runs"]["market"]["epsilon"] is None
     fourth = run_release(tmp_path / "d", config())["privacy"]["markets"]["m0"]
     assert fourth["release"]["epsilon"] <= 8.0
@@ -179,7 +186,8 @@ def test_the_account_covers_at_least_what_the_run_released(released_run):
 
 def test_protect_federation_bounds_the_federation_and_says_what_it_does_not(tmp_path):
     metrics = run_release(
-        tmp_path / "run", tiny(privacy={"epsilon": 4.0}, embedding=PRIVATE, ctr={"baselines": ["local-ids"]})
+        tmp_path / "run",
+        tiny(privacy={"epsilon": 4.0}, embedding=PRIVATE, ctr={"baselines": ["local-ids"]}, federation={"rounds": 1}),
     )
     views = metrics["privacy"]["markets"]["m0"]
     assert 3.8 < views["market"]["epsilon"] <= 4.0
@@ -197,6 +205,7 @@ def test_distributed_noise_is_whole_in_whatever_colluders_open(tmp_path):
     settings = tiny(
         privacy={**RELEASE, "distributed_noise": True, "epsilon": 4.0},
         aggregation={"kind": "masked-ckks"},
+        federation={"rounds": 1},
         embedding=PRIVATE,
         ctr=BASELINES,
     )

@@ -67,8 +67,8 @@ class BoostedModel(CTRModel):
     """Gradient-boosted trees (scikit-learn's histogram implementation); codes enter as categories.
 
     Attributes:
-        validation_auc_: validation AUC at the stopping iteration, before the refit.
-        iterations_: trees of that model.
+        validation_auc_: validation AUC of the trees up to the lowest validation loss, before the refit.
+        iterations_: trees that were grown until boosting stopped, those after the lowest loss among them.
     """
 
     format = _FORMAT
@@ -84,10 +84,14 @@ class BoostedModel(CTRModel):
         self.schema, self.choices, self.seed = schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
-        """Boost until the validation loss rises; on all rows as many trees again, where there is ``refit``."""
+        """Boost until the validation loss has not fallen for a while, and keep the trees up to the lowest.
+
+        Where there is ``refit``, as many as were grown are grown again, on all rows: more rows bear more trees.
+        """
         grown = self._classifier(self.choices.max_iterations, stop=True)
         grown = self._grow(grown, source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
-        self.trees_, self.iterations_ = Trees.of(grown), int(grown.n_iter_)
+        best = max(int(np.argmax(grown.validation_score_)), 1)  # the first score, minus the loss, is that of no tree
+        self.trees_, self.iterations_ = Trees.of(grown, best), int(grown.n_iter_)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
         if refit is not None:
             self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), refit.draw(0)))

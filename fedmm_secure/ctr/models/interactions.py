@@ -1,10 +1,7 @@
-"""Parts of CTR networks: perceptrons, self-attention between fields, two perceptrons that a bilinear form joins."""
+"""Parts of CTR networks: perceptrons, products and self-attention of fields, perceptrons that a bilinear form joins."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,39 +28,17 @@ def perceptron(
     return nn.Sequential(*layers), width
 
 
-class RectifiedDropout(nn.Module):
-    """ReLU, then dropout, in one pass: gradients take the same factors, 0 or ``1 / (1 - rate)``.
+class FieldPairs(nn.Module):
+    """Products of all pairs of fields, added up, and fields side by side: a factorisation machine's, a perceptron's."""
 
-    Which units are left out is told by 16 bits for each, of a generator that is several times as fast as PyTorch's:
-    there the draws took a quarter of a training step. The rate is rounded to a multiple of 2^-16. They are drawn on the
-    processor wherever the network trains: the same units are left out on every device.
-
-    Args:
-        rate: of the units that are left out in training.
-        bits: generator of them.
-    """
-
-    def __init__(self, rate: float, bits: np.random.Generator) -> None:
-        super().__init__()
-        self._out, self._bits = min(round(rate * 2**16), 2**16 - 1), bits
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Of the same shape."""
-        if not self.training or not self._out:
-            return torch.relu(inputs)
-        drawn = np.frombuffer(self._bits.bytes(2 * inputs.numel()), dtype=np.int16)
-        kept = torch.from_numpy(drawn >= self._out - 2**15).view(inputs.shape).to(inputs.device) & (
-            inputs.detach() > 0.0
-        )
-        return inputs * torch.where(kept, 2**16 / (2**16 - self._out), 0.0)
+    def forward(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Fields ``(n, n_fields, dim)`` to sums ``(n,)`` and fields ``(n, n_fields * dim)``."""
+        return pair_sums(fields, fields.sum(1)), fields.flatten(1)
 
 
-def with_fast_dropout(network: nn.Module, bits: np.random.Generator) -> None:
-    """Put ``RectifiedDropout`` in place of each ReLU and dropout of a network's perceptrons."""
-    for stack in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
-        for place, (one, other) in enumerate(pairwise(stack)):
-            if isinstance(one, nn.ReLU) and isinstance(other, nn.Dropout):
-                stack[place], stack[place + 1] = nn.Identity(), RectifiedDropout(other.p, bits)
+def pair_sums(fields: Tensor, total: Tensor) -> Tensor:
+    """Sums ``(n,)`` of products of all pairs of fields ``(n, n_fields, dim)``, whose sum is ``(n, dim)``."""
+    return torch.as_tensor(0.5 * (total.square() - fields.square().sum(1)).sum(1))
 
 
 class FieldAttention(nn.Module):

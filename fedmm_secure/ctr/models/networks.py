@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedmm_secure.ctr.models.interactions import FieldAttention, TwoStreams, linear, perceptron
+from fedmm_secure.ctr.models.interactions import FieldAttention, FieldPairs, TwoStreams, linear, perceptron
 
 NeuralKind = Literal["logistic", "deepfm", "dcnv2", "autoint", "finalmlp"]
 CROSS_LAYERS = 2
@@ -57,6 +57,8 @@ class NeuralCTR(nn.Module):
             self.streams = TwoStreams(width, hidden, dropout, generator)
             return
         self.deep, before = perceptron(width, hidden, dropout, generator)
+        if kind == "deepfm":
+            self.pairs = FieldPairs()
         if kind == "dcnv2":
             self.crosses = nn.ModuleList(linear(width, width, generator) for _ in range(CROSS_LAYERS))
         if kind == "autoint":
@@ -83,8 +85,8 @@ class NeuralCTR(nn.Module):
         if numbers.shape[1]:
             fields = torch.cat([fields, numbers[:, :, None] * self.number_vectors], dim=1)
         if self.kind == "deepfm":
-            pairs = 0.5 * (fields.sum(1).square() - fields.square().sum(1)).sum(1)
-            return torch.as_tensor(logit + pairs + self.head(self.deep(fields.flatten(1)))[:, 0])
+            pairs, flat = self.pairs(fields)
+            return torch.as_tensor(logit + pairs + self.head(self.deep(flat))[:, 0])
         if self.kind == "autoint":
             met = self.attention(fields).flatten(1)
             return torch.as_tensor(logit + self.head(torch.cat([met, self.deep(fields.flatten(1))], dim=1))[:, 0])

@@ -9,16 +9,16 @@ from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from fedmm_secure.config.choices import ModelKind
 from fedmm_secure.config.sections import CTRConfig
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled
 from fedmm_secure.ctr.features import Features, FeatureSchema
+from fedmm_secure.ctr.metrics import ranked_auc
 from fedmm_secure.ctr.models.base import Choices, CTRModel, Family, Format
-from fedmm_secure.ctr.models.interactions import with_fast_dropout
 from fedmm_secure.ctr.models.networks import NeuralCTR, NeuralKind
+from fedmm_secure.ctr.models.quick import quicken
 from fedmm_secure.data.market import FloatArray
 from fedmm_secure.devices import deterministic, ready
 from fedmm_secure.foreign.formats import unpickle_tensors
@@ -27,6 +27,7 @@ from fedmm_secure.storage.files import torch_bytes
 
 MIN_STEPS_PER_EPOCH = 32
 MIN_BATCH = 128
+PREDICTION_BLOCK = 65536
 _CPU = torch.device("cpu")
 
 
@@ -66,14 +67,13 @@ class NeuralModel(CTRModel):
 
     def predict(self, features: Features) -> FloatArray:
         """Click probabilities ``(n,)``."""
-        categories, numbers = self.tensors(features, self.network_.bias.device)
+        return self._probabilities(*self.tensors(features, self.network_.bias.device))
+
+    @torch.inference_mode()
+    def _probabilities(self, categories: Tensor, numbers: Tensor) -> FloatArray:
         self.network_.eval()
-        with torch.no_grad():
-            parts = [
-                torch.sigmoid(self.network_(categories[i : i + 65536], numbers[i : i + 65536]))
-                for i in range(0, max(len(categories), 1), 65536)
-            ]
-        return torch.cat(parts).double().cpu().numpy()
+        blocks = zip(categories.split(PREDICTION_BLOCK), numbers.split(PREDICTION_BLOCK), strict=True)
+        return torch.cat([torch.sigmoid(self.network_(*block)) for block in blocks]).double().cpu().numpy()
 
     format = Format(torch_bytes, unpickle_tensors)
 
@@ -93,19 +93,20 @@ class NeuralModel(CTRModel):
 
     def _train(self, source: ExampleSource, validation: Labelled | None, epochs: int) -> None:
         training = NeuralTraining(self, source)
+        told = None if validation is None else (validation.label, *self.tensors(validation.features, training.device))
         best, best_state, best_epoch = -np.inf, None, 0
         for epoch in range(epochs):
             training.epoch()
-            if validation is None:
+            if told is None:
                 continue
-            self.network_ = training.network
-            auc = roc_auc_score(validation.label, self.predict(validation.features))
+            self.network_, (label, *inputs) = training.network, told
+            auc = ranked_auc(label, self._probabilities(*inputs))
             if auc > best:
                 best, best_epoch, best_state = auc, epoch + 1, copy.deepcopy(training.network.state_dict())
             elif epoch + 1 - best_epoch >= self.choices.patience:
                 break
         self.network_ = training.network.cpu()
-        if validation is not None and best_state is not None:
+        if told is not None and best_state is not None:
             training.network.load_state_dict(best_state)
             self.validation_auc_, self.epochs_ = float(best), best_epoch
 
@@ -148,17 +149,18 @@ class NeuralTraining:
         source: of examples.
 
     Attributes:
-        network: as far as it is trained; on the device that the model's choices name.
+        network: as far as it is trained; on ``device``.
+        device: which the model's choices name.
         n_examples: of the first epoch.
     """
 
     def __init__(self, model: NeuralModel, source: ExampleSource) -> None:
         self._model, self._source, self._epochs = model, source, 0
         self._generator = torch_generator("ctr-init", model.seed)
-        self._device = ready(model.choices.device)
+        self.device = ready(model.choices.device)
         self.network = model.new_network(self._generator)
-        with_fast_dropout(self.network, numpy_generator("ctr-dropout", model.seed))
-        self.network.to(self._device)
+        quicken(self.network, numpy_generator("ctr-dropout", model.seed))
+        self.network.to(self.device)
         self._first: Labelled | None = source.draw(0)
         model.standardise_by(self._first)
         self.n_examples = len(self._first)
@@ -175,14 +177,16 @@ class NeuralTraining:
         first, self._first = self._first, None
         examples = self._source.draw(self._epochs) if first is None else first
         self._epochs += 1
-        categories, numbers = self._model.tensors(examples.features, self._device)
-        label = torch.from_numpy(examples.label.astype(np.float32)).to(self._device)
+        categories, numbers = self._model.tensors(examples.features, self.device)
+        label = torch.from_numpy(examples.label.astype(np.float32)).to(self.device)
         loss = nn.BCEWithLogitsLoss()
         self.network.train()
-        order = torch.randperm(len(label), generator=self._generator).to(self._device)
+        order = torch.randperm(len(label), generator=self._generator).to(self.device)
         size = self._model.batch_size(len(label))
-        batches = zip(*(values[order].split(size) for values in (categories, numbers, label)), strict=True)
-        with deterministic(self._device):
+        batches = zip(
+            *(values.index_select(0, order).split(size) for values in (categories, numbers, label)), strict=True
+        )
+        with deterministic(self.device):
             for some_categories, some_numbers, some_label in batches:
                 self._optimizer.zero_grad()
                 found = loss(self.network(some_categories, some_numbers), some_label)

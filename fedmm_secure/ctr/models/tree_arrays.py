@@ -60,9 +60,14 @@ class Trees:
             raise ValueError(problem)
 
     @classmethod
-    def of(cls, fitted: HistGradientBoostingClassifier) -> Self:
-        """What a fitted classifier of two classes scores with, its categorical columns first."""
-        predictors = [trees[0] for trees in fitted._predictors]
+    def of(cls, fitted: HistGradientBoostingClassifier, most: int | None = None) -> Self:
+        """What a fitted classifier of two classes scores with, its categorical columns first.
+
+        Args:
+            fitted: the classifier.
+            most: of its trees, the first so many alone.
+        """
+        predictors = [trees[0] for trees in fitted._predictors[:most]]
         encoder = fitted._preprocessor
         found = [] if encoder is None else encoder.named_transformers_["encoder"].categories_
         sets = [predictor.raw_left_cat_bitsets for predictor in predictors]

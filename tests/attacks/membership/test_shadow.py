@@ -16,6 +16,8 @@ from fedmm_secure.guarantee.multipliers import plan_noise
 from fedmm_secure.storage.files import Store
 from tests.conftest import tiny
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 def plan_of(config, markets, *targets, unit="interaction", noise=None):
     noise = noise or {name: {} for name in markets}

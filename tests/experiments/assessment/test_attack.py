@@ -18,10 +18,13 @@ from experiments.compliance.evidence import examine
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 PRIVATE = {
     **TINY,
     "embedding": {"private": {"dim": 4}},
-    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}},
+    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
+    "federation": {"rounds": 1},
     "ctr": {"baselines": []},
     "aggregation": {"kind": "masked-ckks"},
 }

@@ -1,6 +1,8 @@
 """Natural canary users, from a market's file to a verdict on the claim."""
 
 import json
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,11 @@ from scipy import stats
 from attacks.auditing.canary_users import Published, _Shown
 from attacks.auditing.faults import contributions_unbounded, noise_scaled
 from attacks.auditing.joint import joint_test
-from experiments.assessment.canary_users import canary_readings
+from experiments.assessment.canary_users import canary_readings, sign_readings
+from experiments.assessment.statements import add_statement, audit_file, make_statement
+from experiments.compliance.build import build_document
+from experiments.compliance.document import Declarations
+from experiments.reports.run import page_findings, run_page
 from experiments.runs.canary_files import SECRET_FILE, read_canary_file, write_canary_files
 from experiments.runs.configuration import resolve
 from experiments.verification.run import examine_run
@@ -20,12 +26,14 @@ from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage import run_directory
+from privacy.aggregation.identities import Identity
 from privacy.mechanisms.randomness import NoiseSource
 from tests.command_line import fedmm
 from tests.conftest import tiny
 from tests.released import PRIVATE, made_once
 
 COUNT = 100
+AUDITOR = Identity.generate("auditor")
 
 
 def released():
@@ -77,6 +85,71 @@ def test_an_honest_run_verifies_and_is_not_refuted(honest, capsys):
     assert found[0]["auc"] > 0.6  # they are in, and seen as far as the noise admits
     status, out, _ = fedmm(capsys, "audit", honest / "run", "--users", honest / "files")
     assert (status, "not refuted" in out, "of market m1" in out) == (0, True, True)
+
+
+@pytest.fixture
+def run(honest, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(honest / "run", tmp_path / "run")
+
+
+def report_of(run):
+    """The compliance report's document, where the auditor's card is known; and what the page's first screen says."""
+    known = [{"name": "auditor", "fingerprint": AUDITOR.card.fingerprint}]
+    declared = Declarations(signer=None, trusted=known, sole_run=True, max_epsilon=20.0, max_delta=None)
+    document = build_document(run, declared, account=run / "none")
+    return document, run_page(run, "run", examine_run(run), [AUDITOR.card.fingerprint])
+
+
+def test_what_they_showed_reaches_page_and_report_signed(honest, run, tmp_path, capsys):
+    """By the command; without it the report says that nobody's reading counts of what the run commits to."""
+    document, shown = report_of(run)
+    what = "canary users of m1: committed to, and no reading of them counts"
+    assert (what in document.verdict.open, what in shown) == (True, True)
+    assert document.markets["m1"].canary_file == read_canary_file(honest / "files" / SECRET_FILE).digest
+    AUDITOR.save(tmp_path / "keys")
+    command = ("audit", run, "--users", honest / "files", "--sign", tmp_path / "keys", "--json")
+    status, out, _ = fedmm(capsys, *command)
+    assert status == 0
+    document, shown = report_of(run)
+    stated = document.markets["m1"].canary_users
+    assert [one.reading for one in stated] == ["counts", "factors", "codes", "scores"]
+    for one, said in zip(stated, json.loads(out), strict=True):
+        assert (one.auc, one.p_value, one.present) == (said["auc"], said["p_value"], said["present"])
+        assert (one.verdict, one.lower_bounds["f-DP"]) == ("not refuted", said["low_fdp"])
+        assert f"<td>{one.present} / {COUNT}</td>" in shown
+    assert "Canary users of an auditor among the rows of m1" in shown
+    assert "canary users of m1: no claim refuted" in shown
+    assert not any("canary users" in text for text in (*document.verdict.open, *document.verdict.reasons))
+    answers = " ".join(question.answer for question in document.questions)
+    assert f"Canary users of m1, {stated[0].present} of {COUNT} in: counts not refuted; factors not refuted" in answers
+    assert page_findings(run, examine_run(run))[0] == []
+    assert not any(document.markets[name].canary_users for name in ("m0", "m2"))
+
+
+def test_what_speaks_against_a_run_is_in_the_verdict_whoever_signed_it(honest, run):
+    market, (first, second, *others) = canary_readings(run, honest / "files", examine_run(run).plans)
+    against = [replace(first, p_value=0.0), replace(second, light=0.0), *others]
+    stranger = Identity.generate("stranger")
+    for found in ([first], [first, second, *others], against):  # what is read again replaces what was read before
+        sign_readings(run, market, found, 0.05, stranger)
+    document, shown = report_of(run)
+    assert [one.verdict for one in document.markets["m1"].canary_users[:2]] == ["VIOLATED", "shows nothing"]
+    assert "m1: canary users, counts: what the run published refutes its claim" in document.verdict.reasons
+    lost = "those who are in do not weigh what they add, so that they show nothing"
+    assert f"m1: canary users, factors: {lost}" in document.verdict.reasons
+    for what in (lost, "what the run published refutes its claim"):
+        assert f"canary users of m1: {what}" in shown
+    assert [evidence.standing for evidence in document.evidence] == ["untrusted"]
+
+
+def test_a_reading_of_nothing_is_none_and_refuses_the_report(run):
+    path = audit_file(run, "m1")
+    path.parent.mkdir(parents=True)
+    add_statement(run, path, make_statement(run, "audit", {}, {"canary users": [{"market": "m1"}]}, AUDITOR))
+    document, _ = report_of(run)
+    assert [one.problem for one in document.evidence] == ["its results cannot be read"]
+    assert not document.verdict.compliant
 
 
 def test_a_run_without_noise_is_refuted(honest, tmp_path):

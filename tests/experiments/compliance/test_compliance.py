@@ -36,9 +36,10 @@ from tests.people import as_files
 DP = {
     "privacy.epsilon": 8,
     "privacy.protect": "release",
-    "privacy.ctr.steps": 10,
+    "privacy.ctr.steps": 4,
     "privacy.quantizer.steps_per_round": 1,
 }
+SMALL = TINY | {"ctr": {"baselines": ["popularity"]}, "federation": {"rounds": 1}}
 JUDGE = Identity.generate("auditor")  # of evidence
 OWNER = Identity.generate("owner")
 KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for known in (JUDGE, OWNER)]
@@ -55,7 +56,7 @@ MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user
 def run_tiny(out, signer=None, **settings):
     config = out.parent / f"{out.name}.yaml"
     out.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **TINY | {"ctr": {"baselines": ["popularity"]}})))
+    config.write_text(yaml.safe_dump(as_files(out.parent / "markets", **SMALL)))
     settings |= {"privacy.account": out.parent / "privacy.account"}  # beside it: it is copied with the run
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     signing = () if signer is None else ("--sign", signer)
@@ -574,7 +575,7 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(
         shlex.split(line, comments=True) for line in re.search(r"<pre[^>]*>(cd .*?)</pre>", html, re.S)[1].splitlines()
     ]
     monkeypatch.chdir(signed.parent / block[0][1])
-    assert resolve(block[1][2]).federation.rounds == TINY["federation"]["rounds"]
+    assert resolve(block[1][2]).quantizer.latent_dim == SMALL["quantizer"]["latent_dim"]
     assert Path(block[1][4]).resolve() == signed.parent / "again"
     assert block[2] == ["fedmm", "verify", "."]
     assert call(*block[2][1:]) == 0

@@ -24,10 +24,12 @@ WIDTHS = (400, 1400)
 PAGES = ("run", "sweep", "compliance")
 LOOKS = [(name, width, scheme) for name in PAGES for width in WIDTHS for scheme in ("light", "dark")]
 LOOKS += [("plain", 400, "light"), ("many", 400, "light"), ("many", 1400, "dark")]
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
-)
+pytestmark = [
+    pytest.mark.usefixtures("few_trees"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+]
 
 
 def unverified_page(run):
@@ -63,7 +65,7 @@ def pages(tmp_path_factory):
         assert call("sweep", folder / "grid.yaml", "--out", out, "--quiet", "--workers", 2) == 0
     run = next((out / "cells").glob("*epsilon-8*"))
     rows = ("--data", folder / "markets", "--market", "m0")
-    which = ("--attack", "inversion", "--attack", "membership", "--shadows", 4)
+    which = ("--attack", "inversion", "--attack", "membership", "--shadows", 4, "--unit", "user")
     assert call("attack", run, *rows, *which, "--quiet") == 0
     plain = next((out / "cells").glob("*epsilon-none*"))
     many = patch("experiments.reports.run.MANY_MARKETS", 2), patch("experiments.reports.run_figures.MANY_MARKETS", 2)
@@ -92,24 +94,53 @@ def browser():
         found.close()
 
 
+def opened(context, path):
+    """A page in a context, and what it complained about or tried to load."""
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if not _own(request.url) else None)
+    page.goto(path.as_uri())
+    return page, complaints
+
+
 @pytest.fixture
 def show(browser, pages):
-    """Open a page; returns it and what it complained about or tried to load."""
+    """Open a page that the test may change."""
     contexts = []
 
-    def opened(name, width=1400, scheme="light", **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
-        contexts.append(context)
-        page, complaints = context.new_page(), []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if not _own(request.url) else None)
-        page.goto(pages[name].as_uri())
-        return page, complaints
+    def fresh(name, width=1400, **options):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **options))
+        return opened(contexts[-1], pages[name])[0]
 
-    yield opened
+    yield fresh
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def look(browser, pages):
+    """See a page, which is opened once, on a screen of some width and in some colours; with its complaints so far."""
+    context, standing = browser.new_context(), {}
+
+    def seen(name, width=1400, scheme="light"):
+        page, complaints = standing[name] = standing.get(name) or opened(context, pages[name])
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        return page, complaints
+
+    yield seen
+    context.close()
+
+
+def violations(page):
+    """What axe-core finds: rules, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    found = "rules => axe.run(rules).then(found => found.violations.map(v => [v.id, v.nodes[0].html.slice(0, 100)]))"
+    return page.evaluate(found, RULES)
 
 
 def _own(url):
@@ -117,14 +148,11 @@ def _own(url):
 
 
 @pytest.mark.parametrize(("name", "width", "scheme"), LOOKS)
-def test_a_page_is_accessible_and_fits(show, name, width, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
-    page, complaints = show(name, width, scheme)
+def test_a_page_is_accessible_and_fits(look, name, width, scheme):
+    page, complaints = look(name, width, scheme)
     assert complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
-    assert [(v["id"], v["nodes"][0]["html"][:100]) for v in found.response["violations"]] == []
+    assert violations(page) == []
     sizes = page.evaluate(
         "[...document.querySelectorAll('main p, main td, main li')].filter(e => e.checkVisibility())"
         ".map(e => parseFloat(getComputedStyle(e).fontSize))"
@@ -135,24 +163,21 @@ def test_a_page_is_accessible_and_fits(show, name, width, scheme):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_everything_is_reached_by_keyboard(show, name):
-    page, _ = show(name)
+    page = show(name)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     wanted = page.evaluate(
         "[...document.querySelectorAll('a[href], button, select, summary, [tabindex=\"0\"]')]"
         ".filter(e => e.checkVisibility()).map((e, i) => { e.dataset.nr = i; return i; })"
     )
     assert len(wanted) > 5
-    reached = set()
+    page.evaluate("reached = []; document.addEventListener('focusin', event => reached.push(event.target.dataset.nr))")
     for _ in range(len(wanted) + 20):
         page.keyboard.press("Tab")
-        number = page.evaluate("document.activeElement.dataset.nr ?? null")
-        if number is not None:
-            reached.add(int(number))
-    assert reached == set(wanted)
+    assert {int(number) for number in page.evaluate("reached") if number is not None} == set(wanted)
 
 
 def test_a_table_is_sorted_by_keyboard(show):
-    page, _ = show("run")
+    page = show("run")
     head = page.locator("#accuracy table.sortable thead button").first
     column = "[...document.querySelector('#accuracy table.sortable').tBodies[0].rows].map(r => r.cells[0].textContent)"
     before = page.evaluate(column)
@@ -166,7 +191,7 @@ def test_a_table_is_sorted_by_keyboard(show):
 
 
 def test_one_codebook_figure_shows_at_a_time(show):
-    page, _ = show("run")
+    page = show("run")
     for kind in ("movement", "map", "usage"):
         page.select_option("select[data-shows=codebook]", kind)
         visible = page.locator(".codebook").evaluate_all(
@@ -176,7 +201,7 @@ def test_one_codebook_figure_shows_at_a_time(show):
 
 
 def test_the_theme_can_be_turned(show):
-    page, _ = show("run", scheme="light")
+    page = show("run", color_scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
     page.click("#theme")
@@ -187,13 +212,13 @@ def test_the_theme_can_be_turned(show):
 
 
 def test_all_content_is_there_without_scripts(browser, show):
-    page, _ = show("run", java_script_enabled=False)
+    page = show("run", java_script_enabled=False)
     assert page.locator(".codebook figure").count() == page.locator(".codebook figure:visible").count() == 3
     assert "accountants" in page.text_content("main")
 
 
 def test_a_figure_carries_its_numbers(show):
-    page, _ = show("run")
+    page = show("run")
     with page.expect_download() as download:
         page.locator("#accuracy figcaption a").first.click()
     text = download.value.path().read_text()
@@ -202,8 +227,8 @@ def test_a_figure_carries_its_numbers(show):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_ids_are_unique(show, name):
-    page, _ = show(name)
+def test_ids_are_unique(look, name):
+    page, _ = look(name)
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
 
@@ -214,8 +239,8 @@ def cells(page, table, column):
     return page.evaluate(rows)
 
 
-def test_numbers_agree_between_card_and_table(show):
-    page, _ = show("run")
+def test_numbers_agree_between_card_and_table(look):
+    page, _ = look("run")
     accuracy, privacy = (page.locator(".card").nth(number).inner_text() for number in (0, 1))
     own = cells(page, "#accuracy table", 1)
     assert own[0] == "fedmm"  # the product's column comes second
@@ -237,8 +262,8 @@ def test_numbers_agree_between_card_and_table(show):
     assert (re.search(r"; together with \d earlier runs?: ", privacy) is not None) == followed
 
 
-def test_what_is_expected_is_not_red_and_what_is_missing_is_amber(show):
-    page, _ = show("run")
+def test_what_is_expected_is_not_red_and_what_is_missing_is_amber(look):
+    page, _ = look("run")
     card = page.locator(".card").nth(1)
     assert "the server: 0, computational" in card.inner_text()
     assert re.search("∞, as expected", card.inner_text())
@@ -249,25 +274,25 @@ def test_what_is_expected_is_not_red_and_what_is_missing_is_amber(show):
         assert text in page.locator(".glance").inner_text()
 
 
-def test_a_run_without_a_budget_says_what_that_means(show):
-    page, _ = show("plain")
+def test_a_run_without_a_budget_says_what_that_means(look):
+    page, _ = look("plain")
     assert "∞" not in page.inner_text("body")
     assert "no guarantee" in page.locator(".card").nth(1).inner_text()
     assert "share and publish none of them" in page.locator("#privacy").inner_text()
 
 
-def test_figures_use_the_width_and_lie_down_on_a_phone(show):
+def test_figures_use_the_width_and_lie_down_on_a_phone(look):
     shown = "[...document.querySelectorAll('#accuracy figure svg')].filter(e => e.checkVisibility())"
     size = f"{shown}.map(e => [e.getBoundingClientRect().width, e.getBoundingClientRect().height])"
     for width in WIDTHS:
-        page, _ = show("run", width)
+        page, _ = look("run", width)
         ((wide, high),) = page.evaluate(size)
         assert wide == pytest.approx(page.evaluate("document.querySelector('main').getBoundingClientRect().width"))
         assert (high / wide > 0.7) == (width == 400)  # bars lie, and markets stand one below the other
 
 
-def test_the_market_stays_where_a_table_scrolls(show):
-    page, _ = show("run", 400)
+def test_the_market_stays_where_a_table_scrolls(look):
+    page, _ = look("run", 400)
     edge = "document.querySelector('#accuracy table tbody td').getBoundingClientRect().left"
     before = page.evaluate(edge)
     page.evaluate("document.querySelector('#accuracy .scroll').scrollLeft = 150")
@@ -276,7 +301,7 @@ def test_the_market_stays_where_a_table_scrolls(show):
 
 
 def test_many_markets_are_summed_up(show):
-    page, _ = show("many")
+    page = show("many")
     assert cells(page, "#accuracy table", 0) == ["model", "fedmm", "noisy-popularity", "popularity"]
     assert cells(page, "#accuracy table", 5)[0] == "fedmm better"
     assert page.locator("[aria-label^='test AUC by market']").is_hidden()
@@ -284,8 +309,8 @@ def test_many_markets_are_summed_up(show):
     assert page.locator("[aria-label^='test AUC by market']").is_visible()
 
 
-def test_the_figures_of_a_compliance_report_are_a_list(show):
-    page, _ = show("compliance")
+def test_the_figures_of_a_compliance_report_are_a_list(look):
+    page, _ = look("compliance")
     card = page.locator(".card").nth(1)
     assert card.locator("li").count() == 5
     assert card.locator("li").first.inner_text() == "the server: 0, computational"

@@ -1,18 +1,21 @@
 """Which cells leave the machine: those that nothing is spent on."""
 
+import io
 import shutil
+import tarfile
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from experiments.sweep import scheduler
 from experiments.sweep.cells import bring_home, cell_status, leaves, read_failure, run_elsewhere
+from experiments.sweep.files import DONE_FILE
 from experiments.sweep.grid import Cell, SweepGrid
 from experiments.sweep.scheduler import Sweep, run_cells
 from fedmm_secure.config import config_from_data
 from fedmm_secure.executors.base import Done, WorkerLostError
 from fedmm_secure.storage.files import new_directory
-from fedmm_secure.storage.packed import unpack_directory
+from fedmm_secure.storage.packed import pack_directory, unpack_directory
 from tests.conftest import tiny
 
 GENERATED = Cell("generated_0", {}, 0, tiny(ctr={"baselines": ["popularity"], "model": "logistic"}), None)
@@ -113,3 +116,56 @@ def test_what_a_worker_sends_is_held_to_the_cell(tmp_path, another, cut):
     run_cells(sweep, workers=1, elsewhere=Sending(another[:cut]))
     assert cell_status(sweep.path(GENERATED), GENERATED) == "failed"
     assert "a worker sent" in read_failure(sweep.path(GENERATED))
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory):
+    """The cell that was asked for, as a worker's directory."""
+    folder = tmp_path_factory.mktemp("sent") / "cell"
+    folder.mkdir()
+    unpack_directory(run_elsewhere(None, GENERATED), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (DONE_FILE, '{"attacks": null}'),
+        (DONE_FILE, "[]"),
+        (DONE_FILE, '{"attacks": null, "findings": [1]}'),
+        ("metrics.json", "{}"),
+        ("failure.json", "{}"),
+        (DONE_FILE, None),
+    ],
+)
+def test_half_a_cell_has_failed_and_the_sweep_goes_on(tmp_path, sent, file, content):
+    """Right by its configuration, which alone was compared: whoever looked at the cell ended in a traceback."""
+    cell = shutil.copytree(sent, tmp_path / "cell")
+    (cell / file).write_text(content) if content is not None else (cell / file).unlink()
+    sweep = Sweep(tmp_path / "sweep", SweepGrid(), (), (GENERATED,))
+    run_cells(sweep, workers=1, elsewhere=Sending(pack_directory(cell)))
+    assert [failure.cell for failure in sweep.failures()] == [GENERATED.name]
+    assert "a worker sent" in sweep.failures()[0].error
+
+
+@pytest.mark.parametrize("target", ["ledger", "/etc"])
+def test_a_cell_with_a_link_is_none(tmp_path, sent, target):
+    """``tarfile`` lets links through that stay inside: what is written to the cell later would go where they lead."""
+    cell = shutil.copytree(sent, tmp_path / "cell")
+    (cell / "attacks").symlink_to(target)
+    sweep = Sweep(tmp_path / "sweep", SweepGrid(), (), (GENERATED,))
+    run_cells(sweep, workers=1, elsewhere=Sending(pack_directory(cell)))
+    assert "is neither a file nor a folder" in sweep.failures()[0].error
+
+
+def test_an_archive_unpacks_into_no_more_than_arrived(tmp_path):
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    (folder / "zeros").write_bytes(bytes(2**20))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:  # as it was
+        archive.add(folder, arcname=".")
+    assert len(packed.getvalue()) < 2**14
+    with pytest.raises(tarfile.ReadError):
+        unpack_directory(packed.getvalue(), tmp_path)
+    assert len(pack_directory(folder)) > 2**20

@@ -7,7 +7,7 @@ import pytest
 from experiments.verification import examine_run, verify_run
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.transcript import HELLO, STATEMENT
-from fedmm_secure.results.metrics import communication
+from fedmm_secure.results.metrics import communication, macro_figures
 from tests.conftest import tiny
 from tests.faults import configuration
 from tests.forgery import Forgery
@@ -125,6 +125,7 @@ def test_one_market_of_a_deployment_is_no_missing_market(plain):
             for market in ("m1", "m2"):
                 section.pop(market, None)
         metrics["communication"] = communication(list(forgery.records.values()), 3)
+        metrics["macro"] = macro_figures(metrics["markets"], 1)
 
     forgery.json("metrics.json", only_m0)
     forgery.finish(owner=True)

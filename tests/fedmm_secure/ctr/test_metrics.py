@@ -11,6 +11,7 @@ from fedmm_secure.ctr.metrics import (
     evaluate,
     holm,
     paired_auc_difference,
+    ranked_auc,
     seed_interval,
 )
 from fedmm_secure.data.candidates import Candidates
@@ -36,6 +37,15 @@ def test_per_user_metrics_agree_with_scikit_learn(seed):
     by_user = [(candidates.label[candidates.user == u], distinct[candidates.user == u]) for u in range(30)]
     expected = np.mean([ndcg_score([label], [s], k=10) for label, s in by_user])
     assert evaluate(candidates, distinct).ndcg10 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_ranked_auc_is_scikit_learns_and_has_no_value_for_one_class(levels):
+    rng = np.random.default_rng(levels)
+    label, score = (rng.random(500) < 0.2).astype(float), rng.integers(0, levels, 500) / levels
+    assert ranked_auc(label, score) == pytest.approx(roc_auc_score(label, score), abs=1e-14)
+    assert np.isnan(ranked_auc(np.ones(3), score[:3]))
+    assert np.isnan(ranked_auc(np.zeros(3), score[:3]))
 
 
 @settings(max_examples=40, deadline=None)

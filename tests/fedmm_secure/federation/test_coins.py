@@ -146,7 +146,7 @@ def test_one_card_may_sign_for_the_markets_of_a_run(tmp_path):
     begun(tmp_path / "run", market="m1", rows="e" * 64)
     begun(tmp_path / "run", market="m2")  # the same rows once more, under another name
     before = enter_tosses(tmp_path, asked_tosses(tmp_path / "run", AUDITOR), AUDITOR)
-    assert before == {"m0": Before(0, 0), "m1": Before(0, 0), "m2": Before(0, 1)}
+    assert before == {"m0": Before(0, 1, 2), "m1": Before(0, 0, 2), "m2": Before(0, 1, 2)}
 
 
 def test_a_book_of_an_earlier_version_still_counts_by_name(tmp_path):

@@ -9,6 +9,8 @@ from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import DataError
 from tests.conftest import TINY, tiny
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 SMALL = TINY["data"]["synthetic"] | {"users": 40, "items": 25}
 MARKETS = {market.name: market for market in load_markets(tiny(data={"synthetic": SMALL}).data)}
 

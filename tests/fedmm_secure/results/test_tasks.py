@@ -126,3 +126,10 @@ def test_means_are_over_markets_and_none_where_one_has_no_figure():
 def test_what_cannot_be_is_refused(sections, message):
     with pytest.raises(ConfigError, match=message):
         tiny(evaluation=ASKED, **sections)
+
+
+def test_a_market_without_candidates_leaves_no_mean_over_markets():
+    """What one of them cannot have is no figure of all: it ended in a traceback where another market came first."""
+    figures = {"short_histories": {"1": 0.75}}
+    assert macro_of([figures, figures]) == figures
+    assert macro_of([figures, {}]) == macro_of([{}, figures]) == {"short_histories": None}

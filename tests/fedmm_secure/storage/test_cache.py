@@ -12,6 +12,8 @@ from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.cache import Cache
 from tests.conftest import TINY, alone, tiny
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 EVERY = ["popularity", "svd", "local-ids", "local-codes", "federated-codes", "boosted-scores"]
 SMALL = TINY["data"]["synthetic"] | {"markets": 2, "users": 30, "items": 20, "mean_interactions": 8}
 WITHOUT_CODES = {"popularity", "svd", "local-ids", "boosted-scores"}
