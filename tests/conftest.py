@@ -188,6 +188,19 @@ def tiny_markets():
     return prepare_markets(tiny().data)
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """Commands that what is started finds first are forks of a process that has imported them, which takes seconds."""
+    from experiments.deploy import control, federation, tools
+    from tests.commands import forked_commands
+
+    with forked_commands(tmp_path_factory.mktemp("commands")) as folder, pytest.MonkeyPatch.context() as patch:
+        first = os.pathsep.join((str(folder), tools.search_path()))
+        for module in (control, federation, tools):
+            patch.setattr(module, "search_path", lambda: first)
+        yield
+
+
 @pytest.fixture
 def real_data():
     if not REAL_DATA.is_dir():

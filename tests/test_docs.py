@@ -25,7 +25,7 @@ SMALL = {
     "quantizer": {"latent_dim": 4, "hidden_dim": 16},
     "federation": {"rounds": 2},
     "ctr": {"baselines": ["popularity"], "max_epochs": 2},
-    "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
+    "privacy": {"pseudo_users": 100, "ctr": {"steps": 4}},
 }
 
 # in the kernels of the notebooks: no processes of their own, small markets and models

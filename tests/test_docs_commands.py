@@ -29,8 +29,8 @@ BY_CI = {  # what CI did already, or does around this test; the tutorial has wha
 }
 SMALL = {
     "quantizer": {"latent_dim": 4, "hidden_dim": 16},
-    "federation": {"rounds": 2},
-    "privacy": {"pseudo_users": 100, "ctr": {"steps": 10}},
+    "federation": {"rounds": 1},
+    "privacy": {"pseudo_users": 100, "ctr": {"steps": 4}},
     "workers": 1,
 }
 USERS, ITEMS, SHADOWS = 80, 40, 4

@@ -4,6 +4,7 @@ import doctest
 from importlib import import_module
 from pathlib import Path
 
+import joblib
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_a_module(name):
-    failed, tried = doctest.testmod(import_module(name))
+    with joblib.parallel_config("sequential"):  # a worker process imports for seconds
+        failed, tried = doctest.testmod(import_module(name))
     assert tried > LONG.get(name, 0)
     assert failed == 0

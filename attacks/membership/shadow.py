@@ -75,7 +75,7 @@ class ShadowPlan:
             profiles = strangers(queries.full, known, numpy_generator("strangers", half.market.name))
         found = observe(trained, profiles, queries)
         whole, choices = self.retraining.prepared, self.retraining.config.privacy.contribution
-        sums = published_sums(trained, whole, queries, queries.units(self.unit), choices)
+        sums = published_sums(trained, whole, queries, self.unit, choices)
         return found if sums is None else found | {"sums": sums.members().astype(np.float32)}
 
 

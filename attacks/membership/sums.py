@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.sparse.linalg import lsmr
 
 from attacks.membership.queries import Queries
+from attacks.membership.units import Unit
 from attacks.retraining.pipelines import Trained
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, contributions, timed
 from fedmm_secure.collaborative.neighbours import COSINE_SHRINKAGE
@@ -66,7 +67,7 @@ class Sums:
 
 
 def published_sums(
-    trained: Trained, whole: PreparedMarket, queries: Queries, unit_of_row: IntArray, choices: ContributionConfig
+    trained: Trained, whole: PreparedMarket, queries: Queries, unit: Unit, choices: ContributionConfig
 ) -> Sums | None:
     """What the published models of a pipeline hold; None where that is nothing linear in the units.
 
@@ -74,15 +75,16 @@ def published_sums(
         trained: one of its models.
         whole: the market with all rows, of which the pipeline had some.
         queries: the rows that may be in.
-        unit_of_row: of each of them, ``(n,)``: rows themselves, or users.
+        unit: what is in or not: rows themselves, or users.
         choices: what users add to noised counts.
     """
     if trained.history is not None:
-        return exact_sums(trained.history, trained.groups, whole, queries, unit_of_row)
+        return exact_sums(trained.history, trained.groups, whole, queries, queries.units(unit))
     embedding = trained.coded.embedding
-    users = len(np.unique(unit_of_row)) < len(unit_of_row)
     # a sum over all markets has others' rows in it; what a row adds to a noised sum depends on the user's other rows
-    if not isinstance(embedding, DPSVDEmbedding) or isinstance(embedding, SharedDPSVDEmbedding) or not users:
+    if not isinstance(embedding, DPSVDEmbedding) or isinstance(embedding, SharedDPSVDEmbedding):
+        return None
+    if unit == "interaction":
         return None
     return noised_sums(embedding, whole, np.unique(queries.user), choices)
 
@@ -158,8 +160,8 @@ def _of_pairs(together: FloatArray, user: IntArray, column: IntArray, unit: IntA
     order = np.argsort(user, kind="stable")
     size = np.bincount(user)
     rows = sparse.csr_array((np.ones(len(order)), order, np.concatenate([[0], np.cumsum(size)])))
-    _, first, second = (found for found in _pairs_of(rows, diagonal=False))
-    first, second = order[first], order[second]
+    _, earlier, later = _pairs_of(rows, diagonal=False)
+    first, second = order[earlier], order[later]
     low, high = (pick(column[first], column[second]) for pick in (np.minimum, np.maximum))
     keys, which = np.unique(low * len(together) + high, return_inverse=True)
     half = np.full(2 * len(which), 0.5)

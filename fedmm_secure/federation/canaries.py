@@ -113,8 +113,8 @@ def run_canaries(
 
 
 def is_committed(opening: Mapping[str, Any], nonce: bytes) -> bool:
-    """Whether this nonce is the one that a first line commits to."""
-    return hashlib.sha256(nonce).hexdigest() == opening.get(CANARIES)
+    """Whether this is a nonce, and the one that a first line commits to: what is hashed may have any length."""
+    return len(nonce) == KEY_BYTES and hashlib.sha256(nonce).hexdigest() == opening.get(CANARIES)
 
 
 def opened_nonce(opening: Mapping[str, Any], closing: Mapping[str, Any] | None) -> bytes | None:

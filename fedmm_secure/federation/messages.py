@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from privacy.aggregation.exchange import is_usable
@@ -109,7 +109,7 @@ def expect(message: bytes, wanted: Header, card: Card) -> bytes:
 
 
 def _head(header: Header) -> bytes:
-    text = json_text({"version": VERSION, **asdict(header)}, sort_keys=True).encode()
+    text = json_text({"version": VERSION, **vars(header)}, sort_keys=True).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise MessageError(f"header of {len(text)} bytes exceeds {MAX_HEADER_BYTES}")
     return len(text).to_bytes(_LENGTH_BYTES, "big") + text

@@ -24,7 +24,7 @@ from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.events import dp_sgd_event
 from privacy.mechanisms.factored_sums import FactoredGradients, FactoredSums
 from privacy.mechanisms.grid import Grid
-from privacy.mechanisms.per_example import Batch, PerExampleGradients, equal_slots
+from privacy.mechanisms.per_example import LANES, Batch, PerExampleGradients, equal_slots
 from privacy.mechanisms.randomness import LEVELS, NoiseSource
 from privacy.mechanisms.sampling import PoissonSampler
 from privacy.mechanisms.spare import Spare
@@ -60,8 +60,8 @@ class DPSGD:
     def block(self, n_examples: int, largest: int) -> int:
         """Slots of a block: a whole number of blocks mostly fits a batch. Follows from public numbers alone."""
         largest, expected = self.largest_block or largest, self.expected_batch(n_examples)
-        mostly = expected + 3.0 * expected**0.5
-        return int(8 * math.ceil(mostly / math.ceil(mostly / largest) / 8))
+        mostly, whole = expected + 3.0 * expected**0.5, LANES if largest % LANES == 0 else 8
+        return int(whole * math.ceil(mostly / math.ceil(mostly / largest) / whole))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Rows as text that verification takes for a signature, a hash or a name: each place is open to a plain reader."""
 
+import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from experiments.verification import examine_run
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.federation.canaries import CANARIES, RunCanaries, opened_nonce
 from fedmm_secure.federation.closing import closing_text
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage import run_directory
@@ -107,6 +109,19 @@ def test_multipliers_of_runs_that_never_were(released_copy):
     run.state_again()
     run.finish(owner=True)
     assert checks(released_copy)
+
+
+def test_rows_as_the_nonce_of_canaries():
+    """The first line commits to a hash of anything, and the last line opened it: a run that was made with it verified.
+
+    All coins follow from a key that is derived of it, whatever its length.
+    """
+    opening, closing = {CANARIES: hashlib.sha256(ROWS).hexdigest()}, {CANARIES: ROWS.hex()}
+    assert hashlib.sha256(bytes.fromhex(closing[CANARIES])).hexdigest() == opening[CANARIES]  # as it was opened
+    assert RunCanaries.of(tiny(), "m0", "run", ROWS).key
+    assert opened_nonce(opening, closing) is None
+    nonce = ROWS[:32]
+    assert opened_nonce({CANARIES: hashlib.sha256(nonce).hexdigest()}, {CANARIES: nonce.hex()}) == nonce
 
 
 def test_the_id_of_a_run(tmp_path):

@@ -29,7 +29,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as PROTOBUF
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
-from experiments.deploy import control
+from experiments.deploy import control, federation
 from experiments.deploy.certificates import (
     CA_CERTIFICATE,
     CLIENT_CERTIFICATE,
@@ -52,11 +52,12 @@ from experiments.deploy.proxies import (
     nginx,
 )
 from experiments.deploy.signed_app import APP_ID, TRUSTED_FILE, SignedApp, store_app
-from experiments.deploy.tools import ADDRESS
+from experiments.deploy.tools import ADDRESS, search_path
 from privacy.aggregation.bundle import SERVER
 from privacy.aggregation.keys import KeyDirectory
 from privacy.files import KeyFileError
 from tests.command_line import fedmm
+from tests.commands import forked_commands
 from tests.faults import configuration
 
 pytestmark = pytest.mark.skipif(nginx() is None, reason="nginx is not installed: apt-get install nginx")
@@ -137,7 +138,16 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory):
+def forked_apps(tmp_path_factory):
+    """What runs an app is a fork of what has imported it; all that is there before a run is as it is installed."""
+    names = ("flwr-serverapp", "flwr-clientapp")
+    with forked_commands(tmp_path_factory.mktemp("commands"), names) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federation, "search_path", lambda: os.pathsep.join((str(folder), search_path())))
+        yield
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory, forked_apps):
     homes = prepare_homes(configuration(markets=3), tmp_path_factory.mktemp("hosts") / "f")
     processes = Processes(homes.root / "logs")
     link, fleet, relay, own = free_ports(4)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -69,8 +69,7 @@ class KilledError(Exception):
 def trained(tmp_path_factory):
     """A run that was killed before any test row was read; others go on from copies of it."""
     directory = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(pipeline, "release_test_figures", Mock(side_effect=KilledError))
+    with patch.object(pipeline, "release_test_figures", side_effect=KilledError), pytest.raises(KilledError):
         run(directory, settings())
     return directory
 
@@ -84,8 +83,7 @@ def finished(trained, tmp_path_factory):
         seen.append((candidates, probabilities))
         return release_histograms(candidates, probabilities, *given, **named)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(releases, "release_histograms", recorded)
+    with patch.object(releases, "release_histograms", recorded):
         run(directory, settings())
     assert len(seen) == len(MARKETS)
     return directory, dict(zip(MARKETS, seen, strict=True))
@@ -181,8 +179,8 @@ def test_a_resumed_run_gives_the_same(trained, tmp_path, monkeypatch, moment):
             raise KilledError
         return found
 
-    with monkeypatch.context() as patch:
-        patch.setattr(releases, "release_histograms", computed)
+    with monkeypatch.context() as broken:
+        broken.setattr(releases, "release_histograms", computed)
         if moment != "computed":
             where = "_record" if moment == "released" else "seal"
             original = getattr(Door, where)
@@ -193,7 +191,7 @@ def test_a_resumed_run_gives_the_same(trained, tmp_path, monkeypatch, moment):
                     raise KilledError
                 return original(self, about, *given, **named)
 
-            patch.setattr(Door, where, dying)
+            broken.setattr(Door, where, dying)
         with pytest.raises(KilledError):
             run(tmp_path / "run", config)
     again = []

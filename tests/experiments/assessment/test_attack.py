@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("few_trees")
 PRIVATE = {
     **TINY,
     "embedding": {"private": {"dim": 4}},
-    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}},
+    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
+    "federation": {"rounds": 1},
     "ctr": {"baselines": []},
     "aggregation": {"kind": "masked-ckks"},
 }

@@ -19,7 +19,8 @@ from tests.conftest import TINY
 PRIVATE = {
     **TINY,
     "embedding": {"private": {"dim": 4}},
-    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}},
+    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
+    "federation": {"rounds": 2},
     "ctr": {"baselines": []},
     "aggregation": {"kind": "masked-ckks"},
 }

@@ -72,7 +72,7 @@ def port_of():
 
 
 @needs_nginx
-def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_process(tmp_path, capfd):
+def test_three_markets_in_processes_of_their_own_train_the_same_models_as_in_process(tmp_path, capfd, forked):
     config = tmp_path / "tiny.yaml"
     settings = {"aggregation": {"kind": "masked-ckks"}, "federation": {"rounds": 2}, "ctr": LEAST}
     config.write_text(yaml.safe_dump(TINY | settings))

@@ -1,5 +1,6 @@
 """The Flower engine and the market process, without the network: rounds, faults, hostile requests."""
 
+import itertools
 import json
 import logging
 import shutil
@@ -12,6 +13,7 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.deploy import server as engine
 from experiments.deploy.alone import alone
 from experiments.deploy.in_process import compare_with_in_process
 from experiments.deploy.processes import HOME_VARIABLE
@@ -149,27 +151,32 @@ def test_a_file_that_the_servers_transcript_lacks_is_a_finding(fleet):
     assert found["0001-update-m1.bin"] == "missing, or its bytes do not match the index"
 
 
-def unfaithful(fault):
-    """A market whose process commits a fault in one round and is honest before and after."""
-    tried = set()
+class Unfaithful:
+    """A market whose process commits a fault in each of some rounds, and is honest before, between and after."""
 
-    def answer(fleet, market, request):
+    def __init__(self, fault_of):
+        self.fault_of, self.committed, self.over = fault_of, set(), set()
+
+    def __call__(self, fleet, market, request):
         fields = json.loads(request)
-        ordered = fields["step"] == "update" and fields["order"]["round"] == FAULTY_ROUND
-        if not ordered or market not in fields["order"]["cohort"]:
-            return fleet.services[market].answer(request)
+        ordered = fields["step"] == "update" and market in fields["order"]["cohort"]
+        round = fields["order"]["round"] if ordered else None
+        service = fleet.services[market]
+        fault = None if round in self.over else self.fault_of.get(round)
+        if fault is None:
+            return service.answer(request)
+        first = round not in self.committed
+        self.committed.add(round)
         if fault == "hangs":
             return None
         if fault == "sends late":
-            fleet.services[market].answer(request)  # computed, ledgered, too late
+            service.answer(request)  # computed, ledgered, too late
             return None
         if fault == "crashes":
             fleet.restart(market)
             return Error(code=1, reason="process gone")
-        service = fleet.services[market]
         (run,) = service._runs.values()
-        if market not in tried:
-            tried.add(market)
+        if first:
             honest = run.update
 
             def update(order, send):
@@ -179,53 +186,71 @@ def unfaithful(fault):
             run.update = update
         return service.answer(request)
 
-    return answer
-
 
 # one request has one reply: the second message has nowhere to go
 EXPECTED = faults.EXPECTED | {("sends twice", kind): ONCE for kind in KINDS}
 
 
-def outcome(fleet, fault):
-    waits = ""
-    try:
-        fleet.serve()
-    except CohortTooSmallError as error:
-        if str(error).count("this run is over at this market") == len(fleet.homes.markets):
-            return STOPPED
-        waits = str(error)
-        fleet.faults.clear()
-        fleet.serve(fleet.run)
-    transcript = Transcript(fleet.homes.server / "runs" / fleet.run / "transcript")
-    headers = [
-        unpack(transcript.find(kind="aggregate", stage=STAGE, round=round, sender="server"))[0] for round in range(3)
-    ]
-    everyone = tuple(fleet.homes.markets)
-    assert headers[0].cohort == headers[2].cohort == everyone  # back in the next round
-    assert torch.equal(fleet.codebook(FAULTY), fleet.codebook("m0"))
-    conclude(fleet)
-    server = fleet.homes.server / "runs" / fleet.run
-    for market in everyone:
-        (directory,) = run_directories(fleet.homes.market(market) / "runs")
-        assert verify_run(directory, server) == []
-    assert headers[1].attempt == (0 if headers[1].cohort == everyone else 1)
-    if waits:
-        assert f"go on with this run once {FAULTY} is back" in waits
-        return WAITS
-    if headers[1].cohort == everyone:
-        return ONCE if fault == "sends twice" else COUNTED
-    assert headers[1].cohort == everyone[:-1]
-    summary = json.loads((server / "summary.json").read_text())
-    assert {found["market"] for found in summary["rejections"]} == {FAULTY}
-    return AGAIN
+@pytest.fixture
+def impatient(monkeypatch):
+    """Nobody is slow here: who does not answer at once is not going to."""
+    monkeypatch.setattr(engine, "_PAUSE", 0.01)
+    return {"round_timeout": 0.05}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_market_that_fails(fault, kind, fleet):
-    running = fleet(configuration(kind, federation={"round_timeout": 2.0}))
-    running.faults[FAULTY] = unfaithful(fault)
-    assert outcome(running, fault) == EXPECTED[fault, kind]
+def test_a_market_that_fails(kind, fleet, impatient):
+    """In every other round in another way: of each but those that stop a run."""
+    fault_of = dict(zip(itertools.count(1, 2), [f for f in FAULTS if EXPECTED[f, kind] != STOPPED], strict=False))
+    rounds = 2 * len(fault_of) + 1
+    running = fleet(configuration(kind, federation={**impatient, "rounds": rounds}))
+    faulty = running.faults[FAULTY] = Unfaithful(fault_of)
+    waits = {}
+    for _ in range(rounds):
+        try:
+            running.serve(running.run if waits else "")
+            break
+        except CohortTooSmallError as error:
+            faulty.over = faulty.committed.copy()
+            waits[max(faulty.over)] = str(error)
+    server, everyone = running.homes.server / "runs" / running.run, tuple(running.homes.markets)
+    transcript = Transcript(server / "transcript")
+    headers = [
+        unpack(transcript.find(kind="aggregate", stage=STAGE, round=round, sender="server"))[0]
+        for round in range(rounds)
+    ]
+    assert {header.cohort for header in headers[::2]} == {everyone}  # back in the next round
+    found = {}
+    for round, fault in fault_of.items():
+        counted = headers[round].cohort == everyone
+        assert headers[round].attempt == (0 if counted else 1)
+        if round in waits:
+            assert f"go on with this run once {FAULTY} is back" in waits[round]
+            found[fault] = WAITS
+        elif counted:
+            found[fault] = ONCE if fault == "sends twice" else COUNTED
+        else:
+            assert headers[round].cohort == everyone[:-1]
+            found[fault] = AGAIN
+    assert found == {fault: EXPECTED[fault, kind] for fault in fault_of.values()}
+    assert faulty.committed == set(fault_of)
+    rejected = json.loads((server / "summary.json").read_text())["rejections"]
+    again = {round for round, fault in fault_of.items() if found[fault] == AGAIN}
+    assert {(one["market"], one["round"]) for one in rejected} == {(FAULTY, round) for round in again}
+    assert torch.equal(running.codebook(FAULTY), running.codebook("m0"))
+    conclude(running)
+    for market in everyone:
+        (directory,) = run_directories(running.homes.market(market) / "runs")
+        assert verify_run(directory, server) == []
+
+
+@pytest.mark.parametrize(("fault", "kind"), [pair for pair, what in EXPECTED.items() if what == STOPPED])
+def test_a_market_that_fails_so_that_markets_refuse_the_sum(fault, kind, fleet, impatient):
+    running = fleet(configuration(kind, federation=impatient))
+    running.faults[FAULTY] = Unfaithful({FAULTY_ROUND: fault})
+    with pytest.raises(CohortTooSmallError) as stopped:
+        running.serve()
+    assert str(stopped.value).count("this run is over at this market") == len(running.homes.markets)
 
 
 def test_markets_that_start_again_in_every_round_change_nothing(fleet):

@@ -26,7 +26,7 @@ from tests.faults import configuration
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, forked):
     """A running market process, in a folder whose path is too long for a socket."""
     folder = tmp_path_factory.mktemp("market") / ("x" * 100)
     homes = prepare_homes(configuration(markets=3), folder)

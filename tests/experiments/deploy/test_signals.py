@@ -24,6 +24,7 @@ from experiments.deploy.homes import Homes
 from experiments.deploy.processes import Processes, interruptible
 from experiments.deploy.proxies import nginx
 from experiments.deploy.tools import bounded
+from tests.commands import forked_commands
 from tests.conftest import TINY
 from tests.processes import start
 
@@ -34,25 +35,13 @@ needs_nginx = pytest.mark.skipif(nginx() is None, reason="nginx is not installed
 class Command:
     """``fedmm deploy …`` in a process of its own, whose descendants are known by a token in their environment."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, program: Path, folder: Path, *arguments: str) -> None:
         self.folder, self.token = folder, secrets.token_hex(8)
         config = folder / "tiny.yaml"
         config.write_text(yaml.safe_dump(TINY | {"federation": {"rounds": 30}}))
-        # a shell's background jobs ignore SIGINT, and so do what they start: pytest, and its processes
-        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-        run = f"{heard}; from experiments.cli import main; main()"
-        command = [
-            sys.executable,
-            "-c",
-            run,
-            "deploy",
-            arguments[0],
-            *self._paths(arguments[0], config),
-            "--for",
-            "400",
-        ]
+        command = [str(program), "deploy", arguments[0], *self._paths(arguments[0], config), "--for", "400"]
         self.process = subprocess.Popen(
-            [*command, *arguments[1:], "--for", "400"],
+            [*command, *arguments[1:]],
             env={**os.environ, TOKEN: self.token},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -98,12 +87,19 @@ class Command:
         assert left == {}
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """``fedmm``, a fork of what has imported it; all that it starts is as it is installed."""
+    with forked_commands(tmp_path_factory.mktemp("commands"), ["fedmm"]) as folder:
+        yield folder / "fedmm"
+
+
 @pytest.fixture
-def command(tmp_path):
+def command(tmp_path, program):
     started = []
 
     def start(*arguments):
-        started.append(Command(tmp_path, *arguments))
+        started.append(Command(program, tmp_path, *arguments))
         return started[-1]
 
     yield start
@@ -295,7 +291,7 @@ def test_what_nothing_bounds_is_found_by_its_mark_when_its_parent_is_killed(tmp_
     assert any(text.startswith(b"sleep 50") for text in found.living().values())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + (20 if watched else 2)
+    deadline = time.monotonic() + (20 if watched else 1)
     while (left := found.living()) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid in left:

@@ -13,6 +13,7 @@ import yaml
 
 from experiments.deploy.proxies import PROXY_CONFIGURATION, nginx, nginx_command
 from tests.command_line import fedmm
+from tests.commands import forked_commands
 
 UNITS = Path(__file__).parents[3] / "experiments" / "deploy" / "units"
 
@@ -30,11 +31,18 @@ def commands():
     return found | {f"compose: {name}": shlex.split(service["command"]) for name, service in services.items()}
 
 
-@cache
-def help_of(program, *subcommand):
-    return subprocess.run(
-        [program, *subcommand, "--help"], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+@pytest.fixture(scope="module")
+def help_of(tmp_path_factory):
+    """What a program that is installed says of itself, from a fork of what has imported it."""
+    with forked_commands(tmp_path_factory.mktemp("commands")) as folder:
+
+        @cache
+        def ask(program, *subcommand):
+            assert (Path(sys.executable).parent / program).is_file()
+            command = [folder / program, *subcommand, "--help"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+        yield ask
 
 
 FLOWER = {name: command for name, command in commands().items() if Path(command[0]).name != "nginx"}
@@ -42,13 +50,12 @@ NGINX = {name: command for name, command in commands().items() if Path(command[0
 
 
 @pytest.mark.parametrize("command", FLOWER.values(), ids=FLOWER)
-def test_every_option_is_one_that_the_program_has(command):
-    program, *arguments = command
+def test_every_option_is_one_that_the_program_has(command, help_of):
+    program, *arguments = Path(command[0]).name, *command[1:]
     words = [word for word in arguments if not word.startswith("-")]
-    path = Path(sys.executable).parent / Path(program).name
-    shown = help_of(path, *(words[:2] if path.name == "fedmm" else []))
+    shown = help_of(program, *(words[:2] if program == "fedmm" else []))
     for option in (word for word in arguments if word.startswith("--")):
-        assert re.search(rf"{option}\b", shown), f"{path.name} has no {option}"
+        assert re.search(rf"{option}\b", shown), f"{program} has no {option}"
 
 
 @pytest.mark.parametrize("command", NGINX.values(), ids=NGINX)

@@ -14,12 +14,13 @@ from tests.conftest import TINY
 pytestmark = pytest.mark.usefixtures("few_trees")
 
 WITH_IDS = {**TINY["ctr"], "baselines": ["popularity", "local-ids"]}
+BRIEF = {**TINY, "seed": [0, 1], "ctr": WITH_IDS, "federation": {"rounds": 1}}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "seed": [0, 1], "ctr": WITH_IDS}))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(BRIEF))
     made = {
         "first": [],
         "more-codes": ["quantizer.global_codes=16"],

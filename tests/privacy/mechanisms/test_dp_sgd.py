@@ -9,6 +9,7 @@ from privacy.accounting.events import gaussian_steps
 from privacy.mechanisms.discrete_gaussian import scale
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer, SharedGroup
 from privacy.mechanisms.factored_sums import FactoredSums
+from privacy.mechanisms.per_example import LANES
 from privacy.mechanisms.randomness import NoiseSource
 from privacy.mechanisms.sampling import PoissonSampler
 from tests.noise import silent
@@ -157,7 +158,7 @@ def test_blocks_follow_from_public_numbers_and_mostly_hold_a_batch():
     choices = DPSGD(1.0, 1.0, 0.2)
     for n_examples in (1, 40, 1000, 5120, 60_000):
         block, expected = choices.block(n_examples, 256), choices.expected_batch(n_examples)
-        assert block % 8 == 0
+        assert block % LANES == 0
         assert block <= 256
         assert -(-(expected + 3 * expected**0.5) // block) * block >= expected + 3 * expected**0.5
 

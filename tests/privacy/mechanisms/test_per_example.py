@@ -5,6 +5,7 @@ import torch
 
 from fedmm_secure.ctr.models.networks import NeuralCTR
 from fedmm_secure.ctr.models.private import bag_loss
+from privacy.mechanisms import per_example
 from privacy.mechanisms.per_example import FunctionalGradients, equal_slots, padded
 
 
@@ -75,6 +76,31 @@ def test_only_slots_that_treat_an_example_alike_are_used():
     assert equal_slots(lambda block: block[0], like, 5).tolist() == [0, 1, 2, 3, 4]
     (block, _) = padded((torch.ones(3, 4), torch.ones(3, 2)), torch.tensor([2, 0]), 5, torch.tensor([1, 3, 4]))
     assert block.sum(dim=1).tolist() == [0, 4, 0, 4, 0]
+
+
+def one_score(block):
+    return torch.sigmoid(block[0].sum(dim=1, keepdim=True))
+
+
+def slots_that_round_otherwise(rows_of, size, slots):
+    """Of the slots, those in which some example comes out otherwise than in the first one."""
+    examples, found = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)), set()
+    for example in examples:
+        words = rows_of((example.expand(size, 5).clone(),)).view(torch.int32)[slots]
+        found |= set(slots[(words != words[0]).any(dim=1)].tolist())
+    return found
+
+
+def test_what_kernels_leave_over_of_a_block_is_not_used(monkeypatch):
+    """Too few values are rounded otherwise there for probes to show: as it was, such slots were used."""
+    like, size = (torch.zeros(1, 5),), 40
+    slots = equal_slots(one_score, like, size)
+    assert slots.tolist() == list(range(32))
+    assert slots_that_round_otherwise(one_score, size, slots) == set()
+    monkeypatch.setattr(per_example, "LANES", 1)
+    as_it_was = equal_slots(one_score, like, size)
+    if torch.backends.cpu.get_cpu_capability() != "DEFAULT":  # where kernels take several numbers at a time
+        assert slots_that_round_otherwise(one_score, size, as_it_was)
 
 
 def test_where_no_two_slots_are_alike_nothing_is_trained():
