@@ -9,6 +9,7 @@ from attacks.metrics import Estimate
 from experiments.benchmarks.aggregation import codebook_length, measure_aggregation
 from experiments.benchmarks.dp_sgd import measure_steps
 from experiments.benchmarks.noise import measure_noise
+from experiments.benchmarks.scoring import measure_scoring
 from fedmm_secure.config import Config
 
 DRAWS, BATCH = 1_000_000, 1024
@@ -34,10 +35,11 @@ class Row:
 
 
 def measure_everything(config: Config, repetitions: int) -> list[Row]:
-    """Noise, a DP-SGD step, and sums of codebooks as the configuration has them."""
+    """Noise, a DP-SGD step, scoring, and sums of codebooks as the configuration has them."""
     codec, cohort = config.aggregation, config.data.n_markets
     rows = [_row("noise", cost.way, cost.slower) for cost in measure_noise(DRAWS, repetitions)]
     rows += [Row("dp-sgd", cost.what, cost.ratio, cost.low, cost.high) for cost in measure_steps(BATCH, repetitions)]
+    rows += [_row("scoring", cost.way, cost.slower) for cost in measure_scoring(repetitions)]
     sums = measure_aggregation(codec.clip, codec.bits, codebook_length(config), cohort, repetitions)
     return rows + [_row("aggregation", cost.way, _inverse(cost.speed_up)) for cost in sums]
 

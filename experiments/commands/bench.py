@@ -174,7 +174,8 @@ def ctr(
 @bench_app.command(
     "all",
     short_help="What needs no data, in one table.",
-    help="Exact noise, a DP-SGD step and encrypted sums, against each one's first way.\n\n"
+    help="Exact noise, a DP-SGD step, scoring and encrypted sums, against each one's first way; scoring for each byte "
+    "that must be read or written, against a copy of memory.\n\n"
     "Example: fedmm bench all --json",
 )
 def everything(
@@ -197,6 +198,7 @@ def everything(
         table.add_row(row.bench, row.what, estimate_text({"value": row.ratio, "low": row.low, "high": row.high}))
     wide_console().print(table)
     say("slower: seconds over those of the bench's first way, in the same repetition; mean and 95 % interval")
+    say("scoring: for each byte that must be read or written")
 
 
 @bench_app.command(

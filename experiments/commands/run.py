@@ -68,19 +68,16 @@ def run(
 
         hand_in(coins, RunDirectory(directory).coins)
     signer = None if sign is None else KeyDirectory(sign).identity(read_passphrase(passphrase_file))
-    from experiments.first_run.quickstart import is_quickstart, run_quickstart
-    from experiments.reports.run import write_report
-    from experiments.reports.screen import Finished, next_commands, show
-    from experiments.runs.execution import execute  # what trains, and what draws: not to refuse a configuration
-    from experiments.runs.outlook import OutlookListener
-    from experiments.verification.run import examine_run
-
     again = ["run", "--resume", "--out", directory, *([] if sign is None else ["--sign", sign])]
     begun = directory / CONFIG_FILE
     with (
         resumable(lambda: command_text(*again) if begun.is_file() else None),
         RunProgress("starting", quiet=quiet or as_json) as progress,
     ):
+        from experiments.first_run.quickstart import is_quickstart, run_quickstart
+        from experiments.runs.execution import execute  # what trains: seconds, and not to refuse a configuration
+        from experiments.runs.outlook import OutlookListener
+
         if is_quickstart(directory) if resume else name is None:
             finished = run_quickstart(
                 directory,
@@ -95,13 +92,20 @@ def run(
             outlook = OutlookListener(settings.privacy.epsilon)
             metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
             progress.update("verifying", 0, 1)
+            from experiments.reports.screen import Finished
+            from experiments.verification.run import examine_run
+
             finished = Finished(directory, settings, metrics, examine_run(directory))
         progress.update("writing the page", 0, 1)
+        from experiments.reports.run import write_report  # what draws: nothing waits for it before
+
         write_report(directory, examined=finished.examined)
     if as_json:
         beside = {"without_dp": finished.without_dp, "attacks": finished.attacks} if finished.attacks else {}
         say_json({"directory": str(directory), **finished.metrics, **beside})
         return
+    from experiments.reports.screen import next_commands, show
+
     show(finished, next_commands(finished, sign))
 
 

@@ -74,6 +74,10 @@ class ExampleSource:
     def __init__(self, parts: Sequence[Callable[[int], Labelled]]) -> None:
         self._parts = tuple(parts)
 
+    def latest_kept(self) -> ExampleSource:
+        """The same; who asks for an epoch that was drawn last is given it again, to be read and not changed."""
+        return ExampleSource([_latest_kept(self.draw)])
+
     def draw(self, epoch: int) -> Labelled:
         """Examples of one epoch."""
         drawn = [part(epoch) for part in self._parts]
@@ -88,6 +92,18 @@ class ExampleSource:
             numbers[end - len(part) : end] = part.features.numbers
             end -= len(part)
         return Labelled(Features(categories, numbers), label)
+
+
+def _latest_kept(draw: Callable[[int], Labelled]) -> Callable[[int], Labelled]:
+    kept: dict[int, Labelled] = {}
+
+    def drawn(epoch: int) -> Labelled:
+        if epoch not in kept:
+            kept.clear()  # before the next is drawn: never two at a time
+            kept[epoch] = draw(epoch)
+        return kept[epoch]
+
+    return drawn
 
 
 def labelled(builder: PairFeatures, candidates: Candidates) -> Labelled:

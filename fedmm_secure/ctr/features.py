@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -124,6 +125,11 @@ class FeatureBuilder:
         none = np.zeros(0, dtype=np.int64)
         return FeatureSchema(tuple(sizes), tuple(sizes.values()), tuple(self._numbers(none, none)))
 
+    @cached_property
+    def _width(self) -> int:
+        """Columns of numbers."""
+        return len(self.schema().number_names)
+
     def __call__(self, user: IntArray, item: IntArray) -> Features:
         """Features of pairs ``(n,)``, ``(n,)``."""
         categories: list[IntArray] = []
@@ -136,8 +142,7 @@ class FeatureBuilder:
                 categories += list(self._codes.user[user][:, self._layers].T)
             if "item_codes" in self.groups:
                 categories += list(self._codes.item[item][:, self._layers].T)
-        names = self.schema().number_names
-        numbers = np.zeros((len(user), len(names)))
+        numbers = np.zeros((len(user), self._width))
         for start in range(0, len(user), _COMPUTED):
             some = slice(start, start + _COMPUTED)
             for column, values in enumerate(self._numbers(user[some], item[some]).values()):

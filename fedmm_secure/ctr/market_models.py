@@ -21,10 +21,9 @@ from fedmm_secure.ctr.models.base import predict_pairs
 from fedmm_secure.ctr.private_trainer import PrivateTrainer, PrivateTraining, ReleasedCTR
 from fedmm_secure.ctr.recipes import Recipe, baseline_recipe, configured_recipe
 from fedmm_secure.ctr.score_baselines import ScoreBaselines
-from fedmm_secure.ctr.trainer import MarketTrainer
+from fedmm_secure.ctr.trainer import Fit, MarketTrainer
 from fedmm_secure.data.market import IntArray
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.quantization.build import train_local_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import noise_source
 from fedmm_secure.storage.cache import Cache
@@ -63,14 +62,12 @@ def train_market(
     scored = None if bench is None else ScoreBaselines(prepared, bench.history, config.privacy)
     shared = cache or Cache()
     common = bench_inputs(config, prepared) if shared.directory is not None else {}  # a market is hashed once
-    local: dict[int, RQVAE] = {}
+    begun: dict[tuple[str, int], Fit] = {}  # what tuning leaves to be finished
 
-    def quantizer(recipe: Recipe, seed: int) -> RQVAE | None:
-        if recipe.codes != "local":
-            return quantizers[seed] if recipe.codes else None
-        if seed not in local:
-            local[seed] = train_local_quantizer(config, embedding, name, seed)
-        return local[seed]
+    def quantizer(bench: MarketTrainer, recipe: Recipe, seed: int) -> RQVAE | None:
+        if recipe.codes == "local":
+            return bench.local_quantizer(seed)
+        return quantizers[seed] if recipe.codes else None
 
     def released(seed: int) -> dict[str, np.ndarray]:
         if private_training is None:
@@ -93,21 +90,27 @@ def train_market(
         found = cache_for(recipe).arrays(named, partial(fitted, bench, recipe, seed, choice))
         if recipe.name == CONFIGURED:
             write_atomic(layout.ctr(name, seed, MODELS[recipe.kind].suffix), found["model"].tobytes())
-        codes = quantizer(recipe, seed)
-        if recipe.name == CONFIGURED and recipe.codes == "local" and codes is not None:
-            write_atomic(layout.quantizer(name, seed, kind="own"), tensors_bytes(codes.state_dict()))
+        if recipe.name == CONFIGURED and recipe.codes == "local":
+            write_atomic(
+                layout.quantizer(name, seed, kind="own"), tensors_bytes(bench.local_quantizer(seed).state_dict())
+            )
         for kind in bench.beside(recipe):
             write_atomic(layout.quantizer(name, seed, kind=kind), found[kind].tobytes())
         return {PROBABILITY: found[PROBABILITY]}
 
     def fitted(bench: MarketTrainer, recipe: Recipe, seed: int, choice: int) -> dict[str, np.ndarray]:
-        model, builder = bench.train(recipe, quantizer(recipe, seed), seed, bench.grid(recipe.kind)[choice])
-        found = {PROBABILITY: bench.predict(model, builder)}
+        fit = begun.pop((recipe.name, seed), None)
+        if fit is None:
+            fit = bench.prepare_fit(recipe, quantizer(bench, recipe, seed), seed, bench.grid(recipe.kind)[choice])
+            fit.run()
+        else:
+            fit.finish()
+        found = {PROBABILITY: bench.predict(fit.model, fit.builder)}
         for kind in bench.beside(recipe):
             state = bench.own_quantizer(kind, seed).state_dict()
             found[kind] = np.frombuffer(tensors_bytes(state), dtype=np.uint8)
         if recipe.name == CONFIGURED:
-            found["model"] = np.frombuffer(model.write(), dtype=np.uint8)
+            found["model"] = np.frombuffer(fit.model.write(), dtype=np.uint8)
         return found
 
     def chosen(bench: MarketTrainer, recipe: Recipe) -> int:
@@ -118,11 +121,12 @@ def train_market(
         return int(kept["choice"])
 
     def tune(bench: MarketTrainer, recipe: Recipe, seed: int) -> int:
-        kept = cache_for(recipe).arrays(
-            inputs("tuned", recipe, seed),
-            lambda: {"choice": np.array(bench.tune(recipe, quantizer(recipe, seed), seed))},
-        )
-        return int(kept["choice"])
+        def tuned() -> dict[str, np.ndarray]:
+            found = bench.tune(recipe, quantizer(bench, recipe, seed), seed)
+            begun[recipe.name, seed] = found.fit
+            return {"choice": np.array(found.choice)}
+
+        return int(cache_for(recipe).arrays(inputs("tuned", recipe, seed), tuned)["choice"])
 
     def cache_for(recipe: Recipe) -> Cache:
         noised = recipe.codes == "federated" or isinstance(embedding, DPSVDEmbedding)

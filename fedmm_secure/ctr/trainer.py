@@ -53,6 +53,19 @@ class Fit:
         """Fit the model."""
         self.model.fit(self.source, self.validation, self.refit)
 
+    def finish(self) -> None:
+        """Refit a model that was stopped early, where there are rows for it."""
+        if self.refit is not None:
+            self.model.refit(self.refit)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning chose: an index in the recipe's grid, and the fit with these choices, not finished yet."""
+
+    choice: int
+    fit: Fit
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -79,6 +92,7 @@ class MarketTrainer:
     def __init__(self, prepared: PreparedMarket, embedding: Embedding, settings: TrainerSettings) -> None:
         self.prepared, self.embedding, self.settings = prepared, embedding, settings
         self.own_quantizers: dict[tuple[QuantizerKind, int], RQVAE] = {}
+        self._local: dict[int, RQVAE] = {}
         market, train = prepared.market, prepared.split.train
         # what others know is not of these rows: it is the same whichever of them a history holds
         shared = embedding.shared if isinstance(embedding, SharedSVDEmbedding) else None
@@ -98,20 +112,19 @@ class MarketTrainer:
 
     def prepare_fit(self, recipe: Recipe, quantizer: RQVAE | None, seed: int, choices: Choices) -> Fit:
         """An unfitted model with its training, validation and refit examples."""
-        split = self.prepared.split
+        split, drawn = self.prepared.split, self._seed(seed)
         full = self.inputs(recipe, quantizer, seed)
         builders: list[tuple[IntArray, PairFeatures]] = [(split.train, full)]
         if recipe.cross_fit:
             builders = [(rows, self.inputs(recipe, quantizer, seed, history)) for rows, history in self._folds]
-        seed = derive_seed("ctr", self.prepared.market.name, seed)
         fresh = family_of(recipe.kind).draws_each_epoch
-        source = self._source(builders, split.train, seed, fresh)
+        source = self._source(builders, split.train, drawn, fresh)
         refit = None
         if self.settings.ctr.refit:
             # validation rows become training rows, with negatives that know nothing of the test rows
             seen = np.concatenate([split.train, split.valid])
-            refit = self._source([*builders, (split.valid, full)], seen, seed, fresh)
-        model = untrained(recipe.kind, full, choices, seed)
+            refit = self._source([*builders, (split.valid, full)], seen, drawn, fresh)
+        model = untrained(recipe.kind, full, choices, drawn)
         return Fit(model, source, labelled(full, self.prepared.valid), refit, full)
 
     def predict(self, model: CTRModel, builder: PairFeatures) -> FloatArray:
@@ -119,14 +132,27 @@ class MarketTrainer:
         test = self.prepared.test
         return predict_pairs(model, builder, test.user, test.item)
 
-    def tune(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> int:
-        """Index in the recipe's grid of the choices with the best validation AUC."""
-        scores = [self.train(recipe, quantizer, seed, choices)[0].validation_auc_ for choices in self.grid(recipe.kind)]
-        return int(np.argmax(scores))
+    def tune(self, recipe: Recipe, quantizer: RQVAE | None, seed: int) -> Tuned:
+        """The choices of the recipe's grid with the best validation AUC; all see the same examples."""
+        first, *others = self.grid(recipe.kind)
+        fit = self.prepare_fit(recipe, quantizer, seed, first)
+        models = [fit.model, *(untrained(recipe.kind, fit.builder, one, self._seed(seed)) for one in others)]
+        source = fit.source if family_of(recipe.kind).draws_each_epoch else fit.source.latest_kept()
+        scores = [model.fit(source, fit.validation, None).validation_auc_ for model in models]
+        choice = int(np.argmax(scores))
+        return Tuned(choice, replace(fit, model=models[choice]))
 
     def grid(self, kind: ModelKind) -> Sequence[Choices]:
         """What tuning chooses from; the first is the configured choice."""
         return [replace(choices, device=self.settings.device) for choices in family_of(kind).grid(self.settings.ctr)]
+
+    def local_quantizer(self, seed: int) -> RQVAE:
+        """Codes that the market trained alone, in the space of the run; trained once."""
+        if not isinstance(self.embedding, SharedSVDEmbedding):
+            return self.own_quantizer("own", seed)  # which is its own
+        if seed not in self._local:
+            self._local[seed] = self.settings.own_quantizer(self.embedding, self.prepared.market.name, seed)
+        return self._local[seed]
 
     def own_quantizer(self, kind: QuantizerKind, seed: int) -> RQVAE:
         """Codes that the market trained alone, in a space of its own; trained once, or given beforehand."""
@@ -218,6 +244,10 @@ class MarketTrainer:
             return FeatureBuilder(recipe.features, history, codes, sizes, recipe.layers)
 
         return build
+
+    def _seed(self, seed: int) -> int:
+        """Of examples and models, by a seed of the configuration."""
+        return derive_seed("ctr", self.prepared.market.name, seed)
 
     def _source(
         self,

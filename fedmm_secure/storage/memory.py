@@ -6,12 +6,14 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _PROC = Path("/proc")
-INTERVAL = 0.5  # seconds between two looks
+INTERVAL = 0.5  # seconds between two looks, or more
+_SHARE = 0.02  # of the time, at most, that goes into looking: the kernel adds up all pages of large processes
 
 
 def memory_of_tree(pid: int) -> int:
@@ -47,8 +49,11 @@ class PeakMemory:
         over = threading.Event()
 
         def look() -> None:
-            while not over.wait(INTERVAL):
+            took = 0.0
+            while not over.wait(max(INTERVAL, took / _SHARE)):
+                start = time.thread_time()
                 self._see(name)
+                took = time.thread_time() - start
 
         watch = threading.Thread(target=look, name="memory", daemon=True)
         watch.start()

@@ -1,4 +1,4 @@
-"""What is asked for help, or refuses a configuration, loads nothing that trains, draws, accounts or encrypts."""
+"""What asks for help, refuses a configuration or says that a run begins loads nothing that trains or draws."""
 
 import json
 import subprocess
@@ -19,7 +19,12 @@ SCRIPT = """
 import contextlib, io, json, sys
 import attacks, experiments, fedmm_secure, privacy
 from experiments import cli
+from experiments.commands.progress import RunProgress
 
+def opened(progress):
+    raise SystemExit  # a run shows that it has begun before it loads what it needs; no further here
+
+RunProgress.__enter__ = opened
 heavy, commands = json.loads(sys.stdin.read())
 seen = set()
 
@@ -60,6 +65,7 @@ def started(tmp_path_factory):
         ["run", broken],
         ["run", "--set", "privacy.epsilon=much"],
         ["run", "quickstrt"],
+        ["run", tiny, "--out", folder / "runs" / "begun"],
         ["budget", "synthetic"],
         ["data", "info", broken],
         ["sweep", grid],

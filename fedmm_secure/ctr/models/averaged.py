@@ -70,10 +70,17 @@ class AveragedModel(CTRModel):
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
         """Each member by itself, with its own early stopping."""
+        source = source.latest_kept()
         for index, member in enumerate(self.members):
-            again = None if refit is None else self._source(index, refit)
-            member.fit(self._source(index, source), self._examples(index, validation), again)
+            member.fit(self._source(index, source), self._examples(index, validation), None)
         self.validation_auc_ = float(np.mean([member.validation_auc_ for member in self.members]))
+        return self if refit is None else self.refit(refit)
+
+    def refit(self, source: ExampleSource) -> Self:
+        """Each member by itself, for as long as it took."""
+        source = source.latest_kept()
+        for index, member in enumerate(self.members):
+            member.refit(self._source(index, source))
         return self
 
     def predict(self, features: Features) -> FloatArray:

@@ -114,4 +114,8 @@ class CTRModel(ClickModel):
 
     @abstractmethod
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
-        """Fit on ``source`` with early stopping on ``validation``; then on ``refit``, for as long."""
+        """Fit on ``source`` with early stopping on ``validation``; then ``refit``, where there are rows for it."""
+
+    @abstractmethod
+    def refit(self, source: ExampleSource) -> Self:
+        """Fit anew, on all rows, for as long as the last fit took."""

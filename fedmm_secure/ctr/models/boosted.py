@@ -86,15 +86,18 @@ class BoostedModel(CTRModel):
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
         """Boost until the validation loss has not fallen for a while, and keep the trees up to the lowest.
 
-        Where there is ``refit``, as many as were grown are grown again, on all rows: more rows bear more trees.
+        Then ``refit``, where there are rows for it.
         """
         grown = self._classifier(self.choices.max_iterations, stop=True)
         grown = self._grow(grown, source.draw(0), X_val=self._matrix(validation.features), y_val=validation.label)
         best = max(int(np.argmax(grown.validation_score_)), 1)  # the first score, minus the loss, is that of no tree
         self.trees_, self.iterations_ = Trees.of(grown, best), int(grown.n_iter_)
         self.validation_auc_ = float(roc_auc_score(validation.label, self.predict(validation.features)))
-        if refit is not None:
-            self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), refit.draw(0)))
+        return self if refit is None else self.refit(refit)
+
+    def refit(self, source: ExampleSource) -> Self:
+        """As many trees as were grown are grown again, on all rows: more rows bear more trees."""
+        self.trees_ = Trees.of(self._grow(self._classifier(self.iterations_, stop=False), source.draw(0)))
         return self
 
     def _grow(

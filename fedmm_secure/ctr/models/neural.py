@@ -59,10 +59,13 @@ class NeuralModel(CTRModel):
         self.kind, self.schema, self.choices, self.seed = kind, schema, choices, seed
 
     def fit(self, source: ExampleSource, validation: Labelled, refit: ExampleSource | None) -> Self:
-        """Train until the validation AUC falls; on all rows as many epochs again, where there is ``refit``."""
+        """Train until the validation AUC falls; then ``refit``, where there are rows for it."""
         self._train(source, validation, self.choices.max_epochs)
-        if refit is not None:
-            self._train(refit, None, self.epochs_)
+        return self if refit is None else self.refit(refit)
+
+    def refit(self, source: ExampleSource) -> Self:
+        """As many epochs again on all rows."""
+        self._train(source, None, self.epochs_)
         return self
 
     def predict(self, features: Features) -> FloatArray:

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.collaborative.shared import SharedStatistics
 from fedmm_secure.config import EmbeddingConfig
+from fedmm_secure.ctr import dataset
 from fedmm_secure.ctr.build import market_trainer
 from fedmm_secure.ctr.dataset import ExampleSource, Labelled, latest_folds, random_folds, training_part
 from fedmm_secure.ctr.features import FEATURE_GROUPS, FeatureBuilder, Features, FeatureSchema
@@ -237,6 +238,42 @@ def test_cross_fitting_projects_users_again_without_the_held_out_rows(tiny_marke
     bench.train(configured_recipe(config), initial_model(config, 0), 0, BoostedChoices(max_iterations=5))
     assert len(prepared.split.train) in seen
     assert min(seen) < len(prepared.split.train)
+
+
+@pytest.mark.parametrize("model", ["boosted", "deepfm"])
+def test_tuning_begins_the_chosen_fit_and_refits_nothing(tiny_markets, monkeypatch, model):
+    config = tiny(ctr={"model": model, "features": ["counts", "item_codes"], "average_local": True, "max_epochs": 3})
+    prepared, recipe = tiny_markets["m0"], configured_recipe(config)
+    bench = market_trainer(prepared, fit_embedding(prepared, config.embedding), config)
+    codes, refitted, drawn = bench.local_quantizer(0), [], []
+    refit, draw = AveragedModel.refit, dataset.with_negatives
+    monkeypatch.setattr(AveragedModel, "refit", lambda self, source: refitted.append(source) or refit(self, source))
+    monkeypatch.setattr(dataset, "with_negatives", lambda *given: drawn.append(given) or draw(*given))
+    found = bench.tune(recipe, codes, 0)
+    assert not refitted
+    if model == "boosted":  # each choice and each of the two members sees the same examples
+        assert len(drawn) == len(bench._folds)
+    found.fit.finish()
+    assert len(refitted) == 1
+    choices = bench.grid(recipe.kind)
+    alone, builder = bench.train(recipe, codes, 0, choices[found.choice])
+    np.testing.assert_array_equal(bench.predict(found.fit.model, found.fit.builder), bench.predict(alone, builder))
+    fits = [bench.prepare_fit(recipe, codes, 0, one) for one in choices]
+    assert found.choice == np.argmax([fit.model.fit(fit.source, fit.validation, None).validation_auc_ for fit in fits])
+
+
+def test_codes_of_its_own_are_trained_once_unless_markets_share_a_space(tiny_markets):
+    prepared = tiny_markets["m0"]
+    bench = market_trainer(prepared, fit_embedding(prepared, EmbeddingConfig(dim=8)), tiny())
+    assert bench.local_quantizer(1) is bench.own_quantizer("own", 1)
+
+
+def test_what_was_drawn_last_is_not_drawn_again():
+    drawn = []
+    source = ExampleSource([lambda epoch: drawn.append(epoch) or crossed(10, epoch)]).latest_kept()
+    assert source.draw(0) is source.draw(0)
+    assert source.draw(1) is not source.draw(0)
+    assert drawn == [0, 1, 0]
 
 
 def test_an_average_is_the_mean_of_its_members_log_odds_each_on_its_own_columns():
