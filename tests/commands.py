@@ -57,8 +57,6 @@ def forked_commands(folder: Path, names: Iterable[str] = COMMANDS) -> Iterator[P
 
 def serve(listener: socket.socket) -> None:
     """Fork for whoever asks."""
-    for entry in COMMANDS.values():
-        import_module(entry.partition(":")[0])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that look after the commands
     while True:
         caller, _ = listener.accept()

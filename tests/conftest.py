@@ -60,6 +60,8 @@ LONG = (
     "test_readme",
 )
 
+MANY = 1000  # tests, among them some of every kind
+
 # of these, the ones whose single tests, or what a file's tests share, take longest
 FIRST = (
     "test_docs",
@@ -132,10 +134,12 @@ def pytest_collection(session):
     torch.set_num_threads(1)
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
     from tests.processes import keep_a_fork
 
+    if len(session.items) > MANY:  # what they will need anyway, once for this process and its forks
+        import tests.preloaded  # noqa: F401
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)  # 700 was a tenth of the time of short tests; what they make is small
     gc.enable()

@@ -148,10 +148,11 @@ class Forgery:
     def finish(self, *, owner: bool) -> None:
         """Write index and ledgers; as the owner, with first lines that fit and last lines that are signed."""
         (self.directory / "transcript" / INDEX).write_bytes(index_bytes(self.records.values()))
+        config = read_config(self.directory) if owner else None
         for market in self.markets:
-            if owner:
-                self._fit_opening(market, read_config(self.directory))
-            self._write(market, owner=owner)
+            if config is not None:
+                self._fit_opening(market, config)
+            self._write(market, config)
 
     def _fit_opening(self, market: str, config: Config) -> None:
         environment = (self.directory / "environment.json").read_bytes()
@@ -161,23 +162,23 @@ class Forgery:
             code=json.loads(environment)["code"],
         )
 
-    def _write(self, market: str, *, owner: bool) -> None:
+    def _write(self, market: str, config: Config | None) -> None:
         head, written = GENESIS, b""
         numbers = {id(line): number for number, line in enumerate(self.ledgers[market])}
         for number, line in enumerate(self.ledgers[market]):
             body = line.body if line.of is None else {**line.body, "charge": numbers[id(line.of)]}
-            if line.kind == CLOSE and owner:
-                body = {"statement": self._statement(market, number + 1, head)}
+            if line.kind == CLOSE and config is not None:
+                body = {"statement": self._statement(market, number + 1, head, config)}
             raw, head = encode_line(line.kind, body, number, head)
             written += raw
         (self.directory / "ledger" / f"{market}.jsonl").write_bytes(written)
 
-    def _statement(self, market: str, lines: int, head: str) -> dict[str, Any]:
+    def _statement(self, market: str, lines: int, head: str, config: Config) -> dict[str, Any]:
         signer = Identity.load(self.directory / "state" / "keys" / market)
         salt = RunDirectory(self.directory).private_key(market).read_bytes()
         statement = {
-            "files": file_digests(self.directory, read_config(self.directory), market),
-            "private": private_commitments(self.directory, read_config(self.directory), market, salt),
+            "files": file_digests(self.directory, config, market),
+            "private": private_commitments(self.directory, config, market, salt),
             "transcript": transcript_digest(self.records.values()),
             "lines": lines,
         }

@@ -3,7 +3,8 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -119,6 +120,32 @@ def founded(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(homes=Homes(made_once(tmp_path_factory, "founded", _founded) / "f"), run="d" * 32)
 
 
+@contextmanager
+def put_back(folder: Path, kept: Path) -> Iterator[Path]:
+    """A copy of ``kept`` in ``folder``, made where there is none; what is done to it, and beside it, is taken back.
+
+    A copy of a run is hundreds of files, and few of them are changed.
+    """
+    from tests.malicious import marks, restore
+
+    run = folder / kept.name
+    if not os.path.lexists(run):
+        shutil.copytree(kept, run)
+    before = marks(run)
+    yield run
+    if run.is_dir() and not run.is_symlink():
+        restore(run, kept, before)
+    for path in folder.iterdir():
+        if path != run:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory) -> Path:
+    """A folder for copies that tests of a module change one after another."""
+    return tmp_path_factory.mktemp("changing")
+
+
 @pytest.fixture(scope="module")
 def few_trees():
     """For modules that say nothing of how good boosted trees are."""
@@ -129,6 +156,7 @@ def few_trees():
 
 
 @pytest.fixture
-def released_copy(released_run, tmp_path) -> Path:
-    """A copy of it that may be changed."""
-    return Path(shutil.copytree(released_run, tmp_path / "run"))
+def released_copy(released_run, changing) -> Iterator[Path]:
+    """A copy of it that may be changed, alone in its folder."""
+    with put_back(changing, released_run) as run:
+        yield run

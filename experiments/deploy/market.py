@@ -15,7 +15,6 @@ from experiments.deploy.framing import receive, send
 from experiments.deploy.processes import interruptible
 from experiments.presentation.console import command_text, say
 from experiments.presentation.text import figure_text
-from experiments.reports.run import write_report
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.members import Membership
 from fedmm_secure.pipeline import Listener
@@ -64,6 +63,8 @@ def _answer(listener: socket.socket, service: MarketService, home: Path, max_run
             if select.select([listener], [], [], left)[0]:
                 _serve_next(listener, service)
             for run, metrics in service.conclude_finished():
+                from experiments.reports.run import write_report  # what draws, which who waits for a run need not load
+
                 directory = home / "runs" / run
                 done += 1
                 try:

@@ -174,6 +174,10 @@ def _against_metrics(evidence: Evidence) -> list[Finding]:
             if sizes.get(field) != opened:
                 what = f"market {market}, {field}: says {sizes.get(field)!r:.100}, its ledger was opened with {opened}"
                 findings.append(Finding(where, what))
+        listed = sections(evidence.metrics, "privacy", "catalogue").get(market, {}).get("size")
+        if listed != plan.size.items:
+            what = f"market {market}, catalogue: says {listed!r:.100} items, its ledger was opened with"
+            findings.append(Finding(where, f"{what} {plan.size.items}"))
     return findings
 
 

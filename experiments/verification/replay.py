@@ -221,12 +221,18 @@ class _Course:
             for charge in () if stopped else door.left:
                 what = f"replay: {_at(charge)}: is sealed, and nothing that is drawn again stands for it"
                 self.findings.append(Finding(f"{where}:{charge.line}", what))
-            if door.unseen:
+            if door.in_sums:
                 self.evidence.notes.append(
-                    f"replay: {market}: {', '.join(sorted(door.unseen))}: not compared but for spare values of noise: "
-                    "what the market keeps to itself, and the key of its hash, are not shown"
+                    f"replay: {market}: {', '.join(sorted(door.in_sums))}: compared in sums over all markets alone"
                 )
-            self.evidence.notes.append(f"replay: {market}: {len(door.compared)} releases drawn again and compared")
+            if door.open:
+                stages = ", ".join(sorted(set(door.open.values())))
+                self.evidence.unchecked.append(
+                    f"replay: {market}: {stages}: not compared but for spare values of noise: what the market keeps to "
+                    "itself, and the key of its hash, are not shown"
+                )
+            held = len(door.compared - door.open.keys())
+            self.evidence.notes.append(f"replay: {market}: {held} releases drawn again and compared")
         return self.findings
 
     def _door(self, market: str) -> ReplayingDoor:
@@ -300,6 +306,9 @@ class _Course:
                     door.compare_update(one, values, meter if one == charge else None)
                 sent[client.market] = values
             if set(header.cohort) <= sent.keys():
+                for client in clients:
+                    assert isinstance(client.door, ReplayingDoor)
+                    client.door.added_up |= {one.sequence for one in client.door.recorded.sent(stage, round)}
                 wanted = np.sum([sent[market] for market in header.cohort], axis=0)
                 if not np.array_equal(wanted, total):
                     what = f"replay: {stage}, round {round}: the sum of what all markets send comes out otherwise"

@@ -127,13 +127,24 @@ class ReplayingDoor(Door):
         self.recorded = recorded
         self.differences: list[ReplayDifference] = []
         self.compared: set[int] = set()
-        self.unseen: set[str] = set()
+        self.unseen: dict[int, str] = {}  # stages by the charge's sequence: what is sealed of them is not shown
+        self.added_up: set[int] = set()
 
     @property
     def left(self) -> list[Charge]:
         """Sealed charges that were held to nothing."""
         content = self.recorded.content
         return [one for one in content.charges if one.sequence in content.seals.keys() - self.compared]
+
+    @property
+    def in_sums(self) -> set[str]:
+        """Stages of which the sum over all markets alone was compared."""
+        return {stage for sequence, stage in self.unseen.items() if sequence in self.added_up}
+
+    @property
+    def open(self) -> dict[int, str]:
+        """Stages, by the charge's sequence, of which nothing but spare values was compared."""
+        return {sequence: stage for sequence, stage in self.unseen.items() if sequence not in self.added_up}
 
     def note(self, release: Release) -> None:
         """Nothing is drawn."""
@@ -153,7 +164,7 @@ class ReplayingDoor(Door):
             return  # a finding of the plan
         audience = charge.entry.audience
         if audience and "release" not in audience and not self.recorded.shown:
-            self.unseen.add(charge.entry.stage)
+            self.unseen[charge.sequence] = charge.entry.stage
         elif digest != seal.digest:
             self.differences.append(ReplayDifference(charge, "comes out otherwise"))
         self._compare_meter(charge, seal.meter, meter)
@@ -176,7 +187,7 @@ class ReplayingDoor(Door):
             return  # a finding of the plan
         named = self.recorded.private.get(private_name(self.market, _file(entry, self.market)))
         if not self.recorded.shown:
-            self.unseen.add(entry.stage)
+            self.unseen[charge.sequence] = entry.stage
         elif named != self.own.digest(entry, OWN_UPDATE, values.astype("<i8").tobytes()):
             self.differences.append(ReplayDifference(charge, "the update comes out otherwise"))
         self._compare_meter(charge, seal.meter, meter)

@@ -17,6 +17,8 @@ from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.provenance import PACKAGES
 
 _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,40}$")]
 Stage = Literal[
     "budget",
@@ -45,15 +47,15 @@ class _Interval(_Closed):
 
 
 class _Scores(_Closed):
-    auc: float | None
+    auc: _Share | None
     logloss: float | None
-    gauc: float | None
-    ndcg10: float | None
+    gauc: _Share | None
+    ndcg10: _Share | None
     auc_interval: _Interval | None  # of candidates that are all of one kind there is no figure
 
 
 class _BySeed(_Scores):
-    auc_by_seed: list[float | None]
+    auc_by_seed: list[_Share | None]
 
 
 class _Baseline(_BySeed):
@@ -74,57 +76,57 @@ Instant = Annotated[str, Field(pattern=r"^[0-9T:.eE+-]{1,40}Z?$")]
 
 
 class _Reading(_Closed):
-    lines: int
-    header: int
-    blank: int
-    bad: int
-    missing: int
-    merged: int
-    rows: int
-    users: int
-    items: int
-    largest_user: int
+    lines: _Count
+    header: _Count
+    blank: _Count
+    bad: _Count
+    missing: _Count
+    merged: _Count
+    rows: _Count
+    users: _Count
+    items: _Count
+    largest_user: _Count
     first: Instant | None
     last: Instant | None
 
 
 class _Ranked(_Closed):
-    ndcg10: float
-    recall10: float
-    popularity_ndcg10: float
-    popularity_recall10: float
+    ndcg10: _Share
+    recall10: _Share
+    popularity_ndcg10: _Share
+    popularity_recall10: _Share
 
 
 class _Ranking(_Ranked):
-    users: int
-    items: int
+    users: _Count
+    items: _Count
 
 
 _Length = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
 
 
 class _Market(_BySeed):
-    n_rows: int
-    n_users: int
-    n_items: int
-    n_train: int
-    n_pool: int
-    pool_test_share: float
-    n_test: int
-    n_test_positives: int
-    skipped_rows: int
+    n_rows: _Count
+    n_users: _Count
+    n_items: _Count
+    n_train: _Count
+    n_pool: _Count
+    pool_test_share: _Share
+    n_test: _Count
+    n_test_positives: _Count
+    skipped_rows: _Count
     reading: _Reading | None = None  # without a budget alone
     candidates: Digest | None
     ranking: _Ranking | None = None
-    short_histories: dict[_Length, float | None] | None = None
+    short_histories: dict[_Length, _Share | None] | None = None
     baselines: dict[str, _Baseline]
     quantizer: _Quantizer
 
 
 class _Communication(_Closed):
-    bytes_up: int
-    bytes_down: int
-    rounds: int
+    bytes_up: _Count
+    bytes_down: _Count
+    rounds: _Count
 
 
 class _MacroBaseline(_Scores):
@@ -133,12 +135,12 @@ class _MacroBaseline(_Scores):
 
 class _Macro(_Scores):
     ranking: _Ranked | None = None
-    short_histories: dict[_Length, float | None] | None = None
+    short_histories: dict[_Length, _Share | None] | None = None
     baselines: dict[str, _MacroBaseline]
 
 
 class _NoisyMacro(_Closed):
-    auc: float | None
+    auc: float | None  # noise may take it out of its range
     auc_interval: _Interval | None
     logloss: float | None
     logloss_interval: _Interval | None
@@ -147,14 +149,14 @@ class _NoisyMacro(_Closed):
 
 class _NoisyMarket(_NoisyMacro):
     auc_by_seed: list[float | None]
-    n_users: int
-    n_items: int
+    n_users: _Count
+    n_items: _Count
 
 
 class _Catalogue(_Closed):
     kind: Literal["file", "discovered", "declared", "synthetic"]
     sha256: Digest
-    size: int
+    size: _Count
 
 
 class _Evaluation(_Closed):
@@ -164,7 +166,7 @@ class _Evaluation(_Closed):
 class _Privacy(_Closed):
     catalogue: dict[str, _Catalogue]
     evaluation: _Evaluation
-    markets: dict[str, Any]  # compared with what the ledgers give, field by field
+    markets: dict[str, dict[str, Any]]  # compared with what the ledgers give, field by field
     across_markets: dict[str, Any] | None = None  # and this with what the plans give
 
 

@@ -46,8 +46,8 @@ class Closing(Forgery):
 
     before = after = staticmethod(lambda statement: None)
 
-    def _statement(self, market, lines, head):
-        found = super()._statement(market, lines, head)
+    def _statement(self, market, lines, head, config):
+        found = super()._statement(market, lines, head, config)
         if market != "m0":
             return found
         statement = {name: value for name, value in found.items() if name not in ("card", "signature")}

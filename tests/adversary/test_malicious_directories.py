@@ -29,22 +29,25 @@ from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.forgery import Forgery
 from tests.malicious import ALIAS_BOMB, ESCAPE, fingerprint, lying_zip, marks, strangers, word_bomb, zip_bomb
+from tests.released import put_back
 
 SECONDS = 10.0
 CEILING = ("--compliance", "--max-epsilon", "8")
 
 
 @pytest.fixture
-def place(tmp_path, released_run, monkeypatch):
+def place(changing, released_run, monkeypatch):
     """A run to be spoiled, and files outside it that must stay as they are; the reader's folder is a third."""
-    run, outside = tmp_path / "runs" / "run", tmp_path / "outside"
-    shutil.copytree(released_run, run)
+    outside, here = changing / "outside", changing / "here"
     (outside / "folder").mkdir(parents=True)
     (outside / "precious").write_text("precious, without a line feed at its end")
     (outside / "folder" / "data.csv").write_text("userId,itemId\n1,2\n")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return run, outside
+    here.mkdir()
+    with put_back(changing / "runs", released_run) as run, monkeypatch.context() as patch:
+        patch.chdir(here)
+        yield run, outside
+    for folder in (outside, here):
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,23 @@ def test_of_what_a_market_does_not_show_the_sums_are_compared_all_the_same(cheat
     examined = examine_run(run, replay=Replay(identities(cheating)))
     whats = [finding.what for finding in examined.checks["replay"]]
     assert "replay: quantizer/0, round 1: the sum of what all markets send comes out otherwise" in whats
-    assert any("m0: quantizer/0, user-codes/0: not compared but for spare" in note for note in examined.notes)
+    assert "replay: m0: quantizer/0: compared in sums over all markets alone" in examined.notes
+    assert any("m0: user-codes/0: not compared but for spare" in text for text in examined.unchecked)
+
+
+def test_what_is_compared_with_nothing_is_no_release_that_was_compared(cheating, tmp_path):
+    """One market alone, without its own record: half of a round's noise is missing, and no check can see it. As it was,
+    its updates counted as compared, and a reader was told in a note alone.
+    """
+    run = shutil.copytree(cheating / "run", tmp_path / "run")
+    shutil.rmtree(run / "private")
+    for market in ("m0", "m2"):
+        (run / "ledger" / f"{market}.jsonl").unlink()
+    examined = examine_run(run, replay=Replay(identities(cheating)))
+    assert not any("update comes out otherwise" in finding.what for finding in examined.checks["replay"])
+    assert any("m1: quantizer/0, user-codes/0: not compared but for" in text for text in examined.unchecked)
+    # of ten, two rounds with noise, a warm-up and user codes
+    assert "replay: m1: 6 releases drawn again and compared" in examined.notes
 
 
 def test_other_rows_are_not_those_that_the_run_was_opened_on(honest, tmp_path, monkeypatch):

@@ -30,6 +30,17 @@ def in_a_statement(run):
     run.json("metrics.json", lambda metrics: metrics["privacy"]["markets"]["m0"]["release"].update({NAME: None}))
 
 
+def as_a_market(run):
+    """One of which nothing is said."""
+    run.json("metrics.json", lambda metrics: metrics["privacy"]["markets"].update({NAME: None}))
+
+
+def in_the_size_of_a_catalogue(run):
+    """No name, but a number that nothing was compared with."""
+    sizes = int.from_bytes(ROWS[-7:], "big") % 10**12
+    run.json("metrics.json", lambda metrics: metrics["privacy"]["catalogue"]["m0"].update(size=sizes))
+
+
 def as_a_view(run):
     """A view that nobody knows may say anything."""
     run.json("metrics.json", lambda metrics: metrics["privacy"]["markets"]["m0"].update({NAME: {"rows": NAME}}))
@@ -40,6 +51,8 @@ FOUND = {
     in_its_noise: {"opening line"},
     in_a_statement: {"epsilon"},
     as_a_view: {"epsilon"},
+    as_a_market: {"files"},
+    in_the_size_of_a_catalogue: {"opening line"},
 }
 
 

@@ -14,6 +14,8 @@ from privacy.aggregation.keys import KeyDirectory
 from tests.command_line import call, fedmm
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):

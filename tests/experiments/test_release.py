@@ -224,7 +224,8 @@ def test_the_released_model_can_be_attacked_through_shadow_pipelines(released_co
     assert {result["target"] for result in found["membership"]} == {"fedmm"}
     bounded = [result for result in found["membership"] if result["view"] in ("consumer", "release")]
     for result in bounded:
-        assert 0.3 < result["auc"]["value"] < 0.8  # .67 on average, by .03: the noise of pipelines is fresh
+        # .67 on average, by .03: the noise of pipelines is fresh; published sums of 80 users give more away, about .85
+        assert 0.3 < result["auc"]["value"] < {"consumer": 0.8, "release": 0.97}[result["view"]]
         stated = json.loads((run / "metrics.json").read_text())["privacy"]["markets"]["m0"][result["view"]]
         assert result["bound"]["epsilon"] == pytest.approx(stated["epsilon"])
     assert all(result["bound"] is None for result in found["membership"] if result["view"] == "profile")

@@ -105,7 +105,8 @@ OPTIONS = {
     },
     "dcnv2, random rows held out": {"ctr": {"model": "dcnv2", "cross_fit": {"last": 0, "random": 2}}},
     "logistic, no refit": {"ctr": {"model": "logistic", "refit": False}},
-    "entropy, tuning": {"quantizer": {"entropy": 0.05}, "ctr": {"tune": True, "baselines": ["local-codes"]}},
+    "entropy, tuning": {"quantizer": {"entropy": 0.05},
+                        "ctr": {"model": "logistic", "tune": True, "baselines": ["local-codes"]}},
     "free latents": {"quantizer": {"normalise_latent": False}},
     "more codes than items": {"quantizer": {"global_codes": 200, "local_codes": 100}},
     "two markets, forced": {"data": {"synthetic": {"markets": 2, "users": 80, "items": 40}},
@@ -148,8 +149,7 @@ def test_seeded_noise_is_the_same_wherever_a_run_was_interrupted(tmp_path, prote
 def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
     sums = []
     for name in ("a", "b"):
-        config = tiny(privacy={"epsilon": 8, "protect": "release"}, ctr={"baselines": ["popularity"]})
-        run(tmp_path / name / "run", config)
+        run(tmp_path / name / "run", released_config())
         sums.append([path.read_bytes() for path in sorted((tmp_path / name / "run").rglob("*-sum-*.bin"))])
     assert len(sums[0]) == 3
     assert all(one != other for one, other in zip(*sums, strict=True))

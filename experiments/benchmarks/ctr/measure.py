@@ -156,6 +156,7 @@ def measure_training(config: Config, kind: ModelKind, python: Path | None, repet
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1)])  # a process's first imports for seconds; FuxiCTR makes its own before its clock
     try:
         with threadpool_limits(1):  # of what grows trees
             yield

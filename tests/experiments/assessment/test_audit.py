@@ -19,8 +19,7 @@ from tests.conftest import TINY
 PRIVATE = {
     **TINY,
     "embedding": {"private": {"dim": 4}},
-    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 4}},
-    "federation": {"rounds": 2},
+    "privacy": {**TINY["privacy"], "epsilon": 8.0, "protect": "release", "ctr": {"steps": 10}},
     "ctr": {"baselines": []},
     "aggregation": {"kind": "masked-ckks"},
 }
@@ -53,7 +52,9 @@ def state(run):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*") if path.is_file()}
 
 
-def test_an_audit_of_a_runs_plan_leaves_the_run_alone(released_run, tmp_path, capsys):
+def test_an_audit_leaves_the_run_alone_and_what_an_auditor_signs_is_put_beside_it(
+    released_run, released_copy, auditor, tmp_path, capsys
+):
     before = state(released_run)
     status, out, err = fedmm(capsys, "audit", released_run, "--market", "m0", *FEW, "--json")
     assert (status, err) == (0, "")
@@ -68,20 +69,15 @@ def test_an_audit_of_a_runs_plan_leaves_the_run_alone(released_run, tmp_path, ca
     (statement,) = read_evidence_file(folder, folder / "audit.json")
     assert statement.results[AUDIT] == found
     # whoever has the nonce computes the same, digit for digit; results are of code, noise, event and nonce
-    again = fedmm(
-        capsys, "audit", released_run, "--market", "m0", *FEW, "--json", "--nonce", statement.settings["nonce"]
-    )
+    signing = ("--nonce", statement.settings["nonce"], "--sign", auditor, "--out", tmp_path / "mine")
+    again = fedmm(capsys, "audit", released_copy, "--market", "m0", *FEW, "--json", *signing)
+    assert again[0] == 0
     timeless = [[{**result, "seconds": 0} for result in json.loads(text)] for text in (out, again[1])]
     assert timeless[0] == timeless[1]
     (counts, *_) = plan_audits(audits.read_audited(str(released_run), [], "m0").plan, canaries=16)
     keys = {audits.result_key(counts, bytes.fromhex(nonce)) for nonce in (statement.settings["nonce"], "00" * 32)}
     assert len(keys) == 2
     assert found[0]["key"] in keys
-
-
-def test_what_an_auditor_signs_is_put_beside_the_run_and_counts(released_copy, auditor, tmp_path, capsys):
-    command = ("audit", released_copy, "--market", "m0", *FEW, "--sign", auditor, "--out", tmp_path / "mine")
-    assert fedmm(capsys, *command)[0] == 0
     assert [path.name for path in audit_file(released_copy, "m0").parent.iterdir()] == ["audit.json"]
     assert [item.stated.standing for item in examine(released_copy)] == ["counts"]
     assert (tmp_path / "mine" / "m0" / "audit.json").is_file()

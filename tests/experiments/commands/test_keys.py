@@ -8,12 +8,15 @@ from privacy.aggregation.bundle import read_bundle
 from privacy.aggregation.keys import KeyDirectory
 from tests.command_line import fedmm
 from tests.conftest import TINY
+from tests.faults import LEAST
 
 
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"aggregation": {"rotate_after": 3}}))
+    path.write_text(
+        yaml.safe_dump(TINY | {"aggregation": {"rotate_after": 3}, "federation": {"rounds": 1}, "ctr": LEAST})
+    )
     return path
 
 

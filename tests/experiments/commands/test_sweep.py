@@ -32,7 +32,11 @@ from tests.conftest import TINY
 from tests.people import as_files
 from tests.processes import dies_once_there_is
 
-SMALLEST = {**TINY, "ctr": {"baselines": ["popularity"], "max_epochs": 2}}
+SMALLEST = {
+    **TINY,
+    "federation": {"rounds": 1, "local_epochs": 1},
+    "ctr": {"model": "logistic", "refit": False, "baselines": ["popularity"], "max_epochs": 2},
+}
 GRID = {"blocks": [{"axes": {"privacy.epsilon": [4, None]}}], "seeds": [0, 1]}
 
 

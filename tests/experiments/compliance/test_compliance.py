@@ -33,6 +33,8 @@ from tests.command_line import call, fedmm
 from tests.conftest import STATE, TINY
 from tests.people import as_files
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 DP = {
     "privacy.epsilon": 8,
     "privacy.protect": "release",

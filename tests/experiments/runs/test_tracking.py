@@ -12,6 +12,8 @@ from fedmm_secure.errors import ConfigError
 from tests.command_line import call, fedmm
 from tests.conftest import TINY, tiny
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 
 @pytest.fixture
 def config_file(tmp_path):

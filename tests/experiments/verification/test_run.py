@@ -22,7 +22,6 @@ def texts(directory):
 
 
 KINDS = {
-    "without privacy": {"ctr": FEW},
     "two seeds, plaintext": {"seed": [0, 3], "aggregation": {"kind": "plaintext"}, "ctr": FEW},
     "protect: federation, with a warm-up": {
         "privacy": {"epsilon": 4.0},
@@ -52,6 +51,22 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def without_privacy(tmp_path_factory):
+    run = tmp_path_factory.mktemp("without") / "run"
+    run_release(run, tiny(ctr=FEW))
+    return run
+
+
+@pytest.fixture
+def plain(without_privacy, tmp_path):
+    return shutil.copytree(without_privacy, tmp_path / "run")
+
+
+def test_a_run_without_privacy_verifies(without_privacy):
+    assert texts(without_privacy) == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_verifies(tmp_path, kind):
     run_release(tmp_path / "run", tiny(**KINDS[kind]))
@@ -75,36 +90,34 @@ def test_a_run_with_a_market_that_fails_in_a_round_verifies(tmp_path, monkeypatc
     assert rounds == {0, 1}
 
 
-def test_a_round_that_a_market_left_out_by_itself_is_found(tmp_path, monkeypatch):
+def test_a_round_that_a_market_left_out_by_itself_is_found(plain):
     """The sum says who was in it: a ledger that lacks a round in which its market took part does not verify."""
-    run_release(tmp_path / "run", tiny(ctr=FEW))
-    forgery = Forgery(tmp_path / "run")
+    forgery = Forgery(plain)
     forgery.drop("m1", lambda line: line.body["entry"]["round"] == 1)
     forgery.remove(lambda record: record.sender == "m1" and record.round == 1)
     forgery.finish(owner=True)
-    checks = {check for check, findings in examine_run(tmp_path / "run").checks.items() if findings}
+    checks = {check for check, findings in examine_run(plain).checks.items() if findings}
     # bytes sent are those of the messages that are there; what the market kept is there too, named by its last line
     # and paid for by nothing
     assert checks == {"files", "plan", "messages", "transcript", "closing line"}
 
 
-def test_one_market_of_a_deployment_is_no_missing_market(tmp_path):
+def test_one_market_of_a_deployment_is_no_missing_market(plain):
     """A deployed market has its own ledger and messages alone."""
-    run_release(tmp_path / "run", tiny(ctr=FEW))
-    forgery = Forgery(tmp_path / "run")
+    forgery = Forgery(plain)
     for market in ("m1", "m2"):
         forgery.markets.remove(market)
-        (tmp_path / "run" / "ledger" / f"{market}.jsonl").unlink()
-        shutil.rmtree(tmp_path / "run" / "private" / market)
-        (tmp_path / "run" / "private" / f"{market}.key").unlink()
+        (plain / "ledger" / f"{market}.jsonl").unlink()
+        shutil.rmtree(plain / "private" / market)
+        (plain / "private" / f"{market}.key").unlink()
         for path in (
-            *(tmp_path / "run" / "codes").glob(f"{market}.*"),
-            *(tmp_path / "run" / "predictions").glob(f"{market}.*"),
+            *(plain / "codes").glob(f"{market}.*"),
+            *(plain / "predictions").glob(f"{market}.*"),
         ):
             path.unlink()
-        for path in (tmp_path / "run" / "models" / market).iterdir():
+        for path in (plain / "models" / market).iterdir():
             path.unlink()
-        (tmp_path / "run" / "models" / market).rmdir()
+        (plain / "models" / market).rmdir()
     forgery.remove(lambda record: record.sender in ("m1", "m2") and record.kind not in (HELLO, STATEMENT))
 
     def only_m0(metrics):
@@ -116,4 +129,4 @@ def test_one_market_of_a_deployment_is_no_missing_market(tmp_path):
 
     forgery.json("metrics.json", only_m0)
     forgery.finish(owner=True)
-    assert texts(tmp_path / "run") == []
+    assert texts(plain) == []

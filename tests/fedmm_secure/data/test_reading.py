@@ -113,7 +113,7 @@ def agree(folder, lines, end, block, last):
     assert reading.users == len({user for user, _ in latest})
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lines=LINES, end=ENDS, block=st.sampled_from([16, 64, 2**20]), last=st.booleans())
 def test_every_line_is_read_as_a_slow_reader_reads_it(tmp_path, lines, end, block, last):
     agree(tmp_path, lines, end, block, last)

@@ -9,11 +9,14 @@ from fedmm_secure.data.prepare import load_markets
 from fedmm_secure.errors import DataError
 from tests.conftest import TINY, tiny
 
-MARKETS = {market.name: market for market in load_markets(tiny().data)}
+pytestmark = pytest.mark.usefixtures("few_trees")
+
+SMALL = TINY["data"]["synthetic"] | {"users": 40, "items": 25}
+MARKETS = {market.name: market for market in load_markets(tiny(data={"synthetic": SMALL}).data)}
 
 
 def fitted(directory, **sections):
-    merged = {key: value for key, value in TINY.items() if key != "data"}
+    merged = {key: value for key, value in TINY.items() if key != "data"} | {"federation": {"rounds": 1}}
     for key, value in sections.items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
     return FedMM(**merged).fit(MARKETS, directory)
@@ -42,7 +45,7 @@ def test_predictions_of_test_pairs_are_those_of_the_run(tmp_path, sections):
 
 
 def test_items_outside_the_pool_have_no_score_and_strangers_are_named(tmp_path):
-    model = fitted(tmp_path / "run", data={"min_item_train": 15})
+    model = fitted(tmp_path / "run", data={"min_item_train": 8})
     market = MARKETS["m0"]
     metrics = model.metrics_["markets"]["m0"]
     assert metrics["n_pool"] < market.n_items

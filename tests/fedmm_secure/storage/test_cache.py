@@ -12,7 +12,10 @@ from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.cache import Cache
 from tests.conftest import TINY, alone, tiny
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 EVERY = ["popularity", "svd", "local-ids", "local-codes", "federated-codes", "boosted-scores"]
+SMALL = TINY["data"]["synthetic"] | {"markets": 2, "users": 30, "items": 20, "mean_interactions": 8}
 WITHOUT_CODES = {"popularity", "svd", "local-ids", "boosted-scores"}
 
 
@@ -28,7 +31,7 @@ def every(**sections):
     """Every baseline, of no more markets and epochs than it takes."""
     least = {
         "aggregation": {"kind": "ckks"},
-        "data": {"synthetic": TINY["data"]["synthetic"] | {"markets": 2}},
+        "data": {"synthetic": SMALL},
         "federation": {"rounds": 2, "allow_small_cohort": True},
         "ctr": {"baselines": EVERY, "max_epochs": 1},
     }
@@ -177,7 +180,9 @@ def test_what_a_model_depends_on_is_in_its_key(cache, tmp_path, section):
 @pytest.mark.parametrize("protect", ["federation", "release"])
 def test_nothing_that_carries_noise_is_shared(tmp_path, protect):
     cache = Cache(tmp_path / "cache")
-    config = tiny(privacy={"epsilon": 8, "protect": protect}, ctr={"baselines": ["popularity", "boosted-scores"]})
+    data, baselines = {"synthetic": SMALL | {"markets": 3}}, ["popularity", "boosted-scores"]
+    privacy = {"epsilon": 8, "protect": protect, "ctr": {"steps": 10}, "quantizer": {"steps_per_round": 1}}
+    config = tiny(data=data, privacy=privacy, federation={"rounds": 2}, ctr={"baselines": baselines})
     run(config, tmp_path / "runs" / "a", cache)
     kept = entries(cache)
     assert {found["recipe"]["name"] for found in kept if "recipe" in found} == {"boosted-scores"}
