@@ -105,6 +105,7 @@ PUBLIC = {
     "ctr/private_trainer": "pseudo-users: post-processing",
     "ctr/trainer": "cross-fitting and negatives of models that stay in the market",
     "ctr/models/neural": "models that stay in the market",
+    "ctr/models/quick": "dropout of models that stay in the market",
     "data/candidates": "candidates of the evaluation",
     "data/prepare": "candidates of the evaluation",
     "data/synthetic": "invented markets",

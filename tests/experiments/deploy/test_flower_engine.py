@@ -239,9 +239,14 @@ def test_a_market_that_fails(kind, fleet, impatient):
     assert {(one["market"], one["round"]) for one in rejected} == {(FAULTY, round) for round in again}
     assert torch.equal(running.codebook(FAULTY), running.codebook("m0"))
     conclude(running)
+    beyond = [
+        fault for fault in fault_of.values() if kind == "plaintext" and "the range" in fault
+    ]  # readable by anybody
     for market in everyone:
         (directory,) = run_directories(running.homes.market(market) / "runs")
-        assert verify_run(directory, server) == []
+        findings = [finding.what for finding in verify_run(directory, server)]
+        assert len(findings) == (len(beyond) if market == FAULTY else 0)
+        assert all("a value is outside" in what for what in findings)
 
 
 @pytest.mark.parametrize(("fault", "kind"), [pair for pair, what in EXPECTED.items() if what == STOPPED])
