@@ -104,6 +104,12 @@ def alone(config, directory: Path):
     return config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are processors: tests wait for processes, browsers and clocks a third of their time."""
+    named = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")
+    return int(named) if named.isdigit() else 1 + len(os.sched_getaffinity(0))
+
+
 def pytest_configure(config):
     if FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
         folder = tempfile.mkdtemp(prefix="fedmm-answers-")
