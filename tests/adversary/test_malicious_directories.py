@@ -347,7 +347,7 @@ def spoiled(place, capsys, released_run, seed, reader):
         assert reader in CHANGING or marks(run) == found, (seed, reader, stranger.done)
 
 
-@settings(max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), reader=st.sampled_from([*READERS, "verify", "verify", "verify"]))
 def test_strangers_runs(place, capsys, released_run, seed, reader):
     spoiled(place, capsys, released_run, seed, reader)
