@@ -104,10 +104,28 @@ def alone(config, directory: Path):
     return config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than there are processors: tests wait for processes, browsers and clocks a third of their time."""
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are processors: tests wait for processes, browsers and clocks a third of their time.
+
+    Not the short ones, of which a worker's start is a good part.
+    """
     named = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")
-    return int(named) if named.isdigit() else 1 + len(os.sched_getaffinity(0))
+    return int(named) if named.isdigit() else len(os.sched_getaffinity(0)) + (not _short_alone(config))
+
+
+def _short_alone(config) -> bool:
+    """Whether what is long is left out, as in ``not slow and not long``."""
+    asked = config.option.markexpr
+    return " or " not in asked and "not long" in asked.split(" and ")
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What is left out is not even imported: that takes as long as a tenth of the short tests."""
+    return True if _short_alone(config) and _place(collection_path).startswith(LONG) else None
 
 
 def pytest_configure(config):
@@ -155,13 +173,13 @@ def pytest_collection_finish(session):
 def pytest_collection_modifyitems(items):
     """What takes long comes first, so that no worker waits for another's last test."""
     for item in items:
-        if item.path.relative_to(TESTS).as_posix().startswith(LONG):
+        if _place(item.path).startswith(LONG):
             item.add_marker("long")
     items.sort(key=_turn)
 
 
 def _turn(item) -> tuple[int, bool]:
-    place = item.path.relative_to(TESTS).as_posix()
+    place = _place(item.path)
     first = next((turn for turn, start in enumerate(FIRST) if place.startswith(start)), len(FIRST))
     return first, not place.startswith(LONG)
 
