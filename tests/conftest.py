@@ -13,6 +13,9 @@ from tests.session import FOLDER  # nothing of the product: the process that han
 
 STATE = "XDG_STATE_HOME"  # where privacy accounts are by default: never in the home of whoever runs the tests
 
+MEMORY, ENOUGH = Path("/dev/shm"), 4 * 2**30  # bytes: ten times what a whole session leaves
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"  # in the environment: where pytest puts what tests write
+
 TESTS = Path(__file__).parent
 REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
@@ -128,7 +131,17 @@ def pytest_ignore_collect(collection_path, config):
     return True if _short_alone(config) and _place(collection_path).startswith(LONG) else None
 
 
+def _write_to_memory() -> None:
+    """Tests write and remove 100,000 files, which a disk takes seconds for: where there is room in memory, there."""
+    if not MEMORY.is_dir() or {TEMPORARY, "TMPDIR"} & os.environ.keys():
+        return
+    found = os.statvfs(MEMORY)
+    if found.f_bavail * found.f_frsize > ENOUGH and not found.f_flag & os.ST_NOEXEC:  # some tests write commands
+        os.environ[TEMPORARY] = str(MEMORY)
+
+
 def pytest_configure(config):
+    _write_to_memory()
     if FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
         folder = tempfile.mkdtemp(prefix="fedmm-answers-")
         os.environ[FOLDER] = folder
