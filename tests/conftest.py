@@ -1,5 +1,7 @@
 import gc
+import io
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -241,6 +243,21 @@ def own_state(monkeypatch, tmp_path_factory):
     """Each test starts with an account that knows of no run; fixtures that tests share name theirs."""
     # pytest would count the folders of all tests before, for each
     monkeypatch.setenv(STATE, str(tmp_path_factory.getbasetemp() / "states" / str(next(_numbers))))
+
+
+@pytest.fixture
+def logged():
+    """Gives all that was logged, whatever the level, as text."""
+    text, root = io.StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(text), root.level
+    loggers = [root, *(logging.getLogger(name) for name in logging.Logger.manager.loggerDict)]
+    for logger in loggers:  # some hand nothing on to the root
+        logger.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield text.getvalue
+    root.setLevel(level)
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
