@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import sparse
 
 from experiments.verification.equality import same_arrays
@@ -14,6 +13,7 @@ from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import sums_of
 from experiments.verification.payloads import integers
 from experiments.verification.platform import same_libraries, same_machine
+from experiments.verification.standardisations import standardisation_findings
 from experiments.verification.transcript import Opened
 from fedmm_secure.collaborative.dp_svd import ItemCounts
 from fedmm_secure.config import Config
@@ -43,7 +43,7 @@ from fedmm_secure.guarantee.stages import (
     seed_stage,
 )
 from fedmm_secure.heads.trees import HeadGrower
-from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.quantization.build import initial_model, model_of
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
 from fedmm_secure.results.artefacts import CODE_COLUMNS
@@ -79,7 +79,9 @@ def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list
                 Finding(messages.where(record), "holds bytes that its arrays do not need")
             )
     for market, publications in found.items():
-        findings += [*_follows(evidence, market, publications), *_found_items(evidence, market, publications)]
+        findings += _follows(evidence, market, publications)
+        findings += standardisation_findings(evidence, market, publications)
+        findings += _found_items(evidence, market, publications)
     if same_libraries(evidence):
         findings += differing
     elif differing:
@@ -209,9 +211,7 @@ def _published_factors(publications: Publications) -> Array:
 
 
 def _codes(config: Config, state: Mapping[str, Array], factors: Array) -> IntArray:
-    model = initial_model(config, 0)
-    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
-    return assign_codes(model, np.zeros((0, factors.shape[1])), factors).item
+    return assign_codes(model_of(config, state), np.zeros((0, factors.shape[1])), factors).item
 
 
 def artefact_findings(evidence: Evidence, published: dict[str, Publications], opened: Opened) -> list[Finding]:

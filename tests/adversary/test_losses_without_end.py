@@ -51,7 +51,9 @@ def test_a_note_of_earlier_runs_is_answered(released_copy, data):
 
 def test_it_was_not():
     assert grid(0.01 / math.sqrt(60)) > 4 * GIGABYTE_OF_NUMBERS
-    assert len(MANY["events"]) * 2 * grid(0.01) > 4 * GIGABYTE_OF_NUMBERS  # each to be integrated: half a minute a piece
+    assert (
+        len(MANY["events"]) * 2 * grid(0.01) > 4 * GIGABYTE_OF_NUMBERS
+    )  # each to be integrated: half a minute a piece
 
 
 def test_a_charge_is_answered(released_copy):
@@ -64,7 +66,9 @@ def test_a_charge_is_answered(released_copy):
     assert {"plan", "epsilon", "closing line"} <= {name for name, findings in found.items() if findings}
 
 
-@pytest.mark.parametrize("noise, rate, count", [(0.01, 1.0, 60), (0.01, 0.5, 1), (0.02, 1e-30, 1), (1.0, 0.5, 10**6)])
+@pytest.mark.parametrize(
+    ("noise", "rate", "count"), [(0.01, 1.0, 60), (0.01, 0.5, 1), (0.02, 1e-30, 1), (1.0, 0.5, 10**6)]
+)
 def test_beyond_reach_is_infinite(noise, rate, count):
     event = SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), count)
     assert {accountant([event], 1e-5) for accountant in (pld_epsilon, coarsely, finely, prv_epsilon)} == {math.inf}
