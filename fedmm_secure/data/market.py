@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.catalogue import BROUGHT, Catalogue
 from fedmm_secure.data.reading import Reading
 from fedmm_secure.errors import DataError
 from privacy.arrays import FloatArray as FloatArray
@@ -159,14 +160,26 @@ def index_market(
 
 
 def refuse_disorder(market: Market) -> None:
-    """See that rows are grouped by user and in time order, as all that weighs and splits them takes for granted.
+    """See that ids and rows stand as ``index_market`` puts them, as all that weighs, splits and publishes takes for
+    granted.
 
     Of rows in another order, whose latest a row is depended on rows of others: what a user adds to a sum was not the
-    user's alone.
+    user's alone. Of ids in the order in which rows name them, the order of what is published says whose row came
+    first; and one person who stands there as two users has two users' weight in a sum.
 
     Raises:
-        DataError: they are not.
+        DataError: they do not.
     """
+    listed = {"user": market.user_ids, "item": market.item_ids}
+    if market.catalogue is not None:
+        listed["catalogue"] = market.catalogue.items
+    for what, ids in listed.items():
+        place = _out_of_order(ids.tolist())
+        if place is not None:
+            raise DataError(
+                f"market {market.name}: {what} id {place} (from 0) is not in order: ids are texts, each there once, in "
+                "the order of their code points; load_market makes them so"
+            )
     user, time = market.user, market.time
     behind = (user[1:] < user[:-1]) | ((user[1:] == user[:-1]) & (time[1:] < time[:-1]))
     if behind.any():
@@ -174,6 +187,16 @@ def refuse_disorder(market: Market) -> None:
             f"market {market.name}: row {int(behind.argmax()) + 1} (from 0) is not in order: rows are grouped by user, "
             "and each user's are in time order; load_market makes them so"
         )
+
+
+def _out_of_order(ids: Sequence[object]) -> int | None:
+    """The first place in a list of ids that is no text, or not behind the one before; None where there is none."""
+    before = ""
+    for place, text in enumerate(ids):
+        if not isinstance(text, str) or (place and text <= before):
+            return place
+        before = text
+    return None
 
 
 def refuse_few_items(found: int, where: str) -> None:
@@ -202,6 +225,11 @@ def restrict(market: Market, catalogue: Catalogue) -> Market:
         time=market.time[kept],
         catalogue=catalogue,
     )
+
+
+def brings_catalogue(market: Market) -> bool:
+    """Whether a market came with a catalogue that is from elsewhere than its rows."""
+    return market.catalogue is not None and market.catalogue.kind in BROUGHT
 
 
 def with_rows(market: Market, rows: IntArray) -> Market:
