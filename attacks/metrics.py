@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,22 @@ class Estimate:
     high: float
 
 
-def proportion(successes: int, trials: int, *, method: Literal["exact", "wilson"] = "exact") -> Estimate:
-    """Interval of a proportion, Clopper and Pearson's or Wilson's."""
-    result = stats.binomtest(successes, trials)
-    interval = result.proportion_ci(CONFIDENCE, method=method)
+def proportion(successes: int, trials: int) -> Estimate:
+    """Clopper and Pearson's interval of a proportion, which covers at any number of trials."""
+    interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="exact")
     return Estimate(successes / trials, float(interval.low), float(interval.high))
+
+
+def wilson(share: float, trials: float) -> Estimate:
+    """Wilson's interval of a proportion (JASA 1927), of a number of trials that need not be whole.
+
+    SciPy's is of whole numbers alone; a test holds the two together. Trials of which some are the same count as fewer
+    (Kish, "Survey Sampling", 1965).
+    """
+    squared = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) ** 2
+    middle = (share + 0.5 * squared / trials) / (1.0 + squared / trials)
+    half = np.sqrt(squared * (share * (1.0 - share) + 0.25 * squared / trials) / trials) / (1.0 + squared / trials)
+    return Estimate(share, min(share, max(middle - half, 0.0)), max(share, min(middle + half, 1.0)))
 
 
 def mean_estimate(values: NDArray[np.float64]) -> Estimate:
@@ -49,6 +60,10 @@ def bounded_estimate(values: NDArray[np.float64], least: float = 0.0, most: floa
     that are robust to heteroscedasticity (Papke, Wooldridge, J. Applied Econometrics 1996). Of many values, or of
     values in the middle, it is the t interval of the mean; few of them do not tell of more than there can be.
 
+    Values that are all the same have no error to go by. What happens with a probability above ``1 - .025^(1/n)`` would
+    have been among ``n`` of them with 97.5 %, so that the mean is as far away as the rest can move it: for a share of 0
+    or 1 that is Clopper and Pearson's interval.
+
     Raises:
         ValueError: a value is out of bounds.
     """
@@ -59,27 +74,39 @@ def bounded_estimate(values: NDArray[np.float64], least: float = 0.0, most: floa
     low, high = 0.0, 1.0
     if len(values) > 1:
         error = float(stats.sem(scaled))
-        low = high = mean
-        if error > 0.0 and 0.0 < mean < 1.0:
+        seen = (0.5 - 0.5 * CONFIDENCE) ** (1.0 / len(values))
+        low, high = seen * mean, 1.0 - seen * (1.0 - mean)
+        if error > _ROUNDED and 0.0 < mean < 1.0:
             half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * error / (mean * (1.0 - mean))
             low, high = special.expit(special.logit(mean) + np.array([-half, half]))
     return Estimate(*(float(least + (most - least) * part) for part in (mean, low, high)))
 
 
-def _share(values: list[float]) -> Estimate:
+def _share(values: list[float], trials: int) -> Estimate:
     """Mean over models of what lies between 0 and 1: so does its interval, whatever few models say.
 
     Models are each other's shadows, so that what one of them is like moves the figures of others too. A t interval of
     independent figures then covers .87 to .89 instead of .95 (LiRA, 16 models, simulated); at ``SHARED_SHADOWS`` times
     its width it covers .95 and more.
+
+    Figures that are the same in all models, as counts of few true positives often are, have no error to go by. Their
+    interval is that of as many ``trials`` as there were, had they been independent.
     """
     found = mean_estimate(np.array(values))
+    if len(values) > 1 and np.ptp(values) <= _ROUNDED:
+        successes = round(found.value * trials)
+        tied = proportion(successes, trials)
+        return Estimate(found.value, min(tied.low, found.value), max(tied.high, found.value))
     half = SHARED_SHADOWS * (found.high - found.value)
     return Estimate(found.value, max(found.value - half, 0.0), min(found.value + half, 1.0))
 
 
 def true_positives_at(score: NDArray[np.float64], member: NDArray[np.bool_], fpr: float) -> int:
-    """Members that score strictly above the threshold that at most ``fpr`` of the non-members exceed."""
+    """Members that score strictly above the threshold that at most ``fpr`` of the non-members exceed.
+
+    That is one that a non-member has. Of fewer than ``1 / fpr`` it is the highest, above which others of their kind are
+    more often than ``fpr``: the count errs upwards.
+    """
     outside = np.sort(score[~member])[::-1]
     allowed = int(np.floor(fpr * len(outside)))
     return int((score[member] > outside[allowed]).sum())
@@ -114,12 +141,15 @@ class MembershipMetrics:
 def membership_metrics(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> MembershipMetrics:
     """Metrics of attack scores ``(n_targets, n_queries)`` against membership of the same shape."""
     pairs = list(zip(scores, members, strict=True))
+    inside = members.sum(1)
+    apart = np.minimum(inside, members.shape[1] - inside)  # pairs of a member and another query, none in two of them
 
     def tpr(rate: float) -> Estimate:
-        return _share([true_positives_at(score, member, rate) / int(member.sum()) for score, member in pairs])
+        found = [true_positives_at(score, member, rate) / int(member.sum()) for score, member in pairs]
+        return _share(found, int(inside.sum()))
 
     return MembershipMetrics(
-        auc=_share([float(roc_auc_score(member, score)) for score, member in pairs]),
+        auc=_share([float(roc_auc_score(member, score)) for score, member in pairs], int(apart.sum())),
         tpr={rate: tpr(rate) for rate in FALSE_POSITIVE_RATES},
         targets=len(scores),
         queries=scores.shape[1],

@@ -28,6 +28,8 @@ from attacks.metrics import POWER
 NOISE, SUMS, WEIGHT, SPREAD = "noise", "noise of sums", "weight", "spread"
 _SHARES = {NOISE: 0.25, SUMS: 0.15, WEIGHT: 0.5, SPREAD: 0.1}
 _SMALLEST = 1e-3  # factor that is looked for
+_NEAR = 1e-3  # of a factor: how near it is found
+_UNLIKELY = 1e-9  # probability of coins that power is not computed for
 _FEWEST, _MOST = 8, 2**24  # canaries
 
 Parts = Sequence[tuple[float, Law]]  # mechanisms that a canary is in, and how much each counts for its weight
@@ -109,12 +111,15 @@ def noise_power(parts: Parts, factor: float, canaries: int, level: float, slack:
 def weight_power(parts: Parts, factor: float, canaries: int, level: float, slack: float = 0.0) -> float:
     """Probability of an alarm about a canary of ``factor`` times the weight that it may have."""
     share = shares_of(sum(law.steps for _, law in parts))[WEIGHT]
-    n_in, bound = canaries // 2, float(stats.norm.isf(level * share))
+    bound = float(stats.norm.isf(level * share))
     moments = [(weight, *law.shift(factor)) for weight, law in parts]
     taken_off = slack * sum(weight * np.sqrt(law.steps) for weight, law in parts)
-    mean = np.sqrt(n_in) * (sum(weight * each for weight, each, _ in moments) - taken_off)
+    mean = sum(weight * each for weight, each, _ in moments) - taken_off
     width = np.sqrt(sum((weight * each) ** 2 for weight, _, each in moments))
-    return float(stats.norm.cdf((mean - bound) / width))
+    # coins decide how many are in, and fewer say less; those so few or so many count as seeing nothing
+    coins = stats.binom(canaries, 0.5)
+    n_in = np.arange(max(1.0, coins.ppf(_UNLIKELY)), coins.isf(_UNLIKELY) + 1.0)
+    return float(coins.pmf(n_in) @ stats.norm.cdf((np.sqrt(n_in) * mean - bound) / width))
 
 
 def seen_factor(parts: Parts, canaries: int, level: float, slack: float = 0.0) -> float | None:
@@ -151,11 +156,13 @@ def canaries_needed(parts: Parts, level: float, *, noise: float = 0.0, weight: f
 
 
 def _boundary(power: Callable[[float], float]) -> float | None:
-    """The largest factor below 1 at which power is enough: by growing steps, then to a thousandth."""
+    """The largest factor below 1 at which power is enough: by growing steps, then to a few thousandths, or below it."""
     near, far, ratio = 1.0, 0.98, 0.98
     while power(far) < POWER:
         near, ratio = far, ratio**1.5
         far *= ratio
         if far < _SMALLEST:
             return None
-    return float(optimize.brentq(lambda factor: power(factor) - POWER, far, near, xtol=1e-3 * far))
+    width = _NEAR * far
+    # what is told is on the side where power is enough
+    return float(optimize.brentq(lambda factor: power(factor) - POWER, far, near, xtol=width)) - width

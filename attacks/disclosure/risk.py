@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.metrics import Estimate, proportion
+from attacks.metrics import Estimate, wilson
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Attacks made, and how many of them succeeded."""
+    """Attacks made, and how many of them succeeded.
+
+    Attributes:
+        hits: that succeeded.
+        tries: that were made.
+        repeated: tries that say nothing of their own, because others are the same: an interval is of the rest.
+    """
 
     hits: int
     tries: int
+    repeated: float = 0.0
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.hits + other.hits, self.tries + other.tries)
+        return Tally(self.hits + other.hits, self.tries + other.tries, self.repeated + other.repeated)
 
     @classmethod
-    def of(cls, succeeded: NDArray[np.bool_]) -> Tally:
-        """Of each guess ``(n,)``, whether it was right."""
-        return cls(int(succeeded.sum()), len(succeeded))
+    def of(cls, succeeded: NDArray[np.bool_], same: NDArray[np.int64] | None = None) -> Tally:
+        """Of each guess ``(n,)``, whether it was right.
+
+        Args:
+            succeeded: ``(n,)``.
+            same: a number ``(n,)`` that is equal where guesses are one and the same, which succeed or fail together.
+                So many distinct ones of unequal weight are worth ``n² / Σ m²`` of equal weight (Kish, 1965).
+        """
+        n = len(succeeded)
+        if same is None:
+            return cls(int(succeeded.sum()), n)
+        times = np.unique(same, return_counts=True)[1].astype(np.float64)
+        return cls(int(succeeded.sum()), n, n - n**2 / float(np.square(times).sum()))
 
     @property
     def rate(self) -> Estimate:
         """Wilson's interval, as in the protocol; raises where nothing was tried."""
-        return proportion(self.hits, self.tries, method="wilson")
+        return wilson(self.hits / self.tries, self.tries - self.repeated)
 
 
 @dataclass(frozen=True)
@@ -104,14 +122,17 @@ def beyond(attack: Tally, control: Tally) -> Estimate:
         return Estimate(0.0, -1.0, 1.0)
     product = fails * others
 
-    def limit(own: float, other: float, sign: float) -> float:
-        inner = product**2 - own * other * (2.0 * fails - own) * (2.0 * others - other)
-        below = other * (2.0 * others - other)
-        return (product + sign * max(inner, 0.0) ** 0.5) / below if below > 0.0 else np.inf
+    def root(own: float, other: float) -> float:
+        """Of the discriminant that both limits of the ratio share."""
+        return math.sqrt(max(product**2 - own * other * (2.0 * fails - own) * (2.0 * others - other), 0.0))
 
+    # as quotients whose denominators vanish for no interval of a proportion: few failures among those left out make
+    # their interval reach beyond twice their share, where the equation as it is printed divides by zero, and by less
+    reach = product + root(low, others_high)
+    least = low * (2.0 * fails - low) / reach if reach > 0.0 else 0.0
+    most = (product + root(high, others_low)) / (others_low * (2.0 * others - others_low))
     value = 1.0 - fails / others
-    bounds = 1.0 - limit(high, others_low, 1.0), 1.0 - limit(low, others_high, -1.0)
-    return Estimate(*(float(np.clip(number, -1.0, 1.0)) for number in (value, *bounds)))
+    return Estimate(*(float(np.clip(number, -1.0, 1.0)) for number in (value, 1.0 - most, 1.0 - least)))
 
 
 def _failures(tally: Tally) -> tuple[float, float, float]:

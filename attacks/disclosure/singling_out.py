@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
@@ -46,8 +47,17 @@ def _by_codes(release: Release, publish: Callable[[sparse.csr_array], IntArray])
     """Is there exactly one user whom the published models give a published pair of codes?"""
     inside, outside = release.histories[release.inside], release.histories[release.outside]
     said = publish(inside)
-    own, others = (Tally.of(_fits(said, release.codes(histories)) == 1) for histories in (inside, outside))
-    return Outcome(own, others, _by_size(inside))
+    own, others = (_fits(said, release.codes(histories)) == 1 for histories in (inside, outside))
+    return Outcome(Tally.of(own), Tally.of(others, _alike(said)), _by_size(inside))
+
+
+def _alike(records: NDArray[np.generic]) -> IntArray:
+    """A number for each of some records ``(n, k)``: equal ones make one predicate.
+
+    That concerns users left out. In the release a repeated predicate isolates nobody, and how many users are isolated
+    varies about as much as if they were independent.
+    """
+    return np.asarray(np.unique(records, axis=0, return_inverse=True)[1])
 
 
 def _fits(predicates: IntArray, codes: IntArray) -> IntArray:
@@ -63,10 +73,10 @@ def _by_embeddings(release: Release) -> Outcome:
     said, others = release.embeddings(inside), release.embeddings(outside)
     reach = _NEAR * np.asarray(cKDTree(said).query(said, k=2)[0])[:, 1]
 
-    def alone(among: FloatArray) -> Tally:
-        return Tally.of(np.asarray(cKDTree(among).query_ball_point(said, reach, return_length=True)) == 1)
+    def alone(among: FloatArray) -> NDArray[np.bool_]:
+        return np.asarray(np.asarray(cKDTree(among).query_ball_point(said, reach, return_length=True)) == 1)
 
-    return Outcome(alone(said), alone(others), _by_size(inside))
+    return Outcome(Tally.of(alone(said)), Tally.of(alone(others), _alike(said)), _by_size(inside))
 
 
 def _by_size(histories: sparse.csr_array) -> Tally:

@@ -14,6 +14,7 @@ from attacks.membership.scores import (
     Confidences,
     MemberMatrix,
     ShadowEvidence,
+    blocks,
     multi_query,
     ratios,
 )
@@ -105,7 +106,7 @@ class Units:
         found = [ratios(statistics, self.member), *self.single(shown, view).values()]
         if self.shadows.unit == "user":
             found.append(pooled_ratios(rows.astype(np.float64), self.unit_of_row, self.member))
-        return [*found, _constant(statistics[:, :, 0].mean(0))]
+        return [*found, _usual(statistics[:, :, 0])]
 
     def single(self, shown: Shown, view: str) -> dict[str, ShadowEvidence]:
         """Evidence that is an attack by itself."""
@@ -215,6 +216,17 @@ def pooled_ratios(values: NDArray[np.float64], unit: IntArray, member: MemberMat
     return among
 
 
-def _constant(fact: NDArray[np.float64]) -> ShadowEvidence:
-    """What is the same whichever model is attacked, ``(n_units,)``."""
-    return lambda models: np.broadcast_to(fact[None, :, None], (len(models), len(fact), 1))
+def _usual(values: NDArray[np.float64]) -> ShadowEvidence:
+    """What models show of a unit on average, ``(n_models, n_units)``: how likely an item is, whoever was trained on.
+
+    Of the shadows of each block, as all evidence: the mean over all models has in it what the others of a block
+    showed, and their scores would no longer be independent.
+    """
+
+    def among(models: IntArray) -> NDArray[np.float64]:
+        found = np.empty((len(models), values.shape[1], 1))
+        for targets, shadows in blocks(len(models)):
+            found[targets] = values[models[shadows]].mean(0)[:, None]
+        return found
+
+    return among

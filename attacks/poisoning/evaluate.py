@@ -135,6 +135,9 @@ def poison_under_masks(
     return _damages(scenarios, aucs, used, agreement)[1:]
 
 
+_NOTHING = Estimate(0.0, 0.0, 0.0)  # that losses are counted from loses nothing, by definition
+
+
 def _damages(
     scenarios: Sequence[tuple[str, str]], aucs: FloatArray, used: FloatArray, agreement: FloatArray
 ) -> list[Damage]:
@@ -144,7 +147,7 @@ def _damages(
             strategy,
             defence,
             bounded_estimate(aucs[:, index]),
-            bounded_estimate(aucs[:, 0] - aucs[:, index], -1.0),
+            bounded_estimate(aucs[:, 0] - aucs[:, index], -1.0) if index else _NOTHING,
             float(used[:, index].mean()),
             float(agreement[:, index].mean()),
             len(aucs),

@@ -1,14 +1,12 @@
 """Arguments and options of the commands, whose help says what they are for.
 
-Typer escapes brackets for rich where rich is installed, printed by rich or not; and click, from 8.5 on, forgets the
-help that Typer gives an argument before click's own part of it is made.
+Typer escapes brackets for rich where rich is installed, printed by rich or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 import typer.main
@@ -16,11 +14,7 @@ from typer.core import TyperArgument, TyperOption
 
 
 class Argument(TyperArgument):
-    """An argument with its help."""
-
-    def __init__(self, *, help: str | None = None, **attrs: Any) -> None:
-        super().__init__(help=help, **attrs)
-        self.help = help
+    """An argument whose help is as it is to be read."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """Name and help, with brackets as they were written."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from attacks.auditing import AIM
 from experiments.assessment.record import Verdict
+from experiments.assessment.records import infers_membership
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -62,6 +63,7 @@ CANARIES_AGAINST = {
     "VIOLATED": "what the run published refutes its claim",
     "shows nothing": "those who are in do not weigh what they add, so that they show nothing",
 }  # by verdict
+NO_MEMBERSHIP = "attacked, but nobody tried to infer membership"
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
@@ -371,8 +373,11 @@ def _open(document: Document) -> list[str]:
     unread = [name for name in unread if not counted_canary_users(document, name)]
     if unread:
         found.append(f"canary users of {', '.join(unread)}: committed to, and no reading of them counts")
-    if not counted_attacks(document):
+    attacks = counted_attacks(document)
+    if not attacks:
         found.append("not attacked: no attack on this run counts")
+    elif not any(infers_membership(attack.kind) for attack in attacks):
+        found.append(NO_MEMBERSHIP)
     found += _irrefutable(document)
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)

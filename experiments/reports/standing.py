@@ -9,8 +9,9 @@ from typing import Literal
 from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.record import Verdict
+from experiments.assessment.records import infers_membership
 from experiments.compliance.evidence import WeighedStatement
-from experiments.compliance.judgement import CANARIES_AGAINST, UNCOUNTED, weak_stages
+from experiments.compliance.judgement import CANARIES_AGAINST, NO_MEMBERSHIP, UNCOUNTED, weak_stages
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
 from privacy.aggregation.identities import Card
@@ -153,8 +154,8 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[WeighedStatement])
     counted = [row for item in counting(evidence) if item.attacks for row in attack_rows(item.results)]
     if not counted:
         return _uncounted("attacked", "attack", evidence)
-    if all(row.tpr is None for row in counted):
-        return StandingLine("attacked, but nobody tried to infer membership", "open")
+    if not any(infers_membership(row.kind) for row in counted):
+        return StandingLine(NO_MEMBERSHIP, "open")
     verdicts = {row.verdict for row in counted if row.verdict is not None}
     if verdicts == {Verdict.IRREFUTABLE}:
         return StandingLine("attacked, on fewer targets than could refute any guarantee", "open")

@@ -9,7 +9,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 from statsmodels.stats.weightstats import DescrStatsW
 
 from attacks.disclosure.risk import Tally, beyond
-from attacks.metrics import bounded_estimate, mean_estimate, proportion
+from attacks.metrics import bounded_estimate, mean_estimate, membership_metrics, proportion, wilson
 
 CASES = [(0, 20), (1, 20), (7, 20), (20, 20), (13, 400)]
 
@@ -25,8 +25,7 @@ def test_exact_intervals_are_quantiles_of_beta(hits, tries):
 
 def test_intervals_of_proportions_are_those_of_statsmodels():
     for hits, tries in CASES:
-        for ours, theirs in (("exact", "beta"), ("wilson", "wilson")):
-            found = proportion(hits, tries, method=ours)
+        for found, theirs in ((proportion(hits, tries), "beta"), (wilson(hits / tries, tries), "wilson")):
             assert (found.low, found.high) == pytest.approx(proportion_confint(hits, tries, method=theirs), abs=1e-9)
 
 
@@ -82,15 +81,50 @@ def test_the_interval_of_a_mean_share_covers_as_often_as_it_says():
 
 
 def test_the_ends_of_what_there_can_be_are_no_less_and_no_more():
-    assert vars(bounded_estimate(np.ones(5))) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert vars(bounded_estimate(np.ones(5))) == {"value": 1.0, "low": pytest.approx(proportion(5, 5).low), "high": 1.0}
     assert vars(bounded_estimate(np.array([0.7]), -1.0)) == {"value": pytest.approx(0.7), "low": -1.0, "high": 1.0}
     with pytest.raises(ValueError, match="are not all in"):
         bounded_estimate(np.array([0.5, 1.2]))
 
 
-@pytest.mark.parametrize(("hits", "control"), [(60, 20), (30, 10), (90, 5)])
+@pytest.mark.parametrize(("value", "least", "most"), [(0.0, 0.0, 1.0), (0.3, 0.0, 1.0), (1.0, -1.0, 1.0)])
+def test_values_that_are_all_the_same_do_not_make_a_mean_certain(value, least, most):
+    """Where one in twenty is at the other end, seven of ten samples of seven show nothing of it."""
+    found, rare = bounded_estimate(np.full(7, value), least, most), 0.05
+    for end in (least, most):
+        assert found.low <= (1 - rare) * value + rare * end <= found.high
+    assert found.low <= found.value <= found.high
+    many = bounded_estimate(np.full(4000, value), least, most)
+    assert many.high - many.low < 0.002 * (most - least)
+
+
+def test_rates_that_are_the_same_in_all_models_have_an_interval():
+    """Fifty attacks that find one member in 200 for certain, on two models: a third find none, and said "0 [0, 0]"."""
+    rng, found = np.random.default_rng(7), []
+    for _ in range(50):
+        member = rng.random((2, 200)) < 0.5
+        certain = member & (rng.random(member.shape) < 0.005)
+        scores = np.where(certain, 2.0, 1.0 - member - 1e-3 * rng.random(member.shape))
+        found.append(membership_metrics(scores, member).tpr[0.01])
+    nothing = [one for one in found if one.value == 0.0]
+    assert len(nothing) > 10
+    assert all(one.low == 0.0 and 0.01 < one.high < 0.03 for one in nothing)
+    assert all(one.high > 0.005 for one in found)
+
+
+def test_scores_that_never_err_are_no_proof_that_none_ever_will():
+    member = np.arange(40).reshape(2, 20) % 2 == 1
+    found = membership_metrics(member + 0.0, member)
+    assert (found.auc.value, found.auc.high) == (1.0, 1.0)
+    assert found.auc.low == pytest.approx(proportion(20, 20).low)  # pairs of which none has a unit of another
+    same = membership_metrics(np.zeros(member.shape), member)
+    assert same.auc.low < same.auc.value == 0.5 < same.auc.high
+
+
+@pytest.mark.parametrize(("hits", "control"), [(60, 20), (30, 10), (90, 5), (196, 192), (199, 197), (40, 150)])
 def test_the_interval_of_a_risk_is_near_that_of_a_ratio_in_statsmodels(hits, control):
     """One less the risk is a ratio of failures; theirs is a score test's, ours MOVER-R."""
     low, high = confint_proportions_2indep(200 - hits, 200, 200 - control, 200, compare="ratio", method="score")
     found = beyond(Tally(hits, 200), Tally(control, 200))
-    assert (found.low, found.high) == pytest.approx((1 - high, 1 - low), abs=0.01)
+    wanted = np.clip((1 - high, 1 - low), -1, 1)
+    assert (found.low, found.high) == pytest.approx(tuple(wanted), abs=0.01 if control < 190 else 0.1)

@@ -153,3 +153,20 @@ def test_mechanisms_together_have_the_law_of_their_parts():
     assert len(join_batches([parts[0], parts[0]])) == 600
     with pytest.raises(ValueError, match="the same canaries"):
         together([parts[0], shown(SAMPLED, 300, 2)], weights)
+
+
+@pytest.mark.parametrize("canaries", [16, 60])
+def test_what_few_canaries_are_said_to_see_they_see_nineteen_times_in_twenty(canaries):
+    """By the law itself: coins decide how many are in. Half of all, as it was reckoned with, see more than that."""
+    parts, bound = [(1.0, ONE)], stats.norm.isf(LEVEL * shares_of(1)[WEIGHT])
+    weight = 1.0 / seen_factor(parts, canaries, LEVEL)
+    each = ONE.shift(weight)[0]
+    n_in = np.arange(canaries + 1)
+    seen = stats.norm.sf(bound - np.sqrt(n_in) * each)
+    assert float(stats.binom.pmf(n_in, canaries, 0.5) @ seen) >= POWER
+    assert weight_power(parts, weight, canaries, LEVEL) == pytest.approx(
+        float(stats.binom.pmf(n_in, canaries, 0.5) @ seen), abs=1e-6
+    )
+    as_it_was = (bound + stats.norm.isf(1 - POWER)) / np.sqrt(canaries // 2)
+    missed = float(stats.binom.pmf(n_in, canaries, 0.5) @ stats.norm.sf(bound - np.sqrt(n_in) * as_it_was))
+    assert missed < POWER

@@ -1,5 +1,7 @@
 """Every help can be read, and says what each argument and option is for; wrong usage takes one line."""
 
+import re
+
 import click
 import pytest
 import typer.main
@@ -28,6 +30,10 @@ def test_a_help_is_complete(words, capsys):
     assert (status, err) == (0, "")
     assert "\\[" not in out
     assert "..." not in out.partition("Commands:")[2], "a summary is cut"
+    titles = re.findall(r"^(\S.*):$", out, re.MULTILINE)
+    assert sum("rgument" in title for title in titles) == any(
+        isinstance(one, click.Argument) for one in command.params
+    ), "arguments are listed once"
     for parameter in command.params:
         record = parameter.get_help_record(click.Context(command))
         assert parameter.help, f"{words}: {parameter.name} has no text"
