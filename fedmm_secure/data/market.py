@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -165,11 +165,14 @@ def refuse_disorder(market: Market) -> None:
 
     Of rows in another order, whose latest a row is depended on rows of others: what a user adds to a sum was not the
     user's alone. Of ids in the order in which rows name them, the order of what is published says whose row came
-    first; and one person who stands there as two users has two users' weight in a sum.
+    first; and one person who stands there as two users has two users' weight in a sum. Of indices of fewer bits,
+    as categories of tables have them, the pairs of one user and of another have one number.
 
     Raises:
         DataError: they do not.
     """
+    for what, problem in _problems_of_columns(market):
+        raise DataError(f"market {market.name}: {what} {problem}; load_market makes columns as they should be")
     listed = {"user": market.user_ids, "item": market.item_ids}
     if market.catalogue is not None:
         listed["catalogue"] = market.catalogue.items
@@ -187,6 +190,19 @@ def refuse_disorder(market: Market) -> None:
             f"market {market.name}: row {int(behind.argmax()) + 1} (from 0) is not in order: rows are grouped by user, "
             "and each user's are in time order; load_market makes them so"
         )
+
+
+def _problems_of_columns(market: Market) -> Iterator[tuple[str, str]]:
+    """What is wrong with the types, lengths and ranges of a market's columns, each with its column."""
+    columns = {"user": market.user, "item": market.item, "time": market.time, "rating": market.rating}
+    for what, column in columns.items():
+        kind = np.dtype(np.float64 if what == "rating" else np.int64)
+        if not isinstance(column, np.ndarray) or column.dtype != kind or column.shape != market.user.shape:
+            shape = f"{getattr(column, 'dtype', type(column).__name__)} of shape {np.shape(column)}"
+            yield what, f"is {shape}, where {kind} of shape {np.shape(market.user)} was expected"
+    for what, n in (("user", market.n_users), ("item", market.n_items)):
+        if len(columns[what]) and not 0 <= columns[what].min() <= columns[what].max() < n:
+            yield what, f"is not in 0 … {n - 1}"
 
 
 def _out_of_order(ids: Sequence[object]) -> int | None:

@@ -1,4 +1,4 @@
-"""Markets that were not read by ``load_market``: ids as rows name them, one person twice, items found in the rows."""
+"""Markets not read by ``load_market``: ids as rows name them, one person twice, few bits, items found in the rows."""
 
 from dataclasses import replace
 from unittest import mock
@@ -11,6 +11,7 @@ from fedmm_secure import FedMM, api
 from fedmm_secure.collaborative.dp_svd import release_counts
 from fedmm_secure.config import ContributionConfig
 from fedmm_secure.data import prepare as preparing
+from fedmm_secure.data.candidates import Pool, pair_keys, with_negatives
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import discover
 from fedmm_secure.data.market import Market, build_market, restrict
@@ -112,6 +113,64 @@ def test_ids_are_texts(ids):
     market = replace(by_hand(OTHERS[:24]), user_ids=np.array(ids, dtype=object))
     with pytest.raises(DataError, match=r"market m: user id [01] \(from 0\) is not in order: ids are texts"):
         prepare(market, DATA)
+
+
+# -- indices -----------------------------------------------------------------------------------------------------------
+
+MANY = [f"i{number:03d}" for number in range(400)]
+LAST = 164  # in 16 bits, 164 · 400 is 64: this user's pairs are those of user 0
+
+
+def narrow(victims):
+    """Users of three items each, behind one of so many; indices have 16 bits, as those of a table's categories."""
+    rows = [("a", item) for item in MANY[:victims]]
+    rows += [(f"u{number:03d}", item) for number in range(LAST) for item in MANY[:3]]
+    market = build_market("m", *map(list, zip(*rows, strict=True)), None, None, catalogue=Catalogue.of("file", MANY))
+    return replace(market, user=market.user.astype(np.uint16))
+
+
+class Halfway:
+    """The same draw for everybody, and another where it is drawn again."""
+
+    def uniforms(self, count):
+        return np.full(count, 0.501)
+
+    def integers(self, bound, count):
+        return np.full(count, bound // 2)
+
+
+def negatives_of_the_last(market):
+    """As training draws them."""
+    rows, n_items = np.flatnonzero(market.user == LAST), len(MANY)
+    pool = Pool(np.arange(n_items), np.full(n_items, 1 / n_items), 1.0)
+    touched = pair_keys(market.user, market.item, n_items)
+    found = with_negatives(market.user[rows], market.item[rows], pool, touched, n_items, 1, Halfway())
+    return found.item[found.label == 0].tolist()
+
+
+def test_indices_of_few_bits_took_one_users_items_for_anothers():
+    """One user's rows moved another's examples, and so the sum by more than the noise is for."""
+    without, with_rows = (as_it_was(narrow(victims)).market for victims in (3, 399))
+    assert negatives_of_the_last(without) == [200, 200, 200]
+    assert min(negatives_of_the_last(with_rows)) > 330
+    with pytest.raises(DataError, match=r"market m: user is uint16 of shape \(495,\), where int64 of shape \(495,\)"):
+        prepare(narrow(3), DATA)
+    for victims in (3, 399):
+        whole = replace(narrow(victims), user=narrow(victims).user.astype(np.int64))
+        assert negatives_of_the_last(prepare(whole, DATA).market) == [200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    "columns", [{"item": -1}, {"item": 12}, {"user": 200}, {"time": 0.5}, {"rating": None}, {"item": [0]}]
+)
+def test_a_column_of_another_kind_is_refused(columns):
+    """-1 is what a table's categories say of nothing, and the last item to an array."""
+    users, items, times = (list(column) for column in zip(*OTHERS, strict=True))
+    market = prepare(build_market("m", users, items, None, np.array(times)), DATA).market
+    (name, value) = next(iter(columns.items()))
+    column = np.array(value) if isinstance(value, list) else np.full(market.n_rows, value)
+    with pytest.raises(DataError, match=f"market m: {name} is "):
+        prepare(replace(market, **{name: column}), DATA)
 
 
 # -- which items exist -------------------------------------------------------------------------------------------------
