@@ -1,5 +1,7 @@
 import gc
+import io
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -19,27 +21,46 @@ TEMPORARY = "PYTEST_DEBUG_TEMPROOT"  # in the environment: where pytest puts wha
 TESTS = Path(__file__).parent
 REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
-# what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
+# what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast, like
+# single tests of other modules that are marked so
 LONG = (
+    "adversary/test_attack_verdicts",
     "adversary/test_beside_the_run",
+    "adversary/test_broken_runs",
     "adversary/test_codebook",
     "adversary/test_dishonest_server",
+    "adversary/test_entered_again",
     "adversary/test_failing_disks",
+    "adversary/test_free_text",
     "adversary/test_handed_out",
     "adversary/test_hostile_hosts",
+    "adversary/test_introductions",
+    "adversary/test_joining_unaccounted",
     "adversary/test_malicious_directories",
     "adversary/test_manipulations",
     "adversary/test_memory",
+    "adversary/test_neighbour_sums",
+    "adversary/test_one_key_two_courses",
+    "adversary/test_own_reading",
+    "adversary/test_planted_audits",
     "adversary/test_replay",
+    "adversary/test_room_in_messages",
+    "adversary/test_several_markets",
     "adversary/test_smuggling",
     "adversary/test_transactions",
+    "adversary/test_understated",
     "adversary/test_units",
     "attacks/auditing/",
+    "attacks/handlers/",
     "attacks/inversion/test_deltas",
     "attacks/membership/",
     "attacks/poisoning/",
+    "attacks/retraining/",
+    "attacks/side_by_side/",
     "attacks/test_views",
     "experiments/assessment/test_attack",
+    "experiments/assessment/test_audit",
+    "experiments/assessment/test_canary_users",
     "experiments/benchmarks/",
     "experiments/commands/",
     "experiments/compliance/",
@@ -54,12 +75,14 @@ LONG = (
     "fedmm_secure/federation/test_faults",
     "fedmm_secure/federation/test_rounds",
     "fedmm_secure/results/",
+    "fedmm_secure/service/",
     "fedmm_secure/storage/test_cache",
     "fedmm_secure/test_pipeline",
     "privacy/accounting/test_accountants",
     "privacy/accounting/test_budget",
     "privacy/accounting/test_exactness",
     "test_docs",
+    "test_packaging",
     "test_readme",
 )
 
@@ -220,6 +243,21 @@ def own_state(monkeypatch, tmp_path_factory):
     """Each test starts with an account that knows of no run; fixtures that tests share name theirs."""
     # pytest would count the folders of all tests before, for each
     monkeypatch.setenv(STATE, str(tmp_path_factory.getbasetemp() / "states" / str(next(_numbers))))
+
+
+@pytest.fixture
+def logged():
+    """Gives all that was logged, whatever the level, as text."""
+    text, root = io.StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(text), root.level
+    loggers = [root, *(logging.getLogger(name) for name in logging.Logger.manager.loggerDict)]
+    for logger in loggers:  # some hand nothing on to the root
+        logger.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield text.getvalue
+    root.setLevel(level)
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
