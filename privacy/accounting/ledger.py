@@ -377,15 +377,17 @@ class _Reader:
 
 def depended_on(entries: Sequence[Entry], visible: Sequence[Entry]) -> list[Entry]:
     """The visible entries and all that they depend on, in ledger order."""
-    wanted = {entry.stage for entry in visible}
+    built_on: dict[str, list[str]] = {}
+    for entry in entries:
+        built_on.setdefault(entry.stage, []).extend(entry.depends_on)
+    wanted = {stage for entry in visible for stage in entry.depends_on}
+    found = list(wanted)
+    while found:
+        more = set(built_on.pop(found.pop(), ())) - wanted  # each stage once, however often it is named
+        wanted |= more
+        found += more
     needed = set(map(id, visible))
-    grew = True
-    while grew:
-        stages = {stage for entry in entries if id(entry) in needed for stage in entry.depends_on}
-        grew = not stages <= wanted
-        wanted |= stages
-        needed |= {id(entry) for entry in entries if entry.stage in stages}
-    return [entry for entry in entries if id(entry) in needed]
+    return [entry for entry in entries if id(entry) in needed or entry.stage in wanted]
 
 
 def encode_line(kind: str, body: Mapping[str, Any], sequence: int, previous: str) -> tuple[bytes, str]:
