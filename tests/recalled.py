@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import BaseModel
 
 from experiments.compliance import build
-from experiments.verification import Examination, files, meter
+from experiments.verification import Examination, files, meter, standardisations
 from experiments.verification import publications as published
-from fedmm_secure.config import Config
+from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
 from fedmm_secure.guarantee import publications
 from fedmm_secure.storage import run_directory
 from privacy.accounting import ledger
@@ -41,6 +42,7 @@ def recalling() -> Iterator[None]:
             patch.setattr(meter, name, _kept(getattr(meter, name)))
         for name in ("_codes", "tensors_bytes", "parse_table"):
             patch.setattr(published, name, _kept(getattr(published, name)))
+        patch.setattr(standardisations, "_constants", _kept(standardisations._constants))
         for module in (publications, published):
             patch.setattr(module, "read_tensors", _kept(module.read_tensors))
         yield
@@ -106,9 +108,11 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, tuple | list):
         for inner in value:
             yield from _parts(inner)
-    elif isinstance(value, Config):
+    elif isinstance(value, BaseModel):
         yield value.model_dump_json().encode()
-    elif value is None or isinstance(value, str | int | float | Path | Card):
+    elif isinstance(value, DPSVDEmbedding | ItemCounts):
+        yield from _parts(vars(value))
+    elif value is None or isinstance(value, str | int | float | np.generic | Path | Card):
         yield repr(value).encode("utf-8", "surrogatepass")
     else:
         raise TypeError(f"nothing to keep an answer by: {type(value)}")

@@ -85,6 +85,15 @@ def released_run(tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "released", _released) / "run"
 
 
+@pytest.fixture(scope="session")
+def recalled() -> Iterator[None]:
+    """What verification made of the same bytes before is not computed again."""
+    from tests.recalled import recalling
+
+    with recalling():
+        yield
+
+
 HEAD = {"trees": 2, "depth": 2, "shares": [0.3, 1.0]}
 
 

@@ -1,10 +1,6 @@
 import pytest
 
-from tests.recalled import recalling
-
 
 @pytest.fixture(autouse=True, scope="session")
-def recalled():
-    """What verification made of the same bytes before is not computed again."""
-    with recalling():
-        yield
+def recalls(recalled):
+    """Its tests verify the same runs again and again."""

@@ -6,7 +6,6 @@ import pytest
 
 from fedmm_secure.executors import processes
 from tests.processes import as_multiprocessing
-from tests.recalled import recalling
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,10 +17,8 @@ def quick_processes():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def recalled():
-    """What verification made of the same bytes before is not computed again."""
-    with recalling():
-        yield
+def recalls(recalled):
+    """Its tests verify the same runs again and again."""
 
 
 GRAMMARS = "rfc3987_syntax"
