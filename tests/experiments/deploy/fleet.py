@@ -32,6 +32,7 @@ class Fleet:
         self.services: dict[str, MarketService] = {}
         self.faults = {}  # (market, step) or market: what to do instead of answering
         self.seen: list[tuple[str, dict, bytes]] = []
+        self.replies: dict[str, Message] = {}
         for market in homes.markets:
             self.restart(market)
 
@@ -43,9 +44,10 @@ class Fleet:
     def get_node_ids(self) -> list[int]:
         return list(range(len(self.homes.markets)))
 
-    def send_and_receive(self, messages, timeout=None):
-        replies = []
-        for message in messages:
+    def push_messages(self, messages) -> list[str]:
+        """What is asked is answered at once; who does not answer in time is not waited for."""
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = str(number)
             market = self.homes.markets[message.metadata.dst_node_id]
             request = message.content[RECORD]["request"]
             fault = self.faults.get(market)
@@ -57,10 +59,13 @@ class Fleet:
                 reply = Message(answer, reply_to=message)
             else:
                 reply = Message(content=RecordDict({RECORD: ConfigRecord({"reply": answer})}), reply_to=message)
-            replies.append(reply)
+            self.replies[str(number)] = reply
         for service in self.services.values():
             service.settle()  # as its process does once the answer is on its way
-        return replies
+        return list(self.replies)
+
+    def pull_messages(self, numbers):
+        return [self.replies.pop(number) for number in list(numbers)]
 
     def serve(self, run: str = "") -> None:
         serve(self, {"run": run, "wait": 0.1})  # who does not answer when it is first asked is not going to
