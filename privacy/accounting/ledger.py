@@ -266,14 +266,18 @@ def read_ledger(path: Path) -> LedgerContent:
     Raises:
         LedgerError: naming the first line that does not follow from the one before.
     """
-    reader = _Reader(path)
     try:
         # nor does the folder that it stands in: that is a part of the run
-        content = read_bytes(path, MAX_LINES_BYTES, below=path.parent.parent)
-        for _, raw in lines_of(content, path):
-            reader.take(raw)
+        return parse_ledger(read_bytes(path, MAX_LINES_BYTES, below=path.parent.parent), path)
     except ForeignFileError as error:
         raise LedgerError(str(error)) from error
+
+
+def parse_ledger(content: bytes, path: Path) -> LedgerContent:
+    """``read_ledger`` of bytes that were read from a path."""
+    reader = _Reader(path)
+    for _, raw in lines_of(content, path):
+        reader.take(raw)
     if content and not content.endswith(b"\n"):
         raise LedgerError(f"{path}:{len(content.splitlines())}: the last line is incomplete")
     return reader.content()
