@@ -65,17 +65,14 @@ def infer_usage(
 
 
 def _spearman(left: FloatArray, right: FloatArray, rng: np.random.Generator) -> Estimate:
-    def statistic(x: FloatArray, y: FloatArray) -> float:
-        constant = np.ptp(x) == 0 or np.ptp(y) == 0
-        return 0.0 if constant else float(stats.spearmanr(x, y).statistic)
-
     found = stats.bootstrap(
-        (left, right),
-        statistic,
-        paired=True,
-        vectorized=False,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=rng,
+        (left, right), _rank_correlations, paired=True, n_resamples=_RESAMPLES, method="percentile", rng=rng
     ).confidence_interval
-    return Estimate(statistic(left, right), float(found.low), float(found.high))
+    return Estimate(float(_rank_correlations(left, right)), float(found.low), float(found.high))
+
+
+def _rank_correlations(x: FloatArray, y: FloatArray, axis: int = -1) -> FloatArray:
+    """Spearman's of values along an axis, of all samples at once; 0 where one side is constant."""
+    left, right = (ranks - ranks.mean(axis, keepdims=True) for ranks in (stats.rankdata(v, axis=axis) for v in (x, y)))
+    scale = np.sqrt(np.square(left).sum(axis) * np.square(right).sum(axis))
+    return np.asarray(np.divide((left * right).sum(axis), scale, out=np.zeros_like(scale), where=scale > 0))
