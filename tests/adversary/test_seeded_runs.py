@@ -97,7 +97,7 @@ def test_it_leaves_later_runs_on_the_same_rows_without_a_bound(files, tmp_path, 
 
 def test_no_list_and_no_tracker_has_a_number_for_it():
     def told(seeded):
-        views = dict.fromkeys(("market", "release"), {"epsilon": 7.97})
+        views = {view: {"epsilon": 7.97} for view in ("market", "release")}
         markets = {"m0": {**views, "seeded": False}, "m1": {**views, "seeded": seeded}}
         figures = {"auc": 0.7, "logloss": 0.5}
         return {
