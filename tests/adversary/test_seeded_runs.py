@@ -10,6 +10,7 @@ import pytest
 
 from experiments.presentation.text import epsilon_over_markets
 from experiments.runs.outlook import refusal
+from experiments.runs.tracking import scalars
 from fedmm_secure.collaborative.dp_svd import contributions
 from fedmm_secure.config import config_from_data
 from fedmm_secure.data.prepare import prepare_markets
@@ -94,12 +95,23 @@ def test_it_leaves_later_runs_on_the_same_rows_without_a_bound(files, tmp_path, 
     assert {found.without_bound for found in ahead.values()} == {1}
 
 
-def test_no_list_of_runs_has_a_number_for_it():
-    statement = {"release": {"epsilon": 7.97}}
-    metrics = {"privacy": {"markets": {"m0": {**statement, "seeded": False}, "m1": {**statement, "seeded": False}}}}
-    assert epsilon_over_markets(metrics, "release") == 7.97
-    metrics["privacy"]["markets"]["m1"]["seeded"] = True
-    assert epsilon_over_markets(metrics, "release") is None
+def test_no_list_and_no_tracker_has_a_number_for_it():
+    def told(seeded):
+        views = {view: {"epsilon": 7.97} for view in ("market", "release")}
+        markets = {"m0": {**views, "seeded": False}, "m1": {**views, "seeded": seeded}}
+        figures = {"auc": 0.7, "logloss": 0.5}
+        return {
+            "macro": {**figures, "baselines": {}},
+            "markets": dict.fromkeys(markets, figures),
+            "privacy": {"markets": markets},
+        }
+
+    def tracked(seeded):
+        return {name for name, *_ in scalars("finished", told(seeded)) if "epsilon" in name}
+
+    assert epsilon_over_markets(told(seeded=False), "release") == 7.97
+    assert epsilon_over_markets(told(seeded=True), "release") is None
+    assert tracked(seeded=False) - tracked(seeded=True) == {"m1/epsilon-market", "m1/epsilon-release"}
 
 
 def test_what_it_plans_to_spend_is_unbounded(files, tmp_path):
