@@ -172,10 +172,8 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
     say(
         "sees: had ε been this or more, the audit would have detected it with 95 % power; bounds: below which ε is not,"
     )
-    say(
-        "at 95 %: f-DP, for Gaussian trade-off curves / Steinke et al.; needed: canaries that see ε at twice the claim,"
-    )
-    say("and noise at .9")
+    say("at 95 %: f-DP, for Gaussian trade-off curves / Steinke et al.")
+    say("needed: canaries that see ε at twice the claim, and noise at .9")
 
 
 def _print_measured(market: str, measured: Sequence[Measured]) -> None:

@@ -43,6 +43,11 @@ ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "v
           "bound": {"epsilon": 1.0, "delta": 1e-3, "verdict": "BEYOND", "detects": 3.0, "targets": 960}}  # fmt: skip
 
 
+def everywhere(kept):
+    """An attack by two views: of what is claimed no other shows more."""
+    return [{**ATTACK, **kept, "view": view} for view in ("market", "release")]
+
+
 def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
     """A report on one market, faultless unless told otherwise."""
     stated = {view: GuaranteeStated(epsilon=epsilon, delta=delta, unit="user", basis="") for view in VIEWS}
@@ -140,7 +145,7 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
     assert colour(document()) == "open"
     audited(run, auditor, verdict="not refuted", low_fdp=0.5)
     kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
-    results = {"membership": [{**ATTACK, **kept, "view": view} for view in ("market", "release")]}
+    results = {"membership": everywhere(kept)}
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, results, auditor))
     assert colour(document(evidence=examine(run))) == "good"
 
@@ -156,7 +161,7 @@ def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
             run,
             "attack",
             {},
-            {"membership": [{**ATTACK, **kept, "view": view} for view in ("market", "release")]},
+            {"membership": everywhere(kept)},
             auditor,
         ),
     )
@@ -279,8 +284,10 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
 # -- settings that whoever makes an audit or an attack chooses ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(("level", "p_value", "verdict"), [(1e-6, 1e-4, "VIOLATED"), (1e-6, 0.02, "not refuted"),
-                                                           (0.5, 0.04, "VIOLATED"), (0.05, 0.004, "VIOLATED")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("level", "p_value", "verdict"),
+    [(1e-6, 1e-4, "VIOLATED"), (1e-6, 0.02, "not refuted"), (0.5, 0.04, "VIOLATED"), (0.05, 0.004, "VIOLATED")],
+)
 def test_an_audit_at_a_level_that_refutes_nothing(run, auditor, level, p_value, verdict):
     """One of ten tests. At a level of 1e-6 a p-value of 1e-4 refutes nothing, and 5 % is what a report holds it to."""
     said = "VIOLATED" if p_value <= level / 10 else "not refuted"
@@ -293,8 +300,10 @@ def test_an_audit_at_a_level_that_refutes_nothing(run, auditor, level, p_value, 
     assert (said == "not refuted") == (level < 0.05)  # the attack works on the word of the audit
 
 
-@pytest.mark.parametrize(("p_value", "light", "verdict"), [(1e-4, 0.5, "VIOLATED"), (0.5, 1e-5, "shows nothing"),
-                                                           (0.5, 0.5, "not refuted")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("p_value", "light", "verdict"),
+    [(1e-4, 0.5, "VIOLATED"), (0.5, 1e-5, "shows nothing"), (0.5, 0.5, "not refuted")],
+)
 def test_canary_users_at_a_level_that_refutes_nothing(run, auditor, p_value, light, verdict):
     reading = {"market": "m", "reading": "counts", "claimed": 1.0, "candidates": 100, "present": 51, "auc": 0.5,
                "low_fdp": 0.0, "low_one_run": 0.0, "p_value": p_value, "light": light, "level": 1e-6 / 4,
@@ -413,7 +422,7 @@ def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
         run,
         "attack",
         {},
-        {"membership": [{**ATTACK, **kept, "view": view} for view in ("market", "release")]},
+        {"membership": everywhere(kept)},
         stranger,
     )
     add_statement(run, attacks_file(run), statement)
