@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from privacy.errors import InputError
@@ -171,8 +171,9 @@ def inside(path: Path, below: Path) -> tuple[str, ...]:
 
 def is_inside(name: str) -> bool:
     """Whether a name in somebody's file is one of a file below its directory."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name and len(name) <= 1000
+    parts = name.split("/")  # as ``PurePosixPath`` does, which takes ten times as long
+    leads_somewhere = any(part not in ("", ".") for part in parts) and ".." not in parts
+    return leads_somewhere and not name.startswith("/") and "\0" not in name and len(name) <= 1000
 
 
 # -- text --------------------------------------------------------------------------------------------------------------

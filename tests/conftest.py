@@ -1,5 +1,7 @@
 import gc
+import io
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -13,30 +15,52 @@ from tests.session import FOLDER  # nothing of the product: the process that han
 
 STATE = "XDG_STATE_HOME"  # where privacy accounts are by default: never in the home of whoever runs the tests
 
+MEMORY, ENOUGH = Path("/dev/shm"), 4 * 2**30  # bytes: ten times what a whole session leaves
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"  # in the environment: where pytest puts what tests write
+
 TESTS = Path(__file__).parent
 REAL_DATA = TESTS.parents[1] / "shared" / "data" / "xmarket-electronics"
 
-# what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast
+# what trains whole runs, starts processes or solves budgets, by the beginning of its path: not in make test-fast, like
+# single tests of other modules that are marked so
 LONG = (
+    "adversary/test_attack_verdicts",
     "adversary/test_beside_the_run",
+    "adversary/test_broken_runs",
     "adversary/test_codebook",
     "adversary/test_dishonest_server",
+    "adversary/test_entered_again",
     "adversary/test_failing_disks",
+    "adversary/test_free_text",
     "adversary/test_handed_out",
     "adversary/test_hostile_hosts",
+    "adversary/test_introductions",
+    "adversary/test_joining_unaccounted",
     "adversary/test_malicious_directories",
     "adversary/test_manipulations",
     "adversary/test_memory",
+    "adversary/test_neighbour_sums",
+    "adversary/test_one_key_two_courses",
+    "adversary/test_own_reading",
+    "adversary/test_planted_audits",
     "adversary/test_replay",
+    "adversary/test_room_in_messages",
+    "adversary/test_several_markets",
     "adversary/test_smuggling",
     "adversary/test_transactions",
+    "adversary/test_understated",
     "adversary/test_units",
     "attacks/auditing/",
+    "attacks/handlers/",
     "attacks/inversion/test_deltas",
     "attacks/membership/",
     "attacks/poisoning/",
+    "attacks/retraining/",
+    "attacks/side_by_side/",
     "attacks/test_views",
     "experiments/assessment/test_attack",
+    "experiments/assessment/test_audit",
+    "experiments/assessment/test_canary_users",
     "experiments/benchmarks/",
     "experiments/commands/",
     "experiments/compliance/",
@@ -51,12 +75,14 @@ LONG = (
     "fedmm_secure/federation/test_faults",
     "fedmm_secure/federation/test_rounds",
     "fedmm_secure/results/",
+    "fedmm_secure/service/",
     "fedmm_secure/storage/test_cache",
     "fedmm_secure/test_pipeline",
     "privacy/accounting/test_accountants",
     "privacy/accounting/test_budget",
     "privacy/accounting/test_exactness",
     "test_docs",
+    "test_packaging",
     "test_readme",
 )
 
@@ -104,13 +130,41 @@ def alone(config, directory: Path):
     return config.model_copy(update={"privacy": config.privacy.model_copy(update={"account": account})})
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than there are processors: tests wait for processes, browsers and clocks a third of their time."""
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are processors: tests wait for processes, browsers and clocks a third of their time.
+
+    Not the short ones, of which a worker's start is a good part.
+    """
     named = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", "")
-    return int(named) if named.isdigit() else 1 + len(os.sched_getaffinity(0))
+    return int(named) if named.isdigit() else len(os.sched_getaffinity(0)) + (not _short_alone(config))
+
+
+def _short_alone(config) -> bool:
+    """Whether what is long is left out, as in ``not slow and not long``."""
+    asked = config.option.markexpr
+    return " or " not in asked and "not long" in asked.split(" and ")
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(TESTS).as_posix()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What is left out is not even imported: that takes as long as a tenth of the short tests."""
+    return True if _short_alone(config) and _place(collection_path).startswith(LONG) else None
+
+
+def _write_to_memory() -> None:
+    """Tests write and remove 100,000 files, which a disk takes seconds for: where there is room in memory, there."""
+    if not MEMORY.is_dir() or {TEMPORARY, "TMPDIR"} & os.environ.keys():
+        return
+    found = os.statvfs(MEMORY)
+    if found.f_bavail * found.f_frsize > ENOUGH and not found.f_flag & os.ST_NOEXEC:  # some tests write commands
+        os.environ[TEMPORARY] = str(MEMORY)
 
 
 def pytest_configure(config):
+    _write_to_memory()
     if FOLDER not in os.environ:  # workers of pytest-xdist have that of their session
         folder = tempfile.mkdtemp(prefix="fedmm-answers-")
         os.environ[FOLDER] = folder
@@ -155,13 +209,13 @@ def pytest_collection_finish(session):
 def pytest_collection_modifyitems(items):
     """What takes long comes first, so that no worker waits for another's last test."""
     for item in items:
-        if item.path.relative_to(TESTS).as_posix().startswith(LONG):
+        if _place(item.path).startswith(LONG):
             item.add_marker("long")
     items.sort(key=_turn)
 
 
 def _turn(item) -> tuple[int, bool]:
-    place = item.path.relative_to(TESTS).as_posix()
+    place = _place(item.path)
     first = next((turn for turn, start in enumerate(FIRST) if place.startswith(start)), len(FIRST))
     return first, not place.startswith(LONG)
 
@@ -189,6 +243,21 @@ def own_state(monkeypatch, tmp_path_factory):
     """Each test starts with an account that knows of no run; fixtures that tests share name theirs."""
     # pytest would count the folders of all tests before, for each
     monkeypatch.setenv(STATE, str(tmp_path_factory.getbasetemp() / "states" / str(next(_numbers))))
+
+
+@pytest.fixture
+def logged():
+    """Gives all that was logged, whatever the level, as text."""
+    text, root = io.StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(text), root.level
+    loggers = [root, *(logging.getLogger(name) for name in logging.Logger.manager.loggerDict)]
+    for logger in loggers:  # some hand nothing on to the root
+        logger.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield text.getvalue
+    root.setLevel(level)
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

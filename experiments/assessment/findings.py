@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.assessment.record import Attack, Verdict, verdict_of, verdict_text
+from experiments.assessment.record import Attack, Verdict, same_text, verdict_of, verdict_text
 from experiments.assessment.records import ATTACKS
 
 Found = Mapping[str, Sequence[dict[str, Any]]]
@@ -61,8 +61,8 @@ def attack_rows(found: Found) -> list[AttackRow]:
     rows = []
     for name, attack in ATTACKS.items():
         results = found.get(name, [])
-        leading = attack.leading(results)
-        rows += [_row(attack, result, result in leading) for result in results]
+        leading = {same_text(result) for result in attack.leading(results)}
+        rows += [_row(attack, result, same_text(result) in leading) for result in results]
     return sorted(rows, key=lambda row: not row.leading)
 
 

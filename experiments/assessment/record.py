@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from privacy.accounting.text import epsilon_text
+from privacy.json_text import json_text
 
 if TYPE_CHECKING:
     from experiments.assessment.attacked import Attacked
@@ -29,6 +30,11 @@ def verdict_of(result: AttackResult) -> Verdict | None:
     """None where there was no guarantee to hold the result against."""
     bound = result.get("bound")
     return None if bound is None else Verdict(bound["verdict"])
+
+
+def same_text(result: AttackResult) -> str:
+    """Equal for equal results; to look for one among as many as somebody wrote into a file."""
+    return json_text(result, sort_keys=True)
 
 
 def verdict_text(result: AttackResult) -> str:
@@ -105,8 +111,8 @@ class Attack:
 
     def leading(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """What readers see first: the most successful of each kind, and whatever is beyond a guarantee."""
-        strongest = self.strongest(results)
-        return [result for result in results if result in strongest or verdict_of(result) is Verdict.BEYOND]
+        strongest = {same_text(result) for result in self.strongest(results)}
+        return [result for result in results if same_text(result) in strongest or verdict_of(result) is Verdict.BEYOND]
 
     def strongest(self, results: Sequence[dict[str, Any]], keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Of results that try the same, the most successful; what ``keys`` say, by default those of the record."""

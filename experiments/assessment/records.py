@@ -324,3 +324,9 @@ ATTACKS: Mapping[str, Attack] = {
         _POISONING,
     )
 }
+
+
+def infers_membership(name: str) -> bool:
+    """Whether an attack of this name asks who is among the users: what a guarantee is held against."""
+    attack = ATTACKS.get(name)
+    return attack is not None and attack.tpr is not None

@@ -8,6 +8,7 @@ from typing import Literal
 
 from attacks.auditing import AIM
 from experiments.assessment.record import Verdict
+from experiments.assessment.records import infers_membership
 from experiments.compliance.coverage import UNTRIED, untried, weak_stages
 from experiments.compliance.document import (
     AttackStated,
@@ -63,6 +64,7 @@ CANARIES_AGAINST = {
     "VIOLATED": "what the run published refutes its claim",
     "shows nothing": "those who are in do not weigh what they add, so that they show nothing",
 }  # by verdict
+NO_MEMBERSHIP = "attacked, but nobody tried to infer membership"
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
 _ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
@@ -372,6 +374,8 @@ def _open(document: Document) -> list[str]:
     attacks = counted_attacks(document)
     if not attacks:
         found.append("not attacked: no attack on this run counts")
+    elif not any(infers_membership(attack.kind) for attack in attacks):
+        found.append(NO_MEMBERSHIP)
     else:
         found += [f"{view} view: {UNTRIED}" for view in untried_views(document)]
     found += _irrefutable(document)

@@ -9,9 +9,10 @@ from typing import Literal
 from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.record import Verdict
+from experiments.assessment.records import infers_membership
 from experiments.compliance.coverage import UNTRIED, untried, weak_stages
 from experiments.compliance.evidence import WeighedStatement
-from experiments.compliance.judgement import CANARIES_AGAINST, UNCOUNTED
+from experiments.compliance.judgement import CANARIES_AGAINST, NO_MEMBERSHIP, UNCOUNTED
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
 from privacy.aggregation.identities import Card
@@ -161,8 +162,8 @@ def attack_line(
     counted = [row for item in counting(evidence) if item.attacks for row in attack_rows(item.results)]
     if not counted:
         return _uncounted("attacked", "attack", evidence)
-    if all(row.tpr is None for row in counted):
-        return StandingLine("attacked, but nobody tried to infer membership", "open")
+    if not any(infers_membership(row.kind) for row in counted):
+        return StandingLine(NO_MEMBERSHIP, "open")
     missing = untried(bounded, {row.view for row in counted if row.verdict is not None})
     if missing:
         return StandingLine(f"attacked, but {named(missing)} view: {UNTRIED}", "open")

@@ -84,7 +84,7 @@ def server_findings(evidence: Evidence, server: Path) -> list[Finding]:
             problem = f"a {record.kind}: no server sees one"
         if problem:
             findings.append(Finding(messages.where(record), problem))
-    opened = Opened(messages, evidence.bundle.cards)
+    opened = Opened(messages)
     findings += open_messages(evidence, messages, opened)
     known = {record.file: record.sha256 for record in messages.records}
     for record in evidence.messages.records:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import sparse
 
 from experiments.verification.equality import same_arrays
@@ -14,6 +13,7 @@ from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import sums_of
 from experiments.verification.payloads import integers
 from experiments.verification.platform import same_libraries, same_machine
+from experiments.verification.standardisations import standardisation_findings
 from experiments.verification.transcript import Opened
 from fedmm_secure.collaborative.dp_svd import ItemCounts
 from fedmm_secure.config import Config
@@ -43,7 +43,7 @@ from fedmm_secure.guarantee.stages import (
     seed_stage,
 )
 from fedmm_secure.heads.trees import HeadGrower
-from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.quantization.build import initial_model, model_of
 from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.movement import SharedSteps, move
 from fedmm_secure.results.artefacts import CODE_COLUMNS
@@ -79,7 +79,9 @@ def read_publications(evidence: Evidence) -> tuple[dict[str, Publications], list
                 Finding(messages.where(record), "holds bytes that its arrays do not need")
             )
     for market, publications in found.items():
-        findings += [*_follows(evidence, market, publications), *_found_items(evidence, market, publications)]
+        findings += _follows(evidence, market, publications)
+        findings += standardisation_findings(evidence, market, publications)
+        findings += _found_items(evidence, market, publications)
     if same_libraries(evidence):
         findings += differing
     elif differing:
@@ -209,9 +211,7 @@ def _published_factors(publications: Publications) -> Array:
 
 
 def _codes(config: Config, state: Mapping[str, Array], factors: Array) -> IntArray:
-    model = initial_model(config, 0)
-    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
-    return assign_codes(model, np.zeros((0, factors.shape[1])), factors).item
+    return assign_codes(model_of(config, state), np.zeros((0, factors.shape[1])), factors).item
 
 
 def artefact_findings(evidence: Evidence, published: dict[str, Publications], opened: Opened) -> list[Finding]:
@@ -219,7 +219,7 @@ def artefact_findings(evidence: Evidence, published: dict[str, Publications], op
     findings: list[Finding] = []
     for market, plan in evidence.plans.items():
         for seed in evidence.config.seed:
-            findings += _quantizer(evidence, market, seed, opened)
+            findings += _quantizer(evidence, published[market], seed, opened)
             if evidence.config.private_ctr:
                 findings += _ctr(evidence, market, seed)
         findings += _head(evidence, market, opened)
@@ -227,27 +227,29 @@ def artefact_findings(evidence: Evidence, published: dict[str, Publications], op
     return findings
 
 
-def _quantizer(evidence: Evidence, market: str, seed: int, opened: Opened) -> Iterator[Finding]:
+def _quantizer(evidence: Evidence, published: Publications, seed: int, opened: Opened) -> Iterator[Finding]:
+    market, stage = published.plan.market, seed_stage(MODEL, seed)
     path = RunDirectory(evidence.directory).quantizer(market, seed)
     if not evidence.config.private_ctr and not path.exists():
         return  # the market's own, which nobody has to show: the last line commits to it
+    released = [
+        evidence.messages.content[record.file]
+        for record in evidence.messages.records
+        if (record.kind, record.stage, record.sender) == (PUBLICATION, stage, market)
+    ]
     try:
         data = read_bytes(path, below=evidence.directory)
-        state = read_tensors(data, model_arrays(evidence.config))
+        known = published.read.get(stage) if [data] == released else None  # the same bytes
+        state = known or read_tensors(data, model_arrays(evidence.config))
     except ForeignFileError as error:
         yield Finding(str(path), _said(path, error))
         return
     except (PublicationError, OSError, RuntimeError) as error:
         yield Finding(str(path), str(error))
         return
-    released = [
-        evidence.messages.content[record.file]
-        for record in evidence.messages.records
-        if (record.kind, record.stage, record.sender) == (PUBLICATION, seed_stage(MODEL, seed), market)
-    ]
     if released and data != released[0]:
         yield Finding(str(path), f"is not what market {market} published")
-    words = _summed_codebook(evidence, evidence.plans[market], seed, opened)
+    words = _summed_codebook(evidence, published.plan, seed, opened)
     if words is not None and not np.array_equal(words, state[WORDS]):
         yield Finding(str(path), "its global codebook is not what the sums of the rounds make of the public start")
 

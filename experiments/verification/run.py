@@ -173,7 +173,7 @@ class _Course:
         self._check("files", lambda: file_findings(evidence))
         self._check("markets", lambda: market_findings(evidence))
         self._check("opening line", lambda: opening_findings(evidence))
-        opened = Opened(evidence.messages, evidence.bundle.cards)
+        opened = Opened(evidence.messages)
         self._check("messages", lambda: open_messages(evidence, evidence.messages, opened))
         left_out = rounds_without(opened, evidence.ledgers)
         self._check("plan", lambda: self._spending(left_out))

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.verification.closing import private_digests
 from experiments.verification.evidence import Evidence, Messages
 from experiments.verification.spending import is_note, noted_courses, rounds_of
-from fedmm_secure.federation.messages import HELLO_STAGE, Header, verify
+from fedmm_secure.federation.messages import HELLO_STAGE, Header, unpack
 from fedmm_secure.federation.private_record import private_name
 from fedmm_secure.federation.transcript import (
     AGGREGATE,
@@ -31,7 +31,6 @@ from fedmm_secure.guarantee.stages import USER_CODES
 from privacy.accounting.ledger import Charge, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.bundle import SERVER
-from privacy.aggregation.identities import Card
 
 Key = tuple[str, str, int, int, str]  # kind, stage, round, attempt, sender
 OF_SERVER = frozenset({START, HELLO, STATEMENT, UPDATE, AGGREGATE})  # what a server's directory holds
@@ -61,11 +60,10 @@ class Opened(Mapping[Key, tuple[Header, bytes]]):
 
     Args:
         messages: that they are among.
-        cards: of the parties, by name.
     """
 
-    def __init__(self, messages: Messages, cards: Mapping[str, Card]) -> None:
-        self._messages, self._cards = messages, cards
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
         self._known: dict[Key, tuple[Header, Record]] = {}
 
     def add(self, header: Header, record: Record) -> None:
@@ -77,8 +75,7 @@ class Opened(Mapping[Key, tuple[Header, bytes]]):
         return self._known[key][0]
 
     def __getitem__(self, key: Key) -> tuple[Header, bytes]:
-        record = self._known[key][1]
-        return verify(self._messages.content[record.file], self._cards[record.sender])
+        return unpack(self._messages.content[self._known[key][1].file])  # bytes of the hash whose signature was checked
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._known)

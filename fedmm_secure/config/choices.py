@@ -89,6 +89,7 @@ CONFIGURED = "fedmm"  # among models and baselines: the one that the configurati
 MIN_COHORT = 3
 SUMS_OF_SHARED_ITEMS = 2  # counts, then co-occurrence
 MAX_SUMS = 10_000  # rounds over all seeds of a run
+MAX_STEPS = 500_000  # of DP-SGD, over all rounds and seeds of a run: who verifies it composes them
 MAX_PASSES = 100_000  # over a market's rows, in all rounds and seeds of a run
 MOST_PAIRS, MOST_ROWS = 10**11, 10**8  # of markets that are generated: a million users, 30,000 items, 30 rows each
 LARGE_SHARE = 0.1

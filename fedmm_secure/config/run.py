@@ -14,6 +14,7 @@ from fedmm_secure.config.choices import (
     CODE_LAYERS,
     FIELD_BASELINES,
     MAX_PASSES,
+    MAX_STEPS,
     MAX_SUMS,
     MIN_COHORT,
     MODELS,
@@ -152,6 +153,10 @@ class Config(Section):
         passes = self.federation.rounds * self.federation.local_epochs * len(self.seed)
         if passes > MAX_PASSES:
             return f"federation.local_epochs: {passes} passes over the rows in all, of at most {MAX_PASSES}"
+        private, each = self.privacy, self.federation.rounds * self.privacy.quantizer.steps_per_round
+        steps = len(self.seed) * (each + private.ctr.steps)
+        if private.epsilon is not None and steps > MAX_STEPS:
+            return f"privacy: {steps} steps of DP-SGD over all rounds and seeds, of at most {MAX_STEPS}"
         if limit is not None and protected > limit:
             return f"aggregation.rotate_after: {limit} is less than the {protected} rounds of the run"
         return None

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, when_met
-from fedmm_secure.collaborative.pseudo_users import PseudoUsers, draw_pseudo_users
 from fedmm_secure.config import ContributionConfig
 from fedmm_secure.config.privacy import PrivacyConfig
 from fedmm_secure.config.sections import CTRConfig, DataConfig
 from fedmm_secure.ctr.bags import Bags, make_bags
-from fedmm_secure.ctr.dataset import Labelled, labelled, latest_folds
+from fedmm_secure.ctr.dataset import Labelled, latest_folds
 from fedmm_secure.ctr.features import PAIRS, FeatureBuilder
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PRETRAIN_EPOCHS, PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
-from fedmm_secure.data.candidates import Candidates, Draws, Pool, Simulated, pair_keys, with_negatives
+from fedmm_secure.ctr.pseudo_examples import own_seed, pseudo_examples, released_builder, released_pool
+from fedmm_secure.data.candidates import Candidates, Draws, Pool, pair_keys, with_negatives
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import LostResultError
 from fedmm_secure.guarantee.mechanisms import dp_sgd
-from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
-from fedmm_secure.randomness import derive_seed, numpy_generator, torch_generator
+from fedmm_secure.randomness import torch_generator
 from privacy.mechanisms.dp_sgd import DPSGD, NoisedSteps
 from privacy.mechanisms.randomness import NoiseSource
 from privacy.mechanisms.spare import Spare
@@ -125,7 +124,7 @@ class PrivateTrainer:
     ) -> ReleasedCTR:
         """The same with given private randomness, which serves this training alone."""
         privacy, builder = self.settings.privacy, self.builder(quantizer)
-        seed = self._own_seed(seed)
+        seed = own_seed(self.prepared.market.name, seed)
         model = self._untrained(builder, seed)
         size = sum(parameter.numel() for parameter in model.network.parameters())
         if size > self.settings.most_parameters:
@@ -140,12 +139,9 @@ class PrivateTrainer:
     def load(self, data: bytes, path: Path, quantizer: RQVAE, seed: int) -> tuple[PrivateCTR, FeatureBuilder]:
         """A model as it was kept when its training ended, and the builder of its features."""
         builder = self.builder(quantizer)
-        model = self._untrained(builder, self._own_seed(seed))
+        model = self._untrained(builder, own_seed(self.prepared.market.name, seed))
         model.read(data, path)
         return model, builder
-
-    def _own_seed(self, seed: int) -> int:
-        return derive_seed("ctr", self.prepared.market.name, seed)
 
     def _untrained(self, builder: FeatureBuilder, seed: int) -> PrivateCTR:
         ctr = self.settings.ctr
@@ -158,13 +154,7 @@ class PrivateTrainer:
 
         ``user_codes (n_users, 2)``, published ones, replace those of the users; what users did stays their own.
         """
-        history = history or self.history
-        users = self.embedding.transform(history.matrix)
-        codes = assign_codes(quantizer, users, self.embedding.item_factors_)
-        if user_codes is not None:
-            codes = replace(codes, user=user_codes)
-        shape = quantizer.shape
-        return FeatureBuilder(self.settings.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
+        return released_builder(self.settings.ctr, self.embedding, quantizer, history or self.history, user_codes)
 
     def _history(self, rows: IntArray) -> PrivateHistory:
         market = self.prepared.market
@@ -178,12 +168,7 @@ class PrivateTrainer:
 
         The whole catalogue, evenly or by noisy counts, never by raw counts.
         """
-        counts = self.embedding.counts.values
-        items = np.arange(len(counts))
-        weights = np.ones(len(counts))
-        if self.settings.data.negatives == "popularity" and (counts > 0).any():
-            weights = np.maximum(counts, 0.0)
-        return Pool(items, weights / weights.sum(), 1.0)
+        return released_pool(self.embedding, self.settings.data)
 
     def _bags(self, model: PrivateCTR, quantizer: RQVAE, noise: NoiseSource) -> Bags:
         """Each user's latest rows with negatives; features of a row come from the rows before it.
@@ -224,16 +209,5 @@ class PrivateTrainer:
         return with_negatives(user, item, self.negatives(), keys, market.n_items, data.negatives_per_positive, draws)
 
     def _pseudo_examples(self, quantizer: RQVAE, seed: int) -> Labelled:
-        """Pseudo-users' next items with negatives; at least a few, for the standardisation."""
-        rng = numpy_generator("ctr-pseudo-users", seed)
-        pseudo = draw_pseudo_users(self.embedding, max(self.settings.privacy.pseudo_users, 200), rng)
-        history = PrivateHistory(self.embedding, pseudo.history, pseudo.latest)
-        return labelled(self.builder(quantizer, history), self._pseudo_pairs(pseudo, rng))
-
-    def _pseudo_pairs(self, pseudo: PseudoUsers, rng: np.random.Generator) -> Candidates:
-        n, n_items = pseudo.history.shape
-        history = pseudo.history.tocoo()
-        keys = pair_keys(history.coords[0].astype(np.int64), history.coords[1].astype(np.int64), n_items)
-        users = np.arange(n)
-        per_positive = self.settings.data.negatives_per_positive if self.settings.data.label == "click" else 1
-        return with_negatives(users, pseudo.next_item, self.negatives(), keys, n_items, per_positive, Simulated(rng))
+        data, ctr, count = self.settings.data, self.settings.ctr, self.settings.privacy.pseudo_users
+        return pseudo_examples(self.embedding, quantizer, data, ctr, count, seed)

@@ -148,7 +148,7 @@ def transcript_digest(records: Iterable[Record]) -> str:
     """Hash over all records of a transcript, in the order of their files."""
     digest = hashlib.sha256()
     for record in sorted(records, key=lambda record: record.file):
-        digest.update(canonical_json(asdict(record)) + b"\n")
+        digest.update(canonical_json(vars(record)) + b"\n")
     return digest.hexdigest()
 
 

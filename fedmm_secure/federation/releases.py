@@ -13,9 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 
 from fedmm_secure.collaborative.base import Embedding
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts, release_counts
+from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
+from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.private_evaluation import histograms_from_arrays, private_candidates, release_histograms
@@ -115,6 +118,15 @@ def factors_from_arrays(kept: Arrays) -> PrivateFactors:
     nothing = np.zeros((0, 0), np.int64)
     found = PrivateFactors(kept["factors"], kept["eigenvalues"], float(kept["noise_edge"]), nothing)
     return replace(found, gram=kept["gram"], gram_noise=float(kept["gram_noise"])) if "gram" in kept else found
+
+
+def released_embedding(config: Config, counts: Arrays, kept: Arrays) -> DPSVDEmbedding:
+    """The embedding of what a market published, which knows none of its users."""
+    items = ItemCounts.from_arrays(counts)
+    if config.data.shared_items:
+        return SharedDPSVDEmbedding.from_arrays(items, config.embedding.private, kept)
+    nobody = sparse.csr_array((0, len(items.values)))
+    return DPSVDEmbedding(items, config.embedding.private).set_factors(factors_from_arrays(kept), nobody)
 
 
 def private_store(directory: Path, market: str) -> Store:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedmm_secure.errors import RunDirectoryError
@@ -190,7 +190,7 @@ def index_bytes(records: Iterable[Record]) -> bytes:
 
 
 def _line(record: Record) -> bytes:
-    return (json_text(asdict(record), sort_keys=True) + "\n").encode()
+    return (json_text(vars(record), sort_keys=True) + "\n").encode()
 
 
 def read_index(directory: Path) -> list[Record]:
@@ -218,7 +218,7 @@ def parse_index(data: bytes, index: Path) -> list[Record]:
 def has_own_file(record: Record) -> bool:
     """Whether a record is in the one file that its fields name: nothing is read twice under two names."""
     named = record_file(record.stage, record.round, record.attempt, record.kind, record.sender)
-    return record.file == named and PurePosixPath(named).as_posix() == named and is_inside(named)
+    return record.file == named and not {"", "."} & set(named.split("/")) and is_inside(named)
 
 
 def read_record(directory: Path, record: Record) -> bytes:

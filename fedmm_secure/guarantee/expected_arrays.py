@@ -85,4 +85,6 @@ def on_grid(values: Array, grid: Grid) -> bool:
     if not np.isfinite(values).all():
         return False
     integers = np.rint(values / grid.step)
-    return bool((np.abs(integers) < 2.0**53).all() and np.array_equal(grid.real(integers.astype(np.int64)), values))
+    if not (np.abs(integers) < 2.0**53).all():
+        return False
+    return grid.real(integers.astype(np.int64)).tobytes() == values.tobytes()  # 0 has a sign, which no integer has

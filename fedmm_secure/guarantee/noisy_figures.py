@@ -54,8 +54,8 @@ def _problem(plan: SpendingPlan, found: Mapping[str, Array]) -> str | None:
     if tuple(noise.tolist()) != noise_of(multiplier, models, most):
         return f"says noise {noise.tolist()}, which is not that of the multiplier {multiplier:g}"
     weights = grid_weights(multiplier, models, most)[:, None]
-    integers = np.rint(counts * weights)
-    if not np.isfinite(counts).all() or not np.array_equal(integers / weights, counts):
+    integers = np.rint(counts * weights) + 0.0  # 0 has a sign, which no integer has
+    if not np.isfinite(counts).all() or (integers / weights).tobytes() != counts.tobytes():
         return OFF_GRID
     return None
 

@@ -38,7 +38,7 @@ from fedmm_secure.guarantee.stages import (
 )
 from privacy.accounting.ledger import stage_group
 from privacy.arrays import Array
-from privacy.mechanisms.dp_svd import GRAM_LEVELS
+from privacy.mechanisms.dp_svd import GRAM_LEVELS, fix_signs, subspace_edge
 from privacy.mechanisms.grid import Grid
 
 EIGEN_ERROR = 1e-11  # of the largest eigenvalue; on a machine of the run's kind verification compares every bit
@@ -149,6 +149,11 @@ class Publications:
 
     def _value_problem(self, group: str, found: Mapping[str, Array]) -> str | None:
         """What can be said of values: they lie where the mechanism puts them, and constants are those of the plan."""
+        infinite = [
+            name for name, values in found.items() if values.dtype.kind == "f" and not np.isfinite(values).all()
+        ]
+        if infinite:
+            return f"{', '.join(infinite)}: holds what is no finite number"
         if group in OWN_STAGES:
             return OWN_STAGES[group].problem(self.plan, found)
         if group == COUNTS:
@@ -168,8 +173,8 @@ class Publications:
         if group == EMBEDDING and not np.array_equal(found["items"], self.embedding().items_):
             return "the items are not those that the published counts choose"
         if group == EMBEDDING:
-            of_gram = _gram_problem(found, self.plan.noise[EMBEDDING]) if "gram" in found else None
-            return of_gram or _basis_problem(found["factors"])
+            problem = _gram_problem if "gram" in found else _subspace_problem
+            return problem(found, self.plan.noise[EMBEDDING]) or _basis_problem(found["factors"])
         if group == ITEM_CODES:
             return codes_problem(found["codes"], self.plan.config.quantizer)
         if group == CTR:
@@ -195,6 +200,18 @@ def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
     if (np.diff(found["eigenvalues"]) > 0).any():
         return "its eigenvalues do not descend"
     return None
+
+
+def _subspace_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
+    """Of subspace iterations nothing else is published: what follows from the plan is that, and lengths are lengths."""
+    lengths, factors = found["eigenvalues"], found["factors"]
+    if float(found["noise_edge"]) != subspace_edge(multiplier, *factors.shape):
+        return f"says that noise alone reaches {float(found['noise_edge']):g}, which is not that of {multiplier:g}"
+    if np.signbit(lengths).any() or (np.diff(lengths) > 0).any():
+        return "its eigenvalues are no lengths that descend"
+    return (
+        None if np.array_equal(fix_signs(factors), factors) else "its factors are not of the signs that are published"
+    )
 
 
 def _basis_problem(factors: Array) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,10 +94,10 @@ def market_examples(
         fitted = History(market, mine(rows), pool)
         return AccountHistory(fitted, history_matrix(market, rows), None, fitted.activity(with_rows(market, rows)))
 
-    def examples(candidates: Candidates, found: AccountHistory, *stream: str | int) -> Examples:
+    def features(found: AccountHistory, *stream: str | int) -> Callable[[Candidates], Examples]:
         users = np.flatnonzero(known & (found.user_count > 0))
-        bins = IdFreeFeatures(found, users, market.name, *stream)(candidates.user, candidates.item)
-        return Examples(candidates, bins, FeatureBuilder(OWN_GROUPS, found)(candidates.user, candidates.item))
+        bins, own = IdFreeFeatures(found, users, market.name, *stream), FeatureBuilder(OWN_GROUPS, found)
+        return lambda pairs: Examples(pairs, bins(pairs.user, pairs.item), own(pairs.user, pairs.item))
 
     def positives(rows: IntArray, touched: IntArray, *stream: str | int) -> Candidates:
         if config.data.label == "like":
@@ -109,19 +110,19 @@ def market_examples(
         return with_negatives(market.user[rows], market.item[rows], pool, keys, market.n_items, per_positive, draws)
 
     folds = [
-        examples(positives(fold.held_out, split.train, "fold", depth), history(fold.kept), "fold", depth)
+        features(history(fold.kept), "fold", depth)(positives(fold.held_out, split.train, "fold", depth))
         for depth, fold in enumerate(latest_folds(market, split.train, max(config.ctr.cross_fit.last, 1)))
     ]
     full = history(split.train)
     seen = np.concatenate([split.train, split.valid])
-    refit = examples(positives(split.valid, seen, "valid"), full, "all")
+    examples = features(full, "all")
     inside = learned[prepared.valid.user]
     valid = Candidates(prepared.valid.user[inside], prepared.valid.item[inside], prepared.valid.label[inside])
     return MarketExamples(
         folds,
-        refit,
-        examples(valid, full, "all"),
-        examples(prepared.test, full, "all"),
+        examples(positives(split.valid, seen, "valid")),
+        examples(valid),
+        examples(prepared.test),
         np.bincount(market.item[mine(split.train)], minlength=market.n_items)[prepared.test.item].astype(np.float64),
         FeatureBuilder(OWN_GROUPS, full).schema(),
     )

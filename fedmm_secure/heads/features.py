@@ -39,7 +39,10 @@ class IdFreeFeatures:
         rng, pool = numpy_generator("reference-pairs", *stream), history.pool.items
         who = users[rng.integers(0, len(users), REFERENCE_PAIRS)]
         items = pool[rng.integers(0, len(pool), REFERENCE_PAIRS)]
-        self._reference = {name: np.sort(values) for name, values in self._numbers(who, items).items()}
+        # a small market's pairs are drawn many times, and have their numbers once
+        pairs, drawn = np.unique(who * history.n_items + items, return_counts=True)
+        numbers = self._numbers(*np.divmod(pairs, history.n_items))
+        self._reference = {name: np.sort(np.repeat(values, drawn)) for name, values in numbers.items()}
 
     def __call__(self, user: IntArray, item: IntArray) -> Bins:
         """Bins of pairs ``(n,)``, ``(n,)`` of users and items of the pool."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from fedmm_secure.collaborative.base import Embedding
@@ -12,12 +14,20 @@ from fedmm_secure.quantization.codes import unit_rows
 from fedmm_secure.quantization.rqvae import RQVAE, LossWeights, QuantizerShape
 from fedmm_secure.quantization.training import PrivateSettings, QuantizerTrainer, TrainingSettings
 from fedmm_secure.randomness import torch_generator
+from privacy.arrays import Array
 
 
 def initial_model(config: Config, seed: int) -> RQVAE:
     """The model all markets start from: random, the same everywhere, no data read."""
     embedding = config.embedding
     return _model(config, embedding.private.dim if config.private_embedding else embedding.dim, seed)
+
+
+def model_of(config: Config, state: Mapping[str, Array]) -> RQVAE:
+    """A published model, of its arrays."""
+    model = initial_model(config, 0)
+    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
+    return model
 
 
 def model_for(config: Config, embedding: Embedding) -> RQVAE:

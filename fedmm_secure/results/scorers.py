@@ -8,23 +8,20 @@ from typing import Protocol
 import numpy as np
 from scipy import sparse
 
-from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding, ItemCounts
-from fedmm_secure.collaborative.shared_dp_svd import SharedDPSVDEmbedding
 from fedmm_secure.config import Config
-from fedmm_secure.ctr.features import FeatureBuilder
 from fedmm_secure.ctr.models.base import predict_pairs
 from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR
 from fedmm_secure.ctr.private_features import PrivateHistory, latest_items
 from fedmm_secure.ctr.private_trainer import user_times
+from fedmm_secure.ctr.pseudo_examples import released_builder
 from fedmm_secure.data.market import FloatArray, IntArray, Market, history_matrix
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import DataError
 from fedmm_secure.federation.closed_run import RunFiles
-from fedmm_secure.federation.releases import factors_from_arrays
+from fedmm_secure.federation.releases import released_embedding
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, MODEL, seed_stage
 from fedmm_secure.quantization.build import model_for
-from fedmm_secure.quantization.codes import assign_codes
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.results.scoring import load_trained
 
@@ -122,7 +119,7 @@ class ReleasedScorer:
 
     def __init__(self, run: RunFiles, config: Config) -> None:
         self._config = config
-        self.embedding = _embedding(config, run)
+        self.embedding = released_embedding(config, run.published_arrays(COUNTS), run.published_arrays(EMBEDDING))
         self.candidates = np.arange(len(self.embedding.counts.values))
         self.models = [self._model(run, seed) for seed in config.seed]
 
@@ -137,30 +134,20 @@ class ReleasedScorer:
             active = user_times(accounts, rows, self._config.privacy.contribution)
         latest = latest_items(accounts.user, accounts.item, accounts.n_users)
         history = PrivateHistory(self.embedding, history_matrix(accounts, rows), latest, active)
-        parts = [(model, self._builder(quantizer, history)) for model, quantizer in self.models]
+        parts = [
+            (model, released_builder(self._config.ctr, self.embedding, quantizer, history))
+            for model, quantizer in self.models
+        ]
         return lambda user, item: np.mean(
             [predict_pairs(model, builder, user, item) for model, builder in parts], axis=0
         )
-
-    def _builder(self, quantizer: RQVAE, history: PrivateHistory) -> FeatureBuilder:
-        users = self.embedding.transform(history.matrix)
-        codes, shape = assign_codes(quantizer, users, self.embedding.item_factors_), quantizer.shape
-        return FeatureBuilder(self._config.ctr.features, history, codes, (shape.global_codes, shape.local_codes))
 
     def _model(self, run: RunFiles, seed: int) -> tuple[PrivateCTR, RQVAE]:
         quantizer = model_for(self._config, self.embedding)
         quantizer.load_state_dict(run.published_tensors(seed_stage(MODEL, seed)))
         nobody = PrivateHistory(self.embedding, sparse.csr_array((0, len(self.candidates))))
         ctr = self._config.ctr
-        model = PrivateCTR(ctr.model, self._builder(quantizer, nobody).schema(), neural_choices(ctr), seed)
+        schema = released_builder(ctr, self.embedding, quantizer, nobody).schema()
+        model = PrivateCTR(ctr.model, schema, neural_choices(ctr), seed)
         model.load_state_dict(run.published_tensors(seed_stage(CTR, seed)))
         return model, quantizer
-
-
-def _embedding(config: Config, run: RunFiles) -> DPSVDEmbedding:
-    counts = ItemCounts.from_arrays(run.published_arrays(COUNTS))
-    kept = run.published_arrays(EMBEDDING)
-    if config.data.shared_items:
-        return SharedDPSVDEmbedding.from_arrays(counts, config.embedding.private, kept)
-    nobody = sparse.csr_array((0, len(counts.values)))
-    return DPSVDEmbedding(counts, config.embedding.private).set_factors(factors_from_arrays(kept), nobody)

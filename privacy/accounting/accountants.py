@@ -17,11 +17,20 @@ from dp_accounting.dp_event import DpEvent
 from numpy.typing import NDArray
 
 from privacy.accounting.events import GaussianSteps, gaussian_steps
-from privacy.accounting.losses import COARSE, FINE, ROUGH, SeveralTimes, composed_losses, fitting_interval
+from privacy.accounting.losses import (
+    COARSE,
+    FINE,
+    ROUGH,
+    SeveralTimes,
+    beyond_reach,
+    composed_losses,
+    fitting_interval,
+)
 
 Accountant = Callable[[Sequence[DpEvent], float], float]
 
 PRV_RELATIVE_ERROR = 0.002
+MOST_STEPS = 500_000  # of which PRV is asked, whose mesh is the finer the more there are: 3 GB
 _MULTIPLIER_BRACKET = (5e-2, 1e4)
 GRID = 1000  # multipliers are multiples of a thousandth
 _COARSER = 10.0  # times the planning grid, to find where to look
@@ -51,7 +60,7 @@ def pld_deltas(
     By privacy loss distributions: upper bounds.
     """
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    if steps is None:
+    if steps is None or beyond_reach(_once_each(steps), interval):
         return np.ones(len(epsilons))
     return np.array(_pld_deltas(_sorted(_once_each(steps)), tuple(epsilons.tolist()), interval))
 
@@ -59,7 +68,9 @@ def pld_deltas(
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     """ε at ``delta`` of the composition, by privacy random variables; ``inf`` if any part is not private."""
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    return math.inf if steps is None else _prv_epsilon(tuple(sorted(steps.items())), delta)
+    if steps is None or sum(steps.values()) > MOST_STEPS or beyond_reach(_once_each(steps), COARSE):
+        return math.inf
+    return _prv_epsilon(tuple(sorted(steps.items())), delta)
 
 
 def _once_each(steps: GaussianSteps) -> SeveralTimes:
@@ -74,7 +85,8 @@ def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float | No
         delta: δ.
         interval: grid of the losses; an upper bound at any. None for what fits the steps.
     """
-    return _pld_epsilon(_sorted(steps), delta, fitting_interval(steps) if interval is None else interval)
+    interval = fitting_interval(steps) if interval is None else interval
+    return math.inf if beyond_reach(steps, interval) else _pld_epsilon(_sorted(steps), delta, interval)
 
 
 def _sorted(steps: SeveralTimes) -> _Steps:

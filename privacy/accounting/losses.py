@@ -27,6 +27,12 @@ from numpy.typing import NDArray
 
 FINE, COARSE, ROUGH = 1e-4, 1e-3, 1e-2
 _ADDED = 1e-3  # four times the relative variance that a fitting grid may add
+# What is composed is as large as its losses, and who writes a ledger chooses them. Beyond these, on ``COARSE``, an ε is
+# taken to be infinite, which is an upper bound of anything: none of 700 or more is stated (``exactness``).
+_MOST_MEAN = 1500.0  # of the sum of losses
+_MOST_SQUARE = 1000.0  # of one step's largest shift over its noise: its losses range over about as much
+_MOST_SQUARES = 10_000.0  # of all distinct steps together
+_MOST_DISTINCT = 2000
 SeveralTimes = Mapping[tuple[float, float, int], int]  # how often each (noise multiplier, sampling rate, times)
 
 
@@ -118,7 +124,44 @@ def fitting_interval(steps: SeveralTimes) -> float:
     return COARSE / max(1, math.ceil(COARSE / fitting))
 
 
+def beyond_reach(steps: SeveralTimes, interval: float) -> bool:
+    """Whether an ε is infinite, known before anything is composed: its losses would fill memory, or take for ever.
+
+    A composition's ε at any δ in use is above its mean loss.
+
+    Args:
+        steps: how often each is run.
+        interval: of the grid; a finer one reaches less far.
+    """
+    if len(steps) > _MOST_DISTINCT:
+        return True
+    reach = min(1.0, interval / COARSE) * (1.0 + 1e-9)
+    squares = [_square(noise_multiplier, times) for noise_multiplier, _, times in steps]
+    if max(squares, default=0.0) > reach * _MOST_SQUARE or sum(squares) > reach * _MOST_SQUARES:
+        return True
+    return sum(_mean(*step, count) for step, count in steps.items()) > reach * _MOST_MEAN
+
+
+def _square(noise_multiplier: float, times: float) -> float:
+    shift = times / noise_multiplier
+    return shift * shift  # infinite, where a power would raise
+
+
+def _mean(noise_multiplier: float, rate: float, times: int, count: int) -> float:
+    """About that of the sum of losses; of steps without sampling to the last digit.
+
+    Half the mean square of the shift over the noise, and no more than half of ``_variance``.
+    """
+    shifted = times * rate * (1.0 - rate) + (times * rate) ** 2  # mean square of a binomial number
+    unsampled = _square(noise_multiplier, 1.0)
+    return 0.5 * count * min(_single(noise_multiplier, rate, times), shifted * unsampled)
+
+
 def _variance(noise_multiplier: float, rate: float, times: int, count: int) -> float:
     """About that of the sum of losses: ``q² (exp(1/σ²) - 1)`` a step (Bu, Dong, Long, Su, 2020), at most ``1/σ²``."""
-    unsampled = (times / noise_multiplier) ** 2
-    return count * min(rate**2 * math.expm1(min(unsampled, 100.0)), unsampled)
+    return count * _single(noise_multiplier, rate, times)
+
+
+def _single(noise_multiplier: float, rate: float, times: int) -> float:
+    unsampled = _square(noise_multiplier, times)
+    return min(rate**2 * math.expm1(min(unsampled, 100.0)), unsampled)

@@ -127,8 +127,12 @@ def factors_by_subspace_iteration(
         drawn, over = noise.gaussian_with_spare(n * rank, side.count, levels=grid.levels)
         left.append(total[n:, 0] + over)
         basis, lengths, _ = np.linalg.svd(grid.real(total[:n] + drawn.reshape(n, rank)), full_matrices=False)
-    edge = noise_multiplier * float(np.sqrt(n) + np.sqrt(rank))
-    return PrivateFactors(fix_signs(basis), lengths, edge, np.stack(left))
+    return PrivateFactors(fix_signs(basis), lengths, subspace_edge(noise_multiplier, n, rank), np.stack(left))
+
+
+def subspace_edge(noise_multiplier: float, n_items: int, rank: int) -> float:
+    """Length that noise alone has along its first factor, about: largest singular value of ``(n_items, rank)``."""
+    return noise_multiplier * float(np.sqrt(n_items) + np.sqrt(rank))
 
 
 def canary_products(noise_multiplier: float, iterations: int, spare: Spare) -> IntArray:

@@ -10,6 +10,7 @@ import shutil
 import pytest
 from pydantic import ValidationError
 
+from experiments.assessment.findings import attack_rows
 from experiments.assessment.statements import add_statement, attacks_file, audit_file, binding_of, make_statement
 from experiments.compliance.build import build_document
 from experiments.compliance.document import (
@@ -281,6 +282,39 @@ def test_an_attack_beyond_its_bound_called_within(run, auditor):
     assert "its signature does not hold" in "".join(document_verdict(document(evidence=examine(run))).reasons)
 
 
+USAGE = {"market": "m", "view": "market", "aggregation": "masked-ckks", "rank_correlation": SUCCESS}
+
+
+def test_an_attack_that_no_guarantee_is_held_against_was_an_attack(run, auditor):
+    """How many users have each code: it asks of nobody whether they took part, and green followed from it."""
+    audited(run, auditor, verdict="not refuted", low_fdp=0.5)
+    add_statement(run, attacks_file(run), make_statement(run, "attack", {}, {"usage": [USAGE]}, auditor))
+    found = document(evidence=examine(run))
+    assert [(one.kind, one.verdict) for one in counted_attacks(found)] == [("usage", None)]  # as much as was asked for
+    assert document_verdict(found).open == ["attacked, but nobody tried to infer membership"]
+    assert colour(found) == "open"
+
+
+def test_as_many_results_as_fit_into_a_file_are_read_in_time(monkeypatch):
+    """Each was looked for among all others: a file of 16 MB, which anybody can write, was read for hours."""
+    compared = []
+
+    class Counting(dict):
+        __hash__ = None
+
+        def __eq__(self, other):
+            compared.append(1)
+            return dict.__eq__(self, other)
+
+    results = [Counting(USAGE, market=str(number)) for number in range(200)]
+    for result in results:
+        assert result in results  # as it was
+    assert len(compared) > 100 * 200 / 2 - 200
+    compared.clear()
+    assert len(attack_rows({"usage": results})) == 200
+    assert not compared
+
+
 # -- settings that whoever makes an audit or an attack chooses ---------------------------------------------------------
 
 
@@ -326,8 +360,6 @@ WITHIN = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects
 
 
 @pytest.mark.parametrize(("made", "missing"), [
-    ({"inversion": [{"view": "server", "aggregation": "ckks", "cohort": 3, "exact_share": SUCCESS}]},
-     ["market", "consumer", "release"]),
     ({"membership": [{**ATTACK, "bound": None}]}, ["market", "consumer", "release"]),
     ({"membership": [{**ATTACK, **WITHIN, "view": "consumer"}]}, ["market", "release"]),
     ({"membership": [{**ATTACK, **WITHIN, "view": "collusion"}, {**ATTACK, **WITHIN}]}, []),

@@ -11,7 +11,11 @@ from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage import run_directory
 from privacy.accounting.ledger import read_ledger
 from tests.conftest import alone, tiny
+from tests.faults import LEAST
 from tests.processes import exit_status, kill_when, start
+from tests.smaller import fewer_trees
+
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 NEURAL = tiny(ctr={"baselines": ["popularity", "local-ids"]})  # trees are what a market's own model is without a word
 
@@ -147,9 +151,9 @@ def test_seeded_noise_is_the_same_wherever_a_run_was_interrupted(tmp_path, prote
 
 
 def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
-    sums = []
+    sums, config = [], tiny(privacy={"epsilon": 4.0, "protect": "federation"}, ctr=LEAST)
     for name in ("a", "b"):
-        run(tmp_path / name / "run", released_config())
+        run(tmp_path / name / "run", config)
         sums.append([path.read_bytes() for path in sorted((tmp_path / name / "run").rglob("*-sum-*.bin"))])
     assert len(sums[0]) == 3
     assert all(one != other for one, other in zip(*sums, strict=True))
@@ -157,7 +161,8 @@ def test_noise_from_entropy_is_fresh_after_an_interruption(tmp_path):
 
 def go_on(directory):
     config = run_directory.read_config(directory)
-    run_pipeline(alone(config, directory), prepare_markets(config.data), directory)
+    with fewer_trees():  # as in this process
+        run_pipeline(alone(config, directory), prepare_markets(config.data), directory)
 
 
 def sent_without_a_line(directory):

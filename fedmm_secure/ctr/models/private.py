@@ -64,8 +64,7 @@ class PrivateCTR(ClickModel):
 
     def pretrain(self, pseudo: Labelled, generator: torch.Generator, epochs: int = PRETRAIN_EPOCHS) -> None:
         """Set the standardisation and, with epochs, initial weights from pseudo-users: post-processing."""
-        self._centre = pseudo.features.numbers.mean(0)
-        self._spread = np.maximum(pseudo.features.numbers.std(0), 1e-3)
+        self._centre, self._spread = standardisation(pseudo)
         categories, numbers = self._tensors(pseudo.features)
         label = torch.from_numpy(pseudo.label.astype(np.float32))
         optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3)
@@ -155,6 +154,12 @@ class PrivateCTR(ClickModel):
     def _tensors(self, features: Features) -> tuple[Tensor, Tensor]:
         scaled = self.standardise(features)
         return torch.from_numpy(scaled.categories), torch.from_numpy(scaled.numbers.astype(np.float32))
+
+
+def standardisation(pseudo: Labelled) -> tuple[FloatArray, FloatArray]:
+    """Centre and spread ``(n_numbers,)`` of the numbers of pseudo-users' examples."""
+    numbers = pseudo.features.numbers
+    return np.asarray(numbers.mean(0)), np.maximum(numbers.std(0), 1e-3)
 
 
 def bag_loss(forward: Callable[..., Tensor], bag: tuple[Tensor, ...]) -> Tensor:

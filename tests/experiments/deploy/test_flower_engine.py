@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 import shutil
 from unittest.mock import Mock
 
@@ -419,14 +418,14 @@ def test_changed_requests_get_nothing_that_an_honest_server_did_not_get(service,
     assert_says_nothing(running, running.services["m0"].answer(bytes(request)), honest)
 
 
-def test_a_failure_inside_a_market_says_nothing_of_its_data(fleet, monkeypatch, caplog):
+def test_a_failure_inside_a_market_says_nothing_of_its_data(fleet, monkeypatch, logged):
     running = fleet(configuration(markets=3))
 
     def fail(self, order, send):
         raise RuntimeError("user u17 bought item i3")
 
     monkeypatch.setattr(MarketRun, "update", fail)
-    with caplog.at_level(logging.DEBUG), pytest.raises(CohortTooSmallError) as caught:
+    with pytest.raises(CohortTooSmallError) as caught:
         running.serve()
     assert "bought" not in str(caught.value)
-    assert "bought" not in "".join(str(answer) for _, _, answer in running.seen) + caplog.text
+    assert "bought" not in "".join(str(answer) for _, _, answer in running.seen) + logged()

@@ -196,6 +196,7 @@ def files(tmp_path, capsys):
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_run_says_which_catalogue_it_used_and_hides_what_that_left_out(files, capsys):
     path = files / "own.yaml"
     status, out, _ = fedmm(capsys, "data", "check", path)

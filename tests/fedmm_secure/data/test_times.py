@@ -33,6 +33,7 @@ def test_texts_mean_what_pandas_says(moments, offset):
     assert parsed([text.replace("T", " ").replace(zone, zone.replace(":", "")) for text in texts]) == expected
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.from_regex(r"[0-2]\d{3}-[01]\d-[0-3]\d([T ][0-2]\d(:[0-6]\d(:[0-6]\d(\.\d{1,10})?)?)?(Z| UTC|[+-]\d\d(:?\d\d)?)?)?", fullmatch=True), min_size=1))  # fmt: skip # noqa: E501
 def test_texts_are_times_where_a_slow_reader_finds_one(texts):

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,9 +31,19 @@ def configuration(kind, markets=4):
     return faults.configuration(kind, markets, federation={"round_timeout": TIMEOUT})
 
 
-@pytest.fixture(scope="module")
-def markets():
+@cache
+def four_markets():
     return prepare_markets(configuration("ckks").data)
+
+
+@cache
+def embedding_of(market):
+    return fit_embedding(four_markets()[market], configuration("ckks").embedding)
+
+
+@pytest.fixture
+def markets():
+    return dict(four_markets())
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +62,7 @@ class Run:
     @classmethod
     def open(cls, config, markets, directory):
         federation = open_federation(config, markets, directory)
-        embeddings = {name: fit_embedding(prepared, config.embedding) for name, prepared in markets.items()}
+        embeddings = {name: embedding_of(name) for name in markets}
         clients = make_clients(federation, 0, embeddings, {})
         return cls(federation, clients, connect(federation), {})
 
@@ -218,22 +229,42 @@ STOPPED_BY_ORDERS = {
 }
 
 
+def honest_order(**changed):
+    return Order(**{"stage": STAGE, "round": 0, "attempt": 0, "cohort": tuple(four_markets())} | changed)
+
+
+@pytest.fixture(scope="module")
+def new_runs(tmp_path_factory):
+    """Runs in which nobody was asked anything yet."""
+    return {kind: Run.open(configuration(kind), four_markets(), tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", STOPPED_BY_ORDERS.values(), ids=STOPPED_BY_ORDERS)
-def test_a_market_refuses_orders_that_no_honest_server_gives(order, kind, markets, tmp_path):
-    run = Run.open(configuration(kind), markets, tmp_path)
-    honest, client = {"stage": STAGE, "round": 0, "attempt": 0, "cohort": tuple(markets)}, run.clients[0]
-    sent = []
+def test_a_market_refuses_orders_that_no_honest_server_gives(order, kind, new_runs):
+    client = new_runs[kind].clients[0]
     with pytest.raises(OrderError):
-        client.state(Order(**honest | order))
+        client.state(honest_order(**order))
     with pytest.raises(OrderError, match="has not agreed"):
-        client.local_update(Order(**honest), sent.append)
+        client.local_update(honest_order(), pytest.fail)
     assert client.door.ledger.charges == []
-    agree(run.clients, Order(**honest))
-    client.local_update(Order(**honest), sent.append)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_them_it_answers_an_honest_order_and_none_that_contradicts_it(kind, markets, tmp_path):
+    run, sent = Run.open(configuration(kind), markets, tmp_path), []
+    client = run.clients[0]
+    for order in STOPPED_BY_ORDERS.values():
+        with pytest.raises(OrderError):
+            client.state(honest_order(**order))
+    with pytest.raises(OrderError, match="has not agreed"):
+        client.local_update(honest_order(), sent.append)
+    assert client.door.ledger.charges == []
+    agree(run.clients, honest_order())
+    client.local_update(honest_order(), sent.append)
     for contradiction in ({"cohort": ("m0", "m1", "m2")}, {"attempt": 1}):  # same attempt, other cohort; no fewer
         with pytest.raises(OrderError):
-            client.state(Order(**honest | contradiction))
+            client.state(honest_order(**contradiction))
     assert len(sent) == 1
 
 

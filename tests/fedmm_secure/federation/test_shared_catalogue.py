@@ -136,6 +136,7 @@ def test_a_small_market_keeps_a_model_that_sees_nothing_of_others(below, members
     assert same == (members == 3)  # the third is, to the last bit, the model that the market has without the others
 
 
+@pytest.mark.long
 def test_a_run_leaves_all_models_of_the_average(markets, tmp_path):
     config = settings(
         "plaintext", ctr={"model": "logistic", "average_local": True, "baselines": []}, federation={"rounds": 1}
@@ -162,6 +163,7 @@ def test_items_have_one_place_in_all_markets(federations, markets):
     assert first == pytest.approx(second, abs=1e-9)
 
 
+@pytest.mark.long
 def test_ledger_lines_say_what_a_person_in_several_markets_has(federations, private):
     for federation in (federations["plaintext"], private):
         lines = [entry for entry in federation.entries("m0") if entry.stage in (SHARED_COUNTS, SHARED_GRAM)]
@@ -181,6 +183,7 @@ def test_noise_is_once_in_the_sum_and_what_the_most_sensitive_market_needs(priva
     assert found.noisy.noise == pytest.approx(noise_of_sum(sums[SHARED_COUNTS].norm, len(markets)))
 
 
+@pytest.mark.long
 def test_what_a_small_market_does_not_need_of_a_sums_noise_it_spends_on_its_own_counts():
     config, sizes = private_settings(), {"large": MarketSize(5000, 40), "other": MarketSize(5000, 40)}
     sizes["small"] = MarketSize(200, 40)

@@ -73,6 +73,7 @@ def test_one_market_alone_trains_as_it_does_without_a_server(fits, name):
     assert (auc, rounds) == (one.model.validation_auc_, one.model.epochs_)
 
 
+@pytest.mark.long
 def test_a_pull_of_nothing_is_fedavg_and_one_that_is_there_is_not(fits):
     def dense(pull):
         members = [Participant(fit, fit.source, METHODS["fedprox"], pull) for fit in fits.values()]
@@ -92,6 +93,7 @@ def distance(one, other):
     return sum(float(np.square(one[name] - other[name]).sum()) for name in one)
 
 
+@pytest.mark.long
 def test_ditto_without_a_pull_predicts_as_each_market_alone(fits):
     members = {name: Participant(fit, fit.source, METHODS["ditto"], 0.0) for name, fit in fits.items()}
     average_rounds(list(members.values()), 2, lambda done: False)
@@ -260,6 +262,7 @@ def test_vectors_of_codes_are_averaged_and_those_of_users_stay_at_home(sharing):
     assert METHODS["rqfedrec-like"].tables == (ITEM_CODE,)
 
 
+@pytest.mark.long
 def test_what_shares_items_is_trained_and_counts_the_codes_that_it_sends(sharing, tmp_path):
     markets, embeddings, _ = sharing
     found = train_field(SHARED, markets, embeddings, tmp_path)
@@ -281,6 +284,7 @@ def test_pooling_moves_the_rows_once(tiny_markets):
     assert (found.bytes_down, found.rounds) == (0, 1)
 
 
+@pytest.mark.long
 def test_all_of_them_are_trained_kept_and_read_again(tiny_markets, embeddings, tmp_path, monkeypatch):
     found = train_field(BRIEFLY, tiny_markets, embeddings, tmp_path)
     for name, prepared in tiny_markets.items():
@@ -295,6 +299,7 @@ def test_all_of_them_are_trained_kept_and_read_again(tiny_markets, embeddings, t
     np.testing.assert_array_equal(again.predictions["m1"]["ditto"][0], found.predictions["m1"]["ditto"][0])
 
 
+@pytest.mark.long
 def test_a_run_says_what_they_reach_and_what_travelled(tiny_markets, tmp_path):
     config = tiny(
         ctr={"baselines": ["fedavg", "popularity"], "max_epochs": 1, "refit": False}, federation={"rounds": 1}

@@ -209,6 +209,7 @@ def test_without_a_head_of_the_others_a_market_starts_from_the_generated_one(few
     assert len(worth(points)) == 3
 
 
+@pytest.mark.long
 def test_the_curve_of_markets_that_share_their_taste(few_generated):
     config = tiny(head={"trees": 4, "depth": 2, "shares": [0.3, 1.0]}, workers=1)
     points = measure_joining(config, [0.2, 1.0], draws=2)

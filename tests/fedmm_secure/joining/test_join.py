@@ -41,6 +41,7 @@ def kept(path):
     return parse_arrays(path.read_bytes(), path)
 
 
+@pytest.mark.long
 def test_every_market_has_the_head_of_all_examples_in_one_place(run):
     parts = [head_examples(prepared, CONFIG) for prepared in prepare_markets(CONFIG.data).values()]
     wanted = fit_head(HeadGrower.of(CONFIG), parts).to_arrays()
@@ -132,6 +133,7 @@ def test_a_market_starts_from_the_head_and_the_frozen_codebook_of_others(run, ne
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.long
 def test_where_no_head_was_grown_it_starts_from_one_of_generated_markets(
     released_run, newcomer, tmp_path, capsys, monkeypatch
 ):

@@ -48,6 +48,7 @@ def random_requirements(rng):
     return {"length": length, "cohort": cohort, "value_bound": int(2 ** rng.uniform(0, 31))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("enough", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_thousands_of_vectors_under_random_parameters_sum_exactly(enough):
     rng, vectors, packings = np.random.default_rng(0), 0, set()

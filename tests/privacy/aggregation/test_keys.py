@@ -152,6 +152,7 @@ def test_a_key_directory_is_read_back(directory, identities, key, federation):
     assert again.bundle() == bundle
 
 
+@pytest.mark.long
 def test_a_passphrase_protects_the_identity_and_through_it_the_key(tmp_path, federation):
     identity = Identity.generate("b")
     identity.save(tmp_path, b"correct horse")

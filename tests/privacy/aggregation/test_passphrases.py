@@ -7,6 +7,7 @@ from privacy.aggregation.passphrases import is_locked, lock, unlock
 from privacy.files import KeyFileError
 
 
+@pytest.mark.long
 def test_only_the_passphrase_opens_and_every_text_is_another():
     first, second = lock(b"secret", b"horse"), lock(b"secret", b"horse")
     assert first != second

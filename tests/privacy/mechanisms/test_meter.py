@@ -34,6 +34,7 @@ def test_a_stage_has_enough_spare_values_and_not_many_more(draws):
     assert ENOUGH <= draws * spare_coordinates(draws) < ENOUGH + draws
 
 
+@pytest.mark.long
 def test_false_alarms_are_as_many_as_stated():
     """At an inflated level of 10 %, each test's own share and all together; more has a probability of 1e-4."""
     runs, found = 2000, {}

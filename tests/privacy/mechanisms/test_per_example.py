@@ -42,7 +42,7 @@ def bag_case(size, generator):
 SHARES = 8  # in each of so many blocks, as many slots hold examples of our own
 
 
-@pytest.mark.parametrize(("size", "threads"), [(8, 1), (24, 1), (256, 1), (256, 2)])
+@pytest.mark.parametrize(("size", "threads"), [(8, 1), (24, 1), (256, 1), pytest.param(256, 2, marks=pytest.mark.long)])
 def test_a_gradient_is_the_same_to_the_last_bit_in_every_slot_and_beside_anybody(size, threads):
     """What exact sums rest on: the difference that one example makes is its own integers, and nothing of others'."""
     before = torch.get_num_threads()

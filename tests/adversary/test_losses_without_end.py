@@ -1,0 +1,96 @@
+"""Events whose losses fill memory or take hours to compose: whoever writes a ledger chooses them, and needs no key."""
+
+import math
+
+import pytest
+from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType
+
+from experiments.verification import examine_run
+from fedmm_secure.config.choices import MAX_STEPS
+from fedmm_secure.errors import ConfigError
+from privacy.accounting.accountants import MOST_STEPS, finely, pld_deltas, pld_epsilon, prv_epsilon
+from privacy.accounting.events import event_from_data, event_problem
+from privacy.accounting.guarantees import coarsely
+from privacy.accounting.losses import COARSE, FINE, GaussianLosses, beyond_reach
+from tests.conftest import tiny
+from tests.forgery import Forgery
+
+GIGABYTE_OF_NUMBERS = 2**27
+
+ONE = {"kind": "self-composed", "count": 60, "event": {"kind": "gaussian", "noise_multiplier": 0.01}}
+MANY = {
+    "kind": "composed",
+    "events": [
+        {"kind": "poisson-sampled", "sampling_rate": 0.5, "event": {"kind": "gaussian", "noise_multiplier": 0.01 + at}}
+        for at in (step * 1e-4 for step in range(32))
+    ],
+}
+SMALL_STEPS = {"kind": "self-composed", "count": 10**8, "event": {"kind": "gaussian", "noise_multiplier": 1e4}}
+
+
+def grid(noise_multiplier, interval=COARSE):
+    """Points of the losses of a Gaussian, as they were laid out whatever their number."""
+    bounds = GaussianLosses(noise_multiplier, adjacency_type=AdjacencyType.REMOVE).connect_dots_bounds()
+    return (bounds.epsilon_upper - bounds.epsilon_lower) / interval
+
+
+@pytest.mark.parametrize("data", [ONE, MANY, SMALL_STEPS], ids=["one", "many", "small steps"])
+def test_a_note_of_earlier_runs_is_answered(released_copy, data):
+    """It has the form of a note: what is asked for is within the bounds of single events."""
+    assert event_problem(event_from_data(data)) is None
+    run = Forgery(released_copy)
+    for entry in run.entries("m0"):
+        if entry["stage"] == "earlier-runs":
+            entry["view_events"] = dict.fromkeys(("market", "consumer", "release"), data)
+            entry["remark"] = "1"
+    run.finish(owner=False)
+    found = examine_run(released_copy).checks
+    assert {name for name, findings in found.items() if findings} == {"epsilon", "closing line"}
+
+
+def test_it_was_not():
+    assert grid(0.01 / math.sqrt(60)) > 4 * GIGABYTE_OF_NUMBERS
+    assert (
+        len(MANY["events"]) * 2 * grid(0.01) > 4 * GIGABYTE_OF_NUMBERS
+    )  # each to be integrated: half a minute a piece
+
+
+def test_a_charge_is_answered(released_copy):
+    """Both accountants are asked about charges, PRV among them, whose mesh is the finer the more steps there are."""
+    run = Forgery(released_copy)
+    for entry, event in zip(run.entries("m0")[-2:], (SMALL_STEPS, ONE), strict=True):
+        entry["event"] = event
+    run.finish(owner=False)
+    found = examine_run(released_copy).checks
+    assert {"plan", "epsilon", "closing line"} <= {name for name, findings in found.items() if findings}
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "count"), [(0.01, 1.0, 60), (0.01, 0.5, 1), (0.02, 1e-30, 1), (1.0, 0.5, 10**6)]
+)
+def test_beyond_reach_is_infinite(noise, rate, count):
+    event = SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), count)
+    assert {accountant([event], 1e-5) for accountant in (pld_epsilon, coarsely, finely, prv_epsilon)} == {math.inf}
+    assert pld_deltas([event], [1.0]).tolist() == [1.0]
+
+
+def test_a_finer_grid_reaches_less_far():
+    steps = {(0.05, 0.5, 1): 1}
+    assert not beyond_reach(steps, COARSE)
+    assert beyond_reach(steps, FINE)
+
+
+def test_distinct_steps_are_counted():
+    steps = {(1e5 + at, 0.1, 1): 1 for at in range(2001)}
+    assert beyond_reach(steps, COARSE)
+    assert not beyond_reach(dict(list(steps.items())[1:]), COARSE)
+
+
+def test_what_is_planned_is_within_reach():
+    """Steps of DP-SGD are as many as PRV is asked of, and the largest ε that discrete noise admits is far below."""
+    assert MAX_STEPS <= MOST_STEPS
+    event = GaussianDpEvent(1 / 14)  # μ of 14: an ε of 120 and more
+    assert 120 < pld_epsilon([event], 1e-2) < math.inf
+    with pytest.raises(ConfigError, match="steps of DP-SGD"):
+        tiny(privacy={"epsilon": 8.0, "quantizer": {"steps_per_round": 10_000}}, federation={"rounds": 100})
