@@ -13,7 +13,7 @@ import pandas as pd
 from fedmm_secure.config import Config, MarketFile, config_from_data, configuration_hash
 from fedmm_secure.config.choices import MISSING, BadRows
 from fedmm_secure.data.loaders import load_market as load_market_file
-from fedmm_secure.data.market import FloatArray, Market
+from fedmm_secure.data.market import FloatArray, Market, brings_catalogue
 from fedmm_secure.data.prepare import prepare
 from fedmm_secure.data.same_rows import refuse_same, same_rows
 from fedmm_secure.errors import RunDirectoryError
@@ -154,7 +154,10 @@ class FedMM:
     def _config(self, markets: Mapping[str, Market]) -> Config:
         sections = dict(self.sections)
         source: dict[str, Any] = {"path": "in-memory", "rating": "rating", "time": "time"}
-        known = {name: {"catalogue": "in-memory"} if market.catalogue else {} for name, market in markets.items()}
+        # that the items found in the rows are public, nobody declares in silence
+        known = {
+            name: {"catalogue": "in-memory"} if brings_catalogue(market) else {} for name, market in markets.items()
+        }
         sections["data"] = {**sections.get("data", {}), "markets": {name: source | known[name] for name in markets}}
         if all(known.values()):  # the markets were made with their catalogues: that is the choice
             sections["privacy"] = {"catalogue": "file", **sections.get("privacy", {})}

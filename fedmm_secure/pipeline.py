@@ -53,7 +53,7 @@ from fedmm_secure.quantization.build import refine_quantizer
 from fedmm_secure.quantization.rqvae import RQVAE
 from fedmm_secure.randomness import numpy_generator
 from fedmm_secure.results.artefacts import save_codes, save_predictions, save_quantizer
-from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe
+from fedmm_secure.results.metrics import RunMetrics, collect_metrics, communication, describe, stated_catalogues
 from fedmm_secure.results.tasks import add_tasks
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.layout import RunDirectory
@@ -99,11 +99,13 @@ def run_pipeline(
         BudgetExceededError: a release would spend more than a market's budget.
         RunDirectoryError: a finished run of something else is there.
         DataError: markets have user ids in common, and the configuration does not say what that means.
-        ValueError: a market has another name than it is given under.
+        ValueError: a market has another name than it is given under, or another kind of catalogue than was configured.
     """
     other = [name for name, prepared in markets.items() if prepared.market.name != name]
     if other:  # plans, doors and accounts go by it: the rows of one would be charged to another
         raise ValueError(f"market {other[0]}: is called {markets[other[0]].market.name} in its rows")
+    if config.catalogue != "discovered":  # which none has yet
+        stated_catalogues(config, markets)
     if is_closed(directory, markets):
         refuse_another(config, markets, directory)
         return read_metrics(directory)

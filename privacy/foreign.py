@@ -340,6 +340,11 @@ class ForeignDirectory:
             if problem:
                 yield path, problem
 
+    def size(self, names: Sequence[str]) -> int:
+        """Bytes that are to be read of all regular files below some names of it."""
+        found = (path.lstat() for path in self._walk(names))
+        return sum(one.st_size for one in found if stat.S_ISREG(one.st_mode))
+
     def refuse_irregular(self) -> None:
         """Raises ``ForeignFileError`` where anything in it is no plain file or folder: then a name in it leads nowhere
         else, for those who read and for those who write."""

@@ -27,6 +27,7 @@ LONG = (
     "adversary/test_attack_verdicts",
     "adversary/test_beside_the_run",
     "adversary/test_broken_runs",
+    "adversary/test_changed_runs",
     "adversary/test_codebook",
     "adversary/test_dishonest_server",
     "adversary/test_entered_again",

@@ -16,11 +16,17 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.verification import files, meter
+from experiments.compliance import build
+from experiments.verification import Examination, files, meter
 from experiments.verification import publications as published
 from fedmm_secure.config import Config
 from fedmm_secure.guarantee import publications
+from fedmm_secure.storage import run_directory
+from privacy.accounting import ledger
 from privacy.aggregation.identities import Card
+from tests.malicious import fingerprint
+
+BESIDE = ("state/", "attacks/", "audit/", "compliance.", "report.html", "log.jsonl")  # whose names alone are looked at
 
 
 @contextmanager
@@ -28,7 +34,9 @@ def recalling() -> Iterator[None]:
     """Inside, verification looks for what it found before in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Card, "verify", _kept(Card.verify))
-        patch.setattr(files, "yaml_text", _kept(files.yaml_text))
+        patch.setattr(ledger, "parse_ledger", _kept(ledger.parse_ledger))
+        for module in (run_directory, files):
+            patch.setattr(module, "yaml_text", _kept(module.yaml_text, spell=repr))
         for name in ("meter_findings", "response_findings"):
             patch.setattr(meter, name, _kept(getattr(meter, name)))
         for name in ("_codes", "tensors_bytes", "parse_table"):
@@ -38,15 +46,42 @@ def recalling() -> Iterator[None]:
         yield
 
 
-def _kept(compute: Callable[..., Any]) -> Callable[..., Any]:
-    answers: dict[bytes, Any] = {}
+@contextmanager
+def examining_once() -> Iterator[None]:
+    """Inside, documents of runs whose evidence is the same byte by byte rest on one examination, if it found nothing.
+
+    For tests in which nothing changes how runs are examined.
+    """
+    examine, known = build.examine_run, dict[str, Examination]()
+
+    def examined(directory: Path) -> Examination:
+        files = fingerprint(directory).items()
+        asked = repr(sorted((name, None if name.startswith(BESIDE) else digest) for name, digest in files))
+        if asked in known:
+            return known[asked]
+        found = examine(directory)
+        if not (found.findings or found.unchecked):  # which name the directory
+            known[asked] = found
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "examine_run", examined)
+        yield
+
+
+def _spelled(asked: Any) -> bytes:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in _parts(asked):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.digest()
+
+
+def _kept(compute: Callable[..., Any], spell: Callable[[Any], str | bytes] = _spelled) -> Callable[..., Any]:
+    answers: dict[str | bytes, Any] = {}
 
     @wraps(compute)
     def answer(*arguments: Any, **named: Any) -> Any:
-        digest = hashlib.blake2b(digest_size=32)
-        for part in _parts((arguments, named)):
-            digest.update(len(part).to_bytes(8, "big") + part)
-        asked = digest.digest()
+        asked = spell((arguments, named))
         if asked not in answers:
             answers[asked] = compute(*arguments, **named)
         return _copied(answers[asked])

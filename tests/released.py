@@ -57,7 +57,11 @@ def signers_card(run: Path) -> Path:
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that ``make`` has filled, once for all processes of the test session: it is read alone."""
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    return filled_once((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name, make)
+
+
+def filled_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder, filled by ``make`` where no process has done so before."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

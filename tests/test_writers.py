@@ -27,6 +27,8 @@ ADD = {
 def writing(source):
     """How a module opens or adds to a transcript, by its syntax tree: ``open``, ``add``."""
     found = set()
+    if "transcript" not in source.lower() and "add_release" not in source:  # quicker than a syntax tree
+        return found
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

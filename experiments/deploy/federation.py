@@ -32,6 +32,8 @@ from experiments.deploy.signed_app import TRUSTED_FILE
 from experiments.deploy.tools import ADDRESS, bounded, flower_tool, search_path
 from privacy.aggregation.bundle import SERVER
 
+_PROMPT = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}  # seconds; Flower's own second is a good part of a short round
+
 
 @contextmanager
 def federation_up(homes: Homes, *, runs: int, lifetime: float) -> Iterator[Processes]:
@@ -85,6 +87,7 @@ def start_superlink(processes: Processes, homes: Homes, port: int, lifetime: flo
         *("--database", str(homes.server / control.DATABASE)),
     ]
     environment = {HOME_VARIABLE: str(homes.server), "FLWR_HOME": str(homes.server / "flower"), "PATH": search_path()}
+    environment |= _PROMPT
     processes.start("superlink", command, environment)
     processes.wait_for("superlink", "Uvicorn running on https://")
 
@@ -118,7 +121,9 @@ def start_supernode(processes: Processes, homes: Homes, market: str, relay: int,
         *("--trusted-entities", str(tls / TRUSTED_FILE)),
         *("--node-config", f'home="{home}"'),
     ]
-    processes.start(f"supernode-{market}", command, {"FLWR_HOME": str(tls / "flower"), "PATH": search_path()})
+    processes.start(
+        f"supernode-{market}", command, {"FLWR_HOME": str(tls / "flower"), "PATH": search_path(), **_PROMPT}
+    )
 
 
 def _start_proxy(processes: Processes, homes: Homes, party: str, port: int, lifetime: float) -> None:

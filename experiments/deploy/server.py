@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from privacy.files import write_json
 
 RECORD, LOCK = "fedmm", "server.lock"
 DEFAULT_TIMEOUT = 600.0
-_PAUSE = 1.0
+_PAUSE, _FIRST_PAUSE = 1.0, 0.1
 _NO_ANSWER = Absence("no answer in time", passing=True)
 _NODE_ERROR = Absence("its node reports an error", passing=True)
 _NO_PROCESS = "its market process does not answer"  # the ClientApp's words
@@ -182,10 +182,24 @@ class Engine:
             for node, request in requests.items()
         ]
         found: dict[int, Reply | Absence] = {}
-        for message in self.grid.send_and_receive(messages, timeout=self.timeout):
+        for message in self._exchange(messages):
             node = message.metadata.src_node_id
             found[node] = _NODE_ERROR if message.has_error() else _read(message)
         return found
+
+    def _exchange(self, messages: Sequence[Message]) -> Iterator[Message]:
+        """Replies that come in time; looks at once and then less often, where Flower looks every three seconds."""
+        deadline, pause = time.monotonic() + self.timeout, _FIRST_PAUSE
+        awaited = {number for number in self.grid.push_messages(messages) if number}  # none where it was not taken
+        while awaited:
+            for reply in self.grid.pull_messages(awaited):
+                awaited.discard(reply.metadata.reply_to_message_id)
+                yield reply
+            if time.monotonic() > deadline:
+                return
+            if awaited:
+                time.sleep(pause)
+                pause = min(1.25 * pause, _PAUSE)
 
 
 def _read(message: Message) -> Reply | Absence:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
 
 MAX_TRANSCRIPT_BYTES = 2**32  # of all messages together, each of which is read a few times
+MAX_EVIDENCE_BYTES = 2 * MAX_TRANSCRIPT_BYTES  # of these, ledgers, models, codes and what markets keep to themselves
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -151,9 +152,15 @@ def read_configuration(directory: Path) -> tuple[Config, Mapping[str, Any]]:
 
 
 def irregular(directory: Path) -> list[Finding]:
-    """Links, devices and oversized files among the evidence: no check opens anything while one is there."""
-    evidence = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FOLDERS)
-    return [Finding(str(path), problem) for path, problem in ForeignDirectory(directory).irregular(evidence)]
+    """Links, devices and oversized files among the evidence: no check opens anything while one is there.
+
+    Nor where all files together are more than is read: one with holes takes no room on a disk, and as long to read.
+    """
+    evidence, run = (ENVIRONMENT_FILE, LEDGER, TRANSCRIPT, *MARKET_FOLDERS), ForeignDirectory(directory)
+    found = [Finding(str(path), problem) for path, problem in run.irregular(evidence)]
+    if not found and (size := run.size(evidence)) > MAX_EVIDENCE_BYTES:
+        found = [Finding(str(directory), f"{size} bytes of evidence, of which at most {MAX_EVIDENCE_BYTES} are read")]
+    return found
 
 
 def read_evidence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,11 @@ def given_up_charges(content: LedgerContent) -> frozenset[int]:
     computed once more: a copy may have been, or the machine is another one. It counts as spent, here and there.
     """
     courses = [line.number for line in entry_lines(content) if line.entry.stage == EARLIER_RUNS]
+    last = {_of(charge.entry): charge.line for charge in content.charges}
 
     def made_again(charge: Charge) -> bool:
-        begun = [number for number in courses if number > charge.line]
-        again = (one for one in content.charges if begun and one.line > begun[0])
-        return any(_of(one.entry) == _of(charge.entry) for one in again)
+        at = bisect_right(courses, charge.line)
+        return at < len(courses) and last[_of(charge.entry)] > courses[at]
 
     unsealed = (charge for charge in content.charges if charge.sequence not in content.seals)
     return frozenset(charge.sequence for charge in unsealed if made_again(charge))

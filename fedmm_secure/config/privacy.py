@@ -141,7 +141,7 @@ class PrivacyConfig(Section):
     user_codes_epsilon: float | None = Field(
         None,
         gt=0,
-        le=1e6,
+        le=700,
         description="protect: release: publish user codes by k-ary randomised response with this epsilon",
     )
     distributed_noise: bool = Field(False, description="each market adds a part of the global codebook's noise")

@@ -17,6 +17,7 @@ from fedmm_secure.data.market import FloatArray, IntArray
 CONFIDENCE = 0.95
 MOST_RESAMPLED = 50_000  # users of whom a bootstrap is drawn
 _MOST_CELLS = 2**20  # scores times users whose pairs are counted before
+_DRAWN_AT_ONCE = 2**15  # users, of several resamples where they are few
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,7 @@ def paired_auc_difference(
         return auc_difference(candidates, ours, theirs).interval
     _, group = np.unique(user, return_inverse=True)
     n_groups = int(group.max()) + 1
-    times = np.empty((1 + resamples, n_groups))
-    times[0] = 1.0
-    for draw in range(1, 1 + resamples):
-        times[draw] = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
+    times = np.concatenate([np.ones((1, n_groups)), _resampled(n_groups, resamples, rng)])
     one, other = (
         np.stack([_RankedScores(label, scores, group).auc(times) for scores in model], axis=-1).mean(axis=-1)
         for model in (ours, theirs)
@@ -135,6 +133,16 @@ def paired_auc_difference(
     whole, *draws = one - other
     low, high = np.nanquantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return Interval(float(whole), float(low), float(high))
+
+
+def _resampled(n: int, resamples: int, rng: np.random.Generator) -> FloatArray:
+    """How often each of ``n`` is drawn in each resample, ``(resamples, n)``."""
+    times, at_once = np.empty((resamples, n)), max(_DRAWN_AT_ONCE // n, 1)
+    for start in range(0, resamples, at_once):
+        rows = len(times[start : start + at_once])
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        times[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+    return times
 
 
 @dataclass(frozen=True)

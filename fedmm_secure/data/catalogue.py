@@ -27,6 +27,7 @@ from fedmm_secure.foreign.file_kinds import FileKindError, refuse_other_kinds
 from fedmm_secure.foreign.growth import GrowthError, Unzipped
 from privacy.arrays import IntArray
 
+BROUGHT: tuple[CatalogueKind, ...] = ("file", "synthetic")  # kinds that come with a market's rows, and not from them
 _UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})  # control characters, line and paragraph separators
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedmm_secure.data.catalogue import Catalogue
+from fedmm_secure.data.catalogue import BROUGHT, Catalogue
 from fedmm_secure.data.reading import Reading
 from fedmm_secure.errors import DataError
 from privacy.arrays import FloatArray as FloatArray
@@ -159,14 +160,29 @@ def index_market(
 
 
 def refuse_disorder(market: Market) -> None:
-    """See that rows are grouped by user and in time order, as all that weighs and splits them takes for granted.
+    """See that ids and rows stand as ``index_market`` puts them, as all that weighs, splits and publishes takes for
+    granted.
 
     Of rows in another order, whose latest a row is depended on rows of others: what a user adds to a sum was not the
-    user's alone.
+    user's alone. Of ids in the order in which rows name them, the order of what is published says whose row came
+    first; and one person who stands there as two users has two users' weight in a sum. Of indices of fewer bits,
+    as categories of tables have them, the pairs of one user and of another have one number.
 
     Raises:
-        DataError: they are not.
+        DataError: they do not.
     """
+    for what, problem in _problems_of_columns(market):
+        raise DataError(f"market {market.name}: {what} {problem}; load_market makes columns as they should be")
+    listed = {"user": market.user_ids, "item": market.item_ids}
+    if market.catalogue is not None:
+        listed["catalogue"] = market.catalogue.items
+    for what, ids in listed.items():
+        place = _out_of_order(ids.tolist())
+        if place is not None:
+            raise DataError(
+                f"market {market.name}: {what} id {place} (from 0) is not in order: ids are texts, each there once, in "
+                "the order of their code points; load_market makes them so"
+            )
     user, time = market.user, market.time
     behind = (user[1:] < user[:-1]) | ((user[1:] == user[:-1]) & (time[1:] < time[:-1]))
     if behind.any():
@@ -174,6 +190,29 @@ def refuse_disorder(market: Market) -> None:
             f"market {market.name}: row {int(behind.argmax()) + 1} (from 0) is not in order: rows are grouped by user, "
             "and each user's are in time order; load_market makes them so"
         )
+
+
+def _problems_of_columns(market: Market) -> Iterator[tuple[str, str]]:
+    """What is wrong with the types, lengths and ranges of a market's columns, each with its column."""
+    columns = {"user": market.user, "item": market.item, "time": market.time, "rating": market.rating}
+    for what, column in columns.items():
+        kind = np.dtype(np.float64 if what == "rating" else np.int64)
+        if not isinstance(column, np.ndarray) or column.dtype != kind or column.shape != market.user.shape:
+            shape = f"{getattr(column, 'dtype', type(column).__name__)} of shape {np.shape(column)}"
+            yield what, f"is {shape}, where {kind} of shape {np.shape(market.user)} was expected"
+    for what, n in (("user", market.n_users), ("item", market.n_items)):
+        if len(columns[what]) and not 0 <= columns[what].min() <= columns[what].max() < n:
+            yield what, f"is not in 0 … {n - 1}"
+
+
+def _out_of_order(ids: Sequence[object]) -> int | None:
+    """The first place in a list of ids that is no text, or not behind the one before; None where there is none."""
+    before = ""
+    for place, text in enumerate(ids):
+        if not isinstance(text, str) or (place and text <= before):
+            return place
+        before = text
+    return None
 
 
 def refuse_few_items(found: int, where: str) -> None:
@@ -202,6 +241,11 @@ def restrict(market: Market, catalogue: Catalogue) -> Market:
         time=market.time[kept],
         catalogue=catalogue,
     )
+
+
+def brings_catalogue(market: Market) -> bool:
+    """Whether a market came with a catalogue that is from elsewhere than its rows."""
+    return market.catalogue is not None and market.catalogue.kind in BROUGHT
 
 
 def with_rows(market: Market, rows: IntArray) -> Market:

@@ -301,10 +301,8 @@ def readers_fingerprint(account: PrivacyAccount | PublicData | RunKey, prepared:
 
 def _pairs(market: Market) -> list[bytes]:
     """User and item of each row."""
-    return [
-        _encoded(str(market.user_ids[user]), str(market.item_ids[item]))
-        for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)
-    ]
+    users, items = ([_encoded(str(name)) for name in names] for names in (market.user_ids, market.item_ids))
+    return [users[user] + items[item] for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)]
 
 
 def _encoded(*parts: str) -> bytes:

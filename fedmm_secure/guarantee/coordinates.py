@@ -25,7 +25,8 @@ def most_ctr_parameters(config: Config, items: int) -> int:
     tables = 2 * (quantizer.global_codes + quantizer.local_codes) + (items if "item_id" in ctr.features else 0)
     width = ctr.dim * (_MOST_FIELDS + _MOST_NUMBERS)
     crosses = 2 * width * (width + 1) if ctr.model == "dcnv2" else 0
-    deep = _perceptron([width, *ctr.hidden]) + ctr.hidden[-1] + width + 1
+    layers = [width, *ctr.hidden]
+    deep = _perceptron(layers) + layers[-1] + width + 1
     return max(tables, 1) * (ctr.dim + 1) + _MOST_NUMBERS * (ctr.dim + 1) + 1 + crosses + deep
 
 

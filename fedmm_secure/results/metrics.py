@@ -14,6 +14,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.config.choices import CONFIGURED
 from fedmm_secure.ctr.metrics import evaluate, paired_auc_difference, seed_interval
 from fedmm_secure.ctr.private_evaluation import NoisyEstimate, mean_of, noisy_figures
+from fedmm_secure.data.catalogue import BROUGHT
 from fedmm_secure.data.prepare import PreparedMarket, sizes
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE, Record
 from fedmm_secure.quantization.codes import assign_codes, codebook_use, reconstruction_error
@@ -50,7 +51,7 @@ def stated_catalogues(config: Config, markets: Mapping[str, PreparedMarket]) -> 
     """
     for name, prepared in markets.items():
         # markets in memory may bring the generator's catalogue where files bring theirs
-        allowed = ("file", "synthetic") if config.catalogue == "file" else (config.catalogue,)
+        allowed = BROUGHT if config.catalogue == "file" else (config.catalogue,)
         if prepared.catalogue.kind not in allowed:
             raise ValueError(f"market {name}: its catalogue is {prepared.catalogue.kind}, not {config.catalogue}")
     return {name: prepared.catalogue.stated() for name, prepared in markets.items()}

@@ -64,7 +64,9 @@ def tensors_bytes(state: Mapping[str, Any]) -> bytes:
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: value.detach().clone().contiguous() if isinstance(value, Tensor) else _plain(value)
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        if isinstance(value, Tensor)
+        else _plain(value)
         for name, value in sorted(state.items())
     }
 

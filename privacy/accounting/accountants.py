@@ -73,6 +73,11 @@ def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     return _prv_epsilon(tuple(sorted(steps.items())), delta)
 
 
+def within_reach(event: DpEvent) -> bool:
+    """Whether an event's losses can be composed on any grid; those of every run that can be planned can."""
+    return not beyond_reach(_once_each(gaussian_steps(event) or {}), FINE)
+
+
 def _once_each(steps: GaussianSteps) -> SeveralTimes:
     return {(*step, 1): count for step, count in steps.items()}
 

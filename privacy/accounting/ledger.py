@@ -266,14 +266,18 @@ def read_ledger(path: Path) -> LedgerContent:
     Raises:
         LedgerError: naming the first line that does not follow from the one before.
     """
-    reader = _Reader(path)
     try:
         # nor does the folder that it stands in: that is a part of the run
-        content = read_bytes(path, MAX_LINES_BYTES, below=path.parent.parent)
-        for _, raw in lines_of(content, path):
-            reader.take(raw)
+        return parse_ledger(read_bytes(path, MAX_LINES_BYTES, below=path.parent.parent), path)
     except ForeignFileError as error:
         raise LedgerError(str(error)) from error
+
+
+def parse_ledger(content: bytes, path: Path) -> LedgerContent:
+    """``read_ledger`` of bytes that were read from a path."""
+    reader = _Reader(path)
+    for _, raw in lines_of(content, path):
+        reader.take(raw)
     if content and not content.endswith(b"\n"):
         raise LedgerError(f"{path}:{len(content.splitlines())}: the last line is incomplete")
     return reader.content()
@@ -373,15 +377,17 @@ class _Reader:
 
 def depended_on(entries: Sequence[Entry], visible: Sequence[Entry]) -> list[Entry]:
     """The visible entries and all that they depend on, in ledger order."""
-    wanted = {entry.stage for entry in visible}
+    built_on: dict[str, list[str]] = {}
+    for entry in entries:
+        built_on.setdefault(entry.stage, []).extend(entry.depends_on)
+    wanted = {stage for entry in visible for stage in entry.depends_on}
+    found = list(wanted)
+    while found:
+        more = set(built_on.pop(found.pop(), ())) - wanted  # each stage once, however often it is named
+        wanted |= more
+        found += more
     needed = set(map(id, visible))
-    grew = True
-    while grew:
-        stages = {stage for entry in entries if id(entry) in needed for stage in entry.depends_on}
-        grew = not stages <= wanted
-        wanted |= stages
-        needed |= {id(entry) for entry in entries if entry.stage in stages}
-    return [entry for entry in entries if id(entry) in needed]
+    return [entry for entry in entries if id(entry) in needed or entry.stage in wanted]
 
 
 def encode_line(kind: str, body: Mapping[str, Any], sequence: int, previous: str) -> tuple[bytes, str]:

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import finely, pld_epsilon, prv_epsilon
-from privacy.accounting.events import event_problem
-from privacy.accounting.guarantees import composed_epsilon, view_entries
+from privacy.accounting.accountants import finely, pld_epsilon, prv_epsilon, within_reach
+from privacy.accounting.events import event_problem, gaussian_steps
+from privacy.accounting.guarantees import EARLIER_RUNS, composed_epsilon, view_entries
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger, stage_group
 from privacy.accounting.text import epsilon_text
 
 RELATIVE_AGREEMENT = 0.01
 _MOST_COORDINATES = 10**15
+_MOST_STAGES = 32  # of one run; a stage is one, however often it is repeated
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,23 @@ def _disagreement(where: str, pld: float, prv: float) -> list[Finding]:
 
 
 def unaccountable(entries: Sequence[Entry]) -> str | None:
-    """Why no accountant should be asked about entries that somebody else wrote; None if one may be."""
-    return next((found for entry in entries if (found := _problem(entry))), None)
+    """Why no accountant should be asked about entries that somebody else wrote; None if one may be.
+
+    Each stage and each view is composed by two of them: so there are few stages, and all charges together are within
+    reach of the finest grid, as those of every plan are. What earlier runs spent may be more, and is infinite then.
+    """
+    problem = next((found for entry in entries if (found := _problem(entry))), None)
+    if problem is not None:
+        return problem
+    groups = {stage_group(entry.stage) for entry in entries}
+    if len(groups) > _MOST_STAGES:
+        return f"{len(groups)} stages, where a run has {_MOST_STAGES} at most"
+    charged = [entry for entry in entries if entry.stage != EARLIER_RUNS]
+    events = [event for entry in charged for event in (entry.event, *entry.view_events.values())]
+    private = ComposedDpEvent([event for event in events if gaussian_steps(event) is not None])
+    if not within_reach(private):
+        return "its releases together are more than any plan spends"
+    return None
 
 
 def _problem(entry: Entry) -> str | None:

@@ -31,7 +31,7 @@ _ADDED = 1e-3  # four times the relative variance that a fitting grid may add
 # taken to be infinite, which is an upper bound of anything: none of 700 or more is stated (``exactness``).
 _MOST_MEAN = 1500.0  # of the sum of losses
 _MOST_SQUARE = 1000.0  # of one step's largest shift over its noise: its losses range over about as much
-_MOST_SQUARES = 10_000.0  # of all distinct steps together
+_MOST_SQUARES = 4000.0  # of all distinct steps together
 _MOST_DISTINCT = 2000
 SeveralTimes = Mapping[tuple[float, float, int], int]  # how often each (noise multiplier, sampling rate, times)
 

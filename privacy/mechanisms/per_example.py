@@ -147,5 +147,5 @@ def _probe(part: Tensor, size: int, number: int) -> Tensor:
     shape = part.shape[1:]
     if not part.is_floating_point():
         return part.new_zeros((size, *shape))
-    values = torch.sin(torch.arange(1.0, max(1, shape.numel()) + 1.0) * (1.3 + number)).to(part.dtype)
+    values = torch.sin(torch.arange(1.0, shape.numel() + 1.0) * (1.3 + number)).to(part.dtype)
     return values.reshape(1, *shape).repeat(size, *(1 for _ in shape)).to(part.device)

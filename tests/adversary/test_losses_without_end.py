@@ -1,21 +1,27 @@
 """Events whose losses fill memory or take hours to compose: whoever writes a ledger chooses them, and needs no key."""
 
 import math
+import time
+from dataclasses import replace
 
 import pytest
-from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType
 
 from experiments.verification import examine_run
+from experiments.verification.spending import given_up_charges
 from fedmm_secure.config.choices import MAX_STEPS
 from fedmm_secure.errors import ConfigError
+from privacy.accounting import ledger_check
 from privacy.accounting.accountants import MOST_STEPS, finely, pld_deltas, pld_epsilon, prv_epsilon
 from privacy.accounting.events import event_from_data, event_problem
 from privacy.accounting.guarantees import coarsely
+from privacy.accounting.ledger import CHARGE, Charge, Entry, LedgerContent, depended_on
 from privacy.accounting.losses import COARSE, FINE, GaussianLosses, beyond_reach
 from tests.conftest import tiny
-from tests.forgery import Forgery
+from tests.forgery import Forgery, Line
 
+ENTRY = Entry("m0", "s", NoOpDpEvent(), "", (), (), None, 1e-3, False)
 GIGABYTE_OF_NUMBERS = 2**27
 
 ONE = {"kind": "self-composed", "count": 60, "event": {"kind": "gaussian", "noise_multiplier": 0.01}}
@@ -54,6 +60,84 @@ def test_it_was_not():
     assert (
         len(MANY["events"]) * 2 * grid(0.01) > 4 * GIGABYTE_OF_NUMBERS
     )  # each to be integrated: half a minute a piece
+
+
+def charged_beside(run, entries):
+    """Charges without seals, before the last of the ledger."""
+    lines = run.ledgers["m0"]
+    like = next(line for line in lines if line.kind == CHARGE and line.stage == "ctr/0")
+    at = lines.index(like)
+    more = [Line(CHARGE, {**like.body, "entry": {**like.body["entry"], **entry}}) for entry in entries]
+    lines[at:at] = more
+    run.finish(owner=False)
+
+
+def charge_of(number, noise):
+    event = {"kind": "gaussian", "noise_multiplier": noise}
+    return {"stage": f"s{number}", "event": event, "view_events": {}, "depends_on": [], "audience": ["release"]}
+
+
+def test_each_stage_is_composed_by_itself_so_there_are_few(released_copy, monkeypatch):
+    """300 of them are 250 kilobytes of a ledger, and took two minutes."""
+    run, asked = Forgery(released_copy), []
+    charged_beside(run, [charge_of(at, 2 + at * 1e-3) for at in range(300)])
+    monkeypatch.setattr(ledger_check, "prv_epsilon", lambda events, delta: asked.append(events) or 1.0)
+    found = examine_run(released_copy).checks
+    assert any("stages, where a run has" in one.what for one in found["epsilon"])
+    assert len(asked) < 100  # of the other markets
+    asked.clear()
+    monkeypatch.setattr(ledger_check, "_MOST_STAGES", 1000)
+    monkeypatch.setattr(ledger_check, "pld_epsilon", lambda events, delta: 1.0)
+    examine_run(released_copy)
+    assert len(asked) > 300  # as it was: two accountants for each
+
+
+def test_releases_together_are_within_reach(released_copy):
+    """Stages that are few, and each within reach: every one of them takes both accountants minutes."""
+    run = Forgery(released_copy)
+    charged_beside(run, [charge_of(at, 0.11 + at * 1e-3) for at in range(20)])
+    assert any("more than any plan spends" in one.what for one in examine_run(released_copy).checks["epsilon"])
+
+
+def by_passes(entries, visible):
+    """What is depended on, as it was found: by going through all entries again, for each that was found."""
+    wanted, needed, passes = {entry.stage for entry in visible}, set(map(id, visible)), 0
+    grew = True
+    while grew:
+        passes += 1
+        stages = {stage for entry in entries if id(entry) in needed for stage in entry.depends_on}
+        grew = not stages <= wanted
+        wanted |= stages
+        needed |= {id(entry) for entry in entries if entry.stage in stages}
+    return [entry for entry in entries if id(entry) in needed], passes
+
+
+def test_what_is_built_upon_what_is_found_in_one_pass(released_run):
+    plan = examine_run(released_run).plans["m0"]
+    entries = [release.entry("m0", delta=plan.delta, seeded=False) for release in plan.releases()]
+    for view in ("market", "release", "consumer", "profile", "server"):
+        visible = [entry for entry in entries if view in entry.audience]
+        assert depended_on(entries, visible) == by_passes(entries, visible)[0]
+    chain = [replace(entries[0], stage=f"s{at}", depends_on=(f"s{at + 1}",)) for at in range(200)]
+    found, passes = by_passes(chain, chain[:1])
+    assert depended_on(chain, chain[:1]) == found == chain
+    assert passes == len(chain) + 1  # a ledger of 64 MB has a hundred thousand lines
+    start = time.perf_counter()
+    long = [replace(entries[0], stage=f"s{at}", depends_on=(f"s{at + 1}",)) for at in range(20_000)]
+    assert len(depended_on(long, long[:1])) == len(long)
+    assert time.perf_counter() - start < 5
+
+
+def test_charges_that_were_made_again_are_looked_up():
+    """Each without a seal was compared with all others."""
+    plain = replace(ENTRY, stage="s")
+    charges = tuple(Charge(2 * at + 1, replace(plain, stage=f"s{at}"), "", "") for at in range(20_000))
+    notes = [replace(plain, stage="earlier-runs")]
+    entries, kinds = (*(charge.entry for charge in charges), *notes), ("charge",) * len(charges) + ("note",)
+    content = LedgerContent({}, entries, charges, {}, None, kinds, "", "")
+    start = time.perf_counter()
+    assert given_up_charges(content) == frozenset()
+    assert time.perf_counter() - start < 5
 
 
 def test_a_charge_is_answered(released_copy):

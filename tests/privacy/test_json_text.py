@@ -22,8 +22,8 @@ ALONE = {  # what runs where the product is not
 
 def writes_json(path):
     """Whether a module writes JSON by itself."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)) if "json" in source else ():
         if isinstance(node, ast.ImportFrom) and node.module == "json":
             return True
         if (

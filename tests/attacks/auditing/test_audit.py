@@ -133,8 +133,10 @@ def _chosen(played, at):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_broken_mechanism_is_caught(audits, name):
+def test_a_broken_mechanism_is_caught(audits, name, monkeypatch):
     """Each fault by the games that are meant to see it; those that train models by a few of each direction."""
+    # which say nothing of the verdict
+    monkeypatch.setattr("attacks.auditing.verdicts.lower_bounds", lambda played, delta: (0.0, 0.0))
     fault = FAULTS[name]
     concerned = [
         audit

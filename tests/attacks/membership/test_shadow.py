@@ -27,18 +27,18 @@ def plan_of(config, markets, *targets, unit="interaction", noise=None):
 def test_shadow_pipelines_answer_for_every_target_and_resume(tiny_markets, tmp_path):
     plan = plan_of(tiny(ctr={"max_epochs": 4}), tiny_markets, "local-ids", "federated-codes", "fedmm")
     told = []
-    found = train_shadows(plan, n_shadows=6, store=Store(tmp_path), progress=lambda *step: told.append(step))
-    assert (told[0], told[-1]) == ((0, 6), (6, 6))
+    found = train_shadows(plan, n_shadows=4, store=Store(tmp_path), progress=lambda *step: told.append(step))
+    assert (told[0], told[-1]) == ((0, 4), (4, 4))
     n = len(found.queries.rows)
     for observed in found.observed.values():
-        assert observed["profile"].shape == found.member.shape == (6, n)
+        assert observed["profile"].shape == found.member.shape == (4, n)
         assert all(np.isfinite(values).all() for values in observed.values())
     assert "consumer" not in found.observed["local-ids"]  # a user id cannot be that of a new account
-    assert found.observed["fedmm"]["consumer"].shape == (6, n)
+    assert found.observed["fedmm"]["consumer"].shape == (4, n)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    assert len(before) == 6
+    assert len(before) == 4
     next(iter(before)).unlink()
-    again = train_shadows(plan, n_shadows=6, store=Store(tmp_path))
+    again = train_shadows(plan, n_shadows=4, store=Store(tmp_path))
     np.testing.assert_array_equal(again.observed["fedmm"]["profile"], found.observed["fedmm"]["profile"])
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert sum(after[path] != before[path] for path in after) == 1  # what was kept is not trained again

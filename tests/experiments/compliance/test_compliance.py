@@ -32,8 +32,9 @@ from privacy.aggregation.identities import Identity
 from tests.command_line import call, fedmm
 from tests.conftest import STATE, TINY
 from tests.people import as_files
+from tests.recalled import examining_once
 
-pytestmark = pytest.mark.usefixtures("few_trees")
+pytestmark = pytest.mark.usefixtures("few_trees", "words_alone")
 
 DP = {
     "privacy.epsilon": 8,
@@ -65,6 +66,13 @@ def run_tiny(out, signer=None, **settings):
     signing = () if signer is None else ("--sign", signer)
     assert call("run", config, "--out", out, "--quiet", *changes, *signing) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def words_alone():
+    """No figures are drawn, and a run that is the same byte by byte is examined once: its copies are many here."""
+    with patch("experiments.reports.run.run_drawings", lambda *_: {}), examining_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 """The Flower engine with the network left out: messages go straight to the markets' services."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from experiments.deploy import server
 from experiments.deploy.homes import Homes, prepare_homes
 from experiments.deploy.market import open_service
 from experiments.deploy.processes import HOME_VARIABLE
@@ -15,6 +18,8 @@ from experiments.deploy.server import RECORD, serve
 from fedmm_secure.service.market_service import MarketService, run_directories
 from fedmm_secure.storage.layout import CONFIG_FILE
 from fedmm_secure.storage.run_directory import to_yaml
+from tests.released import filled_once
+from tests.session import FOLDER
 
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
@@ -27,6 +32,7 @@ class Fleet:
         self.services: dict[str, MarketService] = {}
         self.faults = {}  # (market, step) or market: what to do instead of answering
         self.seen: list[tuple[str, dict, bytes]] = []
+        self.replies: dict[str, Message] = {}
         for market in homes.markets:
             self.restart(market)
 
@@ -38,9 +44,10 @@ class Fleet:
     def get_node_ids(self) -> list[int]:
         return list(range(len(self.homes.markets)))
 
-    def send_and_receive(self, messages, timeout=None):
-        replies = []
-        for message in messages:
+    def push_messages(self, messages) -> list[str]:
+        """What is asked is answered at once; who does not answer in time is not waited for."""
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = str(number)
             market = self.homes.markets[message.metadata.dst_node_id]
             request = message.content[RECORD]["request"]
             fault = self.faults.get(market)
@@ -52,13 +59,16 @@ class Fleet:
                 reply = Message(answer, reply_to=message)
             else:
                 reply = Message(content=RecordDict({RECORD: ConfigRecord({"reply": answer})}), reply_to=message)
-            replies.append(reply)
+            self.replies[str(number)] = reply
         for service in self.services.values():
             service.settle()  # as its process does once the answer is on its way
-        return replies
+        return list(self.replies)
+
+    def pull_messages(self, numbers):
+        return [self.replies.pop(number) for number in list(numbers)]
 
     def serve(self, run: str = "") -> None:
-        serve(self, {"run": run, "wait": 2})
+        serve(self, {"run": run, "wait": 0.1})  # who does not answer when it is first asked is not going to
 
     @property
     def run(self) -> str:
@@ -71,23 +81,18 @@ class Fleet:
         return client.trainer.model.global_codebook.codewords.detach().clone()
 
 
-_templates: dict[str, Path] = {}  # homes by configuration, as they were made: keys and certificates take a while
-
-
 def make_fleet(config, folder: Path, monkeypatch, **options) -> Fleet:
     homes = _homes(config, folder)
     monkeypatch.setenv(HOME_VARIABLE, str(homes.server))
+    monkeypatch.setattr(server, "_PAUSE", 0.01)
     return Fleet(homes, **options)
 
 
 def _homes(config, folder: Path) -> Homes:
-    """As ``prepare_homes`` makes them; homes of the same configuration are copies, with their own paths in them."""
-    template = _templates.get(to_yaml(config))
-    if template is None:
-        prepare_homes(config, folder)
-        _templates[to_yaml(config)] = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}.template")))
-        return Homes(folder)
-    shutil.copytree(template, folder)
+    """As ``prepare_homes`` makes them, once for a session, for keys take a while: copies with their own paths."""
+    name = hashlib.sha256(to_yaml(config).encode()).hexdigest()
+    made = filled_once(Path(os.environ[FOLDER]) / name, lambda made: prepare_homes(config, made / "f")) / "f"
+    shutil.copytree(made, folder)
     for path in folder.rglob(CONFIG_FILE):
-        path.write_text(path.read_text().replace(str(template.with_suffix("")), str(folder)))
+        path.write_text(path.read_text().replace(str(made), str(folder)))
     return Homes(folder)

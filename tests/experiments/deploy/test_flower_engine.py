@@ -12,7 +12,6 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.deploy import server as engine
 from experiments.deploy.alone import alone
 from experiments.deploy.in_process import compare_with_in_process
 from experiments.deploy.processes import HOME_VARIABLE
@@ -190,19 +189,15 @@ class Unfaithful:
 EXPECTED = faults.EXPECTED | {("sends twice", kind): ONCE for kind in KINDS}
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """Nobody is slow here: who does not answer at once is not going to."""
-    monkeypatch.setattr(engine, "_PAUSE", 0.01)
-    return {"round_timeout": 0.05}
+IMPATIENT = {"round_timeout": 0.05}  # nobody is slow here: who does not answer at once is not going to
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_market_that_fails(kind, fleet, impatient):
+def test_a_market_that_fails(kind, fleet):
     """In every other round in another way: of each but those that stop a run."""
     fault_of = dict(zip(itertools.count(1, 2), [f for f in FAULTS if EXPECTED[f, kind] != STOPPED], strict=False))
     rounds = 2 * len(fault_of) + 1
-    running = fleet(configuration(kind, federation={**impatient, "rounds": rounds}))
+    running = fleet(configuration(kind, federation={**IMPATIENT, "rounds": rounds}))
     faulty = running.faults[FAULTY] = Unfaithful(fault_of)
     waits = {}
     for _ in range(rounds):
@@ -249,8 +244,8 @@ def test_a_market_that_fails(kind, fleet, impatient):
 
 
 @pytest.mark.parametrize(("fault", "kind"), [pair for pair, what in EXPECTED.items() if what == STOPPED])
-def test_a_market_that_fails_so_that_markets_refuse_the_sum(fault, kind, fleet, impatient):
-    running = fleet(configuration(kind, federation=impatient))
+def test_a_market_that_fails_so_that_markets_refuse_the_sum(fault, kind, fleet):
+    running = fleet(configuration(kind, federation=IMPATIENT))
     running.faults[FAULTY] = Unfaithful({FAULTY_ROUND: fault})
     with pytest.raises(CohortTooSmallError) as stopped:
         running.serve()

@@ -54,7 +54,8 @@ def check(table, width):
 
 def tables_in(path):
     """Heads of every table that a module makes, as far as they are written out."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)) if "Table" in source else ():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Table":
             heads = []
             for argument in node.args:

@@ -131,6 +131,7 @@ def crossed(n, seed):
     return Labelled(Features(categories, numbers), label)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["deepfm", "dcnv2", "autoint", "finalmlp"])
 def test_neural_models_learn_an_interaction_that_logistic_regression_cannot(kind):
     train, valid, test = crossed(4000, 0), crossed(1000, 1), crossed(1000, 2)
@@ -240,6 +241,7 @@ def test_cross_fitting_projects_users_again_without_the_held_out_rows(tiny_marke
     assert min(seen) < len(prepared.split.train)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["boosted", "deepfm"])
 def test_tuning_begins_the_chosen_fit_and_refits_nothing(tiny_markets, monkeypatch, model):
     config = tiny(ctr={"model": model, "features": ["counts", "item_codes"], "average_local": True, "max_epochs": 3})

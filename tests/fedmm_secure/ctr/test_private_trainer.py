@@ -16,7 +16,10 @@ from fedmm_secure.ctr.models.neural import neural_choices
 from fedmm_secure.ctr.models.private import PrivateCTR, bag_loss
 from fedmm_secure.ctr.private_trainer import PrivateTrainer
 from fedmm_secure.data.candidates import Candidates, Pool
+from fedmm_secure.guarantee.expected_arrays import ctr_arrays
+from fedmm_secure.guarantee.published_arrays import read_tensors
 from fedmm_secure.quantization.build import initial_model
+from fedmm_secure.storage.encoding import nested, tensors_bytes
 from fedmm_secure.storage.files import torch_bytes
 from privacy.mechanisms.dp_sgd import DPSGD, DPSGDTrainer
 from privacy.mechanisms.per_example import FunctionalGradients
@@ -211,6 +214,19 @@ def test_every_kind_trains_and_predicts(tiny_markets, kind):
     copy = PrivateCTR(kind, builder.schema(), neural_choices(config.ctr), 5)
     copy.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(copy.predict(builder(prepared.test.user, prepared.test.item)), found)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "deepfm", "dcnv2"])
+@pytest.mark.parametrize("choices", [{"hidden": []}, {"features": ["user_codes", "item_codes"]}])
+def test_a_network_without_layers_or_numbers_trains_and_is_read_as_it_was_written(tiny_markets, kind, choices):
+    """Its spending is planned, and what it publishes is read by name and shape, and written again to the byte."""
+    prepared, settings = tiny_markets["m0"], {"model": kind, **choices}
+    ctr = CONFIG.ctr.model_copy(update={name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    config = CONFIG.model_copy(update={"ctr": ctr})
+    found = bench(prepared, config).train_with(QUANTIZER, 0, DPSGD(1.0, 0.3, 1.0), NoiseSource.from_seed(1))
+    written = found.model.write()
+    arrays = read_tensors(written, ctr_arrays(config, prepared.market.n_items))
+    assert tensors_bytes(nested(arrays, "network")) == written
 
 
 def test_labels_from_ratings_train_too(tiny_markets):

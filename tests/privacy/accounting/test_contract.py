@@ -14,7 +14,10 @@ DELTA = 1e-5
 STEPS = dp_sgd_event(1.0, 0.1, 50)
 
 
-@pytest.fixture(params=ACCOUNTANTS)
+LONG = "pld, finest grid"
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.long if name == LONG else ()) for name in ACCOUNTANTS])
 def epsilon(request):
     return ACCOUNTANTS[request.param]
 

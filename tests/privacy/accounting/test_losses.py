@@ -71,7 +71,9 @@ def test_many_small_steps_need_more_than_the_coarse_grid():
     assert fitting_interval(steps) < COARSE == fitting_interval(CASES["a run"])
 
 
-@pytest.mark.parametrize("noise", [pytest.param(0.3, marks=pytest.mark.slow), 0.6, 1.0, 5.0])
+@pytest.mark.parametrize(
+    "noise", [pytest.param(0.3, marks=pytest.mark.slow), pytest.param(0.6, marks=pytest.mark.long), 1.0, 5.0]
+)
 @pytest.mark.parametrize("interval", [FINE, COARSE, ROUGH, 0.1])
 def test_no_grid_is_below_the_closed_form_and_one_that_rounds_down_is(noise, interval):
     exact = dp_accounting.get_epsilon_gaussian(noise / 3.0, 1e-5)
