@@ -14,6 +14,7 @@ import torch
 from experiments.assessment.statements import add_statement, audit_file, make_statement
 from fedmm_secure.federation.transcript import HELLO, METER, Record, read_index
 from fedmm_secure.results.metrics import figures_of_seeds, macro_figures
+from fedmm_secure.storage.encoding import tensors_bytes
 from fedmm_secure.storage.files import torch_bytes
 from fedmm_secure.storage.layout import PRIVATE
 from privacy.accounting.ledger import CHARGE, CLOSE, NOTE, SEAL
@@ -198,6 +199,15 @@ def rows_behind_a_tensor(run: Forgery) -> None:
     bias = state["encoder.0.bias"]
     state["encoder.0.bias"] = torch.cat([bias, torch.zeros(400)])[: len(bias)]
     run.replace(MODEL, torch_bytes(state))
+
+
+def rows_as_constants(run: Forgery) -> None:
+    """What standardises a CTR model's numbers: no noise reaches it."""
+    state = torch.load(io.BytesIO(run.read(CTR)), weights_only=True)
+    state["centre"] = torch.frombuffer(bytearray(ROWS), dtype=torch.uint8)[: len(state["centre"])].double()
+    data = tensors_bytes(state)
+    run.replace(CTR, data)
+    (run.directory / "models" / "m0" / "ctr-0.pt").write_bytes(data)
 
 
 def rows_behind_the_counts(run: Forgery) -> None:
@@ -474,6 +484,7 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "counts without noise": counts_without_noise,
     "a tensor of 400 rows inside the model": rows_in_the_model,
     "rows in the storage behind a tensor": rows_behind_a_tensor,
+    "rows as the constants of a CTR model": rows_as_constants,
     "rows behind the end of a file": rows_behind_the_counts,
     "user codes among the item codes": users_among_items,
     "item codes that no model gives": codes_of_nobodys_model,
@@ -546,6 +557,7 @@ BY_OWNER: Mapping[str, str] = {
     "counts without noise": "publications",
     "a tensor of 400 rows inside the model": "publications, models and codes",
     "rows in the storage behind a tensor": "publications, models and codes",
+    "rows as the constants of a CTR model": "publications",
     "rows behind the end of a file": "publications",
     "user codes among the item codes": "publications",
     "item codes that no model gives": "publications, models and codes",

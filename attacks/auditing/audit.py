@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from dp_accounting.dp_event import DpEvent
 
-from attacks.auditing import AIM
+from attacks.auditing import AIM, AUDIT_LEVEL
 from attacks.auditing.claims import Claim, factor_at
 from attacks.auditing.games import (
     play_counts,
@@ -24,7 +24,7 @@ from attacks.auditing.gradients import play_bag, play_gradients, play_user
 from attacks.auditing.joint import Parts, canaries_needed
 from attacks.auditing.laws import Law, Members
 from attacks.auditing.played import Played, join_batches, together
-from attacks.auditing.verdicts import AUDIT_LEVEL, AuditResult, judge
+from attacks.auditing.verdicts import AuditResult, judge
 from fedmm_secure.executors.base import Executor
 from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.guarantee.mechanisms import dp_sgd

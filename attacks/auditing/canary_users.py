@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from scipy import sparse, special, stats
 
+from attacks.auditing import LOST
 from attacks.auditing.games import gaussian
 from attacks.auditing.joint import joint_test
 from attacks.auditing.laws import Values
@@ -45,7 +46,6 @@ from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import LEVELS
 
 FEWEST_SEEN = 8  # candidates by whom a law is tested
-LOST = 0.01  # of a reading's level: that those who are in were lost on the way
 COMPARED = 32  # items of others against whose scores that of a candidate's own is held
 VIEW = "release"
 SHOWS_NOTHING = "shows nothing"  # verdict where candidates are lost on the way

@@ -1,8 +1,9 @@
 """From what canaries showed to a verdict on a claim, and to what the audit would have seen.
 
 The verdict is that of one exact test (``joint``). Lower bounds on ε stand beside the claim: they come from
-``jax_privacy.auditing`` (Google DeepMind), assume nothing of how a mechanism is broken, and reach about the
-logarithm of the number of canaries.
+``jax_privacy.auditing`` (Google DeepMind) and reach about the logarithm of the number of canaries. Steinke's assumes
+nothing of how a mechanism is broken; that by f-DP says which Gaussian trade-off curves it exceeds, and is of ε at δ for
+mechanisms that have such a curve, whatever the size of their noise. Of randomised response it may be above the truth.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import numpy as np
 from jax_privacy import auditing
 from scipy import stats
 
+from attacks.auditing import AUDIT_LEVEL
 from attacks.auditing.claims import Claim
 from attacks.auditing.joint import Parts, joint_test, seen_factor
 from attacks.auditing.laws import Values
 from attacks.auditing.played import Played
-
-AUDIT_LEVEL = 0.05
 
 
 class AuditVerdict(StrEnum):

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attacks.auditing import AUDIT_LEVEL
 from attacks.auditing.audit import FEWEST_CANARIES, Audit, AuditProgress, plan_audits, play
 from attacks.auditing.faults import FAULTS, Fault
 from attacks.auditing.run_canaries import Measured
-from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict
+from attacks.auditing.verdicts import AuditVerdict
 from experiments.assessment.figures import draw_audit
 from experiments.assessment.statements import (
     AUDIT,

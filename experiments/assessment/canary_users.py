@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attacks.auditing import AUDIT_LEVEL
 from attacks.auditing.canary_users import CanaryReading, Published, read_canary_users
-from attacks.auditing.verdicts import AUDIT_LEVEL
 from experiments.assessment.audit import UnverifiedRunError
 from experiments.assessment.statements import CANARY_USERS, add_statement, audit_file, make_statement
 from experiments.runs.canary_files import SECRET_FILE, items_file, read_canary_file

@@ -148,7 +148,7 @@ def _audit_users(run: Path, folder: Path, level: float, identity: Identity | Non
                 f"{one.present} / {one.candidates}",
             )
         wide_console().print(f"canary users of market {market}, read through what the run published", table)
-        say("bounds: below which ε is not, at 95 %: f-DP / Steinke et al.")
+        say("bounds: below which ε is not, at 95 %: f-DP, for Gaussian trade-off curves / Steinke et al.")
     return FINDING if any(one.refuted or one.lost for one in readings) else 0
 
 
@@ -172,7 +172,8 @@ def _print_audit(market: str, found: list[dict[str, Any]]) -> None:
     say(
         "sees: had ε been this or more, the audit would have detected it with 95 % power; bounds: below which ε is not,"
     )
-    say("at 95 %: f-DP / Steinke et al.; needed: canaries that see ε at twice the claim, and noise at .9")
+    say("at 95 %: f-DP, for Gaussian trade-off curves / Steinke et al.")
+    say("needed: canaries that see ε at twice the claim, and noise at .9")
 
 
 def _print_measured(market: str, measured: Sequence[Measured]) -> None:

@@ -9,8 +9,9 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from attacks.auditing import AUDIT_LEVEL, LOST
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.signatures import check_signature
 from experiments.assessment.statements import (
@@ -43,6 +44,7 @@ from privacy.hexadecimal import bytes_of
 if TYPE_CHECKING:
     from attacks.auditing.run_canaries import Measured
 
+VIOLATED, SHOWS_NOTHING = "VIOLATED", "shows nothing"
 _BOUNDS = (("f-DP", "low_fdp"), ("Steinke et al.", "low_one_run"))
 UNSIGNED = "unsigned, computed by whoever wrote the directory"
 SELF_SIGNED = "signed with a key of the run's own federation, which vouches for nothing outside it"
@@ -115,14 +117,30 @@ def _examine(
             attacks = [_attack(row, stated.id) for row in attack_rows(statement.results)]
             audits, canary_users = _audits(statement, stated.id), _canary_users(statement, stated.id)
             yield WeighedStatement(stated, statement.results, attacks, audits, canary_users)
-        except (KeyError, TypeError, ValueError, AttributeError):  # what a signer wrote need not be results
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+        ):  # what was signed need not be results
             unread = {"standing": "broken", "problem": "its results cannot be read"}
             yield WeighedStatement(stated.model_copy(update=unread), {}, [], {})
+
+
+def _refutes(statement: ResultStatement, result: Mapping[str, Any], p_value: float, share: float = 1.0) -> bool:
+    """Whether a p-value refutes, at the level of its result, or at the share that the result would have of 5 %.
+
+    Who makes an audit chooses its level, and an audit at a lower one refutes less.
+    """
+    level = float(result["level"]) * max(1.0, AUDIT_LEVEL / float(statement.settings["level"]))
+    return p_value <= share * level
 
 
 def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditStated]]:
     found: dict[str, list[AuditStated]] = {}
     for result in statement.results.get(AUDIT, []):
+        refuted = result["verdict"] == VIOLATED or _refutes(statement, result, result["p_value"])
         audit = AuditStated(
             stage=result["stage"],
             game=result["game"],
@@ -130,7 +148,7 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
             lower_bounds={name: result[key] for name, key in _BOUNDS},
             detects=result["detects"],
             canaries=result["canaries"],
-            verdict=result["verdict"],
+            verdict=VIOLATED if refuted else result["verdict"],
             evidence=evidence,
         )
         found.setdefault(str(result["market"]), []).append(audit)
@@ -140,10 +158,15 @@ def _audits(statement: ResultStatement, evidence: str) -> dict[str, list[AuditSt
 def _canary_users(statement: ResultStatement, evidence: str) -> dict[str, list[CanaryUsersStated]]:
     found: dict[str, list[CanaryUsersStated]] = {}
     for result in statement.results.get(CANARY_USERS, []):
+        verdict = result["verdict"]
+        if _refutes(statement, result, result["p_value"]):
+            verdict = VIOLATED
+        elif verdict != VIOLATED and _refutes(statement, result, result["light"], LOST):
+            verdict = SHOWS_NOTHING
         reading = CanaryUsersStated(
             **{name: result[name] for name in ("reading", "claimed", "candidates", "present", "auc", "p_value")},
             lower_bounds={name: result[key] for name, key in _BOUNDS},
-            verdict=result["verdict"],
+            verdict=verdict,
             evidence=evidence,
         )
         found.setdefault(str(result["market"]), []).append(reading)

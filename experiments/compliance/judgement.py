@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from attacks.auditing import AIM
 from experiments.assessment.record import Verdict
 from experiments.assessment.records import infers_membership
+from experiments.compliance.coverage import UNTRIED, untried, weak_stages
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -113,20 +114,17 @@ def counted_canary_users(document: Document, market: str) -> list[CanaryUsersSta
     return [one for one in document.markets[market].canary_users if worth.get(one.evidence) == "counts"]
 
 
-def weak_stages(audits: Sequence[AuditStated]) -> list[str]:
-    """Stages that claim something, whose best audit would not have seen ε at ``AIM`` times the claim."""
-    best: dict[str, bool] = {}
-    for audit in audits:
-        if audit.claimed:
-            seen = audit.detects is not None and audit.detects <= AIM * audit.claimed
-            best[audit.stage] = best.get(audit.stage, False) or seen
-    return [stage for stage, seen in best.items() if not seen]
-
-
 def counted_attacks(document: Document) -> list[AttackStated]:
     """Attacks whose evidence fits the run and is signed from outside it."""
     worth = standing(document)
     return [attack for attack in document.attacks if worth.get(attack.evidence) == "counts"]
+
+
+def untried_views(document: Document) -> list[str]:
+    """Claimed views that show something, of which it is bounded what, and that no attack that counts was held to."""
+    markets = document.markets.values()
+    views = [view for view in document.run.claimed_views if any(found.views[view].epsilon for found in markets)]
+    return untried(views, {attack.view for attack in counted_attacks(document) if attack.verdict is not None})
 
 
 def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
@@ -378,6 +376,8 @@ def _open(document: Document) -> list[str]:
         found.append("not attacked: no attack on this run counts")
     elif not any(infers_membership(attack.kind) for attack in attacks):
         found.append(NO_MEMBERSHIP)
+    else:
+        found += [f"{view} view: {UNTRIED}" for view in untried_views(document)]
     found += _irrefutable(document)
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)

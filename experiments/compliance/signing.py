@@ -19,6 +19,7 @@ from experiments.compliance.judgement import (
     evaluation_note,
     persons_note,
     scope,
+    untried_views,
 )
 from experiments.presentation.page import render
 from experiments.presentation.text import WHO, catalogue_lines
@@ -98,6 +99,7 @@ def page(report: SignedReport) -> str:
         evaluation=evaluation_note(report.document.run.private_evaluation),
         audits={name: counted_audits(report.document, name) for name in report.document.markets},
         attacked=len(counted_attacks(report.document)),
+        untried=untried_views(report.document),
         schema=SCHEMA_ID,
         catalogues=catalogue_lines({name: found.catalogue.kind for name, found in report.document.markets.items()}),
         embedded=data,

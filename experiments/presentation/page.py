@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from experiments.presentation.console import printable
 from experiments.presentation.text import audit_text, difference_text, estimate_text, figure_text, interval_text
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.files import write_atomic
@@ -23,7 +24,12 @@ def render(template: str, **values: Any) -> str:
 def _environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("experiments")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # markup of our own is no plain text
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "epsilon": epsilon_text,

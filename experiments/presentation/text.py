@@ -96,8 +96,12 @@ def catalogue_lines(kinds: Mapping[str, str]) -> list[str]:
 
 
 def epsilon_over_markets(metrics: Mapping[str, Any], view: str) -> float | None:
-    """Of the worst market, or of a person in all of them where ids are the same people's; None where unbounded."""
+    """Of the worst market, or of a person in all of them where ids are the same people's; None where unbounded, as
+    where noise follows from a known seed.
+    """
     privacy = metrics["privacy"]
+    if any(found.get("seeded") for found in privacy["markets"].values()):
+        return None
     of_users = [found[view]["epsilon"] for found in privacy["markets"].values()]
     persons = privacy.get("across_markets", {}).get("epsilon", {})
     return worst([*of_users, persons[view]] if view in persons else of_users)

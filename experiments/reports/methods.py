@@ -42,7 +42,8 @@ class MethodRow:
             nothing travels.
         against: the method that differences are from.
         differences: by market and of the mean; None for that itself, or where candidates differ.
-        certain: markets where there is a difference, at a level of 5 % after Holm's correction over markets.
+        certain: markets where there is a difference for other users, at a level of 5 % after Holm's correction over
+            markets, of the models that were trained; of other seeds it says nothing.
     """
 
     name: str

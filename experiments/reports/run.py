@@ -43,7 +43,15 @@ from experiments.reports.standing import (
 )
 from experiments.verification.run import Examination, examine_run
 from fedmm_secure.config import Config
-from fedmm_secure.guarantee.stages import ALL_VIEWS, DECRYPTED_VIEWS, EVALUATION, SEVERAL_MARKETS, STAGES, has_sums
+from fedmm_secure.guarantee.stages import (
+    ALL_VIEWS,
+    CLAIMS,
+    DECRYPTED_VIEWS,
+    EVALUATION,
+    SEVERAL_MARKETS,
+    STAGES,
+    has_sums,
+)
 from fedmm_secure.storage.layout import LOG_FILE, PAGE_FILE, RunDirectory
 from fedmm_secure.storage.run_directory import MALFORMED, read_environment, read_foreign_config, read_metrics
 from privacy.accounting.ledger import LedgerError, read_ledger
@@ -131,7 +139,9 @@ def run_page(directory: Path, name: str, examined: Examination, trusted: Collect
         audit_line(markets, evidence, budget=budget),
         *canary_lines(config.audit.users, evidence),
     ]
-    attacked = attack_line(rows, evidence)
+    claimed = CLAIMS[config.privacy.protect]
+    bounded = {view for view in claimed if any(found[view]["epsilon"] for found in statements.values())}
+    attacked = attack_line(rows, evidence, bounded)
     summary = [
         *_generated(config.data.synthetic is not None),
         *_privacy_points(budget, views, seeded),

@@ -154,6 +154,10 @@ def _privacy(run: Finished) -> list[tuple[str, list[str]]]:
         found.append((f"with {max(view.earlier for view in earlier)} earlier", texts))
     if has_sums(run.config):
         found.append(("unit", [SEVERAL_MARKETS.removeprefix("unit: ")]))
+    if run.config.privacy.noise_seed is not None:
+        found.append(
+            ("a test", ["noise follows from privacy.noise_seed: to whoever knows it nothing above is bounded"])
+        )
     if run.config.audit.replay is not None:
         found.append(("open to", [open_noise(run.config.audit.replay.card)]))
     return [*found, *_conditional(run)]

@@ -10,8 +10,9 @@ from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
 from experiments.assessment.record import Verdict
 from experiments.assessment.records import infers_membership
+from experiments.compliance.coverage import UNTRIED, untried, weak_stages
 from experiments.compliance.evidence import WeighedStatement
-from experiments.compliance.judgement import CANARIES_AGAINST, NO_MEMBERSHIP, UNCOUNTED, weak_stages
+from experiments.compliance.judgement import CANARIES_AGAINST, NO_MEMBERSHIP, UNCOUNTED
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import Examination
 from privacy.aggregation.identities import Card
@@ -141,10 +142,17 @@ def canary_lines(committed: Collection[str], evidence: Sequence[WeighedStatement
     return [StandingLine(f"canary users of {named(sorted(read))}: no claim refuted", "good")] if read else []
 
 
-def attack_line(rows: Sequence[AttackRow], evidence: Sequence[WeighedStatement]) -> StandingLine:
+def attack_line(
+    rows: Sequence[AttackRow], evidence: Sequence[WeighedStatement], bounded: Collection[str] = ()
+) -> StandingLine:
     """Whether attacks were made, and whether one did better than a guarantee admits.
 
     Nobody has to sign what refutes a claim; for it speaks only what counts.
+
+    Args:
+        rows: results of all attacks.
+        evidence: results of attacks and audits.
+        bounded: views that a guarantee is claimed for, and that show something.
     """
     beyond = sum(row.beyond for row in rows)
     if beyond:
@@ -156,6 +164,9 @@ def attack_line(rows: Sequence[AttackRow], evidence: Sequence[WeighedStatement])
         return _uncounted("attacked", "attack", evidence)
     if not any(infers_membership(row.kind) for row in counted):
         return StandingLine(NO_MEMBERSHIP, "open")
+    missing = untried(bounded, {row.view for row in counted if row.verdict is not None})
+    if missing:
+        return StandingLine(f"attacked, but {named(missing)} view: {UNTRIED}", "open")
     verdicts = {row.verdict for row in counted if row.verdict is not None}
     if verdicts == {Verdict.IRREFUTABLE}:
         return StandingLine("attacked, on fewer targets than could refute any guarantee", "open")

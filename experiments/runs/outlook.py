@@ -49,7 +49,12 @@ def refusal(markets: Mapping[str, Mapping[str, Any]], limit: float | None) -> st
     if not above:
         return None
     most = max(found["earlier"] for found in above.values())
-    total = None if any(found["epsilon"] is None for found in above.values()) else _largest(above)
+    if any(found["epsilon"] is None for found in above.values()):
+        return (
+            f"nothing bounds this run, as where noise follows from privacy.noise_seed, or it with {_runs(most)} on the "
+            f"same data ({_named(above)}): compliance reports on the same data will refuse, those of other runs too"
+        )
+    total = _largest(above)
     return (
         f"together with {_runs(most)} on the same data ε comes to {epsilon_text(total)}, where this one alone has "
         f"{limit:g} ({_named(above)}): a compliance report with --max-epsilon {limit:g} will refuse"

@@ -135,7 +135,8 @@ def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float,
                 yield name, float(value), 0
         for market, views in fields["privacy"]["markets"].items():
             for view in ("market", "release"):
-                if views[view]["epsilon"] is not None:  # no number stands for a missing guarantee
+                # no number stands for a missing guarantee
+                if views[view]["epsilon"] is not None and not views.get("seeded"):
                     yield f"{market}/epsilon-{view}", float(views[view]["epsilon"]), 0
         for view, epsilon in fields["privacy"].get("across_markets", {"epsilon": {}})["epsilon"].items():
             if epsilon is not None:

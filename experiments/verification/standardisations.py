@@ -21,7 +21,7 @@ from fedmm_secure.quantization.build import model_of
 from privacy.accounting.ledger_check import Finding
 from privacy.arrays import Array
 
-MOST_PSEUDO_USERS = 50_000  # that are drawn again, and GRAM_LIMIT items: a configuration may ask for many more
+MOST_PAIRS = 250_000  # of pseudo-users and items, and GRAM_LIMIT items: a configuration may ask for many more
 _APART = 0.1  # of a number's spread
 
 
@@ -32,7 +32,8 @@ def standardisation_findings(evidence: Evidence, market: str, publications: Publ
         return  # nothing is released, or what is missing is found elsewhere
     embedding = released_embedding(config, dict(read[COUNTS]), dict(read[EMBEDDING]))
     what = f"market {market}: standardisation of its CTR models"
-    if config.privacy.pseudo_users > MOST_PSEUDO_USERS or len(embedding.items_) > GRAM_LIMIT:
+    pairs = config.privacy.pseudo_users * (1 + config.data.negatives_per_positive)
+    if pairs > MOST_PAIRS or len(embedding.items_) > GRAM_LIMIT:
         evidence.unchecked.append(f"{what}: not computed again, for it takes too many pseudo-users or items")
         return
     exact = same_machine(evidence)

@@ -10,9 +10,12 @@ from fedmm_secure.guarantee.stages import CTR, DECRYPTED_VIEWS
 
 
 def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
-    """By view, all that it observes, upstream stages included."""
+    """By view, all that it observes, upstream stages included.
+
+    Noise that follows from a seed of the configuration is none to whoever reads that: nothing bounds such a run.
+    """
     raw: DpEvent = NonPrivateDpEvent()
-    if not plan.stages:
+    if not plan.stages or plan.config.privacy.noise_seed is not None:
         return dict.fromkeys(DECRYPTED_VIEWS, raw)
     market_own = (CTR, *OWN_STAGES)
     upstream = [plan.stage_event(name) for name in plan.stages if name not in market_own]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from attacks.auditing.canary_users import LOST, CanaryReading, Published, _Shown, light_p_value
+from attacks.auditing import LOST
+from attacks.auditing.canary_users import CanaryReading, Published, _Shown, light_p_value
 from attacks.auditing.faults import noise_scaled
 from attacks.auditing.joint import joint_test
 from attacks.one_run import p_value

@@ -37,11 +37,16 @@ N = 400
 SIGNER = "4567"
 VIEWS = ("server", "market", "collusion", "consumer", "release")
 AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 2.0,
-         "low_one_run": None, "canaries": 500, "verdict": "VIOLATED"}  # fmt: skip
+         "low_one_run": None, "canaries": 500, "verdict": "VIOLATED", "p_value": 0.5, "level": 0.005}  # fmt: skip
 SUCCESS = {"value": 0.99, "low": 0.98, "high": 1.0}
 ATTACK = {"market": "m", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release",
           "auc": SUCCESS, "tpr_at_1_percent_fpr": SUCCESS,
           "bound": {"epsilon": 1.0, "delta": 1e-3, "verdict": "BEYOND", "detects": 3.0, "targets": 960}}  # fmt: skip
+
+
+def everywhere(kept):
+    """An attack by two views: of what is claimed no other shows more."""
+    return [{**ATTACK, **kept, "view": view} for view in ("market", "release")]
 
 
 def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evidence=(), runs=(), across=20.0):
@@ -133,7 +138,7 @@ def auditor():
 
 def audited(run, identity, **changes):
     results = {"audit": [{**AUDIT, **changes}]}
-    add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {}, results, identity))
+    add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {"level": 0.05}, results, identity))
 
 
 def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, auditor):
@@ -141,7 +146,7 @@ def test_a_faultless_report_is_compliant_but_green_only_with_evidence(run, audit
     assert colour(document()) == "open"
     audited(run, auditor, verdict="not refuted", low_fdp=0.5)
     kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
-    results = {"membership": [{**ATTACK, **kept}]}
+    results = {"membership": everywhere(kept)}
     add_statement(run, attacks_file(run), make_statement(run, "attack", {}, results, auditor))
     assert colour(document(evidence=examine(run))) == "good"
 
@@ -151,7 +156,15 @@ def test_a_report_on_nobodys_rows_is_taken_for_one_on_somebodys(run, auditor):
     audited(run, auditor, verdict="not refuted", low_fdp=0.5)
     kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
     add_statement(
-        run, attacks_file(run), make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, auditor)
+        run,
+        attacks_file(run),
+        make_statement(
+            run,
+            "attack",
+            {},
+            {"membership": everywhere(kept)},
+            auditor,
+        ),
     )
     assert colour(document(evidence=examine(run))) == "good"  # the attack works where nothing says whose rows they are
     generated = document(evidence=examine(run), run={"synthetic": True})
@@ -215,7 +228,7 @@ def test_a_violated_audit_set_to_consistent(run, auditor):
 
 def test_the_stage_that_was_refuted_left_out_of_a_signed_audit(run, auditor):
     results = {"audit": [{**AUDIT, "stage": "counts", "verdict": "not refuted"}, AUDIT]}
-    add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {}, results, auditor))
+    add_statement(run, audit_file(run, "m"), make_statement(run, "audit", {"level": 0.05}, results, auditor))
     path = audit_file(run, "m")
     held = json.loads(path.read_text())
     held["statements"][0]["results"]["audit"].pop()
@@ -302,6 +315,66 @@ def test_as_many_results_as_fit_into_a_file_are_read_in_time(monkeypatch):
     assert not compared
 
 
+# -- settings that whoever makes an audit or an attack chooses ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("level", "p_value", "verdict"),
+    [(1e-6, 1e-4, "VIOLATED"), (1e-6, 0.02, "not refuted"), (0.5, 0.04, "VIOLATED"), (0.05, 0.004, "VIOLATED")],
+)
+def test_an_audit_at_a_level_that_refutes_nothing(run, auditor, level, p_value, verdict):
+    """One of ten tests. At a level of 1e-6 a p-value of 1e-4 refutes nothing, and 5 % is what a report holds it to."""
+    said = "VIOLATED" if p_value <= level / 10 else "not refuted"
+    result = {**AUDIT, "verdict": said, "p_value": p_value, "level": level / 10}
+    statement = make_statement(run, "audit", {"level": level}, {"audit": [result]}, auditor)
+    add_statement(run, audit_file(run, "m"), statement)
+    (found,) = examine(run)[0].audits["m"]
+    assert found.verdict == verdict
+    assert document_verdict(document(evidence=examine(run))).compliant == (verdict == "not refuted")
+    assert (said == "not refuted") == (level < 0.05)  # the attack works on the word of the audit
+
+
+@pytest.mark.parametrize(
+    ("p_value", "light", "verdict"),
+    [(1e-4, 0.5, "VIOLATED"), (0.5, 1e-5, "shows nothing"), (0.5, 0.5, "not refuted")],
+)
+def test_canary_users_at_a_level_that_refutes_nothing(run, auditor, p_value, light, verdict):
+    reading = {"market": "m", "reading": "counts", "claimed": 1.0, "candidates": 100, "present": 51, "auc": 0.5,
+               "low_fdp": 0.0, "low_one_run": 0.0, "p_value": p_value, "light": light, "level": 1e-6 / 4,
+               "verdict": "not refuted"}  # fmt: skip
+    statement = make_statement(run, "audit", {"level": 1e-6}, {"canary users": [reading]}, auditor)
+    add_statement(run, audit_file(run, "m"), statement)
+    (found,) = examine(run)[0].canary_users["m"]
+    assert found.verdict == verdict
+
+
+def test_a_statement_without_a_level_is_no_audit(run, auditor):
+    for settings in ({}, {"level": 0}, {"level": "none"}):
+        statement = make_statement(run, "audit", settings, {"audit": [{**AUDIT, "verdict": "not refuted"}]}, auditor)
+        audit_file(run, "m").unlink(missing_ok=True)
+        add_statement(run, audit_file(run, "m"), statement)
+        assert examine(run)[0].stated.problem == "its results cannot be read"
+
+
+WITHIN = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
+
+
+@pytest.mark.parametrize(("made", "missing"), [
+    ({"membership": [{**ATTACK, "bound": None}]}, ["market", "consumer", "release"]),
+    ({"membership": [{**ATTACK, **WITHIN, "view": "consumer"}]}, ["market", "release"]),
+    ({"membership": [{**ATTACK, **WITHIN, "view": "collusion"}, {**ATTACK, **WITHIN}]}, []),
+])  # fmt: skip
+def test_an_attack_that_its_owner_chose_for_what_it_does_not_find(run, auditor, made, missing):
+    """Of the views that a guarantee is claimed for some had no attack, and any attack at all left nothing open."""
+    add_statement(run, attacks_file(run), make_statement(run, "attack", {}, made, auditor))
+    found = document(evidence=examine(run))
+    assert counted_attacks(found)  # all that was asked for
+    opened = [item.split(" view: ")[0] for item in document_verdict(found).open if "nobody tried" in item]
+    assert opened == missing
+    nothing_shown = document(epsilon=0.0, evidence=examine(run))  # what shows nothing needs no attack
+    assert not any("nobody tried" in item for item in document_verdict(nothing_shown).open)
+
+
 def test_results_that_stand_in_no_evidence_are_worth_nothing():
     """A document that lists an attack without naming where it is from."""
     attack = AttackStated(kind="membership", attack="a", view="release", measure="AUC", success=0.5, low=0.4, high=0.6,
@@ -377,7 +450,13 @@ def test_a_throw_away_key_closes_the_ledger_and_signs_the_evidence(run):
     stranger = Identity.generate("national-privacy-auditors")
     audited(run, stranger, verdict="not refuted", low_fdp=0.5)
     kept = {"bound": {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}}
-    statement = make_statement(run, "attack", {}, {"membership": [{**ATTACK, **kept}]}, stranger)
+    statement = make_statement(
+        run,
+        "attack",
+        {},
+        {"membership": everywhere(kept)},
+        stranger,
+    )
     add_statement(run, attacks_file(run), statement)
     card = stranger.card.fingerprint
     closed = {"closed_by": card}

@@ -94,7 +94,7 @@ def test_more_pseudo_users_than_a_reader_draws_are_said(released_copy, monkeypat
     """A configuration asks for a million, and costs a reader minutes and gigabytes for each model."""
     from experiments.verification import standardisations
 
-    monkeypatch.setattr(standardisations, "MOST_PSEUDO_USERS", 10)
+    monkeypatch.setattr(standardisations, "MOST_PAIRS", 10)
     assert sum("too many pseudo-users" in text for text in examine_run(released_copy).unchecked) == 3
 
 

@@ -23,8 +23,8 @@ OWN_WORD = [
     # random to a reader: a commitment under a key that stays in the market, hashes of keys
     r"metrics\.json markets\.m0\.candidates",
     r"charge [\w/-]+ key",
-    # names of commit, code, machine and versions
-    r"environment\.json (code|commit|python|machine\.\w+|packages\.[\w-]+)",
+    # names of commit, code, machine and versions, and when the run began
+    r"environment\.json (code|commit|created|python|machine\.\w+|packages\.[\w-]+)",
     # what earlier runs spent, which may never have been
     r"note earlier-runs entry\.(coordinates|remark|view_events\..+)",
     # the first line follows from other files, to which the owner has fitted it
@@ -58,8 +58,11 @@ def changed(root, at):
             parent[last] = value + 1
         case float():
             parent[last] = value * (1 + 2**-50) or 1e-9
+        case str() if any(map(str.isdecimal, value)):  # not the last: it may be what a form spells
+            at = next(place for place, letter in enumerate(value) if letter.isdecimal())
+            parent[last] = value[:at] + str((int(value[at]) + 1) % 10) + value[at + 1 :]
         case str():
-            parent[last] = value[:-1] + ("1" if value.endswith("0") else "0")
+            parent[last] = value[:-1] + "0"
         case None:
             parent[last] = 0.5
 

@@ -39,6 +39,19 @@ def test_a_strangers_membership_attack_does_not_make_up_for_the_one_that_is_miss
     assert line(stranger).text == "attacked, by results that do not count: unsigned"
 
 
+def test_membership_by_a_view_that_shows_little_does_not_make_up_for_one_that_shows_more():
+    """Of a released model an attack on its service was enough, and one that nothing was held to."""
+    within = {"epsilon": 1.0, "delta": 1e-5, "verdict": "within", "detects": 3.0, "targets": 960}
+    service = evidence("counts", membership=[{**MEMBERSHIP, "view": "consumer", "bound": within}])
+    unheld = evidence("counts", membership=[MEMBERSHIP])
+    assert line(service).colour == line(unheld).colour == "good"  # where no view is claimed
+    for found in (service, unheld):
+        rows = attack_rows(found.results)
+        assert attack_line(rows, [found], {"release"}).text.startswith("attacked, but release view: nobody tried")
+    both = evidence("counts", membership=[{**MEMBERSHIP, "bound": within}])
+    assert attack_line(attack_rows(both.results), [both], {"consumer", "release"}).colour == "good"
+
+
 def test_what_is_beyond_a_guarantee_speaks_against_it_whoever_says_so():
     beyond = {
         **MEMBERSHIP,

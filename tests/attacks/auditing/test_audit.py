@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attacks.auditing import AIM
+from attacks.auditing import AIM, AUDIT_LEVEL
 from attacks.auditing.audit import CHAIN, CODEBOOK, GRADIENTS, MASKS, USER, plan_audits, play, stage_games
 from attacks.auditing.faults import FAULTS
 from attacks.auditing.joint import joint_test
-from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict
+from attacks.auditing.verdicts import AuditVerdict
 from fedmm_secure.executors.processes import WorkerProcesses
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan

@@ -3,10 +3,11 @@ import pytest
 from dp_accounting import dp_event, get_epsilon_gaussian
 from jax_privacy import auditing
 
+from attacks.auditing import AUDIT_LEVEL
 from attacks.auditing.claims import Claim
 from attacks.auditing.joint import joint_test
 from attacks.auditing.laws import Law
-from attacks.auditing.verdicts import AUDIT_LEVEL, AuditVerdict, auc, judge, lower_bounds
+from attacks.auditing.verdicts import AuditVerdict, auc, judge, lower_bounds
 from tests.attacks.auditing.test_joint import shown
 
 LAW = Law(2.0)

@@ -49,7 +49,8 @@ KNOWN = [{"name": known.card.name, "fingerprint": known.card.fingerprint} for kn
 SAID = {"signer": None, "trusted": KNOWN, "sole_run": False, "max_epsilon": 10, "max_delta": None}
 LIMIT = ("--max-epsilon", 20)
 AUDIT = {"stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 0.5,
-         "low_one_run": None, "canaries": 500, "verdict": "not refuted", "needed": None, "seconds": 1.0}  # fmt: skip
+         "low_one_run": None, "canaries": 500, "verdict": "not refuted", "needed": None, "seconds": 1.0,
+         "p_value": 0.5, "level": 0.005}  # fmt: skip
 BETTER = {"value": 0.9, "low": 0.8, "high": 1.0}
 BOUND = {"epsilon": 8.0, "delta": 1e-3, "verdict": "within", "detects": 12.0, "targets": 960}
 MEMBERSHIP = {"market": "m0", "target": "fedmm", "attack": "LiRA", "unit": "user", "view": "release", "auc": BETTER,
@@ -356,7 +357,8 @@ def audited(run, market, identity=None, folder=None, **changes):
 
 
 def attacked(run, identity=None, **changes):
-    statement = make_statement(run, "attack", {"shadows": 4}, {"membership": [{**MEMBERSHIP, **changes}]}, identity)
+    made = [{**MEMBERSHIP, "view": view, **changes} for view in ("market", "release")]
+    statement = make_statement(run, "attack", {"shadows": 4}, {"membership": made}, identity)
     add_statement(run, attacks_file(run), statement)
 
 
@@ -396,7 +398,7 @@ def test_evidence_that_counts_leaves_nothing_open(signed, judge_of_evidence):
     assert document.verdict.open == []
     assert colour(document) == "good"
     assert {item.fingerprint for item in document.evidence} == {judge_of_evidence.card.fingerprint}
-    assert "1 attacks" in next(q.answer for q in document.questions if q.topic.startswith("testing"))
+    assert "2 attacks" in next(q.answer for q in document.questions if q.topic.startswith("testing"))
 
 
 def test_unsigned_evidence_counts_for_nothing(signed):

@@ -5,13 +5,16 @@ import json
 import math
 import re
 
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from experiments.presentation.console import NULL, PlainConsole, one_line, printable, say, say_json
+from experiments.presentation.page import _environment
 
 ACTS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 ESCAPE = "\x1b[2J\x1b]0;owned\x07[red]name[/red]:smiley:\u202e"
@@ -73,3 +76,13 @@ def test_a_null_that_stands_for_no_bound_has_a_note_beside_it(capsys):
         },
         "rows": [{"epsilon_market": None, "epsilon_market_note": NULL}, {"epsilon_market": 8.0}],
     }
+
+
+def test_a_page_shows_text_in_the_order_in_which_it_stands():
+    """Who puts results of attacks beside a run turned around what its page says: only ``<`` was escaped."""
+    turned = "refuted: \u202eton saw ti\u202c <b>"
+    page, plain = _environment().from_string("{{ said }}{{ ours }}"), jinja2.Environment(autoescape=True)
+    ours = Markup("<figure>\u2028</figure>")
+    assert "\u202e" in plain.from_string("{{ said }}").render(said=turned)
+    shown = page.render(said=turned, ours=ours)
+    assert shown == f"refuted: \ufffdton saw ti\ufffd &lt;b&gt;{ours}"

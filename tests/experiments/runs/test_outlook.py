@@ -63,7 +63,7 @@ def test_runs_on_the_same_files_say_so_before_they_spend(tmp_path):
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            run_pipeline(settings, markets, tmp_path / name, stop)
+            run_pipeline(settings, prepare_markets(settings.data), tmp_path / name, stop)
         assert (users_account().exists() and users_account().read_bytes()) == before
         return said[0]
 
