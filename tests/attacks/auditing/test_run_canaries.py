@@ -129,12 +129,9 @@ def test_false_alarms_come_as_often_as_is_stated(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "repetitions"),
-    [("counts", 100_000), ("embedding", 100_000), ("subspace", 100_000), ("quantizer/0", 10_000), ("ctr/0", 10_000)],
-)
-def test_false_alarms_by_many_repetitions(name, repetitions):
-    check_law(name, repetitions)
+@pytest.mark.parametrize("name", STAGES)
+def test_false_alarms_by_many_repetitions(name):
+    check_law(name, 100_000)
 
 
 def alarms_of_a_run(number):
