@@ -205,7 +205,7 @@ def enter_account(
         moved=moved(directory, market.name, progress.in_hand, plan.config.device),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
-    elsewhere = heard_of(account.others, rows, market.name)
+    elsewhere = heard_of(account.others, rows, market.name, account)
     started = account.start(
         account.fingerprint(rows), planned_spending(run, plan), state, market=market.name, elsewhere=elsewhere
     )
@@ -243,7 +243,7 @@ def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarke
     raw: DpEvent = NonPrivateDpEvent()
     spending = Spending(secrets.token_hex(16), dict.fromkeys(DECRYPTED_VIEWS, raw), markets=1)
     market = prepared.whole.market.name
-    elsewhere = heard_of(account.others, rows, market)
+    elsewhere = heard_of(account.others, rows, market, account)
     state = RunState(secrets.token_hex(16))
     account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
 
