@@ -18,7 +18,7 @@ from experiments.reports.methods import cells_of, method_tables, write_tables
 from experiments.reports.run import Figures
 from experiments.reports.sweep_figures import sweep_drawings
 from experiments.sweep.files import DONE_FILE, FAILURE_FILE
-from experiments.sweep.grid import MOST_READ, expand, planned_cells
+from experiments.sweep.grid import MOST_READ, Cell, expand, planned_cells
 from experiments.sweep.scheduler import Sweep, read_grid
 from experiments.sweep.summary import accuracy, as_methods, grouped, macro_summary, markets_of, value_text
 from experiments.sweep.table import collect
@@ -135,21 +135,24 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
 
     Whoever chooses among the cells has looked at all of them.
     """
-    private = [cell for cell in sweep.finished() if cell.config.privacy.epsilon is not None]
-    if not private:
-        return {}
-    directory = sweep.path(private[-1])
+    latest: dict[str, Cell] = {}  # by market: cells need not have the same ones
+    deltas: dict[str, float] = {}
+    for cell in sweep.finished():
+        if cell.config.privacy.epsilon is not None:
+            markets = read_metrics(sweep.path(cell))["privacy"]["markets"]
+            latest |= dict.fromkeys(markets, cell)
+            deltas |= {market: values["market"]["delta"] for market, values in markets.items()}
     known_runs = readers_account(account)
     found: dict[str, dict[str, Any]] = {}
-    for market, values in read_metrics(directory)["privacy"]["markets"].items():
+    for market, cell in latest.items():
         try:
-            spendings = spent_on_same_data(known_runs, directory, market)
+            spendings = spent_on_same_data(known_runs, sweep.path(cell), market)
         except InputError:
             return {}
-        for view in {"market", "release"} & set(CLAIMS[private[-1].config.privacy.protect]):
+        for view in {"market", "release"} & set(CLAIMS[cell.config.privacy.protect]):
             events = [run.events[view] for run in spendings]
             unbounded = sum(gaussian_steps(event) is None for event in events)
-            epsilon = composed_epsilon(events, spendings, values["market"]["delta"], coarsely)
+            epsilon = composed_epsilon(events, spendings, deltas[market], coarsely)
             known = found.setdefault(view, {"runs": 0, "unbounded": 0, "epsilon": 0.0})
             most = {"runs": len(events), "unbounded": unbounded, "epsilon": epsilon}
             known |= {name: max(known[name], value) for name, value in most.items()}

@@ -148,7 +148,9 @@ class PrivacyConfig(Section):
     colluding_markets: int = Field(
         1, ge=1, le=1000, description="distributed noise: markets that may subtract their parts"
     )
-    account: Path | None = Field(None, description="null: FEDMM_ACCOUNT, or the user's on this machine")
+    account: Path | None = Field(
+        None, description="whole path of a file; null: FEDMM_ACCOUNT, or the user's on this machine"
+    )
     noise_seed: int | None = Field(
         None, ge=-LARGEST_SEED, le=LARGEST_SEED, description="tests only: makes the run unfit for compliance"
     )

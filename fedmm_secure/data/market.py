@@ -166,7 +166,8 @@ def refuse_disorder(market: Market) -> None:
     Of rows in another order, whose latest a row is depended on rows of others: what a user adds to a sum was not the
     user's alone. Of ids in the order in which rows name them, the order of what is published says whose row came
     first; and one person who stands there as two users has two users' weight in a sum. Of indices of fewer bits,
-    as categories of tables have them, the pairs of one user and of another have one number.
+    as categories of tables have them, the pairs of one user and of another have one number. Rows that a mask hides, as
+    arrays out of netCDF and HDF5 have one, are in any order.
 
     Raises:
         DataError: they do not.
@@ -197,7 +198,9 @@ def _problems_of_columns(market: Market) -> Iterator[tuple[str, str]]:
     columns = {"user": market.user, "item": market.item, "time": market.time, "rating": market.rating}
     for what, column in columns.items():
         kind = np.dtype(np.float64 if what == "rating" else np.int64)
-        if not isinstance(column, np.ndarray) or column.dtype != kind or column.shape != market.user.shape:
+        if np.ma.isMaskedArray(column):  # what is masked compares as neither more nor less
+            yield what, "is masked: fill it, or leave its rows out"
+        elif not isinstance(column, np.ndarray) or column.dtype != kind or column.shape != market.user.shape:
             shape = f"{getattr(column, 'dtype', type(column).__name__)} of shape {np.shape(column)}"
             yield what, f"is {shape}, where {kind} of shape {np.shape(market.user)} was expected"
     for what, n in (("user", market.n_users), ("item", market.n_items)):

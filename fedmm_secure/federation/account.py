@@ -30,7 +30,7 @@ from privacy.accounting.events import gaussian_steps
 from privacy.accounting.fingerprints import PublicData, RunKey
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
-from privacy.accounting.places import ACCOUNT_VARIABLE, users_account
+from privacy.accounting.places import ACCOUNT_VARIABLE, refuse_relative, users_account
 from privacy.accounting.spendings import Spending
 from privacy.files import write_json
 
@@ -187,6 +187,8 @@ def enter_account(
     A charge in hand is computed once more under its key, which is the same computation only on the same kind of
     machine. On another one the rest of the run is entered as a course of its own, which charges and draws anew.
     """
+    if not progress.lines and plan.config.privacy.account is not None:  # one that was begun goes on as it is
+        refuse_relative(plan.config.privacy.account, "privacy.account")
     market = prepared.whole.market
     path, here = _state_file(directory, market.name), computing_kind(plan.config.device)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": []}
@@ -205,7 +207,7 @@ def enter_account(
         moved=moved(directory, market.name, progress.in_hand, plan.config.device),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
-    elsewhere = heard_of(account.others, rows, market.name)
+    elsewhere = heard_of(account.others, rows, market.name, account)
     started = account.start(
         account.fingerprint(rows), planned_spending(run, plan), state, market=market.name, elsewhere=elsewhere
     )
@@ -236,14 +238,17 @@ def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarke
 
     Raises:
         AccountError: the account cannot be read or written.
+        AccountPlaceError: it is not named by its whole path.
     """
     account, rows = account_of(config, directory), _pairs(prepared.whole.market)
     if isinstance(account, PublicData):
         return
+    if config.privacy.account is not None:
+        refuse_relative(config.privacy.account, "privacy.account")
     raw: DpEvent = NonPrivateDpEvent()
     spending = Spending(secrets.token_hex(16), dict.fromkeys(DECRYPTED_VIEWS, raw), markets=1)
     market = prepared.whole.market.name
-    elsewhere = heard_of(account.others, rows, market)
+    elsewhere = heard_of(account.others, rows, market, account)
     state = RunState(secrets.token_hex(16))
     account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
 

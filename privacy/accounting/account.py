@@ -171,7 +171,7 @@ class PrivacyAccount:
         with self._file.locked():
             key = self._file.begun()
             lines, head = self._file.bodies(key)
-            held = self._held(of_same_data(lines, market, [fingerprint]))
+            held = self._held(of_same_data(lines, [market], [fingerprint]))
             mine = [one for one in held.courses if one.entered.is_of(spending.run, market)]
             if state.begun and not mine:
                 raise AccountError(
@@ -198,7 +198,8 @@ class PrivacyAccount:
         """What was known when a course was entered, itself left out: the same whenever it is asked."""
         entered = next(index for index, (_, body) in enumerate(lines) if _enters(body) and body["nonce"] == course)
         body = lines[entered][1]
-        held = self._held(of_same_data(lines[:entered], str(body.get("market") or ""), [str(body["fingerprint"])]))
+        *found, _ = of_same_data(lines[: entered + 1], [str(body.get("market") or "")], [str(body["fingerprint"])])
+        held = self._held(found)
         held.hear(body)
         return [one.spending for _, found in sorted(held.known("").items()) for one in found]
 
@@ -255,7 +256,7 @@ class PrivacyAccount:
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
         lines, _ = self._file.bodies(self._file.key())
-        return [course.spending for course in self._held(of_same_data(lines, "", [fingerprint])).courses]
+        return [course.spending for course in self._held(of_same_data(lines, (), [fingerprint])).courses]
 
     def spendings_of(self, run: str, market: str) -> list[Spending]:
         """What all runs spend on the data that a run was entered with for a market; see ``spendings``.
@@ -267,12 +268,15 @@ class PrivacyAccount:
         Raises:
             AccountError: as ``spendings``, or the account does not hold the run.
         """
-        found, names = self._held_with(run, market)
-        if not found:
+        named = self._fingerprints(run, market)
+        if not named:
             raise AccountError(f"{self.path}: does not hold this run of market {market}")
+        prints, found = {self.identity: named}, dict[str, list[Entered]]()
         for other in self.others:
-            known, _ = other._held_with(run, market, names.get(other.identity, set()))
-            unite(found, known)
+            named = other._fingerprints(run, market)
+            prints.setdefault(other.identity, set()).update(named)
+        for account, held in _of_all((self, *self.others), market, prints):
+            unite(found, held.known(account.identity))
         return [one.spending for entered in found.values() for one in entered]
 
     def spent_on(self, rows: Sequence[bytes], market: str = "") -> list[Spending]:
@@ -286,27 +290,16 @@ class PrivacyAccount:
         found = heard_of((self, *self.others), rows, market).known
         return [one.spending for entered in found.values() for one in entered]
 
-    def known_on(self, rows: Sequence[bytes], market: str = "") -> Elsewhere:
-        """What runs spend on rows or a market, of this account and of those that it has heard of; see ``spendings``."""
-        key = self._file.key()
-        fingerprint, identity = keyed_fingerprint(key, rows), digest_of(key)
-        held = self._held(of_same_data(self._file.bodies(key)[0], market, [fingerprint]))
-        return Elsewhere(held.known(identity), {**_latest(held.names), identity: fingerprint})
-
-    def _held_with(
-        self, run: str, market: str, named: Collection[str] | None = None
-    ) -> tuple[dict[str, list[Entered]], dict[str, set[str]]]:
-        """What is known of all data that a run was entered with, here or elsewhere; empty if of none. And how other
-        accounts name those data. Where data are ``named``, the run need not be held."""
+    def _fingerprints(self, run: str, market: str) -> set[str]:
+        """Of all data that a run was entered with, here or elsewhere."""
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        key = self._file.key()
-        lines, _ = self._file.bodies(key)
-        prints = {str(body.get("fingerprint")) for _, body in lines if _is_of(body, run, market)}
-        if not prints and named is None:
-            return {}, {}
-        held = self._held(of_same_data(lines, market, prints | set(named or ())))
-        return held.known(digest_of(key)), held.names
+        lines, _ = self._file.bodies(self._file.key())
+        return {str(body.get("fingerprint")) for _, body in lines if _is_of(body, run, market)}
+
+    def _led_to(self, markets: Iterable[str], fingerprints: Iterable[str]) -> OfData:
+        """What is held of the data that names and fingerprints lead to."""
+        return self._held(of_same_data(self._file.bodies(self._file.key())[0], markets, fingerprints))
 
     def _held(self, bodies: Iterable[tuple[int, Mapping[str, Any]]]) -> OfData:
         found = OfData()
@@ -344,12 +337,45 @@ def _latest(names: Mapping[str, set[str]]) -> dict[str, str]:
     return {identity: min(found) for identity, found in names.items()}
 
 
-def heard_of(accounts: Iterable[PrivacyAccount], rows: Sequence[bytes], market: str = "") -> Elsewhere:
-    """What several accounts know of rows, or of a market, each run of each account once."""
+def heard_of(
+    accounts: Sequence[PrivacyAccount], rows: Sequence[bytes], market: str = "", own: PrivacyAccount | None = None
+) -> Elsewhere:
+    """What several accounts know of rows, or of a market, each run of each account once.
+
+    ``own`` is one that is not asked, but knows by which other names the market goes.
+    """
+    leading = [own] if own is not None and accounts and own.path.is_file() else []
+    everyone = [*leading, *accounts]
+    prints = {account.identity: {keyed_fingerprint(account._file.key(), rows)} for account in everyone}
+    rows_named = {identity: min(found) for identity, found in prints.items()}
     known: dict[str, list[Entered]] = {}
     names: dict[str, str] = {}
-    for account in accounts:
-        found = account.known_on(rows, market)
-        unite(known, found.known)
-        names |= found.names
+    for account, held in _of_all(everyone, market, prints)[len(leading) :]:
+        unite(known, held.known(account.identity))
+        names |= {**_latest(held.names), account.identity: rows_named[account.identity]}
     return Elsewhere(known, names)
+
+
+def _of_all(
+    accounts: Sequence[PrivacyAccount], market: str, prints: Mapping[str, Collection[str]]
+) -> list[tuple[PrivacyAccount, OfData]]:
+    """What each of several accounts holds of the data that a market's name and fingerprints lead to.
+
+    What one account knows by two names, another one may know by the second alone: so names that any of them knows lead
+    on in all of them, until nothing is added.
+
+    Args:
+        accounts: each is there.
+        market: its name; empty for none.
+        prints: fingerprints of the data, by identity of the account.
+    """
+    markets, known = {market}, {identity: set(found) for identity, found in prints.items()}
+    while True:
+        found = [(account, account._led_to(markets, known.get(account.identity, ()))) for account in accounts]
+        before = len(markets), sum(map(len, known.values()))
+        for _, held in found:
+            markets |= held.markets
+            for identity, named in held.names.items():
+                known.setdefault(identity, set()).update(named)
+        if len(accounts) < 2 or before == (len(markets), sum(map(len, known.values()))):
+            return found

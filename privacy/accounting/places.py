@@ -12,12 +12,32 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_atomic
 from privacy.foreign import MAX_TEXT_BYTES, ForeignFileError, json_object, read_bytes
 from privacy.json_text import json_text
 
 ACCOUNT_FILE = "privacy.account"
 ACCOUNT_VARIABLE = "FEDMM_ACCOUNT"
+
+
+class AccountPlaceError(InputError):
+    """An account is named so that another folder has another one."""
+
+
+def refuse_relative(path: Path, key: str) -> None:
+    """Refuse a path of an account that is another file in another folder, ``~/…`` among them, which no shell has seen.
+
+    Runs on the same rows would enter accounts that know nothing of each other.
+
+    Raises:
+        AccountPlaceError: ``key`` says who named it.
+    """
+    if not path.is_absolute():
+        raise AccountPlaceError(
+            f"{key}: {path}: in another folder this is another account, which knows of no run before; name it by its "
+            f"whole path: {path.expanduser().absolute()}"
+        )
 
 
 def state_folder() -> Path:
@@ -27,9 +47,16 @@ def state_folder() -> Path:
 
 
 def users_account() -> Path:
-    """The account of whoever names none: that of ``FEDMM_ACCOUNT``, or the one in the user's folder."""
+    """The account of whoever names none: that of ``FEDMM_ACCOUNT``, or the one in the user's folder.
+
+    Raises:
+        AccountPlaceError: the variable holds no whole path.
+    """
     named = os.environ.get(ACCOUNT_VARIABLE)
-    return Path(named) if named else state_folder() / ACCOUNT_FILE
+    if not named:
+        return state_folder() / ACCOUNT_FILE
+    refuse_relative(Path(named), ACCOUNT_VARIABLE)
+    return Path(named)
 
 
 @dataclass(frozen=True)

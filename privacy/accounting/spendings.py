@@ -139,11 +139,13 @@ class OfData:
         courses: of runs that were entered here.
         elsewhere: what starts took down of other accounts.
         names: how other accounts name the same rows: their fingerprints, by identity.
+        markets: what the data are called, here and elsewhere.
     """
 
     courses: list[Course] = field(default_factory=list)
     elsewhere: dict[str, list[Entered]] = field(default_factory=dict)
     names: dict[str, set[str]] = field(default_factory=dict)
+    markets: set[str] = field(default_factory=set)
 
     def take(self, body: Mapping[str, Any]) -> None:
         """Take a line in."""
@@ -152,6 +154,7 @@ class OfData:
 
     def hear(self, body: Mapping[str, Any]) -> None:
         """What a line took down of other accounts."""
+        self.markets |= _markets(body)
         for identity, found in body.get("elsewhere", {}).items():
             if found["data"] is not None:
                 self.names.setdefault(str(identity), set()).add(str(found["data"]))
@@ -185,24 +188,33 @@ class Elsewhere:
     names: Mapping[str, str]
 
 
-def of_same_data(bodies: Iterable[AccountLine], market: str, fingerprints: Iterable[str]) -> list[AccountLine]:
-    """Lines of all data that a market's name or some fingerprints lead to, in their order.
+def of_same_data(
+    bodies: Iterable[AccountLine], markets: Iterable[str], fingerprints: Iterable[str]
+) -> list[AccountLine]:
+    """Lines of all data that names of markets or some fingerprints lead to, in their order.
 
     A market that keeps its name is the same market, whatever became of its rows; the same rows are the same data,
-    whatever the market is called now. So names lead to rows, and rows to names, until nothing is added. A line of an
-    earlier version, which names no market, is found by its rows alone.
+    whatever the market is called now, here or in an account that a line took runs down of. So names lead to rows, and
+    rows to names, until nothing is added. A line of an earlier version, which names no market, is found by its rows
+    alone.
     """
     lines = list(bodies)
-    names, prints = {market} - {""}, set(fingerprints)
+    names, prints = set(markets) - {""}, set(fingerprints)
     grew = True
     while grew:
         before = len(names), len(prints)
         for _, body in lines:
-            if body.get("market") in names or body.get("fingerprint") in prints:
-                names |= {body["market"]} if body.get("market") else set()
+            if not names.isdisjoint(_markets(body)) or body.get("fingerprint") in prints:
+                names |= _markets(body)
                 prints.add(str(body.get("fingerprint")))
         grew = (len(names), len(prints)) != before
     return [(number, body) for number, body in lines if body.get("fingerprint") in prints]
+
+
+def _markets(body: Mapping[str, Any]) -> set[str]:
+    """Names of markets in a line: that of its own, and those of runs that it took down of other accounts."""
+    told = (run.get("market") for found in body.get("elsewhere", {}).values() for run in found["runs"])
+    return {str(name) for name in (body.get("market"), *told) if name}
 
 
 def enter_line(found: list[Course], body: Mapping[str, Any]) -> None:

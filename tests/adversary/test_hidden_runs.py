@@ -6,14 +6,18 @@ Each attack first works on what was believed before.
 import json
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from fedmm_secure.federation import account as accounts
 from fedmm_secure.federation.account import (
     SoFar,
     _pairs,
     account_of,
     enter_account,
+    enter_without_bound,
     foresee,
     readers_account,
     spent_on_same_data,
@@ -24,7 +28,7 @@ from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.fingerprints import keyed_fingerprint
 from privacy.accounting.ledger import Ledger
-from privacy.accounting.places import users_account
+from privacy.accounting.places import ACCOUNT_VARIABLE, AccountPlaceError, users_account
 from tests.conftest import tiny
 from tests.people import of_people
 
@@ -225,3 +229,34 @@ def test_what_an_account_has_heard_of_counts_wherever_it_is_asked(enter, tiny_ma
     assert len(runs_known(home, tmp_path / "home" / "second")) == 5
     again = enter_account(home, tmp_path / "home" / "second", "second", plans["m0"], tiny_markets["m0"], SoFar())
     assert [note.remark for note in again.earlier] == ["4"]  # notes never change
+
+
+def test_an_account_that_is_another_one_in_each_folder_is_refused(tiny_markets, plans, tmp_path, monkeypatch):
+    """``privacy.account: ~/fedmm.account``: no shell has seen it, and each folder had a ``~`` with an account in it."""
+
+    def entered(folder, named):
+        config = CONFIG.model_copy(update={"privacy": CONFIG.privacy.model_copy(update={"account": named})})
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        account, run = account_of(config, tmp_path / folder / "run"), tmp_path / folder / f"run {named.parent.name}"
+        plan = replace(plans["m0"], config=config)
+        return int(enter_account(account, run, str(run), plan, tiny_markets["m0"], SoFar()).earlier[0].remark)
+
+    for named in (Path("~/fedmm.account"), Path("fedmm.account")):
+        with monkeypatch.context() as patch:  # the attack works where it is taken as it stands
+            patch.setattr(accounts, "refuse_relative", lambda path, key: None)
+            assert [entered("one", named), entered("another", named)] == [0, 0]
+        with pytest.raises(AccountPlaceError, match=r"privacy.account: .*: in another folder this is another account"):
+            entered("third", named)
+    whole = tmp_path / "mine" / "account"
+    assert [entered("one", whole), entered("another", whole)] == [0, 1]
+    monkeypatch.setenv(ACCOUNT_VARIABLE, "fedmm.account")
+    with pytest.raises(AccountPlaceError, match=rf"{ACCOUNT_VARIABLE}: fedmm.account: .*{tmp_path}"):
+        users_account()
+
+
+def test_joining_enters_no_account_of_a_folder(tiny_markets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = CONFIG.model_copy(update={"privacy": CONFIG.privacy.model_copy(update={"account": Path("account")})})
+    with pytest.raises(AccountPlaceError, match=r"privacy.account: account"):
+        enter_without_bound(config, tmp_path / "joined", tiny_markets["m0"])

@@ -14,7 +14,7 @@ from fedmm_secure.data import prepare as preparing
 from fedmm_secure.data.candidates import Pool, pair_keys, with_negatives
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.discovery import discover
-from fedmm_secure.data.market import Market, build_market, restrict
+from fedmm_secure.data.market import Market, build_market, rank_from_latest, restrict
 from fedmm_secure.data.prepare import prepare, stated_catalogue
 from fedmm_secure.errors import ConfigError, DataError
 from fedmm_secure.pipeline import run_pipeline
@@ -171,6 +171,21 @@ def test_a_column_of_another_kind_is_refused(columns):
     column = np.array(value) if isinstance(value, list) else np.full(market.n_rows, value)
     with pytest.raises(DataError, match=f"market m: {name} is "):
         prepare(replace(market, **{name: column}), DATA)
+
+
+def test_a_mask_hid_rows_of_others_among_a_users():
+    """Whose latest a row is followed from how many rows others have: masked rows are neither before nor behind."""
+    market = build_market("m", *map(list, zip(*[row[:2] for row in OTHERS], strict=True)), None, None)
+    user, mask = market.user.copy(), np.zeros(market.n_rows, dtype=bool)
+    user[[3, 15]], mask[[3, 15]] = user[[15, 3]], True  # two rows change places
+    masked = replace(market, user=np.ma.masked_array(user, mask=mask))
+    assert not (masked.user[1:] < masked.user[:-1]).any()  # as it was asked
+    here, alone = (rank_from_latest(np.asarray(found), market.n_users) for found in (masked.user, market.user))
+    assert here[15] < 0 <= alone.min()  # a row after its user's latest: its weight was above that of any
+    with pytest.raises(DataError, match=r"market m: user is masked"):
+        prepare(masked, DATA)
+    with pytest.raises(DataError, match=r"market m: time is masked"):
+        prepare(replace(market, time=np.ma.masked_array(market.time)), DATA)
 
 
 # -- which items exist -------------------------------------------------------------------------------------------------

@@ -1,0 +1,45 @@
+"""A sweep over markets, whose page says what all runs on the data of the worst market spend.
+
+The markets of the last cell were asked for, and no others: of a market that it leaves out no run was on the page.
+"""
+
+from unittest.mock import Mock
+
+import pytest
+from dp_accounting.dp_event import GaussianDpEvent
+
+from experiments.reports import sweep as reports
+from privacy.accounting.guarantees import coarsely, composed_epsilon
+from privacy.accounting.spendings import Spending
+
+CELLS = {"all": ("m0", "m1", "m2", "m3"), "without-m0": ("m1", "m2", "m3")}
+DELTA = 1e-3
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """A sweep of some cells; of the first market, runs besides those of the sweep are known."""
+    once = Spending("run", {"market": GaussianDpEvent(2.0)}, markets=4)
+    held = {market: [once] * (5 if market == "m0" else 2) for market in CELLS["all"]}
+    told = {
+        cell: {"privacy": {"markets": {market: {"market": {"delta": DELTA}} for market in markets}}}
+        for cell, markets in CELLS.items()
+    }
+    monkeypatch.setattr(reports, "read_metrics", told.__getitem__)
+    monkeypatch.setattr(reports, "spent_on_same_data", lambda account, directory, market: held[market])
+    config = Mock(privacy=Mock(epsilon=8.0, protect="federation"))
+    worst = composed_epsilon([one.events["market"] for one in held["m0"]], held["m0"], DELTA, coarsely)
+
+    def made(*cells):
+        return Mock(finished=lambda: [Mock(config=config, kept=cell) for cell in cells], path=lambda cell: cell.kept)
+
+    return made, worst
+
+
+def test_the_worst_market_may_be_one_that_the_last_cell_leaves_out(swept):
+    made, worst = swept
+    last = reports._spent(made("without-m0"))["market"]  # the attack works where that cell alone is asked
+    assert last["runs"] == 2
+    assert last["epsilon"] < worst / 1.5
+    for order in (tuple(CELLS), tuple(reversed(CELLS))):
+        assert reports._spent(made(*order))["market"] == {"runs": 5, "unbounded": 0, "epsilon": worst}
