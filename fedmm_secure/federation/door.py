@@ -102,7 +102,8 @@ class Door:
 
     def note(self, release: Release) -> None:
         """Enter a stage that draws nothing and stays in the market, but is built upon; once a stage."""
-        entry = self._entry(release)
+        # nor is it seeded where the run is: a note of earlier runs has their coordinates, and nothing drawn of its own
+        entry = release.entry(self.market, delta=self.budget.delta, seeded=False)
         if entry not in self.ledger.entries:
             self.ledger.note(entry)
 

@@ -21,6 +21,7 @@ from fedmm_secure.federation.releases import embed_privately
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage.encoding import read_arrays
+from privacy.accounting.guarantees import EARLIER_RUNS
 from privacy.mechanisms.counts import integer_rows
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.meter import ENOUGH
@@ -65,6 +66,15 @@ def test_who_has_the_configuration_reads_exact_counts(files, tmp_path):
     market, train = markets["m0"].market, markets["m0"].split.train
     rows = contributions(market, train, federation.config.privacy.contribution, plan.noise["counts"])
     np.testing.assert_array_equal(exact, integer_rows(rows, grid).sum(axis=0))
+
+
+def test_what_it_notes_of_earlier_runs_has_no_seed(files, tmp_path, monkeypatch):
+    """Verification takes a seeded note for none: whoever ran twice with a seed had two runs that did not verify."""
+    monkeypatch.setenv("FEDMM_ACCOUNT", str(tmp_path / "twice.account"))
+    begun(configuration(files, SEED), tmp_path / "first")
+    federation, _ = begun(configuration(files, SEED), tmp_path / "second")
+    (note,) = [entry for entry in federation.entries("m0") if entry.stage == EARLIER_RUNS]
+    assert (note.remark, note.coordinates > 0, note.seeded) == ("1", True, False)
 
 
 def test_it_leaves_later_runs_on_the_same_rows_without_a_bound(files, tmp_path, monkeypatch):
