@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from experiments.verification.effort import too_many_codes
 from experiments.verification.equality import same_arrays
 from experiments.verification.evidence import Evidence
 from experiments.verification.platform import same_machine
@@ -35,7 +36,8 @@ def standardisation_findings(evidence: Evidence, market: str, publications: Publ
         return  # nothing is released, or what is missing is found elsewhere
     embedding = released_embedding(config, dict(read[COUNTS]), dict(read[EMBEDDING]))
     what = f"market {market}: standardisation of its CTR models"
-    if _too_many(config, embedding, models=len(evidence.plans) * len(config.seed)):
+    models, rows = len(evidence.plans) * len(config.seed), len(embedding.item_factors_) + _users(config)
+    if _too_many(config, embedding, models=models) or too_many_codes(evidence, rows):
         evidence.unchecked.append(f"{what}: not computed again, for it takes too many pseudo-users or items")
         return
     exact = same_machine(evidence)
@@ -55,9 +57,14 @@ def standardisation_findings(evidence: Evidence, market: str, publications: Publ
             )
 
 
+def _users(config: Config) -> int:
+    """Pseudo-users that are drawn."""
+    return max(config.privacy.pseudo_users, FEWEST)
+
+
 def _too_many(config: Config, embedding: DPSVDEmbedding, *, models: int) -> bool:
     """Whether the models of a run take more than a reader gives them; said before anything is drawn."""
-    pairs = max(config.privacy.pseudo_users, FEWEST) * (1 + config.data.negatives_per_positive)
+    pairs = _users(config) * (1 + config.data.negatives_per_positive)
     items, dim = len(embedding.items_), embedding.item_factors_.shape[1]
     values = max(pairs * dim, items**2, embedding.item_factors_.size)
     work = models * (pairs * (_PAIR + dim) + items**2 // 4)
