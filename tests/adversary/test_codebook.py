@@ -13,8 +13,10 @@ from experiments.verification import examine_run
 from experiments.verification.evidence import read_configuration, read_evidence
 from experiments.verification.opening import opening_findings
 from experiments.verification.publications import _codes, _published_factors, read_publications
+from experiments.verification.standardisations import _constants
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.federation.private_record import PrivateRecord
+from fedmm_secure.federation.releases import released_embedding
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.storage.files import torch_bytes, write_parquet
 from fedmm_secure.storage.layout import RunDirectory
@@ -65,6 +67,13 @@ def with_another_codebook(run: Forgery) -> None:
         table = pd.read_parquet(path)
         table.loc[table.kind == "item", ["global_code", "local_code"]] = codes
         write_parquet(path, table)
+        file = f"ctr/0/0000-publication-{market}.bin"
+        state = torch.load(io.BytesIO(run.read(file)), weights_only=True)
+        embedding = released_embedding(config, dict(read["counts"]), dict(read["embedding"]))
+        constants = _constants(config, market, 0, embedding, read["quantizer-model/0"])
+        state |= {name: torch.from_numpy(values) for name, values in constants.items()}
+        run.replace(file, torch_bytes(state))
+        (directory / "models" / market / "ctr-0.pt").write_bytes(torch_bytes(state))
     run.finish(owner=True)
 
 
