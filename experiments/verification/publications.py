@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from experiments.verification.effort import too_many_codes
 from experiments.verification.equality import same_arrays
 from experiments.verification.evidence import Evidence, sections
 from experiments.verification.messages import sums_of
@@ -116,6 +117,11 @@ def _follows(evidence: Evidence, market: str, publications: Publications) -> Ite
         yield from _of_the_sums(evidence, market, publications)
     elif "gram" in read[EMBEDDING]:
         yield from _of_the_gram(evidence, market, publications)
+    if too_many_codes(evidence, len(factors)):
+        evidence.unchecked.append(
+            f"market {market}: item codes: not computed again, for they take too many items, codewords or models"
+        )
+        return
     for seed in config.seed:
         model, codes = read.get(seed_stage(MODEL, seed)), read.get(seed_stage(ITEM_CODES, seed))
         if model is not None and codes is not None:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from experiments.verification.effort import too_many_codes
 from experiments.verification.equality import same_arrays
 from experiments.verification.evidence import Evidence
 from experiments.verification.platform import same_machine
 from fedmm_secure.collaborative.dp_svd import DPSVDEmbedding
 from fedmm_secure.config import Config
-from fedmm_secure.config.privacy import GRAM_LIMIT
 from fedmm_secure.ctr.models.private import standardisation
-from fedmm_secure.ctr.pseudo_examples import own_seed, pseudo_examples
+from fedmm_secure.ctr.pseudo_examples import FEWEST, own_seed, pseudo_examples
 from fedmm_secure.federation.releases import released_embedding
 from fedmm_secure.guarantee.publications import Publications
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, MODEL, seed_stage
@@ -21,7 +21,11 @@ from fedmm_secure.quantization.build import model_of
 from privacy.accounting.ledger_check import Finding
 from privacy.arrays import Array
 
-MOST_PAIRS = 250_000  # of pseudo-users and items, and GRAM_LIMIT items: a configuration may ask for many more
+# A configuration asks for what it likes: what a reader computes is bounded, of one model and of all of a run together.
+MOST_PAIRS = 250_000  # of pseudo-users and items
+MOST_VALUES = 2**25  # of the largest arrays of a model, a quarter of a gigabyte
+MOST_WORK = 2**29  # in numbers of a pair, of which a few million take a second
+_PAIR = 256  # such numbers, for what a pair costs by itself: it may be drawn two hundred times
 _APART = 0.1  # of a number's spread
 
 
@@ -32,8 +36,8 @@ def standardisation_findings(evidence: Evidence, market: str, publications: Publ
         return  # nothing is released, or what is missing is found elsewhere
     embedding = released_embedding(config, dict(read[COUNTS]), dict(read[EMBEDDING]))
     what = f"market {market}: standardisation of its CTR models"
-    pairs = config.privacy.pseudo_users * (1 + config.data.negatives_per_positive)
-    if pairs > MOST_PAIRS or len(embedding.items_) > GRAM_LIMIT:
+    models, rows = len(evidence.plans) * len(config.seed), len(embedding.item_factors_) + _users(config)
+    if _too_many(config, embedding, models=models) or too_many_codes(evidence, rows):
         evidence.unchecked.append(f"{what}: not computed again, for it takes too many pseudo-users or items")
         return
     exact = same_machine(evidence)
@@ -51,6 +55,20 @@ def standardisation_findings(evidence: Evidence, market: str, publications: Publ
             evidence.unchecked.append(
                 f"{what}: not what its releases give on this machine, which is not of the run's kind"
             )
+
+
+def _users(config: Config) -> int:
+    """Pseudo-users that are drawn."""
+    return max(config.privacy.pseudo_users, FEWEST)
+
+
+def _too_many(config: Config, embedding: DPSVDEmbedding, *, models: int) -> bool:
+    """Whether the models of a run take more than a reader gives them; said before anything is drawn."""
+    pairs = _users(config) * (1 + config.data.negatives_per_positive)
+    items, dim = len(embedding.items_), embedding.item_factors_.shape[1]
+    values = max(pairs * dim, items**2, embedding.item_factors_.size)
+    work = models * (pairs * (_PAIR + dim) + items**2 // 4)
+    return pairs > MOST_PAIRS or values > MOST_VALUES or work > MOST_WORK
 
 
 def _alike(wanted: Mapping[str, Array], found: Mapping[str, Array]) -> bool:

@@ -155,13 +155,28 @@ def with_negatives(
             if not len(todo):
                 break
         for row in todo:  # nearly everything touched, or weights concentrated on it: choose directly
-            keys = user[row] * n_items + pool.items
-            free = pool.items[~_is_member(touched, keys)]
-            drawn[row, column] = free[draws.integers(len(free), 1)[0]]
+            free = int(draws.integers(int(room[row]), 1)[0])
+            drawn[row, column] = _untouched(pool.items, _items_of(touched, int(user[row]), n_items), free)
     users = np.concatenate([user, np.repeat(user, per_positive)])
     items = np.concatenate([item, drawn.ravel()])
     labels = np.concatenate([np.ones(len(user)), np.zeros(drawn.size)])
     return Candidates(users, items, labels)
+
+
+def _items_of(sorted_keys: IntArray, user: int, n_items: int) -> IntArray:
+    """Items ``(n,)`` of one user's keys, ascending."""
+    start, end = np.searchsorted(sorted_keys, [user * n_items, (user + 1) * n_items])
+    return np.asarray(sorted_keys[start:end] - user * n_items)
+
+
+def _untouched(items: IntArray, touched: IntArray, place: int) -> int:
+    """Of ascending items those that are not among others, ``touched``; of these the one at a place from 0.
+
+    Nothing of the size of a catalogue is made: where weights are concentrated, this is done for every negative.
+    """
+    held = np.searchsorted(items, touched[_is_member(items, touched)])
+    skipped = int(np.searchsorted(held - np.arange(len(held)), place, side="right"))
+    return int(items[place + skipped])
 
 
 def _is_member(sorted_keys: IntArray, keys: IntArray) -> NDArray[np.bool_]:

@@ -9,10 +9,12 @@ little wider.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from opacus.accountants.analysis.prv import (
+    DiscretePRV,
     Domain,
     PoissonSubsampledGaussianPRV,
     TruncatedPrivacyRandomVariable,
@@ -25,11 +27,16 @@ from privacy.accounting.events import GaussianSteps
 
 _ORDERS = (*range(2, 21), 24, 28, 32, 40, 48, 64, 96, 128, 256)
 _DELTA_ERROR = 1e-3  # of δ
+# Each step is laid out over the whole mesh, and who writes a ledger chooses how many there are.
+_MOST_NUMBERS = 2**30  # of all steps: minutes
+_AT_ONCE = 2**26  # that are in memory together; beyond it one step after the other is composed
 _BEYOND = 3.0  # of the range, over what moments show; as Opacus has it
 
 
 def composed_epsilon_of(steps: GaussianSteps, delta: float, *, error: float) -> float:
     """ε at ``delta`` of at least one step: an upper bound, larger than it has to be by about twice ``error``.
+
+    ``inf`` where the steps are too many for their mesh.
 
     Args:
         steps: how often each (noise multiplier, sampling rate) is run.
@@ -40,16 +47,30 @@ def composed_epsilon_of(steps: GaussianSteps, delta: float, *, error: float) -> 
     mesh = error / math.sqrt(sum(counts) * math.log(12.0 / delta_error) / 2.0)
     reach = _reach(steps, delta_error, error)
     domain = Domain.create_aligned(-reach, reach, mesh)
+    numbers = len(steps) * int(domain.size)
+    if numbers > _MOST_NUMBERS:
+        return math.inf
+
+    def parts() -> Iterator[DiscretePRV]:
+        for noise, rate in steps:
+            loss = PoissonSubsampledGaussianPRV(rate, noise)
+            yield discretize(TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
+
     with np.errstate(divide="ignore"):  # log(1 - q), which is right for q = 1 all the same
-        parts = [
-            discretize(
-                TruncatedPrivacyRandomVariable(PoissonSubsampledGaussianPRV(rate, noise), domain.t_min, domain.t_max),
-                domain,
-            )
-            for noise, rate in steps
-        ]
-        composed = compose_heterogeneous(dprvs=parts, num_self_compositions=counts)
+        if numbers <= _AT_ONCE:
+            composed = compose_heterogeneous(dprvs=list(parts()), num_self_compositions=counts)
+        else:
+            composed = _one_by_one(parts(), counts)
         return float(composed.compute_epsilon(delta, delta_error, error)[2])
+
+
+def _one_by_one(parts: Iterator[DiscretePRV], counts: list[int]) -> DiscretePRV:
+    composed: DiscretePRV | None = None
+    for part, count in zip(parts, counts, strict=True):
+        repeated = compose_heterogeneous(dprvs=[part], num_self_compositions=[count])
+        both = [repeated] if composed is None else [composed, repeated]
+        composed = compose_heterogeneous(dprvs=both, num_self_compositions=[1] * len(both))
+    return composed
 
 
 def _reach(steps: GaussianSteps, delta_error: float, error: float) -> float:

@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from experiments.verification import examine_run
 from experiments.verification.spending import given_up_charges
 from fedmm_secure.config.choices import MAX_STEPS
 from fedmm_secure.errors import ConfigError
-from privacy.accounting import ledger_check
+from privacy.accounting import ledger_check, random_variables
 from privacy.accounting.accountants import MOST_STEPS, finely, pld_deltas, pld_epsilon, prv_epsilon
 from privacy.accounting.events import event_from_data, event_problem
 from privacy.accounting.guarantees import coarsely
@@ -33,6 +34,10 @@ MANY = {
     ],
 }
 SMALL_STEPS = {"kind": "self-composed", "count": 10**8, "event": {"kind": "gaussian", "noise_multiplier": 1e4}}
+
+
+# each that is another has all of a mesh of millions of points; as a note they are ten kilobytes
+MANY_SMALL = {(50 + step * 1e-3, 0.01): 5000 for step in range(100)}
 
 
 def grid(noise_multiplier, interval=COARSE):
@@ -178,3 +183,42 @@ def test_what_is_planned_is_within_reach():
     assert 120 < pld_epsilon([event], 1e-2) < math.inf
     with pytest.raises(ConfigError, match="steps of DP-SGD"):
         tiny(privacy={"epsilon": 8.0, "quantizer": {"steps_per_round": 10_000}}, federation={"rounds": 100})
+
+
+def test_many_steps_do_not_have_a_fine_mesh_each(monkeypatch):
+    """A note that anyone writes: within all bounds of events, and of what is composed."""
+    assert not beyond_reach({(*step, 1): count for step, count in MANY_SMALL.items()}, COARSE)
+    laid_out = []
+
+    def discretize(loss, domain):
+        laid_out.append(int(domain.size))
+        raise MemoryError
+
+    monkeypatch.setattr(random_variables, "discretize", discretize)
+    assert random_variables.composed_epsilon_of(MANY_SMALL, 1e-5, error=1e-3) == math.inf
+    assert laid_out == []
+    monkeypatch.setattr(random_variables, "_MOST_NUMBERS", math.inf)  # as it was
+    with pytest.raises(MemoryError):
+        random_variables.composed_epsilon_of(MANY_SMALL, 1e-5, error=1e-3)
+    assert len(MANY_SMALL) * laid_out[0] > 8 * GIGABYTE_OF_NUMBERS
+
+
+def test_those_that_are_composed_are_not_in_memory_together(monkeypatch):
+    held, most = [], []
+    laid_out = random_variables.discretize
+
+    def discretize(loss, domain):
+        found = laid_out(loss, domain)
+        held.append(weakref.ref(found))
+        most.append(sum(one() is not None for one in held))
+        return found
+
+    monkeypatch.setattr(random_variables, "discretize", discretize)
+    steps = dict.fromkeys(list(MANY_SMALL)[:20], 1)
+    assert random_variables.composed_epsilon_of(steps, 1e-5, error=0.01) > 0
+    assert max(most) == 20
+    held.clear()
+    most.clear()
+    monkeypatch.setattr(random_variables, "_AT_ONCE", 0)
+    assert random_variables.composed_epsilon_of(steps, 1e-5, error=0.01) > 0
+    assert max(most) <= 2

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from opacus.accountants import PRVAccountant
 
+from privacy.accounting import random_variables
 from privacy.accounting.random_variables import composed_epsilon_of
 
 CASES = {
@@ -31,3 +32,16 @@ def test_it_is_above_the_closed_form_by_twice_its_error(noise):
     exact, error = dp_accounting.get_epsilon_gaussian(noise, 1e-5), 0.002
     found = composed_epsilon_of({(2.0 * noise, 1.0): 4}, 1e-5, error=error)
     assert exact <= found <= exact * (1 + 1e-3) + 2.5 * error
+
+
+@pytest.mark.parametrize("steps", CASES.values(), ids=CASES)
+def test_one_step_after_the_other_it_is_the_same(steps, monkeypatch):
+    """More of them than fit into memory together."""
+    together = composed_epsilon_of(steps, 1e-5, error=0.01)
+    monkeypatch.setattr(random_variables, "_AT_ONCE", 0)
+    assert composed_epsilon_of(steps, 1e-5, error=0.01) == pytest.approx(together, rel=1e-7)
+
+
+def test_more_than_are_composed_have_no_bound(monkeypatch):
+    monkeypatch.setattr(random_variables, "_MOST_NUMBERS", 1000)
+    assert composed_epsilon_of(CASES["a run"], 1e-5, error=0.01) == np.inf
