@@ -132,8 +132,11 @@ def narrow(victims):
 class Halfway:
     """The same draw for everybody, and another where it is drawn again."""
 
+    at = 0.501
+
     def uniforms(self, count):
-        return np.full(count, 0.501)
+        drawn, self.at = np.full(count, self.at), 0.999
+        return drawn
 
     def integers(self, bound, count):
         return np.full(count, bound // 2)
