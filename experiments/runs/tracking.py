@@ -133,14 +133,23 @@ def scalars(event: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, float,
         for name, value in figures.items():
             if value is not None:  # noisy figures may drown
                 yield name, float(value), 0
-        for market, views in fields["privacy"]["markets"].items():
-            for view in ("market", "release"):
-                # no number stands for a missing guarantee
-                if views[view]["epsilon"] is not None and not views.get("seeded"):
-                    yield f"{market}/epsilon-{view}", float(views[view]["epsilon"]), 0
-        for view, epsilon in fields["privacy"].get("across_markets", {"epsilon": {}})["epsilon"].items():
-            if epsilon is not None:
-                yield f"person-in-all-markets/epsilon-{view}", float(epsilon), 0
+        yield from _guarantees(fields["privacy"])
+
+
+def _guarantees(privacy: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Each ε there is: no number stands for a missing guarantee, nor for noise that follows from a known seed."""
+    secret = {market: views for market, views in privacy["markets"].items() if not views.get("seeded")}
+    found = {
+        f"{market}/epsilon-{view}": views[view]["epsilon"]
+        for market, views in secret.items()
+        for view in ("market", "release")
+    }
+    if len(secret) == len(privacy["markets"]):
+        persons = privacy.get("across_markets", {}).get("epsilon", {})
+        found |= {f"person-in-all-markets/epsilon-{view}": epsilon for view, epsilon in persons.items()}
+    for name, epsilon in found.items():
+        if epsilon is not None:
+            yield name, float(epsilon), 0
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -255,8 +255,7 @@ class PrivacyAccount:
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        lines, _ = self._file.bodies(self._file.key())
-        return [course.spending for course in self._held(of_same_data(lines, (), [fingerprint])).courses]
+        return [course.spending for course in self._held(of_same_data(self._lines(), (), [fingerprint])).courses]
 
     def spendings_of(self, run: str, market: str) -> list[Spending]:
         """What all runs spend on the data that a run was entered with for a market; see ``spendings``.
@@ -294,12 +293,12 @@ class PrivacyAccount:
         """Of all data that a run was entered with, here or elsewhere."""
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        lines, _ = self._file.bodies(self._file.key())
-        return {str(body.get("fingerprint")) for _, body in lines if _is_of(body, run, market)}
+        return {str(body.get("fingerprint")) for _, body in self._lines() if _is_of(body, run, market)}
 
-    def _led_to(self, markets: Iterable[str], fingerprints: Iterable[str]) -> OfData:
-        """What is held of the data that names and fingerprints lead to."""
-        return self._held(of_same_data(self._file.bodies(self._file.key())[0], markets, fingerprints))
+    def _lines(self) -> list[tuple[int, Body]]:
+        """All lines, each checked against the one before."""
+        lines, _ = self._file.bodies(self._file.key())
+        return lines
 
     def _held(self, bodies: Iterable[tuple[int, Mapping[str, Any]]]) -> OfData:
         found = OfData()
@@ -346,13 +345,13 @@ def heard_of(
     """
     leading = [own] if own is not None and accounts and own.path.is_file() else []
     everyone = [*leading, *accounts]
-    prints = {account.identity: {keyed_fingerprint(account._file.key(), rows)} for account in everyone}
-    rows_named = {identity: min(found) for identity, found in prints.items()}
+    prints = {account.identity: keyed_fingerprint(account._file.key(), rows) for account in everyone}
     known: dict[str, list[Entered]] = {}
     names: dict[str, str] = {}
-    for account, held in _of_all(everyone, market, prints)[len(leading) :]:
+    of_rows = {identity: [fingerprint] for identity, fingerprint in prints.items()}
+    for account, held in _of_all(everyone, market, of_rows)[len(leading) :]:
         unite(known, held.known(account.identity))
-        names |= {**_latest(held.names), account.identity: rows_named[account.identity]}
+        names |= {**_latest(held.names), account.identity: prints[account.identity]}
     return Elsewhere(known, names)
 
 
@@ -370,8 +369,12 @@ def _of_all(
         prints: fingerprints of the data, by identity of the account.
     """
     markets, known = {market}, {identity: set(found) for identity, found in prints.items()}
+    lines = [account._lines() for account in accounts]
     while True:
-        found = [(account, account._led_to(markets, known.get(account.identity, ()))) for account in accounts]
+        found = [
+            (account, account._held(of_same_data(written, markets, known.get(account.identity, ()))))
+            for account, written in zip(accounts, lines, strict=True)
+        ]
         before = len(markets), sum(map(len, known.values()))
         for _, held in found:
             markets |= held.markets

@@ -116,12 +116,18 @@ def test_no_list_and_no_tracker_has_a_number_for_it():
             "privacy": {"markets": markets},
         }
 
-    def tracked(seeded):
-        return {name for name, *_ in scalars("finished", told(seeded)) if "epsilon" in name}
+    def tracked(seeded, of_persons=None):
+        fields = told(seeded)
+        if of_persons:
+            fields["privacy"]["across_markets"] = {"epsilon": of_persons}
+        return {name for name, *_ in scalars("finished", fields) if "epsilon" in name}
 
     assert epsilon_over_markets(told(seeded=False), "release") == 7.97
     assert epsilon_over_markets(told(seeded=True), "release") is None
     assert tracked(seeded=False) - tracked(seeded=True) == {"m1/epsilon-market", "m1/epsilon-release"}
+    persons = tracked(seeded=False, of_persons={"release": 13.0}) - tracked(seeded=False)
+    assert persons == {"person-in-all-markets/epsilon-release"}
+    assert not persons & tracked(seeded=True, of_persons={"release": 13.0})
 
 
 def test_what_it_plans_to_spend_is_unbounded(files, tmp_path):
