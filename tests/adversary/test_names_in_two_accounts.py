@@ -45,9 +45,7 @@ def entered(kept, others, rows, name, run):
 def as_it_was(asked, market, prints):
     """Names led on within one account alone."""
     led_to = accounts.of_same_data
-    return [
-        (account, account._held(led_to(account._lines(), [market], prints[account.identity]))) for account in asked
-    ]
+    return [(account, account._held(led_to(account._lines(), [market], prints[account.identity]))) for account in asked]
 
 
 def old_of_same_data(bodies, markets, fingerprints):
