@@ -25,6 +25,8 @@ from privacy.accounting.spendings import (
     Course,
     Elsewhere,
     Entered,
+    Known,
+    Name,
     OfData,
     Spending,
     of_same_data,
@@ -170,8 +172,10 @@ class PrivacyAccount:
         """
         with self._file.locked():
             key = self._file.begun()
-            lines, head = self._file.bodies(key)
-            held = self._held(of_same_data(lines, [market], [fingerprint]))
+            (lines, head), identity = self._file.bodies(key), digest_of(key)
+            alone = of_same_data([(identity, lines)], [(None, market), (identity, fingerprint)])
+            led = alone if elsewhere is None else of_same_data([(identity, lines)], alone.names.union(elsewhere.names))
+            held = self._held(led.lines[0])
             mine = [one for one in held.courses if one.entered.is_of(spending.run, market)]
             if state.begun and not mine:
                 raise AccountError(
@@ -187,19 +191,20 @@ class PrivacyAccount:
                 line |= {"seals": state.seals, "parted": parted, **spent_to_data(spending)}
             else:
                 line["follows"], parted = course.nonce, course.parted
-            if elsewhere is not None and (heard := held.unheard(elsewhere, digest_of(key))):
+            if elsewhere is not None and (heard := held.unheard(elsewhere.known, led.names - alone.names, identity)):
                 line["elsewhere"] = heard
             self._file.append(key, head, line)
         lines, found = [*lines, (head.lines + 1, line)], state.nonce if course is None else course.first
-        before = {one: self._before(lines, one) for one in [*(one.first for one in mine), found]}
+        before = {one: self._before(identity, lines, one) for one in [*(one.first for one in mine), found]}
         return Started(found, before, again=bool(mine) and course is None, parted=parted)
 
-    def _before(self, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:
+    def _before(self, identity: str, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:
         """What was known when a course was entered, itself left out: the same whenever it is asked."""
         entered = next(index for index, (_, body) in enumerate(lines) if _enters(body) and body["nonce"] == course)
         body = lines[entered][1]
-        *found, _ = of_same_data(lines[: entered + 1], [str(body.get("market") or "")], [str(body["fingerprint"])])
-        held = self._held(found)
+        names = (None, str(body.get("market") or "")), (identity, str(body["fingerprint"]))
+        led = of_same_data([(identity, lines[: entered + 1])], names)
+        held = self._held(led.lines[0][:-1])
         held.hear(body)
         return [one.spending for _, found in sorted(held.known("").items()) for one in found]
 
@@ -255,7 +260,8 @@ class PrivacyAccount:
         """
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
-        return [course.spending for course in self._held(of_same_data(self._lines(), (), [fingerprint])).courses]
+        (found,) = of_same_data([(self.identity, self._lines())], [(self.identity, fingerprint)]).lines
+        return [course.spending for course in self._held(found).courses]
 
     def spendings_of(self, run: str, market: str) -> list[Spending]:
         """What all runs spend on the data that a run was entered with for a market; see ``spendings``.
@@ -267,16 +273,12 @@ class PrivacyAccount:
         Raises:
             AccountError: as ``spendings``, or the account does not hold the run.
         """
-        named = self._fingerprints(run, market)
-        if not named:
+        if not self._prints(run, market):
             raise AccountError(f"{self.path}: does not hold this run of market {market}")
-        prints, found = {self.identity: named}, dict[str, list[Entered]]()
-        for other in self.others:
-            named = other._fingerprints(run, market)
-            prints.setdefault(other.identity, set()).update(named)
-        for account, held in _of_all((self, *self.others), market, prints):
-            unite(found, held.known(account.identity))
-        return [one.spending for entered in found.values() for one in entered]
+        everyone = (self, *self.others)
+        names = [(one.identity, found) for one in everyone for found in one._prints(run, market)]
+        found, _ = _held_together(everyone, [(None, market), *names])
+        return _each(found)
 
     def spent_on(self, rows: Sequence[bytes], market: str = "") -> list[Spending]:
         """What all runs spend on rows, or a market, that this account or one of ``others`` has heard of, each once.
@@ -286,10 +288,9 @@ class PrivacyAccount:
         Raises:
             AccountError: as ``spendings``.
         """
-        found = heard_of((self, *self.others), rows, market).known
-        return [one.spending for entered in found.values() for one in entered]
+        return _each(heard_of((self, *self.others), rows, market).known)
 
-    def _fingerprints(self, run: str, market: str) -> set[str]:
+    def _prints(self, run: str, market: str) -> set[str]:
         """Of all data that a run was entered with, here or elsewhere."""
         if not self.path.is_file():
             raise AccountError(f"{self.path}: no privacy account is here")
@@ -331,9 +332,8 @@ def _goes_on(course: Course, state: RunState) -> bool:
     return course.nonce in state.known and course.charges <= state.charges and course.seals <= state.seals + 1
 
 
-def _latest(names: Mapping[str, set[str]]) -> dict[str, str]:
-    """One name for each account: all of them lead to the same data."""
-    return {identity: min(found) for identity, found in names.items()}
+def _each(known: Known) -> list[Spending]:
+    return [one.spending for entered in known.values() for one in entered]
 
 
 def heard_of(
@@ -341,44 +341,22 @@ def heard_of(
 ) -> Elsewhere:
     """What several accounts know of rows, or of a market, each run of each account once.
 
-    ``own`` is one that is not asked, but knows by which other names the market goes.
+    ``own`` is one that is not asked for runs, but knows by which other names the market goes.
     """
     leading = [own] if own is not None and accounts and own.path.is_file() else []
-    everyone = [*leading, *accounts]
-    prints = {account.identity: keyed_fingerprint(account._file.key(), rows) for account in everyone}
-    known: dict[str, list[Entered]] = {}
-    names: dict[str, str] = {}
-    of_rows = {identity: [fingerprint] for identity, fingerprint in prints.items()}
-    for account, held in _of_all(everyone, market, of_rows)[len(leading) :]:
-        unite(known, held.known(account.identity))
-        names |= {**_latest(held.names), account.identity: prints[account.identity]}
-    return Elsewhere(known, names)
+    prints = [(one.identity, keyed_fingerprint(one._file.key(), rows)) for one in (*leading, *accounts)]
+    return Elsewhere(*_held_together(accounts, [(None, market), *prints], leading))
 
 
-def _of_all(
-    accounts: Sequence[PrivacyAccount], market: str, prints: Mapping[str, Collection[str]]
-) -> list[tuple[PrivacyAccount, OfData]]:
-    """What each of several accounts holds of the data that a market's name and fingerprints lead to.
+def _held_together(
+    accounts: Sequence[PrivacyAccount], names: Iterable[Name], leading: Sequence[PrivacyAccount] = ()
+) -> tuple[dict[str, list[Entered]], set[Name]]:
+    """What accounts hold of the data that names lead to, in all of them and in the ``leading`` ones; and all names.
 
-    What one account knows by two names, another one may know by the second alone: so names that any of them knows lead
-    on in all of them, until nothing is added.
-
-    Args:
-        accounts: each is there.
-        market: its name; empty for none.
-        prints: fingerprints of the data, by identity of the account.
+    What one account knows by two names, another one may know by the second alone.
     """
-    markets, known = {market}, {identity: set(found) for identity, found in prints.items()}
-    lines = [account._lines() for account in accounts]
-    while True:
-        found = [
-            (account, account._held(of_same_data(written, markets, known.get(account.identity, ()))))
-            for account, written in zip(accounts, lines, strict=True)
-        ]
-        before = len(markets), sum(map(len, known.values()))
-        for _, held in found:
-            markets |= held.markets
-            for identity, named in held.names.items():
-                known.setdefault(identity, set()).update(named)
-        if len(accounts) < 2 or before == (len(markets), sum(map(len, known.values()))):
-            return found
+    led = of_same_data([(one.identity, one._lines()) for one in (*accounts, *leading)], names)
+    known: dict[str, list[Entered]] = {}
+    for account, lines in zip(accounts, led.lines, strict=False):
+        unite(known, account._held(lines).known(account.identity))
+    return known, led.names

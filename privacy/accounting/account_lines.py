@@ -41,9 +41,9 @@ class _Entered(_Spent):
 
 
 class _Heard(_Closed):
-    """What another account held of the data."""
+    """What another account held of the data, and what an account calls them: a line of an earlier version, one name."""
 
-    data: _Name | None
+    data: list[_Name] | _Name | None
     runs: list[_Entered]
 
 

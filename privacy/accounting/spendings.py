@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,96 +138,133 @@ class OfData:
     Attributes:
         courses: of runs that were entered here.
         elsewhere: what starts took down of other accounts.
-        names: how other accounts name the same rows: their fingerprints, by identity.
-        markets: what the data are called, here and elsewhere.
     """
 
     courses: list[Course] = field(default_factory=list)
     elsewhere: dict[str, list[Entered]] = field(default_factory=dict)
-    names: dict[str, set[str]] = field(default_factory=dict)
-    markets: set[str] = field(default_factory=set)
+    _going_on: dict[tuple[str, str], Course] = field(default_factory=dict)  # by run and nonce of its latest start
 
     def take(self, body: Mapping[str, Any]) -> None:
         """Take a line in."""
-        enter_line(self.courses, body)
+        self._enter(body)
         self.hear(body)
 
     def hear(self, body: Mapping[str, Any]) -> None:
         """What a line took down of other accounts."""
-        self.markets |= _markets(body)
         for identity, found in body.get("elsewhere", {}).items():
-            if found["data"] is not None:
-                self.names.setdefault(str(identity), set()).add(str(found["data"]))
             self.elsewhere.setdefault(str(identity), []).extend(map(Entered.from_data, found["runs"]))
 
     def known(self, identity: str) -> dict[str, list[Entered]]:
         """Runs by the account that they were entered in, this one's by ``identity``."""
-        return {identity: [course.entered for course in self.courses], **self.elsewhere}
+        return {**self.elsewhere, identity: [course.entered for course in self.courses]}
 
-    def unheard(self, elsewhere: Elsewhere, identity: str) -> dict[str, Any]:
-        """What a start takes down of other accounts than ``identity``: runs and names that are not here yet."""
+    def unheard(self, known: Known, names: Iterable[Name], identity: str) -> dict[str, Any]:
+        """What a start takes down: runs of other accounts than ``identity`` that are not here yet, and names of the
+        data, by account."""
+        prints: dict[str, list[str]] = {}
+        for account, fingerprint in names:
+            if account is not None:
+                prints.setdefault(account, []).append(fingerprint)
         found = {}
-        for other in sorted((elsewhere.known.keys() | elsewhere.names.keys()) - {identity}):
-            runs = entered_beyond(self.elsewhere.get(other, ()), elsewhere.known.get(other, ()))
-            name = elsewhere.names.get(other)
-            if runs or (name is not None and name not in self.names.get(other, ())):
-                found[other] = {"data": name, "runs": [one.to_data() for one in runs]}
+        for other in sorted(known.keys() | prints.keys()):
+            told = known.get(other, ()) if other != identity else ()
+            runs = entered_beyond(self.elsewhere.get(other, ()), told)
+            if runs or other in prints:
+                found[other] = {"data": sorted(prints.get(other, ())), "runs": [one.to_data() for one in runs]}
         return found
+
+    def _enter(self, body: Mapping[str, Any]) -> None:
+        """Take a line into the courses before it."""
+        run, charges = body["run"], int(body["charges"])
+        seals, sealed = int(body.get("seals", 0)), str(body.get("sealed", ""))
+        if "events" in body:
+            nonce, parted = str(body["nonce"]), bool(body.get("parted", False))
+            market = body.get("market")
+            course = Course(spending_from_data(body), nonce, nonce, market, charges, seals, sealed, parted)
+            self.courses.append(course)
+            self._going_on.setdefault((run, nonce), course)
+            return
+        course = self._going_on.pop((run, body["at"] if "at" in body else body["follows"]))
+        course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
+        self._going_on.setdefault((run, course.nonce), course)
+        if seals > course.seals:
+            course.seals, course.sealed = seals, sealed
+
+
+Name = tuple[str | None, str]  # of data: an account's identity and its fingerprint of them, or None and a market
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What other accounts hold of some data.
+    """What a run's account is told as it enters.
 
     Attributes:
-        known: the runs.
-        names: how the accounts name the data: fingerprints by identity.
+        known: runs on the data that other accounts hold.
+        names: of the data, as all accounts know them together, the run's own among them.
     """
 
     known: Known
-    names: Mapping[str, str]
+    names: Collection[Name]
 
 
-def of_same_data(
-    bodies: Iterable[AccountLine], markets: Iterable[str], fingerprints: Iterable[str]
-) -> list[AccountLine]:
-    """Lines of all data that names of markets or some fingerprints lead to, in their order.
+@dataclass(frozen=True)
+class SameData:
+    """What names of data lead to.
+
+    Attributes:
+        lines: of each account that was asked, in its order.
+        names: all that the data are called, by accounts that were not asked too.
+    """
+
+    lines: Sequence[list[AccountLine]]
+    names: set[Name]
+
+
+def of_same_data(accounts: Iterable[tuple[str, Sequence[AccountLine]]], names: Iterable[Name]) -> SameData:
+    """Lines of all data that names lead to, in several accounts at once; each line is followed once.
 
     A market that keeps its name is the same market, whatever became of its rows; the same rows are the same data,
     whatever the market is called now, here or in an account that a line took runs down of. So names lead to rows, and
     rows to names, until nothing is added. A line of an earlier version, which names no market, is found by its rows
     alone.
+
+    Args:
+        accounts: identity and lines of each.
+        names: where to begin; an empty market is none.
     """
-    lines = list(bodies)
-    names, prints = set(markets) - {""}, set(fingerprints)
-    grew = True
-    while grew:
-        before = len(names), len(prints)
+    accounts = list(accounts)
+    naming: dict[Name, list[set[Name]]] = {}
+    for identity, lines in accounts:
         for _, body in lines:
-            if not names.isdisjoint(_markets(body)) or body.get("fingerprint") in prints:
-                names |= _markets(body)
-                prints.add(str(body.get("fingerprint")))
-        grew = (len(names), len(prints)) != before
-    return [(number, body) for number, body in lines if body.get("fingerprint") in prints]
+            found = _names(identity, body)
+            for name in found:
+                naming.setdefault(name, []).append(found)
+    reached = set(names) - {(None, "")}
+    left = list(reached)
+    while left:
+        for found in naming.get(left.pop(), ()):
+            left += found - reached
+            reached |= found
+            found.clear()
+    return SameData(
+        [[line for line in lines if _own_name(identity, line[1]) in reached] for identity, lines in accounts], reached
+    )
 
 
-def _markets(body: Mapping[str, Any]) -> set[str]:
-    """Names of markets in a line: that of its own, and those of runs that it took down of other accounts."""
-    told = (run.get("market") for found in body.get("elsewhere", {}).values() for run in found["runs"])
-    return {str(name) for name in (body.get("market"), *told) if name}
+def _own_name(identity: str, body: Mapping[str, Any]) -> Name:
+    return identity, str(body.get("fingerprint"))
 
 
-def enter_line(found: list[Course], body: Mapping[str, Any]) -> None:
-    """Take a line into the courses before it."""
-    run, charges = body["run"], int(body["charges"])
-    seals, sealed = int(body.get("seals", 0)), str(body.get("sealed", ""))
-    if "events" in body:
-        nonce, parted = str(body["nonce"]), bool(body.get("parted", False))
-        market = body.get("market")
-        found.append(Course(spending_from_data(body), nonce, nonce, market, charges, seals, sealed, parted))
-        return
-    at = body["at"] if "at" in body else body["follows"]
-    course = next(one for one in found if (one.spending.run, one.nonce) == (run, at))
-    course.nonce, course.charges = str(body.get("nonce", course.nonce)), max(course.charges, charges)
-    if seals > course.seals:
-        course.seals, course.sealed = seals, sealed
+def _names(identity: str, body: Mapping[str, Any]) -> set[Name]:
+    """What a line of an account calls its data: markets, its own and those of runs that it took down of other accounts,
+    and fingerprints, its own and those that it took down."""
+    elsewhere = body.get("elsewhere", {})
+    told = (run.get("market") for found in elsewhere.values() for run in found["runs"])
+    markets: set[Name] = {(None, str(name)) for name in (body.get("market"), *told) if name}
+    prints: set[Name] = {(str(other), name) for other, found in elsewhere.items() for name in _prints(found["data"])}
+    return markets | prints | {_own_name(identity, body)}
+
+
+def _prints(data: object) -> list[str]:
+    """Fingerprints that a line took down of an account; one of an earlier version says one, or None."""
+    return list(map(str, data)) if isinstance(data, list) else [] if data is None else [str(data)]

@@ -19,7 +19,7 @@ from privacy.accounting.account_file import _LINE, AccountError, digest_of
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.lines import canonical_json
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import OfData, Spending, of_same_data, spent_to_data
 
 EVENT = dp_event.GaussianDpEvent(2.0)
 RUN = Spending("run", {"market": EVENT}, coordinates=100, extra_delta=1e-9, markets=3)
@@ -174,3 +174,66 @@ def test_an_account_takes_nothing_in_that_it_would_not_read_again(tmp_path):
     with pytest.raises(AccountError, match="cannot hold"):
         found.start(fingerprint, spends, RunState(nonce="n"))
     assert found.spendings(fingerprint) == []
+
+
+# -- lines that lead on without end ------------------------------------------------------------------------------------
+
+
+class Line(dict):
+    """What a line says, and how often lines were asked for their rows."""
+
+    looks = 0
+
+    def get(self, key, default=None):
+        Line.looks += key == "fingerprint"
+        return super().get(key, default)
+
+
+class Courses(list):
+    """Courses of runs, and how many were looked at one after the other."""
+
+    looks = 0
+
+    def __iter__(self):
+        for one in super().__iter__():
+            Courses.looks += 1
+            yield one
+
+
+def read_again(lines, market):
+    """As it was: all lines once more, for each name that the last time found."""
+    names, prints, before = {market}, set(), None
+    while before != (before := (len(names), len(prints))):
+        for _, body in lines:
+            if body["market"] in names or body.get("fingerprint") in prints:
+                names.add(body["market"])
+                prints.add(body.get("fingerprint"))
+    return prints
+
+
+def test_names_that_lead_on_one_by_one_are_followed_once():
+    """Each line leads to the one before it: a megabyte of them took five seconds, ten took as long as eight minutes."""
+    n = 200
+    chain = [Line(market=f"m{(one + 1) // 2}", fingerprint=f"{one // 2}") for one in range(n)]
+    lines = list(enumerate(reversed(chain)))
+    Line.looks = 0
+    found = of_same_data([("a", lines)], [(None, "m0")]).lines[0]
+    assert (len(found), Line.looks < 4 * n) == (n, True)
+    Line.looks = 0
+    found = read_again(lines, "m0")
+    assert (len(found), Line.looks > n * n / 4) == (n // 2, True)  # the attack works on what reads them again
+
+
+def test_a_charge_finds_its_course_among_many():
+    n, found = 200, OfData(courses=Courses())
+    said = {"fingerprint": "f", "market": "m", "charges": 0}
+    for one in range(n):
+        found.take({**said, "run": f"{one}", "nonce": f"{one}", **spent_to_data(RUN)})
+    for one in range(n):
+        assert next(course for course in found.courses if course.nonce == f"{one}").charges == 0
+    assert Courses.looks > n * n / 4  # the attack works on what looks for it
+    Courses.looks = 0
+    for one in range(n):
+        found.take({**said, "run": f"{one}", "at": f"{one}", "charges": 1})
+    assert Courses.looks == 0
+    assert [course.charges for course in found.courses] == [1] * n
