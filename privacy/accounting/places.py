@@ -41,16 +41,31 @@ def refuse_relative(path: Path, key: str) -> None:
 
 
 def state_folder() -> Path:
-    """The user's folder; it need not exist. A relative path in the variable is ignored, as the specification asks."""
+    """The user's folder; it need not exist. A relative path in the variable is ignored, as the specification asks.
+
+    Raises:
+        AccountPlaceError: the user has no home, or one that is another folder wherever it is asked for.
+    """
     named = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".local" / "state") / "fedmm"
+    if named.is_absolute():
+        return named / "fedmm"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise AccountPlaceError(f"no home folder to keep the privacy account in: {_NAMED}") from error
+    if not home.is_absolute():
+        raise AccountPlaceError(f"HOME: {home}: in another folder this is another home, with another account: {_NAMED}")
+    return home / ".local" / "state" / "fedmm"
+
+
+_NAMED = "set HOME or XDG_STATE_HOME to a whole path"
 
 
 def users_account() -> Path:
     """The account of whoever names none: that of ``FEDMM_ACCOUNT``, or the one in the user's folder.
 
     Raises:
-        AccountPlaceError: the variable holds no whole path.
+        AccountPlaceError: the variable holds no whole path, or there is no folder of the user's.
     """
     named = os.environ.get(ACCOUNT_VARIABLE)
     if not named:

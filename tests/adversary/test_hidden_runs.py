@@ -255,6 +255,24 @@ def test_an_account_that_is_another_one_in_each_folder_is_refused(tiny_markets, 
         users_account()
 
 
+def test_a_home_that_is_another_one_in_each_folder_is_refused(tmp_path, monkeypatch):
+    """``HOME=.``, as a unit file or a container may have it: each folder had an account, and a memory of accounts."""
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", ".")
+    places = set()
+    for name in ("one", "another"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        places.add((Path.home() / ".local" / "state").resolve())
+        for asked in (users_account, lambda: PrivacyAccount(tmp_path / name / "account").fingerprint([b"row"])):
+            with pytest.raises(AccountPlaceError, match=r"HOME: \.: in another folder this is another home"):
+                asked()
+    assert len(places) == 2  # the attack works where it is taken as it stands
+    monkeypatch.setenv("HOME", "~nobody-of-this-name")
+    with pytest.raises(AccountPlaceError, match="no home folder to keep the privacy account in"):
+        users_account()
+
+
 def test_joining_enters_no_account_of_a_folder(tiny_markets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = CONFIG.model_copy(update={"privacy": CONFIG.privacy.model_copy(update={"account": Path("account")})})
