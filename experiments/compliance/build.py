@@ -168,10 +168,10 @@ def _all_runs(
         nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False}
         return AllRuns(**nothing, epsilon=dict.fromkeys(observed), **by_ledger)
     delta = views["market"]["delta"]
-    unbounded = [run for run in spendings if any(gaussian_steps(run.events[view]) is None for view in observed)]
+    unbounded = [run for run in spendings if any(gaussian_steps(run.observed(view)) is None for view in observed)]
     epsilon: dict[str, float | None] = {}
     for view in observed:
-        total = composed_epsilon([run.events[view] for run in spendings], spendings, delta, coarsely)
+        total = composed_epsilon([run.observed(view) for run in spendings], spendings, delta, coarsely)
         epsilon[view] = None if math.isinf(total) else total
     return AllRuns(
         runs=len(spendings),

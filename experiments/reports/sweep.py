@@ -150,7 +150,7 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
         except InputError:
             return {}
         for view in {"market", "release"} & set(CLAIMS[cell.config.privacy.protect]):
-            events = [run.events[view] for run in spendings]
+            events = [run.observed(view) for run in spendings]
             unbounded = sum(gaussian_steps(event) is None for event in events)
             epsilon = composed_epsilon(events, spendings, deltas[market], coarsely)
             known = found.setdefault(view, {"runs": 0, "unbounded": 0, "epsilon": 0.0})

@@ -276,11 +276,11 @@ def foresee(
     courses = [spending for spending in known if spending.run == own.run]
     earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
     claimed = decrypted_claims(plan.config)
-    unbounded = [one for one in earlier if any(gaussian_steps(one.events[view]) is None for view in claimed)]
+    unbounded = [one for one in earlier if any(gaussian_steps(one.observed(view)) is None for view in claimed)]
     if unbounded or plan.epsilon is None:
         return Outlook(len(earlier), len(unbounded), None)
     runs = [own, *earlier]
-    totals = [composed_epsilon([run.events[view] for run in runs], runs, plan.delta, coarsely) for view in claimed]
+    totals = [composed_epsilon([run.observed(view) for run in runs], runs, plan.delta, coarsely) for view in claimed]
     return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
 
 
@@ -318,9 +318,7 @@ def _encoded(*parts: str) -> bytes:
 
 def _note(earlier: Iterable[Spending]) -> Release:
     runs = list(earlier)
-    events = {
-        view: ComposedDpEvent([run.events[view] for run in runs if view in run.events]) for view in DECRYPTED_VIEWS
-    }
+    events = {view: ComposedDpEvent([run.observed(view) for run in runs]) for view in DECRYPTED_VIEWS}
     return Release(
         EARLIER_RUNS,
         EARLIER_RUNS_MECHANISM,

@@ -97,7 +97,7 @@ def joint_spending(spendings: Mapping[str, Sequence[Spending]], view: str) -> Jo
     shared: Counter[tuple[float, float, int]] = Counter()
     for run, by_market in runs.items():
         _require_whole(run, by_market)
-        events = [[part for one in found for part in parts(one.events[view])] for found in by_market.values()]
+        events = [[part for one in found for part in parts(one.observed(view))] for found in by_market.values()]
         own += [part for found in events for part in found if not isinstance(part, OneNoiseDpEvent)]
         sums = [[part for part in found if isinstance(part, OneNoiseDpEvent)] for found in events]
         if any(sums):

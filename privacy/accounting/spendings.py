@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
 
 from privacy.accounting.events import event_from_data, event_to_data
 from privacy.accounting.lines import canonical_json
@@ -33,6 +33,10 @@ class Spending:
     coordinates: int = 0
     extra_delta: float = 0.0
     markets: int | None = None
+
+    def observed(self, view: str) -> DpEvent:
+        """What a view will observe; of one that the run does not speak of, nothing is bounded."""
+        return self.events.get(view, NonPrivateDpEvent())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -264,7 +265,8 @@ def test_a_home_that_is_another_one_in_each_folder_is_refused(tmp_path, monkeypa
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         places.add((Path.home() / ".local" / "state").resolve())
-        for asked in (users_account, lambda: PrivacyAccount(tmp_path / name / "account").fingerprint([b"row"])):
+        account = PrivacyAccount(tmp_path / name / "account")
+        for asked in (users_account, partial(account.fingerprint, [b"row"])):
             with pytest.raises(AccountPlaceError, match=r"HOME: \.: in another folder this is another home"):
                 asked()
     assert len(places) == 2  # the attack works where it is taken as it stands

@@ -176,6 +176,17 @@ def test_an_account_takes_nothing_in_that_it_would_not_read_again(tmp_path):
     assert found.spendings(fingerprint) == []
 
 
+def test_of_a_view_that_a_line_leaves_out_nothing_is_bounded(account):
+    """The note of earlier runs left such a run out, and a compliance report ended in a traceback."""
+    forge(account, events={})
+    (found,) = asked(account)
+    dropped = [found.events[view] for view in ("market",) if view in found.events]
+    assert composed_epsilon(dropped, [found], 1e-6) < 0.1  # the attack works on what is left out
+    assert math.isinf(composed_epsilon([found.observed("market")], [found], 1e-6))
+    assert found.observed("market") == RUN.observed("release") == dp_event.NonPrivateDpEvent()
+    assert RUN.observed("market") == EVENT
+
+
 # -- lines that lead on without end ------------------------------------------------------------------------------------
 
 
