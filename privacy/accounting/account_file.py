@@ -103,10 +103,13 @@ class AccountFile:
 
     def begun(self) -> bytes:
         """The key of the account, which is made where there is neither account nor key; for who holds the lock."""
-        if self.path.exists():
-            drop_torn_tail(self.path)
         if self.path.exists() and self.path.stat().st_size:
-            return self.key()
+            key = self.key()
+            if not self._content().endswith(b"\n"):
+                self._lines(*self._state(key))  # no account, or one whose last line was written whole: nothing is cut
+                drop_torn_tail(self.path)
+            if self.path.stat().st_size:
+                return key
         if self.path.exists() and not self._key_path.exists():  # the key is there first
             raise AccountError(
                 f"{self.path}: is empty and has no key: no account was ever here; remove it, and runs enter another"

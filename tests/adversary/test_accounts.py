@@ -16,6 +16,7 @@ from fedmm_secure.federation.account import SoFar, account_of, enter_account, sp
 from fedmm_secure.federation.parties import open_federation
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError, AccountFile, digest_of
+from privacy.accounting.lines import drop_torn_tail
 from privacy.accounting.places import RecordedHead, recorded_head
 from privacy.accounting.spendings import Spending
 from tests.conftest import tiny
@@ -116,6 +117,32 @@ def test_the_account_is_deleted_and_its_key_stays(account):
     account.path.unlink()
     with pytest.raises(AccountError, match="has seen a later state"):
         started(account, "third")
+
+
+def test_nothing_is_cut_off_what_is_no_account(tmp_path):
+    """``privacy.account`` names a file of rows: its last one went before anything looked at what the file is."""
+    for name in ("rows.csv", "as it was.csv"):
+        (tmp_path / name).write_text("user,item\na,1\nb,2")
+    drop_torn_tail(tmp_path / "as it was.csv")
+    assert (tmp_path / "as it was.csv").read_text() == "user,item\na,1\n"  # the attack
+    with pytest.raises(AccountError, match=r"rows\.csv\.key: is gone"):
+        started(PrivacyAccount(tmp_path / "rows.csv"), "first")
+    assert (tmp_path / "rows.csv").read_text() == "user,item\na,1\nb,2"
+
+
+def test_an_editor_leaves_the_last_line_feed_out(account):
+    """The last line, which is whole, was cut; then the account was refused for lacking it, and could not be mended."""
+    whole = account.path.read_bytes()
+    copy = account.path.with_name("copy")
+    for path in (account.path, copy):
+        path.write_bytes(whole[:-1])
+    drop_torn_tail(copy)
+    assert copy.read_bytes().count(b"\n") == whole.count(b"\n") - 1  # the attack
+    with pytest.raises(AccountError, match="has seen a later state"):
+        started(account, "third")
+    assert account.path.read_bytes() == whole[:-1]
+    account.path.write_bytes(whole)
+    assert started(account, "third") == ["first", "second"]
 
 
 def test_an_account_is_copied_with_the_runs_beside_it(account, tmp_path):
