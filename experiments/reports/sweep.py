@@ -130,18 +130,21 @@ def _attacks(frame: pd.DataFrame, axes: list[str]) -> list[dict[str, Any]]:
 
 
 def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any]]:
-    """By claimed view: how many runs the privacy account holds on the data, how many of them without a budget for it,
-    and ε of all, worst market.
+    """By view that some cell claims: how many runs the privacy account holds on the data, how many of them without a
+    budget for it, and ε of all, worst market, at the smallest δ that a cell states.
 
     Whoever chooses among the cells has looked at all of them.
     """
     latest: dict[str, Cell] = {}  # by market: cells need not have the same ones
     deltas: dict[str, float] = {}
+    claimed: dict[str, set[str]] = {}
     for cell in sweep.finished():
         if cell.config.privacy.epsilon is not None:
             markets = read_metrics(sweep.path(cell))["privacy"]["markets"]
             latest |= dict.fromkeys(markets, cell)
-            deltas |= {market: values["market"]["delta"] for market, values in markets.items()}
+            for market, values in markets.items():
+                deltas[market] = min(values["market"]["delta"], deltas.get(market, 1.0))
+                claimed.setdefault(market, set()).update(CLAIMS[cell.config.privacy.protect])
     known_runs = readers_account(account)
     found: dict[str, dict[str, Any]] = {}
     for market, cell in latest.items():
@@ -149,7 +152,7 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
             spendings = spent_on_same_data(known_runs, sweep.path(cell), market)
         except InputError:
             return {}
-        for view in {"market", "release"} & set(CLAIMS[cell.config.privacy.protect]):
+        for view in {"market", "release"} & claimed[market]:
             events = [run.observed(view) for run in spendings]
             unbounded = sum(gaussian_steps(event) is None for event in events)
             epsilon = composed_epsilon(events, spendings, deltas[market], coarsely)
