@@ -149,7 +149,13 @@ class AccountFile:
             latest = self._last_seen(seen)
             if latest is not None and latest != head and latest.lines >= head.lines:
                 raise AccountError(f"{self.path}: {_OLDER}")
-            append_line(self.path, canonical_json({**fields, "mac": mac}) + b"\n")
+            written = canonical_json({**fields, "mac": mac}) + b"\n"
+            if head.lines and self.path.stat().st_size + len(written) > _MOST_BYTES:
+                raise AccountError(
+                    f"{self.path}: is full: with one more line nobody could read it; keep it as a record, and name "
+                    "another in privacy.account, which will not know of its runs"
+                )
+            append_line(self.path, written)
             seen.write(ChainHead(head.lines + 1, mac))
 
     def _state(self, key: bytes) -> tuple[bytes, bytes, ChainHead | None]:

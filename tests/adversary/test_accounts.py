@@ -14,6 +14,7 @@ from dp_accounting.dp_event import GaussianDpEvent
 
 from fedmm_secure.federation.account import SoFar, account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
+from privacy.accounting import account_file
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError, AccountFile, digest_of
 from privacy.accounting.lines import drop_torn_tail
@@ -143,6 +144,18 @@ def test_an_editor_leaves_the_last_line_feed_out(account):
     assert account.path.read_bytes() == whole[:-1]
     account.path.write_bytes(whole)
     assert started(account, "third") == ["first", "second"]
+
+
+def test_a_full_account_stays_readable(account, monkeypatch):
+    """One more line, and neither a run nor a report could read any of it."""
+    room = account.path.stat().st_size
+    monkeypatch.setattr(account_file, "_MOST_BYTES", room - 1)
+    with pytest.raises(AccountError, match="too large"):  # the attack: a line more than is read
+        held(account)
+    monkeypatch.setattr(account_file, "_MOST_BYTES", room)
+    with pytest.raises(AccountError, match="is full"):
+        started(account, "third")
+    assert held(account) == ["first", "second"]
 
 
 def test_an_account_is_copied_with_the_runs_beside_it(account, tmp_path):
