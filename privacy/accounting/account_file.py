@@ -23,7 +23,7 @@ from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.accounting.places import ChainHead, RecordedHead, recorded_head
 from privacy.errors import InputError
 from privacy.files import open_private, private_folder, write_secret
-from privacy.foreign import ForeignFileError, lines_of, read_bytes
+from privacy.foreign import MAX_LINE_BYTES, ForeignFileError, lines_of, read_bytes
 
 _KEY_BYTES = 32
 _MOST_BYTES = 2**28  # of an account: a million charges
@@ -150,6 +150,8 @@ class AccountFile:
             if latest is not None and latest != head and latest.lines >= head.lines:
                 raise AccountError(f"{self.path}: {_OLDER}")
             written = canonical_json({**fields, "mac": mac}) + b"\n"
+            if len(written) > MAX_LINE_BYTES:
+                raise AccountError(f"{self.path}: cannot hold what the run would enter: a line of {len(written)} bytes")
             if head.lines and self.path.stat().st_size + len(written) > _MOST_BYTES:
                 raise AccountError(
                     f"{self.path}: is full: with one more line nobody could read it; keep it as a record, and name "

@@ -14,12 +14,14 @@ from dp_accounting.dp_event import GaussianDpEvent
 
 from fedmm_secure.federation.account import SoFar, account_of, enter_account, spent_on_same_data
 from fedmm_secure.federation.parties import open_federation
+from privacy import foreign
 from privacy.accounting import account_file
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError, AccountFile, digest_of
 from privacy.accounting.lines import drop_torn_tail
 from privacy.accounting.places import RecordedHead, recorded_head
 from privacy.accounting.spendings import Spending
+from privacy.foreign import ForeignFileError
 from tests.conftest import tiny
 from tests.people import of_people
 
@@ -155,6 +157,15 @@ def test_a_full_account_stays_readable(account, monkeypatch):
     monkeypatch.setattr(account_file, "_MOST_BYTES", room)
     with pytest.raises(AccountError, match="is full"):
         started(account, "third")
+    monkeypatch.undo()
+    longest = max(map(len, account.path.read_bytes().splitlines()))
+    monkeypatch.setattr(foreign, "MAX_LINE_BYTES", longest - 1)
+    with pytest.raises(ForeignFileError, match=f"a line of {longest} bytes"):  # the attack: a line longer than is read
+        held(PrivacyAccount(account.path))
+    monkeypatch.setattr(foreign, "MAX_LINE_BYTES", longest)
+    monkeypatch.setattr(account_file, "MAX_LINE_BYTES", longest)
+    with pytest.raises(AccountError, match="cannot hold what the run would enter: a line of"):
+        started(account, "a run with a longer name")
     assert held(account) == ["first", "second"]
 
 
