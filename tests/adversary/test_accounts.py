@@ -151,13 +151,14 @@ def test_an_editor_leaves_the_last_line_feed_out(account):
 def test_a_full_account_stays_readable(account, monkeypatch):
     """One more line, and neither a run nor a report could read any of it."""
     room = account.path.stat().st_size
-    monkeypatch.setattr(account_file, "_MOST_BYTES", room - 1)
-    with pytest.raises(AccountError, match="too large"):  # the attack: a line more than is read
-        held(account)
-    monkeypatch.setattr(account_file, "_MOST_BYTES", room)
-    with pytest.raises(AccountError, match="is full"):
-        started(account, "third")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(account_file, "_MOST_BYTES", room - 1)
+        with pytest.raises(AccountError, match="too large"):  # the attack: a line more than is read
+            held(account)
+        patch.setattr(account_file, "_MOST_BYTES", room)
+        with pytest.raises(AccountError, match="is full"):
+            started(account, "third")
+        assert held(account) == ["first", "second"]
     longest = max(map(len, account.path.read_bytes().splitlines()))
     monkeypatch.setattr(foreign, "MAX_LINE_BYTES", longest - 1)
     with pytest.raises(ForeignFileError, match=f"a line of {longest} bytes"):  # the attack: a line longer than is read
