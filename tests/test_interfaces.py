@@ -145,7 +145,7 @@ FOLDERS = {"ledger", "transcript", "private", "codes", "models", "predictions", 
 FILES = {"config.yaml", "environment.json", "metrics.json", "log.jsonl", "report.html"}
 ELSEWHERE = {
     ("experiments/assessment/audit.py", "out / audited.market / 'audit'"): "a figure in an auditor's own folder",
-    ("privacy/accounting/places.py", "Path.home() / '.local' / 'state'"): "no run directory",
+    ("privacy/accounting/places.py", "home / '.local' / 'state'"): "no run directory",
 }
 
 

@@ -129,3 +129,18 @@ def test_two_accounts_count_what_one_of_all_runs_would(mechanism, tmp_path):
                 found = [composed(paths[where], asked, run, name) for asked in (others, [])]
             wrong += before != expected or any(one != sorted([run, *expected]) for one in found)
     assert (wrong > 0) == (mechanism != "whole")  # the attack works on what is broken
+
+
+def test_lines_of_an_earlier_version_name_one_fingerprint_or_none():
+    told = {"run": "r", "market": "theirs"}
+    lines = [
+        (2, {"fingerprint": "a", "market": "m", "elsewhere": {"other": {"data": "x", "runs": []}}}),
+        (3, {"fingerprint": "b", "market": None, "elsewhere": {"other": {"data": ["x", "y"], "runs": [told]}}}),
+        (4, {"fingerprint": "c", "market": "theirs", "elsewhere": {"other": {"data": None, "runs": []}}}),
+        (5, {"fingerprint": "d"}),
+    ]
+    others = [(2, {"fingerprint": "y"}), (3, {"fingerprint": "z"})]
+    found = of_same_data([("own", lines), ("other", others)], [(None, "m"), (None, "")])
+    assert [[number for number, _ in one] for one in found.lines] == [[2, 3, 4], [2]]
+    markets = {(None, "m"), (None, "theirs")}
+    assert found.names == {*markets, ("own", "a"), ("own", "b"), ("own", "c"), ("other", "x"), ("other", "y")}
