@@ -184,7 +184,7 @@ def _differences(sweep: Sweep, method: _Named, against: _Named) -> dict[str, Pai
     over_users[MACRO] = PairedDifference(mean, float(np.sqrt(np.square(errors).sum()) / len(errors)))
     if len(pairs) < 2:
         return over_users
-    return {market: found.over_trainings(by_pair[market]) for market, found in over_users.items()}
+    return {market: found.over_trainings(by_pair[market].tolist()) for market, found in over_users.items()}
 
 
 def _same_candidates(sweep: Sweep, cells: Sequence[Cell]) -> bool:

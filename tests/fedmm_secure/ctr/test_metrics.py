@@ -113,7 +113,7 @@ def test_an_interval_over_trainings_covers_as_often_as_it_says(spread):
     """Three trainings of models that do not differ: an interval over users alone misses as much as trainings differ."""
     rng = np.random.default_rng(int(spread))
     trained = rng.normal(size=(1000, 1)) + spread * rng.normal(size=(1000, 3))
-    found = [PairedDifference(float(values.mean()), 1.0).over_trainings(values).interval for values in trained]
+    found = [PairedDifference(float(values.mean()), 1.0).over_trainings(values.tolist()).interval for values in trained]
     covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
     assert 0.94 < covered < 0.99
     if spread > 1:
