@@ -51,6 +51,7 @@ _STEERING = (
     "PYTORCH_CUDA",
     "TORCH",
 )
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR",)  # which PyTorch sets itself once something has trained: not a way to compute
 
 
 def environment(device: DeviceSetting) -> dict[str, Any]:
@@ -98,7 +99,9 @@ def computing_kind(device: DeviceSetting) -> str:
         "libc": platform.libc_ver(),
         "features": _processor_features(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "steered": {name: value for name, value in os.environ.items() if name.startswith(_STEERING)},
+        "steered": {
+            name: value for name, value in os.environ.items() if name.startswith(_STEERING) and name not in _CACHES
+        },
     }
     return hashlib.sha256(json_text(found, sort_keys=True).encode()).hexdigest()
 
