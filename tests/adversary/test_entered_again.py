@@ -5,12 +5,14 @@ seconds, then in minutes. The run that cannot go on is one whose key another run
 auditor's coin for days, or one that was begun with another configuration.
 """
 
+import gc
 import itertools
 
 import pytest
 
 from experiments.deploy.homes import prepare_homes
 from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.requests import Request
 from fedmm_secure.service import attempts
 from fedmm_secure.service.attempts import Attempts
 from fedmm_secure.service.market_run import MarketRun
@@ -68,6 +70,35 @@ def test_a_run_of_another_configuration(federation):
     federation.restart("m0")
     assert asked(federation) == (1, {"failed; its operator's log says why"})
     assert reopened(federation) == ASKED
+
+
+class AsItWas(Attempts):
+    """Each raise of a failure added the frames that it passed, with the request that they had in hand."""
+
+    def of(self, name, attempt):
+        if name not in self._failed:
+            return super().of(name, attempt)
+        raise self._failed[name][0]
+
+
+def held(server, market="m0"):
+    """Requests that are in memory once many were refused."""
+    big = Request("state", server.run, order=server.order(0), aggregate=bytes(100_000)).to_bytes()
+    for _ in range(ASKED):
+        assert b"failed" in server.services[market].answer(big)
+    gc.collect()
+    return sum(isinstance(found, Request) for found in gc.get_objects())
+
+
+def test_a_refusal_keeps_no_request_in_memory(federation):
+    """A server that asked on filled a market's memory at 80 MB a second."""
+    path = federation.homes.market("m0") / "config.yaml"
+    path.write_text(path.read_text().replace("max_epochs: 2", "max_epochs: 3"))
+    federation.restart("m0")
+    before = held(federation)
+    assert before <= 1  # that of the attempt itself
+    federation.services["m0"]._opening = AsItWas()
+    assert held(federation) >= ASKED
 
 
 def test_a_run_that_awaits_a_coin(tmp_path, monkeypatch):
