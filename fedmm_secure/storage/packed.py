@@ -28,7 +28,7 @@ def unpack_directory(packed: bytes, directory: Path) -> None:
     """Write what was packed into an empty directory, for its owner alone.
 
     Raises:
-        ArchiveError: it is no such archive, or names a place outside, or one that no file can have; nothing was written.
+        ArchiveError: it is no such archive, or names what is no file below a directory; nothing was written.
     """
     members = stored_members(packed)
     for name in members:

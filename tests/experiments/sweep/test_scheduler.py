@@ -149,7 +149,10 @@ def test_half_a_cell_has_failed_and_the_sweep_goes_on(tmp_path, sent, file, cont
     assert "a worker sent" in sweep.failures()[0].error
 
 
-@pytest.mark.parametrize(("name", "as_it_was"), [("d/" * 3000 + "x", RecursionError), ("x" * 300, OSError)], ids=["deep", "long"])
+DEEP, LONG = "d/" * 3000 + "x", "x" * 300
+
+
+@pytest.mark.parametrize(("name", "as_it_was"), [(DEEP, RecursionError), (LONG, OSError)], ids=["deep", "long"])
 def test_an_archive_of_names_that_no_file_has_is_a_failed_cell_and_the_sweep_goes_on(tmp_path, name, as_it_was):
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:") as archive:
