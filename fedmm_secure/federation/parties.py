@@ -42,7 +42,7 @@ from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
 from privacy.aggregation.identities import Identity
-from privacy.files import KeyFileError, erase, write_atomic, write_json
+from privacy.files import erase, write_atomic, write_json
 from privacy.mechanisms.meter import spare_coordinates
 from privacy.mechanisms.spare import Spare
 
@@ -226,10 +226,10 @@ def open_federation(
         if coins is not None and chain is None:
             awaited.append(name)
             continue
-        masks[name] = load_masks(name, mask_file(directory, name, course), _masked_before(run, ledger))
         agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, course)
         agreement.require_open()
-        _refuse_lost_key(agreement, masks[name].public, mask_file(directory, name, course))
+        path, known = mask_file(directory, name, course), agreement.known_mask_key
+        masks[name] = load_masks(name, path, _masked_before(run, ledger), known)
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(
             name,
@@ -324,18 +324,6 @@ def market_sizes(
 def mask_file(directory: Path, market: str, course: int = 0) -> Path:
     """A copy that goes on as another run has a mask key of its own: two vectors under one show their difference."""
     return RunDirectory(directory).mask(market, course)
-
-
-def _refuse_lost_key(agreement: Agreement, public: bytes, path: Path) -> None:
-    """Raises ``KeyFileError`` where rounds are left and the mask key is not the one that all others know.
-
-    Under another one no tag is right: an honest sum would pass for a forged one, and burn the shared key.
-    """
-    if agreement.place is not None and agreement.mask_keys.get(agreement.market, public) != public:
-        raise KeyFileError(
-            f"{path}: is not the mask key with which market {agreement.market} began this run: restore it, or start a "
-            "new run"
-        )
 
 
 def _masked_before(run: str, ledger: Ledger) -> list[tuple[str, str, int, int]]:

@@ -14,8 +14,8 @@ from unittest.mock import Mock
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from fedmm_secure.federation import parties as opened
 from fedmm_secure.federation import transcript as transcripts
+from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.lobby import FORGOTTEN, MOST, ForgottenRunError, Lobby
 from fedmm_secure.federation.messages import HELLO_STAGE, Hello, MessageError, pack, unpack
 from fedmm_secure.federation.orders import Order, start_header
@@ -35,7 +35,7 @@ from privacy.aggregation.bundle import found_federation
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card, _card_text
 from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory
-from privacy.files import write_atomic
+from privacy.files import write_atomic, write_secret
 from privacy.foreign import ForeignFileError
 from tests import parties
 from tests.conftest import STATE
@@ -261,7 +261,7 @@ def test_a_mask_key_that_is_gone_is_not_made_anew_within_a_run(federation, monke
     """It was: under another one no tag is right, so that the honest sum passed for a forged one and burned the key."""
     server = federation()
     with monkeypatch.context() as patch:
-        patch.setattr(opened, "_refuse_lost_key", lambda *of_the_run: None)  # as it was
+        patch.setattr(Agreement, "known_mask_key", None)  # as it was
         aggregate, _, _ = lost_mask_key(server)
         server.ask("m0", "state", order=server.order(1), aggregate=aggregate)
     assert server.over("m0")
@@ -273,7 +273,10 @@ def test_a_mask_key_that_is_gone_is_not_made_anew_within_a_run(federation, monke
         assert refused.absent == "failed; its operator's log says why"
         server.restart("m0")
     assert server.charges("m0") == charged
-    assert "is not the mask key" in server.logged["m0"][-1][1]["error"]
+    assert f"KeyFileError('{path}: cannot be read" in server.logged["m0"][-1][1]["error"]
+    write_secret(path, X25519PrivateKey.generate().private_bytes_raw())
+    assert server.ask("m0", "state", order=server.order(1), aggregate=aggregate).absent == refused.absent
+    assert "is not the mask key with which market m0 began" in server.logged["m0"][-1][1]["error"]
     path.write_bytes(kept)
     server.restart("m0")
     _, _, second = server.round(1, aggregate=aggregate)
