@@ -7,13 +7,14 @@ auditor's coin for days, or one that was begun with another configuration.
 
 import gc
 import itertools
+import shutil
 
 import pytest
 
 from experiments.deploy.homes import prepare_homes
 from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.requests import Request
-from fedmm_secure.service import attempts
+from fedmm_secure.service import attempts, market_service
 from fedmm_secure.service.attempts import Attempts
 from fedmm_secure.service.market_run import MarketRun
 from privacy.aggregation.identities import Identity
@@ -133,3 +134,29 @@ def test_a_failure_answers_for_a_while_and_then_longer(monkeypatch):
     with pytest.raises(OSError, match="try"):
         opening.of("run", fails)
     assert opening.of("another", lambda: "open") == "open"
+
+
+def sent_before_and_after(server, root):
+    """A market's update, and what it answers once its home is that before the update again."""
+    hellos, order = server.hellos(), server.order(0)
+    statements = server.state(order, hellos=hellos)
+    home = server.homes.market("m0")
+    shutil.copytree(home, root)
+    first = server.ask("m0", "update", order=order, statements=statements)
+    shutil.rmtree(home)
+    shutil.copytree(root, home)
+    server.restart("m0")
+    return first.message, server.ask("m0", "update", order=order, statements=statements)
+
+
+def test_a_home_that_is_put_back_sends_no_other_noise_under_the_same_masks(founded, tmp_path, monkeypatch):
+    monkeypatch.setenv(STATE, str(tmp_path / "machine"))
+    with monkeypatch.context() as patch:
+        patch.setattr(market_service, "begin_account", lambda config, runs: None)  # as it was: there was no account yet
+        server = DishonestServer.copy(founded, tmp_path / "f")
+        first, again = sent_before_and_after(server, tmp_path / "kept-f")
+    assert again.message
+    assert again.message != first  # a market that draws noise drew other
+    first, again = sent_before_and_after(DishonestServer.copy(founded, tmp_path / "g"), tmp_path / "kept-g")
+    assert (bool(first), again.message) == (True, b"")
+    assert again.absent == "failed; its operator's log says why"
