@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -20,7 +21,9 @@ from fedmm_secure.federation.members import Membership
 from fedmm_secure.pipeline import Listener
 from fedmm_secure.service.market_service import MarketService
 from fedmm_secure.storage.run_directory import Log, begin, read_config
+from privacy.accounting.places import state_folder
 from privacy.aggregation.keys import KeyDirectory
+from privacy.files import private_folder
 
 SOCKET, LOCK = "market.sock", "market.lock"
 _PATIENCE = 10.0  # seconds that a caller may take to hand over a request, and to take the reply
@@ -46,6 +49,7 @@ def run_market(
     with _private_files(), alone(home / LOCK, "market"), interruptible():
         service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
         _check_private(home)
+        _check_memory()
         with _listening(home, 0o007 if group_socket else 0o077) as listener:
             say(f"market {service.market}: waiting for the federation", flush=True)
             return _answer(listener, service, home, max_runs, lifetime)
@@ -96,6 +100,23 @@ def _check_private(home: Path) -> None:
         path = home / name
         if path.exists() and path.stat().st_mode & 0o077:
             raise RunDirectoryError(f"{path}: others may look into it; chmod 700 it")
+
+
+def _check_memory() -> None:
+    """Raises ``RunDirectoryError`` where this machine cannot remember how far a privacy account had come.
+
+    Its operator hears it now: every run would be refused once all had agreed on it.
+    """
+    try:
+        folder = state_folder()
+        private_folder(folder)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, RuntimeError) as error:  # the latter of a user without a home
+        raise RunDirectoryError(
+            f"XDG_STATE_HOME: nothing can be kept in {os.environ.get('XDG_STATE_HOME') or '~/.local/state'}: {error}; "
+            "name a folder outside of HOME for what this machine remembers of privacy accounts"
+        ) from error
 
 
 def open_service(

@@ -78,7 +78,7 @@ class Engine:
             if not fresh:
                 time.sleep(_PAUSE)
                 continue
-            for node, reply in self._ask(dict.fromkeys(fresh, question)).items():
+            for node, reply in self._ask(dict.fromkeys(fresh, question), self._patience()).items():
                 if isinstance(reply, Absence):
                     self.log("refused", {"node": str(node), "reason": reply.reason})
                 else:
@@ -117,16 +117,16 @@ class Engine:
     def finish(self) -> list[str]:
         """Send what is left, tell all markets that the rounds are over; returns those that have all of them."""
         question = Request("finish", self.run)
-        replies = self._catch_up(self.nodes, lambda market: self._with_aggregate(question, market))
+        replies = self._catch_up(self.nodes, lambda market: self._with_aggregate(question, market), self._patience())
         return [market for market, reply in replies.items() if isinstance(reply, Reply) and reply.done]
 
     def _gather(self, order: Order, question: Callable[[str], Request]) -> dict[str, bytes | Absence]:
         """Messages of a cohort; where a sum needs all, whoever does not answer is asked again until the time is up."""
-        deadline = time.monotonic() + self.timeout
+        deadline = self._patience()
         found: dict[str, bytes | Absence] = {}
         asked = [market for market in order.cohort if market in self.nodes]
         while asked:
-            for market, reply in self._catch_up(asked, question).items():
+            for market, reply in self._catch_up(asked, question, deadline).items():
                 found[market] = reply if isinstance(reply, Absence) else reply.message
                 if not isinstance(reply, Absence):
                     self.at[market] = order.place
@@ -137,12 +137,18 @@ class Engine:
                 time.sleep(_PAUSE)
         return found
 
-    def _catch_up(self, asked: Iterable[str], question: Callable[[str], Request]) -> dict[str, Reply | Absence]:
-        """Replies by market; one that lacks a round gets it with the question, and is asked again."""
+    def _patience(self) -> float:
+        """When the time of what is asked now is up."""
+        return time.monotonic() + self.timeout
+
+    def _catch_up(
+        self, asked: Iterable[str], question: Callable[[str], Request], deadline: float
+    ) -> dict[str, Reply | Absence]:
+        """Replies by market; one that lacks a round gets it with the question, and is asked again in the time left."""
         found: dict[str, Reply | Absence] = {}
         left = list(asked)
         for _ in range(len(self.schedule) + 1):
-            replies = self._ask({self.nodes[market]: question(market) for market in left})
+            replies = self._ask({self.nodes[market]: question(market) for market in left}, deadline)
             behind = []
             for market in left:
                 reply = replies.get(self.nodes[market], _NO_ANSWER)
@@ -153,7 +159,7 @@ class Engine:
                         self.at[market] = reply.behind
                         behind.append(market)
             left = behind
-            if not left:
+            if not left or time.monotonic() > deadline:
                 break
         return found
 
@@ -169,7 +175,7 @@ class Engine:
         statements = {} if market in header.cohort else self.server.statements(header)
         return replace(request, aggregate=message, statements=statements)
 
-    def _ask(self, requests: Mapping[int, Request]) -> dict[int, Reply | Absence]:
+    def _ask(self, requests: Mapping[int, Request], deadline: float) -> dict[int, Reply | Absence]:
         """Replies by node; a node that is late is missing, and one that fails or sends nonsense has a reason."""
         if not requests:
             return {}
@@ -182,14 +188,14 @@ class Engine:
             for node, request in requests.items()
         ]
         found: dict[int, Reply | Absence] = {}
-        for message in self._exchange(messages):
+        for message in self._exchange(messages, deadline):
             node = message.metadata.src_node_id
             found[node] = _NODE_ERROR if message.has_error() else _read(message)
         return found
 
-    def _exchange(self, messages: Sequence[Message]) -> Iterator[Message]:
+    def _exchange(self, messages: Sequence[Message], deadline: float) -> Iterator[Message]:
         """Replies that come in time; looks at once and then less often, where Flower looks every three seconds."""
-        deadline, pause = time.monotonic() + self.timeout, _FIRST_PAUSE
+        pause = _FIRST_PAUSE
         awaited = {number for number in self.grid.push_messages(messages) if number}  # none where it was not taken
         while awaited:
             for reply in self.grid.pull_messages(awaited):

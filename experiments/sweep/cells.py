@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 import tempfile
 import traceback
 from contextlib import suppress
@@ -21,6 +20,7 @@ from experiments.sweep.grid import Cell
 from experiments.verification import verify_run
 from experiments.verification.schemas import metrics_problems
 from fedmm_secure.config import Config
+from fedmm_secure.foreign.archives import ArchiveError
 from fedmm_secure.storage.cache import Cache
 from fedmm_secure.storage.files import new_directory
 from fedmm_secure.storage.layout import CONFIG_FILE, METRICS_FILE
@@ -172,7 +172,7 @@ def bring_home(packed: bytes, directory: Path, cell: Cell) -> None:
         with new_directory(directory) as unfinished:
             unpack_directory(packed, unfinished)
             _hold(unfinished, cell)
-    except (tarfile.TarError, ForeignFileError) as error:
+    except (ArchiveError, ForeignFileError) as error:
         raise StrayCellError(f"{cell.name}: a worker sent what is no cell: {error!s:.200}") from error
 
 

@@ -142,6 +142,24 @@ def account_of(config: Config, directory: Path, *, home: bool = False) -> Privac
     return PrivacyAccount(entered.path, others)
 
 
+def begin_account(config: Config, runs: Path) -> None:
+    """Begin the account of a deployed market before anybody asks it anything.
+
+    A home that is put back to an older state then has an older account, which this machine knows for one. Else it would
+    begin another account, and send what it has sent before with other noise under the same masks.
+
+    Args:
+        config: of the market.
+        runs: folder of its run directories.
+
+    Raises:
+        AccountError: it cannot be read or written.
+    """
+    account = account_of(config, runs / "run", home=True)
+    if isinstance(account, PrivacyAccount):
+        account.begin()
+
+
 def readers_account(named: Path | None = None) -> PrivacyAccount:
     """The account that a reader holds a run to: the one that he names, or his own; never one that lies with the run.
 

@@ -151,6 +151,11 @@ class Agreement:
         kept = self._kept()
         return {name: bytes_of(kept["keys"][name]) for name in kept["hellos"]}
 
+    @property
+    def known_mask_key(self) -> bytes | None:
+        """This market's mask key as the others know it; None before they do, and once no round needs it."""
+        return None if self.place is None else self.mask_keys.get(self.market)
+
     # -- one attempt after the other ---------------------------------------------------------------------------------
 
     @property

@@ -15,7 +15,7 @@ from privacy.aggregation.base import Binding, IntVector
 from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle, found_federation
 from privacy.aggregation.identities import IDENTITY_FILE, Identity
 from privacy.aggregation.keys import KeyDirectory
-from privacy.files import read_secret, write_secret
+from privacy.files import KeyFileError, read_secret, write_secret
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,24 @@ def _identity(keys: KeyDirectory, name: str) -> Identity:
     return keys.identity()
 
 
-def load_masks(market: str, path: Path, used: Sequence[tuple[str, str, int, int]]) -> PairwiseMasks:
-    """A market's mask key of a run, made once, and the attempts that its ledger says were masked with it."""
-    if not path.exists():
+def load_masks(
+    market: str, path: Path, used: Sequence[tuple[str, str, int, int]], known: bytes | None = None
+) -> PairwiseMasks:
+    """A market's mask key of a run, made once, and the attempts that its ledger says were masked with it.
+
+    Args:
+        market: its name.
+        path: of the key.
+        used: attempts.
+        known: the public key that others know it by. Under another one no tag is right: an honest sum would pass for a
+            forged one, and burn the shared key.
+
+    Raises:
+        KeyFileError: the key is gone, or another one than is known.
+    """
+    if not path.exists() and known is None:
         write_secret(path, X25519PrivateKey.generate().private_bytes_raw())
-    return PairwiseMasks(market, X25519PrivateKey.from_private_bytes(read_secret(path)), sent=frozenset(used))
+    masks = PairwiseMasks(market, X25519PrivateKey.from_private_bytes(read_secret(path)), sent=frozenset(used))
+    if known not in (None, masks.public):
+        raise KeyFileError(f"{path}: is not the mask key with which market {market} began this run; restore it")
+    return masks

@@ -226,9 +226,10 @@ def open_federation(
         if coins is not None and chain is None:
             awaited.append(name)
             continue
-        masks[name] = load_masks(name, mask_file(directory, name, course), _masked_before(run, ledger))
         agreement = make_agreement(config, name, member.identity, bundle, directory, run, transcript, course)
         agreement.require_open()
+        path, known = mask_file(directory, name, course), agreement.known_mask_key
+        masks[name] = load_masks(name, path, _masked_before(run, ledger), known)
         masks[name].meet({other: key for other, key in agreement.mask_keys.items() if other != name})
         doors[name] = Door(
             name,

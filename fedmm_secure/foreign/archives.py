@@ -44,7 +44,7 @@ def _members(data: bytes) -> dict[str, memoryview]:
     count, start, end = _directory(data)
     view, at = memoryview(data), start
     found: dict[str, memoryview] = {}
-    spans: list[tuple[int, int]] = []
+    named_already, spans, checksums = set[str](), list[tuple[int, int]](), list[int]()
     for _ in range(count):
         fields = _CENTRAL.unpack_from(data, at)
         signature, _, _, flags, method, _, _, checksum, packed, size, *lengths, disk, _, _, header = fields
@@ -60,12 +60,12 @@ def _members(data: bytes) -> dict[str, memoryview]:
         if begin + size > start:
             raise ArchiveError("a member lies outside of the members")
         spans.append((header, begin + size))
+        checksums.append(checksum)
         text = _text(name)
-        if text.lower() in {known.lower() for known in found}:  # PyTorch's reader takes the letter for its other case
+        if text.lower() in named_already:  # PyTorch's reader takes the letter for its other case
             raise ArchiveError("holds a member twice")
+        named_already.add(text.lower())
         found[text] = view[begin : begin + size]
-        if zlib.crc32(found[text]) != checksum:
-            raise ArchiveError(f"{text[:100]!r} is damaged")
     if at != end:
         raise ArchiveError("more is in its directory than it says")
     spans.sort()
@@ -73,6 +73,9 @@ def _members(data: bytes) -> dict[str, memoryview]:
         raise ArchiveError("holds nothing")
     if spans[0][0] or any(after[0] < before[1] for before, after in pairwise(spans)):
         raise ArchiveError("members overlap, or something is before them")
+    for (text, member), checksum in zip(found.items(), checksums, strict=True):  # apart from each other: once a byte
+        if zlib.crc32(member) != checksum:
+            raise ArchiveError(f"{text[:100]!r} is damaged")
     return found
 
 

@@ -26,7 +26,7 @@ class Attempts:
         """What the attempt returns; raises what it raised last, where that was a short while ago."""
         failure, until, pause = self._failed.get(name, (None, 0.0, FIRST_PAUSE / 2))
         if failure is not None and time.monotonic() < until:
-            raise failure
+            raise failure.with_traceback(None)  # or each raise keeps its frames, and the request that is in them
         try:
             found = attempt()
         except CoinsAwaitedError:

@@ -20,6 +20,7 @@ import torch
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import load_one_market, prepare
 from fedmm_secure.errors import ConfigError
+from fedmm_secure.federation.account import begin_account
 from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.agreement import Agreement, check_start, ended_file
 from fedmm_secure.federation.closing import is_closed
@@ -66,7 +67,8 @@ class MarketService:
         begin: told of the directory of a new run before anything of its data is written to it.
 
     Raises:
-        InputError: configuration, keys or data cannot be used, or the bundle states another size than the data have.
+        InputError: configuration, keys, data or account cannot be used, or the bundle states another size than the data
+            have.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class MarketService:
         torch.set_num_threads(1)
         self._data = prepare(load_one_market(config.data, market), config.data)
         sizes = market_sizes(config, member.bundle.markets, {market: self._data}, member.bundle.sizes)
+        begin_account(config, runs)
         self.market = market
         self._config, self._member, self._folder = config, member, runs
         self._max_runs, self._log, self._begin = max_runs, log, begin

@@ -141,6 +141,10 @@ class PrivacyAccount:
         lines, _ = self._file.bodies(self._file.key())
         return any(_enters(body) and _is_named(body, run, market) for _, body in lines)
 
+    def begin(self) -> None:
+        """Make the account where there is none; from then on the machine knows older states of it."""
+        self._begun()
+
     def _begun(self) -> bytes:
         with self._file.locked():
             return self._file.begun()

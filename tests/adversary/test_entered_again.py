@@ -5,13 +5,16 @@ seconds, then in minutes. The run that cannot go on is one whose key another run
 auditor's coin for days, or one that was begun with another configuration.
 """
 
+import gc
 import itertools
+import shutil
 
 import pytest
 
 from experiments.deploy.homes import prepare_homes
 from fedmm_secure.federation.account import account_of
-from fedmm_secure.service import attempts
+from fedmm_secure.federation.requests import Request
+from fedmm_secure.service import attempts, market_service
 from fedmm_secure.service.attempts import Attempts
 from fedmm_secure.service.market_run import MarketRun
 from privacy.aggregation.identities import Identity
@@ -70,6 +73,35 @@ def test_a_run_of_another_configuration(federation):
     assert reopened(federation) == ASKED
 
 
+class AsItWas(Attempts):
+    """Each raise of a failure added the frames that it passed, with the request that they had in hand."""
+
+    def of(self, name, attempt):
+        if name not in self._failed:
+            return super().of(name, attempt)
+        raise self._failed[name][0]
+
+
+def held(server, market="m0"):
+    """Requests that are in memory once many were refused."""
+    big = Request("state", server.run, order=server.order(0), aggregate=bytes(100_000)).to_bytes()
+    for _ in range(ASKED):
+        assert b"failed" in server.services[market].answer(big)
+    gc.collect()
+    return sum(isinstance(found, Request) for found in gc.get_objects())
+
+
+def test_a_refusal_keeps_no_request_in_memory(federation):
+    """A server that asked on filled a market's memory at 80 MB a second."""
+    path = federation.homes.market("m0") / "config.yaml"
+    path.write_text(path.read_text().replace("max_epochs: 2", "max_epochs: 3"))
+    federation.restart("m0")
+    before = held(federation)
+    assert before <= 1  # that of the attempt itself
+    federation.services["m0"]._opening = AsItWas()
+    assert held(federation) >= ASKED
+
+
 def test_a_run_that_awaits_a_coin(tmp_path, monkeypatch):
     monkeypatch.setenv(STATE, str(tmp_path / "machine"))
     Identity.generate("auditor").save(tmp_path / "auditor")
@@ -102,3 +134,29 @@ def test_a_failure_answers_for_a_while_and_then_longer(monkeypatch):
     with pytest.raises(OSError, match="try"):
         opening.of("run", fails)
     assert opening.of("another", lambda: "open") == "open"
+
+
+def sent_before_and_after(server, root):
+    """A market's update, and what it answers once its home is that before the update again."""
+    hellos, order = server.hellos(), server.order(0)
+    statements = server.state(order, hellos=hellos)
+    home = server.homes.market("m0")
+    shutil.copytree(home, root)
+    first = server.ask("m0", "update", order=order, statements=statements)
+    shutil.rmtree(home)
+    shutil.copytree(root, home)
+    server.restart("m0")
+    return first.message, server.ask("m0", "update", order=order, statements=statements)
+
+
+def test_a_home_that_is_put_back_sends_no_other_noise_under_the_same_masks(founded, tmp_path, monkeypatch):
+    monkeypatch.setenv(STATE, str(tmp_path / "machine"))
+    with monkeypatch.context() as patch:
+        patch.setattr(market_service, "begin_account", lambda config, runs: None)  # as it was: there was no account yet
+        server = DishonestServer.copy(founded, tmp_path / "f")
+        first, again = sent_before_and_after(server, tmp_path / "kept-f")
+    assert again.message
+    assert again.message != first  # a market that draws noise drew other
+    first, again = sent_before_and_after(DishonestServer.copy(founded, tmp_path / "g"), tmp_path / "kept-g")
+    assert (bool(first), again.message) == (True, b"")
+    assert again.absent == "failed; its operator's log says why"

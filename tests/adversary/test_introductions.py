@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from fedmm_secure.federation import transcript as transcripts
+from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.lobby import FORGOTTEN, MOST, ForgottenRunError, Lobby
 from fedmm_secure.federation.messages import HELLO_STAGE, Hello, MessageError, pack, unpack
 from fedmm_secure.federation.orders import Order, start_header
@@ -29,12 +30,12 @@ from fedmm_secure.federation.transcript import (
     record_file,
 )
 from fedmm_secure.service.market_run import MarketRun
-from fedmm_secure.storage.layout import PRIVATE
+from fedmm_secure.storage.layout import PRIVATE, RunDirectory
 from privacy.aggregation.bundle import found_federation
 from privacy.aggregation.exchange import is_usable
 from privacy.aggregation.identities import Card, _card_text
 from privacy.aggregation.keys import BURNED_FILE, KEY_FILE, KeyBurnedError, KeyDirectory
-from privacy.files import write_atomic
+from privacy.files import write_atomic, write_secret
 from privacy.foreign import ForeignFileError
 from tests import parties
 from tests.conftest import STATE
@@ -244,6 +245,42 @@ def test_a_hello_of_a_mask_key_that_was_forgotten(federation):
     for market in server.markets:  # they have heard different things: nobody trains
         assert "another history" in server.ask(market, "update", order=server.order(0), statements=statements).absent
         assert server.charges(market) == 0
+
+
+def lost_mask_key(server):
+    """After a round of all, the file of a market's mask key goes; returns the sum, the file, and what was in it."""
+    _, _, aggregate = server.round(0, hellos=server.hellos())
+    path = RunDirectory(server.homes.market("m0") / "runs" / server.run).mask("m0", 0)
+    kept = path.read_bytes()
+    path.unlink()
+    server.restart("m0")
+    return aggregate, path, kept
+
+
+def test_a_mask_key_that_is_gone_is_not_made_anew_within_a_run(federation, monkeypatch):
+    """It was: under another one no tag is right, so that the honest sum passed for a forged one and burned the key."""
+    server = federation()
+    with monkeypatch.context() as patch:
+        patch.setattr(Agreement, "known_mask_key", None)  # as it was
+        aggregate, _, _ = lost_mask_key(server)
+        server.ask("m0", "state", order=server.order(1), aggregate=aggregate)
+    assert server.over("m0")
+    server = federation()
+    aggregate, path, kept = lost_mask_key(server)
+    charged = server.charges("m0")
+    for _ in range(2):
+        refused = server.ask("m0", "state", order=server.order(1), aggregate=aggregate)
+        assert refused.absent == "failed; its operator's log says why"
+        server.restart("m0")
+    assert server.charges("m0") == charged
+    assert f"KeyFileError('{path}: cannot be read" in server.logged["m0"][-1][1]["error"]
+    write_secret(path, X25519PrivateKey.generate().private_bytes_raw())
+    assert server.ask("m0", "state", order=server.order(1), aggregate=aggregate).absent == refused.absent
+    assert "is not the mask key with which market m0 began" in server.logged["m0"][-1][1]["error"]
+    path.write_bytes(kept)
+    server.restart("m0")
+    _, _, second = server.round(1, aggregate=aggregate)
+    assert server.ask("m0", "finish", aggregate=second).done
 
 
 def two_statements(server):

@@ -6,7 +6,9 @@ Each attack first passes the check that stood here, in short, and then fails on 
 import contextlib
 import io
 import struct
+import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from fedmm_secure.data.loaders import MarketFile, load_market
 from fedmm_secure.data.parquet import MAX_BATCH_BYTES, ParquetRows
 from fedmm_secure.errors import DataError
+from fedmm_secure.foreign import archives
 from fedmm_secure.foreign.archives import ArchiveError, stored_members
 from fedmm_secure.foreign.formats import parse_arrays, parse_table, parse_tensors, unpickle_tensors
 from fedmm_secure.foreign.parquet_pages import PageError, unpacked_pages
@@ -287,6 +290,75 @@ def test_a_member_that_is_there_twice():
     with zipfile.ZipFile(other_case, "a") as archive:
         archive.writestr("A.NPY", b"")
     refused(parse_arrays, other_case.getvalue(), "file", match="twice")
+
+
+def archive_of(names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return buffer.getvalue()
+
+
+def lowered(data, again):
+    """How often a name is put in small letters while an archive is read."""
+    count = 0
+
+    def heard(frame, event, called):
+        nonlocal count
+        count += event == "c_call" and getattr(called, "__name__", "") == "lower"
+
+    sys.setprofile(heard)
+    try:
+        again(data)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def looked_up_one_by_one(data):
+    """As it was: each name was held against all before it, and 7 MB took ten minutes."""
+    found = []
+    for name in stored_members(data):
+        assert name.lower() not in {known.lower() for known in found}
+        found.append(name)
+
+
+def test_many_members_are_each_looked_up_once():
+    data = archive_of(map(str, range(500)))
+    assert lowered(data, stored_members) <= 2 * 500
+    assert lowered(data, looked_up_one_by_one) > 500 * 499 / 2
+
+
+def within_each_other(count, size):
+    """An archive whose members each reach to the end of all: of so many times its own bytes if each is read."""
+    rest, heads, entries = bytes(size), b"", b""
+    names = [f"{number:05}".encode() for number in range(count)]
+    starts = [number * (30 + 5) for number in range(count)]
+    total, checksum = count * 35 + size, zlib.crc32(rest)
+    for name, start in zip(reversed(names), reversed(starts), strict=True):
+        length = total - start - 35
+        fields = (20, 0, 0, 0, 0, checksum, length, length, 5)
+        head = struct.pack("<4s5H3I2H", b"PK\x03\x04", *fields, 0) + name
+        entries += struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, *fields, 0, 0, 0, 0, 0, start) + name
+        heads = head + heads
+        checksum = zlib.crc32(heads + rest)
+    return heads + rest + entries + END.pack(b"PK\x05\x06", 0, 0, count, count, len(entries), total, 0)
+
+
+def test_members_that_overlap_are_refused_before_they_are_read(monkeypatch):
+    read, honest_sum = [], zlib.crc32
+    data = within_each_other(100, 10_000)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = archive.namelist()
+        assert len(names) == 100
+    monkeypatch.setattr(archives.zlib, "crc32", lambda member: read.append(len(member)) or honest_sum(member))
+    refused(stored_members, data, error=ArchiveError, match="overlap")
+    assert sum(read) <= len(data)
+    with monkeypatch.context() as patch:  # as it was: once for each of them
+        patch.setattr(archives, "pairwise", lambda spans: ())
+        assert stored_members(data).keys() == set(names)
+    assert sum(read) > 50 * len(data)
 
 
 def test_members_of_a_large_archive():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -12,13 +13,16 @@ from flwr.app import Error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.deploy import server
 from experiments.deploy.alone import alone
 from experiments.deploy.in_process import compare_with_in_process
 from experiments.deploy.processes import HOME_VARIABLE
-from experiments.deploy.server import LOCK, Engine, serve
+from experiments.deploy.server import LOCK, RECORD, Engine, serve
 from experiments.verification import verify_run
 from fedmm_secure.errors import ConfigError, RunDirectoryError
 from fedmm_secure.federation.messages import hello_header, pack, unpack
+from fedmm_secure.federation.orders import Absence, Order
+from fedmm_secure.federation.requests import Reply
 from fedmm_secure.federation.server import CohortTooSmallError
 from fedmm_secure.federation.transcript import Transcript
 from fedmm_secure.service.market_run import MarketRun
@@ -75,6 +79,39 @@ def test_a_market_that_joins_from_two_nodes_is_said(home, monkeypatch):
         engine._welcome(node, message)
     assert engine.nodes == {"m0": 1}
     assert [event for event, _ in heard] == ["joined", "joined", "refused"]
+
+
+class Stalling:
+    """A market that takes nearly all of its time for each answer, and says each time that it lacks another round."""
+
+    def __init__(self, schedule):
+        self.now, self._lacks = 0.0, itertools.cycle(schedule)
+
+    def push_messages(self, messages):
+        return ["0"]
+
+    def pull_messages(self, awaited):
+        self.now += 90.0
+        content = {RECORD: {"reply": Reply(behind=next(self._lacks)).to_bytes()}}
+        metadata = SimpleNamespace(src_node_id=1, reply_to_message_id="0")
+        return [SimpleNamespace(metadata=metadata, content=content, has_error=lambda: False)]
+
+
+class WithoutEnd(Engine):
+    """As it was: each question had all of the time."""
+
+    def _catch_up(self, asked, question, deadline):
+        return super()._catch_up(asked, question, float("inf"))
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Engine, 180), (WithoutEnd, 31 * 90)])
+def test_a_market_stalls_a_round_for_its_time_and_no_longer(kind, most, monkeypatch):
+    schedule = [(STAGE, number) for number in range(30)]
+    market, transcript = Stalling(schedule), Mock(find=lambda **named: None)
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: market.now, sleep=lambda seconds: None))
+    engine = kind(market, Mock(hellos={}), "a" * 32, transcript, schedule, 100.0, Mock(), nodes={"m0": 1})
+    assert engine.state(Order(STAGE, 0, 0, ("m0",))) == {"m0": Absence("lacks earlier rounds")}
+    assert market.now == most
 
 
 def conclude(fleet):

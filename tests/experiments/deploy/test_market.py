@@ -20,6 +20,7 @@ from experiments.deploy.processes import Processes
 from experiments.deploy.tools import bounded
 from fedmm_secure.federation.requests import Request
 from tests.command_line import fedmm
+from tests.conftest import STATE
 from tests.dishonest import DishonestServer
 from tests.experiments.deploy.test_flower_engine import HOSTILE
 from tests.faults import configuration
@@ -138,3 +139,17 @@ def test_processes_are_bounded_and_ended_with_all_that_they_started(tmp_path):
     left = subprocess.run(listed, capture_output=True, text=True, check=False)
     assert not [state for state in left.stdout.split() if not state.startswith("Z")]
     assert Path(tmp_path / "one.log").exists()
+
+
+def test_a_machine_that_remembers_nothing_is_said_before_anybody_is_answered(founded, tmp_path, capsys, monkeypatch):
+    """As under the first units, which left it no folder: each run was refused once all had agreed on it."""
+    server = DishonestServer.copy(founded, tmp_path / "f")
+    monkeypatch.delenv(STATE)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    status, _, err = fedmm(capsys, "deploy", "market", server.homes.market("m0"), "--for", 20)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "XDG_STATE_HOME: nothing can be kept in ~/.local/state" in err
+    hellos, order = server.hellos(), server.order(0)
+    statements = server.state(order, hellos=hellos)
+    assert server.ask("m0", "update", order=order, statements=statements).absent.startswith("failed")  # as it was
+    assert {fields["kind"] for event, fields in server.logged["m0"] if event == "refused"} == {"AccountError"}

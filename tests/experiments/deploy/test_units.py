@@ -115,6 +115,20 @@ def test_files_are_private(name):
     assert unit(name)["UMask"] == "0077"
 
 
+def test_the_process_with_keys_can_remember_its_account_outside_of_its_home():
+    """Where it could not, no run began; and what lies in the home goes back in time with it."""
+    market = unit("fedmm-market@.service")
+    kept = dict(word.split("=", 1) for word in market["Environment"].split())["XDG_STATE_HOME"]
+    assert kept == f"/var/lib/{market['StateDirectory']}"
+    assert not Path(kept).is_relative_to(market["ReadWritePaths"])
+    assert (market["ProtectHome"], market["StateDirectoryMode"]) == ("true", "0700")
+    market = yaml.safe_load((UNITS / "compose.yaml").read_text())["services"]["market"]
+    home = shlex.split(market["command"])[3]
+    mounted = {volume.rsplit(":", 1)[1] for volume in market["volumes"]}
+    assert market["read_only"]
+    assert mounted == {home, market["environment"]["XDG_STATE_HOME"]}
+
+
 @pytest.mark.parametrize("name", ["fedmm-superlink.service", "fedmm-supernode@.service"])
 def test_usage_reports_are_off(name):
     assert "FLWR_TELEMETRY_ENABLED=0" in (UNITS / name).read_text()

@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+import zipfile
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -148,24 +149,19 @@ def test_half_a_cell_has_failed_and_the_sweep_goes_on(tmp_path, sent, file, cont
     assert "a worker sent" in sweep.failures()[0].error
 
 
-@pytest.mark.parametrize("target", ["ledger", "/etc"])
-def test_a_cell_with_a_link_is_none(tmp_path, sent, target):
-    """``tarfile`` lets links through that stay inside: what is written to the cell later would go where they lead."""
-    cell = shutil.copytree(sent, tmp_path / "cell")
-    (cell / "attacks").symlink_to(target)
-    sweep = Sweep(tmp_path / "sweep", SweepGrid(), (), (GENERATED,))
-    run_cells(sweep, workers=1, elsewhere=Sending(pack_directory(cell)))
-    assert "is neither a file nor a folder" in sweep.failures()[0].error
+DEEP, LONG = "d/" * 3000 + "x", "x" * 300
 
 
-def test_an_archive_unpacks_into_no_more_than_arrived(tmp_path):
-    folder = tmp_path / "cell"
-    folder.mkdir()
-    (folder / "zeros").write_bytes(bytes(2**20))
+@pytest.mark.parametrize(("name", "as_it_was"), [(DEEP, RecursionError), (LONG, OSError)], ids=["deep", "long"])
+def test_an_archive_of_names_that_no_file_has_is_a_failed_cell_and_the_sweep_goes_on(tmp_path, name, as_it_was):
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:  # as it was
-        archive.add(folder, arcname=".")
-    assert len(packed.getvalue()) < 2**14
-    with pytest.raises(tarfile.ReadError):
-        unpack_directory(packed.getvalue(), tmp_path)
-    assert len(pack_directory(folder)) > 2**20
+    with tarfile.open(fileobj=packed, mode="w:") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    with tarfile.open(fileobj=io.BytesIO(packed.getvalue())) as archive, pytest.raises(as_it_was):
+        archive.extractall(tmp_path / "there", filter="data")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(name, b"")
+    sweep = Sweep(tmp_path / "sweep", SweepGrid(), (), (GENERATED,))
+    run_cells(sweep, workers=1, elsewhere=Sending(packed.getvalue()))
+    assert "a worker sent what is no cell" in sweep.failures()[0].error
