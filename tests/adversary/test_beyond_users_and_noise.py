@@ -1,5 +1,7 @@
 """Rows above the noise: entries of noised sums that no number of users, and no draw, comes to."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,18 @@ from fedmm_secure.ctr.pseudo_examples import own_seed, pseudo_examples
 from fedmm_secure.federation.releases import released_embedding
 from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee import expected_arrays, publications
+from fedmm_secure.guarantee.expected_arrays import OFF_GRID
+from fedmm_secure.guarantee.multipliers import MarketSize
+from fedmm_secure.guarantee.noisy_figures import NOISY_FIGURES
+from fedmm_secure.guarantee.score_bins import N_BINS, contribution
+from fedmm_secure.guarantee.stages import EVALUATION
 from fedmm_secure.quantization.build import model_of
 from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from privacy.mechanisms.discrete_gaussian import most_drawn, scale
 from privacy.mechanisms.grid import Grid
+from privacy.mechanisms.histograms import grid_weights, noise_of
 from tests.adversary.test_constants_of_models import arrays_of, publish
+from tests.conftest import tiny
 from tests.forgery import Forgery
 from tests.manipulations import ROWS
 
@@ -62,6 +71,19 @@ def test_they_verified(rows_in_counts, monkeypatch):
         publications, "on_grid", lambda values, grid, most: expected_arrays.on_grid(values, grid, 2**53)
     )
     assert findings(rows_in_counts) == {}
+
+
+def test_rows_above_the_noise_of_histograms():
+    most, users, noise = contribution(4), 80, 6.0
+    plan = SimpleNamespace(
+        noise={EVALUATION: noise}, size=MarketSize(users, 40), config=tiny(data={"negatives_per_positive": 4})
+    )
+    weights, reach = grid_weights(noise, 1, most)[:, None], int(Grid.of(noise).most(users))
+    units = np.zeros((1, *weights.shape[:1], N_BINS), np.int64)
+    stated = {"noise": np.array(noise_of(noise, 1, most))}
+    for entry, found in ((reach, None), (-reach, None), (reach + 1, OFF_GRID), (2**60, OFF_GRID)):
+        units[0, 0, 0] = entry
+        assert NOISY_FIGURES.problem(plan, stated | {"counts": units / weights}) == found
 
 
 @pytest.mark.parametrize("levels", [2, 3])

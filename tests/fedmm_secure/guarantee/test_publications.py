@@ -178,6 +178,9 @@ def test_factors_follow_from_noisy_co_occurrence(published, embedding):
     gram, step = arrays["gram"], Grid.of(NOISE["embedding"], levels=GRAM_LEVELS).step
     raw = {**arrays, "gram": np.rint(gram)}
     assert "no discrete noise was added" in published.problem("embedding", npz(**raw))
+    far = gram.copy()
+    far[0, 0] = np.rint(far[0, 0] / step) * step + 2.0**40 * step
+    assert "more than users and noise come to" in published.problem("embedding", npz(**arrays | {"gram": far}))
     lopsided = gram.copy()
     lopsided[0, 1] += step
     assert "not symmetric" in published.problem("embedding", npz(**arrays | {"gram": lopsided}))
