@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -197,10 +198,13 @@ def pytest_collection(session):
 
 def pytest_collection_finish(session):
     """What was imported and collected lives until the end: nobody looks for garbage among its million objects."""
+    from tests.alarms import alarm_less
     from tests.processes import keep_a_fork
 
     if len(session.items) > MANY:  # what they will need anyway, once for this process and its forks
         import tests.preloaded  # noqa: F401
+    if "experiments.verification.meter" in sys.modules:  # modules of tests that name its level have it by now
+        alarm_less()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)  # 700 was a tenth of the time of short tests; what they make is small
     gc.enable()

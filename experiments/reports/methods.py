@@ -17,7 +17,8 @@ from experiments.sweep.scheduler import Sweep
 from experiments.sweep.summary import accuracy, markets_of, worst_epsilon
 from experiments.sweep.table import MACRO
 from fedmm_secure.config.choices import CONFIGURED, NOISY_BASELINES
-from fedmm_secure.ctr.metrics import Interval, PairedDifference, auc_difference, holm, seed_interval
+from fedmm_secure.ctr.metrics import Interval, PairedDifference, auc_difference, holm, ranked_auc, seed_interval
+from fedmm_secure.data.market import FloatArray
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.storage.run_directory import read_metrics
 from privacy.accounting.text import epsilon_text
@@ -41,9 +42,10 @@ class MethodRow:
         traffic: bytes a round, up from all markets and down to them, and rounds, each the mean over runs; None where
             nothing travels.
         against: the method that differences are from.
-        differences: by market and of the mean; None for that itself, or where candidates differ.
-        certain: markets where there is a difference for other users, at a level of 5 % after Holm's correction over
-            markets, of the models that were trained; of other seeds it says nothing.
+        differences: by market and of the mean, over users and trainings, of a single pair of runs over users alone;
+            None for that itself, or where candidates differ.
+        certain: markets where there is a difference for other users and other trainings, at a level of 5 % after Holm's
+            correction over markets; none of a single pair of runs.
     """
 
     name: str
@@ -119,8 +121,6 @@ def _row(sweep: Sweep, frame: pd.DataFrame, method: _Named, other: _Named | None
     by_market = {m: accuracy(rows, model=method.model, market=m)["value"].tolist() for m in markets_of(rows)}
     macro = accuracy(rows, model=method.model, market=MACRO)["value"].tolist()
     differences = None if other is None or method == other else _differences(sweep, method, other)
-    markets = [] if differences is None else [market for market in differences if market != MACRO]
-    corrected = holm([differences[market].p for market in markets]) if differences else []
     return MethodRow(
         name=method.name,
         runs=len(method.cells),
@@ -130,8 +130,15 @@ def _row(sweep: Sweep, frame: pd.DataFrame, method: _Named, other: _Named | None
         traffic=_traffic(rows, method.model),
         against=method.against,
         differences=differences,
-        certain=frozenset(market for market, p in zip(markets, corrected, strict=True) if p < 0.05),
+        certain=_certain(differences or {}),
     )
+
+
+def _certain(differences: Mapping[str, PairedDifference]) -> frozenset[str]:
+    """Markets with a difference after correction, where other trainings are in it."""
+    markets = [market for market, found in differences.items() if market != MACRO and found.trainings > 1]
+    corrected = holm([differences[market].p for market in markets])
+    return frozenset(market for market, p in zip(markets, corrected, strict=True) if p < 0.05)
 
 
 def _epsilon(rows: pd.DataFrame, method: _Named) -> dict[str, str]:
@@ -157,28 +164,35 @@ def _traffic(rows: pd.DataFrame, model: str) -> dict[str, float] | None:
 def _differences(sweep: Sweep, method: _Named, against: _Named) -> dict[str, PairedDifference] | None:
     """By market, and of the mean over markets, whose users are different people: squares of errors add up."""
     pairs = [(own, other) for own in method.cells for other in against.cells if own.seed == other.seed]
-    if not pairs or not all(_same_candidates(sweep, *pair) for pair in pairs):
+    if not pairs or not _same_candidates(sweep, [cell for pair in pairs for cell in pair]):
         return None
-    found: dict[str, PairedDifference] = {}
+    over_users: dict[str, PairedDifference] = {}
+    by_pair: dict[str, FloatArray] = {}
     for market in read_metrics(sweep.path(pairs[0][0]))["markets"]:
-        ours, theirs = [], []
+        ours, theirs, trained = [], [], []
         for own, other in pairs:
             candidates, values = predictions_of(sweep.path(own), market, method.model)
+            others = predictions_of(sweep.path(other), market, against.model)[1]
+            aucs = [np.mean([ranked_auc(candidates.label, scores) for scores in model]) for model in (values, others)]
+            trained.append(aucs[0] - aucs[1])
             ours += values
-            theirs += predictions_of(sweep.path(other), market, against.model)[1]
-        found[market] = auc_difference(candidates, ours, theirs)
-    errors = [difference.error for difference in found.values()]
-    mean = float(np.mean([difference.mean for difference in found.values()]))
-    found[MACRO] = PairedDifference(mean, float(np.sqrt(np.square(errors).sum()) / len(errors)))
-    return found
+            theirs += others
+        over_users[market], by_pair[market] = auc_difference(candidates, ours, theirs), np.array(trained)
+    errors = [difference.error for difference in over_users.values()]
+    mean = float(np.mean([difference.mean for difference in over_users.values()]))
+    by_pair[MACRO] = np.mean(list(by_pair.values()), axis=0)
+    over_users[MACRO] = PairedDifference(mean, float(np.sqrt(np.square(errors).sum()) / len(errors)))
+    if len(pairs) < 2:
+        return over_users
+    return {market: found.over_trainings(by_pair[market].tolist()) for market, found in over_users.items()}
 
 
-def _same_candidates(sweep: Sweep, one: Cell, other: Cell) -> bool:
+def _same_candidates(sweep: Sweep, cells: Sequence[Cell]) -> bool:
     known = [
         {market: values.get("candidates") for market, values in read_metrics(sweep.path(cell))["markets"].items()}
-        for cell in (one, other)
+        for cell in cells
     ]
-    return known[0] == known[1] and None not in known[0].values()
+    return all(found == known[0] for found in known) and None not in known[0].values()
 
 
 def markdown(tables: Sequence[MethodTable]) -> str:

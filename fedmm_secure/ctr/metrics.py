@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fedmm_secure.data.candidates import Candidates
@@ -16,6 +16,7 @@ from fedmm_secure.data.market import FloatArray, IntArray
 
 CONFIDENCE = 0.95
 MOST_RESAMPLED = 50_000  # users of whom a bootstrap is drawn
+_LEAST_P = 1e-300  # what is below is 0
 _MOST_CELLS = 2**20  # scores times users whose pairs are counted before
 _DRAWN_AT_ONCE = 2**15  # users, of several resamples where they are few
 
@@ -147,21 +148,55 @@ def _resampled(n: int, resamples: int, rng: np.random.Generator) -> FloatArray:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A difference of AUC, its standard error over users, and the two-sided p-value of none (normal)."""
+    """A difference of AUC between models that were compared on the same users.
+
+    Attributes:
+        mean: of ours minus that of theirs, over trainings.
+        error: its standard error over users, of the models as they were trained.
+        trained: its standard error over trainings, on these users; None of a single one, which says nothing of others.
+        trainings: how many.
+    """
 
     mean: float
     error: float
+    trained: float | None = None
+    trainings: int = 1
 
     @property
     def p(self) -> float:
-        """Two-sided, by a normal law."""
-        return float(2.0 * stats.norm.sf(abs(self.mean) / self.error)) if self.error > 0 else float(self.mean == 0.0)
+        """Two-sided p-value of no difference: the interval of which level ends at 0."""
+        size = abs(self.mean)
+        if size == 0.0 or size >= self._half(_LEAST_P):
+            return float(size == 0.0)
+        return math.exp(optimize.brentq(lambda log: self._half(math.exp(log)) - size, math.log(_LEAST_P), 0.0))
 
     @property
     def interval(self) -> Interval:
-        """95 %, by a normal law."""
-        half = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * self.error
+        """95 %: of other users, and of other trainings where ``trained`` is known."""
+        half = self._half(1.0 - CONFIDENCE)
         return Interval(self.mean, self.mean - half, self.mean + half)
+
+    def over_trainings(self, by_training: Sequence[float]) -> PairedDifference:
+        """With the error over trainings, of each of which the difference is given (``mean`` is theirs).
+
+        Raises:
+            ValueError: a single training.
+        """
+        n = len(by_training)
+        if n < 2:
+            raise ValueError(f"{n} training: at least two say how much trainings differ")
+        return replace(self, trained=float(stats.sem(by_training)), trainings=n)
+
+    def _half(self, level: float) -> float:
+        """Half the width of an interval that misses with probability ``level`` at most.
+
+        Squares of half widths add up, a normal law's over users and Student's over trainings (Howe, JASA 1974): with
+        few trainings Satterthwaite's degrees of freedom cover less than they say.
+        """
+        users = float(stats.norm.isf(level / 2)) * self.error
+        if self.trained is None:
+            return users
+        return math.hypot(users, float(stats.t.isf(level / 2, self.trainings - 1)) * self.trained)
 
 
 def auc_difference(candidates: Candidates, ours: list[FloatArray], theirs: list[FloatArray]) -> PairedDifference:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from experiments.reports.methods import method_tables
 from experiments.reports.sweep import open_sweep
@@ -165,6 +166,35 @@ def test_blocks_with_names_are_methods_of_which_a_page_has_tables(methods):
     page = (methods / "report.html").read_text()
     assert "<td>counts</td><td>codes</td>" in page
     assert f"{tables[0].rows[0].macro.mean:.3f}" in page
+
+
+def test_of_one_seed_nothing_is_certain_whatever_the_difference(methods):
+    sweep = open_sweep(methods)
+    rows = [row for table in method_tables(sweep, collect(sweep)) for row in table.rows if row.differences]
+    assert min(found.p for row in rows for found in row.differences.values()) < 0.05 / 3  # bold, over users alone
+    assert [row.certain for row in rows] == [frozenset()] * len(rows)
+    assert "<td><b>" not in (methods / "report.html").read_text()
+
+
+def test_differences_of_methods_are_over_the_trainings_of_all_seeds(tmp_path):
+    blocks = [{"method": "codes"}, {"method": "less", "set": {"ctr.features": ["counts"]}}]
+    shared = {"ctr.model": "logistic", "ctr.baselines": ["popularity", "svd"]}
+    grid = write_grid(tmp_path, title="Two seeds", blocks=blocks, seeds=[0, 1], set=shared)
+    assert call("sweep", grid, "--out", tmp_path / "out", "--quiet") == 0
+    sweep = open_sweep(tmp_path / "out")
+    ((_, popularity, svd, less),) = (table.rows for table in method_tables(sweep, collect(sweep)))
+    by_seed = {market: [] for market in ("m0", "m1", "m2")}
+    for seed in (0, 1):
+        runs = {str(cell.axes["method"]): sweep.path(cell) for cell in sweep.cells if cell.seed == seed}
+        for row in compare_runs([runs["codes"], runs["less"]]):
+            if row.difference is not None:
+                by_seed[row.market].append(row.difference.mean)
+    for market, values in by_seed.items():
+        found = less.differences[market]
+        assert (found.mean, found.trained) == (pytest.approx(np.mean(values)), pytest.approx(stats.sem(values)))
+    macro = np.mean(list(by_seed.values()), axis=0)
+    assert less.differences["macro"].trained == pytest.approx(stats.sem(macro))
+    assert {found.trainings for row in (popularity, svd, less) for found in row.differences.values()} == {2}
 
 
 def test_tables_go_into_a_page_between_their_marks(methods, tmp_path, capsys):

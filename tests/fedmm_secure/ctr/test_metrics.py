@@ -6,6 +6,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from fedmm_secure.ctr import metrics
 from fedmm_secure.ctr.metrics import (
+    PairedDifference,
     _RankedScores,
     auc_difference,
     evaluate,
@@ -105,6 +106,39 @@ def test_of_users_with_one_candidate_each_it_is_delongs_variance_pair_by_pair():
     assert found.mean == pytest.approx(a - b)
     assert found.error == pytest.approx(np.sqrt(variance * 19 / 18))
     assert auc_difference(candidates, [one], [one]).p == 1.0
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 20.0])
+def test_an_interval_over_trainings_covers_as_often_as_it_says(spread):
+    """Three trainings of models that do not differ: an interval over users alone misses as much as trainings differ."""
+    rng = np.random.default_rng(int(spread))
+    trained = rng.normal(size=(1000, 1)) + spread * rng.normal(size=(1000, 3))
+    found = [PairedDifference(float(values.mean()), 1.0).over_trainings(values.tolist()).interval for values in trained]
+    covered = np.mean([interval.low <= 0 <= interval.high for interval in found])
+    assert 0.94 < covered < 0.99
+    if spread > 1:
+        assert np.mean(np.abs(trained.mean(axis=1)) < 1.96) < 0.7  # over users alone
+
+
+def test_a_p_value_is_the_level_of_the_interval_that_ends_at_0():
+    for found in (PairedDifference(0.01, 0.004), PairedDifference(-0.01, 0.002, 0.003, 3)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(metrics, "CONFIDENCE", 1.0 - found.p)
+            assert min(abs(found.interval.low), abs(found.interval.high)) == pytest.approx(0.0, abs=1e-9)
+    assert PairedDifference(0.0098, 0.005).p == pytest.approx(0.05, rel=1e-3)
+    assert PairedDifference(1.0, 0.0, 1.0 / 12.706, 2).p == pytest.approx(0.05, rel=1e-3)
+    assert (PairedDifference(0.0, 0.0).p, PairedDifference(0.1, 0.0).p, PairedDifference(9.0, 0.1).p) == (1, 0, 0)
+
+
+def test_trainings_that_do_not_differ_add_nothing_and_one_says_nothing_of_others():
+    users = PairedDifference(0.01, 0.002)
+    same = users.over_trainings([0.01, 0.01])
+    assert (same.p, same.interval) == (pytest.approx(users.p), users.interval)
+    assert users.over_trainings([0.008, 0.012]).interval.high == pytest.approx(
+        0.01 + np.hypot(1.959964 * 0.002, 12.706205 * 0.002)
+    )
+    with pytest.raises(ValueError, match="at least two"):
+        users.over_trainings([0.01])
 
 
 def test_holm_corrects_as_by_hand():
