@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from attacks.auditing import AIM
+from experiments.assessment.record import Verdict
 from experiments.compliance.document import AuditStated
 
 UNTRIED = "nobody tried to infer membership, so that no attack was held against its guarantee"
+IRREFUTABLE = "the guarantee is too wide for any attack on this many targets to refute it"
 # by view, those on which an attack says something of it: whoever has the released models has what a consumer is shown
 _SPEAKING = {
     "market": {"market", "collusion"},
@@ -34,3 +36,16 @@ def untried(bounded: Collection[str], tried: Collection[str]) -> list[str]:
         tried: views whose guarantee an attack that counts was held against.
     """
     return [view for view, speaking in _SPEAKING.items() if view in bounded and not speaking & set(tried)]
+
+
+def irrefutable(verdicts: Iterable[tuple[str, Verdict | None]]) -> list[str]:
+    """Views whose guarantee no attack could have refuted, of attacks that count: those say nothing for it.
+
+    Args:
+        verdicts: view and verdict of each attack; None where there is no guarantee to hold.
+    """
+    found: dict[str, set[Verdict]] = {}
+    for view, verdict in verdicts:
+        if verdict is not None:
+            found.setdefault(view, set()).add(verdict)
+    return [view for view, of_view in found.items() if of_view == {Verdict.IRREFUTABLE}]

@@ -9,7 +9,7 @@ from typing import Literal
 from attacks.auditing import AIM
 from experiments.assessment.record import Verdict
 from experiments.assessment.records import infers_membership
-from experiments.compliance.coverage import UNTRIED, untried, weak_stages
+from experiments.compliance.coverage import IRREFUTABLE, UNTRIED, irrefutable, untried, weak_stages
 from experiments.compliance.document import (
     AttackStated,
     AuditStated,
@@ -343,19 +343,6 @@ def _by_reason(found: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in markets.items()]
 
 
-def _irrefutable(document: Document) -> list[str]:
-    """Views whose guarantee no attack could have refuted: those attacks say nothing for it."""
-    verdicts: dict[str, set[Verdict]] = {}
-    for attack in counted_attacks(document):
-        if attack.verdict is not None:
-            verdicts.setdefault(attack.view, set()).add(attack.verdict)
-    return [
-        f"{view} view: the guarantee is too wide for any attack on this many targets to refute it"
-        for view, found in verdicts.items()
-        if found == {Verdict.IRREFUTABLE}
-    ]
-
-
 def _open(document: Document) -> list[str]:
     found = [f"not checked: {text}" for text in document.verification.unchecked]
     unaudited = [name for name in document.markets if not counted_audits(document, name)]
@@ -378,7 +365,8 @@ def _open(document: Document) -> list[str]:
         found.append(NO_MEMBERSHIP)
     else:
         found += [f"{view} view: {UNTRIED}" for view in untried_views(document)]
-    found += _irrefutable(document)
+    of_views = irrefutable((attack.view, attack.verdict) for attack in counted_attacks(document))
+    found += [f"{view} view: {IRREFUTABLE}" for view in of_views]
     found += [f"{item.id}: {item.problem}" for item in document.evidence if item.standing in UNCOUNTED]
     found += _of_keys(document)
     if document.run.synthetic:

@@ -8,9 +8,8 @@ from typing import Literal
 
 from attacks.auditing import AIM
 from experiments.assessment.findings import AttackRow, attack_rows
-from experiments.assessment.record import Verdict
 from experiments.assessment.records import infers_membership
-from experiments.compliance.coverage import UNTRIED, untried, weak_stages
+from experiments.compliance.coverage import IRREFUTABLE, UNTRIED, irrefutable, untried, weak_stages
 from experiments.compliance.evidence import WeighedStatement
 from experiments.compliance.judgement import CANARIES_AGAINST, NO_MEMBERSHIP, UNCOUNTED
 from experiments.verification.closing import ClosingSignature
@@ -167,9 +166,9 @@ def attack_line(
     missing = untried(bounded, {row.view for row in counted if row.verdict is not None})
     if missing:
         return StandingLine(f"attacked, but {named(missing)} view: {UNTRIED}", "open")
-    verdicts = {row.verdict for row in counted if row.verdict is not None}
-    if verdicts == {Verdict.IRREFUTABLE}:
-        return StandingLine("attacked, on fewer targets than could refute any guarantee", "open")
+    too_wide = irrefutable((row.view, row.verdict) for row in counted)
+    if too_wide:
+        return StandingLine(f"attacked, but {named(too_wide)} view: {IRREFUTABLE}", "open")
     return StandingLine("attacked", "good")
 
 

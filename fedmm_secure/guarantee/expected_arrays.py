@@ -13,7 +13,10 @@ from privacy.arrays import Array
 from privacy.mechanisms.grid import Grid
 
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # shape and type by name; -n is a length of n at most
-OFF_GRID = "values are not multiples of the public grid's step: no discrete noise was added to them"
+OFF_GRID = (
+    "values are not multiples of the public grid's step, or more than users and noise come to: no discrete noise was "
+    "added to them"
+)
 # numbers of a pair that each feature group of a released model has
 NUMBERS_OF_GROUP: Mapping[str, int] = {"code_affinity": 3, "scores": 12, "counts": 9, "recency": 6, "shared": 8}
 WORDS = "global_codebook.codewords"
@@ -80,11 +83,11 @@ def codes_problem(codes: Array, quantizer: QuantizerConfig) -> str | None:
     return None
 
 
-def on_grid(values: Array, grid: Grid) -> bool:
-    """Whether all values are multiples of a grid's step, to the last bit."""
+def on_grid(values: Array, grid: Grid, most: float) -> bool:
+    """Whether all values are multiples of a grid's step, to the last bit, and no more than ``most`` of them."""
     if not np.isfinite(values).all():
         return False
     integers = np.rint(values / grid.step)
-    if not (np.abs(integers) < 2.0**53).all():
+    if not (np.abs(integers) <= min(most, 2.0**53 - 1.0)).all():
         return False
     return grid.real(integers.astype(np.int64)).tobytes() == values.tobytes()  # 0 has a sign, which no integer has

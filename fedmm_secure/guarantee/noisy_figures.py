@@ -17,6 +17,7 @@ from fedmm_secure.guarantee.score_bins import N_BINS, contribution
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EVALUATION, seed_stage
 from privacy.accounting.budget import PlannedStage
 from privacy.arrays import Array
+from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import LABELS, grid_weights, noise_of
 from privacy.mechanisms.meter import ENOUGH
 
@@ -55,7 +56,8 @@ def _problem(plan: SpendingPlan, found: Mapping[str, Array]) -> str | None:
         return f"says noise {noise.tolist()}, which is not that of the multiplier {multiplier:g}"
     weights = grid_weights(multiplier, models, most)[:, None]
     integers = np.rint(counts * weights) + 0.0  # 0 has a sign, which no integer has
-    if not np.isfinite(counts).all() or (integers / weights).tobytes() != counts.tobytes():
+    in_range = bool((np.abs(integers) <= Grid.of(multiplier).most(plan.size.users)).all())
+    if not in_range or (integers / weights).tobytes() != counts.tobytes():
         return OFF_GRID
     return None
 

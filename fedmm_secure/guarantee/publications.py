@@ -161,7 +161,8 @@ class Publications:
             if float(found["noise"]) != multiplier:
                 return f"says noise {float(found['noise']):g}, its ledger was opened with {multiplier:g}"
             noised = [found["values"], *([found["moments"]] if "moments" in found else [])]
-            if not all(on_grid(values, Grid.of(multiplier)) for values in noised):
+            grid, users = Grid.of(multiplier), self.plan.size.users
+            if not all(on_grid(values, grid, grid.most(users)) for values in noised):
                 return OFF_GRID
             if "moments" in found and float(found["time_weight"]) != self.plan.config.privacy.contribution.time_weight:
                 return "times have another weight than the configuration gives them"
@@ -173,8 +174,12 @@ class Publications:
         if group == EMBEDDING and not np.array_equal(found["items"], self.embedding().items_):
             return "the items are not those that the published counts choose"
         if group == EMBEDDING:
-            problem = _gram_problem if "gram" in found else _subspace_problem
-            return problem(found, self.plan.noise[EMBEDDING]) or _basis_problem(found["factors"])
+            multiplier = self.plan.noise[EMBEDDING]
+            if "gram" in found:
+                problem = _gram_problem(found, multiplier, self.plan.size.users)
+            else:
+                problem = _subspace_problem(found, multiplier)
+            return problem or _basis_problem(found["factors"])
         if group == ITEM_CODES:
             return codes_problem(found["codes"], self.plan.config.quantizer)
         if group == CTR:
@@ -184,13 +189,14 @@ class Publications:
         return None
 
 
-def _gram_problem(found: Mapping[str, Array], multiplier: float) -> str | None:
+def _gram_problem(found: Mapping[str, Array], multiplier: float, users: int) -> str | None:
     """A noisy Gram matrix is symmetric and on its grid, and factors are its eigenvectors: post-processing."""
     gram, factors = found["gram"], found["factors"]
     if float(found["gram_noise"]) != multiplier:
         return f"says noise {float(found['gram_noise']):g}, its ledger was opened with {multiplier:g}"
     # the mean of two values of the grid, one on each side of the diagonal
-    if not on_grid(2.0 * gram, Grid.of(multiplier, levels=GRAM_LEVELS)):
+    grid = Grid.of(multiplier, levels=GRAM_LEVELS)
+    if not on_grid(2.0 * gram, grid, 2.0 * grid.most(users)):
         return OFF_GRID
     if not np.array_equal(gram, gram.T):
         return "its co-occurrence is not symmetric"

@@ -7,7 +7,7 @@ for the add-or-remove-one relation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import dp_accounting
@@ -67,10 +67,22 @@ def pld_deltas(
 
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     """ε at ``delta`` of the composition, by privacy random variables; ``inf`` if any part is not private."""
+    steps = _prv_steps(events)
+    return math.inf if steps is None else _prv_epsilon(steps, delta)
+
+
+def prv_work(compositions: Iterable[tuple[Sequence[DpEvent], float]]) -> int:
+    """Numbers that PRV lays out for compositions, each with a δ; those that are the same are laid out once."""
+    asked = {(steps, delta) for events, delta in compositions if (steps := _prv_steps(events))}
+    return sum(_prv_numbers(steps, delta) for steps, delta in asked)
+
+
+def _prv_steps(events: Sequence[DpEvent]) -> _PRVSteps | None:
+    """Equal steps merged; None where ε is infinite."""
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
     if steps is None or sum(steps.values()) > MOST_STEPS or beyond_reach(_once_each(steps), COARSE):
-        return math.inf
-    return _prv_epsilon(tuple(sorted(steps.items())), delta)
+        return None
+    return tuple(sorted(steps.items()))
 
 
 def within_reach(event: DpEvent) -> bool:
@@ -101,6 +113,7 @@ def _sorted(steps: SeveralTimes) -> _Steps:
 # Equal steps merged, so that accountants see few parts, and the views of one ledger share results. They are kept by all
 # that they depend on, and in this process alone: a file of results would be believed by whoever verifies a run.
 _Steps = tuple[tuple[tuple[float, float, int], int], ...]
+_PRVSteps = tuple[tuple[tuple[float, float], int], ...]
 
 
 @lru_cache(maxsize=4096)
@@ -115,14 +128,25 @@ def _pld_deltas(steps: _Steps, epsilons: tuple[float, ...], interval: float) -> 
 
 
 @lru_cache(maxsize=4096)
-def _prv_epsilon(steps: tuple[tuple[tuple[float, float], int], ...], delta: float) -> float:
+def _prv_epsilon(steps: _PRVSteps, delta: float) -> float:
     if not steps:
         return 0.0
     from privacy.accounting.random_variables import composed_epsilon_of  # Opacus, and with it torch
 
-    # how large ε is says how exactly it is asked for, and has no part in the answer
+    return composed_epsilon_of(dict(steps), delta, error=_prv_error(steps, delta))
+
+
+@lru_cache(maxsize=4096)
+def _prv_numbers(steps: _PRVSteps, delta: float) -> int:
+    from privacy.accounting.random_variables import numbers_laid_out
+
+    return numbers_laid_out(dict(steps), delta, error=_prv_error(steps, delta))
+
+
+def _prv_error(steps: _PRVSteps, delta: float) -> float:
+    """How exactly PRV is asked; how large ε is says that, and has no part in the answer."""
     about = group_pld_epsilon(_once_each(dict(steps)), delta, interval=ROUGH)
-    return composed_epsilon_of(dict(steps), delta, error=max(1e-3, PRV_RELATIVE_ERROR * about))
+    return max(1e-3, PRV_RELATIVE_ERROR * about)
 
 
 def planning_interval(epsilon: float) -> float:

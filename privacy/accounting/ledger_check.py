@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import finely, pld_epsilon, prv_epsilon, within_reach
+from privacy.accounting.accountants import finely, pld_epsilon, prv_epsilon, prv_work, within_reach
 from privacy.accounting.events import event_problem, gaussian_steps
 from privacy.accounting.guarantees import EARLIER_RUNS, composed_epsilon, view_entries
 from privacy.accounting.ledger import Entry, LedgerError, read_ledger, stage_group
@@ -52,13 +52,16 @@ def broken_ledger(path: Path, error: LedgerError) -> Finding:
     return Finding(f"{path}:{number}", what) if number.isdigit() else Finding(str(path), text.strip())
 
 
-def check_claims(path: Path, entries: Sequence[Entry], claims: Mapping[str, float | None]) -> list[Finding]:
+def check_claims(
+    path: Path, entries: Sequence[Entry], claims: Mapping[str, float | None], *, twice: bool = True
+) -> list[Finding]:
     """Check the entries of one market's ledger against the ε that they are claimed to prove; each stage alone too.
 
     Args:
         path: the ledger, whose name is the market's.
         entries: charges and notes, in order.
         claims: claimed ε by view; None claims nothing (unbounded).
+        twice: by PRV beside PLD, which ``prv_work_of`` says the work of.
     """
     if not entries:
         return [Finding(str(path), "the ledger is empty")]
@@ -71,15 +74,12 @@ def check_claims(path: Path, entries: Sequence[Entry], claims: Mapping[str, floa
     if len({(entry.delta, entry.unit) for entry in entries}) > 1:
         findings.append(Finding(str(path), "entries disagree on delta or unit"))
     delta = entries[0].delta
-    for group in sorted({stage_group(entry.stage) for entry in entries}):
-        alone = [entry for entry in entries if stage_group(entry.stage) == group]
-        pld, prv = _both([entry.event for entry in alone], alone, delta)
-        findings += _disagreement(f"{path} stage {group}", pld, prv)
+    for what, events, of in _compositions(entries, claims) if twice else ():
+        findings += _disagreement(f"{path} {what}", *_both(events, of, delta))
     for view, claimed in claims.items():
         observed, where = view_entries(entries, view), f"{path} view {view}"
         events = [entry.event_for(view) for entry in observed]
-        pld, prv = _both(events, observed, delta)
-        findings += _disagreement(where, pld, prv)
+        pld = composed_epsilon(events, observed, delta, pld_epsilon) if observed else 0.0
         if claimed is not None and not _at_most(pld, claimed):
             pld = composed_epsilon(events, observed, delta, finely)  # an upper bound, too, and what was stated once
         if claimed is not None and not _at_most(pld, claimed):
@@ -91,6 +91,27 @@ def check_claims(path: Path, entries: Sequence[Entry], claims: Mapping[str, floa
                 Finding(where, f"claimed no bound, the ledger gives {epsilon_text(pld)}: metrics are stale")
             )
     return findings
+
+
+def prv_work_of(ledgers: Iterable[Sequence[Entry]], views: Iterable[str]) -> int:
+    """Numbers that PRV lays out to check some markets' ledgers; of those that no accountant is asked about, none."""
+    accountable = [entries for entries in ledgers if entries and not unaccountable(entries)]
+    wanted = tuple(views)
+    return prv_work(
+        (events, entries[0].delta) for entries in accountable for _, events, _ in _compositions(entries, wanted)
+    )
+
+
+def _compositions(
+    entries: Sequence[Entry], views: Iterable[str]
+) -> Iterator[tuple[str, list[DpEvent], Sequence[Entry]]]:
+    """What both accountants are asked about: each stage alone, and each view; events, and what drew them."""
+    for group in sorted({stage_group(entry.stage) for entry in entries}):
+        alone = [entry for entry in entries if stage_group(entry.stage) == group]
+        yield f"stage {group}", [entry.event for entry in alone], alone
+    for view in views:
+        observed = view_entries(entries, view)
+        yield f"view {view}", [entry.event_for(view) for entry in observed], observed
 
 
 def _at_most(epsilon: float, claimed: float) -> bool:

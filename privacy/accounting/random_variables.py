@@ -44,9 +44,7 @@ def composed_epsilon_of(steps: GaussianSteps, delta: float, *, error: float) -> 
         error: in ε; the mesh is theorem 5.5's for it.
     """
     counts, delta_error = list(steps.values()), _DELTA_ERROR * delta
-    mesh = error / math.sqrt(sum(counts) * math.log(12.0 / delta_error) / 2.0)
-    reach = _reach(steps, delta_error, error)
-    domain = Domain.create_aligned(-reach, reach, mesh)
+    domain = _domain(steps, delta, error)
     numbers = len(steps) * int(domain.size)
     if numbers > _MOST_NUMBERS:
         return math.inf
@@ -62,6 +60,18 @@ def composed_epsilon_of(steps: GaussianSteps, delta: float, *, error: float) -> 
         else:
             composed = _one_by_one(parts(), counts)
         return float(composed.compute_epsilon(delta, delta_error, error)[2])
+
+
+def numbers_laid_out(steps: GaussianSteps, delta: float, *, error: float) -> int:
+    """Of all steps on their mesh; a composition takes time in proportion, a third of a microsecond each."""
+    return len(steps) * int(_domain(steps, delta, error).size)
+
+
+def _domain(steps: GaussianSteps, delta: float, error: float) -> Domain:
+    delta_error = _DELTA_ERROR * delta
+    mesh = error / math.sqrt(sum(steps.values()) * math.log(12.0 / delta_error) / 2.0)
+    reach = _reach(steps, delta_error, error)
+    return Domain.create_aligned(-reach, reach, mesh)
 
 
 def _one_by_one(parts: Iterator[DiscretePRV], counts: list[int]) -> DiscretePRV:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from privacy.arrays import IntArray
-from privacy.mechanisms.discrete_gaussian import scale
+from privacy.mechanisms.discrete_gaussian import most_drawn, scale
 from privacy.mechanisms.randomness import LEVELS
 
 # A vector of norm N in double precision, computed and cut, has a norm of at most N (1 + 1e-13); shrunk by this it is
@@ -53,6 +53,10 @@ class Grid:
     def noise_multiplier(self) -> float:
         """Standard deviation of the noise over the largest norm, both in grid units: at least what was asked for."""
         return scale(self.levels) / math.sqrt(self.squared_bound) if self.squared_bound else math.inf
+
+    def most(self, users: int) -> float:
+        """The largest magnitude, in grid units, of an entry of a noised sum over so many users."""
+        return users * math.sqrt(self.squared_bound) + most_drawn(self.levels)
 
     def of_products(self) -> Grid:
         """The grid of vectors whose products ``z zᵀ`` lie on this one: ``‖z zᵀ‖_F = ‖z‖²`` is then within its bound."""

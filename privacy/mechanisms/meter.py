@@ -79,7 +79,7 @@ def response_findings(answers: IntArray, *, n_values: int, epsilon: float, level
     """Tests of the answers ``(n,)`` of dummy users by randomised response; together of false-alarm rate ``level``.
 
     True answers are binomial. Given their number, wrong ones are uniform over the other values: so is the count of
-    those that have a given binary digit, each binomial too.
+    those that have a given binary digit, each binomial too. What is no answer at all is never given.
 
     Raises:
         ValueError: no answers.
@@ -88,11 +88,13 @@ def response_findings(answers: IntArray, *, n_values: int, epsilon: float, level
     if not answers.size:
         raise ValueError("no spare answers to measure randomised response by")
     probability = truth_probability(epsilon, n_values)
+    strange = int(((answers < 0) | (answers >= n_values)).sum())
     wrong = (answers[answers != SPARE_VALUE] - SPARE_VALUE) % n_values - 1
     others, digits = np.arange(n_values - 1), max(1, (n_values - 2).bit_length())
     truths = answers.size - wrong.size
+    found = [MeterFinding("range", 0.0 if strange else 1.0, level, f"{strange} are not in 0 … {n_values - 1}")]
     # too many true answers cost privacy
-    found = [_binomial("true answers", truths, answers.size, probability, level / 2.0, costly="above")]
+    found += [_binomial("true answers", truths, answers.size, probability, level / 2.0, costly="above")]
     for digit in range(digits):
         share = float(((others >> digit) & 1).mean())
         ones = int(((wrong >> digit) & 1).sum())

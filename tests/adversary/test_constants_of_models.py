@@ -134,10 +134,10 @@ def test_a_model_holds_numbers(released_copy, monkeypatch, value):
 def test_a_zero_has_no_sign():
     grid = Grid.of(1.0)
     values = grid.real(np.array([-3, 0, 5]))
-    assert on_grid(values, grid)
+    assert on_grid(values, grid, grid.most(1))
     signed = np.where(values == 0, -0.0, values)
     assert np.array_equal(signed, values)  # as it was compared
-    assert not on_grid(signed, grid)
+    assert not on_grid(signed, grid, grid.most(1))
 
 
 def of_subspace(changed):

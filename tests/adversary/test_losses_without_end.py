@@ -8,7 +8,7 @@ import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType
 
-from experiments.verification import examine_run, spending
+from experiments.verification import effort, examine_run, spending
 from fedmm_secure.config.choices import MAX_STEPS
 from fedmm_secure.errors import ConfigError
 from privacy.accounting import ledger_check, random_variables
@@ -65,9 +65,9 @@ def test_it_was_not():
     )  # each to be integrated: half a minute a piece
 
 
-def charged_beside(run, entries):
+def charged_beside(run, entries, market="m0"):
     """Charges without seals, before the last of the ledger."""
-    lines = run.ledgers["m0"]
+    lines = run.ledgers[market]
     like = next(line for line in lines if line.kind == CHARGE and line.stage == "ctr/0")
     at = lines.index(like)
     more = [Line(CHARGE, {**like.body, "entry": {**like.body["entry"], **entry}}) for entry in entries]
@@ -235,3 +235,25 @@ def test_those_that_are_composed_are_not_in_memory_together(monkeypatch):
     monkeypatch.setattr(random_variables, "_AT_ONCE", 0)
     assert random_variables.composed_epsilon_of(steps, 1e-5, error=0.01) > 0
     assert max(most) <= 2
+
+
+def small_steps(base):
+    """Stages that only a server sees: their ε is small, so that its mesh is the finest that is asked for."""
+    for at in range(22):
+        step = {"kind": "poisson-sampled", "sampling_rate": 0.01, "event": charge_of(0, base + at * 1e-3)["event"]}
+        event = {"kind": "self-composed", "count": 22_000, "event": step}
+        yield charge_of(at, 1) | {"event": event, "audience": ["server"]}
+
+
+def test_charges_of_many_small_steps_are_composed_once(released_copy, monkeypatch):
+    """Ten kilobytes of a ledger: 22 stages within reach took PRV a minute and a half for one view of one market."""
+    run, asked = Forgery(released_copy), []
+    for number, market in enumerate(run.markets):
+        charged_beside(run, list(small_steps(500 + number)), market)
+    monkeypatch.setattr(ledger_check, "pld_epsilon", lambda events, delta: 1.0)
+    monkeypatch.setattr(ledger_check, "prv_epsilon", lambda events, delta: asked.append(len(events)) or math.inf)
+    assert any(what.startswith("epsilon: by PLD alone") for what in examine_run(released_copy).unchecked)
+    assert asked == []
+    monkeypatch.setattr(effort, "MOST_NUMBERS", math.inf)
+    examine_run(released_copy)
+    assert asked.count(22) == len(run.markets)  # as it was

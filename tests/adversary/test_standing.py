@@ -1,6 +1,7 @@
 """What a page says of attacks: for a claim speaks only what counts."""
 
 from experiments.assessment.findings import attack_rows
+from experiments.assessment.record import Verdict
 from experiments.compliance.document import EvidenceStated
 from experiments.compliance.evidence import WeighedStatement
 from experiments.reports.standing import attack_line, counting
@@ -50,6 +51,20 @@ def test_membership_by_a_view_that_shows_little_does_not_make_up_for_one_that_sh
         assert attack_line(rows, [found], {"release"}).text.startswith("attacked, but release view: nobody tried")
     both = evidence("counts", membership=[{**MEMBERSHIP, "bound": within}])
     assert attack_line(attack_rows(both.results), [both], {"consumer", "release"}).colour == "good"
+
+
+def test_one_view_that_could_be_refuted_does_not_make_up_for_one_that_could_not():
+    """It was open where no view at all could be: of a released model at ε = 8 an attack on the rounds was enough."""
+    within = {"epsilon": 1.0, "delta": 1e-5, "verdict": "within", "detects": 3.0, "targets": 960}
+    wide = {"epsilon": 8.0, "delta": 1e-5, "verdict": "cannot be refuted", "detects": None, "targets": 960}
+    made = [{**MEMBERSHIP, "view": "market", "bound": within}, {**MEMBERSHIP, "bound": wide}]
+    both = evidence("counts", membership=made)
+    found = attack_line(attack_rows(both.results), [both], {"market", "release"})
+    assert found.colour == "open"
+    assert found.text.startswith("attacked, but release view: the guarantee is too wide")
+    assert {row.verdict for row in attack_rows(both.results)} != {Verdict.IRREFUTABLE}  # what was asked for
+    refutable = evidence("counts", membership=[made[0], {**MEMBERSHIP, "bound": {**within, "epsilon": 8.0}}])
+    assert attack_line(attack_rows(refutable.results), [refutable], {"market", "release"}).colour == "good"
 
 
 def test_what_is_beyond_a_guarantee_speaks_against_it_whoever_says_so():

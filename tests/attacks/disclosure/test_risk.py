@@ -3,33 +3,52 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
+from attacks.disclosure import risk
 from attacks.disclosure.risk import Outcome, Risk, Tally, beyond
 from attacks.disclosure.singling_out import _alike, _fits
+from attacks.metrics import Estimate
 
 
 def test_a_risk_is_what_control_users_leave():
     """Worked by hand: 60 of 100 against 20 of 100 is (.6 - .2) / .8."""
-    risk = Risk.of(
+    found = Risk.of(
         "codes",
         "guess",
         [Outcome(Tally(40, 60), Tally(5, 40), Tally(1, 60)), Outcome(Tally(20, 40), Tally(15, 60), Tally(1, 40))],
     )
-    assert (risk.users, risk.success.value, risk.control.value, risk.prior.value) == (100, 0.6, 0.2, 0.02)
-    assert risk.risk.value == pytest.approx(0.5)
-    assert risk.over_prior.value == pytest.approx(0.58 / 0.98)
-    assert 0.3 < risk.risk.low < 0.5 < risk.risk.high < 0.65
+    assert (found.users, found.success.value, found.control.value, found.prior.value) == (100, 0.6, 0.2, 0.02)
+    assert found.risk.value == pytest.approx(0.5)
+    assert found.over_prior.value == pytest.approx(0.58 / 0.98)
+    assert 0.3 < found.risk.low < 0.5 < found.risk.high < 0.65
 
 
-def test_rates_have_wilsons_interval():
-    """Wilson, JASA 1927, by its formula."""
-    n, p, z = 50, 0.1, stats.norm.ppf(0.975)
-    middle, half = (
-        (p + z**2 / (2 * n)) / (1 + z**2 / n),
-        z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
-    )
-    found = Tally(5, 50).rate
-    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+def covered(of, n, share, control):
+    """How often the interval of a risk holds it, of ``n`` users and ``n`` left out: the sum over all counts."""
+    counts, truth = np.arange(n + 1), max((share - control) / (1 - control), -1.0)
+    chance = np.outer(stats.binom.pmf(counts, n, share), stats.binom.pmf(counts, n, control))
+    found = [(hits, others, of(hits, others)) for hits in counts for others in counts if chance[hits, others] > 1e-7]
+    return sum(chance[hits, others] for hits, others, one in found if one.low <= truth <= one.high)
+
+
+def by_wilson(monkeypatch):
+    """Rates as the protocol has them."""
+
+    def wilson(hits, tries, *, repeated):
+        return Estimate(hits / tries, *proportion_confint(hits, tries, method="wilson"))
+
+    monkeypatch.setattr(risk, "proportion", wilson)
+
+
+@pytest.mark.parametrize(("n", "share", "control"), [(1, 0.8, 5e-4), (5, 0.97, 0.01), (10, 0.99, 5e-3)])
+def test_risks_of_few_users_are_covered(monkeypatch, n, share, control):
+    def of(hits, others):
+        return beyond(Tally(int(hits), n), Tally(int(others), n))
+
+    assert covered(of, n, share, control) > 0.95
+    by_wilson(monkeypatch)
+    assert covered(of, n, share, control) < 0.91
 
 
 @pytest.mark.parametrize(("hits", "control", "value"), [(100, 0, 1.0), (0, 0, 0.0), (100, 100, 0.0), (0, 100, 0.0)])
