@@ -245,7 +245,7 @@ class _Walk:
             and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()
             and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
-            and runs >= 0
+            and (runs > 0 or (runs, entry.coordinates, entry.extra_delta) == (0, 0, 0.0))  # of no run there are none
             and all(is_of_runs(found, runs) for found in entry.view_events.values())
         )
         if not right:

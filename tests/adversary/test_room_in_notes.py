@@ -53,6 +53,17 @@ def rows_in_a_note(released_copy, request):
     return released_copy
 
 
+@pytest.mark.parametrize(("field", "value"), [("coordinates", 10**14), ("extra_delta", 1e-12)])
+def test_no_runs_have_drawn_nothing(released_copy, field, value):
+    run = Forgery(released_copy)
+    (note,) = (entry for entry in run.entries("m0") if entry["stage"] == "earlier-runs")
+    assert note["remark"] == "0"
+    note[field] = value
+    run.state_again()
+    run.finish(owner=True)
+    assert findings(released_copy) == {"plan": ["is no note of earlier runs"]}
+
+
 def findings(run):
     return {name: [one.what for one in found] for name, found in examine_run(run).checks.items() if found}
 

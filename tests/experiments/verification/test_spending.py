@@ -371,7 +371,7 @@ def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):
 
 
 def test_a_note_of_earlier_runs_says_what_their_noise_was_drawn_from(written):
-    written.note(EARLIER, coordinates=10_000, extra_delta=1e-6)
+    written.note(EARLIER, remark="1", coordinates=10_000, extra_delta=1e-6)
     for release in planned(written):
         written.add(release)
     assert written.findings() == []
