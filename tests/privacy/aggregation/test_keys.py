@@ -62,7 +62,7 @@ def test_what_a_bundle_counts_has_bounds(identities, key, federation, count):
     """The founder's word, and in an integer of thousands of digits a message."""
     assert federation[0].epoch == 1
     for field in ("epoch", "rotate_after"):
-        with pytest.raises(ValueError, match="expected|counts rounds"):
+        with pytest.raises(ValueError, match=r"expected|counts rounds"):
             found(identities, key, **{field: count})
 
 
