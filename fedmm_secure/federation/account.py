@@ -138,7 +138,7 @@ def account_of(config: Config, directory: Path, *, home: bool = False) -> Privac
     if not home and beside.is_there:
         beside.require_known()
     entered, other = (beside, users) if home else (users, beside)
-    others = [other] if other.is_there and other.path.resolve() != entered.path.resolve() else []
+    others = [other] if other.path.resolve() != entered.path.resolve() else []
     return PrivacyAccount(entered.path, others)
 
 
@@ -169,7 +169,7 @@ def readers_account(named: Path | None = None) -> PrivacyAccount:
     What his own knows of the run's rows counts beside the one that he names: a claim is of all that he can know.
     """
     own = PrivacyAccount(users_account())
-    if named is None or named.resolve() == own.path.resolve() or not own.is_there:
+    if named is None or named.resolve() == own.path.resolve():
         return PrivacyAccount(named or own.path)
     return PrivacyAccount(named, [own])
 

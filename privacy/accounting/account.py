@@ -99,13 +99,17 @@ class PrivacyAccount:
 
     Attributes:
         path: the file.
-        others: accounts whose runs count as earlier ones too, and which are only read.
     """
 
     def __init__(self, path: Path, others: Sequence[PrivacyAccount] = ()) -> None:
         self.path = path
-        self.others = tuple(others)
+        self._others = tuple(others)
         self._file = AccountFile(path)
+
+    @property
+    def others(self) -> tuple[PrivacyAccount, ...]:
+        """Accounts whose runs count as earlier ones too, and which are only read: those that are there by now."""
+        return tuple(one for one in self._others if one.is_there)
 
     @property
     def identity(self) -> str:

@@ -91,8 +91,6 @@ def test_the_file_of_the_other_account_is_lost(home):
 @pytest.mark.parametrize("held", [True, False])
 def test_two_runs_enter_two_accounts_at_once(home, held, monkeypatch):
     """Each asked the other account before either had entered its own: both notes of earlier runs were empty."""
-    for there in (True, False):
-        account_of(CONFIG, home, home=there).begin()
     runs = {"deployed": account_of(CONFIG, home, home=True), "by hand": account_of(CONFIG, home)}
     meet, heard_of, found = threading.Barrier(2, timeout=0.2), accounts.heard_of, {}
 
