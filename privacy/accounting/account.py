@@ -294,12 +294,12 @@ class PrivacyAccount:
         that other accounts held when runs were entered here, and those of ``others``, count too, each once.
 
         Raises:
-            AccountError: as ``spendings``, or the account does not hold the run.
+            AccountError: as ``spendings``, or none of the accounts holds the run.
         """
-        if not self._prints(run, market):
-            raise AccountError(f"{self.path}: does not hold this run of market {market}")
         everyone = (self, *self.others)
         names = [(one.identity, found) for one in everyone for found in one._prints(run, market)]
+        if not names:
+            raise AccountError(f"{self.path}: does not hold this run of market {market}")
         found, _ = _held_together(everyone, [(None, market), *names])
         return _each(found)
 
