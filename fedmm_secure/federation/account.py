@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent, NoOpDpEvent
+from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import DeviceSetting
@@ -26,7 +26,7 @@ from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.events import gaussian_steps, repetitions
 from privacy.accounting.fingerprints import PublicData, RunKey
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
@@ -332,7 +332,7 @@ def _encoded(*parts: str) -> bytes:
 
 def _note(earlier: Iterable[Spending]) -> Release:
     runs = list(earlier)
-    events = {view: ComposedDpEvent([run.observed(view) for run in runs]) for view in DECRYPTED_VIEWS}
+    events = {view: repetitions([run.observed(view) for run in runs]) for view in DECRYPTED_VIEWS}
     return Release(
         EARLIER_RUNS,
         EARLIER_RUNS_MECHANISM,
