@@ -58,7 +58,9 @@ def bounded_estimate(values: NDArray[np.float64], least: float = 0.0, most: floa
 
     Student's t interval of the mean's log-odds, by the delta method: that of a fractional logit with standard errors
     that are robust to heteroscedasticity (Papke, Wooldridge, J. Applied Econometrics 1996). Of many values, or of
-    values in the middle, it is the t interval of the mean; few of them do not tell of more than there can be.
+    values in the middle, it is the t interval of the mean; few of them do not tell of more than there can be. Of hits
+    and misses, which are at the bounds alone, it is the exact one of a proportion: of one hit in a hundred the other
+    covers .89.
 
     Values that are all the same have no error to go by. What happens with a probability above ``1 - .025^(1/n)`` would
     have been among ``n`` of them with 97.5 %, so that the mean is as far away as the rest can move it: for a share of 0
@@ -76,7 +78,10 @@ def bounded_estimate(values: NDArray[np.float64], least: float = 0.0, most: floa
         error = float(stats.sem(scaled))
         seen = (0.5 - 0.5 * CONFIDENCE) ** (1.0 / len(values))
         low, high = seen * mean, 1.0 - seen * (1.0 - mean)
-        if error > _ROUNDED and 0.0 < mean < 1.0:
+        if np.isin(scaled, (0.0, 1.0)).all():
+            hits = proportion(float(scaled.sum()), len(values))
+            low, high = hits.low, hits.high
+        elif error > _ROUNDED and 0.0 < mean < 1.0:
             half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * error / (mean * (1.0 - mean))
             low, high = special.expit(special.logit(mean) + np.array([-half, half]))
     return Estimate(*(float(least + (most - least) * part) for part in (mean, low, high)))

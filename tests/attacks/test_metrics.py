@@ -83,6 +83,19 @@ def test_the_interval_of_a_mean_share_covers_as_often_as_it_says():
     assert bounded_estimate(large).high == pytest.approx(mean_estimate(large).high, abs=1e-4)
 
 
+@pytest.mark.parametrize(("share", "n"), [(0.004, 30), (0.001, 100), (0.5, 10)])
+def test_the_interval_of_hits_and_misses_covers_however_few_there_are(share, n):
+    """Exactly, over all numbers of hits. Log-odds, as of hits that are worth .999, cover rare ones .89, .90."""
+    chance = stats.binom.pmf(np.arange(n + 1), n, share)
+
+    def covered(worth):
+        found = [bounded_estimate(np.where(np.arange(n) < hits, worth, 0.0)) for hits in range(n + 1)]
+        return chance[[one.low <= worth * share <= one.high for one in found]].sum()
+
+    assert covered(1.0) > 0.95
+    assert (covered(0.999) < 0.91) == (share < 0.01)
+
+
 def test_the_ends_of_what_there_can_be_are_no_less_and_no_more():
     assert vars(bounded_estimate(np.ones(5))) == {"value": 1.0, "low": pytest.approx(proportion(5, 5).low), "high": 1.0}
     assert vars(bounded_estimate(np.array([0.7]), -1.0)) == {"value": pytest.approx(0.7), "low": -1.0, "high": 1.0}
