@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,15 @@ def private_folder(path: Path) -> None:
 def open_private(path: Path, flags: int, mode: int = PRIVATE_MODE) -> int:
     """A descriptor of a file that, where it is made, only its owner may read; a link at its name is refused."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold a file that is for nothing else, which is made where there is none, against all who hold it; waits."""
+    private_folder(path.parent)
+    with os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_atomic(path: Path, data: bytes, mode: int = PRIVATE_MODE, *, replace: bool = True) -> None:

@@ -47,9 +47,9 @@ def run_market(
         InputError: configuration, keys or data cannot be used, or another process answers for this home.
     """
     with _private_files(), alone(home / LOCK, "market"), interruptible():
-        service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
         _check_private(home)
         _check_memory()
+        service = open_service(home, passphrase=passphrase, max_runs=max_runs, log=Log(home))
         with _listening(home, 0o007 if group_socket else 0o077) as listener:
             say(f"market {service.market}: waiting for the federation", flush=True)
             return _answer(listener, service, home, max_runs, lifetime)

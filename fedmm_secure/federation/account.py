@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dp_accounting.dp_event import ComposedDpEvent, DpEvent, NonPrivateDpEvent, NoOpDpEvent
+from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import DeviceSetting
@@ -24,9 +24,9 @@ from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS, decrypted_claims
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
-from privacy.accounting.account import PrivacyAccount, RunState, heard_of
+from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.events import gaussian_steps, repetitions
 from privacy.accounting.fingerprints import PublicData, RunKey
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
@@ -135,10 +135,10 @@ def account_of(config: Config, directory: Path, *, home: bool = False) -> Privac
     if config.privacy.account or os.environ.get(ACCOUNT_VARIABLE):
         return PrivacyAccount(config.privacy.account or users_account())
     beside, users = PrivacyAccount(account_beside(directory)), PrivacyAccount(users_account())
-    if not home and os.path.lexists(beside.path):
+    if not home and beside.is_there:
         beside.require_known()
     entered, other = (beside, users) if home else (users, beside)
-    others = [other] if os.path.lexists(other.path) and other.path.resolve() != entered.path.resolve() else []
+    others = [other] if other.path.resolve() != entered.path.resolve() else []
     return PrivacyAccount(entered.path, others)
 
 
@@ -154,9 +154,12 @@ def begin_account(config: Config, runs: Path) -> None:
 
     Raises:
         AccountError: it cannot be read or written.
+        AccountPlaceError: it would begin where another folder has another one.
     """
     account = account_of(config, runs / "run", home=True)
     if isinstance(account, PrivacyAccount):
+        if config.privacy.account is not None and not account.is_there:
+            refuse_relative(config.privacy.account, "privacy.account")
         account.begin()
 
 
@@ -166,7 +169,7 @@ def readers_account(named: Path | None = None) -> PrivacyAccount:
     What his own knows of the run's rows counts beside the one that he names: a claim is of all that he can know.
     """
     own = PrivacyAccount(users_account())
-    if named is None or named.resolve() == own.path.resolve() or not own.path.is_file():
+    if named is None or named.resolve() == own.path.resolve():
         return PrivacyAccount(named or own.path)
     return PrivacyAccount(named, [own])
 
@@ -215,7 +218,6 @@ def enter_account(
             f"{path}: is gone, and the run's ledger of market {market.name} goes on: what it let in "
             "is not known, and would be drawn twice over from one key: restore the file, or start a new run"
         )
-    rows = _pairs(market)
     state = RunState(
         nonce=secrets.token_hex(16),
         known=list(kept["nonces"]),
@@ -225,10 +227,7 @@ def enter_account(
         moved=moved(directory, market.name, progress.in_hand, plan.config.device),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
-    elsewhere = heard_of(account.others, rows, market.name, account)
-    started = account.start(
-        account.fingerprint(rows), planned_spending(run, plan), state, market=market.name, elsewhere=elsewhere
-    )
+    started = account.enter(_pairs(market), planned_spending(run, plan), state, market=market.name)
     courses = kept["courses"]
     if started.course not in [one["id"] for one in courses]:
         parted = (courses[-1]["parted"] if courses else 0) + started.parted
@@ -258,17 +257,14 @@ def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarke
         AccountError: the account cannot be read or written.
         AccountPlaceError: it is not named by its whole path.
     """
-    account, rows = account_of(config, directory), _pairs(prepared.whole.market)
+    account, market = account_of(config, directory), prepared.whole.market
     if isinstance(account, PublicData):
         return
     if config.privacy.account is not None:
         refuse_relative(config.privacy.account, "privacy.account")
     raw: DpEvent = NonPrivateDpEvent()
     spending = Spending(secrets.token_hex(16), dict.fromkeys(DECRYPTED_VIEWS, raw), markets=1)
-    market = prepared.whole.market.name
-    elsewhere = heard_of(account.others, rows, market, account)
-    state = RunState(secrets.token_hex(16))
-    account.start(account.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
+    account.enter(_pairs(market), spending, RunState(secrets.token_hex(16)), market=market.name)
 
 
 def moved(directory: Path, market: str, last: int, device: DeviceSetting) -> bool:
@@ -289,7 +285,7 @@ def foresee(
     own = planned_spending(run, plan)
     market = prepared.whole.market
     rows = _pairs(market)
-    here = [one for one in (account, *account.others) if one.path.is_file()]
+    here = [one for one in (account, *account.others) if one.is_there]
     known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
     courses = [spending for spending in known if spending.run == own.run]
     earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
@@ -336,7 +332,7 @@ def _encoded(*parts: str) -> bytes:
 
 def _note(earlier: Iterable[Spending]) -> Release:
     runs = list(earlier)
-    events = {view: ComposedDpEvent([run.observed(view) for run in runs]) for view in DECRYPTED_VIEWS}
+    events = {view: repetitions([run.observed(view) for run in runs]) for view in DECRYPTED_VIEWS}
     return Release(
         EARLIER_RUNS,
         EARLIER_RUNS_MECHANISM,

@@ -99,18 +99,27 @@ class PrivacyAccount:
 
     Attributes:
         path: the file.
-        others: accounts whose runs count as earlier ones too, and which are only read.
     """
 
     def __init__(self, path: Path, others: Sequence[PrivacyAccount] = ()) -> None:
         self.path = path
-        self.others = tuple(others)
+        self._others = tuple(others)
         self._file = AccountFile(path)
+
+    @property
+    def others(self) -> tuple[PrivacyAccount, ...]:
+        """Accounts whose runs count as earlier ones too, and which are only read: those that are there by now."""
+        return tuple(one for one in self._others if one.is_there)
 
     @property
     def identity(self) -> str:
         """Hash of the account's key: the same for each copy of it, wherever it lies."""
         return digest_of(self._file.key())
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has begun; also of one that cannot be read, or was lost, which whoever asks it is told."""
+        return self._file.is_there()
 
     def fingerprint(self, rows: Iterable[bytes], *, ordered: bool = False, run: str = "", reader: str = "") -> str:
         """Keyed hash of a data set; of its rows in any order, unless it is ``ordered``.
@@ -132,7 +141,7 @@ class PrivacyAccount:
                 of it has another key.
         """
         for account in (self, *self.others):
-            if account.path.is_file() and account._entered(run, market):
+            if account.is_there and account._entered(run, market):
                 return RunKey.of(account._file.key(), run, reader)
         raise AccountError(f"{self.path}: does not hold this run of market {market}")
 
@@ -142,8 +151,10 @@ class PrivacyAccount:
         return any(_enters(body) and _is_named(body, run, market) for _, body in lines)
 
     def begin(self) -> None:
-        """Make the account where there is none; from then on the machine knows older states of it."""
-        self._begun()
+        """Make the account where there is none; from then on the machine knows older states of it, or of one that is
+        there, such as one that was moved here."""
+        with self._file.locked():
+            self._file.remember(self._file.begun())
 
     def _begun(self) -> bytes:
         with self._file.locked():
@@ -152,6 +163,15 @@ class PrivacyAccount:
     def require_known(self) -> None:
         """Refuse a file that this machine never wrote as an account; see ``AccountFile.require_known``."""
         self._file.require_known()
+
+    def enter(self, rows: Sequence[bytes], spending: Spending, state: RunState, *, market: str) -> Started:
+        """Enter a start of a run on rows, with what the other accounts hold of them; see ``start``.
+
+        One run of this user after the other, whichever accounts they enter: each knows of those before it.
+        """
+        with self._file.starting():
+            elsewhere = heard_of(self.others, rows, market, self)
+            return self.start(self.fingerprint(rows), spending, state, market=market, elsewhere=elsewhere)
 
     def start(
         self,
@@ -262,8 +282,7 @@ class PrivacyAccount:
             AccountError: there is no account at this path, or it cannot be read, or its lines are not as they were
                 written.
         """
-        if not self.path.is_file():
-            raise AccountError(f"{self.path}: no privacy account is here")
+        self._require()
         (found,) = of_same_data([(self.identity, self._lines())], [(self.identity, fingerprint)]).lines
         return [course.spending for course in self._held(found).courses]
 
@@ -275,12 +294,12 @@ class PrivacyAccount:
         that other accounts held when runs were entered here, and those of ``others``, count too, each once.
 
         Raises:
-            AccountError: as ``spendings``, or the account does not hold the run.
+            AccountError: as ``spendings``, or none of the accounts holds the run.
         """
-        if not self._prints(run, market):
-            raise AccountError(f"{self.path}: does not hold this run of market {market}")
         everyone = (self, *self.others)
         names = [(one.identity, found) for one in everyone for found in one._prints(run, market)]
+        if not names:
+            raise AccountError(f"{self.path}: does not hold this run of market {market}")
         found, _ = _held_together(everyone, [(None, market), *names])
         return _each(found)
 
@@ -296,9 +315,12 @@ class PrivacyAccount:
 
     def _prints(self, run: str, market: str) -> set[str]:
         """Of all data that a run was entered with, here or elsewhere."""
-        if not self.path.is_file():
-            raise AccountError(f"{self.path}: no privacy account is here")
+        self._require()
         return {str(body.get("fingerprint")) for _, body in self._lines() if _is_of(body, run, market)}
+
+    def _require(self) -> None:
+        if not self.is_there:
+            raise AccountError(f"{self.path}: no privacy account is here")
 
     def _lines(self) -> list[tuple[int, Body]]:
         """All lines, each checked against the one before."""
@@ -347,7 +369,7 @@ def heard_of(
 
     ``own`` is one that is not asked for runs, but knows by which other names the market goes.
     """
-    leading = [own] if own is not None and accounts and own.path.is_file() else []
+    leading = [own] if own is not None and accounts and own.is_there else []
     prints = [(one.identity, keyed_fingerprint(one._file.key(), rows)) for one in (*leading, *accounts)]
     return Elsewhere(*_held_together(accounts, [(None, market), *prints], leading))
 

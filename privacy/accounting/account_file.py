@@ -7,22 +7,21 @@ come (``privacy.accounting.places``).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from privacy.accounting.account_lines import body_problem, parse_line
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
-from privacy.accounting.places import ChainHead, RecordedHead, recorded_head
+from privacy.accounting.places import ChainHead, RecordedHead, recorded_head, starting
 from privacy.errors import InputError
-from privacy.files import open_private, private_folder, write_secret
+from privacy.files import locked_file, write_secret
 from privacy.foreign import MAX_LINE_BYTES, ForeignFileError, lines_of, read_bytes
 
 _KEY_BYTES = 32
@@ -84,6 +83,19 @@ class AccountFile:
         self._key_path = path.with_name(f"{path.name}.key")
         self._checked = _Checked(b"")
 
+    def is_there(self) -> bool:
+        """Whether an account is here, or something that stands for one and is refused when it is read.
+
+        None is where a process was killed as it began one: the key, no whole line, and nothing that the machine
+        remembers. Where it remembers lines, one is missing.
+        """
+        if not self._key_path.exists():
+            return os.path.lexists(self.path)
+        try:
+            return b"\n" in self._content() or self._last_seen(recorded_head(digest_of(self.key()))) is not None
+        except AccountError:
+            return True
+
     def require_known(self) -> None:
         """Refuse a file that this machine never wrote as an account, such as one that somebody laid there; no change.
 
@@ -121,6 +133,14 @@ class AccountFile:
         _, head = self._lines(b"", key, self._last_seen(recorded_head(digest_of(key))))
         self.append(key, head, {"version": _VERSION, "key": digest_of(key)})
         return key
+
+    def remember(self, key: bytes) -> None:
+        """Take down how far the account has come, where this machine has seen nothing of it; for who holds the lock."""
+        seen = recorded_head(digest_of(key))
+        with seen.locked():
+            if self._last_seen(seen) is None:
+                _, head = self.bodies(key)
+                seen.write(head)
 
     def key(self) -> bytes:
         """The key beside the file; raises ``AccountError`` where it is gone."""
@@ -170,6 +190,9 @@ class AccountFile:
         return self._content(), key, last_seen
 
     def _content(self) -> bytes:
+        """The file; nothing where none is."""
+        if not os.path.lexists(self.path):
+            return b""
         try:
             return read_bytes(self.path, _MOST_BYTES)
         except ForeignFileError as error:
@@ -243,14 +266,22 @@ class AccountFile:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the account: one process reads and appends at a time."""
+        with self._held(locked_file(self.path.with_name(f".{self.path.name}.lock"))):
+            yield
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Hold back every other start on this machine, whichever account it enters; taken before ``locked``."""
+        with self._held(starting(), "set XDG_STATE_HOME to where this machine can remember accounts"):
+            yield
+
+    @contextmanager
+    def _held(self, lock: AbstractContextManager[None], advice: str = "set privacy.account") -> Iterator[None]:
         try:
-            private_folder(self.path.parent)
-            name = self.path.with_name(f".{self.path.name}.lock")
-            with os.fdopen(open_private(name, os.O_RDWR | os.O_CREAT), "r+b") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with lock:
                 yield
         except OSError as error:
-            raise AccountError(f"{self.path}: cannot be used: {error.strerror}; set privacy.account") from error
+            raise AccountError(f"{self.path}: cannot be used: {error.strerror}; {advice}") from error
 
 
 _OLDER = (

@@ -19,7 +19,7 @@ from dp_accounting.dp_event import DpEvent
 from privacy.accounting.events import UnknownEventError, event_from_data, event_to_data
 from privacy.accounting.lines import append_line, canonical_json, drop_torn_tail
 from privacy.errors import InputError
-from privacy.foreign import MAX_LINES_BYTES, ForeignFileError, json_object, lines_of, read_bytes
+from privacy.foreign import MAX_LINE_BYTES, MAX_LINES_BYTES, ForeignFileError, json_object, lines_of, read_bytes
 
 GENESIS = "0" * 64
 FORMAT_VERSION = 4
@@ -254,6 +254,8 @@ class Ledger:
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
         self.ready()
         line, head = encode_line(kind, body, self.length, self.head)
+        if len(line) > MAX_LINE_BYTES or self._size + len(line) > MAX_LINES_BYTES:
+            raise LedgerError(f"{self.path}: cannot hold a line of {len(line)} bytes: nobody could read it")
         self._failed = True  # until the line is there
         append_line(self.path, line, after=self._size)
         self._failed = False

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from privacy.errors import InputError
-from privacy.files import open_private, private_folder, write_atomic
+from privacy.files import locked_file, write_atomic
 from privacy.foreign import MAX_TEXT_BYTES, ForeignFileError, json_object, read_bytes
 from privacy.json_text import json_text
 
@@ -93,13 +91,9 @@ class RecordedHead:
 
     path: Path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold it against every process that uses the account, or a copy of it."""
-        private_folder(self.path.parent)
-        with os.fdopen(open_private(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT), "r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return locked_file(self.path.with_suffix(".lock"))
 
     def read(self) -> ChainHead | None:
         """None where it has seen none.
@@ -125,3 +119,8 @@ class RecordedHead:
 def recorded_head(account: str) -> RecordedHead:
     """Of the account with this hash of its key."""
     return RecordedHead(state_folder() / "accounts" / f"{account[:32]}.json")
+
+
+def starting() -> AbstractContextManager[None]:
+    """Hold back every other start of this user: of two runs that enter two accounts at once, one knows the other."""
+    return locked_file(state_folder() / "accounts" / "starts.lock")

@@ -167,7 +167,11 @@ def test_a_reader_of_one_account_knows_what_the_other_held(enter, tmp_path):
     enter(tmp_path / "mine" / "later")  # which knows nothing of the home, nor the home of it
     assert runs_known(PrivacyAccount(beside), deployed) == ["again", "by hand", "deployed"]
     assert runs_known(readers_account(beside), deployed) == ["again", "by hand", "deployed", "later"]
-    assert runs_known(readers_account(), tmp_path / "mine" / "later") == ["by hand", "later"]
+    later = tmp_path / "mine" / "later"
+    assert runs_known(readers_account(), later) == ["by hand", "later"]
+    with pytest.raises(AccountError, match="does not hold this run"):  # as it was: no reader could count all of them
+        runs_known(PrivacyAccount(beside), later)
+    assert runs_known(readers_account(beside), later) == ["again", "by hand", "deployed", "later"]
     enter(home / "by hand beside")  # the user's account hears of the home
     assert runs_known(readers_account(), deployed) == ["again", "by hand", "by hand beside", "deployed", "later"]
     assert runs_known(readers_account(beside), deployed) == runs_known(readers_account(), deployed)

@@ -44,11 +44,7 @@ LEADING = {
 def entered(kept, others, rows, name, run):
     """Enter a run; what runs it finds before it."""
     account = PrivacyAccount(kept, [PrivacyAccount(other) for other in others if other.is_file()])
-    elsewhere = accounts.heard_of(account.others, rows, name, account)
-    found = account.start(
-        account.fingerprint(rows), Spending(run, EVENTS, markets=3), RunState(f"nonce of {run}"), market=name,
-        elsewhere=elsewhere,
-    )  # fmt: skip
+    found = account.enter(rows, Spending(run, EVENTS, markets=3), RunState(f"nonce of {run}"), market=name)
     return sorted(one.run for one in found.earlier)
 
 
