@@ -38,23 +38,22 @@ def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
 
 
 def is_of_runs(event: DpEvent, most: int) -> bool:
-    """Whether an event is what so many runs at most make a view observe, in the one form that is noted of them.
+    """Whether an event is what so many runs at most make a view observe, in a form that is noted of them.
 
-    Repetitions and compositions of another form come to the same, to nothing even, in ways without number: they would
-    have room for a message.
+    That is a list of mechanisms or, of earlier versions, one of runs that are such lists. Compositions of another form
+    come to the same, to nothing even, in ways without number: they would have room for a message.
     """
-    return isinstance(event, ComposedDpEvent) and len(event.events) <= most and all(map(_is_of_a_run, event.events))
-
-
-def _is_of_a_run(event: DpEvent) -> bool:
     if not isinstance(event, ComposedDpEvent):
-        return isinstance(event, NonPrivateDpEvent)
-    return len(event.events) <= _MOST_STAGES and all(map(_is_of_a_stage, event.events))
+        return False
+    runs = [part for part in event.events if isinstance(part, ComposedDpEvent)]
+    stages = [part for part in event.events if not isinstance(part, ComposedDpEvent)]
+    stages += [stage for run in runs for stage in run.events]
+    return len(runs) <= most and len(stages) <= most * _MOST_STAGES and all(map(_is_of_a_stage, stages))
 
 
 def _is_of_a_stage(event: DpEvent) -> bool:
-    if isinstance(event, NonPrivateDpEvent):
-        return True
+    if isinstance(event, SelfComposedDpEvent) and isinstance(event.event, OneNoiseDpEvent | NonPrivateDpEvent):
+        event = event.event  # in several runs
     for wrapped in (OneNoiseDpEvent, SelfComposedDpEvent, PoissonSampledDpEvent):
         event = event.event if isinstance(event, wrapped) else event
-    return isinstance(event, GaussianDpEvent)
+    return isinstance(event, GaussianDpEvent | NonPrivateDpEvent)

@@ -1,11 +1,18 @@
 """Rows as the way that a note of earlier runs puts together what they spent: nothing, in whatever many parts."""
 
 import pytest
-from dp_accounting.dp_event import ComposedDpEvent, GaussianDpEvent, NonPrivateDpEvent, NoOpDpEvent, SelfComposedDpEvent
+from dp_accounting.dp_event import (
+    ComposedDpEvent,
+    GaussianDpEvent,
+    NonPrivateDpEvent,
+    NoOpDpEvent,
+    PoissonSampledDpEvent,
+    SelfComposedDpEvent,
+)
 
 from experiments.verification import examine_run, spending
 from fedmm_secure.guarantee.observed import is_of_runs
-from privacy.accounting.events import OneNoiseDpEvent, parts
+from privacy.accounting.events import OneNoiseDpEvent, parts, repetitions
 from tests.forgery import Forgery
 from tests.manipulations import ROWS
 
@@ -78,20 +85,27 @@ def test_they_verified(rows_in_a_note, monkeypatch):
 
 
 ONE = GaussianDpEvent(2.0)
-RUN = ComposedDpEvent([ONE, SelfComposedDpEvent(ONE, 3), OneNoiseDpEvent(SelfComposedDpEvent(ONE, 3), 2)])
+SUMMED = OneNoiseDpEvent(SelfComposedDpEvent(ONE, 3), 2)
+RUN = ComposedDpEvent([ONE, SelfComposedDpEvent(PoissonSampledDpEvent(0.1, ONE), 3), SUMMED])
+UNBOUNDED = NonPrivateDpEvent()
 
 
 @pytest.mark.parametrize(
     ("event", "runs", "right"),
     [
         (ComposedDpEvent([]), 0, True),
-        (ComposedDpEvent([RUN, NonPrivateDpEvent()]), 2, True),
+        (repetitions([RUN]), 1, True),
+        (repetitions([RUN, UNBOUNDED, RUN, UNBOUNDED]), 4, True),
+        (ComposedDpEvent([RUN, UNBOUNDED]), 2, True),  # as earlier versions noted it
         (ComposedDpEvent([RUN, RUN]), 1, False),
-        (RUN, 3, False),  # no run, but its stages
+        (RUN, 0, False),
+        (UNBOUNDED, 1, False),
+        (ComposedDpEvent([ONE] * 33), 1, False),
         (ComposedDpEvent([ComposedDpEvent([ONE] * 33)]), 1, False),
         (ComposedDpEvent([ComposedDpEvent([ComposedDpEvent([])])]), 1, False),
-        (ComposedDpEvent([ComposedDpEvent([NoOpDpEvent()])]), 1, False),
-        (ComposedDpEvent([ComposedDpEvent([SelfComposedDpEvent(OneNoiseDpEvent(ONE, 2), 3)])]), 1, False),
+        (ComposedDpEvent([NoOpDpEvent()]), 1, False),
+        (ComposedDpEvent([SelfComposedDpEvent(SelfComposedDpEvent(ONE, 3), 3)]), 1, False),
+        (ComposedDpEvent([SelfComposedDpEvent(RUN, 3)]), 1, False),
     ],
 )
 def test_the_form_of_what_runs_spent(event, runs, right):
