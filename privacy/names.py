@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 NAME_RULE = "lower-case letters, digits, - and _, at most 64 of them, the first a letter or a digit"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
 
 
 def is_name(text: object) -> bool:

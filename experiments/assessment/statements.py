@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from experiments.assessment.records import ATTACKS
-from experiments.assessment.signatures import Signature, SignedPart, check_signature, make_signature
+from experiments.assessment.signatures import Signature, SignedPart, Time, check_signature, make_signature
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.layout import RunDirectory
@@ -60,7 +60,7 @@ class ResultStatement(SignedPart):
     """The results of one call, by kind of attack; those of an audit under ``AUDIT`` or ``CANARY_USERS``."""
 
     kind: Kind
-    created: str
+    created: Time
     binding: RunBinding
     settings: dict[str, Any]
     results: dict[str, list[dict[str, Any]]]

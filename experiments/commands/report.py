@@ -12,7 +12,7 @@ import typer
 from experiments.commands.options import FINDING
 from experiments.commands.progress import TaskProgress
 from experiments.commands.signing import PassphraseOption, SignOption, read_signer
-from experiments.compliance.document import Declarations, TrustedStated, schema_text
+from experiments.compliance.document import MOST_TRUSTED, Declarations, TrustedStated, schema_text
 from experiments.presentation.console import one_line, say
 from experiments.sweep.files import is_sweep
 from fedmm_secure.errors import ConfigError
@@ -109,6 +109,8 @@ def report(
     if max_delta is not None and not 0 < max_delta < 1:
         raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
     identity, cards = read_signer(keys, passphrase_file), [read_card(path) for path in trust or []]
+    if len(cards) > MOST_TRUSTED:
+        raise ConfigError(f"--trust: {len(cards)} cards, of {MOST_TRUSTED} at most")
     declarations = Declarations(
         signer=None if identity is None else identity.card.fingerprint,
         trusted=[TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from experiments.assessment.record import Verdict
-from experiments.assessment.signatures import Signature, SignedPart
+from experiments.assessment.signatures import Fingerprint, PartyName, Signature, SignedPart, Time
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from fedmm_secure.storage.digests import Digest
@@ -18,6 +18,7 @@ from privacy.json_text import json_text
 SCHEMA_FILE = "compliance-report.schema.json"
 SCHEMA_ID = "urn:fedmm-secure:compliance-report:9"
 EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
+MOST_TRUSTED = 100  # cards
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
 Epsilon = Annotated[float | None, Field(ge=0, le=LARGEST_EPSILON, description="null: unbounded, no guarantee")]
 
@@ -201,16 +202,19 @@ class Question(SignedPart):
 class TrustedStated(SignedPart):
     """A card that the signer knows the owner of."""
 
-    name: str
-    fingerprint: str
+    name: PartyName
+    fingerprint: Fingerprint
 
 
 class Declarations(SignedPart):
     """What the signer says, and no evidence can show."""
 
-    signer: str | None = Field(description="fingerprint of the signer's own card; null: the report is not signed")
+    signer: Fingerprint | None = Field(
+        description="fingerprint of the signer's own card; null: the report is not signed"
+    )
     trusted: list[TrustedStated] = Field(
-        description="cards of others whose closings and evidence count; those of other keys do not"
+        max_length=MOST_TRUSTED,
+        description="cards of others whose closings and evidence count; those of other keys do not",
     )
 
     sole_run: bool = Field(
@@ -280,7 +284,7 @@ class Document(SignedPart):
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
     version: Literal[9] = 9
-    created: str = Field(description="UTC, ISO 8601")
+    created: Time = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations
     verdict: VerdictStated

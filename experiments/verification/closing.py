@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from experiments.verification.evidence import Evidence
-from experiments.verification.layout import own_names
 from fedmm_secure.federation.canaries import CANARIES
 from fedmm_secure.federation.closing import (
     closing_text,
     file_digests,
+    kept_names,
     private_files,
     transcript_digest,
 )
 from fedmm_secure.federation.coins import asked_by
 from fedmm_secure.federation.private_record import commitment, committed_absence, private_name, read_salt
-from fedmm_secure.federation.transcript import OWN_UPDATE, PUBLICATION, record_file
-from fedmm_secure.storage.layout import PRIVATE
-from privacy.accounting.ledger import LedgerContent
+from fedmm_secure.federation.transcript import INDEX, OWN_UPDATE, PUBLICATION, record_file
+from fedmm_secure.guarantee.stages import USER_CODES
+from fedmm_secure.storage.layout import PRIVATE, RunDirectory
+from privacy.accounting.ledger import LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.identities import Card
 from privacy.hexadecimal import bytes_of, is_digest
@@ -133,13 +134,16 @@ def _differences(evidence: Evidence, market: str, closing: Mapping[str, Any], li
 
 
 def _kept_names(evidence: Evidence, market: str) -> set[str]:
-    """Names of files that a market may keep to itself, shown or not: they follow from configuration and ledger."""
-    sent = (
-        record_file(entry.stage, entry.round or 0, entry.attempt or 0, kind, market)
-        for entry in (charge.entry for charge in evidence.ledgers[market].charges)
-        for kind in (OWN_UPDATE, PUBLICATION)
-    )
-    return {*own_names(evidence.config, market), *(private_name(market, file) for file in sent)}
+    """Names of files that a market keeps to itself, shown or not: they follow from configuration and ledger."""
+    config, names = evidence.config, [private_name(market, INDEX)]
+    for entry in (charge.entry for charge in evidence.ledgers[market].charges):
+        is_round, is_of_users = entry.round is not None, stage_group(entry.stage) == USER_CODES
+        if is_round or is_of_users:
+            kind = OWN_UPDATE if is_round else PUBLICATION
+            file = record_file(entry.stage, entry.round or 0, entry.attempt or 0, kind, market)
+            names.append(private_name(market, file))
+    names += [RunDirectory().head(market).as_posix()] if config.head.trees else []
+    return {*kept_names(config, market), *names}
 
 
 def _private_differences(evidence: Evidence, market: str, named: Mapping[str, str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from experiments.assessment.signatures import Time
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import FIELD_BASELINES
 from fedmm_secure.storage.digests import Digest
@@ -202,7 +203,7 @@ class _Environment(_Closed):
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     code: Digest
     machine: _Machine
-    created: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00$")]
+    created: Time
 
 
 def metrics_problems(config: Config, metrics: Mapping[str, Any]) -> Iterator[str]:

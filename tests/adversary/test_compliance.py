@@ -24,17 +24,20 @@ from experiments.compliance.document import (
     LedgerStated,
     MarketStated,
     RunStated,
+    SignedReport,
     VerdictStated,
     Verification,
 )
 from experiments.compliance.evidence import examine, trusting
 from experiments.compliance.judgement import claimed_epsilon, colour, counted_attacks, document_verdict
+from experiments.compliance.signing import page, sign, signature_problem
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
+from tests.manipulations import ROWS
 
 N = 400
-SIGNER = "4567"
+SIGNER, OWNER = " ".join(["4567"] * 8), " ".join(["0123"] * 8)
 VIEWS = ("server", "market", "collusion", "consumer", "release")
 AUDIT = {"market": "m", "stage": "ctr", "game": "crafted user", "claimed": 1.0, "detects": 1.5, "low_fdp": 2.0,
          "low_one_run": None, "canaries": 500, "verdict": "VIOLATED", "p_value": 0.5, "level": 0.005}  # fmt: skip
@@ -53,13 +56,13 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
     """A report on one market, faultless unless told otherwise."""
     stated = {view: GuaranteeStated(epsilon=epsilon, delta=delta, unit="user", basis="") for view in VIEWS}
     held = {"file": "ledger/m.jsonl", "sha256": None, "lines": 9, "head": "0" * 64, "data": None, "seeded": False,
-            "exact": True, "closed_by": "0123", "self_signed": False}  # fmt: skip
+            "exact": True, "closed_by": OWNER, "self_signed": False}  # fmt: skip
     about = {"name": "run", "id": "1", "configuration_sha256": "0" * 64, "protect": "release", "aggregation": "ckks",
              "claimed_views": list(VIEWS), "seeds": [0], "tuned": False, "private_evaluation": False,
              "shared_users": "refused", "one_noise": False, "synthetic": False,
              "baselines": [], "summed": ["quantizer"], "smallest_cohort": 3,
              "replay_auditor": None}  # fmt: skip
-    said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": "0123"}], "sole_run": False,
+    said = {"signer": SIGNER, "trusted": [{"name": "owner", "fingerprint": OWNER}], "sole_run": False,
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
     spent = {"runs": 1, "problem": None, "without_bound": 0, "as_planned": True, "epsilon": every, "ledger_runs": 1,
@@ -82,7 +85,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         canary_users=[one for found in evidence for one in found.canary_users.get("m", [])],
     )
     found = Document(
-        created="now",
+        created="2026-01-01T00:00:00+00:00",
         run=RunStated(**{**about, **dict(run)}),
         declarations=Declarations(**{**said, **dict(declared)}),
         verdict=VerdictStated(compliant=False, reasons=[], open=[]),
@@ -488,3 +491,44 @@ def test_one_person_with_one_key_is_named_for_what_it_is(run):
     assert document_verdict(found).compliant
     assert f"self-signed: run, evidence and report by one key, card {card}" in document_verdict(found).open
     assert colour(found) == "open"
+
+
+class OldDeclarations(Declarations):
+    """Any text, as it was."""
+
+    signer: str | None
+    trusted: list[dict[str, str]]
+
+
+class OldDocument(Document):
+    created: str
+    declarations: OldDeclarations
+
+
+@pytest.mark.parametrize("place", ["created", "signer", "name", "fingerprint", "cards"])
+def test_rows_as_what_the_signer_alone_says(place):
+    """No run gives these, so that a check against the run takes them from the report."""
+    plain, text = document().model_dump(mode="json"), ROWS[:200].hex()
+    assert Document.model_validate(plain)
+    said = plain["declarations"]
+    match place:
+        case "created":
+            plain["created"] = text
+        case "signer":
+            said["signer"] = text
+        case "cards":
+            said["trusted"] = [said["trusted"][0] | {"name": letter} for letter in text]
+        case _:
+            said["trusted"][0][place] = text
+    assert OldDocument.model_validate(plain)
+    with pytest.raises(ValidationError, match=place if place != "cards" else "trusted"):
+        Document.model_validate(plain)
+
+
+def test_rows_as_the_time_of_a_report_were_on_its_page():
+    text, owner = ROWS[:200].hex(), Identity.generate("owner")
+    report = sign(document().model_copy(update={"created": text}), owner)  # checks nothing
+    assert signature_problem(report, owner.card) is None
+    assert text in page(report)
+    with pytest.raises(ValidationError, match="created"):
+        SignedReport.model_validate(report.model_dump(mode="json"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.verification import examine_run
+from experiments.verification import closing, examine_run
+from experiments.verification.closing import private_digests
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.federation.canaries import CANARIES, RunCanaries, opened_nonce
@@ -88,6 +89,19 @@ def test_names_of_files_that_nobody_has_to_show(released_copy):
     run.before = lambda found: found["private"].update({f"private/m0/{ROWS[:1000].hex()}": "0" * 64})
     run.finish(owner=True)
     assert checks(handed_out(released_copy)) == {"closing line"}
+
+
+def test_names_of_files_that_this_run_does_not_keep(released_copy, monkeypatch):
+    """Hashes of what stays in the market say anything: each further name had room for 32 bytes."""
+    others = "counts/0000-own-update", "item-codes/0/0000-publication", "quantizer/0/0001-publication"
+    names = [f"private/m0/{name}-m0.bin" for name in others] + ["private/m0/tuned-fedmm.json", "models/m0/own-0.pt"]
+    run = Closing(released_copy)
+    run.before = lambda found: found["private"].update({name: ROWS[:32].hex() for name in names})
+    run.finish(owner=True)
+    handed_out(released_copy)
+    assert checks(released_copy) == {"closing line"}
+    monkeypatch.setattr(closing, "_kept_names", lambda evidence, market: set(private_digests(evidence.ledgers[market])))
+    assert checks(released_copy) == set()
 
 
 def test_text_for_the_hash_of_a_key(released_copy):

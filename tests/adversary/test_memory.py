@@ -42,7 +42,7 @@ WAYS: dict[str, Callable[[Path], None]] = {"emptied": emptied, "replaced": repla
 def said_of(run: Path, account: Path) -> tuple[object, ...]:
     found = examine_run(run)
     with patch.object(build, "examine_run", lambda directory: found):
-        document = build_document(run, SAID, created="now", account=account)
+        document = build_document(run, SAID, created="2026-01-01T00:00:00+00:00", account=account)
     return found.findings, found.notes, run_page(run, "run", found), document.model_dump_json()
 
 

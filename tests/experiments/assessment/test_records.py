@@ -105,7 +105,7 @@ def test_a_record_is_all_that_readers_need(added, capsys):
 
 
 def test_a_later_result_about_the_same_replaces_an_earlier_one(added):
-    head = {"kind": "attack", "created": "", "settings": {}, "signature": None}
+    head = {"kind": "attack", "created": "2026-01-01T00:00:00+00:00", "settings": {}, "signature": None}
     binding = {"run": "x", "ledgers": {}, "code": ""}
     first = ResultStatement(**head, binding=binding, results=added)
     second = ResultStatement(**head, binding=binding, results={"guess": [result(0.9, "flat")]})

@@ -594,7 +594,7 @@ def test_the_first_screen_is_green_only_where_nothing_is_open(
     page = html.split("</section>")[0]
     assert "a key that nobody here vouches for" in page
     assert "audited, by results that do not count" in page
-    edited(audit_file(signed, "m0"), lambda statement: statement.update(created="then"))
+    edited(audit_file(signed, "m0"), lambda statement: statement.update(created="2020-01-01T00:00:00+00:00"))
     assert screens()[0] == ["bad", "bad"]
 
 
