@@ -66,6 +66,26 @@ def test_it_verified(better_by_word, monkeypatch):
     assert better_by_word() == {}
 
 
+@pytest.mark.parametrize("by_this_code", [True, False])
+def test_the_last_digits_of_a_difference(released_copy, by_this_code):
+    """Within a part in a billion nothing was said: three bytes of rows in each difference."""
+
+    def change(metrics):
+        gain = metrics["markets"]["m0"]["baselines"]["popularity"]["auc_gain_over_it"]
+        gain["mean"] += int.from_bytes(ROWS[3:6], "big") * 2.0**-55
+
+    if by_this_code:
+        assert any("auc_gain_over_it" in what for what in changed(released_copy, change)["test figures"])
+        return
+    forgery = Forgery(released_copy)
+    forgery.json("metrics.json", change)
+    forgery.json("environment.json", lambda found: found.update(code="0" * 64))
+    forgery.finish(owner=True)
+    examined = examine_run(released_copy)
+    assert examined.findings == []  # as it verified by this code, and then without a word
+    assert any("auc_gain_over_it" in what for what in examined.unchecked)
+
+
 def test_a_difference_that_is_left_out(released_copy):
     def change(metrics):
         metrics["markets"]["m0"]["baselines"]["popularity"]["auc_gain_over_it"] = None
