@@ -87,6 +87,8 @@ def report(
         return
     if run is None:
         raise ConfigError("which run? give a directory of a run or a sweep")
+    if len(trust or []) > MOST_TRUSTED:
+        raise ConfigError(f"--trust names {len(trust or [])} cards; it may be {MOST_TRUSTED} at most")
     if not compliance and (keys is not None or dsse):
         raise ConfigError("--sign and --dsse go with --compliance")
     if dsse and keys is None:
@@ -108,9 +110,7 @@ def report(
     max_epsilon = _limit(run, max_epsilon, compliance)
     if max_delta is not None and not 0 < max_delta < 1:
         raise ConfigError(f"--max-delta {max_delta:g}: a number between 0 and 1 is expected")
-    identity, cards = read_signer(keys, passphrase_file), [read_card(path) for path in trust or []]
-    if len(cards) > MOST_TRUSTED:
-        raise ConfigError(f"--trust: {len(cards)} cards, of {MOST_TRUSTED} at most")
+    identity, cards = read_signer(keys, passphrase_file), list(dict.fromkeys(read_card(path) for path in trust or []))
     declarations = Declarations(
         signer=None if identity is None else identity.card.fingerprint,
         trusted=[TrustedStated(name=card.name, fingerprint=card.fingerprint) for card in cards],

@@ -225,6 +225,13 @@ class Declarations(SignedPart):
         gt=0, lt=1, description="its limit on every δ, where that is below 1/n^1.1 of a market's users; null: none"
     )
 
+    @field_validator("trusted")
+    @classmethod
+    def _each_once(cls, trusted: list[TrustedStated]) -> list[TrustedStated]:
+        if len({card.fingerprint for card in trusted}) < len(trusted):
+            raise ValueError("a card is named twice")
+        return trusted
+
 
 class VerdictStated(SignedPart):
     """Whether the guarantee may be relied on, and why not."""

@@ -8,12 +8,13 @@ import math
 import shutil
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from experiments.assessment.findings import attack_rows
 from experiments.assessment.statements import add_statement, attacks_file, audit_file, binding_of, make_statement
 from experiments.compliance.build import build_document
 from experiments.compliance.document import (
+    MOST_TRUSTED,
     AcrossMarkets,
     AllRuns,
     AttackStated,
@@ -34,6 +35,7 @@ from experiments.compliance.signing import page, sign, signature_problem
 from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.ledger import Ledger
 from privacy.aggregation.identities import Identity
+from tests.command_line import fedmm
 from tests.manipulations import ROWS
 
 N = 400
@@ -499,13 +501,18 @@ class OldDeclarations(Declarations):
     signer: str | None
     trusted: list[dict[str, str]]
 
+    @field_validator("trusted")
+    @classmethod
+    def _each_once(cls, trusted):
+        return trusted
+
 
 class OldDocument(Document):
     created: str
     declarations: OldDeclarations
 
 
-@pytest.mark.parametrize("place", ["created", "signer", "name", "fingerprint", "cards"])
+@pytest.mark.parametrize("place", ["created", "signer", "name", "fingerprint", "cards", "twice"])
 def test_rows_as_what_the_signer_alone_says(place):
     """No run gives these, so that a check against the run takes them from the report."""
     plain, text = document().model_dump(mode="json"), ROWS[:200].hex()
@@ -517,11 +524,15 @@ def test_rows_as_what_the_signer_alone_says(place):
         case "signer":
             said["signer"] = text
         case "cards":
-            said["trusted"] = [said["trusted"][0] | {"name": letter} for letter in text]
+            said["trusted"] = [
+                {"name": "a", "fingerprint": " ".join([f"{n:04x}"] * 8)} for n in range(MOST_TRUSTED + 1)
+            ]
+        case "twice":
+            said["trusted"] = [said["trusted"][0] | {"name": letter} for letter in text[:50]]
         case _:
             said["trusted"][0][place] = text
     assert OldDocument.model_validate(plain)
-    with pytest.raises(ValidationError, match=place if place != "cards" else "trusted"):
+    with pytest.raises(ValidationError, match="trusted" if place in ("cards", "twice") else place):
         Document.model_validate(plain)
 
 
@@ -532,3 +543,10 @@ def test_rows_as_the_time_of_a_report_were_on_its_page():
     assert text in page(report)
     with pytest.raises(ValidationError, match="created"):
         SignedReport.model_validate(report.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("command", [["report"], ["report", "--compliance", "--max-epsilon", 8]])
+def test_more_cards_than_a_page_or_report_names(run, capsys, command):
+    cards = ["--trust", run / "card.json"] * (MOST_TRUSTED + 1)
+    status, _, err = fedmm(capsys, command[0], run, *command[1:], *cards)
+    assert (status != 0, "--trust names 101 cards" in err) == (True, True)
