@@ -16,6 +16,7 @@ from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.messages import MessageError, verify
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, OWN_UPDATE, STATEMENT, SUM, UPDATE
 from fedmm_secure.guarantee.releases import PlannedPlace
+from fedmm_secure.guarantee.stages import SUMMED
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation import AggregationError
@@ -127,7 +128,8 @@ def _rounds(evidence: Evidence, opened: Opened) -> Iterator[Finding]:
     aggregation = evidence.aggregation
     for record in evidence.messages.records:
         if record.kind == SUM:
-            problem = sum_problem(aggregation.of_stage(record.stage), evidence.messages.content[record.file])
+            sums = plan.sums if plan is not None and record.stage in SUMMED else None
+            problem = sum_problem(aggregation.of_stage(record.stage), evidence.messages.content[record.file], sums)
             if problem:
                 yield Finding(evidence.messages.where(record), problem)
 

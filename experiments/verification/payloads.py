@@ -12,6 +12,7 @@ from fedmm_secure.federation.messages import Header, Hello, MessageError
 from fedmm_secure.federation.orders import HISTORY_BYTES
 from fedmm_secure.federation.parties import start_of
 from fedmm_secure.federation.transcript import AGGREGATE, HELLO, START, STATEMENT, UPDATE
+from fedmm_secure.guarantee.shared_sums import SharedSums
 from privacy.aggregation import AggregationError, ServerAggregator
 from privacy.aggregation.base import IntVector
 
@@ -91,12 +92,21 @@ class Forms:
         return self._aggregation.of_stage(stage).server()
 
 
-def sum_problem(plan: AggregationPlan, data: bytes) -> str | None:
-    """What is wrong with the record of an opened sum of a stage by itself; None where it may be one."""
+def sum_problem(plan: AggregationPlan, data: bytes, sums: SharedSums | None = None) -> str | None:
+    """What is wrong with the record of an opened sum of a stage by itself; None where it may be one.
+
+    Args:
+        plan: of the stage.
+        data: of the record.
+        sums: over a shared catalogue, where the stage is one of these.
+    """
     if len(data) != 8 * plan.values:
         return f"a sum of {len(data)} bytes where {plan.values} values of 8 are planned"
     total, half = integers(data), 2 ** (plan.mask_bits - 1)
     low, high = (-half, half - 1) if plan.masked else (-plan.largest_sum, plan.largest_sum)
+    if sums is not None:
+        high = sums.bound_of(plan.stage)
+        low = -high
     if total.min(initial=0) < low or total.max(initial=0) > high:
         return f"a value of its sum is outside {low} to {high}"
     return None

@@ -85,8 +85,12 @@ class SharedSums:
     @property
     def sum_bound(self) -> int:
         """Largest absolute value of a sum, noise included."""
+        return max(self.bound_of(found.stage) for found in self.stages)
+
+    def bound_of(self, stage: str) -> int:
+        """The same of one stage: no number of users, and no draw, comes to more."""
         drawn = self.n_markets * most_drawn(LEVELS) if self.private else 0
-        return max(self.users * found.user_bound for found in self.stages) + drawn
+        return self.users * self[stage].user_bound + drawn
 
 
 def gram_items(config: Config) -> int:

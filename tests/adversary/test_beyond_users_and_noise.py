@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from experiments.verification import examine_run
+from experiments.verification.payloads import sum_problem
 from fedmm_secure.ctr.models.private import standardisation
 from fedmm_secure.ctr.pseudo_examples import own_seed, pseudo_examples
+from fedmm_secure.federation.aggregation_plan import AggregationPlan
 from fedmm_secure.federation.releases import released_embedding
 from fedmm_secure.foreign.formats import unpickle_tensors
 from fedmm_secure.guarantee import expected_arrays, publications
 from fedmm_secure.guarantee.expected_arrays import OFF_GRID
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.noisy_figures import NOISY_FIGURES
+from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.score_bins import N_BINS, contribution
-from fedmm_secure.guarantee.stages import EVALUATION
+from fedmm_secure.guarantee.stages import EVALUATION, SHARED_GRAM
 from fedmm_secure.quantization.build import model_of
 from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from privacy.mechanisms.discrete_gaussian import most_drawn, scale
@@ -23,6 +26,7 @@ from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.histograms import grid_weights, noise_of
 from tests.adversary.test_constants_of_models import arrays_of, publish
 from tests.conftest import tiny
+from tests.fedmm_secure.federation.test_shared_catalogue import DATA
 from tests.forgery import Forgery
 from tests.manipulations import ROWS
 
@@ -92,3 +96,20 @@ def test_what_users_and_noise_come_to(levels):
     assert grid.most(0) == most_drawn(levels)
     assert grid.most(80) - grid.most(0) == pytest.approx(80 * scale(levels) / 0.7)
     assert grid.most(80) * grid.step == pytest.approx(80 + most_drawn(levels) * grid.step)
+
+
+@pytest.mark.parametrize("kind", ["masked-ckks", "ckks"])
+def test_rows_in_a_sum_over_a_shared_catalogue(kind):
+    """Co-occurrence had the range of times, the other sum of the same markets: 17 bits of rows above each entry."""
+    sizes = {f"m{number}": MarketSize(60, 30) for number in range(3)}
+    config = tiny(data=DATA, embedding={"dim": 4, "shared_items": 25}, aggregation={"kind": kind})
+    plan = SpendingPlan.of(config, "m0", sizes)
+    travels = AggregationPlan.of(config, sizes).of_stage(SHARED_GRAM)
+    total, users = np.zeros(travels.values, "<i8"), 180
+    for entry in (users, -users):
+        total[-1] = entry
+        assert sum_problem(travels, total.tobytes(), plan.sums) is None
+    for entry in (users + 1, 2**17 * users):
+        total[-1] = entry
+        assert sum_problem(travels, total.tobytes()) is None  # as it was
+        assert "outside -180 to 180" in sum_problem(travels, total.tobytes(), plan.sums)

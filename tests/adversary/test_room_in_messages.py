@@ -142,7 +142,7 @@ def test_rows_where_nobody_reads(released_copy, manipulate):
 def test_they_verified(released_copy, manipulate, monkeypatch):
     """As it was: a thousand courses, and messages whose signatures hold."""
     monkeypatch.setattr(Forms, "check", lambda self, header, payload: None)
-    monkeypatch.setattr(messages, "sum_problem", lambda plan, data: None)
+    monkeypatch.setattr(messages, "sum_problem", lambda *_: None)
     monkeypatch.setattr(transcript, "noted_courses", lambda content: 1000)
     run = Owner(released_copy)
     manipulate(run)
