@@ -147,14 +147,18 @@ def _of_the_gram(evidence: Evidence, market: str, publications: Publications) ->
 def _differing(
     evidence: Evidence, gives: str, wanted: Mapping[str, Array], read: Mapping[str, Array]
 ) -> Iterator[Finding]:
-    """Arrays that are not what they follow from; on a machine of another kind, last digits of spectra are noted."""
-    exact = same_machine(evidence)
-    wrong = [name for name in wanted if not same_arrays(wanted[name], read[name], exact=exact)]
+    """Arrays that are not what they follow from; on a machine of another kind, last digits are said to be unchecked."""
+    wrong = [name for name in wanted if not same_arrays(wanted[name], read[name], exact=True)]
     what = f"{', '.join(wrong)}: not what {gives}"
-    if wrong and (exact or not all(name in _SPECTRAL and _turned(wanted[name], read[name]) for name in wrong)):
+    if wrong and (same_machine(evidence) or not all(_rounded(name, wanted[name], read[name]) for name in wrong)):
         yield Finding(f"{evidence.messages.directory} {EMBEDDING}", what)
     elif wrong:
         evidence.unchecked.append(f"{what} on this machine, which is not of the run's kind")
+
+
+def _rounded(name: str, wanted: Array, read: Array) -> bool:
+    """Whether an array may be what another machine's rounding makes of the same."""
+    return same_arrays(wanted, read, exact=False) or (name in _SPECTRAL and _turned(wanted, read))
 
 
 def _turned(wanted: Array, read: Array) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 from dp_accounting.dp_event import NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.federation.coins import COINS, coin_note, is_coin
+from fedmm_secure.guarantee.observed import is_of_runs
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import PlannedPlace, Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
-from privacy.accounting.events import parts
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
@@ -24,7 +24,6 @@ from privacy.hexadecimal import is_digest
 from privacy.json_text import json_text
 
 _MOST_NAMED = 20  # of what is missing
-_MOST_MECHANISMS = 32  # of one run; a stage is one, however often it is repeated
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _ONE_COURSE = "and a run that an auditor replays has one course"
 
@@ -246,8 +245,8 @@ class _Walk:
             and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()
             and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
-            and runs >= 0
-            and all(sum(1 for _ in parts(found)) <= runs * _MOST_MECHANISMS for found in entry.view_events.values())
+            and (runs > 0 or (runs, entry.coordinates, entry.extra_delta) == (0, 0, 0.0))  # of no run there are none
+            and all(is_of_runs(found, runs) for found in entry.view_events.values())
         )
         if not right:
             self._report(line, "is no note of earlier runs")

@@ -27,6 +27,7 @@ FORMAT = 3
 SERVER = "server"
 BUNDLE_FILE = "federation.json"
 MIN_MARKETS = 3
+_MOST_COUNTED = 10**9  # epochs, and rounds of a key: an integer of thousands of digits has room for a message
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def read_invitation(path: Path) -> tuple[Bundle, bytes]:
 
 
 def _counts(number: object) -> bool:
-    return type(number) is int and number >= 1
+    return type(number) is int and 1 <= number <= _MOST_COUNTED
 
 
 def _context(bundle: Bundle) -> bytes:

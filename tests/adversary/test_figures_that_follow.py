@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from experiments.verification import examine_run
+from experiments.verification import examine_run, figures
 from tests.forgery import Forgery
 from tests.manipulations import ROWS
 
@@ -41,6 +41,36 @@ def test_an_interval_of_one_seed(released_copy):
         "market m0, popularity, auc_interval.high",
         "market m0, popularity, auc_interval.low:",
     ]
+
+
+BETTER = {"mean": 0.4, "low": 0.35, "high": 0.45}  # than every baseline, beside AUCs that say otherwise
+
+
+@pytest.fixture
+def better_by_word(released_copy):
+    def change(metrics):
+        market = metrics["markets"]["m0"]
+        assert abs(market["auc"] - market["baselines"]["popularity"]["auc"] - BETTER["mean"]) > 0.01
+        market["baselines"]["popularity"]["auc_gain_over_it"] = BETTER
+
+    return lambda: changed(released_copy, change)
+
+
+def test_a_difference_from_a_baseline_that_the_aucs_do_not_give(better_by_word):
+    (what,) = better_by_word()["test figures"]
+    assert what.startswith("market m0, auc_gain_over_it of popularity: says 0.4, the AUCs give ")
+
+
+def test_it_verified(better_by_word, monkeypatch):
+    monkeypatch.setattr(figures, "_gains", lambda *_: ())
+    assert better_by_word() == {}
+
+
+def test_a_difference_that_is_left_out(released_copy):
+    def change(metrics):
+        metrics["markets"]["m0"]["baselines"]["popularity"]["auc_gain_over_it"] = None
+
+    assert ["says None" in what for what in changed(released_copy, change)["test figures"]] == [True]
 
 
 @pytest.mark.parametrize("section", ["markets", "macro"])

@@ -51,7 +51,9 @@ def test_a_note_of_earlier_runs_is_answered(released_copy, data):
     run = Forgery(released_copy)
     for entry in run.entries("m0"):
         if entry["stage"] == "earlier-runs":
-            entry["view_events"] = dict.fromkeys(("market", "consumer", "release"), data)
+            run_of = data if data["kind"] == "composed" else {"kind": "composed", "events": [data]}
+            noted = {"kind": "composed", "events": [run_of]}
+            entry["view_events"] = dict.fromkeys(("market", "consumer", "release"), noted)
             entry["remark"] = "1"
     run.finish(owner=False)
     found = examine_run(released_copy).checks

@@ -1,10 +1,13 @@
 """When a file was written depends on whose rows there are, and archives keep the time: it must say nothing."""
 
 import os
+import re
 import shutil
 import subprocess
+import tarfile
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -75,6 +78,31 @@ def test_an_archive_keeps_times_and_so_tells_which_file_was_first(tmp_path):
     assert [path.name for path in unpacked()] == ["m2", "m0", "m1"]  # the attack works
     one_time(run, datetime.now(UTC))
     assert len({path.stat().st_mtime_ns for path in unpacked()}) == 1
+
+
+def test_the_documented_archive_holds_names_and_bytes_alone(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "verification.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^tar (?:.*\\\n)*.*$", text, re.MULTILINE)
+    archives = {}
+    for place, (bits, mode) in {"one": (b"rows\0of\0", 0o600), "two": (b"nobody's", 0o750)}.items():
+        run = tmp_path / place / "runs" / "x"
+        for name in ("ledger/m0.jsonl", "metrics.json", "private/m0.key"):
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).write_text(name)
+            os.utime(run / name, ns=(0, int.from_bytes(bits, "big")))
+            (run / name).chmod(mode)
+        if place == "two":
+            os.link(run / "metrics.json", run / "environment.json")
+        else:
+            (run / "environment.json").write_text("metrics.json")
+        subprocess.run(["tar", "--format=posix", "-cf", "plain.tar", "-C", "runs", "x"], cwd=run.parents[1], check=True)
+        subprocess.run(["bash", "-ec", command], cwd=run.parents[1], check=True)
+        archives[place] = [(run.parents[1] / name).read_bytes() for name in ("plain.tar", "x.tar")]
+    assert archives["one"][0] != archives["two"][0]  # the attack works
+    assert archives["one"][1] == archives["two"][1]
+    with tarfile.open(tmp_path / "one" / "x.tar") as archive:
+        names = ["x", "x/environment.json", "x/ledger", "x/ledger/m0.jsonl", "x/metrics.json"]
+        assert archive.getnames() == names
 
 
 def test_no_link_is_followed_when_times_are_set(tmp_path):

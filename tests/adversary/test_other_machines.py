@@ -15,6 +15,7 @@ import pytest
 from experiments.compliance.build import build_document
 from experiments.compliance.document import Declarations
 from experiments.verification import examine_run
+from experiments.verification.equality import same_arrays
 from fedmm_secure.storage.encoding import arrays_bytes, read_arrays
 from fedmm_secure.storage.provenance import machine
 from tests.forgery import Forgery
@@ -90,6 +91,47 @@ def test_a_report_leaves_open_what_verification_could_not_check(last_digits):
     document = build_document(last_digits, said, account=last_digits.parent / "privacy.account")
     assert document.verification.verified
     assert f"not checked: {unchecked}" in document.verdict.open
+
+
+@pytest.fixture
+def low_bits(released_copy):
+    """Four bits of rows in each factor of m0, on a machine of another kind: as far as rounding there may come."""
+    forgery = Forgery(released_copy)
+    forgery.json("environment.json", lambda said: said["machine"].update(vectors="another"))
+    record = published(forgery, "m0", "embedding")
+    arrays = read_arrays(forgery.read(record.file))
+    computed, bits = arrays["factors"], np.unpackbits(np.frombuffer(ROWS, np.uint8))[: 4 * arrays["factors"].size]
+    said = bits.reshape(*computed.shape, 4) @ [8, 4, 2, 1]
+    arrays["factors"] = (computed.view(np.int64) + said - 8).view(np.float64)
+    forgery.replace(record.file, arrays_bytes(arrays))
+    forgery.finish(owner=True)
+    read = arrays["factors"].view(np.int64) - computed.view(np.int64) + 8  # by who computes them again
+    assert np.array_equal(np.unpackbits(read.astype(np.uint8)[..., None], axis=-1)[..., 4:].ravel(), bits)
+    assert same_arrays(computed, arrays["factors"], exact=False)  # as it was compared: nothing was said
+    return released_copy
+
+
+def test_rows_in_the_last_bits_there_are_said_to_be_unchecked(low_bits):
+    examined = examine_run(low_bits)
+    assert examined.findings == []
+    assert [text for text in examined.unchecked if text.startswith("factors: not what the published co-occurrence")]
+
+
+def test_last_bits_of_a_figure_there_are_said_to_be_unchecked_once(released_copy):
+    forgery = Forgery(released_copy)
+    forgery.json("environment.json", lambda said: said["machine"].update(vectors="another"))
+    forgery.finish(owner=True)
+    assert examine_run(released_copy).unchecked == ()
+
+    def change(metrics):
+        for figure in ("auc", "logloss"):
+            metrics["macro"][figure] = np.nextafter(metrics["macro"][figure], 0.0)
+
+    forgery.json("metrics.json", change)
+    forgery.finish(owner=True)
+    examined = examine_run(released_copy)
+    assert examined.findings == []
+    assert [text.split(":")[0] for text in examined.unchecked] == ["last digits of metrics and first lines"]
 
 
 def test_on_a_machine_of_the_runs_kind_no_digit_may_differ(last_digits):

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import asdict, replace
 
 import pytest
-from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent
+from dp_accounting.dp_event import ComposedDpEvent, GaussianDpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from experiments.verification.spending import entry_lines, is_note, rounds_of, spending_findings
 from fedmm_secure.config.audit import AuditConfig, CardConfig
@@ -143,7 +143,8 @@ def test_seals_may_come_later_and_notes_of_earlier_runs_anywhere(written):
     charges = []
     for release in planned(written):
         charges.append(written.charge(release))
-    written.note(EARLIER, remark="2", view_events={"market": GaussianDpEvent(1.0)}, coordinates=5, extra_delta=1e-9)
+    spent = ComposedDpEvent([ComposedDpEvent([GaussianDpEvent(1.0)]), NonPrivateDpEvent()])
+    written.note(EARLIER, remark="2", view_events={"market": spent}, coordinates=5, extra_delta=1e-9)
     for charge in reversed(charges):
         written.seal(charge)
     assert written.findings() == []
@@ -370,7 +371,7 @@ def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):
 
 
 def test_a_note_of_earlier_runs_says_what_their_noise_was_drawn_from(written):
-    written.note(EARLIER, coordinates=10_000, extra_delta=1e-6)
+    written.note(EARLIER, remark="1", coordinates=10_000, extra_delta=1e-6)
     for release in planned(written):
         written.add(release)
     assert written.findings() == []

@@ -57,6 +57,15 @@ def federation(identities, key):
     return found(identities, key)
 
 
+@pytest.mark.parametrize("count", [0, 10**9 + 1, int.from_bytes(b"rows of private users" * 40, "big"), True])
+def test_what_a_bundle_counts_has_bounds(identities, key, federation, count):
+    """The founder's word, and in an integer of thousands of digits a message."""
+    assert federation[0].epoch == 1
+    for field in ("epoch", "rotate_after"):
+        with pytest.raises(ValueError, match=r"expected|counts rounds"):
+            found(identities, key, **{field: count})
+
+
 @pytest.fixture
 def directory(tmp_path, identities):
     def make(name):
