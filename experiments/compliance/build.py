@@ -244,9 +244,9 @@ def _planned(config: Config, directory: Path, market: str) -> Spending:
 
 
 def _as_entered(entered: Spending, expected: Spending) -> bool:
-    """Lines of an earlier version do not say how many markets a run is of."""
+    """Lines of an earlier version do not say how many markets a run is of; no plan says by which column users are."""
     of_markets = expected.markets if entered.markets is None else entered.markets
-    return spent_to_data(replace(entered, markets=of_markets)) == spent_to_data(expected)
+    return spent_to_data(replace(entered, markets=of_markets, users=None)) == spent_to_data(expected)
 
 
 def _noise(directory: Path, market: str) -> dict[str, float]:

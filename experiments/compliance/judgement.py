@@ -290,7 +290,8 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
         if runs.without_bound:
             yield (
                 name,
-                f"tuning is not accounted for: {runs.without_bound} of {runs.runs} runs on its data have no budget",
+                f"tuning is not accounted for: {runs.without_bound} of {runs.runs} runs on its data have no "
+                "budget, or other users",
             )
 
 

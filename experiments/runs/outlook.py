@@ -42,8 +42,8 @@ def refusal(markets: Mapping[str, Mapping[str, Any]], limit: float | None) -> st
     if spoiled:
         most = max(found["without_bound"] for found in spoiled.values())
         return (
-            f"{_runs(most)} on the same data had no budget ({_named(spoiled)}): a compliance report on this one will "
-            "refuse, whatever its ε"
+            f"{_runs(most)} on the same data had no budget, or other users ({_named(spoiled)}): a compliance report on "
+            "this one will refuse, whatever its ε"
         )
     above = {name: found for name, found in markets.items() if found["epsilon"] is None or found["epsilon"] > limit}
     if not above:

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
@@ -94,7 +94,7 @@ class Outlook:
 
     Attributes:
         earlier: other runs on the same data.
-        without_bound: those among them without a budget for a view that is claimed to have one.
+        without_bound: those among them without a budget for a view that is claimed to have one, or with other users.
         epsilon: of all of them and the run, the claimed view that learns most; None where nothing bounds it.
     """
 
@@ -227,7 +227,7 @@ def enter_account(
         moved=moved(directory, market.name, progress.in_hand, plan.config.device),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
-    started = account.enter(_pairs(market), planned_spending(run, plan), state, market=market.name)
+    started = account.enter(_pairs(market), _spending(run, plan, market), state, market=market.name)
     courses = kept["courses"]
     if started.course not in [one["id"] for one in courses]:
         parted = (courses[-1]["parted"] if courses else 0) + started.parted
@@ -282,11 +282,11 @@ def foresee(
 
     ``again``: with a charge in hand that is not redone here, so that the rest is another course.
     """
-    own = planned_spending(run, plan)
     market = prepared.whole.market
-    rows = _pairs(market)
+    own, rows = _spending(run, plan, market), _pairs(market)
     here = [one for one in (account, *account.others) if one.is_there]
-    known = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
+    spent = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
+    known = [one.to_user_of(own.users) for one in spent]
     courses = [spending for spending in known if spending.run == own.run]
     earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
     claimed = decrypted_claims(plan.config)
@@ -347,8 +347,15 @@ def _note(earlier: Iterable[Spending]) -> Release:
     )
 
 
+def _spending(run: str, plan: SpendingPlan, market: Market) -> Spending:
+    """What a run enters, and who its users are; of rows that were handed on in memory nobody knows."""
+    file = plan.config.data.markets.get(market.name)
+    users = None if file is None or market.reading is None else str(file.user)
+    return replace(planned_spending(run, plan), users=users)
+
+
 def planned_spending(run: str, plan: SpendingPlan) -> Spending:
-    """What a run enters."""
+    """What a run spends, by its plan."""
     plan = plan.at_most()  # how many items are found is not known yet
     releases = list(plan.releases())
     return Spending(

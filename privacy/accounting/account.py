@@ -63,7 +63,7 @@ class Started:
     Attributes:
         course: which of the run's courses goes on from here, by the nonce that it was entered with.
         before: by course of the run, up to this one, what runs spend that were known when it was entered, here or, as
-            far as this account had ever heard, elsewhere.
+            far as this account had ever heard, elsewhere, on a user as this run has them.
         again: whether this course was entered now, and the run had others before.
         parted: whether, when it was entered, another state of the run may have sent what this one does not know of.
     """
@@ -230,7 +230,8 @@ class PrivacyAccount:
         led = of_same_data([(identity, lines[: entered + 1])], names)
         held = self._held(led.lines[0][:-1])
         held.hear(body)
-        return [one.spending for _, found in sorted(held.known("").items()) for one in found]
+        known = (one.spending for _, found in sorted(held.known("").items()) for one in found)
+        return [one.to_user_of(body.get("users")) for one in known]
 
     @contextmanager
     def charging(self, run: str, nonce: str, charges: int) -> Iterator[None]:
@@ -291,7 +292,8 @@ class PrivacyAccount:
 
         Which data those are, the account's own lines say: under the key, and with run and market beside them. Nothing
         that lies in a run directory takes part. A run that was entered with several data sets has spent on all. Those
-        that other accounts held when runs were entered here, and those of ``others``, count too, each once.
+        that other accounts held when runs were entered here, and those of ``others``, count too, each once. All are
+        spent on a user as this run has them.
 
         Raises:
             AccountError: as ``spendings``, or none of the accounts holds the run.
@@ -301,7 +303,11 @@ class PrivacyAccount:
         if not names:
             raise AccountError(f"{self.path}: does not hold this run of market {market}")
         found, _ = _held_together(everyone, [(None, market), *names])
-        return _each(found)
+        own = {one.spending.users for entered in found.values() for one in entered if one.is_of(run, market)}
+        known = _each(found)
+        for users in own:
+            known = [one.to_user_of(users) for one in known]
+        return known
 
     def spent_on(self, rows: Sequence[bytes], market: str = "") -> list[Spending]:
         """What all runs spend on rows, or a market, that this account or one of ``others`` has heard of, each once.

@@ -34,6 +34,7 @@ class _Spent(_Closed):
     coordinates: Annotated[int, Field(ge=0, le=10**18)]
     extra_delta: Annotated[float, Field(ge=0, le=1)]
     markets: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    users: _Name | None = None
 
 
 class _Entered(_Spent):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
@@ -26,6 +26,8 @@ class Spending:
         extra_delta: probability of failure that the events do not carry.
         markets: how many markets the run is of; None where a line of an earlier version does not say, and so does not
             say either which noise is one for all of them.
+        users: by which column of the rows its users are told apart; None where a line of an earlier version does not
+            say.
     """
 
     run: str
@@ -33,10 +35,18 @@ class Spending:
     coordinates: int = 0
     extra_delta: float = 0.0
     markets: int | None = None
+    users: str | None = None
 
     def observed(self, view: str) -> DpEvent:
         """What a view will observe; of one that the run does not speak of, nothing is bounded."""
         return self.events.get(view, NonPrivateDpEvent())
+
+    def to_user_of(self, users: str | None) -> Spending:
+        """What the run spends on a user as a column tells them apart; nothing bounds it where its own is another one.
+
+        One user by one column is any number of users by another, or a part of one.
+        """
+        return self if None in (users, self.users) or users == self.users else replace(self, events={})
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,15 @@ def spent_to_data(spending: Spending) -> dict[str, Any]:
     """What a run spends, for a line of an account that names the run."""
     events = {view: event_to_data(event) for view, event in spending.events.items()}
     of_run = {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta, "markets": spending.markets}
-    return {"events": events, **of_run}
+    return {"events": events, **of_run, "users": spending.users}
 
 
 def spending_from_data(data: Mapping[str, Any]) -> Spending:
     """From a line that names the run."""
     events = {view: event_from_data(event) for view, event in data["events"].items()}
-    markets = data.get("markets")
+    markets, users = data.get("markets"), data.get("users")
     of_run = int(data["coordinates"]), float(data["extra_delta"]), None if markets is None else int(markets)
-    return Spending(data["run"], events, *of_run)
+    return Spending(data["run"], events, *of_run, None if users is None else str(users))
 
 
 def entered_beyond(known: Iterable[Entered], found: Iterable[Entered]) -> list[Entered]:

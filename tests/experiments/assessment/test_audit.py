@@ -48,6 +48,15 @@ def auditor(tmp_path_factory):
     return keys
 
 
+def honest_audit(capsys, *arguments):
+    """What ``fedmm audit`` says of honest code. One in a hundred alarms by chance: its coins are tossed once more."""
+    found = fedmm(capsys, "audit", *arguments)
+    if found[0] == 1:
+        shutil.rmtree("audits", ignore_errors=True)
+        found = fedmm(capsys, "audit", *arguments)
+    return found
+
+
 def state(run):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*") if path.is_file()}
 
@@ -56,7 +65,7 @@ def test_an_audit_leaves_the_run_alone_and_what_an_auditor_signs_is_put_beside_i
     released_run, released_copy, auditor, tmp_path, capsys
 ):
     before = state(released_run)
-    status, out, err = fedmm(capsys, "audit", released_run, "--market", "m0", *FEW, "--json")
+    status, out, err = honest_audit(capsys, released_run, "--market", "m0", *FEW, "--json")
     assert (status, err) == (0, "")
     assert state(released_run) == before
     found = [{key: held for key, held in each.items() if not key.endswith("_note")} for each in json.loads(out)]
@@ -89,7 +98,7 @@ def test_an_audit_leaves_the_run_alone_and_what_an_auditor_signs_is_put_beside_i
 
 
 def test_audit_of_a_configuration_prints_a_verdict_for_each_stage(private_config, capsys):
-    status, out, _ = fedmm(capsys, "audit", private_config, *FEW)
+    status, out, _ = honest_audit(capsys, private_config, *FEW)
     assert status == 0
     for shown in ("audit of the code, at the plan of market", "not refuted", "sees ε ≥", *STAGES):
         assert shown in out

@@ -244,7 +244,7 @@ def test_a_process_ends_soon_after_its_parent_is_killed(tmp_path, monkeypatch):
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + tools.KILL_AFTER + 5
+    deadline = time.monotonic() + tools.KILL_AFTER + 25  # of 50: a machine may be busy
     outlived = False
     while (left := watched.living()) and time.monotonic() < deadline:
         hears, deaf = (any(text.startswith(start) for text in left.values()) for start in (b"sleep 50", b"sh -c trap"))

@@ -25,7 +25,11 @@ def test_a_run_alone_within_its_budget_is_not_warned_of():
     ("found", "limit", "text"),
     [
         ({"earlier": 1, "without_bound": 0, "epsilon": 11.2}, 8.0, "1 earlier run on the same data ε comes to 11.2"),
-        ({"earlier": 2, "without_bound": 1, "epsilon": None}, 8.0, "1 earlier run on the same data had no budget (m1)"),
+        (
+            {"earlier": 2, "without_bound": 1, "epsilon": None},
+            8.0,
+            "1 earlier run on the same data had no budget, or other users (m1)",
+        ),
         ({"earlier": 0, "without_bound": 0, "epsilon": None}, None, "this run has no budget"),
     ],
 )
@@ -79,5 +83,7 @@ def test_runs_on_the_same_files_say_so_before_they_spend(tmp_path):
     assert "where this one alone has 8 (m0, m1, m2)" in again
     assert heard(raw, "raw").startswith("this run has no budget")
     begin(raw, "raw")
-    assert heard(config, "again").startswith("1 earlier run on the same data had no budget (m0, m1, m2)")
+    assert heard(config, "again").startswith(
+        "1 earlier run on the same data had no budget, or other users (m0, m1, m2)"
+    )
     assert heard(tiny(privacy=budget), "generated") is None
