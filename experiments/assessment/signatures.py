@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.aggregation.identities import Card, Identity
 from privacy.hexadecimal import bytes_of
-from privacy.names import NAME_PATTERN
-
-# of what is signed, texts that nothing else gives have one form: a text without one has room for rows
-PartyName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
-Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){7}$")]
-Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00$")]
 
 
 class SignedPart(BaseModel):

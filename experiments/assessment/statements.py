@@ -16,11 +16,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from experiments.assessment.records import ATTACKS
-from experiments.assessment.signatures import Signature, SignedPart, Time, check_signature, make_signature
+from experiments.assessment.signatures import Signature, SignedPart, check_signature, make_signature
 from fedmm_secure.errors import RunDirectoryError
 from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import code_version
+from fedmm_secure.storage.texts import Time
 from privacy.accounting.lines import canonical_json
 from privacy.aggregation.identities import Identity
 from privacy.files import write_json

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from experiments.assessment.record import Verdict
-from experiments.assessment.signatures import Fingerprint, PartyName, Signature, SignedPart, Time
+from experiments.assessment.signatures import Signature, SignedPart
 from fedmm_secure.config.choices import CatalogueKind, SharedUsers
 from fedmm_secure.guarantee.stages import ALL_VIEWS, VIEWS
 from fedmm_secure.storage.digests import Digest
+from fedmm_secure.storage.texts import Fingerprint, PartyName, Time
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from experiments.assessment.signatures import Time
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import FIELD_BASELINES
 from fedmm_secure.storage.digests import Digest
 from fedmm_secure.storage.provenance import PACKAGES
+from fedmm_secure.storage.texts import Time
 
 _PUBLISHED_CODES = "published-user-codes"  # a baseline that user codes are published for
 _Count = Annotated[int, Field(ge=0, le=10**12)]
