@@ -17,6 +17,15 @@ END = struct.Struct("<4s4H2IH")
 CENTRAL = 46
 
 
+def archive_of(files, compression=zipfile.ZIP_STORED):
+    """An archive of files by name."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
 def deflated(data):
     """The same archive, compressed."""
     buffer = io.BytesIO()

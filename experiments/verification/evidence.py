@@ -125,6 +125,11 @@ class Evidence:
         """How updates are protected and added up."""
         return AggregationPlan.of(self.config, self.sizes)
 
+    def leave_open(self, text: str) -> None:
+        """Say once what could not be looked at, however often it is met."""
+        if text not in self.unchecked:
+            self.unchecked.append(text)
+
     def ledger(self, market: str) -> Path:
         """A market's ledger file."""
         return ledger_file(self.directory, market)

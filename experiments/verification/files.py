@@ -7,13 +7,13 @@ from typing import Any
 
 from experiments.verification.evidence import Evidence
 from experiments.verification.layout import layout_findings
+from experiments.verification.platform import same_code
 from experiments.verification.schemas import environment_problems, metrics_problems
 from fedmm_secure.config import config_from_data
 from fedmm_secure.federation.transcript import INDEX, index_bytes
 from fedmm_secure.foreign.yaml_text import parse_yaml
 from fedmm_secure.results.metrics import communication
 from fedmm_secure.storage.layout import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, RunDirectory
-from fedmm_secure.storage.provenance import code_version
 from fedmm_secure.storage.run_directory import yaml_text
 from privacy.accounting.ledger_check import Finding
 from privacy.aggregation.bundle import BUNDLE_FILE
@@ -49,7 +49,7 @@ def _configuration(evidence: Evidence) -> bytes:
     path = evidence.directory / CONFIG_FILE
     found = parse_yaml(read_bytes(path, below=evidence.directory), path)
     meant = config_from_data(found, source=str(path)).model_dump(mode="json")
-    if evidence.environment.get("code") == code_version():
+    if same_code(evidence):
         return yaml_text(meant).encode()
     part = yaml_text(_part(meant, found)).encode()
     if part != yaml_text(meant).encode():

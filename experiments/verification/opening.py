@@ -10,6 +10,7 @@ from experiments.runs.differences import differences
 from experiments.verification.effort import too_many_steps
 from experiments.verification.equality import same_values
 from experiments.verification.evidence import Evidence, ledger_file, sections
+from experiments.verification.platform import same_code
 from fedmm_secure.errors import ConfigError
 from fedmm_secure.federation.across_markets import across_markets, states_persons
 from fedmm_secure.federation.canaries import stated_canaries
@@ -21,7 +22,6 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import VIEWS
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage.layout import MARKET_FOLDERS, METRICS_FILE
-from fedmm_secure.storage.provenance import code_version
 from privacy.accounting.accountants import Accountant
 from privacy.accounting.guarantees import STATED, STATED_EARLIER
 from privacy.accounting.ledger_check import Finding, check_claims, unaccountable
@@ -218,7 +218,7 @@ def _across_markets(evidence: Evidence) -> list[Finding]:
 def _against_statements(evidence: Evidence, claimed: Mapping[str, Any]) -> list[Finding]:
     """Differences from what the ledgers give; a run of other code may have its statements all on the finest grid."""
     found = _other_statements(evidence, claimed, STATED)
-    if found and evidence.environment.get("code") != code_version():
+    if found and not same_code(evidence):
         return found if _other_statements(evidence, claimed, STATED_EARLIER) else []
     return found
 

@@ -15,6 +15,11 @@ from fedmm_secure.devices import device_record
 from fedmm_secure.storage.provenance import code_version, packages, processor
 
 
+def same_code(evidence: Evidence) -> bool:
+    """Whether the code is that which the run names."""
+    return bool(evidence.environment.get("code") == code_version())
+
+
 def same_libraries(evidence: Evidence) -> bool:
     """Whether Python and the libraries that write publications are of the versions that the run names."""
     stated = evidence.environment.get("packages")
@@ -26,9 +31,8 @@ def same_libraries(evidence: Evidence) -> bool:
 
 def same_machine(evidence: Evidence) -> bool:
     """Whether code, libraries and kind of processor are those that the run names."""
-    same_code = evidence.environment.get("code") == code_version()
     stated = {key: value for key, value in _machine(evidence).items() if key != "device"}
-    return same_code and same_libraries(evidence) and stated == processor()
+    return same_code(evidence) and same_libraries(evidence) and stated == processor()
 
 
 def replaying_device(evidence: Evidence) -> DeviceSetting:

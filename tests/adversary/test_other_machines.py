@@ -67,17 +67,23 @@ def test_rows_in_factors_are_found_whatever_machine_a_run_states(rows_in_factors
     assert sum("its factors are not orthonormal" in what for what in said) == len(forgery.markets)
 
 
-@pytest.fixture
-def last_digits(released_copy):
-    """One factor of m0 a unit in the last place away, on a machine of another kind."""
-    forgery = Forgery(released_copy)
+def with_factors(run, change):
+    """Give a run other factors of m0, as by another kind of machine, and sign it again: those computed, those given."""
+    forgery = Forgery(run)
     forgery.json("environment.json", lambda said: said["machine"].update(vectors="another"))
     record = published(forgery, "m0", "embedding")
     arrays = read_arrays(forgery.read(record.file))
-    arrays["factors"] = arrays["factors"].copy()
-    arrays["factors"][0, 0] += 1e-13
+    computed = arrays["factors"]
+    arrays["factors"] = change(computed)
     forgery.replace(record.file, arrays_bytes(arrays))
     forgery.finish(owner=True)
+    return computed, arrays["factors"]
+
+
+@pytest.fixture
+def last_digits(released_copy):
+    """One factor of m0 some units in the last place away, on a machine of another kind."""
+    with_factors(released_copy, lambda computed: computed + 1e-13 * (np.indices(computed.shape).sum(axis=0) == 0))
     return released_copy
 
 
@@ -96,18 +102,18 @@ def test_a_report_leaves_open_what_verification_could_not_check(last_digits):
 @pytest.fixture
 def low_bits(released_copy):
     """Four bits of rows in each factor of m0, on a machine of another kind: as far as rounding there may come."""
-    forgery = Forgery(released_copy)
-    forgery.json("environment.json", lambda said: said["machine"].update(vectors="another"))
-    record = published(forgery, "m0", "embedding")
-    arrays = read_arrays(forgery.read(record.file))
-    computed, bits = arrays["factors"], np.unpackbits(np.frombuffer(ROWS, np.uint8))[: 4 * arrays["factors"].size]
-    said = bits.reshape(*computed.shape, 4) @ [8, 4, 2, 1]
-    arrays["factors"] = (computed.view(np.int64) + said - 8).view(np.float64)
-    forgery.replace(record.file, arrays_bytes(arrays))
-    forgery.finish(owner=True)
-    read = arrays["factors"].view(np.int64) - computed.view(np.int64) + 8  # by who computes them again
-    assert np.array_equal(np.unpackbits(read.astype(np.uint8)[..., None], axis=-1)[..., 4:].ravel(), bits)
-    assert same_arrays(computed, arrays["factors"], exact=False)  # as it was compared: nothing was said
+    bits = np.unpackbits(np.frombuffer(ROWS, np.uint8))
+
+    def hidden(computed):
+        said = bits[: 4 * computed.size].reshape(*computed.shape, 4) @ [8, 4, 2, 1]
+        return (computed.view(np.int64) + said - 8).view(np.float64)
+
+    computed, found = with_factors(released_copy, hidden)
+    read = found.view(np.int64) - computed.view(np.int64) + 8  # by who computes them again
+    assert np.array_equal(
+        np.unpackbits(read.astype(np.uint8)[..., None], axis=-1)[..., 4:].ravel(), bits[: 4 * read.size]
+    )
+    assert same_arrays(computed, found, exact=False)  # as it was compared: nothing was said
     return released_copy
 
 

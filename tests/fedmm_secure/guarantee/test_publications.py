@@ -27,6 +27,7 @@ from privacy.mechanisms.dp_svd import GRAM_LEVELS
 from privacy.mechanisms.grid import Grid
 from privacy.mechanisms.randomness import NoiseSource
 from tests.conftest import tiny
+from tests.unpacking import archive_of
 
 USERS, ITEMS = 80, 40
 NOISE = {"counts": 1.5, "embedding": 3.0, "quantizer": 2.0, "ctr": 2.0}
@@ -225,18 +226,10 @@ def hostile():
     yield "nothing", b""
     yield "noise", b"\x80\x02c" + bytes(100)
     yield "half", data[: len(data) // 2]
-    yield "an archive of something else", _archive({"archive/data.pkl": b"cos\nsystem\n(S'true'\ntR."})
-    yield "a bomb", _archive({"archive/data.pkl": bytes(10**7)}, zipfile.ZIP_DEFLATED)
+    yield "an archive of something else", archive_of({"archive/data.pkl": b"cos\nsystem\n(S'true'\ntR."})
+    yield "a bomb", archive_of({"archive/data.pkl": bytes(10**7)}, zipfile.ZIP_DEFLATED)
     yield "a tail", data + bytes(10**5)
     yield "old format", _old(model_state())
-
-
-def _archive(members, method=zipfile.ZIP_STORED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
 
 
 def _old(state):
@@ -260,12 +253,12 @@ UNTIMED = plan(features=["scores", "counts"])  # counts alone
 def test_arrays_that_claim_to_be_huge_are_not_made():
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
-    data = _archive({"values.npy": header.getvalue(), "noise.npy": npy(np.array(1.0))})
+    data = archive_of({"values.npy": header.getvalue(), "noise.npy": npy(np.array(1.0))})
     assert "shape (1099511627776,)" in Publications(UNTIMED).problem("counts", data)
 
 
 def test_pickled_objects_are_not_read():
-    data = _archive({"values.npy": npy(np.array([None] * ITEMS, dtype=object)), "noise.npy": npy(np.array(1.0))})
+    data = archive_of({"values.npy": npy(np.array([None] * ITEMS, dtype=object)), "noise.npy": npy(np.array(1.0))})
     assert "object" in Publications(UNTIMED).problem("counts", data)
 
 
@@ -279,13 +272,13 @@ def test_an_array_that_is_there_twice_or_under_another_name_is_found(counts):
             archive.writestr("noise.npy", npy(np.array(2.0)))
     assert "twice" in Publications(UNTIMED).problem("counts", buffer.getvalue())
     assert "'rows' is nothing" in Publications(UNTIMED).problem(
-        "counts", _archive({**members, "rows.npy": npy(np.ones(3))})
+        "counts", archive_of({**members, "rows.npy": npy(np.ones(3))})
     )
 
 
 def test_an_array_with_bytes_behind_it_is_found(counts):
     members = {"values.npy": npy(counts["values"]) + b"rows", "noise.npy": npy(counts["noise"])}
-    assert "more bytes, or fewer" in Publications(UNTIMED).problem("counts", _archive(members))
+    assert "more bytes, or fewer" in Publications(UNTIMED).problem("counts", archive_of(members))
     assert "more bytes, or fewer" in Publications(plan()).problem("item-codes/0", npy(np.zeros((ITEMS, 2), int)) + b"x")
 
 

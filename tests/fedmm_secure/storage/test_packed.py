@@ -9,6 +9,7 @@ import pytest
 
 from fedmm_secure.foreign.archives import ArchiveError
 from fedmm_secure.storage.packed import pack_directory, unpack_directory
+from tests.unpacking import archive_of
 
 
 def test_a_directory_comes_back_for_its_owner_alone(tmp_path):
@@ -74,11 +75,3 @@ def test_an_archive_unpacks_into_no_more_than_arrived(tmp_path):
     with pytest.raises(ArchiveError):
         unpack_directory(with_holes(), here)
     (tmp_path / "file").unlink()
-
-
-def archive_of(files, compression=zipfile.ZIP_STORED):
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", compression) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return packed.getvalue()
