@@ -244,7 +244,8 @@ def open_federation(
             entrance=entrance,
         )
         if ledger.closing is None:
-            for release in entrance.earlier:
+            listed = sum(entry.mechanism == LISTED_EARLIER_RUNS for entry in ledger.entries)  # by an earlier version
+            for release in entrance.earlier[listed:]:
                 doors[name].note(release)
     if awaited and config.audit.replay is not None:
         raise CoinsAwaitedError(directory, config.audit.replay.card, awaited)

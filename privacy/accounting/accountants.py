@@ -14,6 +14,7 @@ import dp_accounting
 import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from numpy.typing import NDArray
 
 from privacy.accounting.events import GaussianSteps, gaussian_steps
@@ -128,12 +129,17 @@ _PRVSteps = tuple[tuple[tuple[float, float], int], ...]
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
-    return float(composed_losses(dict(steps), interval).get_epsilon_for_delta(delta))
+    return float(_losses(steps, interval).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=64)
 def _pld_deltas(steps: _Steps, epsilons: tuple[float, ...], interval: float) -> tuple[float, ...]:
-    return tuple(largest_deltas(composed_losses(dict(steps), interval), np.array(epsilons)).tolist())
+    return tuple(largest_deltas(_losses(steps, interval), np.array(epsilons)).tolist())
+
+
+@lru_cache(maxsize=8)
+def _losses(steps: _Steps, interval: float) -> PrivacyLossDistribution:
+    return composed_losses(dict(steps), interval)
 
 
 @lru_cache(maxsize=4096)

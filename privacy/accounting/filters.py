@@ -45,11 +45,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Context
 from functools import lru_cache
 
 import dp_accounting
 import numpy as np
-from dp_accounting.dp_event import DpEvent
+from dp_accounting.dp_event import ComposedDpEvent, DpEvent, GaussianDpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr
 
@@ -64,6 +65,8 @@ _MOST = OF_NOISE / TOLD  # cost at which all of that share is told
 _EPSILONS = np.concatenate([np.linspace(0.0, 12.0, 241), np.linspace(12.5, 40.0, 56), np.linspace(45.0, 600.0, 112)])
 _FINER, _REACH = 40, 12  # points in a standard deviation of losses, and how many of those
 _HALVINGS = 40
+_NOISE_DIGITS, _FAILURE_DIGITS = 4, 3
+_LARGEST_NOISE = 1e6  # of a note
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,13 @@ class RunCost:
     failures: float = 0.0
 
 
-def run_cost(event: DpEvent, coordinates: int, failures: float, delta: float) -> RunCost:
-    """Cost of what a run makes a view observe.
+def run_cost(event: DpEvent, coordinates: int, delta: float) -> float:
+    """Squared μ of the Gaussian mechanism that tells no less than all that a run makes a view observe.
 
-    Args:
-        event: all of it.
-        coordinates: values of discrete noise that were drawn for it, at most.
-        failures: probability of failure that the event does not carry.
-        delta: at which ε of all runs is asked.
+    ``inf`` where nothing bounds that; see ``gaussian_cost``.
     """
     steps = gaussian_steps(event)
-    return RunCost(math.inf if steps is None else gaussian_cost(once_each(steps), coordinates, delta), failures)
+    return math.inf if steps is None else gaussian_cost(once_each(steps), coordinates, delta)
 
 
 def gaussian_cost(
@@ -152,6 +151,55 @@ def filter_epsilon(costs: Iterable[RunCost], delta: float) -> float:
 
 def _told(cost: float, delta: float) -> float:
     return -math.expm1(-TOLD * delta * cost)
+
+
+def noted_event(costs: Iterable[float]) -> DpEvent:
+    """One mechanism that tells no less than runs of some costs: what a ledger notes of them.
+
+    Noise to so few digits, rounded down: a number that nobody can recompute has no room for more.
+    """
+    total = math.fsum(costs)
+    if not total:
+        return ComposedDpEvent([])
+    if not total <= _MOST:
+        return ComposedDpEvent([NonPrivateDpEvent()])
+    noise = _cut(min(1.0 / math.sqrt(total), _LARGEST_NOISE), _NOISE_DIGITS)
+    return ComposedDpEvent([GaussianDpEvent(noise)])
+
+
+def noted_failures(failures: Iterable[float]) -> float:
+    """Sum of failures for a note, to few digits, rounded up."""
+    total = math.fsum(failures)
+    return -_cut(-total, _FAILURE_DIGITS)
+
+
+def noted_cost(event: DpEvent) -> float:
+    """Cost of runs that a ledger's note is of."""
+    steps = gaussian_steps(event)
+    return math.inf if steps is None else math.fsum(count / noise**2 for (noise, _), count in steps.items())
+
+
+def is_noted(event: DpEvent, runs: int) -> bool:
+    """Whether a note of so many runs may say this of a view: nothing of none, and a number of few digits."""
+    match event:
+        case ComposedDpEvent(events=[]):
+            return True
+        case ComposedDpEvent(events=[NonPrivateDpEvent()]):
+            return runs > 0
+        case ComposedDpEvent(events=[GaussianDpEvent(noise_multiplier=noise)]):
+            return runs > 0 and 0.0 < noise <= _LARGEST_NOISE and noise == _cut(noise, _NOISE_DIGITS)
+    return False
+
+
+def are_noted_failures(failures: float) -> bool:
+    """Whether a note's failures have few digits."""
+    return failures == noted_failures([failures])
+
+
+def _cut(value: float, digits: int) -> float:
+    """The largest decimal of so many digits that is not above a value."""
+    context = Context(prec=digits, rounding=ROUND_FLOOR)
+    return float(context.create_decimal_from_float(value))
 
 
 @dataclass(frozen=True)
