@@ -38,6 +38,7 @@ from fedmm_secure.storage.files import remove_unfinished
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.guarantees import LISTED_EARLIER_RUNS
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle

@@ -14,7 +14,6 @@ from typing import Any
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 
-
 # What accountants are asked: beyond it no run has use for an answer, and none comes in bounded time and memory.
 _NOISE_MULTIPLIERS = (1e-2, 1e7)
 _MOST_STEPS = 10**8

@@ -1,41 +1,41 @@
 """What several runs spend together, however each was chosen by what those before it showed.
 
 Privacy loss distributions compose runs that were laid down beforehand. Where a run's plan, or whether there is another
-one, follows from what was seen, composing the losses of the runs that there were states too small an ε: it is neither a
+one, follows from what was seen, composing the losses of the runs that there were gives too small an ε: it is neither a
 *privacy filter*, which says when to stop under a limit that was fixed first, nor an odometer (Rogers, Roth, Ullman,
 Vadhan, "Privacy odometers and filters", NeurIPS 2016). Gaussian mechanisms do compose so, by the sum of their squared μ
 (Smith, Thakurta, "Fully adaptive composition for Gaussian differential privacy", 2022; Koskela, Tobaben, Honkela,
 "Individual privacy accounting with Gaussian differential privacy", ICLR 2023). So each run is taken for the least
 Gaussian mechanism that tells no less.
 
-**One scale.** ``D(m)`` tells all with probability ``1 - e^(-κm)``, and is a Gaussian mechanism with ``μ² = m`` else; κ is
-fixed by δ. Then ``D(m)`` beside ``D(n)`` is ``D(m + n)``: what tells nothing of all is ``e^(-κm) e^(-κn)``, and Gaussian
-mechanisms compose to one (Dong, Roth, Su, "Gaussian differential privacy", JRSS-B 2022). More m tells more.
+**One scale.** ``D(m)`` tells all with probability ``1 - e^(-κm)``, and is a Gaussian mechanism of ``μ² = m`` otherwise;
+κ is fixed by δ. ``D(m)`` beside ``D(n)`` is ``D(m + n)``: neither tells all with probability ``e^(-κm) e^(-κn)``, and
+Gaussian mechanisms compose to one (Dong, Roth, Su, "Gaussian differential privacy", JRSS-B 2022). More m tells more.
 
-**A run's cost** is the least m at which ``D(m)`` dominates it: ``H_α(run) <= H_α(D(m))`` for every α > 0 and each
-direction of add-or-remove-one, with the hockey-stick divergence ``H_α(P, Q) = sup P(E) - α Q(E)``. As ``H_α(P, Q) = 1 - α +
-α H_{1/α}(Q, P)``, and ``D(m)`` is the same in both directions, α >= 1 in both is enough. The run's side is its profile as
-it is drawn, discrete noise and sampler included (``privacy.accounting.profiles``), which is an upper bound at some
-ε = log α. Between them both sides are convex in α: the run's is below the chord, that of ``D(m)`` above its tangents, and
-where the larger of two tangents meets the chord is known. Below the first ε the run's side has a slope of -1 at least;
-above the last it is no larger than there.
+**A run's cost** is the least m at which ``D(m)`` dominates the run: ``H_α(run) <= H_α(D(m))`` for every α > 0, in each
+direction of add-or-remove-one, with the hockey-stick divergence ``H_α(P, Q) = sup P(E) - α Q(E)``. It is enough for
+α >= 1 in both directions: ``H_α(P, Q) = 1 - α + α H_{1/α}(Q, P)``, and ``D(m)`` is the same in both. The run's side is
+its profile as it is drawn, discrete noise and sampler included (``privacy.accounting.profiles``): upper bounds at some
+ε = log α. Between these, both sides are convex in α. So the run's is below the chord, that of ``D(m)`` is above its
+tangents at both ends, and the least of their difference is known. Below the first ε the run's side has a slope of -1 at
+least; above the last it is no larger than there.
 
-**Theorem.** Let costs, given whatever was seen before, add to no more than M on every path, for any number of runs. Then
-``D(M)`` dominates all runs together.
+**Theorem.** Let the costs of runs, each known given what was seen before it, add to no more than M on every path. Then
+``D(M)`` dominates all of them together, however many there are.
 
-Proof. By induction from the last run. Nothing is dominated by ``D(0)``, and so by ``D(M)``. Let the first of k runs have cost
-m. Given what it shows, at most k - 1 runs follow, whose costs add to M - m at most, and by induction ``D(M - m)`` dominates
-those, whatever was shown. Dominating pairs compose adaptively (Zhu, Dong, Wang, AISTATS 2022, theorem 10): ``D(m)`` beside
-``D(M - m)``, which is ``D(M)``, dominates all k. For runs without end, each event of the first k is bounded so, and limits
-are. Runs that go on at the same time are covered too: an interactive mechanism with a profile is what a pair with that
-profile tells, processed further (Vadhan, Zhang, STOC 2023; Haney et al., CCS 2023, for filters).
+Proof. By induction over the number of runs. Let the first of k have cost m. Given what it shows, at most k - 1 follow,
+whose costs add to M - m at most; ``D(M - m)`` dominates them, whatever was shown. Dominating pairs compose adaptively
+(Zhu, Dong, Wang, AISTATS 2022, theorem 10), so that ``D(m)`` beside ``D(M - m)``, which is ``D(M)``, dominates all k.
+Where runs have no end, each event of the first k is bounded so, and with them their limits. Runs that go on at the same
+time are covered: what an interactive mechanism tells follows from a pair with the same profile (Vadhan, Zhang, STOC
+2023), also where its cost is chosen on the way (Haney et al., CCS 2023).
 
-**A limit.** Nine tenths of δ are for the noise, one for failures that no noise carries, of which every run says how much
-(``extra_delta``): both parts are kept apart, as one could be traded for the other by what was seen. Let ε(M) be that of
-``D(M)`` at 0.9 δ. Who goes on only where ``ε(sum of costs) <= L`` and the failures add to 0.1 δ at most is (L, δ) private,
-for an L that was fixed before the first run. A single run may take its own ε at δ in place of that, which is smaller: if its
-cost is within L, so is every path that begins with it; else there is no second run, and what is stated of the first holds.
-An L that was itself chosen by what was seen is no limit.
+**A limit.** Nine tenths of δ are for the noise, one for failures that no noise carries, of which every run says how
+much (``extra_delta``). Both parts are kept apart: one could be traded for the other by what was seen. Let ε(M) be that
+of ``D(M)`` at 0.9 δ. Who goes on only where ``ε(sum of costs) <= L``, with failures that add to 0.1 δ at most, is
+(L, δ) private, for an L that was fixed before the first run. A single run may state its own ε at δ instead: if its cost
+is within L, so is every path that begins with it; if not, no second run is, and the first one's own ε holds. An L that
+was chosen by what was seen is no limit.
 
 Not covered, as elsewhere: rounding of double precision in accountants and here.
 """
@@ -43,7 +43,7 @@ Not covered, as elsewhere: rounding of double precision in accountants and here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context
 from functools import lru_cache
@@ -91,9 +91,7 @@ def run_cost(event: DpEvent, coordinates: int, delta: float) -> float:
     return math.inf if steps is None else gaussian_cost(once_each(steps), coordinates, delta)
 
 
-def gaussian_cost(
-    steps: SeveralTimes, coordinates: int, delta: float, *, interval: float | None = None
-) -> float:
+def gaussian_cost(steps: SeveralTimes, coordinates: int, delta: float, *, interval: float | None = None) -> float:
     """Squared μ of the Gaussian mechanism that tells no less than steps; ``inf`` where none does.
 
     Args:

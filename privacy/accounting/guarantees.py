@@ -178,7 +178,7 @@ def several_runs_epsilon(spendings: Sequence[Spending], view: str, delta: float)
 
 
 def cost_of(spending: Spending, view: str, delta: float) -> float:
-    """Squared μ of the Gaussian mechanism that tells a view no less than a run, where ε of all is asked at ``delta``."""
+    """Squared μ of the Gaussian mechanism that tells a view no less than a run; for an ε of all at ``delta``."""
     return run_cost(spending.observed(view), spending.coordinates, delta)
 
 

@@ -127,10 +127,12 @@ def _deltas(pmf: PLDPmf, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
     first = max(-pmf._lower_loss, 0)  # no loss below 0 is above an ε
     values = (np.arange(first, pmf.size) + pmf._lower_loss) * pmf._discretization
     upper, lower = (
-        np.append(np.cumsum(mass[::-1])[::-1], 0.0) for mass in (pmf._probs[first:], pmf._probs[first:] * np.exp(-values))
+        np.append(np.cumsum(mass[::-1])[::-1], 0.0)
+        for mass in (pmf._probs[first:], pmf._probs[first:] * np.exp(-values))
     )
     above = np.searchsorted(values, epsilons, side="right")
-    return np.clip(pmf._infinity_mass + upper[above] - np.exp(epsilons) * lower[above], 0.0, 1.0)
+    found: NDArray[np.float64] = np.clip(pmf._infinity_mass + upper[above] - np.exp(epsilons) * lower[above], 0.0, 1.0)
+    return found
 
 
 def fitting_interval(steps: SeveralTimes) -> float:
