@@ -197,7 +197,7 @@ def are_noted_failures(failures: float) -> bool:
 def _cut(value: float, digits: int) -> float:
     """The largest decimal of so many digits that is not above a value."""
     context = Context(prec=digits, rounding=ROUND_FLOOR)
-    return float(context.create_decimal_from_float(value))
+    return float(context.create_decimal(repr(value)))
 
 
 @dataclass(frozen=True)
