@@ -215,6 +215,8 @@ class _Bound:
     @classmethod
     def of(cls, epsilons: NDArray[np.float64], deltas: NDArray[np.float64]) -> _Bound:
         least = np.minimum.accumulate(np.minimum(deltas, 1.0))
+        if epsilons[0] == 0.0:
+            return cls(epsilons, least)
         at_zero = min(least[0] + math.expm1(epsilons[0]), 1.0)
         return cls(np.append(0.0, epsilons), np.append(at_zero, least))
 

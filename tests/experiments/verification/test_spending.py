@@ -1,6 +1,7 @@
 """A ledger against its plan, on ledgers made of the plan and changed: no pipeline runs."""
 
 import hashlib
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +14,8 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
+from privacy.accounting.filters import noted_event, noted_failures
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, LISTED_EARLIER_RUNS
 from privacy.accounting.ledger import Ledger, read_ledger
 from privacy.aggregation.identities import Identity
 from tests.conftest import tiny
