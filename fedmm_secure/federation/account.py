@@ -29,7 +29,13 @@ from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.filters import noted_event, noted_failures
 from privacy.accounting.fingerprints import PublicData, RunKey
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, cost_of, several_runs_epsilon
+from privacy.accounting.guarantees import (
+    EARLIER_RUNS,
+    EARLIER_RUNS_MECHANISM,
+    LISTED_EARLIER_RUNS,
+    cost_of,
+    several_runs_epsilon,
+)
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, refuse_relative, users_account
 from privacy.accounting.spendings import Spending
@@ -87,6 +93,10 @@ class Entrance:
     def courses(self) -> int:
         """Courses of the run that ended before this one began: 0 where it has gone on as it was begun."""
         return max(len(self.earlier) - 1, 0)
+
+    def unlisted(self, ledger: Ledger) -> list[Release]:
+        """Notes of earlier runs but for those that an earlier version entered in the ledger, in a form of its own."""
+        return self.earlier[sum(entry.mechanism == LISTED_EARLIER_RUNS for entry in ledger.entries) :]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from fedmm_secure.storage.files import remove_unfinished
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
-from privacy.accounting.guarantees import LISTED_EARLIER_RUNS
 from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
@@ -245,8 +244,7 @@ def open_federation(
             entrance=entrance,
         )
         if ledger.closing is None:
-            listed = sum(entry.mechanism == LISTED_EARLIER_RUNS for entry in ledger.entries)  # by an earlier version
-            for release in entrance.earlier[listed:]:
+            for release in entrance.unlisted(ledger):
                 doors[name].note(release)
     if awaited and config.audit.replay is not None:
         raise CoinsAwaitedError(directory, config.audit.replay.card, awaited)
