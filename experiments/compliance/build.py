@@ -42,8 +42,8 @@ from fedmm_secure.storage.run_directory import read_environment, read_foreign_co
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.groups import NotKnownError, joint_spending
-from privacy.accounting.guarantees import coarsely, composed_epsilon
+from privacy.accounting.groups import NotKnownError, joint_epsilon, joint_spendings
+from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import GENESIS, LedgerError, read_ledger, stage_group
 from privacy.accounting.places import state_folder
 from privacy.accounting.spendings import Spending, spent_to_data
@@ -171,7 +171,7 @@ def _all_runs(
     unbounded = [run for run in spendings if any(gaussian_steps(run.observed(view)) is None for view in observed)]
     epsilon: dict[str, float | None] = {}
     for view in observed:
-        total = composed_epsilon([run.observed(view) for run in spendings], spendings, delta, coarsely)
+        total = several_runs_epsilon(spendings, view, delta)
         epsilon[view] = None if math.isinf(total) else total
     return AllRuns(
         runs=len(spendings),
@@ -212,7 +212,7 @@ def _across_markets(
         if declarations.sole_run:
             run = binding_of(directory).run
             spendings = {market: [one for one in found if one.run == run] for market, found in spendings.items()}
-        totals = {view: joint_spending(spendings, view).epsilon(delta) for view in observed}
+        totals = {view: joint_epsilon(joint_spendings(spendings, view), delta) for view in observed}
         problem = None
     except (AccountError, LedgerError) as error:
         problem = _without_paths(str(error), account, directory)

@@ -280,7 +280,10 @@ def _of_markets(document: Document) -> Iterator[tuple[str, str]]:
             epsilon = claimed_epsilon(document, name, view)
             if market.views[view].epsilon is None:
                 yield name, f"no bound on what the {view} view learns"
-            elif epsilon is not None and epsilon > limit:
+            elif epsilon is None:
+                if runs.runs is not None and not runs.without_bound:  # else it is said below why
+                    yield name, f"no bound on what the {view} view learns over all runs"
+            elif epsilon > limit:
                 yield name, f"ε of the {view} view exceeds the limit {limit:g}"
         if document.declarations.sole_run:
             continue

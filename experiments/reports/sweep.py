@@ -29,7 +29,7 @@ from fedmm_secure.guarantee.stages import CLAIMS
 from fedmm_secure.storage.layout import CELLS, PAGE_FILE
 from fedmm_secure.storage.run_directory import read_environment, read_metrics
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.guarantees import coarsely, composed_epsilon
+from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.errors import InputError
 
 FIGURES = "figures"
@@ -155,7 +155,7 @@ def _spent(sweep: Sweep, account: Path | None = None) -> dict[str, dict[str, Any
         for view in {"market", "release"} & claimed[market]:
             events = [run.observed(view) for run in spendings]
             unbounded = sum(gaussian_steps(event) is None for event in events)
-            epsilon = composed_epsilon(events, spendings, deltas[market], coarsely)
+            epsilon = several_runs_epsilon(spendings, view, deltas[market])
             known = found.setdefault(view, {"runs": 0, "unbounded": 0, "epsilon": 0.0})
             most = {"runs": len(events), "unbounded": unbounded, "epsilon": epsilon}
             known |= {name: max(known[name], value) for name, value in most.items()}

@@ -22,7 +22,7 @@ from experiments.verification.messages import (
 )
 from experiments.verification.meter import METER_LEVEL, noise_findings
 from experiments.verification.opening import market_findings, opening_findings, statement_findings
-from experiments.verification.platform import one_thread
+from experiments.verification.platform import one_thread, same_code
 from experiments.verification.publications import artefact_findings, read_publications
 from experiments.verification.replay import Replay, refuse_another_auditor, replay_findings
 from experiments.verification.spending import spending_findings
@@ -211,7 +211,9 @@ class _Course:
             content = self.evidence.ledgers[market]
             data = str(content.opening.get("data"))
             path = self.evidence.ledger(market)
-            findings += spending_findings(path, content, plan, data=data, left_out=left_out[market])
+            findings += spending_findings(
+                path, content, plan, data=data, left_out=left_out[market], other_code=not same_code(self.evidence)
+            )
         return findings
 
     def _published(self, published: dict[str, Publications]) -> list[Finding]:

@@ -16,7 +16,14 @@ from fedmm_secure.guarantee.observed import is_of_runs
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import PlannedPlace, Release, again
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
+from privacy.accounting.filters import are_noted_failures, is_noted
+from privacy.accounting.guarantees import (
+    EARLIER_RUNS,
+    EARLIER_RUNS_MECHANISM,
+    LISTED_EARLIER_RUNS,
+    coarsely,
+    composed_epsilon,
+)
 from privacy.accounting.ledger import CHARGE, NOTE, Charge, Entry, LedgerContent, stage_group
 from privacy.accounting.ledger_check import Finding, unaccountable
 from privacy.accounting.text import delta_text, epsilon_text
@@ -49,7 +56,13 @@ class Line:
 
 
 def spending_findings(
-    path: Path, content: LedgerContent, plan: SpendingPlan, *, data: str, left_out: Collection[PlannedPlace] = ()
+    path: Path,
+    content: LedgerContent,
+    plan: SpendingPlan,
+    *,
+    data: str,
+    left_out: Collection[PlannedPlace] = (),
+    other_code: bool = False,
 ) -> list[Finding]:
     """Where a ledger is not that of its plan.
 
@@ -65,9 +78,10 @@ def spending_findings(
         plan: what the configuration makes of the market's sizes.
         data: fingerprint of the rows that the run was opened on.
         left_out: rounds whose sum lacks this market.
+        other_code: whether the run is of another version, which may list the steps of earlier runs.
     """
     given_up = given_up_charges(content)
-    walk = _Walk(path, plan, left_out, content)
+    walk = _Walk(path, plan, left_out, content, other_code)
     for line in entry_lines(content):
         walk.take(line)
     walk.end()
@@ -118,10 +132,16 @@ class _Walk:
     """Compares the lines of a ledger with the plan, one after the other."""
 
     def __init__(
-        self, path: Path, plan: SpendingPlan, left_out: Collection[PlannedPlace], content: LedgerContent
+        self,
+        path: Path,
+        plan: SpendingPlan,
+        left_out: Collection[PlannedPlace],
+        content: LedgerContent,
+        other_code: bool,
     ) -> None:
         self.findings: list[Finding] = []
         self._content, self._replayed = content, plan.config.audit.replay is not None
+        self._other_code = other_code
         self._tossed = not self._replayed
         self._given_up = given_up_charges(content)
         self._path, self._plan, self._left_out = path, plan, left_out
@@ -239,17 +259,23 @@ class _Walk:
         runs = int(entry.remark) if isinstance(entry.remark, str) and _NUMBER.fullmatch(entry.remark) else -1
         right = (
             line.charge is None
-            and entry.mechanism == EARLIER_RUNS_MECHANISM
+            and self._is_noted(entry, runs)
             and (entry.unit, entry.sensitivity, entry.seeded) == ("user", None, False)
             and fixed == (plan.market, plan.delta, (), (), None, None)
             and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()
             and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
             and (runs > 0 or (runs, entry.coordinates, entry.extra_delta) == (0, 0, 0.0))  # of no run there are none
-            and all(is_of_runs(found, runs) for found in entry.view_events.values())
         )
         if not right:
             self._report(line, "is no note of earlier runs")
+
+    def _is_noted(self, entry: Entry, runs: int) -> bool:
+        said = entry.view_events.values()
+        if entry.mechanism == LISTED_EARLIER_RUNS and self._other_code:
+            return all(is_of_runs(found, runs) for found in said)
+        drawn = entry.coordinates == 0 and are_noted_failures(entry.extra_delta)
+        return entry.mechanism == EARLIER_RUNS_MECHANISM and drawn and all(is_noted(found, runs) for found in said)
 
     def _report(self, line: Line, what: str) -> None:
         self.findings.append(Finding(f"{self._path}:{line.number}", what))

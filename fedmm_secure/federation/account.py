@@ -26,9 +26,16 @@ from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError
-from privacy.accounting.events import gaussian_steps, repetitions
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.filters import noted_event, noted_failures
 from privacy.accounting.fingerprints import PublicData, RunKey
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, coarsely, composed_epsilon
+from privacy.accounting.guarantees import (
+    EARLIER_RUNS,
+    EARLIER_RUNS_MECHANISM,
+    LISTED_EARLIER_RUNS,
+    cost_of,
+    several_runs_epsilon,
+)
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, refuse_relative, users_account
 from privacy.accounting.spendings import Spending
@@ -86,6 +93,10 @@ class Entrance:
     def courses(self) -> int:
         """Courses of the run that ended before this one began: 0 where it has gone on as it was begun."""
         return max(len(self.earlier) - 1, 0)
+
+    def unlisted(self, ledger: Ledger) -> list[Release]:
+        """Notes of earlier runs but for those that an earlier version entered in the ledger, in a form of its own."""
+        return self.earlier[sum(entry.mechanism == LISTED_EARLIER_RUNS for entry in ledger.entries) :]
 
 
 @dataclass(frozen=True)
@@ -236,7 +247,7 @@ def enter_account(
     return Entrance(
         data_fingerprint(account, run, prepared),
         # the runs before each course of this one, as they were when it began: notes never change
-        [_note(started.before[one["id"]]) for one in courses if one["id"] in started.before],
+        [_note(started.before[one["id"]], plan.delta) for one in courses if one["id"] in started.before],
         courses[-1]["parted"],
         courses[-1]["lines"],
         Standing(account, run, state.nonce),
@@ -293,8 +304,7 @@ def foresee(
     unbounded = [one for one in earlier if any(gaussian_steps(one.observed(view)) is None for view in claimed)]
     if unbounded or plan.epsilon is None:
         return Outlook(len(earlier), len(unbounded), None)
-    runs = [own, *earlier]
-    totals = [composed_epsilon([run.observed(view) for run in runs], runs, plan.delta, coarsely) for view in claimed]
+    totals = [several_runs_epsilon([own, *earlier], view, plan.delta) for view in claimed]
     return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
 
 
@@ -330,9 +340,8 @@ def _encoded(*parts: str) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
 
 
-def _note(earlier: Iterable[Spending]) -> Release:
+def _note(earlier: Iterable[Spending], delta: float) -> Release:
     runs = list(earlier)
-    events = {view: repetitions([run.observed(view) for run in runs]) for view in DECRYPTED_VIEWS}
     return Release(
         EARLIER_RUNS,
         EARLIER_RUNS_MECHANISM,
@@ -341,9 +350,8 @@ def _note(earlier: Iterable[Spending]) -> Release:
         audience=(),
         depends_on=(),
         remark=str(len(runs)),
-        view_events=events,
-        coordinates=sum(run.coordinates for run in runs),
-        extra_delta=sum(run.extra_delta for run in runs),
+        view_events={view: noted_event(cost_of(run, view, delta) for run in runs) for view in DECRYPTED_VIEWS},
+        extra_delta=noted_failures(run.extra_delta for run in runs),
     )
 
 

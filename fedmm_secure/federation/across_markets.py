@@ -15,7 +15,7 @@ from fedmm_secure.guarantee.multipliers import UNKNOWN
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import decrypted_claims
 from fedmm_secure.guarantee.statement import guarantees, stated
-from privacy.accounting.groups import NotKnownError, joint_spending
+from privacy.accounting.groups import NotKnownError, joint_epsilon, joint_spendings
 
 
 def states_persons(config: Config) -> bool:
@@ -59,7 +59,7 @@ def across_markets(plans: Mapping[str, SpendingPlan]) -> PersonSpending:
         whole = {name: plans.get(name) or SpendingPlan.of(config, name, sizes) for name in sizes}
         spendings = {name: [planned_spending("", plan)] for name, plan in whole.items()}
         delta = max(plan.delta for plan in whole.values())
-        found = {view: joint_spending(spendings, view).epsilon(delta) for view in views}
+        found = {view: joint_epsilon(joint_spendings(spendings, view), delta) for view in views}
     except (ConfigError, NotKnownError) as error:
         return PersonSpending(len(sizes), first.delta, unknown, str(error))
     return PersonSpending(

@@ -244,7 +244,7 @@ def open_federation(
             entrance=entrance,
         )
         if ledger.closing is None:
-            for release in entrance.earlier:
+            for release in entrance.unlisted(ledger):
                 doors[name].note(release)
     if awaited and config.audit.replay is not None:
         raise CoinsAwaitedError(directory, config.audit.replay.card, awaited)

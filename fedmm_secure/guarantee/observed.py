@@ -38,9 +38,9 @@ def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
 
 
 def is_of_runs(event: DpEvent, most: int) -> bool:
-    """Whether an event is what so many runs at most make a view observe, in a form that is noted of them.
+    """Whether an event is what so many runs at most make a view observe, in a form that earlier versions noted of them.
 
-    That is a list of mechanisms or, of earlier versions, one of runs that are such lists. Compositions of another form
+    That is a list of mechanisms, or one of runs that are such lists. Compositions of another form
     come to the same, to nothing even, in ways without number: they would have room for a message.
     """
     if not isinstance(event, ComposedDpEvent):

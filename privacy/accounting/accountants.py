@@ -14,6 +14,7 @@ import dp_accounting
 import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from numpy.typing import NDArray
 
 from privacy.accounting.events import GaussianSteps, gaussian_steps
@@ -25,6 +26,7 @@ from privacy.accounting.losses import (
     beyond_reach,
     composed_losses,
     fitting_interval,
+    largest_deltas,
 )
 
 Accountant = Callable[[Sequence[DpEvent], float], float]
@@ -44,7 +46,7 @@ def pld_epsilon(events: Sequence[DpEvent], delta: float, *, interval: float | No
     what fits the steps: less than a per mille looser than the finest.
     """
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    return math.inf if steps is None else group_pld_epsilon(_once_each(steps), delta, interval=interval)
+    return math.inf if steps is None else group_pld_epsilon(once_each(steps), delta, interval=interval)
 
 
 def finely(events: Sequence[DpEvent], delta: float) -> float:
@@ -60,9 +62,7 @@ def pld_deltas(
     By privacy loss distributions: upper bounds.
     """
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    if steps is None or beyond_reach(_once_each(steps), interval):
-        return np.ones(len(epsilons))
-    return np.array(_pld_deltas(_sorted(_once_each(steps)), tuple(epsilons.tolist()), interval))
+    return np.ones(len(epsilons)) if steps is None else group_pld_deltas(once_each(steps), epsilons, interval=interval)
 
 
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
@@ -80,17 +80,18 @@ def prv_work(compositions: Iterable[tuple[Sequence[DpEvent], float]]) -> int:
 def _prv_steps(events: Sequence[DpEvent]) -> _PRVSteps | None:
     """Equal steps merged; None where ε is infinite."""
     steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    if steps is None or sum(steps.values()) > MOST_STEPS or beyond_reach(_once_each(steps), COARSE):
+    if steps is None or sum(steps.values()) > MOST_STEPS or beyond_reach(once_each(steps), COARSE):
         return None
     return tuple(sorted(steps.items()))
 
 
 def within_reach(event: DpEvent) -> bool:
     """Whether an event's losses can be composed on any grid; those of every run that can be planned can."""
-    return not beyond_reach(_once_each(gaussian_steps(event) or {}), FINE)
+    return not beyond_reach(once_each(gaussian_steps(event) or {}), FINE)
 
 
-def _once_each(steps: GaussianSteps) -> SeveralTimes:
+def once_each(steps: GaussianSteps) -> SeveralTimes:
+    """Steps that one person moves once."""
     return {(*step, 1): count for step, count in steps.items()}
 
 
@@ -106,6 +107,16 @@ def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float | No
     return math.inf if beyond_reach(steps, interval) else _pld_epsilon(_sorted(steps), delta, interval)
 
 
+def group_pld_deltas(
+    steps: SeveralTimes, epsilons: NDArray[np.float64], *, interval: float | None = None
+) -> NDArray[np.float64]:
+    """δ at each ε ``(n,)``; see ``group_pld_epsilon`` for the rest, and ``pld_deltas``."""
+    interval = fitting_interval(steps) if interval is None else interval
+    if beyond_reach(steps, interval):
+        return np.ones(len(epsilons))
+    return np.array(_pld_deltas(_sorted(steps), tuple(epsilons.tolist()), interval))
+
+
 def _sorted(steps: SeveralTimes) -> _Steps:
     return tuple(sorted(steps.items()))
 
@@ -118,13 +129,17 @@ _PRVSteps = tuple[tuple[tuple[float, float], int], ...]
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(steps: _Steps, delta: float, interval: float) -> float:
-    return float(composed_losses(dict(steps), interval).get_epsilon_for_delta(delta))
+    return float(_losses(steps, interval).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=64)
 def _pld_deltas(steps: _Steps, epsilons: tuple[float, ...], interval: float) -> tuple[float, ...]:
-    losses = composed_losses(dict(steps), interval)
-    return tuple(float(losses.get_delta_for_epsilon(epsilon)) for epsilon in epsilons)
+    return tuple(largest_deltas(_losses(steps, interval), np.array(epsilons)).tolist())
+
+
+@lru_cache(maxsize=8)
+def _losses(steps: _Steps, interval: float) -> PrivacyLossDistribution:
+    return composed_losses(dict(steps), interval)
 
 
 @lru_cache(maxsize=4096)
@@ -145,7 +160,7 @@ def _prv_numbers(steps: _PRVSteps, delta: float) -> int:
 
 def _prv_error(steps: _PRVSteps, delta: float) -> float:
     """How exactly PRV is asked; how large ε is says that, and has no part in the answer."""
-    about = group_pld_epsilon(_once_each(dict(steps)), delta, interval=ROUGH)
+    about = group_pld_epsilon(once_each(dict(steps)), delta, interval=ROUGH)
     return max(1e-3, PRV_RELATIVE_ERROR * about)
 
 

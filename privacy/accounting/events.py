@@ -14,8 +14,6 @@ from typing import Any
 from dp_accounting import dp_event
 from dp_accounting.dp_event import DpEvent
 
-from privacy.accounting.lines import canonical_json
-
 # What accountants are asked: beyond it no run has use for an answer, and none comes in bounded time and memory.
 _NOISE_MULTIPLIERS = (1e-2, 1e7)
 _MOST_STEPS = 10**8
@@ -153,19 +151,6 @@ def parts(event: DpEvent) -> Iterator[DpEvent]:
             yield from parts(part)
     else:
         yield event
-
-
-def repetitions(events: Sequence[DpEvent]) -> DpEvent:
-    """The composition of events with equal mechanisms as repetitions of one: as long as there are distinct ones."""
-    found: dict[bytes, tuple[DpEvent, int]] = {}
-    for part in parts(dp_event.ComposedDpEvent(list(events))):
-        repeated = isinstance(part, dp_event.SelfComposedDpEvent)
-        single, count = (part.event, part.count) if repeated else (part, 1)
-        name = canonical_json(event_to_data(single))
-        found[name] = single, count + found.get(name, (single, 0))[1]
-    return dp_event.ComposedDpEvent(
-        [one if count == 1 else dp_event.SelfComposedDpEvent(one, count) for one, count in found.values()]
-    )
 
 
 def is_part_of(events: Sequence[DpEvent], plan: Sequence[DpEvent]) -> bool:

@@ -31,15 +31,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 
-from privacy.accounting.accountants import group_pld_epsilon
+from privacy.accounting.accountants import group_pld_epsilon, once_each
 from privacy.accounting.events import OneNoiseDpEvent, gaussian_steps, parts
+from privacy.accounting.filters import RunCost, filter_epsilon, gaussian_cost
 from privacy.accounting.guarantees import epsilon_as_drawn
-from privacy.accounting.losses import COARSE, ROUGH
+from privacy.accounting.losses import COARSE, ROUGH, SeveralTimes
 from privacy.accounting.spendings import Spending
 
 GaussianStep = tuple[float, float]  # noise multiplier, sampling rate
@@ -51,36 +54,60 @@ class NotKnownError(ValueError):
 
 @dataclass(frozen=True)
 class Joint:
-    """What all runs spend on a person who has rows in several markets.
+    """What one run, or one course of it, spends on a person who has rows in several markets.
 
     Attributes:
-        markets: in how many.
         own: events of noise that is a market's own.
         shared: how often each step of one noise was run, by the number of times that the person may move it.
-        spendings: all that were composed.
+        spendings: of the markets.
     """
 
-    markets: int
     own: tuple[DpEvent, ...]
     shared: Mapping[tuple[float, float, int], int]
     spendings: tuple[Spending, ...]
 
-    def epsilon(self, delta: float) -> float:
-        """ε at ``delta``, an upper bound; ``inf`` if any part is not private."""
+    @property
+    def steps(self) -> SeveralTimes | None:
+        """How often each (noise multiplier, sampling rate, times) is run; None if any part is not private."""
         own = gaussian_steps(ComposedDpEvent(list(self.own)))
         if own is None:
-            return math.inf
-        steps = Counter({(*step, 1): count for step, count in own.items()})
+            return None
+        steps = Counter(dict(once_each(own)))
         steps.update(self.shared)
-        # mixtures take a hundred times as long, and lose as little on a coarser grid
+        return steps
+
+    def cost(self, delta: float) -> RunCost:
+        """What it adds to other runs, of which ε is asked at ``delta``."""
+        failures = sum(one.extra_delta for one in self.spendings)
+        if self.steps is None:
+            return RunCost(math.inf, failures)
+        coordinates = sum(one.coordinates for one in self.spendings)
+        return RunCost(gaussian_cost(self.steps, coordinates, delta, interval=self._interval(delta)), failures)
+
+    def epsilon(self, delta: float) -> float:
+        """ε at ``delta`` of it alone, an upper bound; ``inf`` if any part is not private."""
+        if self.steps is None:
+            return math.inf
+        epsilon_at = partial(group_pld_epsilon, self.steps, interval=self._interval(delta))
+        return epsilon_as_drawn(epsilon_at, self.spendings, delta)
+
+    def _interval(self, delta: float) -> float:
+        """Grid of its losses: mixtures take a hundred times as long, and lose as little on a coarser one."""
         interval = ROUGH if any(rate < 1.0 for _, rate, _ in self.shared) else COARSE
-        rough = group_pld_epsilon(steps, delta, interval=10.0 * ROUGH)
-        interval *= max(1.0, rough / 10.0) if math.isfinite(rough) else 1.0
-        return epsilon_as_drawn(lambda at: group_pld_epsilon(steps, at, interval=interval), self.spendings, delta)
+        rough = group_pld_epsilon(self.steps or {}, delta, interval=10.0 * ROUGH)
+        return interval * (max(1.0, rough / 10.0) if math.isfinite(rough) else 1.0)
 
 
-def joint_spending(spendings: Mapping[str, Sequence[Spending]], view: str) -> Joint:
-    """What a view observes of a person who has rows in all the markets, over all runs on their data.
+def joint_epsilon(runs: Sequence[Joint], delta: float) -> float:
+    """ε at ``delta`` of runs on a person in several markets, however each was chosen by what others showed."""
+    spent = [run for run in runs if run.steps != {}]
+    if len(spent) > 1:
+        return filter_epsilon([run.cost(delta) for run in runs], delta)
+    return spent[0].epsilon(delta) if spent else 0.0
+
+
+def joint_spendings(spendings: Mapping[str, Sequence[Spending]], view: str) -> list[Joint]:
+    """What a view observes of a person who has rows in all the markets, by run on their data.
 
     Args:
         spendings: by market, of all runs on its data.
@@ -93,16 +120,19 @@ def joint_spending(spendings: Mapping[str, Sequence[Spending]], view: str) -> Jo
     for market, found in spendings.items():
         for one in found:
             runs.setdefault(one.run, {}).setdefault(market, []).append(one)
-    own: list[DpEvent] = []
-    shared: Counter[tuple[float, float, int]] = Counter()
-    for run, by_market in runs.items():
-        _require_whole(run, by_market)
-        events = [[part for one in found for part in parts(one.observed(view))] for found in by_market.values()]
-        own += [part for found in events for part in found if not isinstance(part, OneNoiseDpEvent)]
+    return [joint for run, by_market in runs.items() for joint in _courses(run, by_market, view)]
+
+
+def _courses(run: str, by_market: Mapping[str, Sequence[Spending]], view: str) -> Iterator[Joint]:
+    """What each course of a run spends: markets whose state was put back have several."""
+    _require_whole(run, by_market)
+    for course in zip_longest(*by_market.values()):
+        spendings = [one for one in course if one is not None]
+        events = [list(parts(one.observed(view))) for one in spendings]
+        own = [part for found in events for part in found if not isinstance(part, OneNoiseDpEvent)]
         sums = [[part for part in found if isinstance(part, OneNoiseDpEvent)] for found in events]
-        if any(sums):
-            shared.update(_of_sums(run, sums, by_market))
-    return Joint(len(spendings), tuple(own), shared, tuple(one for found in spendings.values() for one in found))
+        shared = _of_sums(run, sums, by_market) if any(sums) else {}
+        yield Joint(tuple(own), shared, tuple(spendings))
 
 
 def _require_whole(run: str, by_market: Mapping[str, Sequence[Spending]]) -> None:

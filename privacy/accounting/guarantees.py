@@ -13,13 +13,16 @@ from dp_accounting.dp_event import ComposedDpEvent, DpEvent
 from privacy.accounting.accountants import Accountant, finely, planning_interval, pld_epsilon
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.exactness import discretisation_slack, epsilon_with_slack
+from privacy.accounting.filters import RunCost, filter_epsilon, noted_cost, run_cost
 from privacy.accounting.ledger import Entry, depended_on, stage_group
 from privacy.accounting.losses import COARSE, ROUGH
+from privacy.accounting.spendings import Spending
 from privacy.accounting.text import delta_text
 
 EARLIER_RUNS = "earlier-runs"  # the stage that carries what runs before this one spent on the same data
 STATED, STATED_EARLIER = pld_epsilon, finely  # by which ε is stated, and was by versions before
-EARLIER_RUNS_MECHANISM = "what runs before this one spent on the same data"
+EARLIER_RUNS_MECHANISM = "what runs before this one spent on the same data, as one Gaussian mechanism"
+LISTED_EARLIER_RUNS = "what runs before this one spent on the same data"  # step by step, in ledgers of versions before
 
 
 @dataclass(frozen=True)
@@ -143,18 +146,40 @@ def changed_rows(guarantee: Guarantee) -> Guarantee:
 def guarantee_with_earlier_runs(
     entries: Sequence[Entry], view: str, *, accountant: Accountant = pld_epsilon
 ) -> Guarantee:
-    """Guarantee against a view that observed this run and those before it on the same data.
+    """Guarantee against a view that observed this run and those before it on the same data, however each was chosen.
 
-    Runs before it may have any number of distinct steps: where there are some, all is composed coarsely.
+    Ledgers of earlier versions list the steps of all runs before in one; whose they were, they do not say. What they
+    stated is plain composition, which holds of runs that were laid down beforehand.
     """
     delta, unit = entries[0].delta, entries[0].unit
-    others = [entry for entry in entries if entry.stage == EARLIER_RUNS]
-    earlier = [entry.event_for(view) for entry in others]
-    basis = "plain composition of this run with the runs before it that the privacy account holds"
-    accountant = coarsely if _any_step(earlier) else accountant
-    observed = view_entries(entries, view)
-    events = [entry.event_for(view) for entry in observed]
-    return _guarantee([*events, *earlier], [*observed, *others], delta, unit, basis, accountant)
+    observed, notes = view_entries(entries, view), [entry for entry in entries if entry.stage == EARLIER_RUNS]
+    own, earlier = ([entry.event_for(view) for entry in found] for found in (observed, notes))
+    if any(note.mechanism == LISTED_EARLIER_RUNS for note in notes) or not _any_step(earlier):
+        basis = "plain composition of this run with the runs before it that the privacy account holds"
+        accountant = coarsely if _any_step(earlier) else accountant
+        return _guarantee([*own, *earlier], [*observed, *notes], delta, unit, basis, accountant)
+    cost = run_cost(ComposedDpEvent(own), sum(entry.coordinates for entry in observed), delta)
+    costs = [RunCost(cost, sum(entry.extra_delta for entry in observed))]
+    costs += [RunCost(noted_cost(note.event_for(view)), note.extra_delta) for note in notes]
+    epsilon = filter_epsilon(costs, delta)
+    basis = "fully adaptive composition of this run with the runs before it that the privacy account holds"
+    return Guarantee(None if math.isinf(epsilon) else epsilon, delta, unit, basis)
+
+
+def several_runs_epsilon(spendings: Sequence[Spending], view: str, delta: float) -> float:
+    """ε at ``delta`` of all that runs make a view observe, however each was chosen by what others showed.
+
+    That of a single one by its losses, which were laid down beforehand; of several by ``privacy.accounting.filters``.
+    """
+    events = [one.observed(view) for one in spendings]
+    if sum(gaussian_steps(event) != {} for event in events) > 1:
+        return filter_epsilon([RunCost(cost_of(one, view, delta), one.extra_delta) for one in spendings], delta)
+    return composed_epsilon(events, spendings, delta)
+
+
+def cost_of(spending: Spending, view: str, delta: float) -> float:
+    """Squared μ of the Gaussian mechanism that tells a view no less than a run; for an ε of all at ``delta``."""
+    return run_cost(spending.observed(view), spending.coordinates, delta)
 
 
 def _any_step(events: Sequence[DpEvent]) -> bool:

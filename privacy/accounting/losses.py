@@ -112,6 +112,29 @@ def _on_grid(deviation: float, rate: float, direction: AdjacencyType, interval: 
     return create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas)
 
 
+def largest_deltas(losses: PrivacyLossDistribution, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """δ of a composition at each ε ``(n,)`` of 0 or more, the larger of adding and of removing one.
+
+    The library's to rounding, whose loop over all losses in Python is most of what many ε cost.
+    """
+    directions = {id(one): one.to_dense_pmf() for one in (losses._pmf_remove, losses._pmf_add)}  # one where both are
+    found: NDArray[np.float64] = np.max([_deltas(one, epsilons) for one in directions.values()], axis=0)
+    return found
+
+
+def _deltas(pmf: PLDPmf, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``sum p(l) (1 - e^(ε - l))`` over losses l above ε, and what is infinite."""
+    first = max(-pmf._lower_loss, 0)  # no loss below 0 is above an ε
+    values = (np.arange(first, pmf.size) + pmf._lower_loss) * pmf._discretization
+    upper, lower = (
+        np.append(np.cumsum(mass[::-1])[::-1], 0.0)
+        for mass in (pmf._probs[first:], pmf._probs[first:] * np.exp(-values))
+    )
+    above = np.searchsorted(values, epsilons, side="right")
+    found: NDArray[np.float64] = np.clip(pmf._infinity_mass + upper[above] - np.exp(epsilons) * lower[above], 0.0, 1.0)
+    return found
+
+
 def fitting_interval(steps: SeveralTimes) -> float:
     """The grid on which the ε of some steps is stated: as coarse as it may be without being looser by a thousandth.
 

@@ -14,13 +14,13 @@ from functools import cached_property
 
 import numpy as np
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
-from numpy.typing import NDArray
 
-from privacy.accounting.accountants import pld_deltas
+from privacy.accounting.accountants import once_each
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.exactness import discretisation_slack
 from privacy.accounting.guarantees import Drawn, view_entries
 from privacy.accounting.ledger import Entry
+from privacy.accounting.losses import COARSE
+from privacy.accounting.profiles import drawn_profile
 
 _EPSILONS = np.concatenate(
     [np.linspace(0.0, 4.0, 161), np.linspace(4.1, 12.0, 80), np.linspace(12.5, 40.0, 56), np.linspace(42.0, 100.0, 30)]
@@ -135,18 +135,12 @@ def view_curve(entries: Sequence[Entry], view: str) -> TradeOffCurve | None:
 def drawn_curve(events: Sequence[DpEvent], entries: Sequence[Drawn]) -> TradeOffCurve | None:
     """The curve of events whose noise is discrete, drawn as the entries say; None if any part is not private.
 
-    δ at each ε by privacy loss distributions of the continuous noise. What the discrete law and the sampler may add
-    comes on top, as in ``privacy.accounting.exactness``: for slack of ``a + b``, tail τ and distance η, ε becomes
-    ``ε + a + b`` and δ ``e^(a + b) (δ + e^ε τ) + (1 + e^(ε + a + b)) η``. What the entries say of δ is added.
+    δ at each ε is that of ``privacy.accounting.profiles``; what the entries say of δ is added.
     """
-    if gaussian_steps(ComposedDpEvent(list(events))) is None:
+    steps = gaussian_steps(ComposedDpEvent(list(events)))
+    if steps is None:
         return None
-    slack = discretisation_slack(sum(entry.coordinates for entry in entries), 1)
-    extra = sum(entry.extra_delta for entry in entries)
-    total = _EPSILONS + slack.epsilon
-    deltas: NDArray[np.float64] = (
-        math.exp(slack.epsilon) * (pld_deltas(events, _EPSILONS) + np.exp(_EPSILONS) * slack.tail)
-        + (1.0 + np.exp(total)) * slack.distance
-        + extra
-    )
-    return TradeOffCurve(tuple(total.tolist()), tuple(np.minimum(deltas, 1.0).tolist()))
+    coordinates = sum(entry.coordinates for entry in entries)
+    profile = drawn_profile(once_each(steps), coordinates, _EPSILONS, interval=COARSE)
+    deltas = profile.deltas + sum(entry.extra_delta for entry in entries)
+    return TradeOffCurve(tuple(profile.epsilons.tolist()), tuple(np.minimum(deltas, 1.0).tolist()))

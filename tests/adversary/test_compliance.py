@@ -406,6 +406,15 @@ def test_an_account_in_which_the_run_spent_nothing():
     assert "exceeds the limit 1" in "".join(document_verdict(forged).reasons)
 
 
+@pytest.mark.parametrize("where", ["epsilon", "ledger_epsilon"])
+def test_runs_that_nothing_bounds_together_though_each_has_a_budget(where):
+    """Two that find their catalogues, with half of δ each for the case that an item of one user alone is published."""
+    found = document(runs={"runs": 2, "ledger_runs": 2, where: dict.fromkeys(VIEWS)})
+    market = found.markets["m"]
+    assert (market.all_runs.without_bound, market.views["release"].epsilon) == (0, 8.0)  # what was asked alone
+    assert "no bound on what the release view learns over all runs" in "".join(document_verdict(found).reasons)
+
+
 def test_a_ledger_that_names_more_runs_than_the_account():
     forged = document(
         declared={"max_epsilon": 10.0}, runs={"ledger_runs": 2, "ledger_epsilon": dict.fromkeys(VIEWS, 12.0)}

@@ -14,7 +14,7 @@ from fedmm_secure.errors import ConfigError
 from privacy.accounting import ledger_check, random_variables
 from privacy.accounting.accountants import MOST_STEPS, finely, pld_deltas, pld_epsilon, prv_epsilon
 from privacy.accounting.events import event_from_data, event_problem
-from privacy.accounting.guarantees import coarsely
+from privacy.accounting.guarantees import LISTED_EARLIER_RUNS, coarsely
 from privacy.accounting.ledger import CHARGE, Charge, Entry, LedgerContent, depended_on
 from privacy.accounting.losses import COARSE, FINE, GaussianLosses, beyond_reach
 from tests.conftest import tiny
@@ -45,8 +45,9 @@ def grid(noise_multiplier, interval=COARSE):
 
 
 @pytest.mark.parametrize("data", [ONE, MANY, SMALL_STEPS], ids=["one", "many", "small steps"])
-def test_a_note_of_earlier_runs_is_answered(released_copy, data):
-    """It has the form of a note: what is asked for is within the bounds of single events."""
+def test_a_note_of_earlier_runs_is_answered(released_copy, data, monkeypatch):
+    """It has the form of a note of an earlier version: what is asked for is within the bounds of single events."""
+    monkeypatch.setattr("experiments.verification.run.same_code", lambda evidence: False)
     assert event_problem(event_from_data(data)) is None
     run = Forgery(released_copy)
     for entry in run.entries("m0"):
@@ -54,7 +55,7 @@ def test_a_note_of_earlier_runs_is_answered(released_copy, data):
             run_of = data if data["kind"] == "composed" else {"kind": "composed", "events": [data]}
             noted = {"kind": "composed", "events": [run_of]}
             entry["view_events"] = dict.fromkeys(("market", "consumer", "release"), noted)
-            entry["remark"] = "1"
+            entry |= {"remark": "1", "mechanism": LISTED_EARLIER_RUNS}
     run.finish(owner=False)
     found = examine_run(released_copy).checks
     assert {name for name, findings in found.items() if findings} == {"epsilon", "closing line"}

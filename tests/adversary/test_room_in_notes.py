@@ -1,4 +1,5 @@
-"""Rows as the way that a note of earlier runs puts together what they spent: nothing, in whatever many parts."""
+"""Rows in a note of what earlier runs spent, which nobody but its owner can compute: in how it is put together, as
+nothing in whatever many parts, and in digits of its numbers."""
 
 import pytest
 from dp_accounting.dp_event import (
@@ -12,7 +13,9 @@ from dp_accounting.dp_event import (
 
 from experiments.verification import examine_run, spending
 from fedmm_secure.guarantee.observed import is_of_runs
-from privacy.accounting.events import OneNoiseDpEvent, parts, repetitions
+from privacy.accounting.events import OneNoiseDpEvent, parts
+from privacy.accounting.filters import is_noted, noted_event
+from privacy.accounting.guarantees import LISTED_EARLIER_RUNS
 from tests.forgery import Forgery
 from tests.manipulations import ROWS
 
@@ -53,6 +56,7 @@ def rows_in_a_note(released_copy, request):
     run = Forgery(released_copy)
     (note,) = (entry for entry in run.entries("m0") if entry["stage"] == "earlier-runs")
     note |= {"view_events": dict.fromkeys(note["view_events"], put(ROWS[:BYTES])), "remark": runs}
+    note["mechanism"] = LISTED_EARLIER_RUNS
     run.state_again()
     run.finish(owner=True)
     (note,) = (entry for entry in Forgery(released_copy).entries("m0") if entry["stage"] == "earlier-runs")
@@ -75,13 +79,35 @@ def findings(run):
     return {name: [one.what for one in found] for name, found in examine_run(run).checks.items() if found}
 
 
-def test_rows_in_a_note(rows_in_a_note):
+@pytest.mark.parametrize("other_code", [False, True])
+def test_rows_in_a_note(rows_in_a_note, monkeypatch, other_code):
+    monkeypatch.setattr("experiments.verification.run.same_code", lambda evidence: not other_code)
     assert findings(rows_in_a_note) == {"plan": ["is no note of earlier runs"]}
 
 
 def test_they_verified(rows_in_a_note, monkeypatch):
+    monkeypatch.setattr("experiments.verification.run.same_code", lambda evidence: False)
     monkeypatch.setattr(spending, "is_of_runs", lambda event, runs: sum(1 for _ in parts(event)) <= 32 * runs)
     assert findings(rows_in_a_note) == {}
+
+
+@pytest.fixture
+def bits_in_a_note(released_copy):
+    """Fifty bits in the noise that a note names, where runs before cost what they cost."""
+    run = Forgery(released_copy)
+    (note,) = (entry for entry in run.entries("m0") if entry["stage"] == "earlier-runs")
+    noise = 1.0 + int.from_bytes(ROWS[:6], "big") / 2**50
+    note |= {"remark": "1", "view_events": {"market": composed({"kind": "gaussian", "noise_multiplier": noise})}}
+    run.state_again()
+    run.finish(owner=True)
+    assert int((noise - 1.0) * 2**50).to_bytes(6, "big") == ROWS[:6]
+    return released_copy
+
+
+def test_bits_in_a_note(bits_in_a_note, monkeypatch):
+    assert findings(bits_in_a_note) == {"plan": ["is no note of earlier runs"]}
+    monkeypatch.setattr(spending, "is_noted", lambda event, runs: True)  # as it was: any number would do
+    assert findings(bits_in_a_note) == {}
 
 
 ONE = GaussianDpEvent(2.0)
@@ -94,9 +120,9 @@ UNBOUNDED = NonPrivateDpEvent()
     ("event", "runs", "right"),
     [
         (ComposedDpEvent([]), 0, True),
-        (repetitions([RUN]), 1, True),
-        (repetitions([RUN, UNBOUNDED, RUN, UNBOUNDED]), 4, True),
-        (ComposedDpEvent([RUN, UNBOUNDED]), 2, True),  # as earlier versions noted it
+        (RUN, 1, True),
+        (ComposedDpEvent([SelfComposedDpEvent(ONE, 2), SelfComposedDpEvent(UNBOUNDED, 2)]), 4, True),
+        (ComposedDpEvent([RUN, UNBOUNDED]), 2, True),
         (ComposedDpEvent([RUN, RUN]), 1, False),
         (RUN, 0, False),
         (UNBOUNDED, 1, False),
@@ -108,5 +134,26 @@ UNBOUNDED = NonPrivateDpEvent()
         (ComposedDpEvent([SelfComposedDpEvent(RUN, 3)]), 1, False),
     ],
 )
-def test_the_form_of_what_runs_spent(event, runs, right):
+def test_the_form_of_what_runs_spent_in_earlier_versions(event, runs, right):
     assert is_of_runs(event, runs) == right
+
+
+@pytest.mark.parametrize(
+    ("event", "runs", "right"),
+    [
+        (ComposedDpEvent([]), 0, True),
+        (noted_event([0.3, 0.4]), 2, True),
+        (noted_event([]), 3, True),
+        (noted_event([1e-30]), 1, True),
+        (noted_event([float("inf")]), 1, True),
+        (noted_event([0.3]), 0, False),
+        (ComposedDpEvent([GaussianDpEvent(1.234)]), 1, True),
+        (ComposedDpEvent([GaussianDpEvent(1.2341)]), 1, False),
+        (ComposedDpEvent([GaussianDpEvent(1.0), GaussianDpEvent(1.0)]), 2, False),
+        (ComposedDpEvent([ComposedDpEvent([])]), 1, False),
+        (GaussianDpEvent(1.0), 1, False),
+        (UNBOUNDED, 1, False),
+    ],
+)
+def test_the_form_of_what_runs_spent(event, runs, right):
+    assert is_noted(event, runs) == right

@@ -12,7 +12,7 @@ from fedmm_secure.federation import account
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy import foreign
 from privacy.accounting import ledger as ledgers
-from privacy.accounting.events import OneNoiseDpEvent, gaussian_steps, repetitions
+from privacy.accounting.events import OneNoiseDpEvent
 from privacy.accounting.guarantees import guarantee_with_earlier_runs
 from privacy.accounting.ledger import Ledger, LedgerError, read_ledger
 from privacy.accounting.spendings import Spending
@@ -26,27 +26,24 @@ def noted(path, runs):
     """A ledger with a note of so many earlier runs; and its ε with them."""
     ledger = Ledger(path)
     ledger.open({"run": "r", "market": "m"})
-    release = account._note([Spending(f"{run:032x}", dict.fromkeys(DECRYPTED_VIEWS, RUN)) for run in range(runs)])
-    ledger.note(release.entry("m", delta=1e-5, seeded=False))
+    earlier = [Spending(f"{run:032x}", dict.fromkeys(DECRYPTED_VIEWS, RUN)) for run in range(runs)]
+    ledger.note(account._note(earlier, 1e-5).entry("m", delta=1e-5, seeded=False))
     return guarantee_with_earlier_runs(read_ledger(path).entries, "release").epsilon
 
 
-def each_by_itself(events):
-    return ComposedDpEvent(list(events))
+def each_by_itself(costs):
+    return ComposedDpEvent([RUN] * len(list(costs)))
 
 
-def test_a_note_is_as_long_as_there_are_distinct_mechanisms(tmp_path, monkeypatch):
+def test_a_note_is_of_one_length(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign, "MAX_LINE_BYTES", ROOM)
-    many = noted(tmp_path / "many", 200)
-    with mock.patch.object(account, "repetitions", each_by_itself):
-        with pytest.raises(LedgerError, match="a line of"):  # the attack: written, and never read again
-            noted(tmp_path / "as it was", 200)
-        monkeypatch.undo()
-        assert many == noted(tmp_path / "with room", 200)
+    assert noted(tmp_path / "few", 2) < noted(tmp_path / "many", 200) < 400.0
+    with mock.patch.object(account, "noted_event", each_by_itself), pytest.raises(LedgerError, match="a line of"):
+        noted(tmp_path / "as it was", 200)  # the attack: written, and never read again
 
 
 def test_a_ledger_takes_no_line_that_nobody_could_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(account, "repetitions", each_by_itself)
+    monkeypatch.setattr(account, "noted_event", each_by_itself)
     monkeypatch.setattr(ledgers, "MAX_LINE_BYTES", ROOM)
     with pytest.raises(LedgerError, match="cannot hold a line of"):
         noted(tmp_path / "ledger", 200)
@@ -54,11 +51,3 @@ def test_a_ledger_takes_no_line_that_nobody_could_read(tmp_path, monkeypatch):
     monkeypatch.setattr(ledgers, "MAX_LINES_BYTES", (tmp_path / "ledger").stat().st_size)
     with pytest.raises(LedgerError, match="cannot hold a line of"):
         Ledger(tmp_path / "ledger").close({})
-
-
-@pytest.mark.parametrize("times", [1, 7])
-def test_repetitions_are_the_same_mechanisms(times):
-    found = repetitions([RUN] * times)
-    assert gaussian_steps(found) == gaussian_steps(ComposedDpEvent([RUN] * times))
-    assert [type(event).__name__ for event in found.events].count("OneNoiseDpEvent") == (times == 1)
-    assert len(found.events) == 3

@@ -3,6 +3,7 @@
 The seed is for tests. Whoever has the configuration, which is handed out, takes the noise off.
 """
 
+import math
 from unittest import mock
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedmm_secure.federation.releases import embed_privately
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.statement import guarantees
 from fedmm_secure.storage.encoding import read_arrays
+from privacy.accounting.filters import noted_event
 from privacy.accounting.guarantees import EARLIER_RUNS
 from privacy.mechanisms.counts import integer_rows
 from privacy.mechanisms.grid import Grid
@@ -74,7 +76,7 @@ def test_what_it_notes_of_earlier_runs_has_no_seed(files, tmp_path, monkeypatch)
     begun(configuration(files, SEED), tmp_path / "first")
     federation, _ = begun(configuration(files, SEED), tmp_path / "second")
     (note,) = [entry for entry in federation.entries("m0") if entry.stage == EARLIER_RUNS]
-    assert (note.remark, note.coordinates > 0, note.seeded) == ("1", True, False)
+    assert (note.remark, note.event_for("market"), note.seeded) == ("1", noted_event([math.inf]), False)
 
 
 def test_it_leaves_later_runs_on_the_same_rows_without_a_bound(files, tmp_path, monkeypatch):

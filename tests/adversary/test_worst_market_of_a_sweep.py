@@ -10,7 +10,7 @@ import pytest
 from dp_accounting.dp_event import GaussianDpEvent
 
 from experiments.reports import sweep as reports
-from privacy.accounting.guarantees import coarsely, composed_epsilon
+from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.spendings import Spending
 
 CELLS = {"all": ("m0", "m1", "m2", "m3"), "without-m0": ("m1", "m2", "m3")}
@@ -29,7 +29,7 @@ def swept(monkeypatch):
     told["careless"] = {"privacy": {"markets": {"m0": {"market": {"delta": 0.5}}}}}
     monkeypatch.setattr(reports, "read_metrics", told.__getitem__)
     monkeypatch.setattr(reports, "spent_on_same_data", lambda account, directory, market: held[market])
-    worst = composed_epsilon([one.events["market"] for one in held["m0"]], held["m0"], DELTA, coarsely)
+    worst = several_runs_epsilon(held["m0"], "market", DELTA)
 
     def made(*cells, protect=("federation", "federation")):
         kept = [

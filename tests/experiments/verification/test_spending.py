@@ -1,6 +1,7 @@
 """A ledger against its plan, on ledgers made of the plan and changed: no pipeline runs."""
 
 import hashlib
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +14,8 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
-from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM
+from privacy.accounting.filters import noted_event, noted_failures
+from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, LISTED_EARLIER_RUNS
 from privacy.accounting.ledger import Ledger, read_ledger
 from privacy.aggregation.identities import Identity
 from tests.conftest import tiny
@@ -78,9 +80,10 @@ class Written:
         else:
             self.seal(self.charge(release, **changed))
 
-    def findings(self, left_out=()):
+    def findings(self, left_out=(), *, other_code=False):
+        content = read_ledger(self.ledger.path)
         found = spending_findings(
-            self.ledger.path, read_ledger(self.ledger.path), self.plan, data=ROWS, left_out=left_out
+            self.ledger.path, content, self.plan, data=ROWS, left_out=left_out, other_code=other_code
         )
         assert all(finding.where.startswith(str(self.ledger.path)) for finding in found)
         return [f"{finding.where.rsplit('/', 1)[-1]}: {finding.what}" for finding in found]
@@ -143,8 +146,8 @@ def test_seals_may_come_later_and_notes_of_earlier_runs_anywhere(written):
     charges = []
     for release in planned(written):
         charges.append(written.charge(release))
-    spent = ComposedDpEvent([ComposedDpEvent([GaussianDpEvent(1.0)]), NonPrivateDpEvent()])
-    written.note(EARLIER, remark="2", view_events={"market": spent}, coordinates=5, extra_delta=1e-9)
+    spent = {"market": noted_event([0.4, 0.3]), "release": noted_event([math.inf, 0.3])}
+    written.note(EARLIER, remark="2", view_events=spent, extra_delta=noted_failures([1.234567e-6]))
     for charge in reversed(charges):
         written.seal(charge)
     assert written.findings() == []
@@ -370,11 +373,32 @@ def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):
     assert "m0.jsonl:3: is no note of earlier runs" in written.findings()
 
 
-def test_a_note_of_earlier_runs_says_what_their_noise_was_drawn_from(written):
-    written.note(EARLIER, remark="1", coordinates=10_000, extra_delta=1e-6)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"coordinates": 10_000},
+        {"extra_delta": 1.23456e-6},
+        {"view_events": {"market": ComposedDpEvent([GaussianDpEvent(1.23456)])}},
+        {"view_events": {"market": ComposedDpEvent([GaussianDpEvent(1.2), GaussianDpEvent(1.2)])}},
+        {"view_events": {"market": GaussianDpEvent(1.2)}},
+    ],
+)
+def test_a_note_of_earlier_runs_has_few_digits(written, changed):
+    written.note(EARLIER, remark="2", **changed)
     for release in planned(written):
         written.add(release)
-    assert written.findings() == []
+    assert written.findings() == ["m0.jsonl:3: is no note of earlier runs"]
+
+
+def test_earlier_versions_list_the_steps_of_runs_before(written):
+    """Of another version alone: such a list has room for much that is no number of a plan."""
+    spent = ComposedDpEvent([ComposedDpEvent([GaussianDpEvent(1.23456)]), NonPrivateDpEvent()])
+    listed = {"remark": "2", "view_events": {"market": spent}, "coordinates": 5, "extra_delta": 1e-9}
+    written.note(replace(EARLIER, mechanism=LISTED_EARLIER_RUNS), **listed)
+    for release in planned(written):
+        written.add(release)
+    assert written.findings(other_code=True) == []
+    assert written.findings() == ["m0.jsonl:3: is no note of earlier runs"]
 
 
 @pytest.fixture

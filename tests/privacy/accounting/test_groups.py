@@ -10,7 +10,7 @@ from scipy import stats
 
 from privacy.accounting.accountants import group_pld_epsilon, pld_epsilon
 from privacy.accounting.events import OneNoiseDpEvent, event_from_data, event_to_data, gaussian_steps
-from privacy.accounting.groups import NotKnownError, joint_spending
+from privacy.accounting.groups import NotKnownError, joint_epsilon, joint_spendings
 from privacy.accounting.spendings import Spending, spending_from_data, spent_to_data
 from privacy.mechanisms.events import dp_sgd_event
 
@@ -22,7 +22,7 @@ def spending(event, markets=3, run="run"):
 
 
 def in_all(*markets):
-    return joint_spending({f"m{number}": list(found) for number, found in enumerate(markets)}, "release")
+    return joint_spendings({f"m{number}": list(found) for number, found in enumerate(markets)}, "release")
 
 
 def hockey_sticks(vectors, sigma, rate, epsilon):
@@ -61,7 +61,7 @@ def test_vectors_that_are_not_in_line_are_covered(angle):
 
 def test_without_sampling_the_noise_multiplier_is_divided_and_markets_of_a_sum_share_its_least():
     sums = [OneNoiseDpEvent(GaussianDpEvent(noise), 3) for noise in (6.0, 9.0, 7.0)]
-    found = in_all(*([spending(one)] for one in sums))
+    (found,) = in_all(*([spending(one)] for one in sums))
     assert found.shared == {(6.0, 1.0, 3): 1}
     assert found.epsilon(DELTA) == pytest.approx(pld_epsilon([GaussianDpEvent(2.0)], DELTA), rel=2e-3)
     assert found.epsilon(DELTA) > 1.5 * pld_epsilon([GaussianDpEvent(6.0)] * 3, DELTA)  # what plain composition says
@@ -70,10 +70,22 @@ def test_without_sampling_the_noise_multiplier_is_divided_and_markets_of_a_sum_s
 def test_noise_of_a_market_s_own_is_composed_beside_that_of_sums():
     own = dp_sgd_event(2.0, 0.1, 5)
     one = ComposedDpEvent([own, OneNoiseDpEvent(GaussianDpEvent(6.0), 3)])
-    found = in_all(*([spending(one)] for _ in range(3)))
+    (found,) = in_all(*([spending(one)] for _ in range(3)))
     composed = pld_epsilon([*[own] * 3, GaussianDpEvent(2.0)], DELTA)
     assert found.epsilon(DELTA) == pytest.approx(composed, rel=2e-3)
-    assert math.isinf(in_all(*([spending(NonPrivateDpEvent())] for _ in range(3))).epsilon(DELTA))
+    assert math.isinf(joint_epsilon(in_all(*([spending(NonPrivateDpEvent())] for _ in range(3))), DELTA))
+
+
+def test_several_runs_add_up_by_the_filter_and_each_course_is_one():
+    own, sums = dp_sgd_event(2.0, 0.1, 5), OneNoiseDpEvent(GaussianDpEvent(6.0), 3)
+    runs = in_all(*([spending(ComposedDpEvent([own, sums]), run=name) for name in ("a", "b")] for _ in range(3)))
+    assert len(runs) == 2
+    losses = pld_epsilon([*[own] * 6, *[GaussianDpEvent(2.0)] * 2], DELTA)
+    assert losses < joint_epsilon(runs, DELTA) < 1.05 * losses
+    courses = in_all([spending(own)] * 2, *([spending(own)] for _ in range(2)))  # one market was put back once
+    assert [len(one.spendings) for one in courses] == [3, 1]
+    losses = pld_epsilon([own] * 4, DELTA)
+    assert losses < joint_epsilon(courses, DELTA) < 1.4 * losses
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Two runs, each within its budget: which plan the second one has follows from what the first one showed.
+
+Each of the two pairs has an ε of 8 by its losses. Whoever takes the plan with heavy tails where the first run told much
+about a user, and the other one where it told little, learns more than either pair tells.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from dp_accounting.dp_event import ComposedDpEvent, GaussianDpEvent
+from scipy.signal import fftconvolve
+
+from privacy.accounting.accountants import once_each, pld_epsilon, solve_noise_multiplier
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.losses import composed_losses
+from privacy.accounting.spendings import Spending
+from privacy.mechanisms.events import dp_sgd_event
+
+DELTA, LIMIT, VIEW = 2e-4, 8.0, "release"
+STEP = 1e-2  # grid of the losses here
+REACH = 4000  # of its points in each direction
+
+
+def within_the_limit(event_of, *before):
+    """The event of the least noise that comes to the limit by its losses, with those before it."""
+    noise = solve_noise_multiplier(
+        lambda noise: ComposedDpEvent([*before, event_of(noise)]), epsilon=LIMIT, delta=DELTA
+    )
+    return event_of(noise)
+
+
+FIRST = GaussianDpEvent(solve_noise_multiplier(GaussianDpEvent, epsilon=6.5, delta=DELTA))
+EVEN = within_the_limit(GaussianDpEvent, FIRST)
+RARE = within_the_limit(lambda noise: dp_sgd_event(noise, 0.005, 1), FIRST)
+PLANS = (FIRST, EVEN, RARE)
+
+
+def by_losses(events):
+    return pld_epsilon(events, DELTA)
+
+
+def by_the_filter(events):
+    return several_runs_epsilon([Spending("run", {VIEW: event}) for event in events], VIEW, DELTA)
+
+
+@cache
+def losses_of(plan, removed):
+    """Probability of each loss ``(2 REACH + 1,)`` where the user took part, and of a loss beyond all."""
+    found = composed_losses(once_each(gaussian_steps(PLANS[plan])), STEP)
+    pmf = (found._pmf_remove if removed else found._pmf_add).to_dense_pmf()
+    law, begin = np.zeros(2 * REACH + 1), pmf._lower_loss + REACH
+    assert begin >= 0
+    assert begin + pmf.size <= len(law)
+    law[begin : begin + pmf.size] = pmf._probs
+    return law, pmf._infinity_mass
+
+
+def most_learnt(epsilon, admitted, removed, *, runs=4):
+    """δ at an ε of the best of all ways to go on, or stop, by what was seen: as a game, from its end.
+
+    Args:
+        epsilon: at which δ is asked.
+        admitted: by events, whether so many runs are let in.
+        removed: direction of add-or-remove-one.
+        runs: at most.
+    """
+    so_far = STEP * np.arange(-REACH, REACH + 1)
+    stopped = np.maximum(-np.expm1(np.minimum(epsilon - so_far, 0.0)), 0.0)
+
+    @cache
+    def value(chosen):
+        """At each loss so far ``(2 REACH + 1,)``, whatever the order of the runs."""
+        best = stopped
+        for plan in range(len(PLANS)) if len(chosen) < runs else ():
+            after = tuple(sorted((*chosen, plan)))
+            if admitted([PLANS[one] for one in after]):
+                law, beyond = losses_of(plan, removed)
+                gone_on = fftconvolve(np.pad(value(after), REACH, mode="edge"), law[::-1], mode="valid")
+                best = np.maximum(best, np.maximum(gone_on, 0.0) + beyond)
+        return best
+
+    return float(value(())[REACH])
+
+
+def test_by_losses_the_choice_tells_more_than_either_pair():
+    """The attack: what was composed held of each pair, and of the choice between them it did not."""
+    for second in (EVEN, RARE):
+        assert by_losses([FIRST, second]) <= LIMIT
+    assert most_learnt(LIMIT, lambda events: by_losses(events) <= LIMIT, removed=True) > 1.5 * DELTA
+
+
+@pytest.mark.parametrize("removed", [True, False])
+@pytest.mark.parametrize("limit", [LIMIT, 9.5, 12.0])
+def test_under_the_filter_no_choice_tells_more_than_the_limit(limit, removed):
+    """Whatever is chosen, in whatever order, and wherever it is stopped, as long as the limit was fixed before."""
+    let_in = []
+
+    def admitted(events):
+        found = by_the_filter(events) <= limit
+        let_in.extend([len(events)] if found else [])
+        return found
+
+    assert most_learnt(limit, admitted, removed) <= DELTA
+    assert max(let_in) > 2
+
+
+def test_the_filter_asks_for_little_more_than_the_losses_of_runs_that_were_laid_down():
+    for events in ([FIRST, EVEN], [FIRST] * 2, [EVEN] * 4):
+        assert by_losses(events) < by_the_filter(events) < 1.02 * by_losses(events)
+    assert math.isfinite(by_the_filter([FIRST, RARE]))
