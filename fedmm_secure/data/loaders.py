@@ -18,7 +18,7 @@ import numpy as np
 
 from fedmm_secure.config import MarketFile
 from fedmm_secure.config.choices import LARGE_SHARE, MISSING, BadRows
-from fedmm_secure.data.advice import advice_on_catalogue, advice_on_ids, advice_on_lone_rows
+from fedmm_secure.data.advice import advice_on_catalogue, advice_on_ids, advice_on_lone_rows, advice_on_people
 from fedmm_secure.data.catalogue import read_catalogue
 from fedmm_secure.data.columns import Encoded, global_codes, read_ids, read_ratings, read_times
 from fedmm_secure.data.faults import BadRowsError
@@ -198,6 +198,7 @@ def _earlier(known: int | None, lines: IntArray) -> int | None:
 
 def _advice(file: MarketFile, rows: Rows, found: _Found, market: Market, large_share: float) -> Iterator[str]:
     yield from advice_on_ids(rows, large_share)
+    yield from advice_on_people(rows)
     if file.time is None and file.rating is None:  # with them, what is no row is a bad one
         yield from advice_on_lone_rows(rows)
     if market.catalogue is not None:
