@@ -364,11 +364,13 @@ def earlier_runs_forgotten(run: Forgery) -> None:
         run.drop(market, lambda line: line.kind == NOTE and line.stage == "earlier-runs")
 
 
-def earlier_runs_belittled(run: Forgery) -> None:
+def earlier_runs_restated(run: Forgery) -> None:
     for market in run.markets:
         for entry in run.entries(market):
             if entry["stage"] == "earlier-runs":
-                entry["remark"], entry["view_events"] = "0", {}
+                entry["remark"] = "7"
+                for event in entry["view_events"].values():
+                    event["events"] = [{"kind": "gaussian", "noise_multiplier": 1e6}]
     run.state_again()
 
 
@@ -513,7 +515,7 @@ MANIPULATIONS: Mapping[str, Manipulation] = {
     "fewer spare values": fewer_spare_values,
     "last lines dropped": not_closed,
     "the note of earlier runs dropped": earlier_runs_forgotten,
-    "the note of earlier runs emptied": earlier_runs_belittled,
+    "the note of earlier runs with other figures": earlier_runs_restated,
     "half the ε in the statement": statement_of_another,
     "rows in the comment of an archive": rows_in_the_comment_of_an_archive,
     "rows before an archive": rows_before_an_archive,
@@ -586,7 +588,7 @@ BY_OWNER: Mapping[str, str] = {
     "fewer spare values": "noise meter",
     "last lines dropped": "closing line",
     "the note of earlier runs dropped": "plan",
-    "the note of earlier runs emptied": "",
+    "the note of earlier runs with other figures": "",
     "half the ε in the statement": "epsilon",
     "rows in the comment of an archive": "publications",
     "rows before an archive": "publications",

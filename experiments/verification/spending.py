@@ -264,18 +264,18 @@ class _Walk:
             and fixed == (plan.market, plan.delta, (), (), None, None)
             and unaccountable([entry]) is None
             and entry.event == NoOpDpEvent()
-            and entry.view_events.keys() <= set(DECRYPTED_VIEWS)
             and (runs > 0 or (runs, entry.coordinates, entry.extra_delta) == (0, 0, 0.0))  # of no run there are none
         )
         if not right:
             self._report(line, "is no note of earlier runs")
 
     def _is_noted(self, entry: Entry, runs: int) -> bool:
-        said = entry.view_events.values()
+        views, said = entry.view_events.keys(), entry.view_events.values()
         if entry.mechanism == LISTED_EARLIER_RUNS and self._other_code:
-            return all(is_of_runs(found, runs) for found in said)
+            return views <= set(DECRYPTED_VIEWS) and all(is_of_runs(found, runs) for found in said)
         drawn = entry.coordinates == 0 and are_noted_failures(entry.extra_delta)
-        return entry.mechanism == EARLIER_RUNS_MECHANISM and drawn and all(is_noted(found, runs) for found in said)
+        whole = entry.mechanism == EARLIER_RUNS_MECHANISM and views == set(DECRYPTED_VIEWS)
+        return whole and drawn and all(is_noted(found, runs) for found in said)
 
     def _report(self, line: Line, what: str) -> None:
         self.findings.append(Finding(f"{self._path}:{line.number}", what))

@@ -82,13 +82,13 @@ class RunCost:
     failures: float = 0.0
 
 
-def run_cost(event: DpEvent, coordinates: int, delta: float) -> float:
+def run_cost(event: DpEvent, coordinates: int, delta: float, *, interval: float | None = None) -> float:
     """Squared μ of the Gaussian mechanism that tells no less than all that a run makes a view observe.
 
     ``inf`` where nothing bounds that; see ``gaussian_cost``.
     """
     steps = gaussian_steps(event)
-    return math.inf if steps is None else gaussian_cost(once_each(steps), coordinates, delta)
+    return math.inf if steps is None else gaussian_cost(once_each(steps), coordinates, delta, interval=interval)
 
 
 def gaussian_cost(steps: SeveralTimes, coordinates: int, delta: float, *, interval: float | None = None) -> float:
@@ -205,7 +205,7 @@ class _Bound:
     """A run's side: linear in α between points.
 
     Attributes:
-        epsilons: ``(n,)``, ascending from 0.
+        epsilons: ``(n,)``, ascending from 0, n at least 1.
         deltas: ``(n,)``, descending.
     """
 
@@ -214,6 +214,8 @@ class _Bound:
 
     @classmethod
     def of(cls, epsilons: NDArray[np.float64], deltas: NDArray[np.float64]) -> _Bound:
+        if not epsilons.size:
+            return cls(np.zeros(1), np.ones(1))
         least = np.minimum.accumulate(np.minimum(deltas, 1.0))
         if epsilons[0] == 0.0:
             return cls(epsilons, least)

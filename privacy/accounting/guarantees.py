@@ -149,18 +149,23 @@ def guarantee_with_earlier_runs(
     """Guarantee against a view that observed this run and those before it on the same data, however each was chosen.
 
     Ledgers of earlier versions list the steps of all runs before in one; whose they were, they do not say. What they
-    stated is plain composition, which holds of runs that were laid down beforehand.
+    stated is plain composition, which holds of runs that were laid down beforehand. It is of lists alone: the Gaussian
+    mechanism of a note tells no less than runs only with what else ``privacy.accounting.filters`` counts beside it.
     """
     delta, unit = entries[0].delta, entries[0].unit
     observed, notes = view_entries(entries, view), [entry for entry in entries if entry.stage == EARLIER_RUNS]
     own, earlier = ([entry.event_for(view) for entry in found] for found in (observed, notes))
-    if any(note.mechanism == LISTED_EARLIER_RUNS for note in notes) or not _any_step(earlier):
+    listed = [note for note in notes if note.mechanism == LISTED_EARLIER_RUNS]
+    noted = [note for note in notes if note.mechanism != LISTED_EARLIER_RUNS]
+    if not _any_step([note.event_for(view) for note in noted]):
         basis = "plain composition of this run with the runs before it that the privacy account holds"
         accountant = coarsely if _any_step(earlier) else accountant
         return _guarantee([*own, *earlier], [*observed, *notes], delta, unit, basis, accountant)
-    cost = run_cost(ComposedDpEvent(own), sum(entry.coordinates for entry in observed), delta)
-    costs = [RunCost(cost, sum(entry.extra_delta for entry in observed))]
-    costs += [RunCost(noted_cost(note.event_for(view)), note.extra_delta) for note in notes]
+    costs = [RunCost(noted_cost(note.event_for(view)), note.extra_delta) for note in noted]
+    for found, interval in ((observed, None), (listed, COARSE)):
+        together = ComposedDpEvent([entry.event_for(view) for entry in found])
+        cost = run_cost(together, sum(entry.coordinates for entry in found), delta, interval=interval)
+        costs.append(RunCost(cost, sum(entry.extra_delta for entry in found)))
     epsilon = filter_epsilon(costs, delta)
     basis = "fully adaptive composition of this run with the runs before it that the privacy account holds"
     return Guarantee(None if math.isinf(epsilon) else epsilon, delta, unit, basis)

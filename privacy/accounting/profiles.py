@@ -12,13 +12,15 @@ from privacy.accounting.accountants import group_pld_deltas
 from privacy.accounting.exactness import discretisation_slack
 from privacy.accounting.losses import SeveralTimes
 
+_LARGEST = 700.0  # e^ε leaves double precision
+
 
 @dataclass(frozen=True)
 class PrivacyProfile:
     """Pairs (ε, δ) that hold together, in both directions of add-or-remove-one.
 
     Attributes:
-        epsilons: ``(n,)``, ascending.
+        epsilons: ``(n,)``, ascending; none where nothing is said.
         deltas: ``(n,)``, upper bounds; some may be above 1, and later ones above earlier ones, which then hold there.
     """
 
@@ -33,7 +35,7 @@ def drawn_profile(
 
     δ at each ε by privacy loss distributions of the continuous noise. What the discrete law and the sampler may add
     comes on top, as in ``privacy.accounting.exactness``: for slack of ``a + b``, tail τ and distance η, ε becomes
-    ``ε + a + b`` and δ ``e^(a + b) (δ + e^ε τ) + (1 + e^(ε + a + b)) η``.
+    ``ε + a + b`` and δ ``e^(a + b) (δ + e^ε τ) + (1 + e^(ε + a + b)) η``. It is left out where that ε is 700 or more.
 
     Args:
         steps: how often each is run.
@@ -42,6 +44,9 @@ def drawn_profile(
         interval: grid of the losses; None for what fits the steps.
     """
     slack = discretisation_slack(coordinates, 1)
+    epsilons = epsilons[epsilons + slack.epsilon < _LARGEST]
+    if not epsilons.size:
+        return PrivacyProfile(epsilons, epsilons)
     total = epsilons + slack.epsilon
     continuous = group_pld_deltas(steps, epsilons, interval=interval)
     deltas: NDArray[np.float64] = (

@@ -49,7 +49,7 @@ def test_what_is_beyond_verification_is_what_the_text_names():
         "another commit",
         "another hash of the code",
         "another version of PyTorch",
-        "the note of earlier runs emptied",
+        "the note of earlier runs with other figures",
     ]
     assert [row for row in rows if NO_EVIDENCE in row] == [f"| `state/` edited | {NO_EVIDENCE} | {NO_EVIDENCE} |"]
 

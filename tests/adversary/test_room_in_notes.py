@@ -97,7 +97,8 @@ def bits_in_a_note(released_copy):
     run = Forgery(released_copy)
     (note,) = (entry for entry in run.entries("m0") if entry["stage"] == "earlier-runs")
     noise = 1.0 + int.from_bytes(ROWS[:6], "big") / 2**50
-    note |= {"remark": "1", "view_events": {"market": composed({"kind": "gaussian", "noise_multiplier": noise})}}
+    note["view_events"]["market"] = composed({"kind": "gaussian", "noise_multiplier": noise})
+    note["remark"] = "1"
     run.state_again()
     run.finish(owner=True)
     assert int((noise - 1.0) * 2**50).to_bytes(6, "big") == ROWS[:6]

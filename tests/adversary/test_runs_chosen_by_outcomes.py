@@ -9,12 +9,21 @@ from functools import cache
 
 import numpy as np
 import pytest
-from dp_accounting.dp_event import ComposedDpEvent, GaussianDpEvent
+from dp_accounting.dp_event import ComposedDpEvent, GaussianDpEvent, NoOpDpEvent
 from scipy.signal import fftconvolve
 
 from privacy.accounting.accountants import once_each, pld_epsilon, solve_noise_multiplier
 from privacy.accounting.events import gaussian_steps
-from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.filters import noted_event, run_cost
+from privacy.accounting.guarantees import (
+    EARLIER_RUNS,
+    EARLIER_RUNS_MECHANISM,
+    LISTED_EARLIER_RUNS,
+    coarsely,
+    guarantee_with_earlier_runs,
+    several_runs_epsilon,
+)
+from privacy.accounting.ledger import Entry
 from privacy.accounting.losses import composed_losses
 from privacy.accounting.spendings import Spending
 from privacy.mechanisms.events import dp_sgd_event
@@ -111,3 +120,21 @@ def test_the_filter_asks_for_little_more_than_the_losses_of_runs_that_were_laid_
     for events in ([FIRST, EVEN], [FIRST] * 2, [EVEN] * 4):
         assert by_losses(events) < by_the_filter(events) < 1.02 * by_losses(events)
     assert math.isfinite(by_the_filter([FIRST, RARE]))
+
+
+def earlier(mechanism, event):
+    return Entry("m", EARLIER_RUNS, NoOpDpEvent(), mechanism, (), (), None, 0.01, False, view_events={VIEW: event})
+
+
+@pytest.mark.parametrize("listed", [ComposedDpEvent([]), ComposedDpEvent([GaussianDpEvent(2.0)])], ids=["none", "one"])
+def test_a_note_beside_one_of_an_earlier_version(listed):
+    """A run that another version began, and that went on in a second course here. The note of that is a Gaussian
+    mechanism, which alone may tell less than what it is of: its losses were composed with those of the list."""
+    event, small = dp_sgd_event(0.15, 0.8, 1), GaussianDpEvent(100.0)
+    noted = noted_event([run_cost(event, 0, 0.01)])
+    own = Entry("m", "s", small, "", (VIEW,), (), None, 0.01, False)
+    entries = [own, earlier(LISTED_EARLIER_RUNS, listed), earlier(EARLIER_RUNS_MECHANISM, noted)]
+    spent = coarsely([small, listed, event], 0.01)
+    assert coarsely([small, listed, noted], 0.01) < 0.999 * spent
+    assert spent < guarantee_with_earlier_runs(entries, VIEW).epsilon < 1.05 * spent
+    assert guarantee_with_earlier_runs(entries[:2], VIEW).epsilon <= 1.001 * coarsely([small, listed], 0.01)

@@ -14,6 +14,7 @@ from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release, again
+from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting.filters import noted_event, noted_failures
 from privacy.accounting.guarantees import EARLIER_RUNS, EARLIER_RUNS_MECHANISM, LISTED_EARLIER_RUNS
 from privacy.accounting.ledger import Ledger, read_ledger
@@ -24,7 +25,8 @@ from tests.people import of_people
 SIZES = {name: MarketSize(80, 40) for name in ("m0", "m1", "m2")}
 NOISE = {"counts": 20.0, "embedding": 30.0, "quantizer": 20.0, "ctr": 20.0}
 ROWS = "f" * 64
-EARLIER = Release(EARLIER_RUNS, EARLIER_RUNS_MECHANISM, NoOpDpEvent(), None, (), (), remark="0", view_events={})
+NOTHING = dict.fromkeys(DECRYPTED_VIEWS, ComposedDpEvent([]))
+EARLIER = Release(EARLIER_RUNS, EARLIER_RUNS_MECHANISM, NoOpDpEvent(), None, (), (), remark="0", view_events=NOTHING)
 
 
 def plan(**privacy):
@@ -146,7 +148,7 @@ def test_seals_may_come_later_and_notes_of_earlier_runs_anywhere(written):
     charges = []
     for release in planned(written):
         charges.append(written.charge(release))
-    spent = {"market": noted_event([0.4, 0.3]), "release": noted_event([math.inf, 0.3])}
+    spent = {**NOTHING, "market": noted_event([0.4, 0.3]), "release": noted_event([math.inf, 0.3])}
     written.note(EARLIER, remark="2", view_events=spent, extra_delta=noted_failures([1.234567e-6]))
     for charge in reversed(charges):
         written.seal(charge)
@@ -378,12 +380,14 @@ def test_a_note_of_earlier_runs_holds_nothing_else(written, changed):
     [
         {"coordinates": 10_000},
         {"extra_delta": 1.23456e-6},
-        {"view_events": {"market": ComposedDpEvent([GaussianDpEvent(1.23456)])}},
-        {"view_events": {"market": ComposedDpEvent([GaussianDpEvent(1.2), GaussianDpEvent(1.2)])}},
-        {"view_events": {"market": GaussianDpEvent(1.2)}},
+        {"view_events": {**NOTHING, "market": ComposedDpEvent([GaussianDpEvent(1.23456)])}},
+        {"view_events": {**NOTHING, "market": ComposedDpEvent([GaussianDpEvent(1.2), GaussianDpEvent(1.2)])}},
+        {"view_events": {**NOTHING, "market": GaussianDpEvent(1.2)}},
+        {"view_events": {"market": ComposedDpEvent([GaussianDpEvent(1.2)])}},
+        {"view_events": {}},
     ],
 )
-def test_a_note_of_earlier_runs_has_few_digits(written, changed):
+def test_a_note_of_earlier_runs_has_few_digits_for_each_view(written, changed):
     written.note(EARLIER, remark="2", **changed)
     for release in planned(written):
         written.add(release)

@@ -68,6 +68,7 @@ def test_discrete_noise_costs_more():
     event = RUNS["a run"]
     assert cost(event) < cost(event, 10**8) < 1.01 * cost(event)
     assert cost(event, 10**13) > 1.1 * cost(event)
+    assert math.isinf(cost(event, 10**15))
 
 
 def test_what_nothing_bounds():

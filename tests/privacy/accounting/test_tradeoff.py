@@ -60,6 +60,16 @@ def test_what_a_run_draws_beside_the_continuous_noise_is_on_the_curve():
     assert all(drawn.largest_tpr(rate) >= plain.largest_tpr(rate) for rate in RATES)
 
 
+def test_so_many_values_that_nothing_is_said_of_them():
+    """As many as a ledger's line may state, which is anybody's: a power of their slack is beyond a double."""
+
+    class Drawn:
+        coordinates = 10**15
+        extra_delta = 0.0
+
+    assert drawn_curve([dp_event.GaussianDpEvent(1.0)], [Drawn()]).largest_tpr(0.0) == 1.0
+
+
 def test_no_bound_no_curve_and_nothing_seen_nothing_learnt():
     assert drawn_curve([dp_event.NonPrivateDpEvent()], [Continuous()]) is None
     assert [nothing_learnt().largest_tpr(rate) for rate in RATES] == pytest.approx(RATES)
