@@ -33,6 +33,7 @@ _MOST_MEAN = 1500.0  # of the sum of losses
 _MOST_SQUARE = 1000.0  # of one step's largest shift over its noise: its losses range over about as much
 _MOST_SQUARES = 4000.0  # of all distinct steps together
 _MOST_DISTINCT = 2000
+_SURELY_DENSE = 64  # compositions after which two losses or more have come to more than the library keeps one by one
 SeveralTimes = Mapping[tuple[float, float, int], int]  # how often each (noise multiplier, sampling rate, times)
 
 
@@ -97,11 +98,18 @@ def _repeated(noise_multiplier: float, rate: float, times: int, count: int, inte
         mixture = distributions.from_mixture_gaussian_mechanism(
             noise_multiplier, [float(b) for b in range(times + 1)], chances, value_discretization_interval=interval
         )
-        return mixture.self_compose(count)
+        return _self_composed(mixture, count)
     removed, added = (
         _on_grid(noise_multiplier, rate, direction, interval) for direction in (AdjacencyType.REMOVE, AdjacencyType.ADD)
     )
-    return PrivacyLossDistribution(removed, added).self_compose(count)
+    return _self_composed(PrivacyLossDistribution(removed, added), count)
+
+
+def _self_composed(losses: PrivacyLossDistribution, count: int) -> PrivacyLossDistribution:
+    """The library's, without a power of the count that it computes to learn whether few losses stay few."""
+    if count > _SURELY_DENSE:
+        losses = PrivacyLossDistribution(losses._pmf_remove.to_dense_pmf(), losses._pmf_add.to_dense_pmf())
+    return losses.self_compose(count)
 
 
 def _on_grid(deviation: float, rate: float, direction: AdjacencyType, interval: float) -> PLDPmf:

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld.pld_pmf import SparsePLDPmf
 from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType
 
 from experiments.verification import effort, examine_run, spending
 from fedmm_secure.config.choices import MAX_STEPS
 from fedmm_secure.errors import ConfigError
-from privacy.accounting import ledger_check, random_variables
+from privacy.accounting import ledger_check, losses, random_variables
 from privacy.accounting.accountants import MOST_STEPS, finely, pld_deltas, pld_epsilon, prv_epsilon
 from privacy.accounting.events import event_from_data, event_problem
 from privacy.accounting.guarantees import LISTED_EARLIER_RUNS, coarsely
 from privacy.accounting.ledger import CHARGE, Charge, Entry, LedgerContent, depended_on
-from privacy.accounting.losses import COARSE, FINE, GaussianLosses, beyond_reach
+from privacy.accounting.losses import COARSE, FINE, GaussianLosses, beyond_reach, composed_losses
 from tests.conftest import tiny
 from tests.forgery import Forgery, Line
 
@@ -260,3 +261,24 @@ def test_charges_of_many_small_steps_are_composed_once(released_copy, monkeypatc
     monkeypatch.setattr(effort, "MOST_NUMBERS", math.inf)
     examine_run(released_copy)
     assert asked.count(22) == len(run.markets)  # as it was
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_no_power_of_a_count_is_computed(monkeypatch, times):
+    """A line of a ledger with 10^8 small steps: their losses to that power, as one integer, took more than minutes."""
+    powers, honest = [], SparsePLDPmf.self_compose
+
+    def self_compose(losses, count, tail=1e-15):
+        powers.append(losses.size**count)
+        return honest(losses, count, tail)
+
+    def deltas(count):
+        losses._repeated.cache_clear()
+        return composed_losses({(500.0, 1e-2, times): count}, COARSE).get_delta_for_epsilon([0.0, 1e-4]).tolist()
+
+    monkeypatch.setattr(SparsePLDPmf, "self_compose", self_compose)
+    found = deltas(1000)
+    assert powers == []
+    monkeypatch.setattr(losses, "_SURELY_DENSE", math.inf)  # as it was
+    assert deltas(1000) == found
+    assert min(powers) >= 2**1000
