@@ -68,7 +68,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
     spent = {"runs": 1, "problem": None, "without_bound": 0, "as_planned": True, "epsilon": every, "ledger_runs": 1,
-             "ledger_epsilon": every}  # fmt: skip
+             "ledger_epsilon": every, "ceiling": None}  # fmt: skip
     market = MarketStated(
         users=N,
         items=100,

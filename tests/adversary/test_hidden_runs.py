@@ -15,14 +15,14 @@ import pytest
 from fedmm_secure.federation import account as accounts
 from fedmm_secure.federation.account import (
     SoFar,
-    _pairs,
     account_of,
     enter_account,
     enter_without_bound,
-    foresee,
     readers_account,
     spent_on_same_data,
 )
+from fedmm_secure.federation.account_entries import row_pairs
+from fedmm_secure.federation.foresight import foresee
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
 from privacy.accounting.account import PrivacyAccount
@@ -226,7 +226,7 @@ def test_what_an_account_has_heard_of_counts_wherever_it_is_asked(enter, tiny_ma
         enter(tmp_path / "mine" / name)
     home = PrivacyAccount(tmp_path / "home" / "account")
     assert enter(tmp_path / "home" / "first", account=PrivacyAccount(home.path, [PrivacyAccount(users_account())])) == 3
-    rows = _pairs(tiny_markets["m0"].whole.market)
+    rows = row_pairs(tiny_markets["m0"].whole.market)
     assert old_earlier(home, rows) == ["first"]  # the attack works on what it was: three runs are forgotten
     assert foresee(home, "second", plans["m0"], tiny_markets["m0"]).earlier == 4
     assert sorted(run.run for run in home.spent_on(rows)) == ["first", "u0", "u1", "u2"]

@@ -1,0 +1,54 @@
+"""Ceilings: what all runs on the same data may come to together, held to before one more is entered.
+
+A run may be chosen by what others showed under a limit that was fixed before the first of them
+(``privacy.accounting.filters``). The line of an account that enters a run fixes such a limit. From then on it binds
+every run on the same data, whatever later ones ask for: the strictest that anybody fixed holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from privacy.accounting.account_file import AccountError
+from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.spendings import Ceiling, Spending
+from privacy.accounting.text import delta_text, epsilon_text
+
+
+class CeilingError(AccountError):
+    """A run that would come to more than a ceiling on its data, with those before it."""
+
+
+def refuse_above(account: Path, market: str, spending: Spending, before: Sequence[Spending]) -> None:
+    """Refuse a run that would come to more than a ceiling that it, or a run before it on the same data, fixed.
+
+    Args:
+        account: that it would be entered in, for the message.
+        market: whose data they are, for the message.
+        spending: what the run would spend.
+        before: what is known of runs on the same data, each course of one for itself.
+
+    Raises:
+        CeilingError: it would; says how many runs there are, and what they come to.
+    """
+    runs = [*(one.to_user_of(spending.users) for one in before), spending]
+    for ceiling, users in _strictest([*before, spending]):
+        together = [one.to_user_of(users) for one in runs]
+        epsilon = max(several_runs_epsilon(together, view, ceiling.delta) for view in ceiling.views)
+        if epsilon > ceiling.epsilon:
+            raise CeilingError(
+                f"{account}: market {market}: ε of {len(runs)} runs on the same data, this one included, would come to "
+                f"{epsilon_text(epsilon)} at δ {delta_text(ceiling.delta)}, above the ceiling of {ceiling.epsilon:g} "
+                "that one of them fixed (privacy.ceiling): it is refused, and has spent nothing"
+            )
+
+
+def _strictest(spendings: Iterable[Spending]) -> list[tuple[Ceiling, str | None]]:
+    """Ceilings that are not implied by another one, each with the column that tells apart the users that it is of."""
+    found: dict[tuple[float, tuple[str, ...], str | None], Ceiling] = {}
+    for one in spendings:
+        if one.ceiling is not None:
+            of = (one.ceiling.delta, one.ceiling.views, one.users)
+            found[of] = min(found.get(of, one.ceiling), one.ceiling, key=lambda ceiling: ceiling.epsilon)
+    return [(ceiling, users) for (_, _, users), ceiling in found.items()]
