@@ -170,7 +170,7 @@ def _all_runs(
     }
     try:
         spendings = _spendings(account, config, directory, market)
-        firsts = firsts_on_same_data(account, directory, market) if config.data.synthetic is None else spendings
+        firsts = [] if config.data.synthetic is not None else firsts_on_same_data(account, directory, market)
     except (AccountError, LedgerError) as error:
         problem = _without_paths(str(error), account, directory)
         nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False, "ceiling": None}

@@ -104,6 +104,23 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
     return found.model_copy(update={"verdict": document_verdict(found)})
 
 
+@pytest.mark.parametrize(
+    ("runs", "declared", "said"),
+    [
+        ({"runs": 1}, {}, None),
+        ({"runs": 2}, {}, "2 runs"),
+        ({"runs": 2, "ceiling": 8.0}, {}, None),
+        ({"runs": 2, "ceiling": 8.1}, {}, "2 runs"),
+        ({"runs": 1, "ledger_runs": 3}, {}, "3 runs"),
+        ({"runs": 2}, {"sole_run": True}, None),
+    ],
+)
+def test_a_limit_on_several_runs_was_fixed_before_them_or_that_is_left_open(runs, declared, said):
+    found = [item for item in document(runs=runs, declared=declared).verdict.open if "was fixed" in item]
+    what = f"m: declared, not shown: that the limit 8 was fixed before the first of {said} on the data was looked at"
+    assert found == ([] if said is None else [what])
+
+
 def old_judge(document, limit=None):
     """The rules of the first version: no word on delta, exactness or an end, no ceiling unless somebody gave one."""
     for market in document.markets.values():
