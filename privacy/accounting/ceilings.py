@@ -45,10 +45,18 @@ def refuse_above(account: Path, market: str, spending: Spending, before: Sequenc
 
 
 def _strictest(spendings: Iterable[Spending]) -> list[tuple[Ceiling, str | None]]:
-    """Ceilings that are not implied by another one, each with the column that tells apart the users that it is of."""
-    found: dict[tuple[float, tuple[str, ...], str | None], Ceiling] = {}
-    for one in spendings:
-        if one.ceiling is not None:
-            of = (one.ceiling.delta, one.ceiling.views, one.users)
-            found[of] = min(found.get(of, one.ceiling), one.ceiling, key=lambda ceiling: ceiling.epsilon)
-    return [(ceiling, users) for (_, _, users), ceiling in found.items()]
+    """Ceilings that no other one implies, each with the column that tells apart the users that it is of.
+
+    A cost is no larger at a larger δ, and neither is ε of the same cost: who is below one at a smaller δ is below it.
+    """
+    fixed = {(one.ceiling, one.users) for one in spendings if one.ceiling is not None}
+    kept: list[tuple[Ceiling, str | None]] = []
+    for ceiling, users in sorted(fixed, key=lambda found: (found[0].epsilon, found[0].delta, -len(found[0].views))):
+        if not any(users == other and _implies(strict, ceiling) for strict, other in kept):
+            kept.append((ceiling, users))
+    return kept
+
+
+def _implies(strict: Ceiling, ceiling: Ceiling) -> bool:
+    within = strict.epsilon <= ceiling.epsilon and strict.delta <= ceiling.delta
+    return within and set(ceiling.views) <= set(strict.views)

@@ -8,7 +8,7 @@ import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NonPrivateDpEvent
 
 from privacy.accounting.account_lines import body_problem
-from privacy.accounting.ceilings import CeilingError, refuse_above
+from privacy.accounting.ceilings import CeilingError, _strictest, refuse_above
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.spendings import Ceiling, Spending, spending_from_data, spent_to_data
 
@@ -43,6 +43,17 @@ def test_the_strictest_holds_whoever_fixed_it(others):
     assert refused(RUN, [*others, strict])
     assert refused(strict, others or [RUN])
     assert not refused(others[0] if others else RUN, others)
+
+
+def test_what_is_implied_is_not_asked_again():
+    """A market that grows has another δ in each run: of ceilings of one ε the smallest is the one that holds."""
+    fixed = [fixes(BOTH, delta=DELTA / number) for number in range(1, 20)]
+    looser = [fixes(BOTH + 1.0, views=("release", "market")), fixes(BOTH, views=("market",), delta=1e-3)]
+    for runs in (fixed + looser, [*looser, *fixed[::-1]]):
+        assert _strictest(runs) == [(fixed[-1].ceiling, None)]
+    apart = [fixes(9.0), fixes(10.0, delta=DELTA / 2), fixes(11.0, views=("market", "x")), fixes(9.0, users="person")]
+    assert len(_strictest(apart * 2)) == 4
+    assert len(_strictest([fixes(9.0), fixes(9.0, views=("release", "market"))])) == 1  # of two that imply each other
 
 
 def test_a_smaller_delta_asks_for_more():
