@@ -13,7 +13,7 @@ import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NonPrivateDpEvent
 
 from experiments.compliance.build import _all_runs
-from fedmm_secure.config import config_from_data
+from fedmm_secure.config import config_from_data, configuration_hash
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.federation.account import account_of, enter_without_bound
 from fedmm_secure.federation.parties import open_federation
@@ -24,6 +24,7 @@ from privacy.accounting import account as accounts
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.ceilings import CeilingError, refuse_above
 from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.lines import canonical_json
 from privacy.accounting.places import users_account
 from privacy.accounting.spendings import Ceiling, Spending
 from tests.command_line import fedmm
@@ -193,6 +194,31 @@ def test_a_run_of_several_markets_is_refused_before_any_of_them_enters(configure
     refused(lambda: open_federation(later, only, tmp_path / "by lock", account=account))
     raised = configuration(epsilon=8, ceiling=100)
     refused(lambda: run_pipeline(raised, markets, tmp_path / "raised"))
+
+
+def test_all_markets_agree_on_it_and_runs_without_one_keep_their_hash(configured):
+    """A market whose configuration leaves it out is in another run; configurations of earlier versions have none."""
+    configuration, _ = configured
+    with mock.patch("fedmm_secure.config.loading.canonical_json", wraps=canonical_json) as hashed:
+        found = {configuration_hash(configuration(epsilon=8, ceiling=limit)) for limit in (None, 9, 10)}
+    assert len(found) == 3
+    assert ["ceiling" in call.args[0]["privacy"] for call in hashed.call_args_list] == [False, True, True]
+
+
+@pytest.mark.parametrize(("ceiling", "warned"), [(None, True), (12, False)])
+def test_who_fixed_a_ceiling_is_warned_of_what_is_above_it(configured, tmp_path, capsys, ceiling, warned):
+    configuration, _ = configured
+
+    def stopped(directory, settings, outlook, *_, **__):
+        outlook("outlook", {"markets": {"m0": {"earlier": 1, "without_bound": 0, "epsilon": 11.2}}})
+        raise CeilingError("stopped here")
+
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(configuration(epsilon=8, ceiling=ceiling)))
+    with mock.patch("experiments.runs.execution.execute", stopped):
+        status, _, err = fedmm(capsys, "run", path, "--out", tmp_path / "run", "--quiet")
+    assert status == 2
+    assert ("warning: together with 1 earlier run" in err) == warned
 
 
 def test_the_command_says_so_once(configured, tmp_path, capsys):

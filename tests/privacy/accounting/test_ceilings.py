@@ -4,13 +4,16 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NonPrivateDpEvent
 
 from privacy.accounting.account_lines import body_problem
 from privacy.accounting.ceilings import CeilingError, _strictest, refuse_above
+from privacy.accounting.filters import run_cost
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.spendings import Ceiling, Spending, spending_from_data, spent_to_data
+from privacy.mechanisms.events import dp_sgd_event
 
 DELTA = 1e-5
 EVENTS = {"market": GaussianDpEvent(2.0), "release": GaussianDpEvent(1.0)}
@@ -54,6 +57,16 @@ def test_what_is_implied_is_not_asked_again():
     apart = [fixes(9.0), fixes(10.0, delta=DELTA / 2), fixes(11.0, views=("market", "x")), fixes(9.0, users="person")]
     assert len(_strictest(apart * 2)) == 4
     assert len(_strictest([fixes(9.0), fixes(9.0, views=("release", "market"))])) == 1  # of two that imply each other
+
+
+@pytest.mark.parametrize("steps", [GaussianDpEvent(1.0), dp_sgd_event(1.0, 0.05, 50)])
+def test_a_ceiling_at_a_smaller_delta_implies_one_at_a_larger(steps):
+    """Of one run and of several; what costs are bounded by is no larger there either."""
+    deltas, run = np.geomspace(1e-7, 1e-3, 5), Spending("run", {"market": steps}, coordinates=1000)
+    for runs in (1, 2):
+        epsilons = [several_runs_epsilon([run] * runs, "market", delta) for delta in deltas]
+        assert (np.diff(epsilons) < 0).all()
+    assert (np.diff([run_cost(steps, 1000, delta) for delta in deltas]) <= 0).all()
 
 
 def test_a_smaller_delta_asks_for_more():
