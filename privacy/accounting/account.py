@@ -213,7 +213,8 @@ class PrivacyAccount:
                     "other data: name that account in privacy.account, or start a new run"
                 )
             going_on = next((one for one in mine if _goes_on(one, state)), None)
-            course = None if state.moved else going_on  # that goes on as it is
+            course = going_on if going_on is not None and going_on.stays(spending, state.charges) else None
+            course = None if state.moved else course  # that goes on as it is
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
             line |= {"nonce": state.nonce, "charges": state.charges}
             if course is None:

@@ -167,6 +167,10 @@ class Course:
     sealed: str = ""
     parted: bool = False
 
+    def stays(self, spending: Spending, charges: int) -> bool:
+        """Whether a run spends as it was entered: before it charges anything nothing else holds it to its plan."""
+        return charges > 0 or spent_to_data(spending) == spent_to_data(self.spending)
+
     @property
     def entered(self) -> Entered:
         """What the run spends, and for which market."""
