@@ -29,10 +29,11 @@ from fedmm_secure.federation.account import account_of
 from fedmm_secure.federation.across_markets import stated_guarantees
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.closing import close_ledgers, is_closed, refuse_another
+from fedmm_secure.federation.foresight import look_ahead
 from fedmm_secure.federation.head_client import HeadClient
 from fedmm_secure.federation.in_process import connect, run_rounds
 from fedmm_secure.federation.orders import Rejection
-from fedmm_secure.federation.parties import Federation, look_ahead, make_clients, open_federation
+from fedmm_secure.federation.parties import Federation, make_clients, open_federation
 from fedmm_secure.federation.releases import (
     begin_ctr,
     discover_catalogues,

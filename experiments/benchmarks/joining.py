@@ -94,8 +94,7 @@ def measure_joining(
     each market's account has it as a run without a budget.
     """
     markets = prepare_markets(config.data)
-    for prepared in markets.values():
-        enter_without_bound(config, default_directory("joining"), prepared)
+    enter_without_bound(config, default_directory("joining"), *markets.values())
     largest = sorted(markets, key=lambda name: -markets[name].market.n_rows)
     drawn = {share: range(draws if share < 1 else 1) for share in sorted(set(shares))}
     places = [(name, share, draw) for name in largest for share in reversed(drawn) for draw in drawn[share]]

@@ -89,7 +89,7 @@ def run(
                 signer=signer,
             )
         else:
-            outlook = OutlookListener(settings.privacy.epsilon)
+            outlook = OutlookListener(settings.privacy.ceiling or settings.privacy.epsilon)
             metrics = execute(directory, settings, outlook, progress, resume=resume, track=track or [], signer=signer)
             progress.update("verifying", 0, 1)
             from experiments.reports.screen import Finished

@@ -26,12 +26,19 @@ from experiments.compliance.document import (
     Verification,
 )
 from experiments.compliance.evidence import canaries_stated, examine, trusting
-from experiments.compliance.judgement import ASSUMPTIONS, document_verdict, not_guaranteed, trusted_fingerprints
+from experiments.compliance.judgement import (
+    ASSUMPTIONS,
+    ROUNDING,
+    document_verdict,
+    not_guaranteed,
+    trusted_fingerprints,
+)
 from experiments.compliance.questions import answer_questions
 from experiments.verification.closing import ClosingSignature
 from experiments.verification.run import CHECKS, examine_run
 from fedmm_secure.config import Config, configuration_hash
-from fedmm_secure.federation.account import planned_spending, readers_account, spent_on_same_data
+from fedmm_secure.federation.account import firsts_on_same_data, readers_account, spent_on_same_data
+from fedmm_secure.federation.account_entries import planned_spending
 from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.federation.parties import min_cohort
 from fedmm_secure.guarantee.multipliers import MarketSize
@@ -163,9 +170,10 @@ def _all_runs(
     }
     try:
         spendings = _spendings(account, config, directory, market)
+        firsts = [] if config.data.synthetic is not None else firsts_on_same_data(account, directory, market)
     except (AccountError, LedgerError) as error:
         problem = _without_paths(str(error), account, directory)
-        nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False}
+        nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False, "ceiling": None}
         return AllRuns(**nothing, epsilon=dict.fromkeys(observed), **by_ledger)
     delta = views["market"]["delta"]
     unbounded = [run for run in spendings if any(gaussian_steps(run.observed(view)) is None for view in observed)]
@@ -179,8 +187,22 @@ def _all_runs(
         without_bound=len(unbounded),
         as_planned=_as_planned(config, directory, market, spendings),
         epsilon=epsilon,
+        ceiling=_ceiling(firsts, observed, delta),
         **by_ledger,
     )
+
+
+def _ceiling(firsts: Sequence[Spending], observed: Sequence[str], delta: float) -> float | None:
+    """ε that was fixed before the first run on the data, whichever of some it was; None where one of them fixed none.
+
+    A ceiling at a larger δ, or for fewer views than the report claims a bound for, is none on what it claims.
+    """
+    fixed = [
+        one.ceiling.epsilon
+        for one in firsts
+        if one.ceiling is not None and one.ceiling.delta <= delta * ROUNDING and {*observed} <= {*one.ceiling.views}
+    ]
+    return max(fixed) if 0 < len(fixed) == len(firsts) else None
 
 
 def _spendings(account: PrivacyAccount, config: Config, directory: Path, market: str) -> list[Spending]:

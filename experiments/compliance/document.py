@@ -17,7 +17,7 @@ from fedmm_secure.storage.texts import Fingerprint, PartyName, Time
 from privacy.json_text import json_text
 
 SCHEMA_FILE = "compliance-report.schema.json"
-SCHEMA_ID = "urn:fedmm-secure:compliance-report:9"
+SCHEMA_ID = "urn:fedmm-secure:compliance-report:10"
 EvidenceStanding = Literal["counts", "untrusted", "unsigned", "unbound", "broken"]
 MOST_TRUSTED = 100  # cards
 LARGEST_EPSILON = 1e9  # nothing is guaranteed long before, and what computes with it does not overflow
@@ -43,6 +43,17 @@ class AllRuns(SignedPart):
     epsilon: dict[str, Epsilon] = Field(description="by claimed view, of the runs in the account")
     ledger_runs: int = Field(ge=1, description="this run and those before it that its ledger names")
     ledger_epsilon: dict[str, Epsilon] = Field(description="by claimed view, of those")
+    ceiling: float | None = Field(
+        gt=0,
+        le=LARGEST_EPSILON,
+        description="ε that the first run on the data fixed for all, against every claimed view, at the report's δ or "
+        "a smaller one; null: none was",
+    )
+
+    @property
+    def known(self) -> int:
+        """How many runs on the data are known of, by whichever of the two knows more."""
+        return max(self.runs or 1, self.ledger_runs)
 
 
 class AcrossMarkets(SignedPart):
@@ -291,7 +302,7 @@ class Document(SignedPart):
     """A compliance report, without signature."""
 
     format: Literal["fedmm-secure compliance report"] = "fedmm-secure compliance report"
-    version: Literal[9] = 9
+    version: Literal[10] = 10
     created: Time = Field(description="UTC, ISO 8601")
     run: RunStated
     declarations: Declarations

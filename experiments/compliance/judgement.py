@@ -69,7 +69,7 @@ CANARIES_AGAINST = {
 }  # by verdict
 NO_MEMBERSHIP = "attacked, but nobody tried to infer membership"
 UNCOUNTED = ("untrusted", "unsigned", "unbound")
-_ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
+ROUNDING = 1 + 1e-9  # of a δ that was computed as the same power elsewhere
 
 
 def document_verdict(document: Document) -> VerdictStated:
@@ -316,9 +316,9 @@ def _of_delta(document: Document, market: MarketStated) -> Iterator[str]:
     """δ is the probability that nothing holds: at 1/n, one user published in full would satisfy it."""
     delta = max(market.views[view].delta for view in document.run.claimed_views)
     own, policy = market.users**-1.1, document.declarations.max_delta
-    if delta > own * _ROUNDING:
+    if delta > own * ROUNDING:
         yield f"δ {delta_text(delta)} exceeds 1/n^1.1 of its {market.users} users, {own:.1e}"
-    if policy is not None and delta > policy * _ROUNDING:
+    if policy is not None and delta > policy * ROUNDING:
         yield f"δ {delta_text(delta)} exceeds the limit {policy:g}"
 
 
@@ -382,7 +382,19 @@ def _open(document: Document) -> list[str]:
         found.append("declared, not shown: user ids that several markets have are those of different people")
     if document.declarations.sole_run:
         known = [market.all_runs.runs for market in document.markets.values()]
-        most = max(max(found.all_runs.runs or 1, found.all_runs.ledger_runs) for found in document.markets.values())
+        most = max(found.all_runs.known for found in document.markets.values())
         others = "an unknown number of" if None in known else str(most - 1)
         found.append(f"declared, not shown: {others} other runs on the same data were set aside")
+    else:
+        found += _by_reason(_not_fixed(document))
     return found
+
+
+def _not_fixed(document: Document) -> Iterator[tuple[str, str]]:
+    """Markets where the limit on several runs may follow from what some of them showed."""
+    limit = document.declarations.max_epsilon
+    for name, market in document.markets.items():
+        runs, ceiling = market.all_runs.known, market.all_runs.ceiling
+        if runs > 1 and (ceiling is None or ceiling > limit):
+            what = f"that the limit {limit:g} was fixed before the first of {runs} runs on the data was looked at"
+            yield name, f"declared, not shown: {what}"

@@ -9,6 +9,7 @@ from experiments.assessment.records import RISKS
 from experiments.compliance.document import AttackStated, Document
 from experiments.compliance.judgement import claimed, counted_attacks, counted_audits, counted_canary_users
 from fedmm_secure.guarantee.stages import COUNTS, CTR, EMBEDDING, HEAD, QUANTIZER, SUMMED, USER_CODES
+from privacy.accounting.text import epsilon_text
 from privacy.aggregation.kinds import TRAITS, Traits
 
 SUM_NAMES = {QUANTIZER: "codebook movements", SUMMED[0]: "item counts", SUMMED[1]: "co-occurrence of items",
@@ -144,7 +145,16 @@ def account(document: Document) -> str:
         return "The rows are generated and nobody's: no privacy account holds them."
     if any(market.all_runs.runs is None for market in document.markets.values()):
         return "No privacy account of all markets' runs can be read."
-    return "The privacy account adds up runs on the same data."
+    return f"The privacy account adds up runs on the same data. {ceiling(document)}"
+
+
+def ceiling(document: Document) -> str:
+    """Whether the first run on the data fixed what all may come to together."""
+    fixed = [market.all_runs.ceiling for market in document.markets.values()]
+    known = [epsilon for epsilon in fixed if epsilon is not None]
+    if len(known) < len(fixed):
+        return "No ceiling on what they come to together was fixed by the first of them."
+    return f"The first of them fixed a ceiling on all together, ε {epsilon_text(max(known))}; the account enforces it."
 
 
 def advantage(document: Document) -> str:

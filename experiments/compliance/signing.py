@@ -21,6 +21,7 @@ from experiments.compliance.judgement import (
     scope,
     untried_views,
 )
+from experiments.compliance.sentences import ceiling
 from experiments.presentation.page import render
 from experiments.presentation.text import WHO, catalogue_lines
 from fedmm_secure.errors import RunDirectoryError
@@ -90,6 +91,7 @@ def page(report: SignedReport) -> str:
         title=f"Compliance report of run {run.name}",
         report=report,
         document=report.document,
+        ceiling=ceiling(report.document),
         colour=colour(report.document),
         claims=_by_unit(report.document),
         scope=scope(report.document),

@@ -20,6 +20,7 @@ from experiments.compliance.judgement import (
     scope,
 )
 from experiments.compliance.questions import ISO, NIST, answer
+from experiments.compliance.sentences import ceiling
 from experiments.exports.registry_record import (
     Accounting,
     Administrative,
@@ -189,7 +190,7 @@ def _bases(document: Document, view: str) -> str:
 
 
 def _model(document: Document) -> DeploymentModel:
-    runs = max(max(found.all_runs.runs or 1, found.all_runs.ledger_runs) for found in document.markets.values())
+    runs = max(found.all_runs.known for found in document.markets.values())
     return DeploymentModel(
         model_name="Federated",
         model_name_details="Each market holds its own users' rows, and adds the noise itself before anything leaves "
@@ -231,7 +232,8 @@ def _tuning(document: Document) -> str:
     if any(found.runs is None for found in runs):
         return f"{tuned} Other runs on the data: not known, as no privacy account could be read."
     most = max(found.runs or 0 for found in runs)
-    return f"{tuned} The figures are of all runs on the data that the privacy account holds: {most}, this one included."
+    held = f"The figures are of all runs on the data that the privacy account holds: {most}, this one included."
+    return f"{tuned} {held} {ceiling(document)}"
 
 
 def _catalogues(document: Document) -> str:

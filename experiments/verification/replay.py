@@ -34,7 +34,7 @@ from fedmm_secure.ctr.build import private_trainer
 from fedmm_secure.ctr.market_models import train_released
 from fedmm_secure.data.prepare import PreparedMarket, prepare_one
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import data_fingerprint, readers_fingerprint
+from fedmm_secure.federation.account_entries import data_fingerprint, readers_fingerprint
 from fedmm_secure.federation.coins import CoinError, noted_coin
 from fedmm_secure.federation.messages import Header, unpack
 from fedmm_secure.federation.noise_chain import links, release_key

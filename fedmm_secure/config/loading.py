@@ -83,6 +83,8 @@ def configuration_hash(config: Config) -> bytes:
     fields["privacy"].pop("account")
     if config.audit == AuditConfig():  # runs from before there was such a section keep their hash
         fields.pop("audit")
+    if config.privacy.ceiling is None:
+        fields["privacy"].pop("ceiling")
     return hashlib.sha256(canonical_json(fields)).digest()
 
 

@@ -123,6 +123,13 @@ class PrivacyConfig(Section):
         None, gt=0, le=1e6, description="per market, over all stages and repetitions of the run"
     )
     delta: float | None = Field(None, gt=0, lt=1, description="null: 1 / users^1.1, per market")
+    ceiling: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="ε that all runs on the same data may come to together, against every claimed view; fixed by the "
+        "first run on them; a run that would exceed it is refused before it spends",
+    )
     protect: Literal["federation", "release"] = Field(
         "federation", description="what the budget covers: what leaves through the federation, or all that is published"
     )

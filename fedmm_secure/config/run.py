@@ -259,6 +259,8 @@ class Config(Section):
             )
         if self.audit.users and self.catalogue != "file":
             return "audit.users needs privacy.catalogue: file: items that canary users alone meet are in it"
+        if privacy.ceiling is not None and (privacy.epsilon is None or privacy.ceiling < privacy.epsilon):
+            return "privacy.ceiling needs privacy.epsilon, and is no smaller: it is on all runs on the data together"
         if privacy.epsilon is None:
             if self.private_embedding:
                 return "embedding.kind: dp-svd needs privacy.epsilon"

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
 from fedmm_secure.config import Config
 from fedmm_secure.config.choices import DeviceSetting
-from fedmm_secure.data.market import Market
 from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.account_entries import data_fingerprint, market_spending, row_pairs
 from fedmm_secure.federation.places import account_beside
-from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.releases import Release
-from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS, decrypted_claims
+from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
 from privacy.accounting.account import PrivacyAccount, RunState
 from privacy.accounting.account_file import AccountError
-from privacy.accounting.events import gaussian_steps
+from privacy.accounting.ceilings import refuse_above
 from privacy.accounting.filters import noted_event, noted_failures
-from privacy.accounting.fingerprints import PublicData, RunKey
+from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.guarantees import (
     EARLIER_RUNS,
     EARLIER_RUNS_MECHANISM,
     LISTED_EARLIER_RUNS,
     cost_of,
-    several_runs_epsilon,
 )
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, refuse_relative, users_account
@@ -97,21 +94,6 @@ class Entrance:
     def unlisted(self, ledger: Ledger) -> list[Release]:
         """Notes of earlier runs but for those that an earlier version entered in the ledger, in a form of its own."""
         return self.earlier[sum(entry.mechanism == LISTED_EARLIER_RUNS for entry in ledger.entries) :]
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What a market's account will say of a run once it is over, by what it says before.
-
-    Attributes:
-        earlier: other runs on the same data.
-        without_bound: those among them without a budget for a view that is claimed to have one, or with other users.
-        epsilon: of all of them and the run, the claimed view that learns most; None where nothing bounds it.
-    """
-
-    earlier: int
-    without_bound: int
-    epsilon: float | None
 
 
 @dataclass(frozen=True)
@@ -238,7 +220,7 @@ def enter_account(
         moved=moved(directory, market.name, progress.in_hand, plan.config.device),
     )
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
-    started = account.enter(_pairs(market), _spending(run, plan, market), state, market=market.name)
+    started = account.enter(row_pairs(market), market_spending(run, plan, market), state, market=market.name)
     courses = kept["courses"]
     if started.course not in [one["id"] for one in courses]:
         parted = (courses[-1]["parted"] if courses else 0) + started.parted
@@ -254,28 +236,33 @@ def enter_account(
     )
 
 
-def enter_without_bound(config: Config, directory: Path, prepared: PreparedMarket) -> None:
-    """Enter what trains on a market's rows, outside of a federation's run, without a budget; before it trains.
+def enter_without_bound(config: Config, directory: Path, *markets: PreparedMarket) -> None:
+    """Enter what trains on markets' rows, outside of a federation's run, without a budget; before it trains.
 
-    No later report on these rows then claims a bound. What is nobody's is entered nowhere.
+    No later report on these rows then claims a bound. What is nobody's is entered nowhere. Where a run has fixed a
+    ceiling on some of the rows, none are entered.
 
     Args:
         config: where the rows are, and which account the user names.
         directory: where the result goes.
-        prepared: the market.
+        markets: what it trains on.
 
     Raises:
         AccountError: the account cannot be read or written.
         AccountPlaceError: it is not named by its whole path.
+        CeilingError: a ceiling is on a market's rows.
     """
-    account, market = account_of(config, directory), prepared.whole.market
+    account, found = account_of(config, directory), [prepared.whole.market for prepared in markets]
     if isinstance(account, PublicData):
         return
     if config.privacy.account is not None:
         refuse_relative(config.privacy.account, "privacy.account")
     raw: DpEvent = NonPrivateDpEvent()
     spending = Spending(secrets.token_hex(16), dict.fromkeys(DECRYPTED_VIEWS, raw), markets=1)
-    account.enter(_pairs(market), spending, RunState(secrets.token_hex(16)), market=market.name)
+    for market in found:
+        refuse_above(account.path, market.name, spending, known_runs(account, row_pairs(market), market.name))
+    for market in found:
+        account.enter(row_pairs(market), spending, RunState(secrets.token_hex(16)), market=market.name)
 
 
 def moved(directory: Path, market: str, last: int, device: DeviceSetting) -> bool:
@@ -286,58 +273,10 @@ def moved(directory: Path, market: str, last: int, device: DeviceSetting) -> boo
     return of_this_course and kept.get("machine") != computing_kind(device)
 
 
-def foresee(
-    account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket, *, again: bool = False
-) -> Outlook:
-    """What the account will say of a run that is about to begin or to go on; enters nothing.
-
-    ``again``: with a charge in hand that is not redone here, so that the rest is another course.
-    """
-    market = prepared.whole.market
-    own, rows = _spending(run, plan, market), _pairs(market)
+def known_runs(account: PrivacyAccount, rows: Sequence[bytes], market: str) -> list[Spending]:
+    """What all runs on rows spend, as far as an account or its others have begun and know of them."""
     here = [one for one in (account, *account.others) if one.is_there]
-    spent = PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market.name) if here else []
-    known = [one.to_user_of(own.users) for one in spent]
-    courses = [spending for spending in known if spending.run == own.run]
-    earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
-    claimed = decrypted_claims(plan.config)
-    unbounded = [one for one in earlier if any(gaussian_steps(one.observed(view)) is None for view in claimed)]
-    if unbounded or plan.epsilon is None:
-        return Outlook(len(earlier), len(unbounded), None)
-    totals = [several_runs_epsilon([own, *earlier], view, plan.delta) for view in claimed]
-    return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))
-
-
-def data_fingerprint(account: PrivacyAccount | PublicData | RunKey, run: str, prepared: PreparedMarket) -> str:
-    """Hash of every row, with rating and time, and of their order, under a key of the run that the account's gives.
-
-    It stands in the run's ledger, which is handed out: of two runs it does not say whether any row changed between.
-
-    The latest of two rows of one time is the one that comes last.
-    """
-    market = prepared.whole.market
-    rest = zip(market.rating.tolist(), market.time.tolist(), strict=True)
-    pairs = zip(_pairs(market), rest, strict=True)
-    rows = [pair + _encoded(repr(rating), repr(time)) for pair, (rating, time) in pairs]
-    read = [] if market.reading is None else [_encoded("read") + market.reading.line]
-    return account.fingerprint([*rows, *read], ordered=True, run=run)
-
-
-def readers_fingerprint(account: PrivacyAccount | PublicData | RunKey, prepared: PreparedMarket, reader: str) -> str:
-    """Hash of users and items of all rows, said to one reader: the same in every run, and to nobody else."""
-    return account.fingerprint(_pairs(prepared.whole.market), reader=reader)
-
-
-def _pairs(market: Market) -> list[bytes]:
-    """User and item of each row."""
-    users, items = ([_encoded(str(name)) for name in names] for names in (market.user_ids, market.item_ids))
-    return [users[user] + items[item] for user, item in zip(market.user.tolist(), market.item.tolist(), strict=True)]
-
-
-def _encoded(*parts: str) -> bytes:
-    """Each part with its length before it: no two tuples have one encoding, whatever characters ids are made of."""
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return PrivacyAccount(here[0].path, here[1:]).spent_on(rows, market) if here else []
 
 
 def _note(earlier: Iterable[Spending], delta: float) -> Release:
@@ -355,26 +294,6 @@ def _note(earlier: Iterable[Spending], delta: float) -> Release:
     )
 
 
-def _spending(run: str, plan: SpendingPlan, market: Market) -> Spending:
-    """What a run enters, and who its users are; of rows that were handed on in memory nobody knows."""
-    file = plan.config.data.markets.get(market.name)
-    users = None if file is None or market.reading is None else str(file.user)
-    return replace(planned_spending(run, plan), users=users)
-
-
-def planned_spending(run: str, plan: SpendingPlan) -> Spending:
-    """What a run spends, by its plan."""
-    plan = plan.at_most()  # how many items are found is not known yet
-    releases = list(plan.releases())
-    return Spending(
-        run,
-        observed_by_view(plan),
-        sum(release.coordinates for release in releases),
-        sum(release.extra_delta for release in releases),
-        plan.n_markets,
-    )
-
-
 def spent_on_same_data(account: PrivacyAccount, directory: Path, market: str) -> list[Spending]:
     """What all runs on a market's data spend, this one and later ones included; changes nothing.
 
@@ -389,10 +308,20 @@ def spent_on_same_data(account: PrivacyAccount, directory: Path, market: str) ->
         AccountError: it is no account, or the run is not in it.
         LedgerError: the market has no ledger that can be read.
     """
+    return account.spendings_of(_opened(directory, market), market)
+
+
+def firsts_on_same_data(account: PrivacyAccount, directory: Path, market: str) -> list[Spending]:
+    """What runs spend of which one was the first on a market's data; see ``spent_on_same_data``."""
+    return account.firsts_of(_opened(directory, market), market)
+
+
+def _opened(directory: Path, market: str) -> str:
+    """Id of the run whose ledger of a market is in its directory."""
     opening = read_ledger(RunDirectory(directory).ledger(market)).opening
     if opening.get("market") != market:
         raise AccountError(f"{RunDirectory(directory).ledger(market)}: is not the ledger of market {market}")
-    return account.spendings_of(str(opening.get("run")), market)
+    return str(opening.get("run"))
 
 
 def _state_file(directory: Path, market: str) -> Path:

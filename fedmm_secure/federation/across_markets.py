@@ -9,7 +9,7 @@ from typing import Any
 
 from fedmm_secure.config import Config
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import planned_spending
+from fedmm_secure.federation.account_entries import planned_spending
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.guarantee.multipliers import UNKNOWN
 from fedmm_secure.guarantee.plan import SpendingPlan

@@ -22,7 +22,8 @@ from fedmm_secure.config.choices import CONFIGURED, MODELS
 from fedmm_secure.ctr.recipes import baseline_recipe
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import RunDirectoryError
-from fedmm_secure.federation.account import account_of, data_fingerprint
+from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.account_entries import data_fingerprint
 from fedmm_secure.federation.canaries import CANARIES, kept_nonce
 from fedmm_secure.federation.parties import Federation
 from fedmm_secure.federation.private_record import commitment, committed_absence, make_salt

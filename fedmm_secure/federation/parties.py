@@ -13,7 +13,8 @@ from fedmm_secure.config import MIN_COHORT, Config, configuration_hash
 from fedmm_secure.data.market import FloatArray, refuse_few_items
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.errors import ConfigError
-from fedmm_secure.federation.account import Outlook, SoFar, enter, foresee, in_hand, moved, readers_fingerprint
+from fedmm_secure.federation.account import SoFar, enter
+from fedmm_secure.federation.account_entries import readers_fingerprint
 from fedmm_secure.federation.aggregation_plan import AggregationPlan, check_bundle
 from fedmm_secure.federation.agreement import Agreement
 from fedmm_secure.federation.budget import Budget
@@ -38,7 +39,7 @@ from fedmm_secure.storage.files import remove_unfinished
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
-from privacy.accounting.ledger import Charge, Entry, Ledger, read_ledger, stage_group
+from privacy.accounting.ledger import Charge, Entry, Ledger, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
 from privacy.aggregation.identities import Identity
@@ -265,30 +266,6 @@ def _channel(plan: AggregationPlan, member: Membership, bundle: Bundle, run: str
         largest=plan.largest_sum if plan.stage else plan.sum_bound,
         burn=partial(member.directory.burn, bundle),
     )
-
-
-def look_ahead(
-    config: Config, markets: Mapping[str, PreparedMarket], directory: Path, account: PrivacyAccount | PublicData
-) -> dict[str, Outlook]:
-    """By market, what its account will say of a run that is about to begin or to go on; enters nothing.
-
-    Empty where the rows are nobody's.
-
-    Raises:
-        AccountError: the account cannot be read.
-        ConfigError: no noise meets the budget.
-    """
-    if isinstance(account, PublicData):
-        return {}
-    layout, found = RunDirectory(directory), {}
-    sizes, run = market_sizes(config, sorted(markets), markets), run_id(layout.state)
-    for name, prepared in markets.items():
-        path = layout.ledger(name)
-        begun = read_ledger(path) if path.is_file() else None
-        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
-        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals), config.device)
-        found[name] = foresee(account, run, plan, prepared, again=again)
-    return found
 
 
 def _budget(plan: SpendingPlan) -> Budget:

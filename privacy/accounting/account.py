@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.account_file import AccountError, AccountFile, Body, digest_of
+from privacy.accounting.account_lines import enters, is_named, is_of
+from privacy.accounting.ceilings import refuse_above
 from privacy.accounting.events import UnknownEventError
 from privacy.accounting.fingerprints import RunKey, fingerprint_key, keyed_fingerprint, secret_of_run
 from privacy.accounting.places import ChainHead
@@ -148,7 +150,7 @@ class PrivacyAccount:
     def _entered(self, run: str, market: str) -> bool:
         """Whether a run began under this account's own key."""
         lines, _ = self._file.bodies(self._file.key())
-        return any(_enters(body) and _is_named(body, run, market) for _, body in lines)
+        return any(enters(body) and is_named(body, run, market) for _, body in lines)
 
     def begin(self) -> None:
         """Make the account where there is none; from then on the machine knows older states of it, or of one that is
@@ -184,6 +186,9 @@ class PrivacyAccount:
     ) -> Started:
         """Enter a start of a run, before it spends anything.
 
+        A course that begins is held to every ceiling on the data, its own among them, while nobody else enters one. One
+        that goes on was held to them when it began.
+
         Args:
             fingerprint: of the data.
             spending: what the run will have spent when it is over.
@@ -193,6 +198,7 @@ class PrivacyAccount:
 
         Raises:
             AccountError: that was another account, or this one cannot be read.
+            CeilingError: with what is known before, the run would come to more than a ceiling; nothing is entered.
         """
         with self._file.locked():
             key = self._file.begun()
@@ -207,7 +213,8 @@ class PrivacyAccount:
                     "other data: name that account in privacy.account, or start a new run"
                 )
             going_on = next((one for one in mine if _goes_on(one, state)), None)
-            course = None if state.moved else going_on  # that goes on as it is
+            course = going_on if going_on is not None and going_on.stays(spending, state.charges) else None
+            course = None if state.moved else course  # that goes on as it is
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
             line |= {"nonce": state.nonce, "charges": state.charges}
             if course is None:
@@ -217,6 +224,9 @@ class PrivacyAccount:
                 line["follows"], parted = course.nonce, course.parted
             if elsewhere is not None and (heard := held.unheard(elsewhere.known, led.names - alone.names, identity)):
                 line["elsewhere"] = heard
+            if course is None:
+                held.hear(line)
+                refuse_above(self.path, market, spending, held.spendings())
             self._file.append(key, head, line)
         lines, found = [*lines, (head.lines + 1, line)], state.nonce if course is None else course.first
         before = {one: self._before(identity, lines, one) for one in [*(one.first for one in mine), found]}
@@ -224,14 +234,13 @@ class PrivacyAccount:
 
     def _before(self, identity: str, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:
         """What was known when a course was entered, itself left out: the same whenever it is asked."""
-        entered = next(index for index, (_, body) in enumerate(lines) if _enters(body) and body["nonce"] == course)
+        entered = next(index for index, (_, body) in enumerate(lines) if enters(body) and body["nonce"] == course)
         body = lines[entered][1]
         names = (None, str(body.get("market") or "")), (identity, str(body["fingerprint"]))
         led = of_same_data([(identity, lines[: entered + 1])], names)
         held = self._held(led.lines[0][:-1])
         held.hear(body)
-        known = (one.spending for _, found in sorted(held.known("").items()) for one in found)
-        return [one.to_user_of(body.get("users")) for one in known]
+        return [one.to_user_of(body.get("users")) for one in held.spendings()]
 
     @contextmanager
     def charging(self, run: str, nonce: str, charges: int) -> Iterator[None]:
@@ -298,16 +307,24 @@ class PrivacyAccount:
         Raises:
             AccountError: as ``spendings``, or none of the accounts holds the run.
         """
-        everyone = (self, *self.others)
-        names = [(one.identity, found) for one in everyone for found in one._prints(run, market)]
-        if not names:
-            raise AccountError(f"{self.path}: does not hold this run of market {market}")
-        found, _ = _held_together(everyone, [(None, market), *names])
+        found, _ = _held_together((self, *self.others), self._names_of(run, market))
         own = {one.spending.users for entered in found.values() for one in entered if one.is_of(run, market)}
         known = _each(found)
         for users in own:
             known = [one.to_user_of(users) for one in known]
         return known
+
+    def firsts_of(self, run: str, market: str) -> list[Spending]:
+        """Runs of which one was the first on the data that a run was entered with for a market; see ``spendings_of``.
+
+        Of each account that can be read, its first one; of one that is only heard of nobody knows the order, so all.
+        """
+        everyone = (self, *self.others)
+        led = of_same_data([(one.identity, one._lines()) for one in everyone], self._names_of(run, market))
+        held = {one.identity: one._held(lines) for one, lines in zip(everyone, led.lines, strict=True)}
+        heard = [known for found in held.values() for name, known in found.elsewhere.items() if name not in held]
+        firsts = [course.entered for found in held.values() for course in found.courses[:1]]
+        return [one.spending for entered in (firsts, *heard) for one in entered]
 
     def spent_on(self, rows: Sequence[bytes], market: str = "") -> list[Spending]:
         """What all runs spend on rows, or a market, that this account or one of ``others`` has heard of, each once.
@@ -319,10 +336,15 @@ class PrivacyAccount:
         """
         return _each(heard_of((self, *self.others), rows, market).known)
 
-    def _prints(self, run: str, market: str) -> set[str]:
-        """Of all data that a run was entered with, here or elsewhere."""
-        self._require()
-        return {str(body.get("fingerprint")) for _, body in self._lines() if _is_of(body, run, market)}
+    def _names_of(self, run: str, market: str) -> list[Name]:
+        """Of the data that a run was entered with for a market, here or in one of ``others``."""
+        names: set[Name] = set()
+        for one in (self, *self.others):
+            one._require()
+            names |= {(one.identity, str(body["fingerprint"])) for _, body in one._lines() if is_of(body, run, market)}
+        if not names:
+            raise AccountError(f"{self.path}: does not hold this run of market {market}")
+        return [(None, market), *names]
 
     def _require(self) -> None:
         if not self.is_there:
@@ -341,22 +363,6 @@ class PrivacyAccount:
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found
-
-
-def _is_of(body: Mapping[str, Any], run: str, market: str) -> bool:
-    """Whether a line enters a run, or took down that another account had."""
-    told = [one for found in body.get("elsewhere", {}).values() for one in found["runs"]]
-    entered = [body] if _enters(body) else []
-    return any(_is_named(one, run, market) for one in [*entered, *told])
-
-
-def _is_named(body: Mapping[str, Any], run: str, market: str) -> bool:
-    return body["run"] == run and body.get("market") in (market, None)
-
-
-def _enters(body: Mapping[str, Any]) -> bool:
-    """Whether a line enters a course of a run."""
-    return "events" in body
 
 
 def _goes_on(course: Course, state: RunState) -> bool:

@@ -28,6 +28,12 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class _Ceiling(_Closed):
+    epsilon: Annotated[float, Field(gt=0, le=1e6)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    views: Annotated[list[_Name], Field(min_length=1, max_length=10)]
+
+
 class _Spent(_Closed):
     run: _Name
     events: dict[_Name, Annotated[dict[str, Any], AfterValidator(_accountable)]]
@@ -35,6 +41,7 @@ class _Spent(_Closed):
     extra_delta: Annotated[float, Field(ge=0, le=1)]
     markets: Annotated[int, Field(ge=1, le=10**6)] | None = None
     users: _Name | None = None
+    ceiling: _Ceiling | None = None
 
 
 class _Entered(_Spent):
@@ -111,6 +118,23 @@ def parse_line(raw: bytes, where: str) -> dict[str, Any]:
     if problem := _problem(_Line, found):
         raise ValueError(problem)
     return found
+
+
+def enters(body: Mapping[str, Any]) -> bool:
+    """Whether a line enters a course of a run."""
+    return "events" in body
+
+
+def is_named(body: Mapping[str, Any], run: str, market: str) -> bool:
+    """Whether what a line enters may be a run's of a market; lines of an earlier version name none."""
+    return body["run"] == run and body.get("market") in (market, None)
+
+
+def is_of(body: Mapping[str, Any], run: str, market: str) -> bool:
+    """Whether a line enters a run, or took down that another account had."""
+    told = [one for found in body.get("elsewhere", {}).values() for one in found["runs"]]
+    entered = [body] if enters(body) else []
+    return any(is_named(one, run, market) for one in [*entered, *told])
 
 
 def _problem(kind: type[_Closed], fields: dict[str, Any]) -> str | None:

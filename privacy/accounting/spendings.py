@@ -16,6 +16,30 @@ AccountLine = tuple[int, Mapping[str, Any]]  # of an account: its number, and wh
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """What all runs on the same data may come to together, as one of them fixed it.
+
+    Attributes:
+        epsilon: the most, against each of the views.
+        delta: at which.
+        views: that it is fixed for.
+    """
+
+    epsilon: float
+    delta: float
+    views: tuple[str, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """For a line of an account."""
+        return {"epsilon": self.epsilon, "delta": self.delta, "views": list(self.views)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Ceiling:
+        """From a line of an account."""
+        return cls(float(data["epsilon"]), float(data["delta"]), tuple(map(str, data["views"])))
+
+
+@dataclass(frozen=True)
 class Spending:
     """What one run spends on one market's data.
 
@@ -28,6 +52,7 @@ class Spending:
             say either which noise is one for all of them.
         users: by which column of the rows its users are told apart; None where a line of an earlier version does not
             say.
+        ceiling: that it fixes for itself and all later runs on the data; None where it fixes none.
     """
 
     run: str
@@ -36,6 +61,7 @@ class Spending:
     extra_delta: float = 0.0
     markets: int | None = None
     users: str | None = None
+    ceiling: Ceiling | None = None
 
     def observed(self, view: str) -> DpEvent:
         """What a view will observe; of one that the run does not speak of, nothing is bounded."""
@@ -82,15 +108,17 @@ def spent_to_data(spending: Spending) -> dict[str, Any]:
     """What a run spends, for a line of an account that names the run."""
     events = {view: event_to_data(event) for view, event in spending.events.items()}
     of_run = {"coordinates": spending.coordinates, "extra_delta": spending.extra_delta, "markets": spending.markets}
-    return {"events": events, **of_run, "users": spending.users}
+    ceiling = {} if spending.ceiling is None else {"ceiling": spending.ceiling.to_data()}
+    return {"events": events, **of_run, "users": spending.users, **ceiling}
 
 
 def spending_from_data(data: Mapping[str, Any]) -> Spending:
     """From a line that names the run."""
     events = {view: event_from_data(event) for view, event in data["events"].items()}
-    markets, users = data.get("markets"), data.get("users")
+    markets, users, ceiling = data.get("markets"), data.get("users"), data.get("ceiling")
     of_run = int(data["coordinates"]), float(data["extra_delta"]), None if markets is None else int(markets)
-    return Spending(data["run"], events, *of_run, None if users is None else str(users))
+    fixed = None if ceiling is None else Ceiling.from_data(ceiling)
+    return Spending(data["run"], events, *of_run, None if users is None else str(users), fixed)
 
 
 def entered_beyond(known: Iterable[Entered], found: Iterable[Entered]) -> list[Entered]:
@@ -139,6 +167,10 @@ class Course:
     sealed: str = ""
     parted: bool = False
 
+    def stays(self, spending: Spending, charges: int) -> bool:
+        """Whether a run spends as it was entered: before it charges anything nothing else holds it to its plan."""
+        return charges > 0 or spent_to_data(spending) == spent_to_data(self.spending)
+
     @property
     def entered(self) -> Entered:
         """What the run spends, and for which market."""
@@ -171,6 +203,10 @@ class OfData:
     def known(self, identity: str) -> dict[str, list[Entered]]:
         """Runs by the account that they were entered in, this one's by ``identity``."""
         return {**self.elsewhere, identity: [course.entered for course in self.courses]}
+
+    def spendings(self) -> list[Spending]:
+        """Of runs that were entered here and of those that are heard of, account by account."""
+        return [one.spending for _, found in sorted(self.known("").items()) for one in found]
 
     def unheard(self, known: Known, names: Iterable[Name], identity: str) -> dict[str, Any]:
         """What a start takes down: runs of other accounts than ``identity`` that are not here yet, and names of the

@@ -68,7 +68,7 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
             "max_epsilon": 8.0, "max_delta": None}  # fmt: skip
     every = dict.fromkeys(VIEWS, epsilon)
     spent = {"runs": 1, "problem": None, "without_bound": 0, "as_planned": True, "epsilon": every, "ledger_runs": 1,
-             "ledger_epsilon": every}  # fmt: skip
+             "ledger_epsilon": every, "ceiling": None}  # fmt: skip
     market = MarketStated(
         users=N,
         items=100,
@@ -102,6 +102,23 @@ def document(*, delta=N**-1.1, epsilon=8.0, ledger=(), run=(), declared=(), evid
         environment={},
     )
     return found.model_copy(update={"verdict": document_verdict(found)})
+
+
+@pytest.mark.parametrize(
+    ("runs", "declared", "said"),
+    [
+        ({"runs": 1}, {}, None),
+        ({"runs": 2}, {}, "2 runs"),
+        ({"runs": 2, "ceiling": 8.0}, {}, None),
+        ({"runs": 2, "ceiling": 8.1}, {}, "2 runs"),
+        ({"runs": 1, "ledger_runs": 3}, {}, "3 runs"),
+        ({"runs": 2}, {"sole_run": True}, None),
+    ],
+)
+def test_a_limit_on_several_runs_was_fixed_before_them_or_that_is_left_open(runs, declared, said):
+    found = [item for item in document(runs=runs, declared=declared).verdict.open if "was fixed" in item]
+    what = f"m: declared, not shown: that the limit 8 was fixed before the first of {said} on the data was looked at"
+    assert found == ([] if said is None else [what])
 
 
 def old_judge(document, limit=None):

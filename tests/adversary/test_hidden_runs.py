@@ -15,21 +15,24 @@ import pytest
 from fedmm_secure.federation import account as accounts
 from fedmm_secure.federation.account import (
     SoFar,
-    _pairs,
     account_of,
     enter_account,
     enter_without_bound,
-    foresee,
     readers_account,
     spent_on_same_data,
 )
+from fedmm_secure.federation.account_entries import row_pairs
+from fedmm_secure.federation.foresight import foresee
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
+from fedmm_secure.guarantee.plan import SpendingPlan
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.fingerprints import keyed_fingerprint
+from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, AccountPlaceError, users_account
+from privacy.accounting.spendings import Course
 from tests.conftest import tiny
 from tests.people import of_people
 
@@ -215,6 +218,28 @@ def test_a_run_that_goes_on_counts_what_it_counted_when_it_began(enter, tmp_path
     assert [note.remark for note in notes] == ["1"]  # its own account has heard of them
 
 
+def test_a_run_that_was_entered_with_another_plan_is_entered_again(plans, tiny_markets, tmp_path, monkeypatch):
+    """Entered, killed before its ledger began, and started again with an ε of eight times as much."""
+    dear, rows = plans["m0"], row_pairs(tiny_markets["m0"].whole.market)
+    frugal = CONFIG.model_copy(update={"privacy": CONFIG.privacy.model_copy(update={"epsilon": 1.0})})
+    cheap = SpendingPlan.of(frugal, "m0", dear.sizes)
+
+    def spent(name, *started):
+        account = PrivacyAccount(tmp_path / name)
+        notes = [enter_account(account, tmp_path / f"run-{name}", name, plan, tiny_markets["m0"], SoFar()).earlier
+                 for plan in started][-1]  # fmt: skip
+        known = account.spent_on(rows)
+        return [note.remark for note in notes], several_runs_epsilon(known, "market", dear.delta)
+
+    whole, again = spent("whole", dear), spent("again", dear, dear)
+    assert whole == again == (["0"], whole[1])
+    notes, epsilon = spent("cheap", cheap, dear)
+    assert (notes, epsilon > whole[1]) == (["0", "1"], True)
+    monkeypatch.setattr(Course, "stays", lambda *_: True)  # the attack: the line of the cheap plan stood for both
+    notes, epsilon = spent("as it was", cheap, dear)
+    assert (notes, epsilon < whole[1] / 4) == (["0"], True)
+
+
 def old_earlier(account, rows):
     """As it was: runs that were entered in the account itself."""
     return [run.run for run in account.spendings(keyed_fingerprint(account._file.key(), rows))]
@@ -226,7 +251,7 @@ def test_what_an_account_has_heard_of_counts_wherever_it_is_asked(enter, tiny_ma
         enter(tmp_path / "mine" / name)
     home = PrivacyAccount(tmp_path / "home" / "account")
     assert enter(tmp_path / "home" / "first", account=PrivacyAccount(home.path, [PrivacyAccount(users_account())])) == 3
-    rows = _pairs(tiny_markets["m0"].whole.market)
+    rows = row_pairs(tiny_markets["m0"].whole.market)
     assert old_earlier(home, rows) == ["first"]  # the attack works on what it was: three runs are forgotten
     assert foresee(home, "second", plans["m0"], tiny_markets["m0"]).earlier == 4
     assert sorted(run.run for run in home.spent_on(rows)) == ["first", "u0", "u1", "u2"]

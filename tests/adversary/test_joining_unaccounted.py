@@ -14,7 +14,8 @@ from experiments.runs.markets import synthesize_files
 from fedmm_secure.config import config_from_data
 from fedmm_secure.data.prepare import prepare_markets, prepare_one
 from fedmm_secure.data.synthetic import SyntheticSpec
-from fedmm_secure.federation.account import account_of, foresee
+from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.foresight import foresee
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.joining.join import join_market

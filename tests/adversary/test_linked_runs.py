@@ -9,7 +9,8 @@ import numpy as np
 
 from fedmm_secure.data.market import with_rows
 from fedmm_secure.data.prepare import prepare
-from fedmm_secure.federation.account import SoFar, _pairs, enter_account
+from fedmm_secure.federation.account import SoFar, enter_account
+from fedmm_secure.federation.account_entries import row_pairs
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
 from privacy.accounting.account import PrivacyAccount, RunState
@@ -27,7 +28,7 @@ def without_a_row(prepared, user, config):
 def by_rows(account, prepared):
     """Earlier runs as they were found: those on exactly these (user, item) pairs, whatever the market is called."""
     bodies = [body for _, body in account._file.bodies(account._file.key())[0]] if account.path.exists() else []
-    wanted = account.fingerprint(_pairs(prepared.whole.market))
+    wanted = account.fingerprint(row_pairs(prepared.whole.market))
     return sum("events" in body and body["fingerprint"] == wanted for body in bodies)
 
 
@@ -67,7 +68,7 @@ def test_ledgers_of_two_runs_do_not_say_whether_a_user_was_active_between_them(t
 def test_a_renamed_market_is_the_same_data(tiny_markets, tmp_path):
     """Names alone would let a market begin anew under another one: the same rows lead to all runs on them."""
     account = PrivacyAccount(tmp_path / "account")
-    rows = _pairs(tiny_markets["m0"].whole.market)
+    rows = row_pairs(tiny_markets["m0"].whole.market)
     for run, market, read in (
         ("a", "m0", rows),
         ("b", "m0", rows[1:]),

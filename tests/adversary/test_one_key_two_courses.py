@@ -20,9 +20,10 @@ from experiments.verification.spending import given_up_charges
 from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.federation.account import account_of, spent_on_same_data
 from fedmm_secure.federation.door import Door
+from fedmm_secure.federation.foresight import look_ahead
 from fedmm_secure.federation.in_process import connect
 from fedmm_secure.federation.orders import Order
-from fedmm_secure.federation.parties import look_ahead, make_clients, open_federation
+from fedmm_secure.federation.parties import make_clients, open_federation
 from fedmm_secure.federation.transactions import Result
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import create, read_metrics

@@ -12,7 +12,8 @@ from dp_accounting.dp_event import GaussianDpEvent
 
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.federation.account import account_of, spent_on_same_data
-from fedmm_secure.federation.parties import look_ahead, open_federation
+from fedmm_secure.federation.foresight import look_ahead
+from fedmm_secure.federation.parties import open_federation
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.guarantees import guarantee_with_earlier_runs, view_guarantee
 from privacy.accounting.losses import COARSE

@@ -10,7 +10,8 @@ from experiments.verification.replay import Replay
 from experiments.verification.run import examine_run
 from fedmm_secure.config import config_from_data
 from fedmm_secure.data.prepare import prepare_one
-from fedmm_secure.federation.account import account_of, data_fingerprint, readers_fingerprint
+from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.account_entries import data_fingerprint, readers_fingerprint
 from fedmm_secure.federation.client import MarketClient
 from fedmm_secure.federation.coins import Coins
 from fedmm_secure.federation.noise_chain import NoiseChain

@@ -15,9 +15,11 @@ from experiments.runs.tracking import scalars
 from fedmm_secure.collaborative.dp_svd import contributions
 from fedmm_secure.config import config_from_data
 from fedmm_secure.data.prepare import prepare_markets
-from fedmm_secure.federation import account as accounts
-from fedmm_secure.federation.account import account_of, planned_spending
-from fedmm_secure.federation.parties import look_ahead, open_federation
+from fedmm_secure.federation import account_entries
+from fedmm_secure.federation.account import account_of
+from fedmm_secure.federation.account_entries import planned_spending
+from fedmm_secure.federation.foresight import look_ahead
+from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.releases import embed_privately
 from fedmm_secure.guarantee.observed import observed_by_view
 from fedmm_secure.guarantee.statement import guarantees
@@ -88,7 +90,7 @@ def test_it_leaves_later_runs_on_the_same_rows_without_a_bound(files, tmp_path, 
         return observed_by_view(mock.Mock(wraps=plan, config=plan.config.model_copy(update={"privacy": privacy}),
                                           stages=plan.stages, stage_event=plan.stage_event))  # fmt: skip
 
-    with mock.patch.object(accounts, "observed_by_view", as_it_was):
+    with mock.patch.object(account_entries, "observed_by_view", as_it_was):
         monkeypatch.setenv("FEDMM_ACCOUNT", str(tmp_path / "as-it-was.account"))
         begun(seeded, tmp_path / "seeded")
         found = with_earlier(begun(secret, tmp_path / "after")[0])

@@ -199,6 +199,8 @@ USER_MISTAKES = [
     (["run", "synthetic", "--set", "privacy.epsilom=8"], "privacy.epsilom: unknown key; did you mean 'epsilon'"),
     (["run", "synthetic", "--set", "privcy.epsilon=8"], "privcy: unknown key; did you mean 'privacy'"),
     (["run", "synthetic", "--set", "privacy.epsilon=much"], "privacy.epsilon: input should be a valid number"),
+    (["run", "synthetic", "--set", "privacy.ceiling=8"], "privacy.ceiling needs privacy.epsilon"),
+    (["run", "synthetic", "--set", "privacy.epsilon=8", "--set", "privacy.ceiling=7.9"], "and is no smaller"),
     (["run", "synthetic", "--set", "privacy.epsilon=-1"], "privacy.epsilon: input should be greater than 0"),
     (["run", "synthetic", "--set", "data.synthetic.user=30"], "did you mean 'users'"),
     (["run", "synthetic", "--set", "seed"], "expected KEY=VALUE"),

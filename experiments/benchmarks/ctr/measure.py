@@ -135,8 +135,7 @@ def measure_training(config: Config, kind: ModelKind, python: Path | None, repet
         ConfigError: the interpreter cannot be started, or ends without an answer.
     """
     markets = prepare_markets(config.data)
-    for prepared in markets.values():
-        enter_without_bound(config, default_directory("ctr"), prepared)
+    enter_without_bound(config, default_directory("ctr"), *markets.values())
     with TemporaryDirectory(prefix="fedmm-bench-") as name, _one_thread(), _started(python, Path(name)) as worker:
         versions, missing = _libraries(worker)
         contests = [

@@ -171,6 +171,7 @@ def test_it_says_what_the_ledger_gives(signed):
             "epsilon": pytest.approx(every, rel=2e-3),  # composed more coarsely
             "ledger_runs": 1,
             "ledger_epsilon": every,
+            "ceiling": None,
         }
         last = (signed / "ledger" / f"{market}.jsonl").read_text().splitlines()[-1]
         assert stated["ledger"]["head"] == json.loads(last)["hash"]

@@ -3,9 +3,10 @@
 import pytest
 
 from experiments.assessment.records import RISKS
-from experiments.compliance.document import AttackStated, EvidenceStated
+from experiments.compliance.document import AttackStated, EvidenceStated, SignedReport
 from experiments.compliance.judgement import not_guaranteed
 from experiments.compliance.questions import EDPB, GDPR, ISO, NIST, WP216, answer_questions
+from experiments.compliance.signing import page
 from tests.adversary.test_compliance import document
 
 
@@ -103,3 +104,12 @@ def test_the_three_risks_are_answered_by_what_counts():
     assert said[WP216, "singling out"] == said[WP216, "inference"] == "Not measured: no such attack counts."
     assert said[EDPB, "testing and resistance to attacks"].startswith("No attack counts.")
     assert {one.replace("-", " ") for one in RISKS} == {topic for framework, topic in said if framework == WP216}
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "said"), [(None, "No ceiling on what they come to"), (8.0, "ceiling on all together, ε 8;")]
+)
+def test_where_runs_are_counted_it_says_whether_the_first_fixed_a_ceiling(ceiling, said):
+    found = document(runs={"runs": 2, "ceiling": ceiling})
+    assert said in answers(found)[(ISO, "governance")]
+    assert said in page(SignedReport(document=found, signature=None))

@@ -52,7 +52,7 @@ def test_anybody_with_the_card_can_check_the_envelope(exported):
         key.verify(base64.b64decode(signature["sig"]), payload)
     assert envelope["payloadType"] == "application/vnd.in-toto+json"
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
-    assert statement["predicateType"] == "urn:fedmm-secure:compliance-report:9"
+    assert statement["predicateType"] == "urn:fedmm-secure:compliance-report:10"
     assert statement["predicate"] == json.loads((exported / "compliance.json").read_text())
 
 

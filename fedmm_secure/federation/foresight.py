@@ -1,0 +1,89 @@
+"""What accounts will say of a run, before it enters any and spends anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmm_secure.config import Config
+from fedmm_secure.data.prepare import PreparedMarket
+from fedmm_secure.federation.account import in_hand, known_runs, moved
+from fedmm_secure.federation.account_entries import market_spending, row_pairs
+from fedmm_secure.federation.parties import market_sizes, run_id
+from fedmm_secure.guarantee.plan import SpendingPlan
+from fedmm_secure.guarantee.stages import decrypted_claims
+from fedmm_secure.storage.layout import RunDirectory
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.ceilings import refuse_above
+from privacy.accounting.events import gaussian_steps
+from privacy.accounting.fingerprints import PublicData
+from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.ledger import read_ledger
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a market's account will say of a run once it is over, by what it says before.
+
+    Attributes:
+        earlier: other runs on the same data.
+        without_bound: those among them without a budget for a view that is claimed to have one, or with other users.
+        epsilon: of all of them and the run, the claimed view that learns most; None where nothing bounds it.
+    """
+
+    earlier: int
+    without_bound: int
+    epsilon: float | None
+
+
+def look_ahead(
+    config: Config, markets: Mapping[str, PreparedMarket], directory: Path, account: PrivacyAccount | PublicData
+) -> dict[str, Outlook]:
+    """By market, what its account will say of a run that is about to begin or to go on; enters nothing.
+
+    Empty where the rows are nobody's.
+
+    Raises:
+        AccountError: the account cannot be read.
+        CeilingError: a market's account would not let the run in; so none is asked to.
+        ConfigError: no noise meets the budget.
+    """
+    if isinstance(account, PublicData):
+        return {}
+    layout, found = RunDirectory(directory), {}
+    sizes, run = market_sizes(config, sorted(markets), markets), run_id(layout.state)
+    for name, prepared in markets.items():
+        path = layout.ledger(name)
+        begun = read_ledger(path) if path.is_file() else None
+        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
+        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals), config.device)
+        found[name] = foresee(account, run, plan, prepared, again=again)
+    return found
+
+
+def foresee(
+    account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket, *, again: bool = False
+) -> Outlook:
+    """What the account will say of a run that is about to begin or to go on; enters nothing.
+
+    ``again``: with a charge in hand that is not redone here, so that the rest is another course.
+
+    Raises:
+        CeilingError: it is a course that begins, and would not be entered.
+    """
+    market = prepared.whole.market
+    own = market_spending(run, plan, market)
+    spent = known_runs(account, row_pairs(market), market.name)
+    known = [one.to_user_of(own.users) for one in spent]
+    courses = [spending for spending in known if spending.run == own.run]
+    earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
+    if again or not courses:
+        refuse_above(account.path, market.name, own, spent)
+    claimed = decrypted_claims(plan.config)
+    unbounded = [one for one in earlier if any(gaussian_steps(one.observed(view)) is None for view in claimed)]
+    if unbounded or plan.epsilon is None:
+        return Outlook(len(earlier), len(unbounded), None)
+    totals = [several_runs_epsilon([own, *earlier], view, plan.delta) for view in claimed]
+    return Outlook(len(earlier), 0, None if math.isinf(max(totals)) else max(totals))

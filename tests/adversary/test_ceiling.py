@@ -1,0 +1,275 @@
+"""Runs that are chosen by what others showed, under a ceiling that the first of them fixed: none gets above it.
+
+Each way round the ceiling works where the account does not hold a run to it.
+"""
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from unittest import mock
+
+import pytest
+from dp_accounting.dp_event import GaussianDpEvent, NonPrivateDpEvent
+
+from experiments.compliance.build import _all_runs
+from fedmm_secure.config import config_from_data, configuration_hash
+from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.federation.account import account_of, enter_without_bound
+from fedmm_secure.federation.parties import open_federation
+from fedmm_secure.guarantee.stages import CLAIMS
+from fedmm_secure.pipeline import run_pipeline
+from fedmm_secure.storage.run_directory import to_yaml
+from privacy.accounting import account as accounts
+from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.ceilings import CeilingError, refuse_above
+from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.lines import canonical_json
+from privacy.accounting.places import users_account
+from privacy.accounting.spendings import Ceiling, Spending
+from tests.command_line import fedmm
+from tests.conftest import TINY
+from tests.people import as_files
+
+ROWS, MARKET, VIEW, DELTA, LIMIT = [b"alice item", b"bob item"], "m", "release", 1e-5, 5.8
+CEILING = Ceiling(LIMIT, DELTA, (VIEW,))
+NONCES = count()
+UNHELD = {"refuse_above": lambda *_: None}
+
+
+def spends(noise, ceiling=None):
+    event = NonPrivateDpEvent() if noise is None else GaussianDpEvent(noise)
+    return Spending(f"run {next(NONCES)}", {VIEW: event}, markets=3, ceiling=ceiling)
+
+
+def enters(account, spending, *, market=MARKET, rows=ROWS, known=()):
+    """Whether an account lets a run in; the nonce under which it did."""
+    nonce = f"nonce {next(NONCES)}"
+    with suppress(CeilingError):
+        account.enter(rows, spending, RunState(nonce, known, begun=bool(known)), market=market)
+        return nonce
+    return None
+
+
+def together(account):
+    return several_runs_epsilon(account.spent_on(ROWS, MARKET), VIEW, DELTA)
+
+
+@pytest.fixture
+def account(tmp_path):
+    """One in which the first run on the data fixed a ceiling, of which it takes two thirds."""
+    found = PrivacyAccount(tmp_path / "account")
+    assert enters(found, spends(1.1, CEILING))
+    return found
+
+
+def chosen(account):
+    """Go on with whatever gets in, the most telling first."""
+    let_in = 0
+    for noise in (None, 0.3, 0.6, 1.0, 1.5, 3.0, 6.0, 6.0, 6.0):
+        let_in += enters(account, spends(noise)) is not None
+    return let_in
+
+
+def test_no_choice_of_runs_gets_above_it(account):
+    assert 0 < chosen(account) < 9
+    assert 0.9 * LIMIT < together(account) <= LIMIT
+
+
+def test_without_the_check_any_choice_does(account):
+    with mock.patch.multiple(accounts, **UNHELD):
+        assert chosen(account) == 9
+    assert together(account) == float("inf")
+
+
+WAYS = {
+    "by itself": {},
+    "a later configuration raises it": {"ceiling": replace(CEILING, epsilon=100.0)},
+    "a later configuration raises it at another δ": {"ceiling": Ceiling(100.0, 1e-3, (VIEW,))},
+    "for a view that nobody asks about": {"ceiling": replace(CEILING, epsilon=100.0, views=("market",))},
+    "under another name of the market": {"market": "n"},
+    "with other rows of the market": {"rows": [b"carol item"]},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_came_later_does_not_raise_it(account, way):
+    asked = dict(WAYS[way])
+    run = spends(1.0, asked.pop("ceiling", None))
+    assert enters(account, run, **asked) is None
+    assert [one.ceiling for one in account.spent_on(ROWS, MARKET)] == [CEILING]  # nothing was entered
+    with mock.patch.multiple(accounts, **UNHELD):
+        assert enters(account, run, **asked)  # the attack works
+
+
+def test_on_other_data_it_is_none(account):
+    assert enters(account, spends(0.3), market="n", rows=[b"carol item"])
+
+
+def test_an_account_that_has_heard_of_the_run_holds_later_ones_to_it(account, tmp_path):
+    heard = PrivacyAccount(tmp_path / "other", [account])
+    assert enters(heard, spends(1.0)) is None
+    assert enters(heard, spends(3.0))
+    account.path.unlink()
+    alone = PrivacyAccount(heard.path)
+    assert enters(alone, spends(1.0)) is None
+    with mock.patch("privacy.accounting.spendings.Entered.to_data", lambda one: _unfixed(one)):
+        deaf = PrivacyAccount(tmp_path / "third", [alone])
+        assert enters(deaf, spends(3.0))
+    assert enters(PrivacyAccount(deaf.path), spends(1.0))  # where what is heard leaves it out, one gets in
+
+
+def _unfixed(entered):
+    data = replace(entered.spending, ceiling=None)
+    return {"run": data.run, "market": entered.market, **accounts.spent_to_data(data)}
+
+
+def test_a_course_goes_on_and_an_old_copy_of_it_is_another_run(tmp_path):
+    account, run = PrivacyAccount(tmp_path / "account"), spends(0.9, CEILING)
+    first = enters(account, run)
+    second = enters(account, run, known=[first])
+    assert second  # it was let in before
+    assert enters(account, run, known=[first]) is None  # a copy from before, with noise of its own
+    assert enters(account, run, known=[second])
+
+
+@pytest.mark.parametrize("foreseen", [False, True])
+def test_of_two_at_once_one_gets_in(account, foreseen):
+    """Each would by itself; where both ask before either is entered, both do."""
+    meet, found = threading.Barrier(2, timeout=0.2), []
+
+    def slowly(*asked):
+        refuse_above(*asked)
+        with suppress(threading.BrokenBarrierError):
+            meet.wait()
+
+    def start():
+        run, own = spends(1.5), PrivacyAccount(account.path)
+        if foreseen:
+            slowly(own.path, MARKET, run, own.spent_on(ROWS, MARKET))
+        found.append(enters(own, run))
+
+    held = UNHELD if foreseen else {"refuse_above": slowly}
+    with mock.patch.multiple(accounts, **held):
+        threads = [threading.Thread(target=start) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(one is not None for one in found) == (2 if foreseen else 1)
+    assert (together(account) <= LIMIT) != foreseen
+
+
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory):
+    """Configurations on the same files, and their markets."""
+    folder = tmp_path_factory.mktemp("markets")
+    sections = as_files(folder, **TINY)
+
+    def configuration(**privacy):
+        privacy = {**sections["privacy"], "protect": "release", **privacy}
+        return config_from_data({**sections, "privacy": privacy}, source="test")
+
+    return configuration, prepare_markets(configuration().data)
+
+
+def test_a_run_of_several_markets_is_refused_before_any_of_them_enters(configured, tmp_path):
+    configuration, markets = configured
+    fixed = configuration(epsilon=8, ceiling=9)
+    only = {"m2": markets["m2"]}
+    account = account_of(fixed, tmp_path / "first")
+    open_federation(fixed, only, tmp_path / "first", account=account)
+    before, said = users_account().read_bytes(), []
+
+    def refused(run):
+        with pytest.raises(CeilingError, match="market m2: ε of 2 runs on the same data") as found:
+            run()
+        assert "\n" not in str(found.value)
+        assert users_account().read_bytes() == before
+
+    later = configuration(epsilon=8)
+    refused(lambda: run_pipeline(later, markets, tmp_path / "later", lambda event, fields: said.append(event)))
+    assert "outlook" not in said  # what is refused is not warned of too
+    refused(lambda: enter_without_bound(later, tmp_path / "joined", *markets.values()))
+    refused(lambda: open_federation(later, only, tmp_path / "by lock", account=account))
+    raised = configuration(epsilon=8, ceiling=100)
+    refused(lambda: run_pipeline(raised, markets, tmp_path / "raised"))
+
+
+def test_all_markets_agree_on_it_and_runs_without_one_keep_their_hash(configured):
+    """A market whose configuration leaves it out is in another run; configurations of earlier versions have none."""
+    configuration, _ = configured
+    with mock.patch("fedmm_secure.config.loading.canonical_json", wraps=canonical_json) as hashed:
+        found = {configuration_hash(configuration(epsilon=8, ceiling=limit)) for limit in (None, 9, 10)}
+    assert len(found) == 3
+    assert ["ceiling" in call.args[0]["privacy"] for call in hashed.call_args_list] == [False, True, True]
+
+
+@pytest.mark.parametrize(("ceiling", "warned"), [(None, True), (12, False)])
+def test_who_fixed_a_ceiling_is_warned_of_what_is_above_it(configured, tmp_path, capsys, ceiling, warned):
+    configuration, _ = configured
+
+    def stopped(directory, settings, outlook, *_, **__):
+        outlook("outlook", {"markets": {"m0": {"earlier": 1, "without_bound": 0, "epsilon": 11.2}}})
+        raise CeilingError("stopped here")
+
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(configuration(epsilon=8, ceiling=ceiling)))
+    with mock.patch("experiments.runs.execution.execute", stopped):
+        status, _, err = fedmm(capsys, "run", path, "--out", tmp_path / "run", "--quiet")
+    assert status == 2
+    assert ("warning: together with 1 earlier run" in err) == warned
+
+
+def test_the_command_says_so_once(configured, tmp_path, capsys):
+    configuration, markets = configured
+    fixed = configuration(epsilon=8, ceiling=9)
+    account = account_of(fixed, tmp_path / "first")
+    open_federation(fixed, {"m0": markets["m0"]}, tmp_path / "first", account=account)
+    path = tmp_path / "later.yaml"
+    path.write_text(to_yaml(configuration(epsilon=8)))
+    status, out, err = fedmm(capsys, "run", path, "--out", tmp_path / "later", "--quiet")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "above the ceiling of 9 that one of them fixed (privacy.ceiling)" in err
+    assert "warning" not in err
+
+
+@pytest.mark.parametrize(
+    ("fixed", "stated"),
+    [
+        ([20.0, None], 20.0),
+        ([20.0, 19.0], 20.0),
+        ([None, 20.0], None),  # too late
+        ([None, None], None),
+    ],
+)
+def test_a_report_knows_a_ceiling_of_the_first_run_alone(configured, tmp_path, fixed, stated):
+    configuration, markets = configured
+    only = {"m0": markets["m0"]}
+    for number, limit in enumerate(fixed):
+        config, directory = configuration(epsilon=8, ceiling=limit), tmp_path / str(number)
+        account = account_of(config, directory)
+        federation = open_federation(config, only, directory, account=account)
+    views = CLAIMS["release"]
+    before = {"earlier_runs": 1, **{view: {"epsilon": 12.0} for view in views}}
+    delta = federation.plans["m0"].delta
+
+    def found(delta):
+        told = {"with_earlier_runs": before, "market": {"delta": delta}}
+        return _all_runs(account, config, directory, "m0", told, views)
+
+    assert found(delta).runs == 2
+    assert found(delta).as_planned
+    assert found(delta).ceiling == stated
+    assert found(delta / 2).ceiling is None  # it was fixed at a larger one
+
+
+def test_a_run_in_another_account_may_have_been_the_first(account, tmp_path):
+    elsewhere = PrivacyAccount(tmp_path / "elsewhere")
+    assert enters(elsewhere, spends(3.0))
+    run = spends(3.0)
+    assert enters(PrivacyAccount(account.path, [elsewhere]), run)
+    for others in ([elsewhere], []):  # read beside it, or heard of when the run was entered
+        firsts = PrivacyAccount(account.path, others).firsts_of(run.run, MARKET)
+        assert [one.ceiling for one in firsts] == [CEILING, None]
+    assert [one.ceiling for one in account.spendings_of(run.run, MARKET)].count(CEILING) == 1
