@@ -40,8 +40,8 @@ ASSUMPTIONS = [
     "nobody has rows in several markets, unless figures of such a person are claimed: the unit is a user of one "
     "market; what markets state of the same person composes, and a noise that is one for all of them is moved by each; "
     "user ids are compared where one process holds all rows, and between organisations nobody compares them",
-    "the limit of ε was fixed before any run on the data was looked at: under it runs may follow from what earlier "
-    "ones showed the view that is claimed for, and stop wherever they do; one that was chosen by that is no limit",
+    "the limit of ε was fixed before any run on the data was looked at: under it runs may be chosen, and stopped, by "
+    "what earlier ones showed the claimed view; a limit that was chosen by what they showed is none",
     "a user is a person with one id, and no item is a user: rows of others about a person are not that person's",
     "runs on other copies of the data under another name of the market, or under a privacy account that this one has "
     "not heard of, are not known to it",
