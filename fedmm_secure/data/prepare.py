@@ -20,7 +20,15 @@ from fedmm_secure.data.candidates import (
 )
 from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.loaders import load_market, load_rows
-from fedmm_secure.data.market import FloatArray, IntArray, Market, Rows, refuse_disorder, restrict
+from fedmm_secure.data.market import (
+    FloatArray,
+    IntArray,
+    Market,
+    Rows,
+    rank_from_latest,
+    refuse_disorder,
+    restrict,
+)
 from fedmm_secure.data.same_rows import refuse_same, same_files, same_rows
 from fedmm_secure.data.splits import Split, global_date, leave_last_out
 from fedmm_secure.data.synthetic import synthesize, synthesize_one
@@ -208,19 +216,33 @@ def within(whole: WholeMarket, catalogue: Catalogue, config: DataConfig) -> Prep
         inside = index[drawn.item] >= 0
         parts[name] = Candidates(drawn.user[inside], index[drawn.item[inside]], drawn.label[inside])
     prior = 1 / (1 + config.negatives_per_positive) if config.label == "click" else 0.5
-    lacking = _lacking(market, (whole.pool, pool), parts, config)
+    labels = {"train": _learned(market, split, pool, config), **{name: found.label for name, found in parts.items()}}
+    lacking = _lacking(market, (whole.pool, pool), labels, config)
     return PreparedMarket(market, split, pool, parts["valid"], parts["test"], whole, prior, lacking)
 
 
-def _lacking(market: Market, pools: Sequence[Pool], parts: Mapping[str, Candidates], config: DataConfig) -> str | None:
+def _learned(market: Market, split: Split, pool: Pool, config: DataConfig) -> FloatArray:
+    """Labels ``(n,)`` of examples that every model has to learn from: users' latest training rows, after others."""
+    user, n_users = market.user[split.train], market.n_users
+    latest = (np.bincount(user, minlength=n_users)[user] > 1) & (rank_from_latest(user, n_users) == 0)
+    found = like_candidates(market, split.train[latest], pool, threshold=config.like_threshold)
+    if config.label == "like":
+        return found.label
+    met = np.bincount(user[pool.contains(market.item[split.train])], minlength=n_users)
+    return np.repeat([1.0, 0.0], np.count_nonzero(met[found.user] < len(pool.items)))  # one has a negative, or is none
+
+
+def _lacking(
+    market: Market, pools: Sequence[Pool], labels: Mapping[str, FloatArray], config: DataConfig
+) -> str | None:
     """What is missing to train or measure anything, and what to do."""
     needed = f"{config.min_item_train} training interactions; lower data.min_item_train or bring more rows"
     fewest = min(len(pool.items) for pool in pools)
     if fewest <= config.negatives_per_positive:
         return f"market {market.name}: only {fewest} items have {needed}"
-    for name, found in parts.items():
-        if len(np.unique(found.label)) < 2:
-            missing = "negatives" if found.label.any() else "positives"
+    for name, found in labels.items():
+        if len(np.unique(found)) < 2:
+            missing = "negatives" if found.any() else "positives"
             return f"market {market.name}: the {name} part has no {missing} among items with {needed}"
     return None
 

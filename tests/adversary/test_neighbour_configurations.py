@@ -83,9 +83,9 @@ def market_of(rows):
     return sums.market_of(rows, sums.CONFIG.data)
 
 
-def moved(stage, rows):
+def moved(stage, rows, user=f"u{N // 2:03d}+"):
     """What a user changes of a sum over all, who is counted without them too; and what the user adds alone."""
-    compute, user = sums.STAGES[stage][0], f"u{N // 2:03d}+"
+    compute = sums.STAGES[stage][0]
     found = [
         compute(market_of(there))
         for there in ({**OTHERS, user: rows}, {**OTHERS, user: sums.AWAY}, {**NOBODY, user: rows})

@@ -6,19 +6,26 @@ all had agreed: one row that cannot be read, and the market's first update faile
 """
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments.deploy import market as market_process
 from experiments.deploy.homes import prepare_homes
 from experiments.verification import examine_run, verify_run
+from fedmm_secure.collaborative.build import fit_embedding
 from fedmm_secure.config import MarketFile
+from fedmm_secure.ctr.market_models import train_market
+from fedmm_secure.data.catalogue import Catalogue
 from fedmm_secure.data.loaders import load_market
+from fedmm_secure.data.market import build_market
 from fedmm_secure.data.prepare import load_markets, load_one_market, prepare, prepare_markets
 from fedmm_secure.errors import ConfigError, DataError, RunDirectoryError
 from fedmm_secure.federation.closed_run import ClosedRun
 from fedmm_secure.federation.closing import private_files
 from fedmm_secure.federation.parties import market_sizes
+from fedmm_secure.quantization.build import model_for
 from fedmm_secure.service.market_service import MarketService, run_directories
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_config
@@ -135,6 +142,37 @@ def test_its_owner_is_not_told_of_files_that_never_were_and_nobody_else_can_tell
         assert [finding for finding in verify_run(directory) if "not the one that was signed for" in finding.what]
     finally:
         path.unlink()
+
+
+def met(each, more=0):
+    """A market whose users have so many rows each, the first one ``more``, and its configuration."""
+    config = markets(min_item_train=1)
+    config = config.model_copy(update={"ctr": config.ctr.model_copy(update={"model": "boosted", "baselines": ()})})
+    rows = [(user, (user + n) % 14, n) for user in range(40) for n in range(each + more * (user == 0))]
+    users, items, times = zip(*rows, strict=True)
+    names = [f"u{user:02d}" for user in users], [f"i{item:02d}" for item in items]
+    market = build_market("m0", *names, None, np.array(times), catalogue=Catalogue.of("file", set(names[1])))
+    return prepare(market, config.data), config
+
+
+def predicted(prepared, config, directory):
+    """What the market's own models say of its test pairs."""
+    embedding = fit_embedding(prepared, config.embedding)
+    quantizers = {seed: model_for(config, embedding) for seed in config.seed}
+    return train_market(prepared, embedding, quantizers, config, directory, None)[1]
+
+
+def test_one_users_second_training_row_does_not_decide_whether_a_run_ends(tmp_path):
+    """As it was: without any, a run failed once its counts, codes and models were charged, and released no model."""
+    (thin, config), (enough, _) = met(3), met(3, more=1)
+    with pytest.raises(ValueError, match="0 sample"):
+        predicted(replace(thin, lacking=None), config, tmp_path / "before")
+    assert "the train part has no positives" in thin.lacking
+    assert enough.lacking is None
+    silent, found = predicted(thin, config, tmp_path / "thin"), predicted(enough, config, tmp_path / "enough")
+    assert silent.keys() == found.keys()
+    assert {float(value) for models in silent.values() for values in models for value in values} == {thin.prior}
+    assert all(np.isfinite(values).all() for values in found["fedmm"])
 
 
 def test_candidates_of_one_kind_say_why_too():
