@@ -193,16 +193,14 @@ def _all_runs(
 
 
 def _ceiling(firsts: Sequence[Spending], observed: Sequence[str], delta: float) -> float | None:
-    """ε that was fixed before the first run on the data, whichever of some it was; None where one of them fixed none.
+    """ε that the first run on the data fixed; None where it fixed none.
 
-    A ceiling at a larger δ, or for fewer views than the report claims a bound for, is none on what it claims.
+    A ceiling at a larger δ, or for fewer views than the report claims a bound for, is none on what it claims. Where
+    several runs began with none known, as in accounts of their own, nothing held them to it together.
     """
-    fixed = [
-        one.ceiling.epsilon
-        for one in firsts
-        if one.ceiling is not None and one.ceiling.delta <= delta * ROUNDING and {*observed} <= {*one.ceiling.views}
-    ]
-    return max(fixed) if 0 < len(fixed) == len(firsts) else None
+    fixed = firsts[0].ceiling if len(firsts) == 1 else None
+    holds = fixed is not None and fixed.delta <= delta * ROUNDING and {*observed} <= {*fixed.views}
+    return fixed.epsilon if fixed is not None and holds else None
 
 
 def _spendings(account: PrivacyAccount, config: Config, directory: Path, market: str) -> list[Spending]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
 
+from privacy.accounting.account_lines import enters
 from privacy.accounting.events import event_from_data, event_to_data
 from privacy.accounting.lines import canonical_json
 
@@ -299,6 +300,24 @@ def of_same_data(accounts: Iterable[tuple[str, Sequence[AccountLine]]], names: I
     return SameData(
         [[line for line in lines if _own_name(identity, line[1]) in reached] for identity, lines in accounts], reached
     )
+
+
+def entered_alone(identity: str, lines: Sequence[AccountLine]) -> list[int]:
+    """Which courses an account entered while no line before had led to their data, by their order among all.
+
+    Args:
+        identity: of the account.
+        lines: that names of the same data lead to by now.
+    """
+    known: set[Name] = set()
+    found, courses = [], 0
+    for _, body in lines:
+        names = _names(identity, body)
+        if enters(body):
+            found += [courses] if known.isdisjoint(names) else []
+            courses += 1
+        known |= names
+    return found
 
 
 def _own_name(identity: str, body: Mapping[str, Any]) -> Name:
