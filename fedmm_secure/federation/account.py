@@ -23,7 +23,7 @@ from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.ceilings import refuse_above
 from privacy.accounting.filters import noted_event, noted_failures
@@ -36,7 +36,7 @@ from privacy.accounting.guarantees import (
 )
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, refuse_relative, users_account
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import RunState, Spending
 from privacy.files import write_json
 
 

@@ -15,12 +15,13 @@ from fedmm_secure.federation.parties import market_sizes, run_id
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import decrypted_claims
 from fedmm_secure.storage.layout import RunDirectory
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ceilings import refuse_above
 from privacy.accounting.events import gaussian_steps
 from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import read_ledger
+from privacy.accounting.spendings import RunState
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ machine remembers how far the account had come (``privacy.accounting.places``): 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,33 +30,14 @@ from privacy.accounting.spendings import (
     Known,
     Name,
     OfData,
+    RunState,
     Spending,
     entered_alone,
+    going_on_in,
     of_same_data,
     spent_to_data,
     unite,
 )
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What a run's own files say of it when it starts or goes on.
-
-    Attributes:
-        nonce: a fresh one, which the files hold already.
-        known: nonces that were entered, or may have been.
-        begun: whether an account has let the run in before.
-        charges: releases that its ledger has charged.
-        seals: results that its ledger has sealed.
-        moved: whether it goes on on a machine that may not compute a charge in hand as the machine did that made it.
-    """
-
-    nonce: str
-    known: Collection[str] = ()
-    begun: bool = False
-    charges: int = 0
-    seals: int = 0
-    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,7 +194,7 @@ class PrivacyAccount:
                     f"{self.path}: does not hold run {spending.run}, which was begun under another account, or on "
                     "other data: name that account in privacy.account, or start a new run"
                 )
-            going_on, course = _going_on(mine, spending, state)
+            going_on, course = going_on_in(mine, spending, state)
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
             line |= {"nonce": state.nonce, "charges": state.charges}
             if course is None:
@@ -239,7 +220,8 @@ class PrivacyAccount:
         """
         lines = self._lines() if self.is_there else []
         held = self._held(line for line in lines if line[1].get("run") == spending.run)
-        _, course = _going_on([one for one in held.courses if one.entered.is_of(spending.run, market)], spending, state)
+        mine = [one for one in held.courses if one.entered.is_of(spending.run, market)]
+        _, course = going_on_in(mine, spending, state)
         return None if course is None else course.spending
 
     def _before(self, identity: str, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:
@@ -375,17 +357,6 @@ class PrivacyAccount:
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found
-
-
-def _going_on(courses: Sequence[Course], spending: Spending, state: RunState) -> tuple[Course | None, Course | None]:
-    """That of a run's courses which a state is of, and the same if the run goes on in it as it is."""
-    found = next((one for one in courses if _goes_on(one, state)), None)
-    return found, None if found is None or state.moved or not found.stays(spending, state.charges) else found
-
-
-def _goes_on(course: Course, state: RunState) -> bool:
-    """Whether a state is that of a course: none knows of more than the other, but for a seal in between."""
-    return course.nonce in state.known and course.charges <= state.charges and course.seals <= state.seals + 1
 
 
 def _each(known: Known) -> list[Spending]:

@@ -178,6 +178,38 @@ class Course:
         return Entered(self.spending, self.market)
 
 
+@dataclass(frozen=True)
+class RunState:
+    """What a run's own files say of it when it starts or goes on.
+
+    Attributes:
+        nonce: a fresh one, which the files hold already.
+        known: nonces that were entered, or may have been.
+        begun: whether an account has let the run in before.
+        charges: releases that its ledger has charged.
+        seals: results that its ledger has sealed.
+        moved: whether it goes on on a machine that may not compute a charge in hand as the machine did that made it.
+    """
+
+    nonce: str
+    known: Collection[str] = ()
+    begun: bool = False
+    charges: int = 0
+    seals: int = 0
+    moved: bool = False
+
+
+def going_on_in(courses: Sequence[Course], spending: Spending, state: RunState) -> tuple[Course | None, Course | None]:
+    """That of a run's courses which a state is of, and the same if the run goes on in it as it is."""
+    found = next((one for one in courses if _goes_on(one, state)), None)
+    return found, None if found is None or state.moved or not found.stays(spending, state.charges) else found
+
+
+def _goes_on(course: Course, state: RunState) -> bool:
+    """Whether a state is that of a course: none knows of more than the other, but for a seal in between."""
+    return course.nonce in state.known and course.charges <= state.charges and course.seals <= state.seals + 1
+
+
 @dataclass
 class OfData:
     """What lines of an account say, taken in one after the other.

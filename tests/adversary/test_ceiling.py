@@ -26,12 +26,12 @@ from fedmm_secure.guarantee.stages import CLAIMS
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import to_yaml
 from privacy.accounting import account as accounts
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ceilings import CeilingError, refuse_above
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.lines import canonical_json
 from privacy.accounting.places import users_account
-from privacy.accounting.spendings import Ceiling, Spending
+from privacy.accounting.spendings import Ceiling, RunState, Spending
 from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.people import as_files
@@ -260,7 +260,7 @@ def test_a_report_knows_a_ceiling_of_the_first_run_alone(configured, tmp_path, f
     delta = federation.plans["m0"].delta
 
     def found(delta):
-        told = {"with_earlier_runs": before, "market": {"delta": delta}}
+        told = {"with_earlier_runs": before, "market": {"delta": delta}, "server": {"epsilon": 0.0}}
         return _all_runs(account, config, directory, "m0", told, views)
 
     assert found(delta).runs == 2

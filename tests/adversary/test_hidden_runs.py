@@ -26,13 +26,13 @@ from fedmm_secure.federation.foresight import foresee
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.federation.places import account_beside
 from fedmm_secure.guarantee.plan import SpendingPlan
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.fingerprints import keyed_fingerprint
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, AccountPlaceError, users_account
-from privacy.accounting.spendings import Course
+from privacy.accounting.spendings import Course, RunState
 from tests.conftest import tiny
 from tests.people import of_people
 

@@ -21,7 +21,7 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.joining.join import join_market
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import create
-from privacy.accounting.account import RunState
+from privacy.accounting.spendings import RunState
 from tests.conftest import TINY, tiny
 from tests.released import BASELINES, PRIVATE, RELEASE
 
