@@ -40,8 +40,8 @@ ASSUMPTIONS = [
     "nobody has rows in several markets, unless figures of such a person are claimed: the unit is a user of one "
     "market; what markets state of the same person composes, and a noise that is one for all of them is moved by each; "
     "user ids are compared where one process holds all rows, and between organisations nobody compares them",
-    "the limit of ε was fixed before any run on the data was looked at: under it runs may follow from what earlier "
-    "ones showed the view that is claimed for, and stop wherever they do; one that was chosen by that is no limit",
+    "the limit of ε was fixed before any run on the data was looked at: under it runs may be chosen, and stopped, by "
+    "what earlier ones showed the claimed view; a limit that was chosen by what they showed is none",
     "a user is a person with one id, and no item is a user: rows of others about a person are not that person's",
     "runs on other copies of the data under another name of the market, or under a privacy account that this one has "
     "not heard of, are not known to it",
@@ -172,15 +172,12 @@ def claimed(document: Document, market: str | None = None) -> list[ClaimedFigure
     both are claimed, and the limit is on both.
     """
     names = list(document.markets) if market is None else [market]
-    figures = [
-        ClaimedFigure(
-            ONE_USER,
-            view,
-            worst(claimed_epsilon(document, name, view) for name in names),
-            max(document.markets[name].views[view].delta for name in names),
-        )
-        for view in document.run.claimed_views
-    ]
+    figures = []
+    for view in document.run.claimed_views:
+        epsilon = worst(claimed_epsilon(document, name, view) for name in names)
+        at = {view} if epsilon == 0.0 else {view, "market"}  # what a server read in other runs alone has their δ
+        delta = max(document.markets[name].views[one].delta for name in names for one in at)
+        figures.append(ClaimedFigure(ONE_USER, view, epsilon, delta))
     return [*figures, *(_of_persons(document) if document.run.shared_users == "composed" else [])]
 
 

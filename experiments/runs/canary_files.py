@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def write_canary_files(config: Config, market: str, count: int, out: Path) -> Ca
     if source is None:
         raise ConfigError(f"data.markets.{market}.catalogue: canary users add items to it, and there is none")
     known = load_one_market(config.data, market)
-    time = _time(known, config.data.split) if known.has_time else None
+    time = _time(known, config.privacy.contribution.reference_date) if known.has_time else None
     users = CanaryUsers(market, secrets.token_bytes(KEY_BYTES), count, time, known.calendar)
     catalogue = read_catalogue(source)
     own, whole = _table(known), _rows(users, catalogue, known)
@@ -107,9 +108,16 @@ def _absolute(file: MarketFile) -> MarketFile:
     return file.model_copy(update={"path": file.path.absolute(), "catalogue": catalogue})
 
 
-def _time(market: Market, split: str) -> int:
-    """Of canaries' rows: the latest; in the middle, where what is late is not trained on."""
-    return int(market.time.max() if split == "leave-last-out" else np.median(market.time))
+def _time(market: Market, reference: date | None) -> int:
+    """Of canaries' rows: public, for a user who leaves must not change rows of others.
+
+    The reference date, from which the age of rows counts; without one today; 0 where times are plain numbers, of which
+    the order within a user alone counts.
+    """
+    if not market.calendar:
+        return 0
+    day = reference or datetime.now(UTC).date()
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 10**9
 
 
 def _table(market: Market) -> pd.DataFrame:

@@ -81,3 +81,16 @@ def test_a_renamed_market_is_the_same_data(tiny_markets, tmp_path):
     assert [one.run for one in account.spent_on([b"new"], "m9")] == ["d"]
     assert account.spent_on([b"new"], "new") == []
     assert [one.run for one in account.spendings_of("c", "renamed")] == ["a", "b", "c"]
+
+
+def test_where_two_names_are_of_one_market_its_ledger_says_whether_their_rows_are_the_same(tiny_markets, tmp_path):
+    """What stays possible: a run under another name is found by its rows, for its ε to count; so one row shows."""
+    config = of_people(release_configuration())
+    counted = []
+    for name, user in (("as-it-was", None), ("without", 7)):
+        account = PrivacyAccount(tmp_path / name / "account")
+        rows = row_pairs(tiny_markets["m0"].whole.market)
+        account.start(account.fingerprint(rows), Spending("a", {}), RunState("a"), market="of-another-name")
+        other = tiny_markets["m0"] if user is None else without_a_row(tiny_markets["m0"], user, config)
+        counted.append(said(account, tmp_path / name, "b" * 4, {**tiny_markets, "m0": other}, config)[1])
+    assert counted == ["1", "0"]

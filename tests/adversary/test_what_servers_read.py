@@ -11,7 +11,7 @@ from dp_accounting.dp_event import ComposedDpEvent
 
 from experiments.compliance import build
 from experiments.compliance.build import _all_runs
-from experiments.compliance.judgement import claimed_epsilon
+from experiments.compliance.judgement import claimed, claimed_epsilon
 from fedmm_secure.config import config_from_data
 from fedmm_secure.data.prepare import prepare_markets
 from fedmm_secure.federation.account import account_of
@@ -56,7 +56,13 @@ def reported(configured, tmp_path):
         runs = _all_runs(account, config, directory, "m0", told, VIEWS)
         assert runs.as_planned
         whole = document(epsilon=own["server"]["epsilon"], run={"aggregation": kinds[-1]}, runs=runs.model_dump())
-        return claimed_epsilon(whole, "m", "server"), runs.epsilon["market"]
+        if kinds[-1] != "plaintext":
+            views = whole.markets["m"].views
+            views["server"] = views["server"].model_copy(update={"delta": 0.0})
+        server = claimed_epsilon(whole, "m", "server")
+        (figure,) = (one for one in claimed(whole) if one.view == "server")
+        assert (figure.epsilon, figure.delta > 0) == (server, server != 0)
+        return server, runs.epsilon["market"]
 
     return found
 
