@@ -11,7 +11,7 @@ from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
 from fedmm_secure.federation.account import SoFar, kept_state, known_runs
 from fedmm_secure.federation.account_entries import market_spending, row_pairs
-from fedmm_secure.federation.parties import market_sizes, run_id
+from fedmm_secure.federation.parties import begun_plan, market_sizes, run_id
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import decrypted_claims
 from fedmm_secure.storage.layout import RunDirectory
@@ -50,6 +50,7 @@ def look_ahead(
         AccountError: the account cannot be read.
         CeilingError: a market's account would not let the run in; so none is asked to.
         ConfigError: no noise meets the budget.
+        LedgerError: the run was begun with another configuration.
     """
     if isinstance(account, PublicData):
         return {}
@@ -58,7 +59,7 @@ def look_ahead(
     for name, prepared in markets.items():
         path = layout.ledger(name)
         begun = read_ledger(path) if path.is_file() else None
-        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
+        plan = begun_plan(config, name, sizes, begun)
         progress = SoFar() if begun is None else SoFar.at(len(begun.kinds), begun.charges, begun.seals)
         found[name] = foresee(account, run, plan, prepared, kept_state(directory, name, progress, config.device))
     return found

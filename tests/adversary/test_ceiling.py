@@ -29,6 +29,7 @@ from privacy.accounting import account as accounts
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ceilings import CeilingError, refuse_above
 from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.ledger import LedgerError
 from privacy.accounting.lines import canonical_json
 from privacy.accounting.places import users_account
 from privacy.accounting.spendings import Ceiling, RunState, Spending
@@ -351,3 +352,17 @@ def test_a_copy_of_several_markets_is_refused_before_any_of_them_enters(configur
         look_ahead(config, only, tmp_path / "copy", account)
     assert users_account().read_bytes() == before
     assert look_ahead(config, only, run, account)["m0"].earlier == 0  # the run itself goes on
+
+
+@pytest.mark.parametrize("edited", [{"epsilon": None, "protect": "federation"}, {"epsilon": 1}, {"ceiling": 9}])
+def test_another_configuration_than_the_ledger_s_enters_nothing(configured, tmp_path, edited):
+    """Nothing is charged, so that the account would enter it as another run: one that never is, or a traceback."""
+    configuration, markets = configured
+    config, run = configuration(epsilon=8), tmp_path / "run"
+    account = account_of(config, run)
+    open_federation(config, markets, run, account=account)
+    before = users_account().read_bytes()
+    for again in (open_federation, look_ahead):
+        with pytest.raises(LedgerError, match="opened with another configuration"):
+            again(configuration(**{"epsilon": 8, **edited}), markets, run, account=account)
+    assert users_account().read_bytes() == before
