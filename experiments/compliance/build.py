@@ -43,7 +43,7 @@ from fedmm_secure.federation.closing import file_digests
 from fedmm_secure.federation.parties import min_cohort
 from fedmm_secure.guarantee.multipliers import MarketSize
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, VIEWS, has_sums, scheduled
+from fedmm_secure.guarantee.stages import ALL_VIEWS, CLAIMS, EVALUATION, SERVER_VIEW, VIEWS, has_sums, scheduled
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.run_directory import read_environment, read_foreign_config, read_metrics, read_noise
 from privacy.accounting.account import PrivacyAccount
@@ -162,11 +162,14 @@ def _all_runs(
 
     Whoever chose this run among them, and every market that saw their sums, has observed them all.
     """
-    observed = [view for view in claimed if view != "server"]
+    observed = [view for view in claimed if view != SERVER_VIEW]
     before = views["with_earlier_runs"]
     by_ledger = {
         "ledger_runs": before["earlier_runs"] + 1,
-        "ledger_epsilon": {view: before[view]["epsilon"] for view in observed},
+        "ledger_epsilon": {
+            SERVER_VIEW: views[SERVER_VIEW]["epsilon"],
+            **{view: before[view]["epsilon"] for view in observed},
+        },
     }
     try:
         spendings = _spendings(account, config, directory, market)
@@ -174,13 +177,15 @@ def _all_runs(
     except (AccountError, LedgerError) as error:
         problem = _without_paths(str(error), account, directory)
         nothing = {"runs": None, "problem": problem, "without_bound": 0, "as_planned": False, "ceiling": None}
-        return AllRuns(**nothing, epsilon=dict.fromkeys(observed), **by_ledger)
+        return AllRuns(**nothing, epsilon=dict.fromkeys(claimed), **by_ledger)
     delta = views["market"]["delta"]
     unbounded = [run for run in spendings if any(gaussian_steps(run.observed(view)) is None for view in observed)]
     epsilon: dict[str, float | None] = {}
-    for view in observed:
-        total = several_runs_epsilon(spendings, view, delta)
+    for view in claimed:
+        total = several_runs_epsilon(list(map(_seen_by_servers, spendings)), view, delta)
         epsilon[view] = None if math.isinf(total) else total
+    if len(spendings) <= before["earlier_runs"]:  # a ledger's note does not say what servers read of other runs
+        epsilon[SERVER_VIEW] = None
     return AllRuns(
         runs=len(spendings),
         problem=None,
@@ -192,17 +197,22 @@ def _all_runs(
     )
 
 
-def _ceiling(firsts: Sequence[Spending], observed: Sequence[str], delta: float) -> float | None:
-    """ε that was fixed before the first run on the data, whichever of some it was; None where one of them fixed none.
+def _seen_by_servers(run: Spending) -> Spending:
+    """What a run spends, with what its server sees; where an account does not say, that may be all that markets do."""
+    return (
+        run if SERVER_VIEW in run.events else replace(run, events={**run.events, SERVER_VIEW: run.observed("market")})
+    )
 
-    A ceiling at a larger δ, or for fewer views than the report claims a bound for, is none on what it claims.
+
+def _ceiling(firsts: Sequence[Spending], observed: Sequence[str], delta: float) -> float | None:
+    """ε that the first run on the data fixed; None where it fixed none.
+
+    A ceiling at a larger δ, or for fewer views than the report claims a bound for, is none on what it claims. Where
+    several runs began with none known, as in accounts of their own, nothing held them to it together.
     """
-    fixed = [
-        one.ceiling.epsilon
-        for one in firsts
-        if one.ceiling is not None and one.ceiling.delta <= delta * ROUNDING and {*observed} <= {*one.ceiling.views}
-    ]
-    return max(fixed) if 0 < len(fixed) == len(firsts) else None
+    fixed = firsts[0].ceiling if len(firsts) == 1 else None
+    holds = fixed is not None and fixed.delta <= delta * ROUNDING and {*observed} <= {*fixed.views}
+    return fixed.epsilon if fixed is not None and holds else None
 
 
 def _spendings(account: PrivacyAccount, config: Config, directory: Path, market: str) -> list[Spending]:
@@ -226,7 +236,7 @@ def _across_markets(
     declarations: Declarations,
 ) -> AcrossMarkets:
     """What the same runs as elsewhere in the report spend on a person who has rows in all markets, if it is known."""
-    observed = [view for view in claimed if view != "server"]
+    observed = [view for view in claimed if view != SERVER_VIEW]
     delta = max(views["market"]["delta"] for views in statements.values())
     totals: dict[str, float] = {}
     try:
@@ -266,9 +276,11 @@ def _planned(config: Config, directory: Path, market: str) -> Spending:
 
 
 def _as_entered(entered: Spending, expected: Spending) -> bool:
-    """Lines of an earlier version do not say how many markets a run is of; no plan says by which column users are."""
+    """Lines of an earlier version do not say how many markets a run is of, nor what its server sees; no plan says by
+    which column users are."""
     of_markets = expected.markets if entered.markets is None else entered.markets
-    return spent_to_data(replace(entered, markets=of_markets, users=None)) == spent_to_data(expected)
+    events = {SERVER_VIEW: expected.events[SERVER_VIEW], **entered.events}
+    return spent_to_data(replace(entered, events=events, markets=of_markets, users=None)) == spent_to_data(expected)
 
 
 def _noise(directory: Path, market: str) -> dict[str, float]:

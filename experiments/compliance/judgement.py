@@ -22,7 +22,7 @@ from experiments.compliance.document import (
     VerdictStated,
 )
 from experiments.presentation.text import PERSON, worst
-from fedmm_secure.guarantee.stages import SEVERAL_MARKETS
+from fedmm_secure.guarantee.stages import SERVER_VIEW, SEVERAL_MARKETS
 from privacy.accounting.text import delta_text, epsilon_text
 from privacy.aggregation.kinds import TRAITS, Traits
 
@@ -139,9 +139,7 @@ def claimed_epsilon(document: Document, market: str, view: str) -> float | None:
     own = found.views[view].epsilon
     if document.declarations.sole_run:
         return own
-    if view == "server":
-        if not TRAITS.get(document.run.aggregation, Traits()).server_reads_updates:
-            return own
+    if view == SERVER_VIEW and TRAITS.get(document.run.aggregation, Traits()).server_reads_updates:
         view = "market"  # what the server reads in the clear, the markets read too
     # whichever says most: no account makes a run spend less than its own ledger says
     return worst([own, found.views[view].epsilon, found.all_runs.epsilon[view], found.all_runs.ledger_epsilon[view]])
@@ -174,15 +172,12 @@ def claimed(document: Document, market: str | None = None) -> list[ClaimedFigure
     both are claimed, and the limit is on both.
     """
     names = list(document.markets) if market is None else [market]
-    figures = [
-        ClaimedFigure(
-            ONE_USER,
-            view,
-            worst(claimed_epsilon(document, name, view) for name in names),
-            max(document.markets[name].views[view].delta for name in names),
-        )
-        for view in document.run.claimed_views
-    ]
+    figures = []
+    for view in document.run.claimed_views:
+        epsilon = worst(claimed_epsilon(document, name, view) for name in names)
+        at = {view} if epsilon == 0.0 else {view, "market"}  # what a server read in other runs alone has their δ
+        delta = max(document.markets[name].views[one].delta for name in names for one in at)
+        figures.append(ClaimedFigure(ONE_USER, view, epsilon, delta))
     return [*figures, *(_of_persons(document) if document.run.shared_users == "composed" else [])]
 
 

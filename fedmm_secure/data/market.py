@@ -37,6 +37,7 @@ class Market:
         calendar: whether ``time`` is nanoseconds since 1970, so that a date can be compared with it.
         catalogue: the public items, where they came with the rows; ``item_ids`` may hold more of them, or fewer.
         reading: what was read of its file, where it came from one.
+        users: by which column of that its users are told apart.
         advice: what its operator should look at, a line each; of single users' rows, so it stays with the operator.
     """
 
@@ -51,6 +52,7 @@ class Market:
     calendar: bool = False
     catalogue: Catalogue | None = None
     reading: Reading | None = None
+    users: str | None = None
     advice: tuple[str, ...] = ()
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent, NoOpDpEvent
 
@@ -22,7 +23,7 @@ from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from fedmm_secure.storage.layout import RunDirectory
 from fedmm_secure.storage.provenance import computing_kind
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.ceilings import refuse_above
 from privacy.accounting.filters import noted_event, noted_failures
@@ -35,7 +36,7 @@ from privacy.accounting.guarantees import (
 )
 from privacy.accounting.ledger import Charge, Ledger, Seal, read_ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, refuse_relative, users_account
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import RunState, Spending
 from privacy.files import write_json
 
 
@@ -58,12 +59,13 @@ class SoFar:
     @classmethod
     def of(cls, ledger: Ledger) -> SoFar:
         """Of a ledger as it stands."""
-        return cls(ledger.length, len(ledger.charges), len(ledger.seals), in_hand(ledger.charges, ledger.seals))
+        return cls.at(ledger.length, ledger.charges, ledger.seals)
 
-
-def in_hand(charges: Iterable[Charge], seals: Mapping[int, Seal]) -> int:
-    """Line of the last charge that draws randomness and has no seal; -1 where there is none."""
-    return max((charge.sequence for charge in charges if charge.key and charge.sequence not in seals), default=-1)
+    @classmethod
+    def at(cls, lines: int, charges: Collection[Charge], seals: Mapping[int, Seal]) -> SoFar:
+        """Of a ledger of so many lines."""
+        pending = (charge.sequence for charge in charges if charge.key and charge.sequence not in seals)
+        return cls(lines, len(charges), len(seals), max(pending, default=-1))
 
 
 @dataclass(frozen=True)
@@ -205,20 +207,13 @@ def enter_account(
         refuse_relative(plan.config.privacy.account, "privacy.account")
     market = prepared.whole.market
     path, here = _state_file(directory, market.name), computing_kind(plan.config.device)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": []}
+    kept = _kept(directory, market.name)
     if progress.lines and not kept["courses"]:
         raise AccountError(
             f"{path}: is gone, and the run's ledger of market {market.name} goes on: what it let in "
             "is not known, and would be drawn twice over from one key: restore the file, or start a new run"
         )
-    state = RunState(
-        nonce=secrets.token_hex(16),
-        known=list(kept["nonces"]),
-        begun=bool(kept["courses"]),
-        charges=progress.charges,
-        seals=progress.seals,
-        moved=moved(directory, market.name, progress.in_hand, plan.config.device),
-    )
+    state = kept_state(directory, market.name, progress, plan.config.device)
     write_json(path, {**kept, "nonces": [*state.known, state.nonce]})
     started = account.enter(row_pairs(market), market_spending(run, plan, market), state, market=market.name)
     courses = kept["courses"]
@@ -265,12 +260,26 @@ def enter_without_bound(config: Config, directory: Path, *markets: PreparedMarke
         account.enter(row_pairs(market), spending, RunState(secrets.token_hex(16)), market=market.name)
 
 
-def moved(directory: Path, market: str, last: int, device: DeviceSetting) -> bool:
-    """Whether a charge is in hand, the ``last`` in its ledger, that was made on a machine of another kind than this."""
+def kept_state(directory: Path, market: str, progress: SoFar, device: DeviceSetting) -> RunState:
+    """What a run's files say of it as it starts or goes on, with a fresh nonce that no file holds yet.
+
+    It has moved if a charge is in hand that was made on a machine of another kind than this.
+    """
+    kept = _kept(directory, market)
+    of_this_course = bool(kept["courses"]) and progress.in_hand >= kept["courses"][-1]["lines"]
+    return RunState(
+        nonce=secrets.token_hex(16),
+        known=list(kept["nonces"]),
+        begun=bool(kept["courses"]),
+        charges=progress.charges,
+        seals=progress.seals,
+        moved=of_this_course and kept.get("machine") != computing_kind(device),
+    )
+
+
+def _kept(directory: Path, market: str) -> dict[str, Any]:
     path = _state_file(directory, market)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    of_this_course = bool(kept.get("courses")) and last >= kept["courses"][-1]["lines"]
-    return of_this_course and kept.get("machine") != computing_kind(device)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"nonces": [], "courses": []}
 
 
 def known_runs(account: PrivacyAccount, rows: Sequence[bytes], market: str) -> list[Spending]:

@@ -47,10 +47,8 @@ def _encoded(*parts: str) -> bytes:
 
 
 def market_spending(run: str, plan: SpendingPlan, market: Market) -> Spending:
-    """What a run enters, and who its users are; of rows that were handed on in memory nobody knows."""
-    file = plan.config.data.markets.get(market.name)
-    users = None if file is None or market.reading is None else str(file.user)
-    return replace(planned_spending(run, plan), users=users)
+    """What a run enters, and who its users are; of rows that were made in memory nobody knows."""
+    return replace(planned_spending(run, plan), users=market.users)
 
 
 def planned_spending(run: str, plan: SpendingPlan) -> Spending:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fedmm_secure.config import Config
 from fedmm_secure.data.prepare import PreparedMarket
-from fedmm_secure.federation.account import in_hand, known_runs, moved
+from fedmm_secure.federation.account import SoFar, kept_state, known_runs
 from fedmm_secure.federation.account_entries import market_spending, row_pairs
-from fedmm_secure.federation.parties import market_sizes, run_id
+from fedmm_secure.federation.parties import begun_plan, market_sizes, run_id
 from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.guarantee.stages import decrypted_claims
 from fedmm_secure.storage.layout import RunDirectory
@@ -21,6 +21,7 @@ from privacy.accounting.events import gaussian_steps
 from privacy.accounting.fingerprints import PublicData
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import read_ledger
+from privacy.accounting.spendings import RunState
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def look_ahead(
         AccountError: the account cannot be read.
         CeilingError: a market's account would not let the run in; so none is asked to.
         ConfigError: no noise meets the budget.
+        LedgerError: the run was begun with another configuration.
     """
     if isinstance(account, PublicData):
         return {}
@@ -57,18 +59,16 @@ def look_ahead(
     for name, prepared in markets.items():
         path = layout.ledger(name)
         begun = read_ledger(path) if path.is_file() else None
-        plan = SpendingPlan.of(config, name, sizes, None if begun is None else begun.opening.get("noise"))
-        again = begun is not None and moved(directory, name, in_hand(begun.charges, begun.seals), config.device)
-        found[name] = foresee(account, run, plan, prepared, again=again)
+        plan = begun_plan(config, name, sizes, begun)
+        progress = SoFar() if begun is None else SoFar.at(len(begun.kinds), begun.charges, begun.seals)
+        found[name] = foresee(account, run, plan, prepared, kept_state(directory, name, progress, config.device))
     return found
 
 
 def foresee(
-    account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket, *, again: bool = False
+    account: PrivacyAccount, run: str, plan: SpendingPlan, prepared: PreparedMarket, state: RunState
 ) -> Outlook:
-    """What the account will say of a run that is about to begin or to go on; enters nothing.
-
-    ``again``: with a charge in hand that is not redone here, so that the rest is another course.
+    """What the account will say of a run in a state, that is about to begin or to go on; enters nothing.
 
     Raises:
         CeilingError: it is a course that begins, and would not be entered.
@@ -76,11 +76,12 @@ def foresee(
     market = prepared.whole.market
     own = market_spending(run, plan, market)
     spent = known_runs(account, row_pairs(market), market.name)
-    known = [one.to_user_of(own.users) for one in spent]
-    courses = [spending for spending in known if spending.run == own.run]
-    earlier = [spending for spending in known if spending.run != own.run] + (courses if again else courses[1:])
-    if again or not courses:
+    course, others = account.going_on(own, state, market=market.name), list(spent)
+    if course is None:
         refuse_above(account.path, market.name, own, spent)
+    elif course in others:  # of a line of an earlier version, which is found by its rows alone, it need not be
+        others.remove(course)
+    earlier = [one.to_user_of(own.users) for one in others]
     claimed = decrypted_claims(plan.config)
     unbounded = [one for one in earlier if any(gaussian_steps(one.observed(view)) is None for view in claimed)]
     if unbounded or plan.epsilon is None:

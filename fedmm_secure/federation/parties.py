@@ -39,7 +39,7 @@ from fedmm_secure.storage.files import remove_unfinished
 from fedmm_secure.storage.layout import RunDirectory
 from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.fingerprints import PublicData
-from privacy.accounting.ledger import Charge, Entry, Ledger, stage_group
+from privacy.accounting.ledger import Charge, Entry, Ledger, LedgerContent, LedgerError, stage_group
 from privacy.aggregation import PairwiseMasks
 from privacy.aggregation.bundle import BUNDLE_FILE, SERVER, Bundle
 from privacy.aggregation.identities import Identity
@@ -208,9 +208,8 @@ def open_federation(
     doors, masks, plans, ledgers, entrances, awaited = {}, {}, {}, {}, {}, list[str]()
     for name, prepared in markets.items():
         ledgers[name] = Ledger(layout.ledger(name))
-        # a run that goes on has its noise from the opening line, which all else is compared with
-        solved = ledgers[name].opening.get("noise") if noise is None else noise[name]
-        plans[name] = SpendingPlan.of(config, name, sizes, solved)
+        solved = None if noise is None else noise[name]
+        plans[name] = begun_plan(config, name, sizes, ledgers[name], solved)
         entrances[name] = enter(account, directory, run, plans[name], prepared, SoFar.of(ledgers[name]))
     # a kill between two entrances, and a copy then, part some markets' states alone: all go on in the latest course of
     # any, with its mask keys. Of two copies that have the same ones, the second to enter a market has another course
@@ -253,6 +252,24 @@ def open_federation(
     canaries = run_canaries(config, run, {name: door.ledger for name, door in doors.items()}, layout)
     parties = (bundle, doors, masks, plans, transcript, server, signers)
     return Federation(config, directory, run, *parties, course, account, canaries)
+
+
+def begun_plan(
+    config: Config,
+    market: str,
+    sizes: Mapping[str, MarketSize],
+    begun: Ledger | LedgerContent | None,
+    noise: Mapping[str, float] | None = None,
+) -> SpendingPlan:
+    """The plan of a run; one that goes on has its noise from the opening line, which all else is compared with.
+
+    Raises:
+        LedgerError: that is of another configuration, so that no account is asked to let this one in.
+    """
+    opening = {} if begun is None else begun.opening
+    if opening and opening.get("configuration") != configuration_hash(config).hex():
+        raise LedgerError(f"market {market}: the run was opened with another configuration")
+    return SpendingPlan.of(config, market, sizes, opening.get("noise") if noise is None else noise)
 
 
 def _channel(plan: AggregationPlan, member: Membership, bundle: Bundle, run: str, masks: PairwiseMasks) -> Channel:

@@ -13,20 +13,21 @@ from dp_accounting.dp_event import (
 
 from fedmm_secure.guarantee.own_stages import OWN_STAGES
 from fedmm_secure.guarantee.plan import SpendingPlan
-from fedmm_secure.guarantee.stages import CTR, DECRYPTED_VIEWS
+from fedmm_secure.guarantee.stages import CTR, DECRYPTED_VIEWS, SERVER_VIEW
 from privacy.accounting.events import OneNoiseDpEvent
 
 _MOST_STAGES = 32  # of one run
 
 
 def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
-    """By view, all that it observes, upstream stages included.
+    """By view, all that it observes, upstream stages included; the server's is what it reads in the clear.
 
     Noise that follows from a seed of the configuration is none to whoever reads that: nothing bounds such a run.
     """
     raw: DpEvent = NonPrivateDpEvent()
+    reads = plan.config.aggregation.traits.server_reads_updates
     if not plan.stages or plan.config.privacy.noise_seed is not None:
-        return dict.fromkeys(DECRYPTED_VIEWS, raw)
+        return {SERVER_VIEW: raw if reads else ComposedDpEvent([]), **dict.fromkeys(DECRYPTED_VIEWS, raw)}
     market_own = (CTR, *OWN_STAGES)
     upstream = [plan.stage_event(name) for name in plan.stages if name not in market_own]
     if not plan.config.private_embedding:
@@ -34,7 +35,8 @@ def observed_by_view(plan: SpendingPlan) -> dict[str, DpEvent]:
     models = [plan.stage_event(name) for name in plan.stages if name in market_own] or [raw]
     # distributed noise is whole in whatever colluders can open: masks hide every part of it
     federated, everything = ComposedDpEvent(upstream), ComposedDpEvent([*upstream, *models])
-    return {"market": federated, "collusion": federated, "consumer": everything, "release": everything}
+    server = {SERVER_VIEW: federated if reads else ComposedDpEvent([])}
+    return {**server, "market": federated, "collusion": federated, "consumer": everything, "release": everything}
 
 
 def is_of_runs(event: DpEvent, most: int) -> bool:

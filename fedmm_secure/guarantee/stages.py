@@ -14,8 +14,9 @@ MODEL, ITEM_CODES, USER_CODES = "quantizer-model", "item-codes", "user-codes"
 STAGES = (CATALOGUE, COUNTS, *SUMMED, EMBEDDING, QUANTIZER, CTR, EVALUATION)
 PUBLISHING = (CATALOGUE, COUNTS, EMBEDDING, MODEL, ITEM_CODES, CTR, USER_CODES, EVALUATION)
 
+SERVER_VIEW = "server"
 DECRYPTED_VIEWS = ("market", "collusion", "consumer", "release")
-VIEWS = ("server", *DECRYPTED_VIEWS)
+VIEWS = (SERVER_VIEW, *DECRYPTED_VIEWS)
 ALL_VIEWS = (*VIEWS, "profile")
 RELEASED = ("release",)
 # by protection level, the views that a run claims a guarantee for

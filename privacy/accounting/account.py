@@ -11,7 +11,7 @@ machine remembers how far the account had come (``privacy.accounting.places``): 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,32 +30,14 @@ from privacy.accounting.spendings import (
     Known,
     Name,
     OfData,
+    RunState,
     Spending,
+    entered_alone,
+    going_on_in,
     of_same_data,
     spent_to_data,
     unite,
 )
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What a run's own files say of it when it starts or goes on.
-
-    Attributes:
-        nonce: a fresh one, which the files hold already.
-        known: nonces that were entered, or may have been.
-        begun: whether an account has let the run in before.
-        charges: releases that its ledger has charged.
-        seals: results that its ledger has sealed.
-        moved: whether it goes on on a machine that may not compute a charge in hand as the machine did that made it.
-    """
-
-    nonce: str
-    known: Collection[str] = ()
-    begun: bool = False
-    charges: int = 0
-    seals: int = 0
-    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,9 +194,7 @@ class PrivacyAccount:
                     f"{self.path}: does not hold run {spending.run}, which was begun under another account, or on "
                     "other data: name that account in privacy.account, or start a new run"
                 )
-            going_on = next((one for one in mine if _goes_on(one, state)), None)
-            course = going_on if going_on is not None and going_on.stays(spending, state.charges) else None
-            course = None if state.moved else course  # that goes on as it is
+            going_on, course = going_on_in(mine, spending, state)
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
             line |= {"nonce": state.nonce, "charges": state.charges}
             if course is None:
@@ -231,6 +211,18 @@ class PrivacyAccount:
         lines, found = [*lines, (head.lines + 1, line)], state.nonce if course is None else course.first
         before = {one: self._before(identity, lines, one) for one in [*(one.first for one in mine), found]}
         return Started(found, before, again=bool(mine) and course is None, parted=parted)
+
+    def going_on(self, spending: Spending, state: RunState, *, market: str) -> Spending | None:
+        """What the course spends that a start would go on with; None where it would enter one. Changes nothing.
+
+        Raises:
+            AccountError: this account cannot be read.
+        """
+        lines = self._lines() if self.is_there else []
+        held = self._held(line for line in lines if line[1].get("run") == spending.run)
+        mine = [one for one in held.courses if one.entered.is_of(spending.run, market)]
+        _, course = going_on_in(mine, spending, state)
+        return None if course is None else course.spending
 
     def _before(self, identity: str, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:
         """What was known when a course was entered, itself left out: the same whenever it is asked."""
@@ -315,15 +307,17 @@ class PrivacyAccount:
         return known
 
     def firsts_of(self, run: str, market: str) -> list[Spending]:
-        """Runs of which one was the first on the data that a run was entered with for a market; see ``spendings_of``.
+        """Runs that began with none known on the data that a run was entered with for a market; see ``spendings_of``.
 
-        Of each account that can be read, its first one; of one that is only heard of nobody knows the order, so all.
+        Where there is one alone, all others were entered by who knew of it. Of one that an account only heard of nobody
+        knows what was known, so all of these count.
         """
         everyone = (self, *self.others)
         led = of_same_data([(one.identity, one._lines()) for one in everyone], self._names_of(run, market))
-        held = {one.identity: one._held(lines) for one, lines in zip(everyone, led.lines, strict=True)}
-        heard = [known for found in held.values() for name, known in found.elsewhere.items() if name not in held]
-        firsts = [course.entered for found in held.values() for course in found.courses[:1]]
+        held = {one.identity: (one._held(lines), lines) for one, lines in zip(everyone, led.lines, strict=True)}
+        heard = [known for found, _ in held.values() for name, known in found.elsewhere.items() if name not in held]
+        alone = ((found.courses, entered_alone(name, lines)) for name, (found, lines) in held.items())
+        firsts = [courses[at].entered for courses, places in alone for at in places]
         return [one.spending for entered in (firsts, *heard) for one in entered]
 
     def spent_on(self, rows: Sequence[bytes], market: str = "") -> list[Spending]:
@@ -363,11 +357,6 @@ class PrivacyAccount:
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration, UnknownEventError) as error:
                 raise AccountError(f"{self.path}:{number}: not a line of a privacy account: {error!r}") from error
         return found
-
-
-def _goes_on(course: Course, state: RunState) -> bool:
-    """Whether a state is that of a course: none knows of more than the other, but for a seal in between."""
-    return course.nonce in state.known and course.charges <= state.charges and course.seals <= state.seals + 1
 
 
 def _each(known: Known) -> list[Spending]:

@@ -176,10 +176,10 @@ def several_runs_epsilon(spendings: Sequence[Spending], view: str, delta: float)
 
     That of a single one by its losses, which were laid down beforehand; of several by ``privacy.accounting.filters``.
     """
-    events = [one.observed(view) for one in spendings]
-    if sum(gaussian_steps(event) != {} for event in events) > 1:
-        return filter_epsilon([RunCost(cost_of(one, view, delta), one.extra_delta) for one in spendings], delta)
-    return composed_epsilon(events, spendings, delta)
+    seen = [one for one in spendings if gaussian_steps(one.observed(view)) != {}]
+    if len(seen) > 1:
+        return filter_epsilon([RunCost(cost_of(one, view, delta), one.extra_delta) for one in seen], delta)
+    return composed_epsilon([one.observed(view) for one in seen], seen, delta) if seen else 0.0
 
 
 def cost_of(spending: Spending, view: str, delta: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dp_accounting.dp_event import DpEvent, NonPrivateDpEvent
 
+from privacy.accounting.account_lines import enters
 from privacy.accounting.events import event_from_data, event_to_data
 from privacy.accounting.lines import canonical_json
 
@@ -177,6 +178,38 @@ class Course:
         return Entered(self.spending, self.market)
 
 
+@dataclass(frozen=True)
+class RunState:
+    """What a run's own files say of it when it starts or goes on.
+
+    Attributes:
+        nonce: a fresh one, which the files hold already.
+        known: nonces that were entered, or may have been.
+        begun: whether an account has let the run in before.
+        charges: releases that its ledger has charged.
+        seals: results that its ledger has sealed.
+        moved: whether it goes on on a machine that may not compute a charge in hand as the machine did that made it.
+    """
+
+    nonce: str
+    known: Collection[str] = ()
+    begun: bool = False
+    charges: int = 0
+    seals: int = 0
+    moved: bool = False
+
+
+def going_on_in(courses: Sequence[Course], spending: Spending, state: RunState) -> tuple[Course | None, Course | None]:
+    """That of a run's courses which a state is of, and the same if the run goes on in it as it is."""
+    found = next((one for one in courses if _goes_on(one, state)), None)
+    return found, None if found is None or state.moved or not found.stays(spending, state.charges) else found
+
+
+def _goes_on(course: Course, state: RunState) -> bool:
+    """Whether a state is that of a course: none knows of more than the other, but for a seal in between."""
+    return course.nonce in state.known and course.charges <= state.charges and course.seals <= state.seals + 1
+
+
 @dataclass
 class OfData:
     """What lines of an account say, taken in one after the other.
@@ -299,6 +332,24 @@ def of_same_data(accounts: Iterable[tuple[str, Sequence[AccountLine]]], names: I
     return SameData(
         [[line for line in lines if _own_name(identity, line[1]) in reached] for identity, lines in accounts], reached
     )
+
+
+def entered_alone(identity: str, lines: Sequence[AccountLine]) -> list[int]:
+    """Which courses an account entered while no line before had led to their data, by their order among all.
+
+    Args:
+        identity: of the account.
+        lines: that names of the same data lead to by now.
+    """
+    known: set[Name] = set()
+    found, courses = [], 0
+    for _, body in lines:
+        names = _names(identity, body)
+        if enters(body):
+            found += [courses] if known.isdisjoint(names) else []
+            courses += 1
+        known |= names
+    return found
 
 
 def _own_name(identity: str, body: Mapping[str, Any]) -> Name:

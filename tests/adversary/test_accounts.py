@@ -16,11 +16,11 @@ from fedmm_secure.federation.account import SoFar, account_of, enter_account, sp
 from fedmm_secure.federation.parties import open_federation
 from privacy import foreign
 from privacy.accounting import account_file
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError, AccountFile, digest_of
 from privacy.accounting.lines import drop_torn_tail
 from privacy.accounting.places import RecordedHead, recorded_head
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import RunState, Spending
 from privacy.foreign import ForeignFileError
 from tests.conftest import tiny
 from tests.people import of_people

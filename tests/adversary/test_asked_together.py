@@ -13,11 +13,11 @@ from fedmm_secure.federation.release_keys import ReleaseKeys
 from fedmm_secure.federation.tosses import Toss, asked_tosses
 from fedmm_secure.guarantee.releases import Release
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
-from privacy.accounting.account import PrivacyAccount, RunState, heard_of
+from privacy.accounting.account import PrivacyAccount, heard_of
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.fingerprints import keyed_fingerprint
 from privacy.accounting.ledger import Ledger, read_ledger
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import RunState, Spending
 from privacy.aggregation.at_rest import LockedFiles
 from privacy.aggregation.identities import Identity
 from tests.command_line import fedmm

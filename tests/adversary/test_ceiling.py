@@ -3,30 +3,36 @@
 Each way round the ceiling works where the account does not hold a run to it.
 """
 
+import shutil
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from unittest import mock
 
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NonPrivateDpEvent
 
-from experiments.compliance.build import _all_runs
+from experiments.compliance.build import _all_runs, _ceiling
 from fedmm_secure.config import config_from_data, configuration_hash
 from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure.federation import parties
 from fedmm_secure.federation.account import account_of, enter_without_bound
+from fedmm_secure.federation.account_entries import row_pairs
+from fedmm_secure.federation.foresight import look_ahead
 from fedmm_secure.federation.parties import open_federation
 from fedmm_secure.guarantee.stages import CLAIMS
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import to_yaml
 from privacy.accounting import account as accounts
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.ceilings import CeilingError, refuse_above
 from privacy.accounting.guarantees import several_runs_epsilon
+from privacy.accounting.ledger import LedgerError
 from privacy.accounting.lines import canonical_json
 from privacy.accounting.places import users_account
-from privacy.accounting.spendings import Ceiling, Spending
+from privacy.accounting.spendings import Ceiling, RunState, Spending
 from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.people import as_files
@@ -255,7 +261,7 @@ def test_a_report_knows_a_ceiling_of_the_first_run_alone(configured, tmp_path, f
     delta = federation.plans["m0"].delta
 
     def found(delta):
-        told = {"with_earlier_runs": before, "market": {"delta": delta}}
+        told = {"with_earlier_runs": before, "market": {"delta": delta}, "server": {"epsilon": 0.0}}
         return _all_runs(account, config, directory, "m0", told, views)
 
     assert found(delta).runs == 2
@@ -273,3 +279,90 @@ def test_a_run_in_another_account_may_have_been_the_first(account, tmp_path):
         firsts = PrivacyAccount(account.path, others).firsts_of(run.run, MARKET)
         assert [one.ceiling for one in firsts] == [CEILING, None]
     assert [one.ceiling for one in account.spendings_of(run.run, MARKET)].count(CEILING) == 1
+
+
+def held_to_one(account, run, market=MARKET):
+    """What a report makes of ceilings on the data of a run; and as it was: the largest, if each first run fixed one."""
+    firsts = account.firsts_of(run.run, market)
+    return _ceiling(firsts, [VIEW], DELTA), max(one.ceiling.epsilon for one in firsts)
+
+
+def test_ceilings_of_two_accounts_are_none_on_both(account, tmp_path):
+    """Each holds its own runs to it, and knows nothing of the other's."""
+    elsewhere, run = PrivacyAccount(tmp_path / "elsewhere"), spends(1.1, CEILING)
+    assert enters(elsewhere, run)
+    assert held_to_one(elsewhere, run) == (LIMIT, LIMIT)
+    both = PrivacyAccount(elsewhere.path, [account])
+    assert several_runs_epsilon(both.spendings_of(run.run, MARKET), VIEW, DELTA) > LIMIT
+    assert held_to_one(both, run) == (None, LIMIT)  # as it was, a report said that the account enforces it
+
+
+def test_ceilings_on_data_that_were_found_to_be_the_same_are_none_on_both(account):
+    """Two markets, each with a ceiling, until a run of the one has the rows of the other."""
+    assert enters(account, spends(6.0, CEILING), market="n", rows=[b"carol item"])
+    assert held_to_one(account, run := spends_on(account)) == (LIMIT, LIMIT)
+    assert enters(account, spends(6.0), rows=[b"carol item"])
+    assert held_to_one(account, run) == (None, LIMIT)  # nothing would have kept those of the two from more
+
+
+def spends_on(account):
+    run = spends(6.0)
+    assert enters(account, run)
+    return run
+
+
+@pytest.mark.parametrize("state", ["copied", "another plan"])
+def test_what_begins_another_course_is_foreseen(configured, tmp_path, state):
+    """A copy that another process was faster than, or a run that was entered with another plan: the warning of it said
+    what the first course comes to, and one market was entered before another one was refused."""
+    configuration, markets = configured
+    config, run, account = configuration(epsilon=8), tmp_path / "run", account_of(configuration(), tmp_path / "run")
+    begun = configuration(epsilon=4) if state == "another plan" else config
+    with mock.patch.object(parties.Ledger, "open", side_effect=KeyboardInterrupt), suppress(KeyboardInterrupt):
+        open_federation(begun, markets, run, account=account)
+    if state == "copied":
+        shutil.copytree(run, tmp_path / "copy")
+        open_federation(config, markets, run, account=account)
+        run = tmp_path / "copy"
+    found = look_ahead(config, markets, run, account)
+    with mock.patch.object(PrivacyAccount, "going_on", side_effect=partial(first_course, account)):
+        as_it_was = look_ahead(config, markets, run, account)
+    federation = open_federation(config, markets, run, account=account)
+    for name, prepared in markets.items():
+        known = account.spent_on(row_pairs(prepared.whole.market), name)
+        epsilon = several_runs_epsilon(known, VIEW, federation.plans[name].delta)
+        assert (found[name].earlier, found[name].epsilon) == (1, pytest.approx(epsilon))
+        assert as_it_was[name].epsilon < 0.8 * epsilon
+
+
+def first_course(account, *_, market):
+    """As it was: a run that the account has goes on in it."""
+    return account.spent_on([], market)[0]
+
+
+def test_a_copy_of_several_markets_is_refused_before_any_of_them_enters(configured, tmp_path):
+    configuration, markets = configured
+    config, only, run = configuration(epsilon=8, ceiling=9), {"m0": markets["m0"]}, tmp_path / "run"
+    account = account_of(config, run)
+    open_federation(config, only, run, account=account)
+    shutil.copytree(run, tmp_path / "copy")
+    open_federation(config, only, run, account=account)
+    before = users_account().read_bytes()
+    with pytest.raises(CeilingError, match="market m0: ε of 2 runs on the same data"):
+        look_ahead(config, only, tmp_path / "copy", account)
+    assert users_account().read_bytes() == before
+    assert look_ahead(config, only, run, account)["m0"].earlier == 0  # the run itself goes on
+
+
+@pytest.mark.parametrize("edited", [{"epsilon": None, "protect": "federation"}, {"epsilon": 1}, {"ceiling": 9}])
+def test_another_configuration_than_the_ledger_s_enters_nothing(configured, tmp_path, edited):
+    """Nothing is charged, so that the account would enter it as another run: one that never is, or a traceback."""
+    configuration, markets = configured
+    config, run = configuration(epsilon=8), tmp_path / "run"
+    account = account_of(config, run)
+    open_federation(config, markets, run, account=account)
+    before = users_account().read_bytes()
+    for again in (open_federation, look_ahead):
+        with pytest.raises(LedgerError, match="opened with another configuration"):
+            again(configuration(**{"epsilon": 8, **edited}), markets, run, account=account)
+    assert users_account().read_bytes() == before

@@ -17,10 +17,10 @@ from experiments.deploy.homes import prepare_homes
 from fedmm_secure.federation.account import account_of, begin_account, readers_account
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting import account as accounts
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError, AccountFile
 from privacy.accounting.places import AccountPlaceError, users_account
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import RunState, Spending
 from tests.command_line import fedmm
 from tests.conftest import STATE, tiny
 from tests.faults import configuration

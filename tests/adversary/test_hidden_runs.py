@@ -32,7 +32,7 @@ from privacy.accounting.fingerprints import keyed_fingerprint
 from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.places import ACCOUNT_VARIABLE, AccountPlaceError, users_account
-from privacy.accounting.spendings import Course
+from privacy.accounting.spendings import Course, RunState
 from tests.conftest import tiny
 from tests.people import of_people
 
@@ -253,7 +253,7 @@ def test_what_an_account_has_heard_of_counts_wherever_it_is_asked(enter, tiny_ma
     assert enter(tmp_path / "home" / "first", account=PrivacyAccount(home.path, [PrivacyAccount(users_account())])) == 3
     rows = row_pairs(tiny_markets["m0"].whole.market)
     assert old_earlier(home, rows) == ["first"]  # the attack works on what it was: three runs are forgotten
-    assert foresee(home, "second", plans["m0"], tiny_markets["m0"]).earlier == 4
+    assert foresee(home, "second", plans["m0"], tiny_markets["m0"], RunState("start")).earlier == 4
     assert sorted(run.run for run in home.spent_on(rows)) == ["first", "u0", "u1", "u2"]
     assert enter(tmp_path / "home" / "second", account=home) == 4
     assert len(runs_known(home, tmp_path / "home" / "second")) == 5

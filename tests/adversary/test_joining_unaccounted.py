@@ -21,6 +21,7 @@ from fedmm_secure.guarantee.plan import SpendingPlan
 from fedmm_secure.joining.join import join_market
 from fedmm_secure.pipeline import run_pipeline
 from fedmm_secure.storage.run_directory import create
+from privacy.accounting.spendings import RunState
 from tests.conftest import TINY, tiny
 from tests.released import BASELINES, PRIVATE, RELEASE
 
@@ -42,7 +43,7 @@ def earlier_runs(config, name, directory):
     account = account_of(config, directory)
     markets = {market: prepare_one(config.data, market) for market in config.data.names}
     plan = SpendingPlan.of(config, name, market_sizes(config, sorted(markets), markets))
-    return foresee(account, "f" * 32, plan, markets[name])
+    return foresee(account, "f" * 32, plan, markets[name], RunState("start"))
 
 
 def test_joining_counts_as_a_run_without_a_budget_on_the_market_s_rows(run, tmp_path, monkeypatch):

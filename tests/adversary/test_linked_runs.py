@@ -13,8 +13,8 @@ from fedmm_secure.federation.account import SoFar, enter_account
 from fedmm_secure.federation.account_entries import row_pairs
 from fedmm_secure.federation.parties import market_sizes
 from fedmm_secure.guarantee.plan import SpendingPlan
-from privacy.accounting.account import PrivacyAccount, RunState
-from privacy.accounting.spendings import Spending
+from privacy.accounting.account import PrivacyAccount
+from privacy.accounting.spendings import RunState, Spending
 from tests.people import of_people
 from tests.released import release_configuration
 

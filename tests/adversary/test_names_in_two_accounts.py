@@ -14,8 +14,8 @@ from dp_accounting.dp_event import GaussianDpEvent
 
 from fedmm_secure.guarantee.stages import DECRYPTED_VIEWS
 from privacy.accounting import account as accounts
-from privacy.accounting.account import PrivacyAccount, RunState, heard_of
-from privacy.accounting.spendings import SameData, Spending, of_same_data
+from privacy.accounting.account import PrivacyAccount, heard_of
+from privacy.accounting.spendings import RunState, SameData, Spending, of_same_data
 
 FIRST, LATER, LATEST = [b"first"], [b"later"], [b"latest"]
 EVENTS = dict.fromkeys(DECRYPTED_VIEWS, GaussianDpEvent(1.0))

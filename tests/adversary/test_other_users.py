@@ -5,13 +5,16 @@ people was a number for nobody; the other way round, a session is a part of a pe
 """
 
 import csv
+from dataclasses import replace
 from unittest import mock
 
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent
 
-from fedmm_secure.data.prepare import prepare_markets
+from fedmm_secure import load_market
+from fedmm_secure.data.prepare import prepare, prepare_markets
 from fedmm_secure.federation.account import account_of, spent_on_same_data
+from fedmm_secure.federation.account_entries import market_spending
 from fedmm_secure.federation.foresight import look_ahead
 from fedmm_secure.federation.parties import open_federation
 from privacy.accounting.accountants import pld_epsilon
@@ -93,3 +96,14 @@ def test_users_of_the_same_column_add_up(run):
     own = view_guarantee(federation.doors["m0"].ledger.entries, VIEW).epsilon
     assert 8 < stated(federation) < 20
     assert own is not None
+
+
+def test_a_market_that_is_loaded_by_hand_knows_its_users(rows, run):
+    """``load_market`` names a column, and ``FedMM.fit`` has no file: each such run was entered with the default's."""
+    federation, _ = run("a", "person")
+    plan, columns = federation.plans["m0"], {"item": "item", "rating": "rating", "time": "time"}
+    for column in ("person", "session"):
+        market = load_market(rows / "m0.csv", user=column, **columns)
+        prepared = prepare(market, plan.config.data)
+        assert market_spending("b", plan, prepared.whole.market).users == column
+    assert market_spending("b", plan, replace(market, users=None)).users is None  # of rows in memory

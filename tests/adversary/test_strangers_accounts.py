@@ -14,12 +14,12 @@ import tracemalloc
 import pytest
 from dp_accounting import dp_event
 
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import _LINE, AccountError, digest_of
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.guarantees import composed_epsilon
 from privacy.accounting.lines import canonical_json
-from privacy.accounting.spendings import OfData, Spending, of_same_data, spent_to_data
+from privacy.accounting.spendings import OfData, RunState, Spending, of_same_data, spent_to_data
 
 EVENT = dp_event.GaussianDpEvent(2.0)
 RUN = Spending("run", {"market": EVENT}, coordinates=100, extra_delta=1e-9, markets=3)

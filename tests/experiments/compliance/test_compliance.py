@@ -162,7 +162,7 @@ def test_it_says_what_the_ledger_gives(signed):
         stated = document["markets"][market]
         for view in ("market", "release", "profile"):
             assert stated["views"][view]["epsilon"] == views[view]["epsilon"]
-        every = {view: views[view]["epsilon"] for view in ("market", "collusion", "consumer", "release")}
+        every = {view: views[view]["epsilon"] for view in ("server", "market", "collusion", "consumer", "release")}
         assert stated["all_runs"] == {
             "runs": 1,
             "problem": None,

@@ -7,11 +7,11 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting.account import PrivacyAccount, RunState
+from privacy.accounting.account import PrivacyAccount
 from privacy.accounting.account_file import AccountError
 from privacy.accounting.accountants import pld_epsilon
 from privacy.accounting.places import users_account
-from privacy.accounting.spendings import Spending
+from privacy.accounting.spendings import RunState, Spending
 
 ROWS = [b"alice\x1fi1", b"bob\x1fi2"]
 
