@@ -232,9 +232,7 @@ def _learned(market: Market, split: Split, pool: Pool, config: DataConfig) -> Fl
     return np.repeat([1.0, 0.0], np.count_nonzero(met[found.user] < len(pool.items)))  # one has a negative, or is none
 
 
-def _lacking(
-    market: Market, pools: Sequence[Pool], labels: Mapping[str, FloatArray], config: DataConfig
-) -> str | None:
+def _lacking(market: Market, pools: Sequence[Pool], labels: Mapping[str, FloatArray], config: DataConfig) -> str | None:
     """What is missing to train or measure anything, and what to do."""
     needed = f"{config.min_item_train} training interactions; lower data.min_item_train or bring more rows"
     fewest = min(len(pool.items) for pool in pools)
