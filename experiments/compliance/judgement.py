@@ -386,10 +386,13 @@ def _open(document: Document) -> list[str]:
 
 
 def _not_fixed(document: Document) -> Iterator[tuple[str, str]]:
-    """Markets where the limit on several runs may follow from what some of them showed."""
-    limit = document.declarations.max_epsilon
+    """Where the limit on several runs may follow from what some of them showed; on a person no ceiling is fixed."""
+    limit, most = document.declarations.max_epsilon, 1
+    what = "declared, not shown: that the limit {:g} was fixed before the first of {} runs on the data was looked at"
     for name, market in document.markets.items():
         runs, ceiling = market.all_runs.known, market.all_runs.ceiling
+        most = max(runs, most)
         if runs > 1 and (ceiling is None or ceiling > limit):
-            what = f"that the limit {limit:g} was fixed before the first of {runs} runs on the data was looked at"
-            yield name, f"declared, not shown: {what}"
+            yield name, what.format(limit, runs)
+    if most > 1 and document.run.shared_users == "composed":
+        yield "people in several markets", what.format(limit, most)

@@ -121,6 +121,14 @@ def test_a_limit_on_several_runs_was_fixed_before_them_or_that_is_left_open(runs
     assert found == ([] if said is None else [what])
 
 
+@pytest.mark.parametrize(("number", "users"), [(1, "composed"), (2, "distinct"), (2, "composed")])
+def test_a_ceiling_of_each_market_fixes_none_on_a_person_in_several(number, users):
+    """A report on people in several markets took those of the markets for one on them, and left nothing open."""
+    found = document(runs={"runs": number, "ceiling": 8.0}, run={"shared_users": users}, across=7.9).verdict
+    of_persons = [item for item in found.open if item.startswith("people in several markets: declared")]
+    assert (found.compliant, len(of_persons)) == (True, int((number, users) == (2, "composed")))
+
+
 def old_judge(document, limit=None):
     """The rules of the first version: no word on delta, exactness or an end, no ceiling unless somebody gave one."""
     for market in document.markets.values():
