@@ -75,8 +75,9 @@ def foresee(
     """
     market = prepared.whole.market
     own = market_spending(run, plan, market)
-    spent = known_runs(account, row_pairs(market), market.name)
-    course, others = account.going_on(own, state, market=market.name), list(spent)
+    rows = row_pairs(market)
+    spent = known_runs(account, rows, market.name)
+    course, others = account.going_on(rows, own, state, market=market.name), list(spent)
     if course is None:
         refuse_above(account.path, market.name, own, spent)
     elif course in others:  # of a line of an earlier version, which is found by its rows alone, it need not be

@@ -169,7 +169,7 @@ class PrivacyAccount:
         """Enter a start of a run, before it spends anything.
 
         A course that begins is held to every ceiling on the data, its own among them, while nobody else enters one. One
-        that goes on was held to them when it began.
+        that goes on was held to them when it began: before it charges anything, on the same rows alone.
 
         Args:
             fingerprint: of the data.
@@ -194,7 +194,7 @@ class PrivacyAccount:
                     f"{self.path}: does not hold run {spending.run}, which was begun under another account, or on "
                     "other data: name that account in privacy.account, or start a new run"
                 )
-            going_on, course = going_on_in(mine, spending, state)
+            going_on, course = going_on_in(mine, fingerprint, spending, state)
             line: dict[str, Any] = {"fingerprint": fingerprint, "run": spending.run, "market": market}
             line |= {"nonce": state.nonce, "charges": state.charges}
             if course is None:
@@ -212,16 +212,17 @@ class PrivacyAccount:
         before = {one: self._before(identity, lines, one) for one in [*(one.first for one in mine), found]}
         return Started(found, before, again=bool(mine) and course is None, parted=parted)
 
-    def going_on(self, spending: Spending, state: RunState, *, market: str) -> Spending | None:
-        """What the course spends that a start would go on with; None where it would enter one. Changes nothing.
+    def going_on(self, rows: Sequence[bytes], spending: Spending, state: RunState, *, market: str) -> Spending | None:
+        """What the course spends that a start on rows would go on with; None where it would enter one. Changes nothing.
 
         Raises:
             AccountError: this account cannot be read.
         """
-        lines = self._lines() if self.is_there else []
-        held = self._held(line for line in lines if line[1].get("run") == spending.run)
+        if not self.is_there:
+            return None
+        held = self._held(line for line in self._lines() if line[1].get("run") == spending.run)
         mine = [one for one in held.courses if one.entered.is_of(spending.run, market)]
-        _, course = going_on_in(mine, spending, state)
+        _, course = going_on_in(mine, keyed_fingerprint(self._file.key(), rows), spending, state)
         return None if course is None else course.spending
 
     def _before(self, identity: str, lines: Sequence[tuple[int, Body]], course: str) -> list[Spending]:

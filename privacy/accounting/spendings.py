@@ -150,6 +150,7 @@ class Course:
 
     Attributes:
         spending: of the run.
+        fingerprint: of the rows that it was entered on.
         first: nonce of the start that entered it, by which it is known.
         nonce: of its latest start.
         market: by the name that it has in the run.
@@ -160,6 +161,7 @@ class Course:
     """
 
     spending: Spending
+    fingerprint: str
     first: str
     nonce: str
     market: str | None = None
@@ -168,9 +170,11 @@ class Course:
     sealed: str = ""
     parted: bool = False
 
-    def stays(self, spending: Spending, charges: int) -> bool:
-        """Whether a run spends as it was entered: before it charges anything nothing else holds it to its plan."""
-        return charges > 0 or spent_to_data(spending) == spent_to_data(self.spending)
+    def stays(self, fingerprint: str, spending: Spending, charges: int) -> bool:
+        """Whether a run spends as it was entered, and on the same rows: before it charges anything nothing else holds
+        it to either."""
+        as_entered = fingerprint == self.fingerprint and spent_to_data(spending) == spent_to_data(self.spending)
+        return charges > 0 or as_entered
 
     @property
     def entered(self) -> Entered:
@@ -199,10 +203,13 @@ class RunState:
     moved: bool = False
 
 
-def going_on_in(courses: Sequence[Course], spending: Spending, state: RunState) -> tuple[Course | None, Course | None]:
-    """That of a run's courses which a state is of, and the same if the run goes on in it as it is."""
+def going_on_in(
+    courses: Sequence[Course], fingerprint: str, spending: Spending, state: RunState
+) -> tuple[Course | None, Course | None]:
+    """That of a run's courses which a state is of, and the same if the run goes on in it as it is, on these rows."""
     found = next((one for one in courses if _goes_on(one, state)), None)
-    return found, None if found is None or state.moved or not found.stays(spending, state.charges) else found
+    stays = found is not None and not state.moved and found.stays(fingerprint, spending, state.charges)
+    return found, found if stays else None
 
 
 def _goes_on(course: Course, state: RunState) -> bool:
@@ -263,7 +270,8 @@ class OfData:
         if "events" in body:
             nonce, parted = str(body["nonce"]), bool(body.get("parted", False))
             market = body.get("market")
-            course = Course(spending_from_data(body), nonce, nonce, market, charges, seals, sealed, parted)
+            so_far = charges, seals, sealed, parted
+            course = Course(spending_from_data(body), str(body["fingerprint"]), nonce, nonce, market, *so_far)
             self.courses.append(course)
             self._going_on.setdefault((run, nonce), course)
             return

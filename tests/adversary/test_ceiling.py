@@ -32,7 +32,7 @@ from privacy.accounting.guarantees import several_runs_epsilon
 from privacy.accounting.ledger import LedgerError
 from privacy.accounting.lines import canonical_json
 from privacy.accounting.places import users_account
-from privacy.accounting.spendings import Ceiling, RunState, Spending
+from privacy.accounting.spendings import Ceiling, Course, RunState, Spending
 from tests.command_line import fedmm
 from tests.conftest import TINY
 from tests.people import as_files
@@ -137,6 +137,28 @@ def test_a_course_goes_on_and_an_old_copy_of_it_is_another_run(tmp_path):
     assert second  # it was let in before
     assert enters(account, run, known=[first]) is None  # a copy from before, with noise of its own
     assert enters(account, run, known=[second])
+
+
+def exchanged(account):
+    """A run of another market, whose rows become those with the ceiling before it charges anything."""
+    run = spends(1.0)
+    first = enters(account, run, market="n", rows=[b"carol item"])
+    state = RunState(f"nonce {next(NONCES)}", [first], begun=True)
+    foreseen = account.going_on(ROWS, run, state, market="n") is None
+    with suppress(CeilingError):
+        return foreseen, account.enter(ROWS, run, state, market="n").earlier
+    return foreseen, None
+
+
+def test_a_course_that_has_charged_nothing_goes_on_on_its_own_rows_alone(account):
+    assert exchanged(account) == (True, None)
+    assert together(account) <= LIMIT
+
+
+def test_on_exchanged_rows_it_got_above_and_counted_nobody_before_it(account):
+    with mock.patch.object(Course, "stays", return_value=True):
+        assert exchanged(account) == (False, [])
+    assert together(account) > LIMIT
 
 
 @pytest.mark.parametrize("foreseen", [False, True])
