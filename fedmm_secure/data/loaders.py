@@ -62,8 +62,8 @@ def load_market(
     found, rows, header = _read(file, name, on_bad_rows, missing)
     market = index_market(name, rows, source=str(file.path), catalogue=catalogue)
     reading = found.reading(rows, market, header=header)
-    advice = tuple(_advice(file, rows, found, market, large_share))
-    return replace(market, reading=reading, users=str(file.user), advice=advice)
+    told = tuple(_advice(file, rows, found, market, large_share))
+    return replace(market, reading=reading, users=str(file.user), advice=told)
 
 
 def load_rows(file: MarketFile, name: str, *, on_bad_rows: BadRows, missing: Sequence[str]) -> Rows:

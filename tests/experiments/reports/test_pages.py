@@ -71,7 +71,7 @@ def pages(tmp_path_factory):
     many = patch("experiments.reports.run.MANY_MARKETS", 2), patch("experiments.reports.run_figures.MANY_MARKETS", 2)
     with drawn():
         assert call("report", run) == 0
-        call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: another run has no budget
+        call("report", run, "--compliance", "--max-epsilon", 8)  # status 1: no account can be read here
         (folder / "plain.html").write_text(unverified_page(plain))
         with many[0], many[1]:
             (folder / "many.html").write_text(unverified_page(run))
@@ -313,7 +313,7 @@ def test_the_figures_of_a_compliance_report_are_a_list(look):
     page, _ = look("compliance")
     card = page.locator(".card").nth(1)
     assert card.locator("li").count() == 5
-    assert card.locator("li").first.inner_text() == "the server: 0, computational"
+    assert card.locator("li").first.inner_text() == "the server: ∞"  # no account says what others' servers read
     refused = page.locator(".card").first
     assert "no" in refused.inner_text().splitlines()
     assert refused.locator("p.bad").count() > 1  # the answer, and why
