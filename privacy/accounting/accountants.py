@@ -54,17 +54,6 @@ def finely(events: Sequence[DpEvent], delta: float) -> float:
     return pld_epsilon(events, delta, interval=FINE)
 
 
-def pld_deltas(
-    events: Sequence[DpEvent], epsilons: NDArray[np.float64], *, interval: float = COARSE
-) -> NDArray[np.float64]:
-    """δ of the composition at each ε ``(n,)``, the larger of adding and of removing one; 1 if any part is not private.
-
-    By privacy loss distributions: upper bounds.
-    """
-    steps = gaussian_steps(dp_event.ComposedDpEvent(list(events)))
-    return np.ones(len(epsilons)) if steps is None else group_pld_deltas(once_each(steps), epsilons, interval=interval)
-
-
 def prv_epsilon(events: Sequence[DpEvent], delta: float) -> float:
     """ε at ``delta`` of the composition, by privacy random variables; ``inf`` if any part is not private."""
     steps = _prv_steps(events)
@@ -110,7 +99,7 @@ def group_pld_epsilon(steps: SeveralTimes, delta: float, *, interval: float | No
 def group_pld_deltas(
     steps: SeveralTimes, epsilons: NDArray[np.float64], *, interval: float | None = None
 ) -> NDArray[np.float64]:
-    """δ at each ε ``(n,)``; see ``group_pld_epsilon`` for the rest, and ``pld_deltas``."""
+    """δ at each ε ``(n,)``, the larger of adding and of removing one; see ``group_pld_epsilon`` for the rest."""
     interval = fitting_interval(steps) if interval is None else interval
     if beyond_reach(steps, interval):
         return np.ones(len(epsilons))

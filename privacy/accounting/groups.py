@@ -33,7 +33,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import zip_longest
 
 from dp_accounting.dp_event import ComposedDpEvent, DpEvent
@@ -66,7 +66,7 @@ class Joint:
     shared: Mapping[tuple[float, float, int], int]
     spendings: tuple[Spending, ...]
 
-    @property
+    @cached_property
     def steps(self) -> SeveralTimes | None:
         """How often each (noise multiplier, sampling rate, times) is run; None if any part is not private."""
         own = gaussian_steps(ComposedDpEvent(list(self.own)))

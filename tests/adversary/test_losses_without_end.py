@@ -4,6 +4,7 @@ import math
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from dp_accounting.dp_event import GaussianDpEvent, NoOpDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld.pld_pmf import SparsePLDPmf
@@ -13,8 +14,8 @@ from experiments.verification import effort, examine_run, spending
 from fedmm_secure.config.choices import MAX_STEPS
 from fedmm_secure.errors import ConfigError
 from privacy.accounting import ledger_check, losses, random_variables
-from privacy.accounting.accountants import MOST_STEPS, finely, pld_deltas, pld_epsilon, prv_epsilon
-from privacy.accounting.events import event_from_data, event_problem
+from privacy.accounting.accountants import MOST_STEPS, finely, group_pld_deltas, once_each, pld_epsilon, prv_epsilon
+from privacy.accounting.events import event_from_data, event_problem, gaussian_steps
 from privacy.accounting.guarantees import LISTED_EARLIER_RUNS, coarsely
 from privacy.accounting.ledger import CHARGE, Charge, Entry, LedgerContent, depended_on
 from privacy.accounting.losses import COARSE, FINE, GaussianLosses, beyond_reach, composed_losses
@@ -178,7 +179,7 @@ def test_a_charge_is_answered(released_copy):
 def test_beyond_reach_is_infinite(noise, rate, count):
     event = SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), count)
     assert {accountant([event], 1e-5) for accountant in (pld_epsilon, coarsely, finely, prv_epsilon)} == {math.inf}
-    assert pld_deltas([event], [1.0]).tolist() == [1.0]
+    assert group_pld_deltas(once_each(gaussian_steps(event)), np.array([1.0]), interval=COARSE).tolist() == [1.0]
 
 
 def test_a_finer_grid_reaches_less_far():
